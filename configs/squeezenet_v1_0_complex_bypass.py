@@ -1,0 +1,42 @@
+"""SqueezeNet 1.0 with complex bypass (arXiv:1602.07360, section 6).
+
+    bash run_train.sh --configuration squeezenet_v1_0_complex_bypass
+
+1x1 convolutions around fire2, 4, 6 and 8, additions around the others. 1,589,672 parameters
+(6.4 MB; the paper says 7.7 MB, which this layout does not give). Reported by the paper: 58.8
+top-1, 82.0 top-5. Not yet trained by us.
+"""
+
+from squeezenext.config import IMAGENET_TRAIN, Config, Fire, SqueezeNet, Training
+
+CONFIG = Config(
+    model=SqueezeNet(
+        stem_filters=96,
+        stem_kernel=7,
+        fires=(
+            Fire(16, 64, 64),
+            Fire(16, 64, 64),
+            Fire(32, 128, 128),
+            Fire(32, 128, 128),
+            Fire(48, 192, 192),
+            Fire(48, 192, 192),
+            Fire(64, 256, 256),
+            Fire(64, 256, 256),
+        ),
+        pool_after=(4, 8),
+        bypass="complex",
+        head_padding=1,
+        activation="relu",
+        initializer="caffe_xavier",
+        dropout=0.5,
+        classes=1000,
+    ),
+    training=Training(
+        epochs=170_000 * 512 / IMAGENET_TRAIN,  # solver.prototxt: max_iter x batch x iter_size
+        batch_size=512,
+        learning_rate=0.08,  # base_lr 0.04 at 512 images
+        power=1.0,
+        warmup_epochs=0.0,
+        weight_decay=2e-4,
+    ),
+)

@@ -1,0 +1,40 @@
+"""SqueezeNet 1.1 (Caffe: forresti/SqueezeNet, SqueezeNet_v1.1): 2.2 times less work than 1.0.
+
+    bash run_train.sh --configuration squeezenet_v1_1
+
+1,235,496 parameters. Reported by its README: at least 80.3 top-5. Not yet trained by us.
+"""
+
+from squeezenext.config import IMAGENET_TRAIN, Config, Fire, SqueezeNet, Training
+
+CONFIG = Config(
+    model=SqueezeNet(
+        stem_filters=64,
+        stem_kernel=3,
+        fires=(
+            Fire(16, 64, 64),
+            Fire(16, 64, 64),
+            Fire(32, 128, 128),
+            Fire(32, 128, 128),
+            Fire(48, 192, 192),
+            Fire(48, 192, 192),
+            Fire(64, 256, 256),
+            Fire(64, 256, 256),
+        ),
+        pool_after=(3, 5),
+        bypass="none",
+        head_padding=0,
+        activation="relu",
+        initializer="caffe_xavier",
+        dropout=0.5,
+        classes=1000,
+    ),
+    training=Training(
+        epochs=170_000 * 512 / IMAGENET_TRAIN,  # solver.prototxt: max_iter x batch x iter_size
+        batch_size=512,
+        learning_rate=0.08,  # base_lr 0.04 at 512 images
+        power=1.0,
+        warmup_epochs=0.0,
+        weight_decay=2e-4,
+    ),
+)

@@ -1,0 +1,28 @@
+"""1.0-SqNxt-44 (SqueezeNext, arXiv:1803.10615).
+
+No official file: block counts of Caffe's 2.0-SqNxt-44.
+
+    bash run_train.sh --configuration v_1_0_SqNxt_44
+
+1,238,976 parameters. Reported by the paper: 62.64 top-1, 85.15 top-5. Not yet trained by us.
+"""
+
+from squeezenext.config import Config, SqueezeNext, Stage
+
+CONFIG = Config(
+    model=SqueezeNext(
+        stem_filters=64,
+        stem_kernel=7,
+        stages=(
+            Stage(filters=32, units=12, stride=1),
+            Stage(filters=64, units=12, stride=2),
+            Stage(filters=128, units=16, stride=2),
+            Stage(filters=256, units=2, stride=2),
+        ),
+        groups=1,
+        bottleneck_input="unit",
+        relu_before_add=True,
+        head_filters=128,
+        classes=1000,
+    ),
+)

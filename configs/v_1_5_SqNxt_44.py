@@ -1,0 +1,28 @@
+"""1.5-SqNxt-44 (SqueezeNext, arXiv:1803.10615).
+
+No official file: block counts of Caffe's 2.0-SqNxt-44.
+
+    bash run_train.sh --configuration v_1_5_SqNxt_44
+
+2,572,544 parameters. Reported by the paper: 67.28 top-1, 88.15 top-5. Not yet trained by us.
+"""
+
+from squeezenext.config import Config, SqueezeNext, Stage
+
+CONFIG = Config(
+    model=SqueezeNext(
+        stem_filters=64,
+        stem_kernel=7,
+        stages=(
+            Stage(filters=48, units=12, stride=1),
+            Stage(filters=96, units=12, stride=2),
+            Stage(filters=192, units=16, stride=2),
+            Stage(filters=384, units=2, stride=2),
+        ),
+        groups=1,
+        bottleneck_input="unit",
+        relu_before_add=True,
+        head_filters=128,
+        classes=1000,
+    ),
+)

@@ -1,0 +1,28 @@
+"""2.0-SqNxt-34 (SqueezeNext, arXiv:1803.10615).
+
+No official file: block counts inferred from 23 and 44.
+
+    bash run_train.sh --configuration v_2_0_SqNxt_34
+
+3,691,232 parameters. Reported by the paper: 68.46 top-1, 88.78 top-5. Not yet trained by us.
+"""
+
+from squeezenext.config import Config, SqueezeNext, Stage
+
+CONFIG = Config(
+    model=SqueezeNext(
+        stem_filters=64,
+        stem_kernel=7,
+        stages=(
+            Stage(filters=64, units=9, stride=1),
+            Stage(filters=128, units=9, stride=2),
+            Stage(filters=256, units=12, stride=2),
+            Stage(filters=512, units=2, stride=2),
+        ),
+        groups=1,
+        bottleneck_input="unit",
+        relu_before_add=True,
+        head_filters=128,
+        classes=1000,
+    ),
+)

@@ -1,0 +1,146 @@
+"""ILSVRC2012's bounding boxes: XML files in a tar.gz, with faults of every kind.
+
+The cleaning follows process_bounding_boxes.py of tensorflow/models (research/inception):
+corners are relative to the size that the file itself states, clamped and put in order;
+empty boxes and boxes of another synset are dropped. The file's own name counts, since
+`<filename>` reads "%s" in many.
+"""
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree.ElementTree import ParseError
+
+import defusedxml
+import defusedxml.ElementTree
+import numpy as np
+
+from datasets import tar
+from datasets.listing import Fault
+from datasets.pool import Pool
+from squeezenext.errors import InputError
+
+_NAME = re.compile(r"(?:\./)?(?:[\w-]+/){0,3}(n\d{8}_\d+)\.xml")
+_SYNSET = re.compile(r"n\d{8}")
+MAX_XML_BYTES = 1 << 20
+MAX_TAIL_BYTES = 16 << 20  # tar pads an archive to 10 KB
+_BATCH = 2000  # files sent to a worker at once: the sending then costs nothing
+
+
+class _Gzip:
+    """Reads a gzip stream at positions that never go back."""
+
+    def __init__(self, file: gzip.GzipFile, name: str) -> None:
+        self._file, self._name, self._position = file, name, 0
+
+    def read_at(self, position: int, size: int) -> bytes:
+        while self._position < position:
+            if not self._read(min(position - self._position, 1 << 20)):
+                break
+        return self._read(size)
+
+    def finish(self) -> None:
+        """Reads on to the end, where gzip's checksum of everything is."""
+        for _ in range(MAX_TAIL_BYTES >> 16):
+            if not self._read(1 << 16):
+                return
+        raise InputError(f"{self._name} goes on behind its end mark; download it again.")
+
+    def _read(self, size: int) -> bytes:
+        try:
+            data = self._file.read(size)
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(
+                f"{self._name} is damaged or cut ({error}); download or copy it again."
+            ) from error
+        self._position += len(data)
+        return data
+
+
+def read(path: Path, wanted: set[str], pool: Pool) -> tuple[dict[str, bytes], list[Fault]]:
+    """Returns the boxes of the images whose stems are in `wanted`, and the files refused.
+
+    Returns:
+      stem -> [k, 4] float32 xmin, ymin, xmax, ymax in 0..1, as bytes; images whose boxes
+      all were dropped have no entry.
+
+    Raises:
+      InputError: the archive is damaged.
+    """
+    boxes: dict[str, bytes] = {}
+    rejected: list[Fault] = []
+    for found, faults in pool.run(_parse_all, _batches(path, wanted, rejected)):
+        boxes.update(found)
+        rejected += faults
+    return boxes, rejected
+
+
+def _batches(path: Path, wanted: set[str], rejected: list[Fault]) -> Iterator[list]:
+    batch, seen = [], set()
+    with gzip.open(path, "rb") as file:
+        stream = _Gzip(file, str(path))
+        for member in tar.members(stream, str(path)):
+            match = _NAME.fullmatch(member.name)
+            fault = member.fault or ("" if match else "is no box file")
+            if match and member.size > MAX_XML_BYTES:
+                fault = f"is larger than {MAX_XML_BYTES >> 20} MB"
+            if match and match[1] in seen:
+                fault = "appears twice"
+            if fault:
+                rejected.append(Fault(f"{path.name}: {member.name}", fault))
+            elif match[1] in wanted:
+                seen.add(match[1])
+                batch.append((match[1], stream.read_at(member.offset, member.size)))
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+        stream.finish()
+    yield batch
+
+
+def _parse_all(batch: list[tuple[str, bytes]]) -> tuple[dict[str, bytes], list[Fault]]:
+    boxes, faults = {}, []
+    for stem, text in batch:
+        try:
+            corners = parse(text, stem.split("_")[0])
+        except (ParseError, defusedxml.DefusedXmlException, ValueError) as error:
+            faults.append(Fault(f"{stem}.xml", f"cannot be read ({type(error).__name__}: {error})"))
+            continue
+        if len(corners):
+            boxes[stem] = corners.tobytes()
+    return boxes, faults
+
+
+def parse(text: bytes, synset: str) -> np.ndarray:
+    """Returns the boxes of one XML file: [k, 4] float32 xmin, ymin, xmax, ymax in 0..1.
+
+    Raises:
+      ValueError: a number is missing or is none.
+      ParseError, DefusedXmlException: the XML is damaged, or declares entities.
+    """
+    root = defusedxml.ElementTree.fromstring(text)
+    size = np.array([_number(root, f"size/{side}") for side in ("width", "height")] * 2)
+    if not (size > 0).all():
+        raise ValueError(f"the size is {size[0]} x {size[1]}")
+    rows = [
+        [_number(box, f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax")]
+        for box in root.iter("object")
+        if _is_of(box.findtext("name") or "", synset)
+    ]
+    corners = np.clip(np.array(rows, np.float64).reshape(-1, 4) / size, 0, 1)
+    low, high = np.minimum(corners[:, :2], corners[:, 2:]), corners.reshape(-1, 2, 2).max(1)
+    return np.hstack([low, high])[(low < high).all(1)].astype(np.float32)
+
+
+def _is_of(name: str, synset: str) -> bool:
+    """Many dogs are named "Scottish_deerhound": only another synset's id excludes a box."""
+    return name == synset or not _SYNSET.fullmatch(name)
+
+
+def _number(element, path: str) -> float:
+    number = float(element.findtext(path) or "nan")
+    if not np.isfinite(number):
+        raise ValueError(f"{path} is no number")
+    return number

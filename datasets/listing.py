@@ -1,0 +1,81 @@
+"""What a source holds: which bytes of which file are an example of which class."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from squeezenext import labels
+
+# 28 bytes an example: the million examples of ImageNet stay far below a gigabyte.
+ROW = np.dtype([("file", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("label", "<i4")])
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """A file that was refused, or changed, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The examples of a split.
+
+    `table`: [n] of ROW, `file` counting in `files`; `names`: what `image/filename` says,
+    each once; `boxes`: for an example that has some, its [k, 4] float32 xmin, ymin, xmax,
+    ymax, as bytes.
+    """
+
+    files: tuple[Path, ...]
+    table: np.ndarray
+    names: list[str]
+    boxes: dict[str, bytes] = dataclasses.field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        return int(self.table["size"].sum())
+
+    def take(self, order: np.ndarray) -> "Listing":
+        """Returns the examples at the places `order`, with only the files they need."""
+        table = self.table[order]
+        used, table["file"] = np.unique(table["file"], return_inverse=True)
+        names = [self.names[place] for place in order]
+        boxes = {name: self.boxes[name] for name in names if name in self.boxes}
+        return Listing(tuple(self.files[place] for place in used), table, names, boxes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """A whole source: classes, splits, what was refused on the way, and where it is from."""
+
+    classes: tuple[labels.Label, ...]
+    splits: dict[str, Listing]
+    rejected: tuple[Fault, ...]
+    source: tuple[dict, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def listing(files: Iterable[Path], rows: list[tuple[int, int, int, int]], names: list[str]):
+    """Returns a Listing of (file, offset, size, label) rows."""
+    return Listing(tuple(files), np.array(rows, ROW), names)
+
+
+def shuffled(names: list[str], seed: int) -> np.ndarray:
+    """Returns the seeded order of `names` as places: int64 [n].
+
+    Sorted by a keyed hash: the same on every version of numpy, whatever order the source
+    came in, and the rest keeps its order when some names are left out.
+    """
+    key = seed.to_bytes(8, "little", signed=True)
+    digests = [hashlib.blake2b(name.encode(), digest_size=16, key=key).digest() for name in names]
+    return np.array(sorted(range(len(names)), key=digests.__getitem__), np.int64)
+
+
+def parts(examples: int, shards: int) -> list[slice]:
+    """Cuts `examples` into `shards` runs whose lengths differ by one at most."""
+    bounds = [number * examples // shards for number in range(shards + 1)]
+    return [slice(*pair) for pair in zip(bounds, bounds[1:], strict=False)]

@@ -1,0 +1,98 @@
+"""Worker processes that start clean, never outlive their parent and keep the order."""
+
+import collections
+import concurrent.futures
+import itertools
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
+from typing import TypeVar
+
+from squeezenext.errors import RunAgain
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+_AHEAD = 3  # jobs a worker that are prepared and not yet done; bounds the memory
+
+
+def default_workers() -> int:
+    """Returns the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Pool:
+    """Runs functions in `workers` processes; one worker, or a single job, in this process."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._executor: concurrent.futures.ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._executor:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def run(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+        """Yields `function(job)` of every job, in their order.
+
+        Raises:
+          RunAgain: a worker process died, of a lack of memory for instance.
+        """
+        jobs = iter(jobs)
+        first = list(itertools.islice(jobs, 2))
+        if self.workers == 1 or len(first) < 2:
+            yield from map(function, itertools.chain(first, jobs))
+            return
+        pending: collections.deque = collections.deque()
+        try:
+            for job in itertools.chain(first, jobs):
+                pending.append(self._submitted(function, job))
+                if len(pending) >= _AHEAD * self.workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise RunAgain(
+                "A worker process was killed, perhaps for lack of memory; run the same command "
+                "again to go on, with fewer --workers if it happens again."
+            ) from error
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def _submitted(self, function: Callable[[Job], Result], job: Job) -> concurrent.futures.Future:
+        """Hands in a job. Ctrl-C is for this process: a worker inherits the blocked signal."""
+        if not hasattr(signal, "pthread_sigmask"):  # Windows
+            return self._started().submit(function, job)
+        resource_tracker.ensure_running()  # started later, it would unblock the signal
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return self._started().submit(function, job)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _started(self) -> concurrent.futures.ProcessPoolExecutor:
+        if self._executor is None:
+            # spawn: forking a process that runs threads (TensorFlow, rich) can deadlock.
+            self._executor = concurrent.futures.ProcessPoolExecutor(
+                self.workers, multiprocessing.get_context("spawn"), _initialise
+            )
+        return self._executor
+
+
+def _initialise() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where `_submitted` could not block it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Without this a worker whose parent was killed waits for its next job for ever."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Trains. On a fresh machine it first makes .venv and installs what is needed.
+#
+#   bash run_train.sh                                    a first run, on scikit-learn's digits
+#   DATA_DIR=/data/imagenet bash run_train.sh            1.0-SqNxt-23 on DATA_DIR/tf-records
+#   DATA_DIR=... bash run_train.sh --configuration NAME [any flag of squeezenext.train]
+#
+# MODEL_DIR says where the run lives; run again to go on after an interruption.
+set -euo pipefail
+repository="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+source "$repository/scripts/setup.sh"
+squeezenext_setup
+
+# --configuration NAME or --configuration=NAME among the arguments, else nothing.
+configuration_of() {
+  while [[ $# -gt 0 ]]; do
+    case "$1" in
+      --configuration=* | -configuration=*) echo "${1#*=}" ;;
+      --configuration | -configuration) echo "${2:-}" ;;
+    esac
+    shift
+  done
+}
+
+train_on_digits() {
+  local digits="$repository/data/digits" model_dir="${MODEL_DIR:-$repository/models/quickstart}"
+  "$PYTHON" -m datasets.digits --output "$digits/images"
+  "$PYTHON" -m datasets.convert --layout folder --source "$digits/images" \
+    --output "$digits/tf-records"
+  "$PYTHON" -m squeezenext.train --configuration quickstart --data_dir "$digits/tf-records" \
+    --model_dir "$model_dir" "$@"
+  "$PYTHON" -m squeezenext.evaluate --model_dir "$model_dir" --data_dir "$digits/tf-records"
+  echo
+  echo "Now try:"
+  echo "  $PYTHON $repository/predict.py $digits/images/7/0000.jpg --model_dir $model_dir"
+}
+
+if [[ -z ${DATA_DIR:-} ]]; then
+  train_on_digits "$@"
+  exit
+fi
+name="$(configuration_of "$@")"
+name="${name:-v_1_0_SqNxt_23}"
+model_dir="${MODEL_DIR:-runs/$(basename "$name" .py)-$(date +%Y-%m-%d)}"
+exec "$PYTHON" -m squeezenext.train --configuration "$name" --data_dir "$DATA_DIR/tf-records" \
+  --model_dir "$model_dir" "$@"

@@ -1,0 +1,1 @@
+"""The Squeeze family (SqueezeNet, SqueezeNext) in TensorFlow: train, adapt and ship."""

@@ -1,0 +1,177 @@
+"""Checkpoints that are whole or not there, and the directory that holds them.
+
+A checkpoint is a directory `step-00001234` with `state.npz` (arrays by name, no pickles) and
+`META.json` (integers, and the SHA-256 of every other file). It is written under another name,
+flushed to the disk, and put in place by one rename.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from squeezenext.errors import InputError
+
+_NAME = re.compile(r"step-(\d{8,})")
+FORMAT_VERSION = 1
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Makes a file whole or not at all: `write(temporary)`, flush, rename, flush the directory."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}{path.suffix}")
+    try:
+        write(temporary)
+        _flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict) -> Path:
+    """Commits a checkpoint.
+
+    Args:
+      directory: `checkpoints/` of a model directory; made if absent.
+      step: names the checkpoint.
+      state: arrays by name.
+      meta: what JSON holds; "step" and "files" are added.
+
+    Returns:
+      The checkpoint's path. One of the same step that is there already is replaced.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    final = directory / f"step-{step:08d}"
+    temporary = directory / f".{final.name}.tmp-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        with open(temporary / "state.npz", "wb") as file:
+            np.savez(file, **state)
+        document = meta | {
+            "format_version": FORMAT_VERSION,
+            "step": step,
+            "files": {"state.npz": _sha256(temporary / "state.npz")},
+        }
+        (temporary / "META.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+        for path in (temporary / "state.npz", temporary / "META.json", temporary):
+            _flush(path)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _flush(directory)
+    return final
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def steps(directory: Path) -> list[int]:
+    """Returns the steps that have a checkpoint, oldest first, damaged ones included."""
+    if not directory.is_dir():
+        return []
+    found = (_NAME.fullmatch(path.name) for path in directory.iterdir())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def read_meta(directory: Path, step: int) -> dict[str, Any]:
+    """Returns META.json of a checkpoint after checking every file's hash.
+
+    Raises:
+      InputError: the checkpoint is damaged; the file is named.
+    """
+    folder = directory / f"step-{step:08d}"
+    try:
+        meta = json.loads((folder / "META.json").read_text("utf-8"))
+        files = meta["files"]
+        if meta["format_version"] != FORMAT_VERSION or meta["step"] != step or not files:
+            raise InputError(f"{folder}/META.json is not of this checkpoint and version.")
+        for name, sha256 in files.items():
+            if _sha256(folder / name) != sha256:
+                raise InputError(f"{folder}/{name} is damaged: its SHA-256 is not META.json's.")
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder}/META.json is damaged: {error}.") from error
+    return meta
+
+
+def load(directory: Path, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns (arrays by name, meta) of a checkpoint whose hashes hold.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    meta = read_meta(directory, step)
+    path = directory / f"step-{step:08d}" / "state.npz"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}, meta
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is damaged: {error}.") from error
+
+
+def newest(
+    directory: Path, report: Callable[[str], None]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """Loads the newest checkpoint that is whole; `report` is told of each that is not.
+
+    Returns:
+      As `load`, or None where there is no checkpoint at all.
+
+    Raises:
+      InputError: there are checkpoints and none is whole.
+    """
+    found = steps(directory)
+    for step in reversed(found):
+        try:
+            return load(directory, step)
+        except InputError as error:
+            report(f"{error} Passing over this checkpoint.")
+    if found:
+        raise InputError(f"None of the {len(found)} checkpoints in {directory} is whole.")
+    return None
+
+
+def prune(directory: Path, keep: int, best: int | None) -> None:
+    """Removes all but the newest `keep` checkpoints and the step `best`, and torn leftovers."""
+    for path in directory.glob(".step-*.tmp-*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for step in steps(directory)[:-keep]:
+        if step != best:
+            shutil.rmtree(directory / f"step-{step:08d}", ignore_errors=True)
+
+
+def weights_sha256(arrays: Mapping[str, np.ndarray]) -> str:
+    """Returns one hash over all arrays: names in order, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,231 @@
+"""The words in which every configuration is written: frozen, keyword-only dataclasses.
+
+`Config` has three groups. `model` says which network (its type chooses the builder, and it has
+no defaults: a variant's file shows the whole architecture); `images` what the network is shown;
+`training` the recipe. The last two default to the recipe published with SqueezeNext, whose Caffe
+solvers (github.com/amirgholami/SqueezeNext) share one set of hyper-parameters. No TensorFlow here.
+"""
+
+import dataclasses
+from typing import Literal, get_args
+
+IMAGENET_TRAIN = 1_281_167  # images in ILSVRC2012's training split
+Triple = tuple[float, float, float]
+
+
+def _check(owner: object, condition: bool, field: str, rule: str) -> None:
+    if not condition:
+        value = getattr(owner, field)
+        raise ValueError(f"{type(owner).__name__}.{field} is {value!r}; it {rule}.")
+
+
+def _check_choice(owner: object, field: str, choices: object) -> None:
+    allowed = get_args(choices)
+    _check(owner, getattr(owner, field) in allowed, field, f"must be one of {list(allowed)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fire:
+    """SqueezeNet's module: a 1x1 squeeze, then 1x1 and 3x3 expansions side by side."""
+
+    squeeze: int
+    expand_1x1: int
+    expand_3x3: int
+
+
+Bypass = Literal["none", "simple", "complex"]
+Activation = Literal["relu", "elu"]
+Initializer = Literal["caffe_xavier", "glorot_normal"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SqueezeNet:
+    """SqueezeNet (arXiv:1602.07360): stem, fire modules, a 1x1 convolution as classifier.
+
+    Pooling follows the stem and each fire module in `pool_after` (numbered from 2, as in the
+    paper). `bypass` adds a module's input to its output: "simple" where the channels agree,
+    "complex" everywhere, through a 1x1 convolution where they do not.
+    """
+
+    stem_filters: int
+    stem_kernel: int
+    fires: tuple[Fire, ...]
+    pool_after: tuple[int, ...]
+    bypass: Bypass
+    head_padding: int  # of the 1x1 classifier; Caffe's version 1.0 has 1
+    activation: Activation
+    initializer: Initializer
+    dropout: float
+    classes: int
+
+    def __post_init__(self):
+        _check_choice(self, "bypass", Bypass)
+        _check_choice(self, "activation", Activation)
+        _check_choice(self, "initializer", Initializer)
+        _check(self, 0 <= self.dropout < 1, "dropout", "must be in [0, 1)")
+        _check(self, self.classes > 0, "classes", "must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A run of units with equal output; the first unit strides and changes the channels."""
+
+    filters: int
+    units: int
+    stride: int
+
+
+BottleneckInput = Literal["unit", "shortcut"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SqueezeNext:
+    """SqueezeNext (arXiv:1803.10615): bottlenecks with separated 3x1 and 1x3 convolutions.
+
+    `bottleneck_input` names what a stage's first bottleneck reads: the unit's input (versions 1
+    to 4 of the predecessors, and Caffe's 23, G and 44) or the shortcut's output (Caffe's v5).
+    """
+
+    stem_filters: int
+    stem_kernel: int
+    stages: tuple[Stage, ...]
+    groups: int  # of the first 1x1 and of both separated convolutions of a unit
+    bottleneck_input: BottleneckInput
+    relu_before_add: bool  # Caffe: yes, on both branches
+    head_filters: int  # Caffe: 128 at every width
+    classes: int
+
+    def __post_init__(self):
+        _check_choice(self, "bottleneck_input", BottleneckInput)
+        _check(self, self.groups >= 1, "groups", "must be at least 1")
+        _check(self, self.classes > 0, "classes", "must be at least 1")
+        for stage in self.stages:
+            if stage.filters % (4 * self.groups):
+                raise ValueError(f"{stage} must have filters divisible by 4 x groups.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCrop:
+    """A random `size` x `size` window of the resized image (Caffe's augmentation)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomResizedCrop:
+    """A random window of a share `scale` of the image and aspect `ratio`, resized (Inception's)."""
+
+    scale: tuple[float, float] = (0.08, 1.0)  # arXiv:1409.4842, section 6
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class HorizontalFlip:
+    """Mirrors half of the images."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShiftScaleRotate:
+    """Shifts (share of the side), scales (share) and rotates, each uniform in +- its limit."""
+
+    shift: float
+    scale: float
+    rotate_degrees: float
+    probability: float = 0.5
+
+
+Augmentation = RandomCrop | RandomResizedCrop | HorizontalFlip | ShiftScaleRotate
+ResizeMode = Literal["squash", "short_side"]
+Channels = Literal["BGR", "RGB"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Images:
+    """What the network is shown. Evaluation: resize, then the centre `size` x `size`.
+
+    Pixels are 0..255; the network reads (pixel - mean) / std, `mean` and `std` in the order
+    of `channels`.
+    """
+
+    size: int = 227  # train_val.prototxt: crop_size
+    resize: int = 256
+    # Intel Caffe's create_imagenet.sh makes 256 x 256 without keeping the aspect.
+    resize_mode: ResizeMode = "squash"
+    channels: Channels = "BGR"  # OpenCV's order, in which Caffe stores its LMDB
+    mean: Triple = (104.0, 117.0, 123.0)  # train_val.prototxt: mean_value
+    std: Triple = (1.0, 1.0, 1.0)
+    augmentation: tuple[Augmentation, ...] = (RandomCrop(),)  # no `mirror` in the prototxt
+
+    def __post_init__(self):
+        _check_choice(self, "resize_mode", ResizeMode)
+        _check_choice(self, "channels", Channels)
+        _check(self, 8 <= self.size <= self.resize, "size", f"must be 8..resize ({self.resize})")
+        _check(self, min(self.std) > 0, "std", "must be positive")
+        crops = sum(isinstance(x, RandomCrop | RandomResizedCrop) for x in self.augmentation)
+        _check(self, crops == 1, "augmentation", "must hold exactly one crop")
+
+
+CAFFE_SQUASH = Images()
+CAFFE_SHORT_SIDE = Images(resize_mode="short_side")
+# torchvision's references/classification/presets.py
+TORCHVISION = Images(
+    size=224,
+    resize_mode="short_side",
+    channels="RGB",
+    mean=(123.675, 116.28, 103.53),
+    std=(58.395, 57.12, 57.375),
+    augmentation=(RandomResizedCrop(), HorizontalFlip()),
+)
+# The random-resized-crop training of TORCHVISION with Caffe's pixels.
+CAFFE_RANDOM_RESIZED_CROP = dataclasses.replace(
+    CAFFE_SHORT_SIDE, augmentation=(RandomResizedCrop(), HorizontalFlip())
+)
+
+Optimizer = Literal["sgd", "adam", "adamw", "lamb"]
+Schedule = Literal["polynomial", "cosine", "cyclic_cosine"]
+Decayed = Literal["all", "kernels"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """The recipe, in epochs and images; learning rates are per 1024 images a batch."""
+
+    epochs: float = 120.0  # net path of v5's solver: e120..., 150,136 x 1024 images
+    batch_size: int = 1024  # global; the same path: b_1024
+    optimizer: Optimizer = "sgd"
+    learning_rate: float = 0.4  # solver.prototxt: base_lr
+    schedule: Schedule = "polynomial"  # lr_policy: "poly"
+    power: float = 2.0  # of the polynomial
+    warmup_epochs: float = 780 * 1024 / IMAGENET_TRAIN  # warmup_iter: 780
+    warmup_learning_rate: float = 0.1  # warmup_start_lr
+    cycle_epochs: float = 5.0  # of the cyclic cosine: from its top to its bottom
+    # Bottom of the cosine schedules, and the lower one from an epoch on.
+    final_learning_rate: float = 0.0
+    late_final_learning_rate: float = 0.0
+    late_epoch: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 1e-4  # L2 in the gradient, as Caffe's (decoupled for adamw and lamb)
+    decayed: Decayed = "all"  # Caffe: no decay_mult, so biases, scales and offsets decay too
+    clip_norm: float = 0.0  # of the whole gradient; 0 is off
+    label_smoothing: float = 0.0
+    ema: float = 0.0  # momentum of the weights' moving average; 0 is off
+    batch_norm_momentum: float = 0.999  # of its moving statistics; caffe.proto
+    synchronized_batch_norm: bool = False  # Caffe's nodes each normalise their own 32 images
+
+    def __post_init__(self):
+        _check_choice(self, "optimizer", Optimizer)
+        _check_choice(self, "schedule", Schedule)
+        _check_choice(self, "decayed", Decayed)
+        for field in ("epochs", "batch_size", "learning_rate", "power", "cycle_epochs"):
+            _check(self, getattr(self, field) > 0, field, "must be positive")
+        for field in ("warmup_epochs", "weight_decay", "clip_norm", "final_learning_rate"):
+            _check(self, getattr(self, field) >= 0, field, "must not be negative")
+        for field in ("momentum", "label_smoothing", "ema", "batch_norm_momentum"):
+            _check(self, 0 <= getattr(self, field) < 1, field, "must be in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """One variant: a network, its images and its recipe."""
+
+    model: SqueezeNet | SqueezeNext
+    images: Images = Images()
+    training: Training = Training()

@@ -1,0 +1,166 @@
+"""Configurations from and to files: by name, by path, with overrides, as JSON."""
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import json
+import types
+import typing
+from pathlib import Path
+
+from squeezenext import config as words
+from squeezenext.config import Config
+from squeezenext.errors import InputError
+
+# Only these may be built from a JSON file: data, never code.
+_TYPES = {
+    kind.__name__: kind
+    for kind in (
+        words.SqueezeNet,
+        words.SqueezeNext,
+        words.RandomCrop,
+        words.RandomResizedCrop,
+        words.HorizontalFlip,
+        words.ShiftScaleRotate,
+    )
+}
+
+
+def folder() -> Path:
+    """Returns `configs/`: beside this package in a checkout, inside it when installed."""
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def names() -> list[str]:
+    """Returns the names of all configurations, sorted."""
+    return sorted(path.stem for path in folder().glob("*.py") if path.stem != "__init__")
+
+
+def load(name: str) -> Config:
+    """Returns the `CONFIG` of `configs/<name>.py`, or of the file `name` if it ends in ".py".
+
+    Raises:
+      InputError: there is no such configuration, or the file has no CONFIG.
+    """
+    if name.endswith(".py"):
+        return _load_file(Path(name))
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.5) or names()
+        raise InputError(f"There is no configuration {name!r}; the nearest are {', '.join(near)}.")
+    return _load_file(folder() / f"{name}.py")
+
+
+def _load_file(path: Path) -> Config:
+    if not path.is_file():
+        raise InputError(f"There is no configuration file {path}.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.CONFIG
+    except Exception as error:
+        raise InputError(f"{path} is not a configuration: {error}") from error
+    if not isinstance(config, Config):
+        raise InputError(f"{path}: CONFIG is {type(config).__name__}, not squeezenext's Config.")
+    return config
+
+
+def override(config, assignment: str):
+    """Returns a copy of `config` with one field changed, e.g. "training.epochs=2".
+
+    Raises:
+      InputError: no such field, or a value of the wrong type or out of bounds.
+    """
+    path, equals, text = assignment.partition("=")
+    name, _, rest = path.partition(".")
+    known = [field.name for field in dataclasses.fields(config)]
+    if not equals or name not in known:
+        near = difflib.get_close_matches(name, known, n=3) or known
+        raise InputError(
+            f"--set {assignment}: {type(config).__name__} has no field {name!r}; "
+            f"it has {', '.join(near)}."
+        )
+    old = getattr(config, name)
+    if rest and not dataclasses.is_dataclass(old):
+        raise InputError(f"--set {assignment}: {name} has no fields of its own.")
+    if not rest and dataclasses.is_dataclass(old):
+        raise InputError(f"--set {assignment}: name a field of {name}, as in {name}.FIELD=VALUE.")
+    new = override(old, f"{rest}={text}") if rest else _parse(text, old, name)
+    try:
+        return dataclasses.replace(config, **{name: new})
+    except (ValueError, TypeError) as error:
+        raise InputError(f"--set {name}: {error}") from error
+
+
+def _parse(text: str, old: object, name: str) -> object:
+    """Reads `text` as a Python literal of the type of `old`."""
+    if isinstance(old, str):
+        return text.strip("'\"")
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(old, float) and type(value) is int:
+        value = float(value)
+    same_items = not isinstance(old, tuple) or all(
+        isinstance(item, int | float) for item in (*old, *(value if type(value) is tuple else ()))
+    )
+    if type(value) is not type(old) or not same_items:
+        raise InputError(f"{name} takes {type(old).__name__}, not {text!r}.")
+    return value
+
+
+def to_json(config: Config) -> str:
+    """Returns the configuration as JSON; `from_json` gives back an equal one."""
+    return json.dumps(_to_plain(config), indent=1) + "\n"
+
+
+def _to_plain(value: object) -> object:
+    if dataclasses.is_dataclass(value):
+        kind = type(value).__name__
+        head = {"type": kind} if kind in _TYPES else {}
+        fields = dataclasses.fields(value)
+        return head | {field.name: _to_plain(getattr(value, field.name)) for field in fields}
+    if isinstance(value, tuple):
+        return [_to_plain(item) for item in value]
+    return value
+
+
+def from_json(text: str, source: str) -> Config:
+    """Reads what `to_json` wrote.
+
+    Raises:
+      InputError: `source` (named in the message) is not such a file.
+    """
+    try:
+        return _from_plain(json.loads(text), Config)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{source} is not a configuration of this version: {error}") from error
+
+
+def read(path: Path) -> Config:
+    """Reads config.json, as `from_json`."""
+    try:
+        return from_json(path.read_text("utf-8"), str(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _from_plain(value: object, kind: object) -> object:
+    """Rebuilds a value of the annotated type `kind`; unknown fields raise TypeError."""
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        item_kinds = typing.get_args(kind)
+        if item_kinds[-1] is Ellipsis:
+            return tuple(_from_plain(item, item_kinds[0]) for item in value)
+        return tuple(_from_plain(*pair) for pair in zip(value, item_kinds, strict=True))
+    if origin in (typing.Union, types.UnionType):
+        kind = _TYPES[value["type"]]
+    if not dataclasses.is_dataclass(kind):
+        return float(value) if kind is float else value
+    hints = typing.get_type_hints(kind)
+    fields = {name: item for name, item in value.items() if name != "type"}
+    return kind(**{name: _from_plain(item, hints.get(name)) for name, item in fields.items()})

@@ -1,0 +1,16 @@
+"""What can go wrong outside the program, and the exit code that each promises."""
+
+
+class InputError(ValueError):
+    """A fault in what the user gave: one sentence naming it and what to do. Exit code 2."""
+
+
+class SomeInputsFailed(RuntimeError):
+    """The work is done but for the inputs already named. Exit code 1."""
+
+
+class RunAgain(RuntimeError):
+    """Busy or interrupted: nothing is lost, the same command goes on later. Exit code 75."""
+
+
+EXIT_CODES = {SomeInputsFailed: 1, InputError: 2, RunAgain: 75}

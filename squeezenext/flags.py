@@ -1,0 +1,72 @@
+"""How every command reads its flags and reports its faults.
+
+A command owns its flags (`flags.FlagValues()`), so that importing two commands into one
+process, as the tests do, never defines a flag twice.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from squeezenext.errors import EXIT_CODES
+
+
+def run(
+    command: Callable[[flags.FlagValues, list[str]], None],
+    values: flags.FlagValues,
+    usage: str,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parses `argv`, runs `command(values, positional)` and returns the exit code.
+
+    Args:
+      command: called with the parsed flags and the positional arguments.
+      values: the command's own flags; `--help` and `--debug` are added here.
+      usage: shown by `--help` above the flags.
+      argv: the command line with the program's name first; default `sys.argv`.
+
+    Returns:
+      0 done, 1 some inputs failed or an internal fault, 2 usage, 75 run again.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    _define_common(values)
+    try:
+        positional = list(values(argv))[1:]
+    except flags.Error as error:
+        return _say(f"{error} Try --help.", 2)
+    if values["help"].value:
+        print(f"{usage.strip()}\n\n{values.get_help().strip()}")
+        return 0
+    return _guarded(lambda: command(values, positional), values["debug"].value)
+
+
+def _define_common(values: flags.FlagValues) -> None:
+    if "help" not in values:
+        flags.DEFINE_bool("help", False, "Show this text.", short_name="h", flag_values=values)
+        flags.DEFINE_bool("debug", False, "Show tracebacks.", flag_values=values)
+
+
+def _guarded(work: Callable[[], None], debug: bool) -> int:
+    """Runs `work`; every fault becomes one sentence on standard error and its exit code."""
+    try:
+        work()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except KeyboardInterrupt:
+        return _say("Interrupted; run the same command again to go on.", 75)
+    except Exception as error:
+        if debug:
+            raise
+        for kind, code in EXIT_CODES.items():
+            if isinstance(error, kind):
+                return _say(str(error), code)
+        return _say(f"{type(error).__name__}: {error} (--debug shows where.)", 1)
+    return 0
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return code

@@ -1,0 +1,58 @@
+"""The classes a model tells apart: their order, synsets and names."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from squeezenext.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    """One class. `synset` is its key (an ImageNet wnid or a folder's name); names may repeat."""
+
+    synset: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        """The first of the names in `text`: "tench" of "tench, Tinca tinca"."""
+        return self.text.split(",")[0]
+
+
+@functools.cache
+def imagenet() -> tuple[Label, ...]:
+    """Returns ILSVRC2012's 1000 classes in synset order: index 0 is n01440764, tench."""
+    lines = Path(__file__).with_name("imagenet_classes.txt").read_text("utf-8").splitlines()
+    return tuple(Label(*line.split("\t", 1)) for line in lines)
+
+
+def from_manifest(classes: Iterable[dict]) -> tuple[Label, ...]:
+    """Returns a manifest's classes in label order (label 1 first, the records' 0 is unused)."""
+    ordered = sorted(classes, key=lambda entry: entry["label"])
+    if [entry["label"] for entry in ordered] != list(range(1, len(ordered) + 1)):
+        raise InputError("The manifest's labels are not 1..N; convert the data again.")
+    return tuple(Label(entry["synset"], entry["text"]) for entry in ordered)
+
+
+def write(path: Path, labels: Sequence[Label]) -> None:
+    """Writes labels.json: a list of {"index", "synset", "text"}, index 0 first."""
+    rows = [{"index": i, "synset": x.synset, "text": x.text} for i, x in enumerate(labels)]
+    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read(path: Path) -> tuple[Label, ...]:
+    """Reads labels.json.
+
+    Raises:
+      InputError: the file is absent or is not a list as `write` makes it.
+    """
+    try:
+        rows = json.loads(path.read_text("utf-8"))
+        return tuple(Label(str(row["synset"]), str(row["text"])) for row in rows)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a list of labels: {error}.") from error

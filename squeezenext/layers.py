@@ -1,0 +1,226 @@
+"""The layers that Keras lacks or has in a form too slow or not exact under distribution."""
+
+import keras
+import tensorflow as tf
+
+
+def _per_replica(layer, name: str, shape: tuple, dtype: str, initial: str, aggregation: str):
+    """Adds a weight that each replica updates for itself, with no communication.
+
+    Outside a replica a read gives the aggregate. `Layer.add_weight` cannot ask for this.
+    """
+    with keras.name_scope(layer.name):
+        return keras.Variable(
+            keras.initializers.get(initial),
+            shape=shape,
+            dtype=dtype,
+            trainable=False,
+            autocast=False,
+            synchronization="on_read",
+            aggregation=aggregation,
+            name=name,
+        )
+
+
+class BatchNorm(keras.layers.Layer):
+    """Batch normalisation as Caffe's BatchNorm and Scale, through TensorFlow's fused kernel.
+
+    Keras 3's own layer is not fused (1.8 times slower a training step of 1.0-SqNxt-23 on two
+    cores, docs/benchmarks.md) and saves only replica 0's statistics. Differences from it:
+
+    - scale, offset and statistics stay float32 under every policy, as the kernel wants them;
+    - moving statistics are bias-corrected, as Caffe's are by its `scale_factor` blob: after t
+      batches they are the exponentially weighted mean of t batches, not of t batches and an
+      initial 0 or 1, so that a network trained for 50 steps evaluates right at momentum 0.999.
+
+    Input and output: [batch, height, width, channels] float32, float16 or bfloat16.
+    """
+
+    def __init__(
+        self,
+        momentum: float = 0.999,  # caffe.proto BatchNormParameter: moving_average_fraction
+        epsilon: float = 1e-5,  # the same: eps
+        synchronized: bool = False,
+        gamma_initializer: str = "ones",
+        **options,
+    ):
+        super().__init__(**options)
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.synchronized = synchronized
+        self.gamma_initializer = gamma_initializer
+
+    def build(self, input_shape):
+        vector = {"shape": (input_shape[-1],), "dtype": "float32", "autocast": False}
+        add = self.add_weight
+        self.gamma = add(name="gamma", initializer=self.gamma_initializer, **vector)
+        self.beta = add(name="beta", initializer="zeros", **vector)
+        mean = ("float32", "zeros", "mean")
+        channels = vector["shape"]
+        self.moving_mean = _per_replica(self, "moving_mean", channels, *mean)
+        self.moving_variance = _per_replica(
+            self, "moving_variance", channels, "float32", "ones", "mean"
+        )
+        # Caffe's third blob: the sum of all weights momentum^k given to the batches so far.
+        self.scale_factor = _per_replica(self, "scale_factor", (), *mean)
+
+    def call(self, inputs, training=False):
+        scale, offset = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        if not training:
+            return tf.raw_ops.FusedBatchNormV3(
+                x=inputs,
+                scale=scale,
+                offset=offset,
+                mean=tf.convert_to_tensor(self.moving_mean),
+                variance=tf.convert_to_tensor(self.moving_variance),
+                epsilon=self.epsilon,
+                is_training=False,
+            )[0]
+        replica = tf.distribute.get_replica_context()
+        if self.synchronized and replica is not None and replica.num_replicas_in_sync > 1:
+            outputs, mean, variance = self._synchronized(inputs, scale, offset, replica)
+        else:
+            outputs, mean, variance = tf.raw_ops.FusedBatchNormV3(
+                x=inputs, scale=scale, offset=offset, mean=[], variance=[], epsilon=self.epsilon
+            )[:3]
+        self._update(mean, variance)
+        return outputs
+
+    def _synchronized(self, inputs, scale, offset, replica):
+        """Normalises by the statistics of all replicas' images."""
+        x = tf.cast(inputs, tf.float32)
+        moments = [tf.reduce_mean(x, (0, 1, 2)), tf.reduce_mean(x * x, (0, 1, 2))]
+        mean, square = replica.all_reduce(tf.distribute.ReduceOp.MEAN, moments)
+        variance = tf.maximum(square - mean * mean, 0.0)
+        outputs = (x - mean) * (tf.math.rsqrt(variance + self.epsilon) * scale) + offset
+        count = tf.size(x) // tf.shape(x)[-1] * replica.num_replicas_in_sync
+        count = tf.cast(count, tf.float32)
+        # The moving variance is the unbiased one, here as in Caffe and in the fused kernel.
+        unbiased = variance * count / tf.maximum(count - 1.0, 1.0)
+        return tf.cast(outputs, inputs.dtype), mean, unbiased
+
+    def _update(self, mean, variance):
+        total = tf.convert_to_tensor(self.scale_factor) * self.momentum + 1.0
+        self.scale_factor.assign(total)
+        self.moving_mean.assign_add((mean - tf.convert_to_tensor(self.moving_mean)) / total)
+        self.moving_variance.assign_add(
+            (variance - tf.convert_to_tensor(self.moving_variance)) / total
+        )
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+class GroupedConv2D(keras.layers.Layer):
+    """A grouped convolution without bias, stride 1: `groups` convolutions side by side.
+
+    One convolution a group (`split`) and TensorFlow's native grouped kernel (`native`) share the
+    weights; `auto` takes split on the CPU (10 times faster a training step of 1.0-G-SqNxt-23 than
+    Keras' XLA-compiled grouped layer, docs/benchmarks.md) and native elsewhere.
+
+    Input: [batch, height, width, channels]; output: the same with `filters` channels. Kernel:
+    [kernel_height, kernel_width, channels / groups, filters], group by group along the last axis.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: tuple[int, int],
+        groups: int,
+        kernel_initializer,
+        implementation: str = "auto",
+        **options,
+    ):
+        super().__init__(**options)
+        if filters % groups:
+            raise ValueError(f"filters is {filters}; it must be divisible by groups ({groups}).")
+        if implementation not in ("auto", "split", "native"):
+            raise ValueError(f"implementation is {implementation!r}; not auto, split or native.")
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.groups = groups
+        self.implementation = implementation
+        self.kernel_initializer = kernel_initializer
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if channels % self.groups:
+            raise ValueError(f"{channels} channels do not divide into {self.groups} groups.")
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*self.kernel_size, channels // self.groups, self.filters),
+            initializer=self.kernel_initializer,
+        )
+
+    def call(self, inputs):
+        kernel = tf.convert_to_tensor(self.kernel)
+        if self._native():
+            return tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
+        parts = zip(
+            tf.split(inputs, self.groups, axis=-1),
+            tf.split(kernel, self.groups, axis=-1),
+            strict=True,
+        )
+        return tf.concat([tf.nn.conv2d(x, k, strides=1, padding="SAME") for x, k in parts], -1)
+
+    def _native(self) -> bool:
+        if self.implementation == "auto":
+            return bool(tf.config.list_logical_devices("GPU"))
+        return self.implementation == "native"
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.filters)
+
+
+class Dropout(keras.layers.Layer):
+    """Dropout whose masks are a function of (seed, number of the training call, replica).
+
+    Keras' own keeps its generator's state outside every checkpoint format (keras#19796), so a
+    resumed run is not the run that was interrupted. The count here is an ordinary weight.
+    """
+
+    def __init__(self, rate: float, seed: int = 0, **options):
+        super().__init__(**options)
+        self.rate = rate
+        self.seed = seed
+
+    def build(self, input_shape):
+        del input_shape
+        self.calls = _per_replica(self, "calls", (), "int64", "zeros", "only_first_replica")
+
+    def call(self, inputs, training=False):
+        if not training or not self.rate:
+            return inputs
+        replica = tf.distribute.get_replica_context()
+        number = replica.replica_id_in_sync_group if replica is not None else 0
+        count = tf.convert_to_tensor(self.calls)
+        self.calls.assign_add(1)
+        # 4,096 replicas before two share a mask.
+        seed = tf.stack(
+            [tf.constant(self.seed, tf.int64), count * 4096 + tf.cast(number, tf.int64)]
+        )
+        return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def max_pool(inputs, name: str):
+    """Pools 3x3 with stride 2 as Caffe does: the last window may reach over the edge (ceil).
+
+    Padding is at the far edge only, hence "same" where the side is even (TensorFlow pads such a
+    side by 1 at the end) and "valid" where it is odd (nothing to pad).
+    """
+    sides = inputs.shape[1:3]
+    if sides[0] % 2 != sides[1] % 2:
+        raise ValueError(f"A {sides[0]}x{sides[1]} map cannot be pooled; use square images.")
+    padding = "valid" if sides[0] % 2 else "same"
+    return keras.layers.MaxPooling2D(3, 2, padding=padding, name=name)(inputs)
+
+
+def synchronize_statistics(model: keras.Model) -> None:
+    """Gives all replicas the mean of their moving statistics; call outside any replica."""
+    for layer in model.layers:
+        if isinstance(layer, BatchNorm):
+            for variable in (layer.moving_mean, layer.moving_variance):
+                variable.assign(tf.convert_to_tensor(variable))

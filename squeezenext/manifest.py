@@ -1,0 +1,219 @@
+"""manifest.json: what a data directory holds, checked before any of it is believed."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from squeezenext import labels
+from squeezenext.errors import InputError
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+MAX_MANIFEST_BYTES = 64 << 20  # full ImageNet's is 0.4 MB; the rest is room for `rejected`
+MAX_SHARDS = 100_000
+MAX_NUMBER = 1 << 50  # bytes of a shard or examples of a split: a petabyte
+
+_REQUIRED = {"format_version", "classes", "splits", "rgb_mean", "repairs", "rejected"}
+_OPTIONAL = {"source", "arguments", "partial", "duplicates", "warnings"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One TFRecord file. `sha256` is empty where nobody recorded it."""
+
+    path: Path
+    examples: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The shards of "train", "validation" or "test", in order.
+
+    `sidecar` holds every record's offset; `walked` is what walking the shards found
+    ([examples + 1] offsets a shard), kept so that they are walked once.
+    """
+
+    name: str
+    shards: tuple[Shard, ...]
+    sidecar: Shard | None = None
+    walked: tuple[np.ndarray, ...] = dataclasses.field(default=(), compare=False, repr=False)
+
+    @property
+    def examples(self) -> int:
+        return sum(shard.examples for shard in self.shards)
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What manifest.json says. `raw` is the whole document, with repairs and rejected files."""
+
+    directory: Path
+    classes: tuple[labels.Label, ...]
+    splits: dict[str, Split]
+    rgb_mean: tuple[float, float, float] | None
+    raw: dict[str, Any]
+
+
+def load_manifest(directory: Path) -> Manifest:
+    """Reads and checks `directory`/manifest.json; the shards themselves are not opened.
+
+    Raises:
+      InputError: there is none, or it is not one that this version wrote.
+    """
+    directory = Path(directory)
+    document = _load_json(directory)
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{directory / MANIFEST} has format_version {version!r}, this program reads "
+            f"{FORMAT_VERSION}; convert the data again."
+        )
+    try:
+        return _manifest(directory, document)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{directory / MANIFEST} is damaged: {error}; convert the data again."
+        ) from error
+
+
+def _load_json(directory: Path) -> Any:
+    if not directory.is_dir():
+        raise InputError(f"{directory} is no folder; give the one that holds {MANIFEST}.")
+    path = directory / MANIFEST
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_MANIFEST_BYTES + 1)
+    except FileNotFoundError as error:
+        raise InputError(_absent(directory)) from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise InputError(f"{path} is larger than {MAX_MANIFEST_BYTES >> 20} MB: no manifest.")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}); convert the data again.") from error
+
+
+def _absent(directory: Path) -> str:
+    if (directory / "tf-records" / MANIFEST).is_file():
+        return f"{directory} has no {MANIFEST}; did you mean {directory / 'tf-records'}?"
+    return (
+        f"{directory} has no {MANIFEST}, so it is no finished data set; make one with "
+        "python -m datasets.convert or datasets/process_downloaded_imagenet.sh."
+    )
+
+
+def _manifest(directory: Path, document: dict) -> Manifest:
+    _keys(document, _REQUIRED, _OPTIONAL, "the manifest")
+    splits = {
+        _name(name): _split(directory, name, entry)
+        for name, entry in _mapping(document["splits"], "splits").items()
+    }
+    return Manifest(
+        directory, _classes(document["classes"]), splits, _mean(document["rgb_mean"]), document
+    )
+
+
+def _classes(entries: Any) -> tuple[labels.Label, ...]:
+    for entry in _list(entries, "classes"):
+        _keys(entry, {"label", "synset", "text"}, set(), "a class")
+        if not isinstance(entry["synset"], str) or not isinstance(entry["text"], str):
+            raise ValueError(f"the class {entry['label']!r} has a name that is no text")
+    found = [_number(entry["label"], "label") for entry in entries]
+    if sorted(found) != list(range(1, len(found) + 1)):
+        raise ValueError("the labels are not 1..N, each once")
+    return labels.from_manifest(entries)
+
+
+def _split(directory: Path, name: str, entry: Any) -> Split:
+    _keys(entry, {"examples", "shards"}, {"index"}, f"the split {name!r}")
+    shards = tuple(_shard(directory, item) for item in _list(entry["shards"], "shards"))
+    if len(shards) > MAX_SHARDS or len({shard.path for shard in shards}) != len(shards):
+        raise ValueError(f"{name} lists a shard twice, or more than {MAX_SHARDS} of them")
+    sidecar = None
+    if "index" in entry:
+        _keys(entry["index"], {"file", "bytes", "sha256"}, set(), "an index")
+        sidecar = _shard(directory, {"examples": 0} | entry["index"])
+    split = Split(name, shards, sidecar)
+    if split.examples != _number(entry["examples"], "examples"):
+        raise ValueError(f"{name}'s shards hold {split.examples}, not {entry['examples']}")
+    return split
+
+
+def _shard(directory: Path, entry: Any) -> Shard:
+    _keys(entry, {"file", "examples", "bytes", "sha256"}, set(), "a shard")
+    sizes = _number(entry["examples"], "examples"), _number(entry["bytes"], "bytes")
+    if not isinstance(entry["sha256"], str) or not re.fullmatch("[0-9a-f]{64}|", entry["sha256"]):
+        raise ValueError(f"{entry['file']} has no proper sha256")
+    return Shard(directory / _name(entry["file"]), *sizes, entry["sha256"])
+
+
+def _name(name: Any) -> str:
+    """Checks a file name from a manifest: it may not lead out of the folder."""
+    if not isinstance(name, str) or not re.fullmatch(r"[\w+=@-][\w.+=@-]{0,254}", name):
+        raise ValueError(f"{name!r} is no plain file name")
+    return name
+
+
+def _mean(values: Any) -> tuple[float, float, float] | None:
+    if values is None:
+        return None
+    if len(_list(values, "rgb_mean")) != 3 or not all(
+        isinstance(value, (int, float)) and 0 <= value <= 255 for value in values
+    ):
+        raise ValueError("rgb_mean is not three numbers in 0..255")
+    return tuple(float(value) for value in values)
+
+
+def _keys(entry: Any, required: set[str], optional: set[str], what: str) -> None:
+    found = set(_mapping(entry, what))
+    if missing := sorted(required - found):
+        raise ValueError(f"{what} has no {missing[0]!r}")
+    if unknown := sorted(found - required - optional):
+        raise ValueError(f"{what} has the unknown field {unknown[0]!r}")
+
+
+def _mapping(value: Any, what: str) -> dict:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is no JSON object")
+    return value
+
+
+def _list(value: Any, what: str) -> list:
+    if not isinstance(value, list):
+        raise ValueError(f"{what} is no JSON list")
+    return value
+
+
+def _number(value: Any, what: str) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
+        raise ValueError(f"{what} is {value!r}, no whole number in 0..{MAX_NUMBER}")
+    return value
+
+
+def check_shards(manifest: Manifest) -> None:
+    """Compares every shard's presence and size with the manifest; opens none.
+
+    Raises:
+      InputError: names the first shard that is absent or has another size.
+    """
+    for shard in (shard for split in manifest.splits.values() for shard in split.shards):
+        try:
+            size = shard.path.stat().st_size
+        except OSError as error:
+            raise InputError(
+                f"{shard.path} cannot be read ({error.strerror}) but is in {MANIFEST}; "
+                "copy it again or run the conversion again."
+            ) from error
+        if size != shard.bytes:
+            raise InputError(
+                f"{shard.path} has {size} bytes, {MANIFEST} says {shard.bytes}; "
+                "copy it again or run the conversion again."
+            )

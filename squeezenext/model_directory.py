@@ -1,0 +1,139 @@
+"""A model directory: what a run leaves behind and every later command reads.
+
+config.json labels.json       the resolved configuration and the classes
+checkpoints/step-00001234/    see checkpoint.py
+model.tflite                  the float32 network, for prediction without TensorFlow
+history.csv train.log tensorboard/ model_stats.csv final.json
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from squeezenext import checkpoint, config_io, labels, litert, models, stats
+from squeezenext.config import Config
+from squeezenext.errors import InputError
+from squeezenext.loop import model_variables
+
+AVERAGE = "average/"
+HEADS = ("classifier", "conv10")  # the layers whose shape follows the number of classes
+
+
+def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> None:
+    """Writes what describes the model: config.json, labels.json and model_stats.csv.
+
+    Raises:
+      InputError: the directory holds a model of another configuration or other classes.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "config.json"
+    if path.exists() and config_io.read(path).model != config.model:
+        raise InputError(f"{directory} holds a model of another network; choose another directory.")
+    if (directory / "labels.json").exists() and labels.read(directory / "labels.json") != tuple(
+        classes
+    ):
+        raise InputError(f"{directory} holds a model of other classes; choose another directory.")
+    rows = stats.layers(models.build(config))
+    text = config_io.to_json(config)
+    checkpoint.write_file(path, lambda file: file.write_text(text, "utf-8"))
+    checkpoint.write_file(directory / "labels.json", lambda file: labels.write(file, classes))
+    table = stats.to_csv(rows)
+    checkpoint.write_file(
+        directory / "model_stats.csv", lambda file: file.write_text(table, "utf-8")
+    )
+
+
+def read_config(directory: Path) -> Config:
+    """Reads config.json.
+
+    Raises:
+      InputError: the directory is no model directory.
+    """
+    path = directory / "config.json"
+    if not path.is_file():
+        raise InputError(f"{directory} is not a model directory: it has no config.json.")
+    return config_io.read(path)
+
+
+def read_weights(
+    directory: Path, report: Callable[[str], None] = lambda text: None
+) -> dict[str, np.ndarray]:
+    """Returns the trained variables by "model/layer/variable", moving averages where kept.
+
+    Raises:
+      InputError: there is no whole checkpoint.
+    """
+    found = checkpoint.newest(directory / "checkpoints", report)
+    if found is None:
+        raise InputError(f"{directory} holds no checkpoint yet; train it first.")
+    return evaluated(found[0], read_config(directory))
+
+
+def evaluated(state: dict[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
+    """Returns the variables that a state is evaluated with, from `Loop.state`'s arrays."""
+    weights = {name: array for name, array in state.items() if name.startswith("model/")}
+    averages = [state[name] for name in sorted(state) if name.startswith(AVERAGE)]
+    if averages:
+        trainable = _trainable_names(models.build(config))
+        weights.update(zip(trainable, averages, strict=True))
+    return weights
+
+
+def _trainable_names(model: keras.Model) -> list[str]:
+    names = {id(variable): name for name, variable in model_variables(model).items()}
+    return [names[id(variable)] for variable in model.trainable_variables]
+
+
+def assign(
+    model: keras.Model, weights: dict[str, np.ndarray], source: str, new_head: bool = False
+) -> list[str]:
+    """Gives a network weights by name.
+
+    Args:
+      model: built, under the strategy's scope or not.
+      weights: by "model/layer/variable".
+      source: where they come from, for messages.
+      new_head: leave the classifier as it is where its shape differs.
+
+    Returns:
+      The names of the variables left as they were.
+
+    Raises:
+      InputError: a variable is missing or has another shape.
+    """
+    left = []
+    for name, variable in model_variables(model).items():
+        array = weights.get(name)
+        if array is not None and array.shape == tuple(variable.shape):
+            variable.assign(array)
+        elif new_head and name.split("/")[1] in HEADS:
+            left.append(name)
+        else:
+            shape = "absent" if array is None else f"of shape {array.shape}"
+            raise InputError(
+                f"{source} does not fit this network: {name} is {shape}, not {variable.shape}."
+            )
+    return left
+
+
+def load(directory: Path) -> tuple[keras.Model, Config, tuple[labels.Label, ...]]:
+    """Returns the float32 network with its trained weights, its configuration and classes."""
+    config = read_config(directory)
+    model = models.build(config)
+    assign(model, read_weights(directory), str(directory))
+    return model, config, labels.read(directory / "labels.json")
+
+
+def write_litert(directory: Path, model: keras.Model) -> None:
+    """Writes model.tflite."""
+    content = litert.convert(model)
+    checkpoint.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
+
+
+def write_final(directory: Path, document: dict) -> None:
+    """Writes final.json."""
+    text = json.dumps(document, indent=1) + "\n"
+    checkpoint.write_file(directory / "final.json", lambda file: file.write_text(text, "utf-8"))

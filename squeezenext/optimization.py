@@ -1,0 +1,268 @@
+"""From gradients to weights: schedules, optimizers, loss scale and moving average.
+
+Caffe's rules where the published recipes come from Caffe: the learning rate inside the velocity,
+weight decay as L2 in the gradient, momentum corrected while the learning rate warms up.
+"""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from squeezenext.config import Training
+
+LOSS_SCALE_START = 2.0**15  # as Keras' LossScaleOptimizer
+LOSS_SCALE_GROWTH_STEPS = 2000  # the same: dynamic_growth_steps
+
+
+def learning_rate(training: Training, examples_seen: tf.Tensor, examples: int) -> tf.Tensor:
+    """Returns the learning rate of the step that begins after `examples_seen` images.
+
+    Args:
+      training: the recipe.
+      examples_seen: scalar int64.
+      examples: in an epoch.
+
+    Returns:
+      Scalar float32, scaled from 1024 images a batch to `training.batch_size`.
+    """
+    epoch = tf.cast(tf.cast(examples_seen, tf.float64) / examples, tf.float32)
+    rate = _scheduled(training, epoch)
+    if training.warmup_epochs:
+        # Intel Caffe: a straight line to base_lr; the schedule itself counts from the start.
+        start, top = training.warmup_learning_rate, training.learning_rate
+        line = start + (top - start) * epoch / training.warmup_epochs
+        rate = tf.where(epoch < training.warmup_epochs, line, rate)
+    return rate * (training.batch_size / 1024)
+
+
+def _scheduled(training: Training, epoch: tf.Tensor) -> tf.Tensor:
+    top = training.learning_rate
+    bottom = tf.where(
+        epoch < training.late_epoch,
+        training.final_learning_rate,
+        training.late_final_learning_rate,
+    )
+    if training.schedule == "polynomial":
+        left = tf.maximum(1.0 - epoch / training.epochs, 0.0)
+        return (top - bottom) * left**training.power + bottom
+    if training.schedule == "cosine":
+        share = tf.clip_by_value(epoch / training.epochs, 0.0, 1.0)
+    else:  # cyclic: down for `cycle_epochs`, up for as many
+        share = epoch / training.cycle_epochs
+    return bottom + (top - bottom) * 0.5 * (1.0 + tf.cos(math.pi * share))
+
+
+class CaffeMomentum:
+    """Caffe's SGD: v = m v + r g; w -= v, with the learning rate r inside the velocity.
+
+    TensorFlow's fused kernel of this form: one operation a weight instead of Keras' six.
+    """
+
+    def __init__(self, variables: list[keras.Variable]):
+        self.velocities = [
+            tf.Variable(tf.zeros(v.shape), trainable=False, name=f"{v.name}_velocity")
+            for v in variables
+        ]
+        self._of = {id(v.value): m for v, m in zip(variables, self.velocities, strict=True)}
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        return self.velocities
+
+    def update(self, variable, owner, gradient, rate, momentum) -> None:
+        """Updates one replica's copy `variable` of the weight `owner`."""
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle,
+            accum=self._of[id(owner)].handle,
+            lr=rate,
+            grad=gradient,
+            momentum=momentum,
+        )
+
+
+class KerasOptimizer:
+    """One of Keras' own optimizers, of which only the formula for one weight is used.
+
+    Its distribution and loss scaling are left aside: the latter trusts replica 0 alone.
+    """
+
+    def __init__(self, optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]):
+        self.optimizer = optimizer
+        optimizer.build(variables)
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        return [v.value for v in self.optimizer.variables if v is not self.optimizer.learning_rate]
+
+    def update(self, variable, owner, gradient, rate, momentum) -> None:
+        """Updates one replica's copy `variable` of the weight `owner`."""
+        del owner, momentum
+        self.optimizer.update_step(gradient, variable, rate)
+
+
+def optimizer(training: Training, variables: list[keras.Variable]):
+    """Returns the recipe's optimizer with its slots; call under the strategy's scope."""
+    if training.optimizer == "sgd":
+        return CaffeMomentum(variables)
+    kinds = {
+        "adam": keras.optimizers.Adam,
+        "adamw": keras.optimizers.Adam,  # its decay is decoupled and applied by `Update`
+        "lamb": keras.optimizers.Lamb,
+    }
+    return KerasOptimizer(kinds[training.optimizer](), variables)
+
+
+def is_kernel(variable: keras.Variable) -> bool:
+    """Says whether a weight is a convolution's or dense layer's kernel."""
+    return variable.name == "kernel"
+
+
+class Update:
+    """Gathers gradients over micro-batches and replicas and turns them into one step.
+
+    All gradients and the metrics' sums travel in one vector, so one collective a step. Whether
+    it is finite is asked of the sum over all replicas, which all see alike: a NaN on any replica
+    leaves all weights as they were. Create under the strategy's scope.
+
+    Attributes:
+      step: scalar int64, steps taken, skipped ones included.
+      skipped: scalar int64, steps left out because a gradient was not finite.
+      loss_scale: scalar float32; 1 unless the precision is mixed_float16.
+    """
+
+    METRICS = 3  # sums of loss, top-1 and top-5 hits
+
+    def __init__(self, model: keras.Model, training: Training, examples: int, precision: str):
+        self.training = training
+        self.examples = examples
+        self.weights = model.trainable_variables
+        self._sizes = [math.prod(v.shape) for v in self.weights]
+        self.optimizer = optimizer(training, self.weights)
+        self.scaled = precision == "mixed_float16"
+        self.step = _counter("step", tf.int64, 0)
+        self.examples_seen = _counter("examples_seen", tf.int64, 0)
+        self.skipped = _counter("skipped", tf.int64, 0)
+        self.loss_scale = _counter("loss_scale", tf.float32, LOSS_SCALE_START if self.scaled else 1)
+        self.clean_steps = _counter("clean_steps", tf.int64, 0)
+        self.averages = [
+            tf.Variable(tf.convert_to_tensor(v), trainable=False, name=f"{v.name}_average")
+            for v in (self.weights if training.ema else [])
+        ]
+        self._gathered = tf.Variable(
+            tf.zeros([sum(self._sizes) + self.METRICS]),
+            trainable=False,
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.SUM,
+            name="gathered",
+        )
+
+    def state(self) -> dict[str, tf.Variable]:
+        """Returns everything that a resumed run needs beside the model, by stable names."""
+        counters = (self.step, self.examples_seen, self.skipped, self.loss_scale, self.clean_steps)
+        named = {f"update/{v.name.split(':')[0]}": v for v in counters}
+        named |= {f"optimizer/{i:04d}": v for i, v in enumerate(self.optimizer.variables)}
+        return named | {f"average/{i:04d}": v for i, v in enumerate(self.averages)}
+
+    def gather(self, gradients: list[tf.Tensor], metrics: list[tf.Tensor]) -> None:
+        """Adds one micro-batch's gradients (scaled) and metrics; call in a replica."""
+        parts = [tf.reshape(tf.cast(g, tf.float32), [-1]) for g in gradients]
+        self._gathered.assign_add(tf.concat([*parts, tf.stack(metrics)], 0))
+
+    def take(self) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+        """Sums over the replicas what was gathered and forgets it; call in a replica.
+
+        Returns:
+          The gradients, whether all are finite (scalar bool), and the metrics [3].
+        """
+        replica = tf.distribute.get_replica_context()
+        total = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(self._gathered))
+        self._gathered.assign(tf.zeros_like(total))
+        gradient = total[: -self.METRICS] / tf.convert_to_tensor(self.loss_scale)
+        finite = tf.math.is_finite(tf.reduce_sum(tf.abs(gradient)))
+        if self.training.clip_norm:
+            norm = tf.norm(gradient)
+            gradient *= self.training.clip_norm / tf.maximum(norm, self.training.clip_norm)
+        parts = tf.split(gradient, self._sizes)
+        shaped = [tf.reshape(g, v.shape) for g, v in zip(parts, self.weights, strict=True)]
+        return shaped, finite, total[-self.METRICS :]
+
+    def apply(self, strategy, gradients: list, finite: tf.Tensor) -> None:
+        """Updates all replicas' weights, or none; call outside any replica.
+
+        Args:
+          strategy: the one in whose scope this was made.
+          gradients: one (per-replica) tensor a weight, as `take` returned them.
+          finite: scalar bool.
+        """
+        rate = learning_rate(self.training, self.examples_seen, self.examples)
+        tf.cond(
+            finite,
+            lambda: self._update_all(strategy, gradients, rate),
+            lambda: self._skip(),
+        )
+        self.step.assign_add(1)
+        self.examples_seen.assign_add(self.training.batch_size)
+
+    def _update_all(self, strategy, gradients: list, rate: tf.Tensor) -> tf.Tensor:
+        momentum = self._momentum(rate)
+        for place, (weight, gradient) in enumerate(zip(self.weights, gradients, strict=True)):
+            decay = self._decay(weight)
+            average = self.averages[place] if self.averages else None
+
+            def update(variable, gradient, weight=weight, decay=decay, average=average):
+                self._update_one(variable, weight.value, gradient, rate, momentum, decay, average)
+
+            strategy.extended.update(weight.value, update, args=(gradient,), group=False)
+        self._grow_loss_scale()
+        return tf.constant(True)
+
+    def _update_one(self, variable, owner, gradient, rate, momentum, decay, average) -> None:
+        """Updates one replica's copy of one weight, and its moving average."""
+        if decay and self.training.optimizer in ("adamw", "lamb"):
+            variable.assign_sub(rate * decay * variable)
+        elif decay:
+            gradient += decay * variable
+        self.optimizer.update(variable, owner, gradient, rate, momentum)
+        if average is not None:
+            average.assign_add((1.0 - self.training.ema) * (variable - average))
+
+    def _decay(self, weight: keras.Variable) -> float:
+        decayed = self.training.decayed == "all" or is_kernel(weight)
+        return self.training.weight_decay if decayed else 0.0
+
+    def _momentum(self, rate: tf.Tensor) -> tf.Tensor:
+        """Intel Caffe, warm-up: momentum times r_t / r_(t-1), since the velocity holds the rate."""
+        momentum = tf.constant(self.training.momentum)
+        if not self.training.warmup_epochs:
+            return momentum
+        before = tf.maximum(self.examples_seen - self.training.batch_size, 0)
+        last = learning_rate(self.training, before, self.examples)
+        warm = tf.cast(self.examples_seen, tf.float32) < (
+            self.training.warmup_epochs * self.examples
+        )
+        return tf.where(warm, momentum * tf.math.divide_no_nan(rate, last), momentum)
+
+    def _grow_loss_scale(self) -> None:
+        if self.scaled:
+            clean = self.clean_steps + 1
+            grown = clean >= LOSS_SCALE_GROWTH_STEPS
+            self.loss_scale.assign(tf.where(grown, self.loss_scale * 2.0, self.loss_scale))
+            self.clean_steps.assign(tf.where(grown, tf.zeros_like(clean), clean))
+
+    def _skip(self) -> tf.Tensor:
+        self.skipped.assign_add(1)
+        if self.scaled:
+            self.loss_scale.assign(tf.maximum(self.loss_scale / 2.0, 1.0))
+            self.clean_steps.assign(0)
+        return tf.constant(False)
+
+
+def _counter(name: str, dtype: tf.DType, initial: float) -> tf.Variable:
+    """A scalar that is alike on all replicas and only written outside them."""
+    return tf.Variable(
+        tf.cast(initial, dtype),
+        trainable=False,
+        name=name,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )

@@ -1,0 +1,126 @@
+"""From an image to what the network reads: the one place where that is decided.
+
+The geometry and the normalisation are arithmetic on their arguments alone, so that the same
+functions serve numpy, in `predict.py`, and TensorFlow's graphs, in training and evaluation. Reading
+with Pillow stands here, reading in `tf.data` in `augmentation.py`; a test feeds the same files to
+both. No TensorFlow here: prediction must not wait for its import.
+"""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from squeezenext.config import Images
+from squeezenext.errors import InputError
+
+MAX_PIXELS = 50_000_000  # a 20 kB PNG can decode to 507 MB (13,000 x 13,000)
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # not Pillow's 40 others, some of them programs
+
+
+class Window(NamedTuple):
+    """A rectangle in source pixels, possibly fractional, that becomes the network's square."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+
+
+def resized_sides(height, width, images: Images):
+    """Returns (height, width) of the image once resized, as integers.
+
+    torchvision's rule for the short side: the long one is cut down to a whole pixel.
+    """
+    if images.resize_mode == "squash":
+        return images.resize, images.resize
+    # min() written so that it holds for integers and for tensors alike.
+    short = (height + width - abs(height - width)) // 2
+    return images.resize * height // short, images.resize * width // short
+
+
+def crop_window(height, width, top, left, images: Images) -> Window:
+    """Returns the source window of the crop at (top, left) of the resized image."""
+    resized_height, resized_width = resized_sides(height, width, images)
+    return Window(
+        top * height / resized_height,
+        left * width / resized_width,
+        images.size * height / resized_height,
+        images.size * width / resized_width,
+    )
+
+
+def centre_window(height, width, images: Images) -> Window:
+    """Returns the source window of the centre crop, which evaluation and prediction show.
+
+    Args:
+      height: of the source in pixels, an int or an integer tensor; `width` likewise.
+    """
+    resized_height, resized_width = resized_sides(height, width, images)
+    top = _half(resized_height - images.size)
+    left = _half(resized_width - images.size)
+    return crop_window(height, width, top, left, images)
+
+
+def _half(margin):
+    """Half of a margin, a half pixel going to the even side: torchvision's int(round(m / 2))."""
+    return (margin + margin // 2 % 2) // 2
+
+
+def normalize(pixels, images: Images):
+    """Returns what the network reads: [..., 3] floats from RGB pixels in 0..255 (float).
+
+    Works on numpy arrays and on tensors.
+    """
+    if images.channels == "BGR":
+        pixels = pixels[..., ::-1]
+    mean, std = np.float32(images.mean), np.float32(images.std)
+    return (pixels - mean) / std
+
+
+def read_image(data: bytes, name: str) -> Image.Image:
+    """Decodes a JPEG, PNG, WebP, GIF (first frame) or BMP of any kind to RGB.
+
+    EXIF rotation is not applied: ImageNet's published figures do not.
+
+    Raises:
+      InputError: not such an image, damaged, or larger than 50 million pixels.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise InputError(
+                f"{name} is {image.width} x {image.height}: over {MAX_PIXELS:,} pixels; make it "
+                "smaller."
+            )
+        return _to_rgb(image)
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+        raise InputError(f"{name} is not an image that can be read: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not JPEG, PNG, WebP, GIF or BMP."
+    return f"{error}."
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip to white
+        wide = np.asarray(image, np.uint32)
+        return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def centre_pixels(image: Image.Image, images: Images) -> np.ndarray:
+    """Returns the centre crop of an RGB image: [size, size, 3] uint8, RGB, 0..255."""
+    window = centre_window(image.height, image.width, images)
+    box = (window.left, window.top, window.left + window.width, window.top + window.height)
+    # Rounding may put the box a billionth outside, which Pillow refuses.
+    box = (max(box[0], 0), max(box[1], 0), min(box[2], image.width), min(box[3], image.height))
+    side = (images.size, images.size)
+    return np.asarray(image.resize(side, Image.Resampling.BILINEAR, box=box))

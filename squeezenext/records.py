@@ -1,0 +1,189 @@
+"""A data directory: its manifest, its shards, where each record lies, and the records' schema.
+
+Records are read at random by (shard, offset, length): an exact global shuffle needs no
+buffer. The offsets come from a sidecar beside the shards (`train.index`) or, without one,
+from walking the shards.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from squeezenext.errors import InputError
+from squeezenext.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    Manifest,
+    Shard,
+    Split,
+    check_shards,
+    load_manifest,
+)
+from squeezenext.tfrecord import (
+    FRAMING_BYTES,
+    RecordError,
+    decode_example,
+    encode_example,
+    frame,
+    offsets,
+    read,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "FRAMING_BYTES",
+    "MANIFEST",
+    "Manifest",
+    "RecordError",
+    "Shard",
+    "Split",
+    "check_shards",
+    "decode_example",
+    "encode_example",
+    "frame",
+    "load_manifest",
+    "offsets",
+    "read",
+]
+
+ENCODED = "image/encoded"
+HEIGHT = "image/height"
+WIDTH = "image/width"
+COLORSPACE = "image/colorspace"
+CHANNELS = "image/channels"
+FORMAT = "image/format"
+FILENAME = "image/filename"
+LABEL = "image/class/label"
+SYNSET = "image/class/synset"
+TEXT = "image/class/text"
+BOX_XMIN = "image/object/bbox/xmin"
+BOX_XMAX = "image/object/bbox/xmax"
+BOX_YMIN = "image/object/bbox/ymin"
+BOX_YMAX = "image/object/bbox/ymax"
+BOX_LABEL = "image/object/bbox/label"
+
+INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i8")])
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """A bounding box in fractions of the image, 0..1."""
+
+    xmin: float
+    ymin: float
+    xmax: float
+    ymax: float
+
+
+def example_features(
+    image: bytes,
+    height: int,
+    width: int,
+    label: int,
+    synset: str,
+    text: str,
+    filename: str,
+    boxes: Sequence[Box] = (),
+) -> dict[str, Sequence[bytes] | np.ndarray]:
+    """Returns the TF-slim ImageNet schema, field for field, for `encode_example`.
+
+    Source: build_imagenet_data.py of tensorflow/models, research/inception. Colorspace and
+    channels are constants there too: readers decode with three channels.
+
+    Args:
+      image: JPEG bytes.
+      label: 1..N; 0 is unused.
+    """
+    corners = np.array([dataclasses.astuple(box) for box in boxes], np.float32).reshape(-1, 4)
+    return {
+        ENCODED: [image],
+        HEIGHT: [height],
+        WIDTH: [width],
+        COLORSPACE: [b"RGB"],
+        CHANNELS: [3],
+        FORMAT: [b"JPEG"],
+        FILENAME: [filename.encode()],
+        LABEL: [label],
+        SYNSET: [synset.encode()],
+        TEXT: [text.encode()],
+        BOX_XMIN: corners[:, 0],
+        BOX_YMIN: corners[:, 1],
+        BOX_XMAX: corners[:, 2],
+        BOX_YMAX: corners[:, 3],
+        BOX_LABEL: np.full(len(corners), label, np.int64),
+    }
+
+
+def split_from_files(name: str, paths: Iterable[Path]) -> Split:
+    """Returns a split of TF-slim shards that have no manifest, by walking their headers.
+
+    Raises:
+      InputError: no file, or one that cannot be read.
+      RecordError: a file is cut or no TFRecord.
+    """
+    paths = tuple(Path(path) for path in paths)
+    if not paths:
+        raise InputError(f"No file matches the pattern of the {name} records.")
+    walked = _walk_all(paths)
+    shards = tuple(
+        Shard(path, len(places) - 1, int(places[-1]), "")
+        for path, places in zip(paths, walked, strict=True)
+    )
+    return Split(name, shards, walked=walked)
+
+
+def index(split: Split) -> np.ndarray:
+    """Returns where every record of the split lies, in shard order.
+
+    Returns:
+      [examples] of `INDEX_DTYPE`: shard (place in `split.shards`), offset, and length with
+      the framing, as `read` takes them.
+
+    Raises:
+      RecordError: a shard is damaged or holds another number of records than promised.
+    """
+    starts = None if split.walked else _from_sidecar(split)
+    if starts is None:
+        starts = split.walked or _walk_all([shard.path for shard in split.shards])
+        for shard, places in zip(split.shards, starts, strict=True):
+            if len(places) - 1 != shard.examples:
+                raise RecordError(
+                    f"{shard.path} holds {len(places) - 1} records, the manifest says "
+                    f"{shard.examples}; copy or convert this shard again."
+                )
+    table = np.empty(split.examples, INDEX_DTYPE)
+    table["shard"] = np.repeat(np.arange(len(starts)), [len(places) - 1 for places in starts])
+    table["offset"] = np.concatenate([places[:-1] for places in starts] or [[]])
+    table["length"] = np.concatenate([np.diff(places) for places in starts] or [[]])
+    return table
+
+
+def _walk_all(paths: Sequence[Path]) -> tuple[np.ndarray, ...]:
+    # 16: enough to hide a network file system's latency; the work itself holds the GIL.
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        return tuple(pool.map(offsets, paths))
+
+
+def _from_sidecar(split: Split) -> tuple[np.ndarray, ...] | None:
+    """Returns [examples + 1] offsets a shard from the sidecar, or None if it does not fit."""
+    size = 8 * split.examples
+    try:
+        if not size or split.sidecar is None or split.sidecar.path.stat().st_size != size:
+            return None
+        data = split.sidecar.path.read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(data).hexdigest() != split.sidecar.sha256:
+        return None
+    parts = np.split(
+        np.frombuffer(data, "<i8"), np.cumsum([shard.examples for shard in split.shards])[:-1]
+    )
+    starts = tuple(
+        np.append(part, shard.bytes) for part, shard in zip(parts, split.shards, strict=True)
+    )
+    fits = all(places[0] == 0 and (np.diff(places) >= 0).all() for places in starts)
+    return starts if fits else None

@@ -1,0 +1,30 @@
+"""What all tests share: quiet TensorFlow, four logical CPU devices, and `../shared`."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+REPOSITORY = Path(__file__).parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real images and published weights beside the repository."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"{SHARED}/data is absent: it holds the real images and published weights.")
+    return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def logical_devices() -> int:
+    """Splits the CPU into four devices, once a process, before anything has used it."""
+    import tensorflow as tf
+
+    from squeezenext import devices
+
+    devices._split_cpu(4)
+    return len(tf.config.list_logical_devices("CPU"))

@@ -1,0 +1,129 @@
+"""Tests for `../configs` and `../squeezenext/config_io.py`."""
+
+import pytest
+
+from squeezenext import config_io, models, stats
+from squeezenext.config import Config, Images, Stage, Training
+from squeezenext.errors import InputError
+
+# Parameters: of convolutions, dense layers and batch norm's scale and offset, counted from the
+# official Caffe files. Multiply-adds in millions, of convolutions and dense layers at the
+# network's own input size. The quickstart's is counted by hand.
+SIZES = {
+    "squeezenet_v1_0": (1_248_424, 861.3),
+    "squeezenet_v1_0_simple_bypass": (1_248_424, 861.3),
+    "squeezenet_v1_0_complex_bypass": (1_589_672, None),
+    "squeezenet_v1_1": (1_235_496, 387.7),
+    # 1.1 with 256 classes: 744 x (512 + 1) fewer.
+    "squeezenet_v1_1_caltech256": (1_235_496 - 744 * 513, None),
+    "v_1_0_SqNxt_23": (717_280, 278.0),
+    "v_1_0_SqNxt_23_mod": (717_280, 278.0),
+    "v_1_0_G_SqNxt_23": (543_072, 224.2),
+    "v_1_0_SqNxt_23_v2": (733_664, 224.9),
+    "v_1_0_SqNxt_23_v3": (747_840, 224.9),
+    "v_1_0_SqNxt_23_v4": (762_016, 224.9),
+    "v_1_0_SqNxt_23_v5": (930_016, 224.9),
+    "v_1_0_SqNxt_34": (1_052_560, 356.7),
+    "v_1_0_SqNxt_44": (1_238_976, 428.2),
+    "v_1_5_SqNxt_23": (1_406_384, 472.3),
+    "v_1_5_SqNxt_34": (2_156_408, 649.4),
+    "v_1_5_SqNxt_44": (2_572_544, 810.2),
+    "v_2_0_SqNxt_23": (2_361_728, 742.1),
+    "v_2_0_SqNxt_23_v4": (2_555_136, 702.6),
+    "v_2_0_SqNxt_23_v5": (3_222_912, 702.6),
+    "v_2_0_SqNxt_34": (3_691_232, 1056.9),
+    "v_2_0_SqNxt_44": (4_428_096, 1342.9),
+    # Stem 2,464; units 3,568, 11,744, 9,568, 46,016, 37,568; head 16,640; classifier 1,280.
+    "quickstart": (128_848, None),
+}
+
+
+def test_every_configuration_has_its_size_here():
+    assert set(config_io.names()) == set(SIZES)
+
+
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_size(name):
+    total = stats.totals(stats.layers(models.build(config_io.load(name))))
+    parameters, million_macs = SIZES[name]
+    assert total["parameters"] == parameters
+    if million_macs:
+        assert total["macs"] / 1e6 == pytest.approx(million_macs, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_json_gives_the_same_configuration_back(name):
+    config = config_io.load(name)
+    assert config_io.from_json(config_io.to_json(config), "test") == config
+
+
+def test_unknown_name_tells_the_nearest():
+    with pytest.raises(InputError, match="v_1_0_SqNxt_23"):
+        config_io.load("v_1_0_SqNext_23")
+
+
+@pytest.mark.parametrize("name", ["../configs/quickstart", "", "os", "quickstart\0"])
+def test_a_name_is_never_a_path(name):
+    with pytest.raises(InputError, match="no configuration"):
+        config_io.load(name)
+
+
+def test_own_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from squeezenext.config_io import load\nCONFIG = load('quickstart')\n")
+    assert config_io.load(str(path)) == config_io.load("quickstart")
+    path.write_text("CONFIG = 3\n")
+    with pytest.raises(InputError, match="CONFIG is int"):
+        config_io.load(str(path))
+    with pytest.raises(InputError, match="no configuration file"):
+        config_io.load(str(tmp_path / "absent.py"))
+
+
+def test_override():
+    config = config_io.load("quickstart")
+    assert config_io.override(config, "training.epochs=2").training.epochs == 2.0
+    assert config_io.override(config, "images.mean=(1,2,3)").images.mean == (1, 2, 3)
+    assert config_io.override(config, "images.channels=RGB").images.channels == "RGB"
+    assert config.training.epochs != 2.0
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("training.epoks=2", "no field 'epoks'; it has epochs"),
+        ("training.epochs=two", "epochs takes float, not 'two'"),
+        ("training.epochs=-1", "must be positive"),
+        ("training.batch_size=2.5", "batch_size takes int"),
+        ("training=3", "name a field of training"),
+        ("training.epochs.x=3", "has no fields of its own"),
+        ("images.channels=GBR", "must be one of"),
+        ("model.stages=(1, 2)", "stages takes tuple"),
+        ("epochs", "no field 'epochs'"),
+    ],
+)
+def test_bad_override(assignment, message):
+    with pytest.raises(InputError, match=message):
+        config_io.override(config_io.load("quickstart"), assignment)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Training(batch_size=0), "batch_size is 0; it must be positive"),
+        (lambda: Training(momentum=1.0), r"momentum is 1.0; it must be in \[0, 1\)"),
+        (lambda: Training(schedule="steps"), "schedule is 'steps'"),
+        (lambda: Images(size=300), "size is 300"),
+        (lambda: Images(augmentation=()), "exactly one crop"),
+        (lambda: Config(), "model"),
+        (lambda: Stage(filters=1), "missing"),
+    ],
+)
+def test_bad_values_fail_in_the_constructor(make, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        make()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": {"type": "os"}}', '{"model": 3}'])
+def test_bad_json_is_one_sentence(text):
+    with pytest.raises(InputError, match="somewhere is not a configuration"):
+        config_io.from_json(text, "somewhere")
