@@ -4,22 +4,25 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import filelock
 
+from datasets.writer import Output
 from squeezenext.errors import InputError, RunAgain
 
 WORK = ".convert"  # the output's own folder for what is unfinished; removed at the end
+SPOOL = ".convert.spool"  # where a source that cannot seek is laid by
 LOCK = ".convert.lock"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
-def written(path: Path, work: Path) -> Iterator[BinaryIO]:
+def written(path: Path, work: Path) -> Iterator[Output]:
     """Gives a file to write; on success it is flushed to the disk and renamed to `path`.
 
     Args:
@@ -29,19 +32,17 @@ def written(path: Path, work: Path) -> Iterator[BinaryIO]:
       RunAgain: the disk is full.
       InputError: the folder cannot be written.
     """
-    temporary = work / f"{path.name}.{os.getpid()}.tmp"
-    try:
-        with temporary.open("wb", buffering=4 << 20) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise _explained(error, path) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    temporary = work / f"{path.name}.{secrets.token_hex(8)}.tmp"  # two hosts may write one file
+    with explained(path):
+        try:
+            with Output(temporary) as file:
+                yield file
+                file.commit()
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -61,8 +62,15 @@ def write_json(path: Path, document: Any, work: Path) -> None:
 
 def make_folder(path: Path) -> None:
     """Makes a folder and its parents; InputError if that cannot be."""
-    try:
+    with explained(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns the operating system's errors into sentences about `path`."""
+    try:
+        yield
     except OSError as error:
         raise _explained(error, path) from error
 

@@ -12,19 +12,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 
-from datasets import commit, folder, imagenet, progress, shards
+from datasets import beam, commit, estimate, existing, jobs, layouts, progress, shards, space
 from datasets import output as outputs
-from datasets.listing import Collection, Listing, parts, shuffled
-from datasets.options import LAYOUTS, Options
+from datasets.listing import Collection
+from datasets.options import LAYOUTS, RUNNERS, Options
 from datasets.pool import Pool, default_workers
 from squeezenext import flags as command_line
 from squeezenext import records
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 
-SHARD_BYTES = 100 << 20  # tensorflow.org/guide/data_performance_analysis: 100 to 200 MB
 _SHOWN_FAULTS = 20
 
 
@@ -39,74 +37,44 @@ def convert(source: Path, output: Path, **options) -> records.Manifest:
       RunAgain: another process writes `output`, or the disk is full.
     """
     source, output, chosen = Path(source), Path(output), Options(**options)
-    if not source.is_dir():
+    if not source.exists():
         raise InputError(f"--source {source} is no folder; give the one that holds the data.")
     commit.make_folder(output)
     with commit.locked(output), Pool(chosen.workers or default_workers()) as pool:
-        collection = _collect(source, chosen, pool)
+        collection = layouts.collect(source, chosen, pool, output / commit.SPOOL)
         identity = outputs.identity(collection, chosen)
         if chosen.overwrite:
-            outputs.clear(output)
+            outputs.clear(output, source)
         if (done := outputs.finished(output, identity)) is not None:
             return done
+        space.check(output, estimate.needed(collection, output, chosen))
         fingerprint = outputs.fingerprint(collection)
         outputs.begin(output, {"identity": identity, "fingerprint": fingerprint})
-        written = _write_shards(collection, output, chosen, pool)
+        if chosen.layout == "tfrecord":
+            adopted = existing.write(collection, source, output, pool, chosen.show_progress)
+            collection, written = adopted
+        else:
+            written = _write_shards(collection, output, chosen, pool)
         if outputs.fingerprint(collection) != fingerprint:
             raise RunAgain(f"{source} changed while it was read; run the same command again.")
-        return outputs.finish(collection, output, chosen, written)
-
-
-def _collect(source: Path, options: Options, pool: Pool) -> Collection:
-    if options.layout == "imagenet":
-        return imagenet.collect(source, options.partial, pool)
-    return folder.collect(source, options.validation_fraction, options.seed, options.follow_links)
+        return outputs.finish(collection, output, chosen, written, identity)
 
 
 def _write_shards(
     collection: Collection, output: Path, options: Options, pool: Pool
 ) -> dict[str, list[shards.Written]]:
-    jobs = [
-        (name, job)
-        for name in collection.splits
-        for job in _jobs(collection, name, output, options)
-    ]
-    images = sum(len(split.names) for split in collection.splits.values())
-    size = sum(split.bytes for split in collection.splits.values())
+    named = jobs.all_of(collection, output, options)
+    images = sum(len(job.listing.names) for _, job in named)
+    size = sum(job.listing.bytes for _, job in named)
     written: dict[str, list[shards.Written]] = {name: [] for name in collection.splits}
+    if options.runner == "beam":  # what follows then only checks what the workers wrote
+        beam.write_all([job for _, job in named], options.beam_options)
     with progress.shown("Converting", images, size, options.show_progress) as advance:
-        results = pool.run(shards.write, (job for _, job in jobs))
-        for (name, job), result in zip(jobs, results, strict=True):
+        results = pool.run(shards.write, (job for _, job in named))
+        for (name, job), result in zip(named, results, strict=True):
             written[name].append(result)
             advance(len(job.listing.names), job.listing.bytes)
     return written
-
-
-def _jobs(collection: Collection, name: str, output: Path, options: Options) -> list[shards.Job]:
-    split = collection.splits[name]
-    ordered = split.take(shuffled(split.names, options.seed))
-    count = min(_shard_count(collection, name, options), max(1, len(split.names)))
-    return [
-        _job(collection, ordered, run, output / f"{name}-{number:05d}-of-{count:05d}", options)
-        for number, run in enumerate(parts(len(split.names), count))
-    ]
-
-
-def _job(
-    collection: Collection, ordered: Listing, run: slice, path: Path, options: Options
-) -> shards.Job:
-    listing = ordered.take(np.arange(run.start, run.stop))
-    classes = {
-        int(label): collection.classes[label - 1] for label in np.unique(listing.table["label"])
-    }
-    return shards.Job(path, listing, classes, options.verify_images)
-
-
-def _shard_count(collection: Collection, name: str, options: Options) -> int:
-    wanted = getattr(options, f"{name}_shards")
-    if wanted is None and options.layout == "imagenet" and not options.partial:
-        wanted = imagenet.OFFICIAL_SHARDS[name]
-    return wanted or max(1, round(collection.splits[name].bytes / SHARD_BYTES))
 
 
 def report(manifest: records.Manifest) -> None:
@@ -122,11 +90,20 @@ def report(manifest: records.Manifest) -> None:
         f"{len(repairs)} repaired, {len(rejected)} rejected.",
         file=sys.stderr,
     )
+    if twins := manifest.raw.get("duplicates"):
+        print(
+            f"warning: {len(twins)} images lie in two splits, {twins[0]['file']} = "
+            f'{twins[0]["same_as"]} for one; the manifest lists them under "duplicates".',
+            file=sys.stderr,
+        )
+    for warning in manifest.raw.get("warnings", ()):
+        print(f"warning: {warning}", file=sys.stderr)
     for row in rejected[:_SHOWN_FAULTS]:
         print(f"rejected: {row['file']} {row['reason']}", file=sys.stderr)
     if rejected:
+        count = len(rejected) + manifest.raw.get("omitted", {}).get("rejected", 0)
         raise SomeInputsFailed(
-            f"{len(rejected)} files were rejected, all others are converted; "
+            f"{count} files were rejected, all others are converted; "
             f'{manifest.directory / records.MANIFEST} lists them under "rejected".'
         )
 
@@ -147,6 +124,17 @@ def _flags() -> flags.FlagValues:
         flags.DEFINE_integer(f"{name}_shards", None, f"Number of files; default {default}.", **text)
     flags.DEFINE_bool("verify_images", False, "Decode every image.", **text)
     flags.DEFINE_bool("follow_links", False, "Take symbolic links for their targets.", **text)
+    flags.DEFINE_integer("max_side", None, "Re-encode images with a longer side than this.", **text)
+    flags.DEFINE_integer("quality", 90, "JPEG quality of what --max_side re-encodes.", **text)
+    pattern = r"Regular expression of class folders; its group is the class: '\d+\.(.+)'."
+    flags.DEFINE_string("class_pattern", None, pattern, **text)
+    flags.DEFINE_bool("clutter", False, "Keep Caltech256's class 257.clutter.", **text)
+    flags.DEFINE_bool("checksum", False, "Compare the ImageNet archives' checksums.", **text)
+    flags.DEFINE_string("train_tar", None, "Training archive; - or a pipe will do.", **text)
+    flags.DEFINE_bool("sequential", False, "Read the training archive once, in order.", **text)
+    flags.DEFINE_enum("runner", "local", RUNNERS, "Who writes the shards.", **text)
+    flags.DEFINE_multi_string("beam_options", [], "Beam's options, such as --streaming.", **text)
+    flags.DEFINE_bool("dry_run", False, "Only tell what would be done.", **text)
     flags.DEFINE_bool("overwrite", False, "Replace a data set that is there.", **text)
     flags.DEFINE_integer("workers", None, "Processes; default one a CPU.", **text)
     return values
@@ -163,7 +151,13 @@ def _command(values: flags.FlagValues, positional: list[str]) -> None:
         for field in dataclasses.fields(Options)
         if field.name in values
     }
-    report(convert(Path(values["source"].value), Path(values["output"].value), **options))
+    source, output = Path(values["source"].value), Path(values["output"].value)
+    if values["dry_run"].value:
+        workers = values["workers"].value or default_workers()
+        options |= {"sequential": False}  # nothing is laid by
+        print(estimate.told(estimate.plan(source, output, Options(**options)), workers))
+        return
+    report(convert(source, output, **options))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,12 +1,13 @@
 """Folders of images: one folder a class, split by you or by us."""
 
+import collections
+import dataclasses
 import os
 import re
 from pathlib import Path
 
-import numpy as np
-
-from datasets.listing import Collection, Fault, Listing, listing, shuffled
+from datasets import split
+from datasets.listing import Collection, Fault, Listing, check_name, listing
 from squeezenext import labels
 from squeezenext.errors import InputError
 
@@ -22,22 +23,48 @@ _SPLIT_NAMES = {
 _HINT = "make one folder per class, with the images directly in it"
 
 
-def collect(source: Path, fraction: float, seed: int, follow_links: bool) -> Collection:
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """How a class is called: the group of `pattern` in its folder's name; `skip` is left out.
+
+    `nested_refused`: folders inside a class are an error, not only left out. (The published
+    Caltech256 has one, 056.dog/greg.)
+    """
+
+    pattern: re.Pattern = re.compile("(.+)")
+    skip: re.Pattern | None = None
+    nested_refused: bool = True
+
+
+@dataclasses.dataclass
+class _Found:
+    """What a look through the folders gathers on its way."""
+
+    follow_links: bool
+    names: Names
+    faults: list[Fault] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+
+
+def collect(
+    source: Path, fraction: float, seed: int, follow_links: bool, names: Names | None = None
+) -> Collection:
     """Lists `source`/CLASS/*.jpg, or `source`/{train,validation,test}/CLASS/*.jpg.
 
     Args:
       fraction: of each class that becomes the validation split where there is no folder
         for it.
       follow_links: take symbolic links for what they point to; they are rejected otherwise.
+      names: how classes are called; default as their folders.
 
     Raises:
       InputError: no folder, no image, a class without one, or classes in deeper folders.
     """
     if not source.is_dir():
         raise InputError(f"{source} is no folder; give the one that holds a folder per class.")
-    faults: list[Fault] = []
+    seen = _Found(follow_links, names or Names())
     roots = _split_folders(source)
-    found = {name: _images(root, follow_links, faults) for name, root in roots.items()}
+    found = {name: _images(root, seen) for name, root in roots.items()}
     classes = sorted(found["train"])
     for name, images in found.items():
         for other in sorted(set(images) - set(classes)):
@@ -46,13 +73,34 @@ def collect(source: Path, fraction: float, seed: int, follow_links: bool) -> Col
         raise InputError(f"{roots['train']} has {len(classes)} class folders with images; {_HINT}.")
     splits = {name: _listing(roots[name], classes, images) for name, images in found.items()}
     if "validation" not in splits:
-        splits |= _cut(splits["train"], fraction, seed)
+        splits |= split.cut(splits["train"], fraction, seed)
     ordered = {name: splits[name] for name in ("train", "validation", "test") if name in splits}
     described = {
         "file": source.resolve().name,
-        "bytes": sum(split.bytes for split in ordered.values()),
+        "bytes": sum(listed.bytes for listed in ordered.values()),
     }
-    return Collection(tuple(map(_label, classes)), ordered, tuple(faults), (described,))
+    labelled = tuple(_label(_class_name(name, seen.names, source)) for name in classes)
+    _check_names(labelled, source)
+    return Collection(labelled, ordered, tuple(seen.faults), (described,), tuple(seen.warnings))
+
+
+def _class_name(folder: str, names: Names, source: Path) -> str:
+    match = names.pattern.fullmatch(folder)
+    if not match:
+        raise InputError(
+            f"{source / folder} does not fit the pattern of class names, "
+            f"{names.pattern.pattern!r}; rename it or give another --class_pattern."
+        )
+    return match[1]
+
+
+def _check_names(classes: tuple[labels.Label, ...], source: Path) -> None:
+    twice = [name for name, n in collections.Counter(c.synset for c in classes).items() if n > 1]
+    if twice:
+        raise InputError(
+            f"Two folders in {source} both are the class {twice[0]!r}; give another "
+            "--class_pattern."
+        )
 
 
 def _split_folders(source: Path) -> dict[str, Path]:
@@ -75,20 +123,22 @@ def _entries(folder: Path) -> list[Path]:
         raise InputError(f"{folder} cannot be read: {error.strerror}.") from error
 
 
-def _images(root: Path, follow_links: bool, faults: list[Fault]) -> dict[str, list[Path]]:
+def _images(root: Path, seen: _Found) -> dict[str, list[Path]]:
     """Returns the image files of each class folder in `root`."""
     found: dict[str, list[Path]] = {}
     loose = 0
-    for folder in _entries(root):
-        if not folder.is_dir():
-            if _is_image(folder):
+    for path in _entries(root):
+        if seen.names.skip and seen.names.skip.fullmatch(path.name):
+            continue
+        if not path.is_dir():
+            if is_image(path):
                 loose += 1
-                faults.append(Fault(folder.name, "lies beside the class folders: it has no class"))
-            continue
-        if folder.is_symlink() and not follow_links:
-            faults.append(Fault(folder.name, "is a symbolic link; give --follow_links"))
-            continue
-        found[folder.name] = _class_images(root, folder, follow_links, faults)
+                reason = "lies beside the class folders: it has no class"
+                seen.faults.append(Fault(path.name, reason))
+        elif path.is_symlink() and not seen.follow_links:
+            seen.faults.append(Fault(path.name, "is a symbolic link; give --follow_links"))
+        else:
+            found[path.name] = _class_images(root, path, seen)
     if not any(found.values()):
         where = "only outside class folders" if loose else "nowhere in its class folders"
         raise InputError(f"{root} has images {where}; {_HINT}.")
@@ -98,26 +148,28 @@ def _images(root: Path, follow_links: bool, faults: list[Fault]) -> dict[str, li
     return found
 
 
-def _class_images(root: Path, folder: Path, follow: bool, faults: list[Fault]) -> list[Path]:
+def _class_images(root: Path, folder: Path, seen: _Found) -> list[Path]:
     files = []
     for path in _entries(folder):
-        if path.is_dir() and any(_is_image(deeper) for deeper in _entries(path)):
-            raise InputError(f"{path} holds images one folder too deep; {_HINT}.")
-        if not _is_image(path) or path.is_dir():
+        if path.is_dir() and any(is_image(deeper) for deeper in _entries(path)):
+            if seen.names.nested_refused:
+                raise InputError(f"{path} holds images one folder too deep; {_HINT}.")
+            seen.warnings.append(f"{path.relative_to(root)} is a folder in a class: left out.")
+        if not is_image(path) or path.is_dir():
             continue
         fault = ""
-        if path.is_symlink() and not follow:
+        if path.is_symlink() and not seen.follow_links:
             fault = "is a symbolic link; give --follow_links"
         elif not path.is_file():
             fault = "is no file, or a link to nothing"
         if fault:
-            faults.append(Fault(path.relative_to(root).as_posix(), fault))
+            seen.faults.append(Fault(path.relative_to(root).as_posix(), fault))
         else:
             files.append(path)
     return files
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS
 
 
@@ -126,35 +178,11 @@ def _listing(root: Path, classes: list[str], images: dict[str, list[Path]]) -> L
     ids = {name: number for number, name in enumerate(classes, 1)}
     names = [path.relative_to(root).as_posix() for path in files]
     for name in names:
-        if not name.isprintable():  # also the surrogates of a name that is not UTF-8
-            raise InputError(f"{ascii(name)} in {root} has a name that is no text; rename it.")
+        check_name(name, root)
     rows = [
         (place, 0, os.stat(path).st_size, ids[path.parent.name]) for place, path in enumerate(files)
     ]
     return listing(files, rows, names)
-
-
-def _cut(full: Listing, fraction: float, seed: int) -> dict[str, Listing]:
-    """Splits each class by the same fraction; one image at least stays on either side.
-
-    A class of a single image keeps it for training.
-    """
-    if not 0 < fraction < 1:
-        raise InputError(f"--validation_fraction {fraction} is not between 0 and 1.")
-    # Another seed than the shards' order: otherwise validation would be its beginning.
-    order = shuffled(full.names, seed ^ 0x5EED)
-    labels_in_order = full.table["label"][order]
-    chosen = np.zeros(len(order), bool)
-    for label in np.unique(labels_in_order):
-        places = order[labels_in_order == label]
-        count = max(1, round(fraction * len(places)))
-        chosen[places[: min(count, len(places) - 1)]] = True
-    if not chosen.any():
-        raise InputError("Every class has a single image: none is left for validation; add some.")
-    return {
-        "train": full.take(np.flatnonzero(~chosen)),
-        "validation": full.take(np.flatnonzero(chosen)),
-    }
 
 
 def _label(folder: str) -> labels.Label:

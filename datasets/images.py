@@ -6,27 +6,21 @@ what made earlier converters slow.
 
 import io
 import re
-import struct
 import warnings
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageChops
 
+from datasets import jpeg
+from datasets.jpeg import END, ImageError
+
 MAX_BYTES = 64 << 20  # ImageNet's largest image has 15 MB
 MAX_PIXELS = 89_478_485  # Pillow's own warning level: 256 MB of RGB
-END = b"\xff\xd9"
 
 # Frames that TensorFlow's and every other decoder take: baseline, extended, progressive.
 _USUAL_FRAMES = {0xC0, 0xC1, 0xC2}
-_FRAMES = {code for code in range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the rest are tables
-_START_OF_SCAN, _ADOBE = 0xDA, 0xEE
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # Pillow's forty others stay closed
-_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-
-
-class ImageError(ValueError):
-    """An image that cannot be used; the message completes "<file> ...": "is empty"."""
 
 
 class Normalised(NamedTuple):
@@ -38,30 +32,70 @@ class Normalised(NamedTuple):
     repair: str
 
 
-class JpegHeader(NamedTuple):
-    frame: int
-    precision: int
-    height: int
-    width: int
-    components: int
-    adobe: bool
-    scan: int  # where the first scan starts
+class Smaller(NamedTuple):
+    """What larger images become: JPEGs whose longer side is `max_side`, of this quality."""
+
+    max_side: int
+    quality: int
 
 
-def normalise(data: bytes, verify: bool = False) -> Normalised:
+def normalise(data: bytes, verify: bool = False, smaller: Smaller | None = None) -> Normalised:
     """Returns the image as a JPEG of one or three components.
 
     Args:
       verify: decode good JPEGs too, to find damage inside them.
+      smaller: re-encode what is larger than that; None keeps every good JPEG's bytes.
 
     Raises:
       ImageError: text, cut short, too large, or no image at all.
     """
+    image = _usual(data)
+    if smaller and max(image.height, image.width) > smaller.max_side:
+        return _shrunk(image, smaller)
+    if verify and image.data is data:
+        _decode(data)
+    return image
+
+
+def rgb_mean(data: bytes) -> tuple[float, float, float]:
+    """Returns a JPEG's mean colour in 0..255, decoded at an eighth of its size.
+
+    An eighth is the mean of each 8 x 8 block, which a JPEG stores as such: the mean of all
+    stays the same to a fraction of a grey level, at a fifth of the time.
+
+    Raises:
+      ImageError: it is damaged inside.
+    """
+    image = _decode(data, at_least=(1, 1)).convert("RGB")
+    return tuple(np.asarray(image).mean((0, 1), np.float64).tolist())
+
+
+def decode(data: bytes) -> None:
+    """Decodes every pixel.
+
+    Raises:
+      ImageError: the image is damaged.
+    """
+    _decode(data)
+
+
+def _shrunk(image: Normalised, smaller: Smaller) -> Normalised:
+    """Baseline 4:2:0, which decodes fastest. A colour profile or EXIF is left behind."""
+    ratio = smaller.max_side / max(image.height, image.width)
+    size = max(1, round(image.width * ratio)), max(1, round(image.height * ratio))
+    pixels = _decode(image.data, at_least=size).convert("RGB")
+    pixels = pixels.resize(size, Image.Resampling.BICUBIC)
+    out = io.BytesIO()
+    pixels.save(out, "JPEG", quality=smaller.quality, subsampling="4:2:0", optimize=True)
+    return Normalised(out.getvalue(), size[1], size[0], image.repair)
+
+
+def _usual(data: bytes) -> Normalised:
     kind = sniff(data)
     if kind != "JPEG":
         image = _rgb(_decode(data))
         return _encoded(image, f"{kind} encoded as JPEG")
-    header = jpeg_header(data)
+    header = jpeg.header(data)
     _check_size(header.width, header.height)
     if header.components == 4:
         return _encoded(_from_cmyk(_decode(data), header.adobe), "CMYK converted to RGB")
@@ -70,10 +104,8 @@ def normalise(data: bytes, verify: bool = False) -> Normalised:
     if header.precision != 8:
         raise ImageError(f"has {header.precision} bits a sample; 8 are supported")
     repair = ""
-    if not data.endswith(END) and _end(data, header.scan) is None:
+    if not data.endswith(END) and jpeg.end(data, header.scan) is None:
         data, repair = _with_end(data), "end mark appended"
-    if verify:
-        _decode(data)
     return Normalised(data, header.height, header.width, repair)
 
 
@@ -99,54 +131,6 @@ def sniff(data: bytes) -> str:
     raise ImageError(f"is {what}, no JPEG, PNG, GIF, BMP or WebP image")
 
 
-def jpeg_header(data: bytes) -> JpegHeader:
-    """Reads the segments up to the first scan (ITU T.81, annex B); no pixel is decoded.
-
-    Raises:
-      ImageError: the file is cut or damaged before its first scan.
-    """
-    frame, adobe, position = None, False, 2
-    try:
-        while True:
-            marker, start, end = _segment(data, position)
-            if marker == _START_OF_SCAN:
-                break
-            if marker in _FRAMES and frame is None:
-                frame = (marker, *struct.unpack_from(">BHHB", data, start))
-            adobe = adobe or (marker == _ADOBE and data[start : start + 5] == b"Adobe")
-            position = end
-    except (IndexError, struct.error) as error:
-        raise ImageError("is cut short or damaged in its header") from error
-    if frame is None:
-        raise ImageError("has no JPEG frame")
-    return JpegHeader(*frame, adobe, end)
-
-
-def _segment(data: bytes, position: int) -> tuple[int, int, int]:
-    """Returns (marker, start and end of its content) of the segment at `position`."""
-    if data[position] != 0xFF:
-        raise IndexError
-    while data[position] == 0xFF:  # any number of fill bytes may come first
-        position += 1
-    length = struct.unpack_from(">H", data, position + 1)[0]
-    if length < 2 or position + 1 + length > len(data):
-        raise IndexError
-    return data[position], position + 3, position + 1 + length
-
-
-def _end(data: bytes, scan: int) -> int | None:
-    """Returns where the image ends, garbage behind it left out; None if it has no end mark."""
-    position = scan
-    while found := _NEXT_MARKER.search(data, position):
-        if found.group() == END:
-            return found.end()
-        try:
-            position = _segment(data, found.start())[2]
-        except (IndexError, struct.error):
-            return None
-    return None
-
-
 def _with_end(data: bytes) -> bytes:
     """Returns a JPEG that lacks only its end mark with one.
 
@@ -162,17 +146,20 @@ def _with_end(data: bytes) -> bytes:
         first, second = (np.asarray(_decode(data + pad + END)) for pad in pads)
     except ImageError as error:
         raise ImageError("is cut short") from error
-    if not np.array_equal(first, second):
+    if not np.array_equal(first, second) or not jpeg.whole(data):
         raise ImageError("is cut short")
     return data + END
 
 
-def _decode(data: bytes) -> Image.Image:
+def _decode(data: bytes, at_least: tuple[int, int] | None = None) -> Image.Image:
+    """Returns the pixels; `at_least` lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # corrupt EXIF and the like; the pixels are fine
         try:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             _check_size(*image.size)
+            if at_least:
+                image.draft(None, at_least)
             image.load()
         except ImageError:
             raise

@@ -8,17 +8,22 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext import labels
+from squeezenext.errors import InputError
 
 # 28 bytes an example: the million examples of ImageNet stay far below a gigabyte.
+_MAX_FAULTS = 100_000
 ROW = np.dtype([("file", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("label", "<i4")])
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A file that was refused, or changed, and why."""
+    """A file that was refused, or changed, and why; a name cannot forge lines of a report."""
 
     file: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "file", printable(self.file))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +62,43 @@ class Collection:
     rejected: tuple[Fault, ...]
     source: tuple[dict, ...]
     warnings: tuple[str, ...] = ()
+    watched: tuple[Path, ...] | None = None  # files that must not change; None: all examples'
 
 
 def listing(files: Iterable[Path], rows: list[tuple[int, int, int, int]], names: list[str]):
     """Returns a Listing of (file, offset, size, label) rows."""
     return Listing(tuple(files), np.array(rows, ROW), names)
+
+
+def printable(text: str) -> str:
+    """Returns the text with line ends, escapes and the like written as \\n, \\x1b."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def add_all(faults: list[Fault], more: Iterable[Fault]) -> None:
+    """Adds faults; a source of nothing but faults must not fill the memory with them.
+
+    Raises:
+      InputError: there are more than 100,000.
+    """
+    faults.extend(more)
+    if len(faults) > _MAX_FAULTS:
+        raise InputError(
+            f"{faults[-1].file} {faults[-1].reason}, like {_MAX_FAULTS} files before it; is this "
+            "the right source?"
+        )
+
+
+def check_name(name: str, source: Path) -> None:
+    """Refuses a file name that no CSV or JSON file could carry.
+
+    Raises:
+      InputError: it has control characters, or is not UTF-8 (its surrogates are not printable).
+    """
+    if not name.isprintable():
+        raise InputError(f"{ascii(name)} in {source} has a name that is no text; rename it.")
 
 
 def shuffled(names: list[str], seed: int) -> np.ndarray:
@@ -70,9 +107,14 @@ def shuffled(names: list[str], seed: int) -> np.ndarray:
     Sorted by a keyed hash: the same on every version of numpy, whatever order the source
     came in, and the rest keeps its order when some names are left out.
     """
-    key = seed.to_bytes(8, "little", signed=True)
-    digests = [hashlib.blake2b(name.encode(), digest_size=16, key=key).digest() for name in names]
+    digests = [name_digest(name, seed) for name in names]
     return np.array(sorted(range(len(names)), key=digests.__getitem__), np.int64)
+
+
+def name_digest(name: str, seed: int) -> bytes:
+    """Returns what the order of examples is sorted by."""
+    key = seed.to_bytes(8, "little", signed=True)
+    return hashlib.blake2b(name.encode(), digest_size=16, key=key).digest()
 
 
 def parts(examples: int, shards: int) -> list[slice]:

@@ -1,16 +1,19 @@
 """What a conversion is told; its flags are these fields."""
 
 import dataclasses
+import re
 
 from squeezenext.errors import InputError
 
-LAYOUTS = ("imagenet", "folder")
-_OF_THE_MACHINE = ("overwrite", "workers", "show_progress")
+LAYOUTS = ("imagenet", "folder", "csv", "caltech256", "tfrecord")
+RUNNERS = ("local", "beam")
+_OF_THE_MACHINE = ("checksum", "sequential", "train_tar", "runner", "beam_options")
+_OF_THE_MACHINE += ("overwrite", "workers", "show_progress")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to convert. All but the last three decide what the output's bytes are."""
+    """How to convert. All but the last eight decide what the output's bytes are."""
 
     layout: str
     seed: int = 0
@@ -20,7 +23,16 @@ class Options:
     validation_shards: int | None = None
     test_shards: int | None = None
     verify_images: bool = False
+    max_side: int | None = None
+    quality: int = 90
     follow_links: bool = False
+    class_pattern: str | None = None
+    clutter: bool = False
+    checksum: bool = False
+    sequential: bool = False
+    train_tar: str | None = None
+    runner: str = "local"
+    beam_options: tuple[str, ...] = ()
     overwrite: bool = False
     workers: int | None = None
     show_progress: bool = True
@@ -28,14 +40,38 @@ class Options:
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
             raise InputError(f"--layout {self.layout!r} is not one of {', '.join(LAYOUTS)}.")
+        if self.runner not in RUNNERS:
+            raise InputError(f"--runner {self.runner!r} is not one of {', '.join(RUNNERS)}.")
         for name in ("train_shards", "validation_shards", "test_shards", "workers"):
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= 99_999:
-                raise InputError(f"--{name} {value} is not between 1 and 99999.")
-        if not 0 <= self.seed < 1 << 62:
-            raise InputError(f"--seed {self.seed} is negative or too large.")
+            _check_range(name, getattr(self, name), 1, 99_999)
+        _check_range("max_side", self.max_side, 16, 65_500)
+        _check_range("quality", self.quality, 1, 100)
+        _check_range("seed", self.seed, 0, (1 << 62) - 1)
+        if not 0 < self.validation_fraction < 1:
+            raise InputError(
+                f"--validation_fraction {self.validation_fraction} is not between 0 and 1."
+            )
+        if self.class_pattern is not None:
+            _check_pattern(self.class_pattern)
 
     def recorded(self) -> dict:
         """What the manifest keeps: the same data from another machine gives the same file."""
         fields = dataclasses.asdict(self)
         return {key: fields[key] for key in fields if key not in _OF_THE_MACHINE}
+
+
+def _check_range(name: str, value: int | None, low: int, high: int) -> None:
+    if value is not None and not low <= value <= high:
+        raise InputError(f"--{name} {value} is not between {low} and {high}.")
+
+
+def _check_pattern(text: str) -> None:
+    try:
+        groups = re.compile(text).groups
+    except re.error as error:
+        raise InputError(f"--class_pattern {text!r} is no regular expression: {error}.") from error
+    if groups != 1:
+        raise InputError(
+            f"--class_pattern {text!r} has {groups} groups; one is needed, the class's name: "
+            r"'\d+\.(.+)' for folders such as 001.ak47."
+        )

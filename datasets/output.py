@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import commit
+from datasets import commit, duplicates, imagenet, summary
 from datasets.listing import Collection, Fault
 from datasets.options import Options
 from datasets.shards import Written
 from squeezenext import records
 from squeezenext.errors import InputError
 
-LABELS = "labels.txt"
+MAX_ROWS = 10_000  # of each list in the manifest; how many more there are is told beside it
 NOTES = "*-of-*.json"  # what datasets.shards leaves beside each shard it has written
 _PLAN = "plan.json"
 
@@ -23,11 +23,13 @@ _PLAN = "plan.json"
 def identity(collection: Collection, options: Options) -> str:
     """Returns a digest of all that decides the output's bytes but the images themselves."""
     digest = hashlib.sha256()
-    for part in (options.recorded(), collection.source, collection.classes):
+    source = [(row["file"], row["bytes"]) for row in collection.source]  # no checksums: same data
+    for part in (options.recorded(), source, collection.classes):
         digest.update(json.dumps(part, default=dataclasses.astuple).encode())
     for name, split in collection.splits.items():
         digest.update(json.dumps([name, split.names]).encode())
-        digest.update(np.ascontiguousarray(split.table).tobytes())
+        for column in ("size", "label"):  # where the bytes lie is no part of it
+            digest.update(np.ascontiguousarray(split.table[column]).tobytes())
         for box in sorted(split.boxes.items()):
             digest.update(repr(box).encode())
     return digest.hexdigest()
@@ -42,7 +44,8 @@ def fingerprint(collection: Collection) -> str:
       InputError: a file is gone.
     """
     digest = hashlib.sha256()
-    for path in (path for split in collection.splits.values() for path in split.files):
+    files = (path for split in collection.splits.values() for path in split.files)
+    for path in files if collection.watched is None else collection.watched:
         try:
             stat = path.stat()
         except OSError as error:
@@ -64,7 +67,8 @@ def finished(output: Path, identity: str) -> records.Manifest | None:
             "another --output, or give --overwrite."
         )
     records.check_shards(manifest)
-    shutil.rmtree(output / commit.WORK, ignore_errors=True)  # killed just before its own removal
+    for left_over in (commit.WORK, commit.SPOOL):  # killed just before their own removal
+        shutil.rmtree(output / left_over, ignore_errors=True)
     return manifest
 
 
@@ -88,73 +92,105 @@ def _read_plan(work: Path) -> dict | None:
         return None
 
 
-def clear(output: Path) -> None:
-    """Removes a finished data set, its manifest first: what is left is none."""
+def clear(output: Path, keep: Path) -> None:
+    """Removes a finished data set, its manifest first: what is left is none.
+
+    Shards in the folder `keep`, the source of this very conversion, stay.
+    """
     try:
         manifest = records.load_manifest(output)
     except InputError:
         manifest = None
     (output / records.MANIFEST).unlink(missing_ok=True)
     commit.sync_folder(output)
-    for split in manifest.splits.values() if manifest else ():
-        for shard in (*split.shards, *([split.sidecar] if split.sidecar else [])):
-            shard.path.unlink(missing_ok=True)
+    if manifest and not output.samefile(keep):
+        for split in manifest.splits.values():
+            for shard in (*split.shards, *([split.sidecar] if split.sidecar else [])):
+                shard.path.unlink(missing_ok=True)
+        for name in summary.FILES:
+            (output / name).unlink(missing_ok=True)
     shutil.rmtree(output / commit.WORK, ignore_errors=True)
 
 
 def finish(
-    collection: Collection, output: Path, options: Options, written: dict[str, list[Written]]
+    collection: Collection,
+    output: Path,
+    options: Options,
+    written: dict[str, list[Written]],
+    identity: str,
 ) -> records.Manifest:
-    """Writes the offsets, labels.txt and, when all else is on the disk, the manifest."""
-    work = output / commit.WORK
+    """Writes the offsets, the lists and, when all else is on the disk, the manifest."""
     for name, results in written.items():
         if not sum(result.examples for result in results):
             raise InputError(f"No image of the {name} split can be used; all were rejected.")
-    splits = {name: _split(output, name, results) for name, results in written.items()}
-    with commit.written(output / LABELS, work) as file:
-        for number, label in enumerate(collection.classes, 1):
-            file.write(f"{number}:{label.text}\n".encode())  # as TF-slim's read_label_file reads
-    document = _document(collection, options, splits, written)
-    commit.write_json(output / records.MANIFEST, document, work)
-    shutil.rmtree(work)
+    document = _document(collection, output, options, written)
+    document["arguments"]["identity"] = identity
+    summary.write(output, collection.classes, written, document["rgb_mean"])
+    commit.write_json(output / records.MANIFEST, document, output / commit.WORK)
+    shutil.rmtree(output / commit.WORK)
+    shutil.rmtree(output / commit.SPOOL, ignore_errors=True)
     return records.load_manifest(output)
 
 
 def _split(output: Path, name: str, results: list[Written]) -> dict:
-    offsets = np.concatenate([np.array(result.offsets, "<i8") for result in results]).tobytes()
+    offsets = np.concatenate([result.table["offset"] for result in results]).tobytes()
     path = output / f"{name}.index"
     with commit.written(path, output / commit.WORK) as file:
         file.write(offsets)
-    digest = hashlib.sha256(offsets).hexdigest()
     return {
         "examples": sum(result.examples for result in results),
         "shards": [
             {key: getattr(result, key) for key in ("file", "examples", "bytes", "sha256")}
             for result in results
         ],
-        "index": {"file": path.name, "bytes": len(offsets), "sha256": digest},
+        "index": {"file": path.name, "bytes": file.position, "sha256": file.sha256},
     }
 
 
-def _document(collection, options: Options, splits: dict, written: dict) -> dict:
+def _document(
+    collection: Collection, output: Path, options: Options, written: dict[str, list[Written]]
+) -> dict:
     results = [result for split in written.values() for result in split]
     repairs = [fault for result in results for fault in result.repairs]
     rejected = [*collection.rejected, *(fault for result in results for fault in result.rejected)]
+    twins = duplicates.find(output, written)
+    lists = {"repairs": repairs, "rejected": rejected, "duplicates": twins}
+    mean, count = summary.rgb_mean(written["train"])
+    classes = [
+        {"label": number, "synset": label.synset, "text": label.text}
+        for number, label in enumerate(collection.classes, 1)
+    ]
     return {
         "format_version": records.FORMAT_VERSION,
         "partial": options.partial,
-        "classes": [
-            {"label": number, "synset": label.synset, "text": label.text}
-            for number, label in enumerate(collection.classes, 1)
-        ],
-        "splits": splits,
-        "rgb_mean": None,
-        "repairs": _rows(repairs),
-        "rejected": _rows(rejected),
+        "classes": classes,
+        "splits": {name: _split(output, name, rows) for name, rows in written.items()},
+        "rgb_mean": mean,
+        "rgb_mean_examples": count,
+        **{name: _rows(rows) for name, rows in lists.items()},
+        "omitted": {name: max(0, len(rows) - MAX_ROWS) for name, rows in lists.items()},
+        "warnings": [*collection.warnings, *_unexpected(options, repairs)],
         "source": list(collection.source),
-        "arguments": options.recorded() | {"identity": identity(collection, options)},
+        "arguments": options.recorded(),
     }
 
 
-def _rows(faults: list[Fault]) -> list[dict]:
-    return [dataclasses.asdict(fault) for fault in sorted(faults, key=dataclasses.astuple)]
+def _rows(faults: list) -> list[dict]:
+    ordered = sorted(faults, key=dataclasses.astuple)
+    return [dataclasses.asdict(fault) for fault in ordered[:MAX_ROWS]]
+
+
+def _unexpected(options: Options, repairs: list[Fault]) -> list[str]:
+    """Tells whether the official archives held what they are known to hold."""
+    if options.layout != "imagenet" or options.partial:
+        return []
+    found = {
+        kind: sum(fault.reason.startswith(kind) for fault in repairs)
+        for kind in imagenet.OFFICIAL_REPAIRS
+    }
+    if found == imagenet.OFFICIAL_REPAIRS:
+        return []
+    return [
+        f"{found['CMYK']} CMYK images and {found['PNG']} PNG were repaired; the official archives "
+        "hold 22 and 1: these are others."
+    ]

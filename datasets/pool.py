@@ -39,6 +39,12 @@ class Pool:
         if self._executor:
             self._executor.shutdown(wait=True, cancel_futures=True)
 
+    def warm(self) -> None:
+        """Starts the processes, which takes a second, while this one does something else."""
+        if self.workers > 1:
+            for _ in range(self.workers):
+                self._submitted(os.getpid)
+
     def run(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
         """Yields `function(job)` of every job, in their order.
 
@@ -67,14 +73,14 @@ class Pool:
             for future in pending:
                 future.cancel()
 
-    def _submitted(self, function: Callable[[Job], Result], job: Job) -> concurrent.futures.Future:
+    def _submitted(self, function: Callable, *job: Job) -> concurrent.futures.Future:
         """Hands in a job. Ctrl-C is for this process: a worker inherits the blocked signal."""
         if not hasattr(signal, "pthread_sigmask"):  # Windows
-            return self._started().submit(function, job)
+            return self._started().submit(function, *job)
         resource_tracker.ensure_running()  # started later, it would unblock the signal
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return self._started().submit(function, job)
+            return self._started().submit(function, *job)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -17,11 +17,13 @@ class Advance(Protocol):
 
 
 @contextlib.contextmanager
-def shown(title: str, images: int, size: int, wanted: bool = True) -> Iterator[Advance]:
+def shown(
+    title: str, images: int, size: int, wanted: bool = True, unit: str = "images"
+) -> Iterator[Advance]:
     """Gives a function to call with the images and bytes just done.
 
     Args:
-      images, size: all that is to be done.
+      images, size: all that is to be done; 0 if that is not known.
       wanted: False shows nothing.
     """
     console = rich.console.Console(stderr=True)
@@ -29,11 +31,12 @@ def shown(title: str, images: int, size: int, wanted: bool = True) -> Iterator[A
         yield lambda images, size: None
     elif console.is_terminal:
         with _bar(console) as bar:
-            task = bar.add_task(title, total=size, images=0, all=images)
+            title = f"{title} {unit}"
+            task = bar.add_task(title, total=size or None, images=0, all=images)
             done = _Counter()
             yield lambda images, size: bar.update(task, advance=size, images=done.add(images))
     else:
-        yield _Lines(title, images, size)
+        yield _Lines(title, images, size, unit)
 
 
 class _Counter:
@@ -49,7 +52,7 @@ def _bar(console: rich.console.Console) -> rich.progress.Progress:
     return rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
-        rich.progress.TextColumn("{task.fields[images]:,} of {task.fields[all]:,} images"),
+        rich.progress.TextColumn("{task.fields[images]:,} of {task.fields[all]:,}"),
         rich.progress.DownloadColumn(),
         rich.progress.TransferSpeedColumn(),
         rich.progress.TimeRemainingColumn(),
@@ -60,8 +63,8 @@ def _bar(console: rich.console.Console) -> rich.progress.Progress:
 class _Lines:
     """Prints a line every ten seconds, and one at the end."""
 
-    def __init__(self, title: str, images: int, size: int) -> None:
-        self._title, self._all, self._size = title, images, size
+    def __init__(self, title: str, images: int, size: int, unit: str) -> None:
+        self._title, self._all, self._size, self._unit = title, images, size, unit
         self._images = self._bytes = 0
         self._start = self._last = time.monotonic()
 
@@ -75,8 +78,9 @@ class _Lines:
 
     def _line(self, seconds: float) -> str:
         left = (self._size - self._bytes) * seconds / max(self._bytes, 1)
+        told = f", {left:.0f} s left" if self._size else ""  # of a pipe nobody knows the length
         return (
-            f"{self._title}: {self._images} of {self._all} images, "
-            f"{self._images / seconds:.0f} images/s, {self._bytes / seconds / 1e6:.1f} MB/s, "
-            f"{left:.0f} s left"
+            f"{self._title}: {self._images} of {self._all or '?'} {self._unit}, "
+            f"{self._images / seconds:.0f} {self._unit}/s, "
+            f"{self._bytes / seconds / 1e6:.1f} MB/s{told}"
         )

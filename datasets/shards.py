@@ -6,7 +6,9 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+import google_crc32c
 import numpy as np
 
 from datasets import commit, images
@@ -22,20 +24,54 @@ class Job:
     path: Path
     listing: Listing
     classes: dict[int, labels.Label]  # those of this shard, by label
-    verify_images: bool
+    verify_images: bool = False
+    mean_of: int = 0  # the first so many count towards rgb_mean
+    smaller: images.Smaller | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+# What is known of each record: where it starts, its class, its image's length and `fingerprint`.
+RECORD = np.dtype([("offset", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("label", "<i4")])
+
+
+@dataclasses.dataclass
 class Written:
-    """A shard that lies in its place, and each record's offset."""
+    """A shard that lies in its place, and what was seen while it was written.
+
+    `table`: [examples] of RECORD; `names`: each one's file name; `rgb_sum`: the sum of the
+    mean colours of the `rgb_images` images that were decoded.
+    """
 
     file: str
-    examples: int
-    bytes: int
-    sha256: str
-    offsets: list[int]
-    repairs: list[Fault]
-    rejected: list[Fault]
+    bytes: int = 0
+    sha256: str = ""
+    table: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, RECORD))
+    names: list[str] = dataclasses.field(default_factory=list)
+    rgb_sum: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.0, 0.0])
+    rgb_images: int = 0
+    repairs: list[Fault] = dataclasses.field(default_factory=list)
+    rejected: list[Fault] = dataclasses.field(default_factory=list)
+
+    @property
+    def examples(self) -> int:
+        return len(self.names)
+
+    def note(self) -> bytes:
+        """Returns this as JSON, to be read after a restart."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields["table"] = self.table.tolist()
+        return json.dumps(fields, default=dataclasses.asdict).encode()
+
+
+def read_note(text: bytes) -> Written:
+    """Returns what `Written.note` wrote.
+
+    Raises:
+      ValueError, TypeError, KeyError: it is something else.
+    """
+    fields = json.loads(text)
+    for key in ("repairs", "rejected"):
+        fields[key] = [Fault(**row) for row in fields[key]]
+    return Written(**fields | {"table": np.array([tuple(r) for r in fields["table"]], RECORD)})
 
 
 def write(job: Job) -> Written:
@@ -51,66 +87,72 @@ def write(job: Job) -> Written:
     note = work / f"{job.path.name}.json"
     if (known := _noted(note, job.path)) is not None:
         return known
-    repairs: list[Fault] = []
-    rejected: list[Fault] = []
-    digest, offsets, position = hashlib.sha256(), [], 0
+    result, rows = Written(job.path.name), []
     with commit.written(job.path, work) as file:
-        for payload in _examples(job, repairs, rejected):
-            framed = records.frame(payload)
-            file.write(framed)
-            digest.update(framed)
-            offsets.append(position)
-            position += len(framed)
-    result = Written(
-        job.path.name, len(offsets), position, digest.hexdigest(), offsets, repairs, rejected
-    )
-    commit.write_json(note, dataclasses.asdict(result), work)
+        for place, image in _images(job, result):
+            label = int(job.listing.table["label"][place])
+            rows.append((file.position, len(image.data), fingerprint(image.data), label))
+            result.names.append(job.listing.names[place])
+            file.write(*records.frame_parts(_encode(job, place, label, image)))
+        result.table, result.bytes = np.array(rows, RECORD), file.position
+        result.sha256 = file.sha256
+    with commit.written(note, work) as file:
+        file.write(result.note())
     return result
 
 
+def fingerprint(image: bytes) -> int:
+    """Returns the CRC32C of the image's middle: enough to find what may be equal to what."""
+    middle = len(image) // 2
+    return google_crc32c.value(image[middle : middle + 1024])
+
+
 def _noted(note: Path, shard: Path) -> Written | None:
+    """Returns what the note says if the shard still is what was written, to the last bit."""
     try:
-        fields = json.loads(note.read_text("utf-8"))
-        if shard.stat().st_size != fields["bytes"]:
-            return None
-    except (OSError, ValueError, KeyError):
+        known = read_note(note.read_bytes())
+        with shard.open("rb") as file:
+            return known if sha256(file) == known.sha256 else None
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    faults = {key: [Fault(**row) for row in fields[key]] for key in ("repairs", "rejected")}
-    return Written(**fields | faults)
 
 
-def _examples(job: Job, repairs: list[Fault], rejected: list[Fault]) -> Iterator[bytes]:
-    """Yields the encoded examples in order; faults are added to the two lists."""
+def sha256(file: BinaryIO) -> str:
+    """Returns the digest of what is left of a file."""
+    digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _images(job: Job, result: Written) -> Iterator[tuple[int, images.Normalised]]:
+    """Yields each usable image with its place; what is seen on the way goes to `result`."""
     reader = _Reader(job.listing)
     try:
         for place, name in enumerate(job.listing.names):
             try:
-                image = images.normalise(reader.read(place), job.verify_images)
+                image = images.normalise(reader.read(place), job.verify_images, job.smaller)
+                mean = images.rgb_mean(image.data) if place < job.mean_of else None
             except images.ImageError as error:
-                rejected.append(Fault(name, str(error)))
+                result.rejected.append(Fault(name, str(error)))
                 continue
+            if mean:
+                pairs = zip(result.rgb_sum, mean, strict=True)
+                result.rgb_sum = [before + more for before, more in pairs]
+                result.rgb_images += 1
             if image.repair:
-                repairs.append(Fault(name, image.repair))
-            yield _encode(job, place, image)
+                result.repairs.append(Fault(name, image.repair))
+            yield place, image
     finally:
         reader.close()
 
 
-def _encode(job: Job, place: int, image: images.Normalised) -> bytes:
-    name = job.listing.names[place]
-    label = int(job.listing.table["label"][place])
+def _encode(job: Job, place: int, label: int, image: images.Normalised) -> list[bytes]:
+    name, known = job.listing.names[place], job.classes[label]
     corners = np.frombuffer(job.listing.boxes.get(name, b""), np.float32).reshape(-1, 4)
-    features = records.example_features(
-        image.data,
-        image.height,
-        image.width,
-        label,
-        job.classes[label].synset,
-        job.classes[label].text,
-        name,
-        [records.Box(*corner) for corner in corners.tolist()],
+    return records.example_parts(
+        image.data, image.height, image.width, label, known.synset, known.text, name, corners
     )
-    return records.encode_example(features)
 
 
 class _Reader:

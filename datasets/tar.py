@@ -6,13 +6,17 @@ whatever is no plain file is handed to the caller as such, to be refused by name
 """
 
 import os
+import re
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+from datasets.listing import printable
 from squeezenext.errors import InputError
 
 BLOCK = 512
 MAX_EXTENSION_BYTES = 64 << 10  # a PAX or long-name header; names are at most 4096 bytes
+# What macOS adds to archives: a file's attributes beside the file, and the Finder's notes.
+_APPLE = re.compile(r"(?:^|/)(?:\._[^/]*|\.DS_Store)$|^__MACOSX/")
 MAX_MEMBERS = 2_000_000  # one archive of ILSVRC2012 has at most 544,546 (the boxes)
 
 _FILE, _DIRECTORY, _NO_DATA = b"0\x007", b"5", b"123456"
@@ -76,13 +80,13 @@ def members(source: Source, name: str, start: int = 0, end: int | None = None) -
             extended = _extension(source, member, kind, name) or extended
         else:
             last, extended = member.name, ""
-            if kind != _DIRECTORY:
+            if kind != _DIRECTORY and not _APPLE.search(member.name):
                 yield member._replace(size=size)
     raise _damaged(name, f"has more than {MAX_MEMBERS} members")
 
 
 def _damaged(name: str, fault: str) -> InputError:
-    return InputError(f"{name} {fault}; download or copy it again.")
+    return InputError(printable(f"{name} {fault}; download or copy it again."))
 
 
 def _checksum_fits(block: bytes) -> bool:

@@ -30,7 +30,7 @@ def centre(jpeg: tf.Tensor, height: tf.Tensor, width: tf.Tensor, images: Images)
       [size, size, 3] uint8, RGB, 0..255.
     """
     window = centre_window(height, width, images)
-    return _decode(jpeg, height, width, _floats(window), images.size)
+    return _decode(jpeg, height, width, _floats(window), images.size, as_pillow=True)
 
 
 def augmented(
@@ -94,12 +94,16 @@ def _bounded_centre(height, width, step: RandomResizedCrop) -> Window:
     return Window((height - rows) / 2, (width - columns) / 2, rows, columns)
 
 
-def _decode(jpeg, height, width, window: Window, size: int) -> tf.Tensor:
+def _decode(jpeg, height, width, window: Window, size: int, as_pillow: bool = False) -> tf.Tensor:
     """Decodes what `window` needs and resizes it to [size, size, 3] uint8.
 
     Bilinear with antialiasing, as Pillow's: a triangle as wide as the reduction. The decoded
     rectangle reaches beyond the window by the triangle's half-width, so that the pixels at the
     edge are those of a resize of the whole image.
+
+    Args:
+      as_pillow: round between the two directions, as Pillow does. Without it every sixth pixel
+        differs by 1, enough to change the first of 1000 classes of 2 images in 100.
     """
     sides = tf.cast(tf.stack([height, width]), tf.float32)
     start = tf.stack([window.top, window.left])
@@ -110,17 +114,25 @@ def _decode(jpeg, height, width, window: Window, size: int) -> tf.Tensor:
     rectangle = tf.cast(tf.concat([low, high - low], 0), tf.int32)
     pixels = tf.io.decode_and_crop_jpeg(jpeg, rectangle, channels=3, dct_method="INTEGER_ACCURATE")
     scale = size / extent
+    move = (low - start) * scale
+    if as_pillow:
+        across = tf.stack([rectangle[2], size])
+        one, zero = tf.ones([]), tf.zeros([])
+        pixels = _resize(pixels, across, tf.stack([one, scale[1]]), tf.stack([zero, move[1]]))
+        scale, move = tf.stack([scale[0], one]), tf.stack([move[0], zero])
+    return tf.ensure_shape(_resize(pixels, [size, size], scale, move), [size, size, 3])
+
+
+def _resize(pixels, size, scale, translation) -> tf.Tensor:
     resized = tf.raw_ops.ScaleAndTranslate(
         images=pixels[tf.newaxis],
-        size=[size, size],
+        size=size,
         scale=scale,
-        translation=(low - start) * scale,
+        translation=translation,
         kernel_type="triangle",
         antialias=True,
     )[0]
-    return tf.ensure_shape(
-        tf.cast(tf.clip_by_value(resized + 0.5, 0, 255), tf.uint8), [size, size, 3]
-    )
+    return tf.cast(tf.clip_by_value(resized + 0.5, 0, 255), tf.uint8)
 
 
 def _horizontal_flip(seed, image) -> tf.Tensor:

@@ -197,7 +197,7 @@ class Training:
     warmup_epochs: float = 780 * 1024 / IMAGENET_TRAIN  # warmup_iter: 780
     warmup_learning_rate: float = 0.1  # warmup_start_lr
     cycle_epochs: float = 5.0  # of the cyclic cosine: from its top to its bottom
-    # Bottom of the cosine schedules, and the lower one from an epoch on.
+    # Where every schedule ends, and a lower end from an epoch on (0: there is none).
     final_learning_rate: float = 0.0
     late_final_learning_rate: float = 0.0
     late_epoch: float = 0.0

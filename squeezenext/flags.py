@@ -37,8 +37,7 @@ def run(
     except flags.Error as error:
         return _say(f"{error} Try --help.", 2)
     if values["help"].value:
-        print(f"{usage.strip()}\n\n{values.get_help().strip()}")
-        return 0
+        return _guarded(lambda: print(f"{usage.strip()}\n\n{values.get_help().strip()}"), False)
     return _guarded(lambda: command(values, positional), values["debug"].value)
 
 

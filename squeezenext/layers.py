@@ -87,11 +87,19 @@ class BatchNorm(keras.layers.Layer):
         return outputs
 
     def _synchronized(self, inputs, scale, offset, replica):
-        """Normalises by the statistics of all replicas' images."""
+        """Normalises by the statistics of all replicas' images.
+
+        The variances are joined through the deviations of the replicas' means: E[x^2] - E[x]^2
+        cancels in float32, and the error grew a thousandfold in five steps of training.
+        """
         x = tf.cast(inputs, tf.float32)
-        moments = [tf.reduce_mean(x, (0, 1, 2)), tf.reduce_mean(x * x, (0, 1, 2))]
-        mean, square = replica.all_reduce(tf.distribute.ReduceOp.MEAN, moments)
-        variance = tf.maximum(square - mean * mean, 0.0)
+        moments = tf.stack(tf.nn.moments(x, (0, 1, 2)))
+        # A gather as a sum: each replica fills its own row. all_gather loses the static shape.
+        row = tf.one_hot(replica.replica_id_in_sync_group, replica.num_replicas_in_sync)
+        rows = tf.reshape(row, (-1, 1, 1)) * moments
+        means, variances = tf.unstack(replica.all_reduce(tf.distribute.ReduceOp.SUM, rows), axis=1)
+        mean = tf.reduce_mean(means, 0)
+        variance = tf.reduce_mean(variances + tf.math.squared_difference(means, mean), 0)
         outputs = (x - mean) * (tf.math.rsqrt(variance + self.epsilon) * scale) + offset
         count = tf.size(x) // tf.shape(x)[-1] * replica.num_replicas_in_sync
         count = tf.cast(count, tf.float32)

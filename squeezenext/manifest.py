@@ -13,12 +13,13 @@ from squeezenext.errors import InputError
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
-MAX_MANIFEST_BYTES = 64 << 20  # full ImageNet's is 0.4 MB; the rest is room for `rejected`
+MAX_MANIFEST_BYTES = 64 << 20  # full ImageNet's is 0.4 MB; its lists hold 10,000 rows at most
 MAX_SHARDS = 100_000
 MAX_NUMBER = 1 << 50  # bytes of a shard or examples of a split: a petabyte
 
 _REQUIRED = {"format_version", "classes", "splits", "rgb_mean", "repairs", "rejected"}
-_OPTIONAL = {"source", "arguments", "partial", "duplicates", "warnings"}
+_OPTIONAL = {"source", "arguments", "partial", "duplicates", "omitted", "rgb_mean_examples"}
+_OPTIONAL |= {"warnings"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,8 +111,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip to white
         wide = np.asarray(image, np.uint32)
         return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        opaque = Image.new("RGBA", image.size, "white")  # as the converter shows what is not there
+        image = Image.alpha_composite(opaque, image.convert("RGBA"))
     return image.convert("RGB")
 
 

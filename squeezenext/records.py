@@ -1,4 +1,4 @@
-"""A data directory: its manifest, its shards, where each record lies, and the records' schema.
+"""A data directory: its manifest, its shards, and where each record lies.
 
 Records are read at random by (shard, offset, length): an exact global shuffle needs no
 buffer. The offsets come from a sidecar beside the shards (`train.index`) or, without one,
@@ -6,7 +6,6 @@ from walking the shards.
 """
 
 import concurrent.futures
-import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext.errors import InputError
+from squeezenext.example import RecordError, decode_example, encode_example
 from squeezenext.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -23,17 +23,11 @@ from squeezenext.manifest import (
     check_shards,
     load_manifest,
 )
-from squeezenext.tfrecord import (
-    FRAMING_BYTES,
-    RecordError,
-    decode_example,
-    encode_example,
-    frame,
-    offsets,
-    read,
-)
+from squeezenext.schema import Box, example_features, example_parts
+from squeezenext.tfrecord import FRAMING_BYTES, frame, frame_parts, offsets, read
 
 __all__ = [
+    "Box",
     "FORMAT_VERSION",
     "FRAMING_BYTES",
     "MANIFEST",
@@ -44,78 +38,16 @@ __all__ = [
     "check_shards",
     "decode_example",
     "encode_example",
+    "example_features",
+    "example_parts",
     "frame",
+    "frame_parts",
     "load_manifest",
     "offsets",
     "read",
 ]
 
-ENCODED = "image/encoded"
-HEIGHT = "image/height"
-WIDTH = "image/width"
-COLORSPACE = "image/colorspace"
-CHANNELS = "image/channels"
-FORMAT = "image/format"
-FILENAME = "image/filename"
-LABEL = "image/class/label"
-SYNSET = "image/class/synset"
-TEXT = "image/class/text"
-BOX_XMIN = "image/object/bbox/xmin"
-BOX_XMAX = "image/object/bbox/xmax"
-BOX_YMIN = "image/object/bbox/ymin"
-BOX_YMAX = "image/object/bbox/ymax"
-BOX_LABEL = "image/object/bbox/label"
-
 INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i8")])
-
-
-@dataclasses.dataclass(frozen=True)
-class Box:
-    """A bounding box in fractions of the image, 0..1."""
-
-    xmin: float
-    ymin: float
-    xmax: float
-    ymax: float
-
-
-def example_features(
-    image: bytes,
-    height: int,
-    width: int,
-    label: int,
-    synset: str,
-    text: str,
-    filename: str,
-    boxes: Sequence[Box] = (),
-) -> dict[str, Sequence[bytes] | np.ndarray]:
-    """Returns the TF-slim ImageNet schema, field for field, for `encode_example`.
-
-    Source: build_imagenet_data.py of tensorflow/models, research/inception. Colorspace and
-    channels are constants there too: readers decode with three channels.
-
-    Args:
-      image: JPEG bytes.
-      label: 1..N; 0 is unused.
-    """
-    corners = np.array([dataclasses.astuple(box) for box in boxes], np.float32).reshape(-1, 4)
-    return {
-        ENCODED: [image],
-        HEIGHT: [height],
-        WIDTH: [width],
-        COLORSPACE: [b"RGB"],
-        CHANNELS: [3],
-        FORMAT: [b"JPEG"],
-        FILENAME: [filename.encode()],
-        LABEL: [label],
-        SYNSET: [synset.encode()],
-        TEXT: [text.encode()],
-        BOX_XMIN: corners[:, 0],
-        BOX_YMIN: corners[:, 1],
-        BOX_XMAX: corners[:, 2],
-        BOX_YMAX: corners[:, 3],
-        BOX_LABEL: np.full(len(corners), label, np.int64),
-    }
 
 
 def split_from_files(name: str, paths: Iterable[Path]) -> Split:

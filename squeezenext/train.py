@@ -67,7 +67,7 @@ def train(
     config = _with_classes(config, len(classes))
     reader = data.open_split(found.splits, "train", found.source)
     if deterministic:
-        tf.config.experimental.enable_op_determinism()
+        devices.make_deterministic()
     strategy = devices.strategy(devices_used)
     chief = devices.is_chief(strategy)
     with _locked(model_dir, chief):

@@ -1,8 +1,11 @@
 """From archives to a data directory: the same bytes however it went, and every fault named."""
 
+import csv
 import hashlib
 import io
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,17 +13,18 @@ import tarfile
 import time
 from pathlib import Path
 
-import imagenet_archives as archives
 import numpy as np
 import pytest
-from imagenet_archives import encoded, jpeg, picture
 from PIL import Image, ImageOps
 
+from datasets import checksum, images, listing
 from datasets import convert as command
-from datasets import images
+from datasets import jpeg as segments
 from datasets.convert import convert
 from squeezenext import records
 from squeezenext.errors import InputError, RunAgain
+from tests import imagenet_archives as archives
+from tests.imagenet_archives import encoded, jpeg, picture
 
 ROOT = Path(__file__).parents[1]
 TENCH, GOLDFISH = "n01440764", "n01443537"
@@ -108,7 +112,10 @@ def test_bytes_do_not_depend_on_the_workers_or_the_source_order(source, tmp_path
     for workers in (1, 2):
         convert(source, tmp_path / str(workers), **IMAGENET | shards | {"workers": workers})
     assert hashes(tmp_path / "1") == hashes(tmp_path / "2")
-    assert len(hashes(tmp_path / "1")) == 4 + 2 + 2 + 2
+    others = "train.index validation.index labels.txt manifest.json categories.csv rgb_val.json"
+    names = {*others.split(), "train.csv", "val.csv"}
+    assert {name for name in hashes(tmp_path / "1") if "-of-" not in name} == names
+    assert len(hashes(tmp_path / "1")) == 4 + 2 + len(names)
     other = convert(source, tmp_path / "seed", **IMAGENET | shards | {"seed": 1})
     assert list(examples(other, "train")) != list(
         examples(records.load_manifest(tmp_path / "1"), "train")
@@ -419,7 +426,7 @@ def test_good_images_keep_their_bytes(data):
 def test_repairs_look_like_the_original(data, repair):
     result = images.normalise(data)
     assert repair in result.repair
-    header = images.jpeg_header(result.data)
+    header = segments.header(result.data)
     assert (header.height, header.width, header.components) == (64, 96, 3)
     assert result.data.endswith(b"\xff\xd9")
     assert difference(result.data) < 4
@@ -449,6 +456,16 @@ def test_sixteen_bits_and_transparency():
     assert np.asarray(white).min() > 250
 
 
+def test_a_progressive_jpeg_cut_between_scans_is_cut():
+    """It decodes without an error, but blurred."""
+    cuts = [m.start() for m in re.finditer(rb"\xff[\xc4\xda]", PROGRESSIVE)][4:]
+    assert len(cuts) > 8
+    for cut in cuts:
+        with pytest.raises(images.ImageError, match="is cut short"):
+            images.normalise(PROGRESSIVE[:cut])
+    assert segments.whole(PROGRESSIVE) and segments.whole(JPEG)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -475,14 +492,198 @@ def test_bad_images_are_refused(data, reason):
         images.normalise(data)
 
 
-def test_verify_images_decodes(photos, tmp_path):
+def test_verify_images_decodes(photos, tmp_path, monkeypatch):
     """A JPEG whose header and end are right but whose middle is not; only decoding finds it."""
+    monkeypatch.setattr(command.jobs.summary, "mean_sample", lambda *_: 0)
     data = jpeg(3)
-    scan = images.jpeg_header(data).scan
+    scan = segments.header(data).scan
     (photos / "cat" / "0.jpg").write_bytes(data[: scan + 5] + b"\xff\xc4\0\3\0" + data[-2:])
     assert not convert(photos, tmp_path / "a", **FOLDER).raw["rejected"]
     rejected = convert(photos, tmp_path / "b", **FOLDER, verify_images=True).raw["rejected"]
     assert [row["file"] for row in rejected] == ["cat/0.jpg"]
+
+
+def test_the_lists_of_the_predecessor(photos, tmp_path):
+    """The mean colour against Pillow's own over every pixel; ids count from 0."""
+    out = tmp_path / "out"
+    manifest = convert(photos, out, **FOLDER)
+    train = examples(manifest, "train")
+    means = [
+        np.asarray(Image.open(photos / name).convert("RGB")).mean((0, 1)) for name in sorted(train)
+    ]
+    assert manifest.rgb_mean == pytest.approx(np.mean(means, 0), abs=1)
+    assert manifest.raw["rgb_mean_examples"] == len(train) == 24
+    assert json.loads((out / "rgb_val.json").read_text()) == dict(
+        zip("RGB", manifest.rgb_mean, strict=True)
+    )
+    assert (out / "categories.csv").read_text() == "id,label\n0,cat\n1,dog\n2,owl\n"
+    for split, name in (("train", "train.csv"), ("validation", "val.csv")):
+        rows = list(csv.reader((out / name).open()))
+        labels = [row["image/class/label"][0] - 1 for row in examples(manifest, split).values()]
+        assert rows[0] == ["image", "class"]
+        assert [row[0] for row in rows[1:]] == list(examples(manifest, split))
+        assert [int(row[1]) for row in rows[1:]] == labels
+
+
+def test_a_large_set_has_a_sampled_mean(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(command.jobs.summary, "mean_sample", lambda examples, size: 7)
+    for workers, shards in ((1, 3), (2, 3)):
+        out = tmp_path / f"{workers}"
+        manifest = convert(photos, out, **FOLDER | {"workers": workers}, train_shards=shards)
+        assert manifest.raw["rgb_mean_examples"] == 7
+    assert hashes(tmp_path / "1") == hashes(tmp_path / "2")
+    assert command.jobs.summary.mean_sample is not None
+
+
+def test_duplicates_across_splits_are_told(photos, tmp_path, capsys):
+    for split in ("train", "validation", "test"):
+        for n, name in enumerate(("cat", "dog")):
+            folder = tmp_path / "split" / split / name
+            folder.mkdir(parents=True)
+            (folder / f"{split}.jpg").write_bytes(jpeg(n))
+    (tmp_path / "split" / "test" / "dog" / "own.jpg").write_bytes(jpeg(77))
+    manifest = convert(tmp_path / "split", tmp_path / "out", **FOLDER)
+    rows = {row["file"]: row["same_as"] for row in manifest.raw["duplicates"]}
+    assert rows["validation/cat/validation.jpg"] == "train/cat/train.jpg"
+    assert rows["validation/dog/validation.jpg"] == "train/dog/train.jpg"
+    assert set(rows) == {f"{s}/{n}/{s}.jpg" for s in ("validation", "test") for n in ("cat", "dog")}
+    command.report(manifest)
+    assert "4 images lie in two splits" in capsys.readouterr().err
+    assert not convert(photos, tmp_path / "none", **FOLDER).raw["duplicates"]
+
+
+def test_equal_checksums_are_no_duplicates(tmp_path, monkeypatch):
+    """Two images that agree in length and CRC are compared by their bytes."""
+    monkeypatch.setattr(command.shards, "fingerprint", lambda _: 7)
+    for n, split in enumerate(("train", "validation")):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "split" / split / name
+            folder.mkdir(parents=True)
+            data = jpeg(1)
+            (folder / "1.jpg").write_bytes(data + bytes([n]))
+    manifest = convert(tmp_path / "split", tmp_path / "out", **FOLDER)
+    assert manifest.raw["duplicates"] == []
+
+
+def test_a_finished_shard_that_was_damaged_is_written_again(photos, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    convert(photos, tmp_path / "whole", **FOLDER, train_shards=3)
+    monkeypatch.setattr(command.outputs, "finish", lambda *_: None)
+    convert(photos, out, **FOLDER, train_shards=3)
+    monkeypatch.undo()
+    shard = out / "train-00001-of-00003"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    convert(photos, out, **FOLDER, train_shards=3)
+    assert hashes(out) == hashes(tmp_path / "whole")
+
+
+def test_smaller_records(tmp_path):
+    """Re-encoded to baseline 4:2:0 with the longer side at most --max_side."""
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for n, size in enumerate(((400, 300), (300, 1200), (60, 40))):
+            data = encoded(picture(n, *size), quality=95, progressive=True, subsampling=0)
+            (tmp_path / "photos" / name / f"{n}.jpg").write_bytes(data)
+    manifest = convert(tmp_path / "photos", tmp_path / "out", **FOLDER, max_side=100, quality=80)
+    assert manifest.raw["arguments"]["max_side"] == 100
+    rows = examples(manifest, "train") | examples(manifest, "validation")
+    for name, size in (("0", (75, 100)), ("1", (100, 25)), ("2", (40, 60))):
+        row = rows[f"cat/{name}.jpg"]
+        image = Image.open(io.BytesIO(row["image/encoded"][0]))
+        assert image.size[::-1] == size == (row["image/height"][0], row["image/width"][0])
+        assert ("progressive" in image.info) == (name == "2")  # small enough: the very bytes
+        wanted = picture(int(name), *image.size)
+        assert np.abs(np.asarray(image, float) - np.asarray(wanted)).mean() < 6
+
+
+@pytest.mark.parametrize("form", ["sequential", "standard input", "pipe"])
+def test_one_sequential_pass_gives_the_same_bytes(source, tmp_path, form):
+    """A pipe cannot seek; the last of its members must be read, too, or its writer fails."""
+    options = IMAGENET | {"train_shards": 3, "checksum": True}
+    convert(source, tmp_path / "whole", **options)
+    out, tarball = tmp_path / "out", source / "ILSVRC2012_img_train.tar"
+    if form == "sequential":
+        convert(source, out, **options, sequential=True)
+    else:
+        moved = tarball.rename(tmp_path / "moved.tar")
+        line = "--layout=imagenet --partial --train_shards=3 --checksum"
+        line = [sys.executable, "-m", "datasets.convert", *line.split()]
+        line += [f"--source={source}", f"--output={out}"]
+        if form == "standard input":
+            script = 'file=$1; shift; cat "$file" | "$@" --train_tar=-'
+        else:
+            os.mkfifo(tarball)
+            script = f'(cat "$1" > {tarball}) & shift; "$@" && wait $!'
+        shell = ["bash", "-o", "pipefail", "-c", script, "bash", str(moved), *line]
+        done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+    assert hashes(out) == hashes(tmp_path / "whole")
+    assert not (out / ".convert.spool").exists()
+
+
+def test_a_cut_pipe_names_the_member(source, tmp_path):
+    tarball = source / "ILSVRC2012_img_train.tar"
+    data = tarball.read_bytes()
+    place = data.index(f"{GOLDFISH}_3.JPEG".encode()) + 700
+    line = [sys.executable, "-m", "datasets.convert", "--layout=imagenet", "--partial"]
+    line += [f"--source={source}", f"--output={tmp_path / 'out'}", "--train_tar=-"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, input=data[:place])
+    assert done.returncode == 2
+    assert f"{GOLDFISH}.tar is cut inside its member {GOLDFISH}_3.JPEG" in done.stderr.decode()
+
+
+def test_checksums(source, tmp_path, monkeypatch):
+    manifest = convert(source, tmp_path / "out", **IMAGENET, checksum=True)
+    for row in manifest.raw["source"]:
+        digest = hashlib.sha256((source / row["file"]).read_bytes()).hexdigest()
+        assert row["sha256"] == digest
+    for name in ("ILSVRC2012_img_val.tar", "ILSVRC2012_bbox_train_v2.tar.gz"):
+        files = {name: source / name}
+        with command.Pool(1) as pool, pytest.raises(InputError, match=f"{name} has the (MD5|SHA)"):
+            checksum.check(files, True, pool, False)
+        kind = "md5" if "md5" in checksum.OFFICIAL[name] and "bbox" in name else "sha256"
+        right = hashlib.new(kind, files[name].read_bytes()).hexdigest()
+        monkeypatch.setitem(checksum.OFFICIAL, name, {kind: right})
+        with command.Pool(1) as pool:
+            assert checksum.check(files, True, pool, False)[0][kind] == right
+    moved = (source / "ILSVRC2012_img_train.tar").rename(tmp_path / "other name.tar")
+    again = convert(source, tmp_path / "out", **IMAGENET, checksum=True, train_tar=str(moved))
+    assert again.raw == manifest.raw
+    with pytest.raises(InputError, match="--checksum is for ImageNet's archives"):
+        convert(source, tmp_path / "x", **FOLDER, checksum=True)
+
+
+def test_the_official_archives_are_known_to_hold_repairs(photos, tmp_path):
+    options = command.Options("imagenet")
+    faults = [listing.Fault(f"{n}", "CMYK converted to RGB") for n in range(22)]
+    png = listing.Fault("x", "PNG encoded as JPEG")
+    assert command.outputs._unexpected(options, [*faults, png]) == []
+    assert "21 CMYK images and 1 PNG" in command.outputs._unexpected(options, [*faults[1:], png])[0]
+    assert command.outputs._unexpected(command.Options("folder"), faults) == []
+
+
+def test_space_is_checked_before_any_work(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command.space, "free", lambda _: 1000)
+    out = tmp_path / "out"
+    with pytest.raises(RunAgain, match="needs 0.00 GB, its disk has 0.00 GB free; free some space"):
+        convert(photos, out, **FOLDER)
+    assert not (out / ".convert").exists() and not list(out.glob("train*"))
+    assert run("--layout=folder", "--source", photos, "--output", out) == 75
+
+
+def test_a_dry_run_writes_nothing(photos, tmp_path, capsys):
+    out = tmp_path / "new" / "out"
+    line = ("--layout=folder", "--source", photos, "--output", out, "--train_shards=4")
+    assert run(*line, "--dry_run") == 0
+    said = capsys.readouterr().out
+    assert "24 train images in 4 shards" in said and "GB to write" in said and " s with" in said
+    assert os.listdir(tmp_path) == ["photos"]
+    assert run("--layout=folder", "--source", tmp_path, "--output", out, "--dry_run") == 2
+    pipe = ("--layout=imagenet", "--train_tar=-", "--source", photos, "--output", out)
+    assert run(*pipe, "--dry_run") == 2
+    assert "cannot look into a pipe" in capsys.readouterr().err
 
 
 def test_workers_import_no_tensorflow():

@@ -6,25 +6,27 @@ import os
 import tarfile
 import tracemalloc
 
-import imagenet_archives as archives
 import numpy as np
 import pytest
 from defusedxml import DefusedXmlException
-from imagenet_archives import box_xml, jpeg, tar_bytes, validation_name
 
-from datasets import boxes, folder, imagenet, tar
+from datasets import boxes, folder, imagenet, listing, tar
 from datasets.listing import parts, shuffled
+from datasets.options import Options
 from datasets.pool import Pool
 from squeezenext.errors import InputError
+from tests import imagenet_archives as archives
+from tests.imagenet_archives import box_xml, jpeg, tar_bytes, validation_name
 
 TENCH, GOLDFISH = "n01440764", "n01443537"
 TRAIN = {TENCH: {f"{TENCH}_1.JPEG": jpeg(1)}, GOLDFISH: {f"{GOLDFISH}_2.JPEG": jpeg(2)}}
 VALIDATION = {validation_name(TENCH): jpeg(3)}
 
 
-def collect(source, partial=True):
-    with Pool(1) as pool:
-        return imagenet.collect(source, partial, pool)
+def collect(source, partial=True, workers=1):
+    options = Options("imagenet", partial=partial, show_progress=False)
+    with Pool(workers) as pool:
+        return imagenet.collect(source, options, pool, source / "spool")
 
 
 def refused(collection):
@@ -46,14 +48,13 @@ def test_imagenet_listing(tmp_path):
 
 def test_workers_list_the_same(tmp_path):
     source = archives.write_imagenet(tmp_path, TRAIN, VALIDATION, {"a/n01440764_1.xml": b"<"})
-    with Pool(2) as pool:
-        two = imagenet.collect(source, True, pool)
+    two = collect(source, workers=2)
     assert two.splits["train"].names == collect(source).splits["train"].names
 
 
 def test_validation_labels_are_the_official_ones():
     """The first three in the order of names: tensorflow-datasets' validation_labels.txt."""
-    truth = imagenet._validation_labels()
+    truth = imagenet.validation_labels()
     synsets = [collection_class(label) for label in truth[:3]]
     assert synsets == ["n01751748", "n09193705", "n02105855"]
     assert len(truth) == 50_000 and set(np.bincount(truth)[1:]) == {50}
@@ -86,17 +87,30 @@ def test_the_counts_are_checked_too(tmp_path, monkeypatch):
         collect(tmp_path, partial=False)
 
 
+def test_a_class_may_not_be_too_small(tmp_path, monkeypatch):
+    """Right in all, wrong in one class: an archive mended with another's images."""
+    archives.write_imagenet(tmp_path, TRAIN, VALIDATION)
+    labels = np.repeat(np.arange(1, 1001), 1281)
+    labels = np.append(labels, np.arange(1, 168))
+    labels[:700] = 2  # leaves 582 of class 1
+    rows = [(0, 0, 1, label) for label in labels.tolist()]
+    full = listing.listing([tmp_path], rows, ["x"] * len(rows))
+    with pytest.raises(InputError, match="holds 582 images of n01440764, the official archive 732"):
+        imagenet.check_counts({"train": full}, {"train": tmp_path})
+
+
 def test_wrong_archives(tmp_path):
     archives.write_imagenet(tmp_path, TRAIN, VALIDATION)
     train, validation = tmp_path / imagenet.TRAIN, tmp_path / imagenet.VALIDATION
-    right = train.read_bytes()
-    train.write_bytes(validation.read_bytes())
+    right, right_too = train.read_bytes(), validation.read_bytes()
+    train.write_bytes(right_too)
     with pytest.raises(InputError, match="img_train.tar is the wrong.*img_val.tar; rename"):
         collect(tmp_path)
     train.write_bytes(right)
     validation.write_bytes(right)
     with pytest.raises(InputError, match="img_val.tar is the wrong.*img_train.tar; rename"):
         collect(tmp_path)
+    validation.write_bytes(right_too)
     train.write_bytes(tar_bytes({"photos/a.txt": b"x"}))
     with pytest.raises(InputError, match="first member is photos/a.txt, not one like"):
         collect(tmp_path)
@@ -182,6 +196,46 @@ def test_a_name_that_appears_twice_counts_once(tmp_path):
     assert collection.splits["train"].names == [f"{TENCH}_1.JPEG", f"{GOLDFISH}_2.JPEG"]
     assert collection.splits["train"].table["label"].tolist() == [1, 2]
     assert refused(collection) == {f"{TENCH}_1.JPEG": "appears twice"}
+
+
+def test_what_macos_adds_is_no_fault(tmp_path):
+    """An archive packed again there has PAX headers, ._ files and folders' notes."""
+    archives.write_imagenet(tmp_path, TRAIN, VALIDATION)
+    plain = collect(tmp_path)
+    for name, example in ((imagenet.TRAIN, "./._n01440764.tar"), (imagenet.VALIDATION, "._a")):
+        with tarfile.open(tmp_path / name) as archive:
+            inside = {m.name: archive.extractfile(m).read() for m in archive}
+        if name == imagenet.TRAIN:
+            inside[f"{TENCH}.tar"] = packed({"._n01440764_1.JPEG": b"x"} | TRAIN[TENCH])
+        junk = {example: b"\0\5\x16\7", ".DS_Store": b"x", "__MACOSX/a": b"x"}
+        (tmp_path / name).write_bytes(packed(junk | {f"./{n}": d for n, d in inside.items()}))
+    repacked = collect(tmp_path)
+    assert repacked.rejected == ()
+    for split in ("train", "validation"):
+        assert repacked.splits[split].names == plain.splits[split].names
+
+
+def packed(members):
+    """Returns a PAX archive with what bsdtar writes into its headers."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            info.pax_headers = {
+                "LIBARCHIVE.creationtime": "1",
+                "SCHILY.fflags": "x",
+                "mtime": "1.5",
+            }
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def test_too_many_strangers(tmp_path, monkeypatch):
+    monkeypatch.setattr(listing, "_MAX_FAULTS", 50)
+    train = {TENCH: TRAIN[TENCH] | {f"{n}.txt": b"" for n in range(60)}}
+    with pytest.raises(InputError, match="50.txt is no image of the data set, like 50 files befo"):
+        collect(archives.write_imagenet(tmp_path, train, VALIDATION))
 
 
 def special(name, kind, **fields):

@@ -108,6 +108,20 @@ def test_schema_is_read_by_tensorflow():
     assert feature["image/object/bbox/ymin"].float_list.value[:] == pytest.approx([0.2])
 
 
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, 100_000, 2_097_152])
+def test_the_parts_are_the_example(size):
+    """What the converter writes, a part at a time, is what the encoder makes in one piece."""
+    image = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    for corners in (np.zeros((0, 4), np.float32), np.array([[0.1, 0.2, 0.3, 0.4]] * 3, np.float32)):
+        boxes = [records.Box(*row) for row in corners.tolist()]
+        texts = ("n01", "tench, é", "n01_1.JPEG")
+        whole = records.encode_example(records.example_features(image, 3, 400, 7, *texts, boxes))
+        parts = records.example_parts(image, 3, 400, 7, *texts, corners)
+        assert b"".join(parts) == whole
+        assert any(part is image for part in parts)
+        assert b"".join(records.frame_parts(parts)) == records.frame(whole)
+
+
 def test_a_value_of_another_type_is_refused():
     with pytest.raises(TypeError, match="not str"):
         records.encode_example({"a": ["text"]})

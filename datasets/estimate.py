@@ -1,0 +1,100 @@
+"""How much a conversion will write and how long it will take, before any of it is done."""
+
+import dataclasses
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from datasets import commit, imagenet, imagenet_stream, jobs, layouts, shards, space
+from datasets.listing import Collection
+from datasets.options import Options
+from datasets.pool import Pool
+from squeezenext.errors import InputError
+
+_RECORD_BYTES = 700  # framing, names and sizes of an example, its rows in the lists and index
+_BYTES_A_PIXEL = 0.3  # of baseline 4:2:0 at quality 90: 0.29 measured over ImageNet at 400 px
+_TRIAL_BYTES = 64 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What would be done."""
+
+    examples: dict[str, int]
+    shards: dict[str, int]
+    classes: int
+    refused: int
+    bytes: int
+    free: int
+    seconds: float
+
+
+def needed(collection: Collection, output: Path, options: Options) -> int:
+    """Returns how many bytes are still to be written, from above."""
+    examples = sum(len(split.names) for split in collection.splits.values())
+    images = sum(split.bytes for split in collection.splits.values())
+    if options.layout == "tfrecord":
+        return 0 if _same_file_system(collection, output) else images
+    if options.max_side:
+        images = min(images, int(examples * options.max_side**2 * _BYTES_A_PIXEL))
+    spooled = images if options.sequential else 0
+    done = sum(path.stat().st_size for path in output.glob("*-of-*")) if output.is_dir() else 0
+    return max(0, images + examples * _RECORD_BYTES - done) + spooled
+
+
+def _same_file_system(collection: Collection, output: Path) -> bool:
+    files = [path for split in collection.splits.values() for path in split.files]
+    return bool(files) and files[0].stat().st_dev == space.parent(output).stat().st_dev
+
+
+def plan(source: Path, output: Path, options: Options) -> Plan:
+    """Lists the source, tries its first images and returns what would be done; nothing stays.
+
+    Raises:
+      InputError: the source or an option is at fault, or the output cannot be written.
+    """
+    with tempfile.TemporaryDirectory() as spool, Pool(options.workers or 1) as pool:
+        archive = imagenet.train_archive(source, options)
+        if options.layout == "imagenet" and imagenet_stream.is_pipe(archive):
+            raise InputError("--dry_run cannot look into a pipe, which is read once; give a file.")
+        collection = layouts.collect(source, options, pool, Path(spool))
+    named = jobs.all_of(collection, output, options)
+    counts = {name: len(split.names) for name, split in collection.splits.items()}
+    of_split = {name: sum(name == other for other, _ in named) for name in counts}
+    size = sum(split.bytes for split in collection.splits.values())
+    seconds = 0.0 if options.layout == "tfrecord" else _trial(named[0][1], output, size)
+    needs, free = needed(collection, output, options), space.free(output)
+    refused = len(collection.rejected)
+    return Plan(counts, of_split, len(collection.classes), refused, needs, free, seconds)
+
+
+def _trial(job: shards.Job, output: Path, size: int) -> float:
+    """Converts some of the first shard and returns the seconds all would take with one worker."""
+    count = int(np.searchsorted(np.cumsum(job.listing.table["size"]), _TRIAL_BYTES)) + 1
+    listing = job.listing.take(np.arange(min(count, len(job.listing.names))))
+    start = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(".trial", dir=space.parent(output)) as folder:
+            path = Path(folder) / job.path.name
+            os.mkdir(path.parent / commit.WORK)
+            shards.write(dataclasses.replace(job, path=path, listing=listing, mean_of=0))
+    except OSError as error:
+        raise InputError(
+            f"{output} cannot be written ({error.strerror}); choose an --output that can be."
+        ) from error
+    return (time.monotonic() - start) * size / max(listing.bytes, 1)
+
+
+def told(plan: Plan, workers: int) -> str:
+    """Returns the plan in words."""
+    lines = [
+        f"{plan.examples[name]} {name} images in {plan.shards[name]} shards"
+        for name in plan.examples
+    ]
+    lines.append(f"{plan.classes} classes; {plan.refused} files would be refused unread")
+    lines.append(f"{plan.bytes / 1e9:.2f} GB to write, {plan.free / 1e9:.2f} GB free")
+    lines.append(f"about {plan.seconds / workers:.0f} s with {workers} workers, from a short trial")
+    return "\n".join(lines)

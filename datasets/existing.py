@@ -1,0 +1,179 @@
+"""Shards that TF-slim's or Inception's scripts wrote: read through once, and given a manifest.
+
+Nothing is encoded anew. The shards become hard links in the output folder, or copies where
+the file system has no links between the two; an output that is the source leaves them alone.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from datasets import commit, images, jpeg, progress
+from datasets.listing import Collection, listing
+from datasets.pool import Pool
+from datasets.shards import RECORD, Written, fingerprint, sha256
+from squeezenext import labels, records, schema, tfrecord
+from squeezenext.errors import InputError
+
+_SHARD = re.compile(
+    r"(?:\w+_)?(train|validation|valid|val|test)[-_.](?:.*-of-(\d+))?.*?(?:\.tfrecords?)?"
+)
+_SPLITS = {"valid": "validation", "val": "validation"}
+_LABELS = "labels.txt"
+_LABEL_LINE = re.compile(r"(\d+):(.*)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A shard to adopt."""
+
+    source: Path
+    path: Path
+
+
+def collect(source: Path) -> Collection:
+    """Lists the shards as files; their classes are known when they have been read.
+
+    Raises:
+      InputError: there are none, or one of a numbered row is missing.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in sorted(source.iterdir()):
+        match = _SHARD.fullmatch(path.name)
+        numbered = match and (match[2] or ".tfrecord" in path.name)
+        if numbered and path.is_file():
+            found.setdefault(_SPLITS.get(match[1], match[1]), []).append(path)
+    if "train" not in found:
+        raise InputError(
+            f"{source} has no training shards, such as train-00000-of-00008 or train.tfrecord."
+        )
+    for paths in found.values():
+        _check_complete(paths)
+    splits = {
+        name: listing(
+            found[name],
+            [(n, 0, path.stat().st_size, 1) for n, path in enumerate(found[name])],
+            [path.name for path in found[name]],
+        )
+        for name in ("train", "validation", "test")
+        if name in found
+    }
+    size = sum(split.bytes for split in splits.values())
+    described = {"file": source.resolve().name, "bytes": size}
+    return Collection((), splits, (), (described,))
+
+
+def _check_complete(paths: list[Path]) -> None:
+    counts = {match[2] for path in paths if (match := _SHARD.fullmatch(path.name))[2]}
+    if len(counts) > 1 or (counts and int(min(counts)) != len(paths)):
+        raise InputError(
+            f"{paths[0].parent} holds {len(paths)} shards like {paths[0].name}, their names "
+            f"promise {' or '.join(sorted(counts))}; copy the missing ones, or keep one set only."
+        )
+
+
+def write(
+    collection: Collection, source: Path, output: Path, pool: Pool, show: bool
+) -> tuple[Collection, dict[str, list[Written]]]:
+    """Reads every shard and puts it into `output`; returns the collection with its classes.
+
+    Raises:
+      InputError: a record is damaged or is none that training can read; it is named.
+    """
+    jobs = [
+        (name, Job(path, output / path.name))
+        for name, split in collection.splits.items()
+        for path in split.files
+    ]
+    size = sum(split.bytes for split in collection.splits.values())
+    written: dict[str, list[Written]] = {name: [] for name in collection.splits}
+    seen: dict[int, labels.Label] = {}
+    with progress.shown("Reading", len(jobs), size, show, "shards") as advance:
+        results = pool.run(adopt, (job for _, job in jobs))
+        for (name, _), (result, classes) in zip(jobs, results, strict=True):
+            written[name].append(result)
+            seen |= {label: known for label, known in classes.items() if label not in seen}
+            advance(1, result.bytes)
+    return dataclasses.replace(collection, classes=_classes(seen, source)), written
+
+
+def _classes(seen: dict[int, labels.Label], source: Path) -> tuple[labels.Label, ...]:
+    """Returns the classes 1..N: as the records, else labels.txt, else their numbers say."""
+    if set(seen) <= set(range(1, 1001)) and all(
+        labels.imagenet()[number - 1].synset == label.synset for number, label in seen.items()
+    ):
+        return labels.imagenet()
+    texts: dict[int, str] = {}
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        lines = (source / _LABELS).read_text("utf-8").splitlines()
+        texts = {int(m[1]): m[2] for line in lines if (m := _LABEL_LINE.fullmatch(line))}
+    found = []
+    for number in range(1, max(*seen, *texts, 1) + 1):
+        label = seen.get(number, labels.Label("", ""))
+        text = label.text or texts.get(number, "") or label.synset or f"class {number}"
+        found.append(labels.Label(label.synset or text, text))
+    return tuple(found)
+
+
+def adopt(job: Job) -> tuple[Written, dict[int, labels.Label]]:
+    """Reads a shard and links or copies it into its place; returns its classes, too."""
+    result, rows, classes = Written(job.path.name), [], {}
+    starts = tfrecord.offsets(job.source)
+    with job.source.open("rb") as file:
+        result.sha256 = sha256(file)
+        for number, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
+            length = int(end - start)
+            payload = tfrecord.read(file.fileno(), int(start), length, str(job.source), number)
+            label, known, name, data = _example(payload, str(job.source), number)
+            rows.append((start, len(data), fingerprint(data), label))
+            classes.setdefault(label, known)
+            result.names.append(name or f"{job.path.name}-{number}")
+    result.table, result.bytes = np.array(rows, RECORD), int(starts[-1])
+    _place(job)
+    return result, classes
+
+
+def _example(payload: bytes, shard: str, number: int) -> tuple[int, labels.Label, str, bytes]:
+    """Returns (label, its class, file name, image) of a record that training can read."""
+    features = records.decode_example(payload)
+    texts = [_text(features, key) for key in (schema.SYNSET, schema.TEXT, schema.FILENAME)]
+    label, data = (features.get(key, []) for key in (schema.LABEL, schema.ENCODED))
+    fault = ""
+    if len(label) != 1 or len(data) != 1 or not isinstance(label[0], int):
+        fault = f"has no {schema.LABEL} or no {schema.ENCODED}"
+    elif label[0] < 1:
+        fault = f"has the label {label[0]}, but labels count from 1; convert the images themselves"
+    else:
+        try:
+            if images.sniff(data[0]) != "JPEG" or jpeg.header(data[0]).components not in (1, 3):
+                fault = "holds no JPEG in grey or RGB; convert the images themselves"
+        except images.ImageError as error:
+            fault = f"holds an image that {error}"
+    if fault:
+        raise InputError(f"{shard}: record {number} ({texts[2]}) {fault}.")
+    return label[0], labels.Label(texts[0], texts[1]), texts[2], data[0]
+
+
+def _text(features: dict, key: str) -> str:
+    values = features.get(key, [])
+    return values[0].decode("utf-8", "backslashreplace") if values else ""
+
+
+def _place(job: Job) -> None:
+    if job.path.exists() and job.path.samefile(job.source):
+        return
+    temporary = job.path.parent / commit.WORK / f"{job.path.name}.link"
+    try:
+        temporary.unlink(missing_ok=True)
+        os.link(job.source, temporary)
+        os.replace(temporary, job.path)
+        commit.sync_folder(job.path.parent)
+    except OSError:  # another file system, or one without links
+        with job.source.open("rb") as file:
+            with commit.written(job.path, job.path.parent / commit.WORK) as copy:
+                shutil.copyfileobj(file, copy, 4 << 20)

@@ -1,0 +1,101 @@
+"""ImageNet as others have extracted it: train/nXXXXXXXX/*.JPEG, and val/ flat or in classes."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import imagenet
+from datasets.listing import Collection, Fault, Listing, listing
+from datasets.pool import Pool
+from squeezenext import labels
+from squeezenext.errors import InputError
+
+_NAMES = {"train": ("train", imagenet.TRAIN.removesuffix(".tar"))}
+_NAMES["validation"] = ("val", "validation", imagenet.VALIDATION.removesuffix(".tar"))
+_SYNSET = re.compile(r"n\d{8}")
+_TRAIN_IMAGE = re.compile(r"n\d{8}_\d+\.jpeg", re.IGNORECASE)
+_VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.jpeg", re.IGNORECASE)
+
+_Image = tuple[str, int, str, int]  # path, size, name, label
+
+
+def found(source: Path) -> bool:
+    """Tells whether `source` holds folders and not archives."""
+    return _folder(source, "train") is not None and not (source / imagenet.TRAIN).exists()
+
+
+def _folder(source: Path, split: str) -> Path | None:
+    return next((source / name for name in _NAMES[split] if (source / name).is_dir()), None)
+
+
+def collect(source: Path, partial: bool, pool: Pool) -> Collection:
+    """Lists the folders; the records are those that the archives would give.
+
+    Args:
+      partial: accept fewer classes and images than the official ones.
+
+    Raises:
+      InputError: a folder is missing, holds no image, or is not complete.
+    """
+    roots = {name: _folder(source, name) for name in _NAMES}
+    if roots["validation"] is None:
+        raise InputError(f"{source} has no folder val beside {roots['train'].name}; add it.")
+    faults: list[Fault] = []
+    splits = {name: _listing(root, name, faults, pool) for name, root in roots.items()}
+    if not partial:
+        imagenet.check_counts(splits, roots)
+    boxes, box_faults = imagenet.read_boxes(source / imagenet.BOXES, splits["train"], pool)
+    train = splits["train"]
+    splits["train"] = Listing(train.files, train.table, train.names, boxes)
+    described = [{"file": roots[name].name, "bytes": splits[name].bytes} for name in splits]
+    return Collection(labels.imagenet(), splits, (*faults, *box_faults), tuple(described))
+
+
+def _listing(root: Path, split: str, faults: list[Fault], pool: Pool) -> Listing:
+    ids = {label.synset: number for number, label in enumerate(labels.imagenet(), 1)}
+    folders = sorted(path for path in root.iterdir() if _SYNSET.fullmatch(path.name))
+    for folder in folders:
+        if folder.name not in ids:
+            faults.append(Fault(f"{root.name}/{folder.name}", "is none of the 1000 classes"))
+    jobs = [(folder, split, ids[folder.name]) for folder in folders if folder.name in ids]
+    if split == "validation" and not folders:
+        jobs = [(root, split, 0)]
+    images: list[_Image] = []
+    for more, refused in pool.run(_images, jobs):
+        images += more
+        faults += refused
+    if not images:
+        raise InputError(f"{root} holds no image of ImageNet's 1000 classes.")
+    rows = [(place, 0, size, label) for place, (_, size, _, label) in enumerate(images)]
+    return listing([Path(image[0]) for image in images], rows, [image[2] for image in images])
+
+
+def _images(job: tuple[Path, str, int]) -> tuple[list[_Image], list[Fault]]:
+    """Lists one folder; label 0 means that an image's number tells its class."""
+    folder, split, label = job
+    pattern = _TRAIN_IMAGE if split == "train" else _VALIDATION_IMAGE
+    truth = imagenet.validation_labels() if split == "validation" else []
+    images, faults = [], []
+    for entry in _entries(folder):
+        match = pattern.fullmatch(entry.name)
+        number = int(match[1]) if match and truth else 0
+        fault = "" if match and entry.is_file() else "is no image of the data set"
+        if truth and match and not 1 <= number <= len(truth):
+            fault = f"has a number outside 1..{len(truth)}"
+        elif truth and match and label and truth[number - 1] != label:
+            fault = f"lies in {folder.name}, the official list says another class"
+        if fault:
+            faults.append(Fault(f"{folder.name}/{entry.name}", fault))
+            continue
+        name = entry.name.rpartition(".")[0] + ".JPEG"  # as in the archive
+        images.append((entry.path, entry.stat().st_size, name, label or truth[number - 1]))
+    return images, faults
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from sorted((e for e in entries if e.name[0] != "."), key=lambda e: e.name)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error.strerror}.") from error

@@ -1,0 +1,162 @@
+"""Looks at every byte of one shard: the job of a verifying process. Imports no TensorFlow."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import google_crc32c
+import numpy as np
+
+from datasets import images, jpeg
+from squeezenext import records, schema, tfrecord
+
+MAX_FAULTS = 20  # named of a shard; the rest are counted
+_MAX_RECORD = 1 << 31  # tensorflow/core/lib/io reads no longer one
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """What is wrong. `record` counts from 0, `key` is its image/filename; both may be unknown."""
+
+    shard: str
+    record: int | None
+    key: str
+    fault: str
+
+    def __str__(self) -> str:
+        record = "" if self.record is None else f" record {self.record}"
+        return f"{self.shard}:{record}{f' ({self.key})' if self.key else ''} {self.fault}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A shard, what the manifest and the sidecar say of it, and how closely to look."""
+
+    shard: records.Shard
+    synsets: tuple[str, ...]  # of label 1, 2, ...
+    offsets: np.ndarray | None
+    decode: bool
+
+
+def inspect(job: Job) -> list[Fault]:
+    """Returns what is wrong with a shard; beyond 20 faults, the last tells how many more."""
+    found = [Fault(job.shard.path.name, *fault) for fault in _faults(job)]
+    if len(found) > MAX_FAULTS:
+        more = f"has {len(found) - MAX_FAULTS} more faults"
+        found[MAX_FAULTS:] = [Fault(job.shard.path.name, None, "", more)]
+    return found
+
+
+def _faults(job: Job) -> Iterator[tuple[int | None, str, str]]:
+    """Yields (record, key, fault)."""
+    shard = job.shard
+    try:
+        size = shard.path.stat().st_size
+        if size != shard.bytes:
+            yield None, "", f"has {size} bytes, the manifest says {shard.bytes}"
+        with shard.path.open("rb", buffering=4 << 20) as file:
+            yield from _content(job, file, size)
+    except OSError as error:
+        yield None, "", f"cannot be read: {error.strerror}"
+
+
+def _content(job: Job, file: BinaryIO, size: int) -> Iterator[tuple[int | None, str, str]]:
+    digest, starts, position, whole = hashlib.sha256(), [], 0, True
+    for header, payload, trailer in _records(file, size):
+        for part in (header, payload, trailer):
+            digest.update(part)
+        if fault := _framing(header, payload, trailer, position, size):
+            yield len(starts), "", fault
+            whole = False
+            break
+        for key, fault in _example(payload, job):
+            yield len(starts), key, fault
+        starts.append(position)
+        position += tfrecord.FRAMING_BYTES + len(payload)
+    while block := file.read(1 << 20):
+        digest.update(block)
+    if whole and len(starts) != job.shard.examples:
+        yield None, "", f"holds {len(starts)} records, the manifest says {job.shard.examples}"
+    if job.shard.sha256 and digest.hexdigest() != job.shard.sha256:
+        yield None, "", "has another SHA-256 than the manifest says"
+    if whole and job.offsets is not None and not np.array_equal(starts, job.offsets):
+        yield None, "", "has its records elsewhere than the index says"
+
+
+def _records(file: BinaryIO, size: int) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Yields (header, payload, trailing CRC) as far as the lengths can be believed."""
+    position = 0
+    while header := file.read(tfrecord.HEADER_BYTES):
+        length = int.from_bytes(header[:8], "little")
+        left = size - position - tfrecord.FRAMING_BYTES
+        if not tfrecord.header_fits(header) or length > min(left, _MAX_RECORD):
+            yield header, b"", b""
+            return
+        yield header, file.read(length), file.read(4)
+        position += tfrecord.FRAMING_BYTES + length
+
+
+def _framing(header: bytes, payload: bytes, trailer: bytes, position: int, size: int) -> str:
+    if len(header) < tfrecord.HEADER_BYTES:
+        return f"is cut inside its header, at byte {size}"
+    if not tfrecord.header_fits(header):
+        return f"has a damaged length at byte {position}"
+    if not trailer:
+        return f"is cut: it starts at byte {position} of {size} and does not end"
+    if trailer != tfrecord.masked_crc(google_crc32c.value(payload)):
+        return f"fails its checksum, between byte {position} and {position + len(payload)}"
+    return ""
+
+
+def _example(payload: bytes, job: Job) -> Iterator[tuple[str, str]]:
+    """Yields (key, fault) of what is wrong with a record whose bytes are as written."""
+    try:
+        features = records.decode_example(payload)
+    except records.RecordError as error:
+        yield "", f"is no example: {error}"
+        return
+    key = (_only(features, schema.FILENAME, bytes) or b"").decode("utf-8", "backslashreplace")
+    label = _only(features, schema.LABEL, int)
+    if label is None or not 1 <= label <= len(job.synsets):
+        yield key, f"has the label {label}, not one of 1..{len(job.synsets)}"
+    elif job.synsets[label - 1].encode() != (_only(features, schema.SYNSET, bytes) or b""):
+        yield key, f"has the label {label} but not that class's synset, {job.synsets[label - 1]}"
+    image = _only(features, schema.ENCODED, bytes)
+    if image is None:
+        yield key, f"has no {schema.ENCODED}"
+        return
+    if fault := _image(image, features, job.decode):
+        yield key, fault
+
+
+def _only(features: dict, name: str, kind: type):
+    values = features.get(name, [])
+    return values[0] if len(values) == 1 and isinstance(values[0], kind) else None
+
+
+def _image(data: bytes, features: dict, decode: bool) -> str:
+    try:
+        header = jpeg.header(data) if images.sniff(data) == "JPEG" else None
+        if header is None:
+            return "is no JPEG, which training needs"
+        if decode:
+            images.decode(data)
+    except images.ImageError as error:
+        return f"holds an image that {error}"
+    stated = [_only(features, name, int) for name in (schema.HEIGHT, schema.WIDTH)]
+    if stated != [header.height, header.width] and stated != [None, None]:
+        return f"says {stated[0]} x {stated[1]} pixels, its image {header.height} x {header.width}"
+    return ""
+
+
+def shard_offsets(split: records.Split) -> list[np.ndarray | None]:
+    """Returns what the sidecar says of each shard of a split; None where it cannot be used."""
+    try:
+        data = np.frombuffer(Path(split.sidecar.path).read_bytes(), "<i8")
+    except (OSError, ValueError, AttributeError):
+        return [None] * len(split.shards)
+    if len(data) != split.examples:
+        return [None] * len(split.shards)
+    return np.split(data, np.cumsum([shard.examples for shard in split.shards])[:-1])

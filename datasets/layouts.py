@@ -1,0 +1,60 @@
+"""Which module lists which layout, and what else its source may be."""
+
+import re
+from pathlib import Path
+
+from datasets import existing, folder, imagenet, imagenet_folders, table
+from datasets.listing import Collection
+from datasets.options import Options
+from datasets.pool import Pool
+from squeezenext.errors import InputError
+
+_CALTECH_PATTERN = r"\d{3}\.(.+)"
+_CALTECH_FOLDER = "256_ObjectCategories"
+_CLUTTER = re.compile(r"257\.clutter")
+
+
+def collect(source: Path, options: Options, pool: Pool, spool: Path) -> Collection:
+    """Lists what `source` holds, as `options.layout` says.
+
+    Args:
+      spool: a folder for what cannot be read twice.
+
+    Raises:
+      InputError: the source does not hold that layout.
+    """
+    if options.checksum and (options.layout != "imagenet" or imagenet_folders.found(source)):
+        raise InputError("--checksum is for ImageNet's archives; nothing else has an official one.")
+    if (options.train_tar or options.sequential) and options.layout != "imagenet":
+        raise InputError("--train_tar and --sequential are for ImageNet's archives.")
+    if options.layout == "csv":
+        return table.collect(source, options.validation_fraction, options.seed)
+    if not source.is_dir():
+        raise InputError(f"--source {source} is no folder; give the one that holds the data.")
+    if options.layout == "imagenet":
+        if imagenet_folders.found(source) and not options.train_tar:
+            return imagenet_folders.collect(source, options.partial, pool)
+        return imagenet.collect(source, options, pool, spool)
+    if options.layout == "tfrecord":
+        return existing.collect(source)
+    if options.layout == "caltech256":
+        return _caltech256(source, options)
+    names = folder.Names(re.compile(options.class_pattern or "(.+)"))
+    return _folders(source, options, names)
+
+
+def _caltech256(source: Path, options: Options) -> Collection:
+    """001.ak47/001_0001.jpg and so on; class 257 is what belongs to no class."""
+    if (source / _CALTECH_FOLDER).is_dir():
+        source = source / _CALTECH_FOLDER
+    names = folder.Names(
+        re.compile(options.class_pattern or _CALTECH_PATTERN),
+        None if options.clutter else _CLUTTER,
+        nested_refused=False,
+    )
+    return _folders(source, options, names)
+
+
+def _folders(source: Path, options: Options, names: folder.Names) -> Collection:
+    links = options.follow_links
+    return folder.collect(source, options.validation_fraction, options.seed, links, names)

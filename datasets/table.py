@@ -1,0 +1,144 @@
+"""Images listed in CSV files: image,label. Paths are relative to the file they stand in.
+
+The source is one CSV file, or a folder that holds train.csv and perhaps val.csv (or
+validation.csv) and test.csv. The PyTorch SqueezeNet's own output is one: there the images of
+train.csv lie in train/, and categories.csv names the classes.
+"""
+
+import csv
+import os
+from pathlib import Path
+
+from datasets import split
+from datasets.folder import is_image
+from datasets.listing import Collection, Fault, Listing, check_name, listing
+from squeezenext import labels
+from squeezenext.errors import InputError
+
+_SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
+_IMAGE_HEADS = ("image", "file", "filename", "file_name", "path", "image_path")
+_LABEL_HEADS = ("label", "class", "category", "target", "class_name")
+_CATEGORIES = "categories.csv"
+_MAX_FIELD = 64 << 10
+
+Row = tuple[str, str]  # image, label
+
+
+def collect(source: Path, fraction: float, seed: int) -> Collection:
+    """Lists the images of a CSV file, or of a folder of such files.
+
+    Args:
+      fraction: of each class that becomes the validation split where no file lists one.
+
+    Raises:
+      InputError: no file, no usable row, or a class that training lacks.
+    """
+    files = _files(source)
+    rows = {name: _rows(path) for name, path in files.items()}
+    faults: list[Fault] = []
+    classes = _classes(rows["train"], files["train"])
+    listed = {
+        name: _listing(files[name], name, pairs, classes, faults) for name, pairs in rows.items()
+    }
+    if "validation" not in listed:
+        listed |= split.cut(listed["train"], fraction, seed)
+    ordered = {name: listed[name] for name in _SPLITS if name in listed}
+    described = [{"file": path.name, "bytes": listed[name].bytes} for name, path in files.items()]
+    names = _names(files["train"].with_name(_CATEGORIES))
+    labelled = tuple(labels.Label(key, names.get(key, key)) for key in classes)
+    return Collection(labelled, ordered, tuple(faults), tuple(described))
+
+
+def _files(source: Path) -> dict[str, Path]:
+    if source.is_file():
+        return {"train": source}
+    found = {
+        name: source / f"{stem}.csv"
+        for name, stems in _SPLITS.items()
+        for stem in reversed(stems)
+        if (source / f"{stem}.csv").is_file()
+    }
+    if "train" not in found:
+        raise InputError(
+            f"--source {source} is no CSV file, nor a folder that holds train.csv; give one."
+        )
+    return found
+
+
+def _rows(path: Path) -> list[Row]:
+    """Returns the (image, label) pairs of a CSV file, its header left out."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline(_MAX_FIELD)
+            file.seek(0)
+            delimiter = max(",;\t", key=first.count)
+            table = [row for row in csv.reader(file, delimiter=delimiter) if any(row)]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is no CSV file in UTF-8: {error}.") from error
+    image, label, start = _columns(table[0] if table else [])
+    for number, row in enumerate(table[start:], start + 1):
+        if len(row) <= max(image, label) or not row[image].strip() or not row[label].strip():
+            raise InputError(f"{path}, row {number}: an image or a label is missing: {row[:4]}.")
+    if len(table) <= start:
+        raise InputError(f"{path} lists no image; its rows should read: image,label.")
+    return [(row[image].strip(), row[label].strip()) for row in table[start:]]
+
+
+def _columns(first: list[str]) -> tuple[int, int, int]:
+    """Returns (image's column, label's column, rows of header) by what the first row says."""
+    heads = [cell.strip().lower() for cell in first]
+    image = [place for place, head in enumerate(heads) if head in _IMAGE_HEADS]
+    label = [place for place, head in enumerate(heads) if head in _LABEL_HEADS]
+    if image and label:
+        return image[0], label[0], 1
+    return 0, 1, int(bool(first) and not is_image(Path(heads[0])))
+
+
+def _classes(rows: list[Row], path: Path) -> list[str]:
+    """Returns the labels in order: numbers by value, names by spelling."""
+    found = {label for _, label in rows}
+    if len(found) < 2:
+        raise InputError(f"{path} has {len(found)} class; a classifier needs two at least.")
+    if all(label.isdecimal() for label in found):
+        return sorted(found, key=int)
+    return sorted(found)
+
+
+def _names(path: Path) -> dict[str, str]:
+    """Returns id -> name of a categories.csv beside the lists, if there is one."""
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return {row[0]: row[1] for row in csv.reader(file) if len(row) == 2}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read ({error}); mend or remove it.") from error
+
+
+def _listing(
+    path: Path, name: str, rows: list[Row], classes: list[str], faults: list[Fault]
+) -> Listing:
+    ids = {label: number for number, label in enumerate(classes, 1)}
+    roots = [path.parent, *(path.parent / stem for stem in _SPLITS[name])]
+    files, table, names, seen = [], [], [], set()
+    for image, label in rows:
+        check_name(image, path)
+        if label not in ids:
+            raise InputError(f"{path} has the class {label!r}, which the training list lacks.")
+        file = next((root / image for root in roots if (root / image).is_file()), None)
+        if file is None or image in seen:
+            reason = "is listed twice" if file else f"is listed in {path.name} but is no file"
+            faults.append(Fault(image, reason))
+            continue
+        seen.add(image)
+        table.append((len(files), 0, os.stat(file).st_size, ids[label]))
+        files.append(file)
+        names.append(image)
+    if not files:
+        raise InputError(
+            f"{path}: none of its {len(rows)} images is a file; paths are relative "
+            f"to {path.parent}."
+        )
+    return listing(files, table, names)

@@ -1,0 +1,226 @@
+"""Measures the conversion of ImageNet's training archive beside copying it and others' ways.
+
+    python scripts/benchmark_convert.py --gigabytes 3 --rounds 3 [--tfds_python VENV/bin/python]
+
+Makes an archive in the official form of real images repeated under new names, then times, one
+after the other in every round: our converter with two workers; `cp` and fsync of the same
+archive; the predecessor's way, re-implemented (extract, decode through TensorFlow for the size,
+write), on a tenth of it; and the read side of tensorflow-datasets' imagenet2012 builder, which
+needs its own environment. All read cached pages; all are on the disk when the clock stops, but
+for the last, which writes nothing; TensorFlow's own start does not count against those two.
+Prints a row each and, with --json, the same as JSON.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from datasets.imagenet_tar import TRAIN, VALIDATION  # noqa: E402
+from squeezenext import flags as command_line  # noqa: E402
+from squeezenext.errors import InputError  # noqa: E402
+from tests import imagenet_archives as archives  # noqa: E402
+
+IMAGES = archives.SHARED / "data" / "imagenet-100.tar"
+PART = 10  # the slow ways do one part in so many
+TFDS = """
+import sys, time, types
+import tensorflow_datasets as tfds
+from tensorflow_datasets.datasets.imagenet2012 import imagenet2012_dataset_builder as module
+builder = types.SimpleNamespace(version=module.Builder.VERSION)
+builder._fix_image = module.Builder._fix_image.__get__(builder)
+archive = tfds.download.iter_archive(sys.argv[1], tfds.download.ExtractMethod.TAR_STREAM)
+examples = module.Builder._generate_examples(builder, archive)
+start = time.monotonic()
+sum(1 for _, example in examples if example["image"].read())
+print(time.monotonic() - start)
+"""
+
+
+def make_archives(folder: Path, size: int) -> int:
+    """Writes both archives, the training one of about `size` bytes; returns its images."""
+    folder.mkdir(parents=True)
+    with tarfile.open(IMAGES) as archive:
+        images = {
+            Path(member.name).name.split("_")[0]: archive.extractfile(member).read()
+            for member in archive
+            if member.isfile()
+        }
+    repeats = max(1, size // sum(map(len, images.values())))
+    with tarfile.open(folder / TRAIN, "w", format=tarfile.USTAR_FORMAT) as outer:
+        for synset, data in images.items():
+            with tempfile.TemporaryFile(dir=folder) as file:
+                names = {f"{synset}_{number}.JPEG": data for number in range(repeats)}
+                file.write(archives.tar_bytes(names))
+                info = tarfile.TarInfo(f"{synset}.tar")
+                info.size = file.tell()
+                file.seek(0)
+                outer.addfile(info, file)
+    validation = {archives.validation_name(synset): data for synset, data in images.items()}
+    (folder / VALIDATION).write_bytes(archives.tar_bytes(validation))
+    return repeats * len(images)
+
+
+def run(line: list[str], **options) -> tuple[int, str]:
+    """Runs a command; returns the peak memory of it and its children, and what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as out:
+        process = subprocess.Popen(line, stdout=out, stderr=log, env=environment, **options)
+        watcher = _Memory(process.pid)
+        code = process.wait()
+        if code:
+            log.seek(0)
+            raise InputError(f"{' '.join(line)[:200]} failed: {log.read().decode()[-2000:]}")
+        out.seek(0)
+        return watcher.stop(), out.read().decode()
+
+
+class _Memory(threading.Thread):
+    """Samples the resident memory of a process and its children."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._pid, self._peak, self._end = pid, 0, threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self._end.wait(0.05):
+            self._peak = max(self._peak, _resident(self._pid))
+
+    def stop(self) -> int:
+        self._end.set()
+        self.join()
+        return self._peak
+
+
+def _resident(pid: int) -> int:
+    """Pages that several processes share count once for each: the figure errs upwards."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        children = [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+    except (OSError, IndexError, ValueError):
+        return 0
+    return pages * os.sysconf("SC_PAGESIZE") + sum(map(_resident, children))
+
+
+# Each returns its peak memory, and its seconds if not all of its run counts.
+Measured = tuple[int, float | None]
+
+
+def ours(source: Path, output: Path) -> Measured:
+    line = ["-m", "datasets.convert", "--layout=imagenet", "--partial", "--workers=2"]
+    return run([sys.executable, *line, f"--source={source}", f"--output={output}"])[0], None
+
+
+def copied(source: Path, output: Path) -> Measured:
+    output.mkdir()
+    memory, _ = run(["cp", str(source / TRAIN), str(output)])
+    run(["sync", str(output / TRAIN)])
+    return memory, None
+
+
+def predecessors(source: Path, output: Path) -> Measured:
+    script = ROOT / "scripts" / "slim_convert.py"
+    memory, told = run([sys.executable, str(script), str(source / TRAIN), str(output)])
+    return memory, float(told)
+
+
+def tfds(python: str) -> Callable[[Path, Path], Measured]:
+    def work(source: Path, output: Path) -> Measured:
+        memory, told = run([python, "-c", TFDS, str(source / TRAIN)])
+        return memory, float(told)
+
+    return work
+
+
+def measure(gigabytes: float, rounds: int, python: str | None, folder: Path) -> dict:
+    """Returns what was measured, each contestant's rounds and their medians."""
+    whole, part = folder / "whole", folder / "part"
+    images = {whole: make_archives(whole, int(gigabytes * 1e9))}
+    images[part] = make_archives(part, int(gigabytes * 1e9 / PART))
+    contestants = {
+        "ours, 2 workers": (ours, whole),
+        "cp + fsync": (copied, whole),
+        "the predecessor's way": (predecessors, part),
+    }
+    if python:
+        contestants["TFDS imagenet2012, read side"] = (tfds(python), part)
+    rows: dict[str, list[dict]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, (work, source) in contestants.items():
+            rows[name].append(_timed(work, source, folder / "output", images[source]))
+            print(f"{name}: {rows[name][-1]}", file=sys.stderr, flush=True)
+    return {
+        name: {key: statistics.median(row[key] for row in found) for key in found[0]}
+        | {"rounds": found}
+        for name, found in rows.items()
+    }
+
+
+def _timed(work: Callable[[Path, Path], Measured], source: Path, output: Path, images: int) -> dict:
+    shutil.rmtree(output, ignore_errors=True)
+    os.sync()  # what the one before left in memory is not this one's to write
+    start = time.monotonic()
+    memory, told = work(source, output)
+    seconds = told or time.monotonic() - start
+    size = (source / TRAIN).stat().st_size
+    shutil.rmtree(output, ignore_errors=True)
+    return {
+        "images_per_second": round(images / seconds, 1),
+        "megabytes_per_second": round(size / seconds / 1e6, 1),
+        "seconds": round(seconds, 2),
+        "peak_megabytes": round(memory / 1e6),
+    }
+
+
+def told(results: dict) -> str:
+    lines = ["| | images/s | MB/s | s | peak MB |", "|---|---|---|---|---|"]
+    for name, row in results.items():
+        cells = [row[key] for key in row if key != "rounds"]
+        lines.append(f"| {name} | " + " | ".join(f"{cell:g}" for cell in cells) + " |")
+    mine, copy, slow = list(results.values())[:3]
+    of_copy = mine["megabytes_per_second"] / copy["megabytes_per_second"]
+    times = mine["images_per_second"] / slow["images_per_second"]
+    lines.append(f"\n{of_copy:.0%} of cp's MB/s; {times:.1f} times the predecessor's images/s")
+    return "\n".join(lines)
+
+
+def main(argv=None) -> int:
+    values = flags.FlagValues()
+    own = {"flag_values": values}
+    flags.DEFINE_float("gigabytes", 3.0, "Size of the training archive.", **own)
+    flags.DEFINE_integer("rounds", 3, "Times that each is measured.", **own)
+    flags.DEFINE_string("tfds_python", None, "Python with tensorflow-datasets.", **own)
+    flags.DEFINE_string("folder", None, "Where to work; default a temporary folder.", **own)
+    flags.DEFINE_bool("json", False, "Print JSON.", **own)
+
+    def command(values, _):
+        if not IMAGES.is_file():
+            raise InputError(f"{IMAGES} is absent: it holds the real images that are repeated.")
+        with tempfile.TemporaryDirectory(dir=values["folder"].value) as folder:
+            numbers = values["gigabytes"].value, values["rounds"].value
+            results = measure(*numbers, values["tfds_python"].value, Path(folder))
+        print(json.dumps(results) if values["json"].value else told(results))
+
+    return command_line.run(command, values, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

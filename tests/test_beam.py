@@ -1,0 +1,64 @@
+"""The Beam runner: the same bytes as the local one, however its elements are retried."""
+
+import sys
+
+import pytest
+
+from datasets import beam, folder, jobs, shards
+from datasets.convert import convert
+from datasets.options import Options
+from squeezenext.errors import InputError, RunAgain
+from tests.imagenet_archives import jpeg
+from tests.test_convert import hashes
+
+OPTIONS = {"layout": "folder", "workers": 1, "show_progress": False, "train_shards": 5}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for base, name in ((0, "cat"), (100, "dog")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for n in range(15):
+            (tmp_path / "photos" / name / f"{n}.jpg").write_bytes(jpeg(base + n))
+    return tmp_path / "photos"
+
+
+def test_the_same_bytes_as_the_local_run(photos, tmp_path):
+    pytest.importorskip("apache_beam")
+    convert(photos, tmp_path / "local", **OPTIONS)
+    options = ("--runner=DirectRunner", "--direct_num_workers=2")
+    convert(photos, tmp_path / "beam", **OPTIONS, runner="beam", beam_options=options)
+    assert hashes(tmp_path / "beam") == hashes(tmp_path / "local")
+
+
+def test_a_failing_element_fails_the_run(photos, tmp_path, monkeypatch):
+    pytest.importorskip("apache_beam")
+
+    def fails(job):
+        raise OSError("worker lost\nand more")
+
+    monkeypatch.setattr(beam.shards, "write", fails)
+    with pytest.raises(RunAgain, match="pipeline failed .*worker lost.*run the same"):
+        convert(photos, tmp_path / "out", **OPTIONS, runner="beam")
+    monkeypatch.undo()
+    convert(photos, tmp_path / "out", **OPTIONS, runner="beam")
+
+
+def test_a_shard_that_is_written_twice_is_the_same(photos, tmp_path):
+    """As retries and speculative copies do."""
+    convert(photos, tmp_path / "whole", **OPTIONS)
+    out = tmp_path / "out"
+    (out / ".convert").mkdir(parents=True)
+    collection = folder.collect(photos, 0.2, 0, False)
+    for _, job in jobs.all_of(collection, out, Options(**OPTIONS)):
+        first = shards.write(job)
+        (out / ".convert" / f"{job.path.name}.json").unlink()
+        assert shards.write(job).sha256 == first.sha256
+    wanted = hashes(tmp_path / "whole")
+    assert hashes(out) == {name: wanted[name] for name in hashes(out)}
+
+
+def test_without_beam_it_says_so(photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(InputError, match="pip install -r requirements-beam.txt"):
+        convert(photos, tmp_path / "out", **OPTIONS, runner="beam")

@@ -1,0 +1,108 @@
+"""Tests for `../squeezenext/checkpoint.py`."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from squeezenext import checkpoint
+from squeezenext.errors import InputError
+
+STATE = {"model/a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "step": np.int64(7)}
+
+
+def saved(folder, step=3):
+    return checkpoint.save(folder, step, STATE, {"seed": 1})
+
+
+def test_round_trip(tmp_path):
+    path = saved(tmp_path)
+    assert path.name == "step-00000003" and checkpoint.steps(tmp_path) == [3]
+    state, meta = checkpoint.load(tmp_path, 3)
+    assert meta["seed"] == 1 and meta["step"] == 3 and state.keys() == STATE.keys()
+    for name, array in STATE.items():
+        np.testing.assert_array_equal(state[name], array)
+
+
+@pytest.mark.parametrize("name", ["state.npz", "META.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "remove"])
+def test_each_damage_is_named_and_the_one_before_taken(tmp_path, name, damage):
+    saved(tmp_path, 1)
+    path = saved(tmp_path, 2) / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    changed = {"flip": content, "cut": path.read_bytes()[:-9], "empty": b""}
+    path.unlink() if damage == "remove" else path.write_bytes(changed[damage])
+    told = []
+    _, meta = checkpoint.newest(tmp_path, told.append)
+    assert meta["step"] == 1
+    assert len(told) == 1 and "step-00000002" in told[0] and name in told[0]
+
+
+def test_every_flipped_byte_is_found(tmp_path):
+    path = saved(tmp_path) / "state.npz"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        content = bytearray(whole)
+        content[place] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"state\.npz is damaged"):
+            checkpoint.load(tmp_path, 3)
+
+
+def test_none_and_none_whole(tmp_path):
+    assert checkpoint.newest(tmp_path / "absent", print) is None
+    (saved(tmp_path) / "META.json").write_text("{}")
+    with pytest.raises(InputError, match="None of the 1 checkpoints"):
+        checkpoint.newest(tmp_path, lambda _: None)
+
+
+def test_a_failing_save_leaves_the_last_one(tmp_path, monkeypatch):
+    saved(tmp_path, 1)
+    monkeypatch.setattr(np, "savez", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(OSError, match="full"):
+        saved(tmp_path, 2)
+    assert os.listdir(tmp_path) == ["step-00000001"]
+    assert checkpoint.newest(tmp_path, pytest.fail)[1]["step"] == 1
+
+
+def test_no_pickle_is_ever_read(tmp_path):
+    path = saved(tmp_path)
+    with open(path / "state.npz", "wb") as file:
+        np.savez(file, bad=np.array([{"a": 1}], dtype=object))
+    meta = json.loads((path / "META.json").read_text())
+    meta["files"]["state.npz"] = checkpoint._sha256(path / "state.npz")
+    (path / "META.json").write_text(json.dumps(meta))
+    with pytest.raises(InputError, match="damaged"):
+        checkpoint.load(tmp_path, 3)
+
+
+def test_prune_keeps_the_newest_and_the_best(tmp_path):
+    for step in range(1, 7):
+        saved(tmp_path, step)
+    (tmp_path / ".step-00000009.tmp-1").mkdir()
+    checkpoint.prune(tmp_path, keep=2, best=2)
+    assert sorted(os.listdir(tmp_path)) == ["step-00000002", "step-00000005", "step-00000006"]
+
+
+def test_write_file_is_all_or_nothing(tmp_path):
+    path = tmp_path / "file.txt"
+    checkpoint.write_file(path, lambda file: file.write_text("old"))
+
+    def fail(file):
+        file.write_text("half")
+        raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        checkpoint.write_file(path, fail)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_the_hash_sees_every_change():
+    one = checkpoint.weights_sha256(STATE)
+    assert one == checkpoint.weights_sha256(dict(reversed(STATE.items())))
+    changed = STATE | {"step": np.int64(8)}
+    renamed = {name.upper(): array for name, array in STATE.items()}
+    reshaped = {name: array.reshape(-1) for name, array in STATE.items()}
+    assert len({one, *map(checkpoint.weights_sha256, (changed, renamed, reshaped))}) == 4

@@ -1,0 +1,131 @@
+"""Tests for `../squeezenext/data.py` and `dataset.py`."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from squeezenext import data, dataset, labels
+from squeezenext.data import Share
+from squeezenext.errors import InputError
+from tests import tiny
+
+
+def numbers(examples, steps, micro_batch, shares, start=0, seed=0):
+    """The record numbers of each step over all workers, [steps][workers * replicas * micro]."""
+    streams = [
+        data.training_numbers(examples, seed=seed, start=start, micro_batch=micro_batch, share=s)
+        for s in shares
+    ]
+    return [
+        [n for share, stream in zip(shares, streams, strict=True)
+         for part, _ in itertools.islice(stream, share.replicas) for n in part]
+        for _ in range(steps)
+    ]  # fmt: skip
+
+
+def test_an_epoch_is_a_permutation_and_epochs_differ():
+    first, second = data.order(0, 0, 100), data.order(0, 1, 100)
+    assert sorted(first) == sorted(second) == list(range(100))
+    assert list(first) != list(second) != list(data.order(1, 1, 100))
+    np.testing.assert_array_equal(first, data.order(0, 0, 100))
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        [Share(0, 1, 1)],
+        [Share(0, 4, 4)],
+        [Share(0, 2, 4), Share(2, 2, 4)],
+        [Share(i, 1, 4) for i in range(4)],
+    ],
+)
+def test_every_batch_is_the_same_however_it_is_shared_out(shares):
+    total = shares[0].total
+    assert numbers(30, 8, 12 // total, shares) == numbers(30, 8, 12, [Share()])
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_every_example_once_an_epoch(workers):
+    shares = [Share(i, 1, workers) for i in range(workers)]
+    seen = sum(numbers(36, 36 // (2 * workers), 2, shares), [])
+    assert sorted(seen) == list(range(36))
+
+
+def test_starting_later_is_skipping():
+    assert numbers(30, 6, 4, [Share()], start=16) == numbers(30, 10, 4, [Share()])[4:]
+
+
+def test_batches_hold_what_the_order_says(tmp_path):
+    reader = tiny.reader(tmp_path, 12)
+    batches = data.training(
+        reader, tiny.IMAGES, tiny.CLASSES, seed=1, start=0, micro_batch=4, share=Share()
+    )
+    images, classes = zip(*batches.take(3).as_numpy_iterator(), strict=True)
+    np.testing.assert_array_equal(np.concatenate(classes), data.order(1, 0, 12) % 3)
+    for image, label in zip(np.concatenate(images), np.concatenate(classes), strict=True):
+        assert image.dtype == np.uint8 and image.mean((0, 1)).argmax() == label
+
+
+def test_augmentation_follows_the_example_and_the_epoch_not_the_place(tmp_path):
+    reader = tiny.reader(tmp_path, 12)
+
+    def images(start, micro_batch, steps):
+        batches = data.training(
+            reader, tiny.AUGMENTED, tiny.CLASSES, seed=1, start=start, micro_batch=micro_batch,
+            share=Share(),
+        )  # fmt: skip
+        return np.concatenate([x for x, _ in batches.take(steps).as_numpy_iterator()])
+
+    whole = images(0, 12, 2)
+    np.testing.assert_array_equal(images(8, 4, 4), whole[8:])
+    first = {int(n): image for n, image in zip(data.order(1, 0, 12), whole[:12], strict=True)}
+    second = {int(n): image for n, image in zip(data.order(1, 1, 12), whole[12:], strict=True)}
+    assert any(not np.array_equal(first[n], second[n]) for n in first)
+
+
+def test_evaluation_is_in_order_and_padded(tmp_path):
+    reader = tiny.reader(tmp_path, 11)
+    batches, steps = data.evaluation(reader, tiny.IMAGES, 3, batch=2, share=Share(1, 1, 2))
+    seen = [n for _, _, batch in batches.as_numpy_iterator() for n in batch]
+    assert steps == 3 and seen == [2, 3, 6, 7, 10, -1]
+
+
+def test_a_label_outside_the_network_s_classes_stops(tmp_path):
+    reader = tiny.reader(tmp_path, 6)
+    batches, _ = data.evaluation(reader, tiny.IMAGES, 2, batch=6, share=Share())
+    with pytest.raises(Exception, match=r"label is not in 1\.\.2"):
+        next(iter(batches))
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    reader = tiny.reader(tmp_path, 6)
+    path = reader.split.shards[0].path
+    content = bytearray(path.read_bytes())
+    content[int(reader.index[3]["offset"]) + 40] ^= 1
+    path.write_bytes(content)
+    reader.read(np.array([2]))
+    with pytest.raises(InputError, match=rf"{path.name}.*record 3"):
+        reader.read(np.array([3]))
+
+
+def test_what_find_refuses(tmp_path):
+    shard = str(tiny.shard(tmp_path / "shard", 3))
+    for arguments in ((None, None, None), (tmp_path, shard, None)):
+        with pytest.raises(InputError, match="Give --data_dir, or"):
+            dataset.find(*arguments)
+    found = dataset.find(None, shard, None)
+    assert found.splits["train"].examples == 3 and found.classes is None
+    with pytest.raises(InputError, match="has no validation split"):
+        data.open_split(found.splits, "validation", found.source)
+
+
+def test_classes_must_be_the_model_s(tmp_path):
+    known = (labels.Label("a", "a"), labels.Label("b", "b"))
+    found = dataset.Dataset({}, known, tmp_path)
+    dataset.check_classes(found, known, tmp_path)
+    with pytest.raises(InputError, match="has 2 classes, the model in .* tells 1 apart"):
+        dataset.check_classes(found, known[:1], tmp_path)
+    with pytest.raises(InputError, match="Class 0 is a in .* and b in"):
+        dataset.check_classes(dataclasses.replace(found), known[::-1], tmp_path)

@@ -1,0 +1,157 @@
+"""Tests for `../squeezenext/optimization.py`, against Caffe's formulas in numpy."""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from squeezenext import config_io, optimization
+from squeezenext.config import Training
+
+EXAMPLES = 1_281_167
+
+
+def rate(training, examples_seen):
+    seen = tf.constant(round(examples_seen), tf.int64)
+    return float(optimization.learning_rate(training, seen, EXAMPLES))
+
+
+def test_the_published_schedule():
+    """Intel Caffe: linear to base_lr in 780 steps, then base_lr (1 - step / 150,136)^2."""
+    training = Training()
+    for step in (0, 1, 390, 779):
+        expected = 0.1 + 0.3 * step / 780
+        assert rate(training, step * 1024) == pytest.approx(expected, rel=1e-4)
+    for step in (781, 50_000, 150_000):
+        expected = 0.4 * (1 - step * 1024 / (120 * EXAMPLES)) ** 2
+        assert rate(training, step * 1024) == pytest.approx(expected, rel=1e-3)
+    assert rate(training, 120 * EXAMPLES) == 0.0
+    assert 120 * EXAMPLES / 1024 == pytest.approx(150_136, abs=1)
+
+
+def test_the_rate_follows_the_batch():
+    small = dataclasses.replace(Training(), batch_size=256)
+    assert rate(small, 3 * EXAMPLES) == pytest.approx(rate(Training(), 3 * EXAMPLES) / 4)
+
+
+def test_cosine_schedules():
+    cosine = Training(schedule="cosine", warmup_epochs=0.0, epochs=10.0, final_learning_rate=0.1)
+    assert rate(cosine, 0) == pytest.approx(0.4)
+    assert rate(cosine, 5 * EXAMPLES) == pytest.approx(0.25, rel=1e-3)
+    assert rate(cosine, 10 * EXAMPLES) == pytest.approx(0.1, rel=1e-3)
+    seed = config_io.load("squeezenet_v1_1_caltech256").training
+    assert rate(seed, 0) == pytest.approx(1e-3)
+    assert rate(seed, 5 * EXAMPLES) == pytest.approx(1e-5, rel=1e-3)
+    assert rate(seed, 10 * EXAMPLES) == pytest.approx(1e-3)  # up again
+    assert rate(seed, 75 * EXAMPLES) == pytest.approx(1e-6, rel=1e-2)
+
+
+def model():
+    inputs = keras.Input((4,))
+    outputs = keras.layers.Dense(3, name="dense")(inputs)
+    return keras.Model(inputs, outputs)
+
+
+def take_step(update, gradients):
+    update.gather([tf.constant(g) for g in gradients], [tf.constant(0.0)] * 3)
+    shaped, finite, _ = update.take()
+    update.apply(tf.distribute.get_strategy(), shaped, finite)
+
+
+@pytest.mark.parametrize("decayed", ["all", "kernels"])
+def test_momentum_and_decay_are_caffe_s(decayed):
+    """v = m v + r (g + d w); w -= v; in the warm-up m times r_t / r_(t-1)."""
+    net = model()
+    training = Training(
+        epochs=2.0, warmup_epochs=0.5, batch_size=10, weight_decay=0.01, decayed=decayed
+    )
+    update = optimization.Update(net, training, examples=100, precision="float32")
+    kernel, bias = (weight.numpy() for weight in update.weights)
+    bias += 1.0
+    update.weights[1].assign(bias)
+    velocities = [np.zeros_like(kernel), np.zeros_like(bias)]
+    rng = np.random.default_rng(0)
+    rates = []
+    for step in range(12):
+        gradients = [rng.normal(size=w.shape).astype(np.float32) for w in (kernel, bias)]
+        take_step(update, gradients)
+        epoch = step / 10
+        top, start = 0.4 * 10 / 1024, 0.1 * 10 / 1024
+        warm = epoch < 0.5
+        rates.append(start + (top - start) * epoch / 0.5 if warm else top * (1 - epoch / 2) ** 2)
+        momentum = 0.9 * (rates[-1] / rates[-2] if warm and step else 1)
+        for i, weight in enumerate((kernel, bias)):
+            decay = 0.01 if decayed == "all" or i == 0 else 0.0
+            velocities[i] = momentum * velocities[i] + rates[-1] * (gradients[i] + decay * weight)
+            weight -= velocities[i]
+    np.testing.assert_allclose(update.weights[0].numpy(), kernel, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(update.weights[1].numpy(), bias, rtol=1e-4, atol=1e-6)
+
+
+def test_what_caffe_decays_is_everything_trained():
+    """No decay_mult in the prototxt: kernels, biases, batch norm's scales and offsets."""
+    for name in ("v_1_0_SqNxt_23", "squeezenet_v1_0"):
+        assert config_io.load(name).training.decayed == "all"
+    assert config_io.load("v_1_0_SqNxt_23").training.weight_decay == 1e-4
+    assert config_io.load("squeezenet_v1_0").training.weight_decay == 2e-4
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lamb"])
+def test_keras_s_optimizers_are_keras_s(name):
+    kinds = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW,
+             "lamb": keras.optimizers.Lamb}  # fmt: skip
+    net, peer = model(), model()
+    peer.set_weights(net.get_weights())
+    decay = 0.0 if name == "lamb" else 0.01
+    training = Training(optimizer=name, warmup_epochs=0.0, batch_size=1024, weight_decay=decay,
+                        learning_rate=0.1, schedule="cosine", epochs=1e9)  # fmt: skip
+    update = optimization.Update(net, training, examples=1024, precision="float32")
+    theirs = kinds[name](0.1, **({"weight_decay": decay} if name == "adamw" else {}))
+    for step in range(4):
+        rng = np.random.default_rng(step)
+        gradients = [rng.normal(size=w.shape).astype(np.float32) for w in peer.get_weights()]
+        take_step(update, gradients)
+        if name == "adam":  # PyTorch's weight_decay of Adam: L2 in the gradient
+            gradients = [g + decay * w for g, w in zip(gradients, peer.get_weights(), strict=True)]
+        theirs.apply([tf.constant(g) for g in gradients], peer.trainable_variables)
+    for ours, keras_own in zip(net.get_weights(), peer.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, keras_own, rtol=1e-4, atol=1e-5)
+
+
+def test_moving_average_and_clipping():
+    net = model()
+    training = Training(ema=0.9, clip_norm=1.0, warmup_epochs=0.0, weight_decay=0.0, momentum=0.0,
+                        batch_size=1024)  # fmt: skip
+    update = optimization.Update(net, training, examples=10**9, precision="float32")
+    before = [weight.numpy() for weight in update.weights]
+    take_step(update, [np.full(w.shape, 10.0, np.float32) for w in before])
+    moved = [w - b for w, b in zip((w.numpy() for w in update.weights), before, strict=True)]
+    norm = math.sqrt(sum((m**2).sum() for m in moved))
+    assert norm == pytest.approx(0.4, rel=1e-3)
+    for average, old, step in zip(update.averages, before, moved, strict=True):
+        np.testing.assert_allclose(average.numpy(), old + 0.1 * step, rtol=1e-4)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_and_halves_the_scale():
+    net = model()
+    update = optimization.Update(net, Training(), examples=100, precision="mixed_float16")
+    before = net.get_weights()
+    for bad in (float("nan"), float("inf")):
+        take_step(update, [np.full(w.shape, bad, np.float32) for w in before])
+    for weight, old in zip(net.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+    assert (update.skipped.numpy(), update.step.numpy()) == (2, 2)
+    assert update.loss_scale.numpy() == optimization.LOSS_SCALE_START / 4
+
+
+def test_the_scale_grows_after_2000_clean_steps(monkeypatch):
+    monkeypatch.setattr(optimization, "LOSS_SCALE_GROWTH_STEPS", 3)
+    update = optimization.Update(model(), Training(), examples=100, precision="mixed_float16")
+    scales = []
+    for _ in range(4):
+        take_step(update, [np.zeros(w.shape, np.float32) for w in update.weights])
+        scales.append(update.loss_scale.numpy() / optimization.LOSS_SCALE_START)
+    assert scales == [1, 1, 2, 2]

@@ -1,0 +1,130 @@
+"""Images listed in CSV files, in the forms people have them."""
+
+import pytest
+
+from datasets import table
+from datasets.convert import convert
+from squeezenext import records
+from squeezenext.errors import InputError
+from tests.imagenet_archives import jpeg
+
+CSV = {"layout": "csv", "workers": 1, "show_progress": False}
+
+
+@pytest.fixture
+def images(tmp_path):
+    for n in range(6):
+        path = tmp_path / "images" / f"{n}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(jpeg(n))
+    return tmp_path
+
+
+def rows(names=range(6), classes=("cat", "dog")):
+    return "".join(f"images/{n}.jpg,{classes[n % 2]}\n" for n in names)
+
+
+def listed(path):
+    collection = table.collect(path, 0.5, 0)
+    found = {}
+    for split in collection.splits.values():
+        for name, label in zip(split.names, split.table["label"].tolist(), strict=True):
+            found[name] = collection.classes[label - 1].text
+    return found
+
+
+WANTED = {f"images/{n}.jpg": ("cat", "dog")[n % 2] for n in range(6)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        rows(),
+        "image,label\n" + rows(),
+        "\ufeffFile,Class\n" + rows(),
+        "\ufeff" + rows(),
+        "filename;category\n" + rows().replace(",", ";"),
+        "path\tlabel\n" + rows().replace(",", "\t"),
+        "label,width,image\n" + "".join(f"{c},9,{i}\n" for i, c in WANTED.items()),
+        "what,ever\n" + rows(),
+        rows().replace("\n", "\r\n"),
+        "\n" + "".join(f'"{i}", {c} \n' for i, c in WANTED.items()),
+    ],
+)
+def test_forms(images, text):
+    (images / "list.csv").write_text(text, "utf-8")
+    assert listed(images / "list.csv") == WANTED
+
+
+def test_numbers_are_ordered_by_value(images):
+    (images / "train.csv").write_text(rows(classes=("10", "9")))
+    assert [label.text for label in table.collect(images, 0.5, 0).classes] == ["9", "10"]
+
+
+def test_splits_and_conversion(images, tmp_path):
+    (images / "train.csv").write_text("image,label\n" + rows(range(4)))
+    (images / "val.csv").write_text("image,label\n" + rows((4,)))
+    (images / "test.csv").write_text("image,label\n" + rows((5,)))
+    manifest = convert(images, tmp_path / "out", **CSV)
+    counts = {name: split.examples for name, split in manifest.splits.items()}
+    assert counts == {"train": 4, "validation": 1, "test": 1}
+
+
+def test_the_predecessors_own_output(tmp_path):
+    """image,class with the images in train/ and val/, and the names in categories.csv."""
+    for split, numbers in (("train", range(4)), ("val", (4, 5))):
+        (tmp_path / split).mkdir()
+        for n in numbers:
+            (tmp_path / split / f"{n}.jpg").write_bytes(jpeg(n))
+        lines = "".join(f"{n}.jpg,{n % 2}\n" for n in numbers)
+        (tmp_path / f"{split}.csv").write_text("image,class\n" + lines)
+    (tmp_path / "categories.csv").write_text("id,label\n0,cat\n1,dog\n")
+    manifest = convert(tmp_path, tmp_path / "out", **CSV)
+    assert [label.text for label in manifest.classes] == ["cat", "dog"]
+    assert manifest.splits["validation"].examples == 2
+    # What we write can be read again, where the images still lie.
+    assert (tmp_path / "out" / "categories.csv").read_text() == "id,label\n0,cat\n1,dog\n"
+
+
+def test_faults_are_named(images, tmp_path):
+    text = rows() + "images/0.jpg,cat\nimages/absent.jpg,dog\n"
+    (images / "list.csv").write_text(text)
+    (images / "images" / "1.jpg").write_text("this is no picture\n" * 3)
+    manifest = convert(images / "list.csv", tmp_path / "out", **CSV)
+    reasons = {row["file"]: row["reason"] for row in manifest.raw["rejected"]}
+    assert reasons.pop("images/1.jpg").startswith("is text")
+    assert reasons == {
+        "images/0.jpg": "is listed twice",
+        "images/absent.jpg": "is listed in list.csv but is no file",
+    }
+    assert records.load_manifest(tmp_path / "out").splits["train"].examples == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "lists no image"),
+        ("image,label\n", "lists no image"),
+        ("image,label\na.jpg\n", "row 2: an image or a label is missing"),
+        ("image,label\na.jpg,\n", "row 2: an image or a label is missing"),
+        ("image,label\nimages/0.jpg,cat\n", "has 1 class"),
+        ("x.jpg,cat\ny.jpg,dog\n", "none of its 2 images is a file"),
+        ("a\x00b.jpg,cat\ny.jpg,dog\n", "."),
+    ],
+)
+def test_bad_files(images, text, message):
+    (images / "list.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        table.collect(images / "list.csv", 0.5, 0)
+
+
+def test_bad_sources(images):
+    with pytest.raises(InputError, match="no CSV file, nor a folder that holds train.csv"):
+        table.collect(images, 0.5, 0)
+    (images / "list.csv").write_bytes(b"\xff\xfe\x00binary")
+    with pytest.raises(InputError, match="no CSV file in UTF-8"):
+        table.collect(images / "list.csv", 0.5, 0)
+    (images / "train.csv").write_text(rows())
+    (images / "val.csv").write_text("images/0.jpg,cow\n")
+    with pytest.raises(InputError, match="class 'cow', which the training list lacks"):
+        table.collect(images, 0.5, 0)

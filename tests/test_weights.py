@@ -1,0 +1,247 @@
+"""Tests for `../squeezenext/weights.py`, `deep_compression.py`, `predict.py` and `evaluate.py`.
+
+The real weights are the proof that network and preprocessing are right.
+"""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import predict
+from squeezenext import deep_compression, evaluate, weights
+from squeezenext.errors import InputError
+from tests.conftest import REPOSITORY
+from tests.imagenet_archives import real_imagenet
+
+SHAPES = [(2, 3, 1, 1), (4, 2, 3, 3)]
+
+
+def net(values):
+    """Encodes arrays as a .net file, by the description alone."""
+    parts, counts = [], []
+    for array, biases in values:
+        flat = array.reshape(-1)
+        book = np.zeros(256, "<f4")
+        book[1 : 1 + len(np.unique(flat[flat != 0]))] = np.unique(flat[flat != 0])
+        codes, gaps, last = [], [], -1
+        for place in np.flatnonzero(flat):
+            while place - last > 16:
+                last += 16
+                codes.append(0)
+                gaps.append(15)
+            gaps.append(place - last - 1)
+            codes.append(int(np.flatnonzero(book == flat[place])[0]))
+            last = place
+        counts.append(len(codes))
+        gaps += [0] * (len(gaps) % 2)
+        packed = bytes(low | high << 4 for low, high in zip(gaps[::2], gaps[1::2], strict=True))
+        parts.append(book.tobytes() + biases.astype("<f4").tobytes() + bytes(codes) + packed)
+    return np.array(counts, "<u4").tobytes() + b"".join(parts)
+
+
+@pytest.fixture
+def layers():
+    rng = np.random.default_rng(0)
+    made = []
+    for shape in SHAPES:
+        array = rng.integers(-3, 4, shape).astype(np.float32)
+        array[rng.random(shape) < 0.9] = 0
+        made.append((array, rng.normal(size=shape[0]).astype(np.float32)))
+    return made
+
+
+def test_deep_compression_round_trip(layers):
+    decoded = deep_compression.decode(net(layers), SHAPES, "file")
+    for (array, biases), (weights_, biases_) in zip(layers, decoded, strict=True):
+        np.testing.assert_array_equal(weights_, array)
+        np.testing.assert_array_equal(biases_, biases)
+
+
+def test_damaged_deep_compression_files_are_named(layers):
+    data = net(layers)
+    for damaged in (b"", data[:5], data[:-1], data + b"\0", b"\xff" * len(data)):
+        with pytest.raises(InputError, match=r"my\.net"):
+            deep_compression.decode(damaged, SHAPES, "my.net")
+    outside = bytearray(data)
+    outside[-8:] = b"\xff" * 8  # the last layer's gaps
+    with pytest.raises(InputError, match="outside its layer"):
+        deep_compression.decode(bytes(outside), SHAPES, "my.net")
+
+
+@pytest.fixture(scope="module")
+def published(shared, tmp_path_factory):
+    """The environment in which `squeezenet_v1_0` is found, with a cache of its own."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SQUEEZENEXT_WEIGHTS", str(shared / "weights"))
+    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    yield weights.resolve("squeezenet_v1_0")
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def scored(published, shared, tmp_path_factory):
+    """Evaluation and prediction of the 100 real images, each by its command."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    real_imagenet(folder)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    script = REPOSITORY / "datasets" / "process_downloaded_imagenet.sh"
+    subprocess.run(["bash", script, folder, "--partial"], env=environment, check=True, timeout=300)
+    table = folder / "predictions.csv"
+    code = evaluate.main(
+        ["evaluate", "--model_dir", "squeezenet_v1_0", "--data_dir", str(folder / "tf-records"),
+         "--predictions", str(table), "--json"]
+    )  # fmt: skip
+    assert code == 0
+    images = folder / "images"
+    subprocess.run(
+        ["tar", "xf", shared / "imagenet-100.tar", "--one-top-level=images", "-C", folder],
+        check=True,
+    )
+    lines = subprocess.run(
+        [sys.executable, "predict.py", str(images), "--model_dir", "squeezenet_v1_0",
+         "--format", "json"],
+        cwd=REPOSITORY, env=environment, check=True, capture_output=True, text=True, timeout=300,
+    ).stdout.splitlines()  # fmt: skip
+    return list(csv.DictReader(open(table))), [json.loads(line) for line in lines]
+
+
+def test_real_weights_name_real_images_in_evaluation(scored):
+    rows, _ = scored
+    assert len(rows) == 100
+    assert sum(row["label"] == row["predicted"] for row in rows) >= 62
+    assert sum(int(row["top5"]) for row in rows) >= 82
+
+
+def test_real_weights_name_real_images_in_prediction(scored):
+    _, lines = scored
+    truths = [line["path"].split("/")[-2] for line in lines]
+    ranked = [[row["synset"] for row in line["predictions"]] for line in lines]
+    assert len(lines) == 100 and all(line["error"] is None for line in lines)
+    assert sum(t == r[0] for t, r in zip(truths, ranked, strict=True)) >= 62
+    assert sum(t in r for t, r in zip(truths, ranked, strict=True)) >= 82
+
+
+def test_prediction_and_evaluation_agree(scored):
+    """Paired by class: each of the 100 images is of one of its own."""
+    rows, lines = scored
+    evaluated = {row["label"]: row for row in rows}
+    first = {line["path"].split("/")[-2]: line["predictions"][0] for line in lines}
+    assert evaluated.keys() == first.keys() and len(first) == 100
+    same = [synset for synset in first if first[synset]["synset"] == evaluated[synset]["predicted"]]
+    assert len(same) >= 99
+    for synset in same:
+        assert first[synset]["probability"] == pytest.approx(
+            float(evaluated[synset]["probability"]), abs=0.01
+        )
+
+
+def test_prediction_imports_no_tensorflow(published, shared, tmp_path):
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
+    code = (
+        "import sys, predict\n"
+        f"assert predict.main(['predict', {str(tmp_path / 'red.png')!r}, '--model_dir', "
+        "'squeezenet_v1_0']) == 0\n"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for number, mode in enumerate(("RGB", "L", "RGBA", "P")):
+        Image.new(mode, (60, 40), 100).save(folder / f"{number}.png")
+    Image.new("CMYK", (60, 40)).save(folder / "cmyk.JPG")
+    (folder / "text.jpg").write_text("no image")
+    (folder / "notes.txt").write_text("not looked at")
+    return folder
+
+
+def run_predict(capsys, *arguments):
+    code = predict.main(["predict", *map(str, arguments), "--model_dir", "squeezenet_v1_0"])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_one_bad_file_never_stops_the_others(published, photos, capsys):
+    code, out, err = run_predict(capsys, photos, "/nowhere.jpg", "--format", "json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert code == 1 and "2 of the images" in err
+    failed = {os.path.basename(line["path"]) for line in lines if line["error"]}
+    assert failed == {"text.jpg", "nowhere.jpg"} and len(lines) == 7
+    for line in lines:
+        assert set(line) == {"path", "predictions", "error"}
+        if not line["error"]:
+            assert set(line["predictions"][0]) == {"index", "synset", "label", "probability"}
+            assert len(line["predictions"]) == 5
+
+
+def test_text_csv_and_standard_input(published, photos, capsys, monkeypatch):
+    code, out, _ = run_predict(capsys, photos / "0.png", "--top_k", 2)
+    assert code == 0 and len(out.splitlines()) == 3
+    code, out, _ = run_predict(capsys, photos / "0.png", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0 and [row["rank"] for row in rows] == ["1", "2", "3", "4", "5"]
+    stream = io.TextIOWrapper(io.BytesIO((photos / "0.png").read_bytes()))
+    monkeypatch.setattr(sys, "stdin", stream)
+    code, out, _ = run_predict(capsys, "-", "--format", "json")
+    assert code == 0 and json.loads(out)["path"] == "-"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Name at least one image"),
+        (["a.jpg", "--top_k", "0"], "top_k"),
+        (["a.jpg", "--format", "xml"], "format"),
+        (["a.jpg", "--model_dir", "/nowhere"], "no model directory /nowhere"),
+        (["a.jpg", "--model_dir", "/tmp"], "is not a model directory"),
+    ],
+)
+def test_bad_use_of_predict(published, capsys, arguments, message):
+    assert predict.main(["predict", "--model_dir", "squeezenet_v1_0", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+
+
+def test_an_empty_folder_is_named(published, tmp_path, capsys):
+    code, _, err = run_predict(capsys, tmp_path)
+    assert code == 2 and f"{tmp_path} holds no image" in err
+
+
+def test_without_network_the_sentence_names_the_url_and_the_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("SQUEEZENEXT_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def refuse(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr(weights.urllib.request, "urlopen", refuse)
+    with pytest.raises(InputError, match="githubusercontent.*SQUEEZENEXT_WEIGHTS"):
+        weights.resolve("squeezenet_v1_0")
+
+
+def test_a_changed_file_at_its_home_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("SQUEEZENEXT_WEIGHTS", raising=False)
+    monkeypatch.setattr(weights.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"other"))
+    with pytest.raises(InputError, match="SHA-256 is another"):
+        weights.resolve("squeezenet_v1_0")
+
+
+def test_the_import_command(shared, tmp_path, capsys):
+    path = shared / "weights" / "squeezenet_v1.0.deep-compression-8bit.net"
+    arguments = ["weights", "import", "--format", "deep_compression", "--input", str(path)]
+    target = ["--configuration", "squeezenet_v1_1", "--model_dir", str(tmp_path / "model")]
+    assert weights.main([*arguments, *target]) == 2
+    assert "damaged, or of another network" in capsys.readouterr().err
+    assert weights.main([*arguments, "--configuration", "v_1_0_SqNxt_23", *target[2:]]) == 2
+    assert weights.main(["weights", "import"]) == 2 and weights.main(["weights"]) == 2

@@ -1,0 +1,98 @@
+"""A network and a data set small enough to train in seconds, by the ordinary path."""
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from squeezenext import data, records, tfrecord
+from squeezenext.config import (
+    Config,
+    Fire,
+    HorizontalFlip,
+    Images,
+    RandomCrop,
+    SqueezeNet,
+    SqueezeNext,
+    Stage,
+    Training,
+)
+
+CLASSES = 3
+IMAGES = Images(
+    size=32,
+    resize=32,
+    channels="RGB",
+    mean=(128.0, 128.0, 128.0),
+    std=(64.0, 64.0, 64.0),
+)
+AUGMENTED = dataclasses.replace(IMAGES, resize=40, augmentation=(RandomCrop(), HorizontalFlip()))
+TRAINING = Training(
+    epochs=2.0,
+    batch_size=8,
+    learning_rate=6.0,
+    warmup_epochs=0.5,
+    batch_norm_momentum=0.9,
+    synchronized_batch_norm=True,
+)
+SQUEEZENEXT = Config(
+    model=SqueezeNext(
+        stem_filters=8,
+        stem_kernel=3,
+        stages=(Stage(filters=8, units=1, stride=2),),
+        groups=2,
+        bottleneck_input="unit",
+        relu_before_add=True,
+        head_filters=16,
+        classes=CLASSES,
+    ),
+    images=IMAGES,
+    training=TRAINING,
+)
+SQUEEZENET = Config(
+    model=SqueezeNet(
+        stem_filters=8,
+        stem_kernel=3,
+        fires=(Fire(4, 8, 8), Fire(4, 8, 8)),
+        pool_after=(2,),
+        bypass="simple",
+        head_padding=0,
+        activation="relu",
+        initializer="caffe_xavier",
+        dropout=0.5,
+        classes=CLASSES,
+    ),
+    images=AUGMENTED,
+    training=dataclasses.replace(TRAINING, learning_rate=1.0, ema=0.9),
+)
+
+
+def jpeg(number: int, label: int, side: int = 48) -> bytes:
+    """A noisy square whose colour tells the class."""
+    noise = np.random.default_rng(number).integers(0, 60, (side, side, 3))
+    noise[..., label - 1] += 120
+    file = io.BytesIO()
+    Image.fromarray(noise.astype(np.uint8)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def shard(path: Path, examples: int, first: int = 0) -> Path:
+    """Writes `examples` records of classes 1, 2, 3, 1, ... in the TF-slim schema."""
+    with open(path, "wb") as file:
+        for number in range(first, first + examples):
+            label = number % CLASSES + 1
+            features = records.example_features(
+                jpeg(number, label), 48, 48, label, f"n{label}", f"class {label}", f"{number}.jpg"
+            )
+            file.write(tfrecord.frame(tfrecord.encode_example(features)))
+    return path
+
+
+def reader(folder: Path, examples: int = 40) -> data.Reader:
+    """A reader of one shard in `folder`, written if absent."""
+    path = folder / "train-00000-of-00001"
+    if not path.exists():
+        shard(path, examples)
+    return data.Reader(records.split_from_files("train", [path]))
