@@ -19,9 +19,9 @@ def shared() -> Path:
     return SHARED / "data"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def logical_devices() -> int:
-    """Splits the CPU into four devices, once a process, before anything has used it."""
+    """Splits the CPU into four devices, once a process, before any test has used it."""
     import tensorflow as tf
 
     from squeezenext import devices
