@@ -11,19 +11,23 @@ repository="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$repository/scripts/setup.sh"
 squeezenext_setup
 
-# --configuration NAME or --configuration=NAME among the arguments, else nothing.
-configuration_of() {
+# value_of NAME ARGUMENTS...: of --NAME VALUE or --NAME=VALUE among the arguments, else nothing.
+value_of() {
+  local name="$1"
+  shift
   while [[ $# -gt 0 ]]; do
     case "$1" in
-      --configuration=* | -configuration=*) echo "${1#*=}" ;;
-      --configuration | -configuration) echo "${2:-}" ;;
+      --"$name"=* | -"$name"=*) echo "${1#*=}" ;;
+      --"$name" | -"$name") echo "${2:-}" ;;
     esac
     shift
   done
 }
 
 train_on_digits() {
-  local digits="$repository/data/digits" model_dir="${MODEL_DIR:-$repository/models/quickstart}"
+  local digits="$repository/data/digits" model_dir
+  model_dir="$(value_of model_dir "$@")"
+  model_dir="${model_dir:-${MODEL_DIR:-$repository/models/quickstart}}"
   "$PYTHON" -m datasets.digits --output "$digits/images"
   "$PYTHON" -m datasets.convert --layout folder --source "$digits/images" \
     --output "$digits/tf-records"
@@ -35,12 +39,18 @@ train_on_digits() {
   echo "  $PYTHON $repository/predict.py $digits/images/7/0000.jpg --model_dir $model_dir"
 }
 
+for argument in "$@"; do
+  case "$argument" in --help | -h) exec "$PYTHON" -m squeezenext.train --help ;; esac
+done
 if [[ -z ${DATA_DIR:-} ]]; then
   train_on_digits "$@"
   exit
 fi
-name="$(configuration_of "$@")"
+name="$(value_of configuration "$@")"
 name="${name:-v_1_0_SqNxt_23}"
 model_dir="${MODEL_DIR:-runs/$(basename "$name" .py)-$(date +%Y-%m-%d)}"
-exec "$PYTHON" -m squeezenext.train --configuration "$name" --data_dir "$DATA_DIR/tf-records" \
+data=(--data_dir "$DATA_DIR/tf-records")
+# Records made elsewhere take the place of DATA_DIR's.
+if [[ -n "$(value_of training_file_pattern "$@")" ]]; then data=(); fi
+exec "$PYTHON" -m squeezenext.train --configuration "$name" ${data[@]+"${data[@]}"} \
   --model_dir "$model_dir" "$@"

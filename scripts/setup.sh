@@ -1,19 +1,19 @@
 # Sourced by the other scripts: sets PYTHON to an interpreter that has what the product needs.
 # Uses the active virtual environment, or makes .venv in the repository; installs only when the
 # requirements have changed. An argument names a further requirements file, such as
-# requirements-dev.txt. Needs Python >= 3.10 with pip.
+# requirements-dev.txt. Needs Python >= 3.11 (Keras 3.15 does) with pip.
 
 squeezenext_setup() {
   local repository extra="${1:-}" venv stamp wanted base
   repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
   venv="${VIRTUAL_ENV:-$repository/.venv}"
   base="$(command -v python3 || command -v python)" || {
-    echo "error: Python is missing; install Python 3.10 to 3.13." >&2
+    echo "error: Python is missing; install Python 3.11 to 3.13." >&2
     return 2
   }
   if [[ ! -x $venv/bin/python ]]; then
-    "$base" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || {
-      echo "error: $("$base" --version) is not supported; install Python 3.10 to 3.13." >&2
+    "$base" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || {
+      echo "error: $("$base" --version) is not supported; install Python 3.11 to 3.13." >&2
       return 2
     }
     echo "Making the environment $venv ..." >&2
@@ -29,8 +29,10 @@ squeezenext_setup() {
   fi
   export PYTHON
   export PYTHONPATH="$repository${PYTHONPATH:+:$PYTHONPATH}"
-  # TensorFlow's own information lines; its warnings and errors stay.
-  export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
+  # Without a GPU all that TensorFlow's C++ side has to say is that there is none, as an error.
+  if [[ -z $(squeezenext_gpu) ]]; then
+    export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
+  fi
 }
 
 squeezenext_gpu() {
@@ -41,10 +43,7 @@ squeezenext_install() {
   local repository="$1" extra="$2" arguments=(-r "$1/requirements.txt")
   [[ -n $extra ]] && arguments+=(-r "$repository/$extra")
   [[ -n $(squeezenext_gpu) ]] && arguments+=("tensorflow[and-cuda]>=2.21,<2.22")
-  # The exact versions exist for Python 3.11 and later; 3.10 takes the newest in range.
-  if "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-    arguments+=(-c "$repository/constraints.txt")
-  fi
+  arguments+=(-c "$repository/constraints.txt")
   echo "Installing what $repository/requirements.txt names (about two minutes) ..." >&2
   "$PYTHON" -m pip install --quiet --disable-pip-version-check "${arguments[@]}"
 }

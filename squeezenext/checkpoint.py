@@ -158,8 +158,14 @@ def newest(
     return None
 
 
-def prune(directory: Path, keep: int, best: int | None) -> None:
-    """Removes all but the newest `keep` checkpoints and the step `best`, and torn leftovers."""
+def prune(directory: Path, keep: int, best: int | None, current: int) -> None:
+    """Removes all but the newest `keep` checkpoints and the step `best`, and torn leftovers.
+
+    A checkpoint after `current`, the one just saved, was passed over as damaged: it goes first.
+    """
+    for step in steps(directory):
+        if step > current:
+            shutil.rmtree(directory / f"step-{step:08d}", ignore_errors=True)
     for path in directory.glob(".step-*.tmp-*"):
         shutil.rmtree(path, ignore_errors=True)
     for step in steps(directory)[:-keep]:

@@ -6,9 +6,11 @@ holds one integer, and every example comes exactly once an epoch over any number
 share each batch out among them.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,12 +47,17 @@ class Reader:
         self.index = records.index(split)
         self._names = [str(shard.path) for shard in split.shards]
         self._first = np.cumsum([0, *(shard.examples for shard in split.shards)])
+        self.fault: InputError | None = None  # TensorFlow passes on only its text
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the serialised examples of these record numbers, [n] objects of bytes."""
         payloads = np.empty(len(numbers), object)
-        for place, number in enumerate(numbers):
-            payloads[place] = self._read(int(number)) if number >= 0 else b""
+        try:
+            for place, number in enumerate(numbers):
+                payloads[place] = self._read(int(number)) if number >= 0 else b""
+        except InputError as error:
+            self.fault = error
+            raise
         return payloads
 
     def _read(self, number: int) -> bytes:
@@ -61,6 +68,23 @@ class Reader:
             return tfrecord.read(descriptor, offset, length, name, number - int(self._first[shard]))
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def faults_named(reader: Reader):
+    """Turns TensorFlow's account of a bad record into the one sentence about it.
+
+    Raises:
+      InputError: a record is damaged, or its label is none of the network's.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if reader.fault:
+            raise reader.fault from error
+        if found := re.search(r"a record's label is not in 1\.\.\d+", error.message):
+            raise InputError(f"{reader.split.shards[0].path.parent}: {found[0]}.") from error
+        raise
 
 
 def open_split(splits: dict[str, Split], name: str, directory: Path) -> Reader:
@@ -180,7 +204,7 @@ def _parse(payload, classes: int):
     label = example["image/class/label"]
     tf.debugging.Assert(
         (label >= 1) & (label <= classes),
-        [f"a record's label is not in 1..{classes}, the network's classes:", label],
+        [f"a record's label is not in 1..{classes}", label],
     )
     jpeg = example["image/encoded"]
     height, width = example["image/height"], example["image/width"]

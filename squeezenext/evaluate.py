@@ -46,7 +46,8 @@ def evaluate(
     strategy = devices.strategy(devices_used)
     scorer = Scorer(config, strategy, devices.precision(precision))
     model_directory.assign(scorer.model, model_directory.read_weights(directory), str(directory))
-    return scorer.evaluate(reader, batch_size)
+    with data.faults_named(reader):
+        return scorer.evaluate(reader, batch_size)
 
 
 def write_predictions(path: Path, reader_labels, result: Evaluation) -> None:

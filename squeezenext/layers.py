@@ -25,8 +25,7 @@ def _per_replica(layer, name: str, shape: tuple, dtype: str, initial: str, aggre
 class BatchNorm(keras.layers.Layer):
     """Batch normalisation as Caffe's BatchNorm and Scale, through TensorFlow's fused kernel.
 
-    Keras 3's own layer is not fused (1.8 times slower a training step of 1.0-SqNxt-23 on two
-    cores, docs/benchmarks.md) and saves only replica 0's statistics. Differences from it:
+    Keras 3's own layer is not fused and saves only replica 0's statistics. Differences from it:
 
     - scale, offset and statistics stay float32 under every policy, as the kernel wants them;
     - moving statistics are bias-corrected, as Caffe's are by its `scale_factor` blob: after t
@@ -108,12 +107,14 @@ class BatchNorm(keras.layers.Layer):
         return tf.cast(outputs, inputs.dtype), mean, unbiased
 
     def _update(self, mean, variance):
-        total = tf.convert_to_tensor(self.scale_factor) * self.momentum + 1.0
-        self.scale_factor.assign(total)
-        self.moving_mean.assign_add((mean - tf.convert_to_tensor(self.moving_mean)) / total)
-        self.moving_variance.assign_add(
-            (variance - tf.convert_to_tensor(self.moving_variance)) / total
-        )
+        """Takes in a batch; one that is not finite is left out, as its gradients are."""
+        finite = tf.reduce_all(tf.math.is_finite(mean) & tf.math.is_finite(variance))
+        before = tf.convert_to_tensor(self.scale_factor)
+        total = before * self.momentum + 1.0
+        self.scale_factor.assign(tf.where(finite, total, before))
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            step = (batch - tf.convert_to_tensor(moving)) / total
+            moving.assign_add(tf.where(finite, step, tf.zeros_like(step)))
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -123,8 +124,8 @@ class GroupedConv2D(keras.layers.Layer):
     """A grouped convolution without bias, stride 1: `groups` convolutions side by side.
 
     One convolution a group (`split`) and TensorFlow's native grouped kernel (`native`) share the
-    weights; `auto` takes split on the CPU (10 times faster a training step of 1.0-G-SqNxt-23 than
-    Keras' XLA-compiled grouped layer, docs/benchmarks.md) and native elsewhere.
+    weights; `auto` takes split on the CPU, where Keras compiles its grouped layer with XLA for
+    want of a native gradient, and native elsewhere.
 
     Input: [batch, height, width, channels]; output: the same with `filters` channels. Kernel:
     [kernel_height, kernel_width, channels / groups, filters], group by group along the last axis.
@@ -230,5 +231,5 @@ def synchronize_statistics(model: keras.Model) -> None:
     """Gives all replicas the mean of their moving statistics; call outside any replica."""
     for layer in model.layers:
         if isinstance(layer, BatchNorm):
-            for variable in (layer.moving_mean, layer.moving_variance):
+            for variable in (layer.moving_mean, layer.moving_variance, layer.scale_factor):
                 variable.assign(tf.convert_to_tensor(variable))

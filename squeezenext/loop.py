@@ -186,9 +186,9 @@ class Loop(Scorer):
     def state(self) -> dict[str, np.ndarray]:
         """Returns everything that is trained or counted, by stable names.
 
-        On several workers all must call this together: statistics are averaged.
+        On several workers all must call this together: a read averages the statistics. Nothing
+        is written back, so that a run does not depend on when it was saved.
         """
-        layers.synchronize_statistics(self.model)
         named = model_variables(self.model) | self.update.state()
         return {name: variable.numpy() for name, variable in named.items()}
 

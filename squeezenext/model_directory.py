@@ -30,12 +30,12 @@ def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> 
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "config.json"
-    if path.exists() and config_io.read(path).model != config.model:
-        raise InputError(f"{directory} holds a model of another network; choose another directory.")
-    if (directory / "labels.json").exists() and labels.read(directory / "labels.json") != tuple(
-        classes
-    ):
-        raise InputError(f"{directory} holds a model of other classes; choose another directory.")
+    if checkpoint.steps(directory / "checkpoints"):
+        if path.exists() and config_io.read(path).model != config.model:
+            raise InputError(f"{directory} holds a model of another network; choose another one.")
+        names = directory / "labels.json"
+        if names.exists() and labels.read(names) != tuple(classes):
+            raise InputError(f"{directory} holds a model of other classes; choose another one.")
     rows = stats.layers(models.build(config))
     text = config_io.to_json(config)
     checkpoint.write_file(path, lambda file: file.write_text(text, "utf-8"))

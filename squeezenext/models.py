@@ -120,7 +120,14 @@ def _squeezenext(x, config: Config):
     x = _conv(x, model.head_filters, 1, "head", config.training)
     x = L.GlobalAveragePooling2D(dtype="float32", name="global_pool")(x)
     xavier = _INITIALIZERS["caffe_xavier"]()
-    return L.Dense(model.classes, use_bias=False, kernel_initializer=xavier, name="classifier")(x)
+    classifier = L.Dense(
+        model.classes,
+        use_bias=False,
+        kernel_initializer=xavier,
+        dtype="float32",  # bfloat16 has three digits, too few to rank a thousand classes
+        name="classifier",
+    )
+    return classifier(x)
 
 
 def _unit(x, filters, strides, first, tall_first, name, config: Config):

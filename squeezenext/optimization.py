@@ -81,7 +81,8 @@ class CaffeMomentum:
         )
 
     def end_step(self) -> None:
-        """Nothing is counted."""
+        """Counts nothing: the velocity is all there is."""
+        return None
 
 
 class KerasOptimizer:
@@ -233,7 +234,12 @@ class Update:
             gradient += decay * variable
         self.optimizer.update(variable, owner, gradient, rate, momentum)
         if average is not None:
-            average.assign_add((1.0 - self.training.ema) * (variable - average))
+            average.assign_add((1.0 - self._average_momentum()) * (variable - average))
+
+    def _average_momentum(self) -> tf.Tensor:
+        """The moving average's momentum, small at first: else it keeps the initial weights."""
+        step = tf.cast(self.step, tf.float32)
+        return tf.minimum(self.training.ema, (1.0 + step) / (10.0 + step))
 
     def _decay(self, weight: keras.Variable) -> float:
         decayed = self.training.decayed == "all" or is_kernel(weight)

@@ -45,7 +45,10 @@ class Predictor:
                 f"{directory}/labels.json has {len(self.labels)} classes, the network "
                 f"{self.config.model.classes}."
             )
-        self._interpreter = Interpreter(model_content=_litert(directory))
+        try:
+            self._interpreter = Interpreter(model_content=_litert(directory))
+        except ValueError as error:
+            raise InputError(f"{directory}/model.tflite is damaged: {error}.") from error
         self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._output = self._interpreter.get_output_details()[0]["index"]
@@ -91,11 +94,12 @@ def read(path: Path) -> Image.Image:
       InputError: it cannot be read, is too large or no image.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MB.")
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MB.")
     return preprocessing.read_image(data, str(path))
 
 

@@ -1,7 +1,9 @@
 """One run from where it stands to its last epoch: epochs, checkpoints, evaluation, signals."""
 
+import json
 import platform
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -9,10 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import checkpoint, data, devices, model_directory, models
+from squeezenext import checkpoint, config_io, data, devices, model_directory, models
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.history import LOG, History, ProgressBar
-from squeezenext.loop import Evaluation, Loop, Sums
+from squeezenext.loop import Loop, Sums
 from squeezenext.optimization import learning_rate
 
 CALL_SECONDS = 2.0  # between looks at the clock and at signals
@@ -65,6 +67,12 @@ class Run:
         if found is None:
             return False
         state, meta = found
+        if "seed" not in meta:
+            raise InputError(
+                f"{self.model_dir} holds imported weights; give --fine_tune_from {self.model_dir} "
+                "and another --model_dir."
+            )
+        self._check_recipe(meta["config"])
         if meta["seed"] != self.loop.seed or meta["examples"] != self.examples:
             raise InputError(
                 f"{self.model_dir} holds a run with seed {meta['seed']} on {meta['examples']} "
@@ -83,6 +91,18 @@ class Run:
         LOG.info("Resuming at step %d of %d.", self.step, self.total_steps)
         return True
 
+    def _check_recipe(self, before: dict) -> None:
+        """Refuses to go on with another network, images or recipe; more epochs are welcome."""
+        now = json.loads(config_io.to_json(self.loop.config))
+        for group, fields in now.items():
+            for field, value in fields.items():
+                old = before[group].get(field)
+                if (group, field) != ("training", "epochs") and value != old:
+                    raise InputError(
+                        f"{self.model_dir} holds a run with {group}.{field} = {old}, not {value}; "
+                        "choose another --model_dir."
+                    )
+
     def run(self) -> dict:
         """Trains to the end and returns what final.json holds.
 
@@ -94,6 +114,7 @@ class Run:
         try:
             if self.chief:
                 self.history = History(self.model_dir, self.step)
+                self._forget_the_end()
                 self._show_input()
             self._epochs()
             return self._finish()
@@ -102,6 +123,12 @@ class Run:
                 signal.signal(kind, handler)
             if self.history:
                 self.history.close()
+
+    def _forget_the_end(self) -> None:
+        """A run that goes on takes away what an earlier end left: it is no longer its result."""
+        if self.step < self.total_steps:
+            for name in ("final.json", "model.tflite"):
+                (self.model_dir / name).unlink(missing_ok=True)
 
     def _stop(self, number, frame) -> None:
         """The first signal ends the run after the present call; the second at once."""
@@ -160,7 +187,9 @@ class Run:
 
     def _check_finite(self, skipped_before: int) -> None:
         skipped = int(self.loop.update.skipped.numpy()) - skipped_before
-        if skipped and not self.loop.update.scaled:
+        # A loss scale that has fallen to 1 cannot be what is at fault.
+        at_bottom = self.loop.update.loss_scale.numpy() <= 1.0
+        if skipped and at_bottom:
             last = checkpoint.steps(self.model_dir / "checkpoints")
             raise FloatingPointError(
                 f"The gradient was not finite in {skipped} steps before step {self.step}; the "
@@ -236,6 +265,7 @@ class Run:
             "examples_seen": int(self.loop.update.examples_seen.numpy()),
             "examples": self.examples,
             "seed": self.loop.seed,
+            "config": json.loads(config_io.to_json(self.loop.config)),
             "epoch_sums": vars(self.epoch_sums),
             "epoch_seconds": self.epoch_seconds,
             "best": self.best,
@@ -244,7 +274,7 @@ class Run:
         }
         directory = self.model_dir / "checkpoints"
         checkpoint.save(directory, self.step, state, meta)
-        checkpoint.prune(directory, self.keep, self.best and self.best["step"])
+        checkpoint.prune(directory, self.keep, self.best and self.best["step"], self.step)
         self.history.commit()
 
     def _finish(self) -> dict:
@@ -254,20 +284,20 @@ class Run:
         if self.validation:
             scores = self._evaluate()
         seen = int(self.loop.update.examples_seen.numpy())
-        weights = {name: array for name, array in state.items() if name.startswith("model/")}
         document = {
             "step": self.step,
             "epoch": round(seen / self.examples, 3),
             "examples_seen": seen,
             **{name: scores[name] for name in ("top1", "top5", "loss")},
-            "weights_sha256": checkpoint.weights_sha256(weights),
+            "weights_sha256": checkpoint.weights_sha256(state),
         }
         if self.chief:
             config = self.loop.config
-            model = models.build(config)
             evaluated = model_directory.evaluated(state, config)
-            model_directory.assign(model, evaluated, "the run")
-            model_directory.write_litert(self.model_dir, model)
+            with tf.device("CPU:0"):  # a GPU's reduced precision is no reference for the file
+                model = models.build(config)
+                model_directory.assign(model, evaluated, "the run")
+                model_directory.write_litert(self.model_dir, model)
             model_directory.write_final(self.model_dir, document)
             LOG.info("Done: %s", document)
         return document
@@ -295,8 +325,6 @@ class Run:
 
 def _signals() -> tuple[signal.Signals, ...]:
     """Python lets only the main thread handle signals."""
-    import threading
-
     main = threading.current_thread() is threading.main_thread()
     return (signal.SIGTERM, signal.SIGINT) if main else ()
 
@@ -308,6 +336,3 @@ def _versions() -> dict[str, str]:
         "keras": keras.__version__,
         "numpy": np.__version__,
     }
-
-
-__all__ = ["Evaluation", "Run"]

@@ -6,8 +6,8 @@ DIR is a folder with manifest.json as datasets.convert writes it. The recipe is 
 flags name places and machines, and --set changes a single field.
 """
 
+import contextlib
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,55 +70,69 @@ def train(
         devices.make_deterministic()
     strategy = devices.strategy(devices_used)
     chief = devices.is_chief(strategy)
+    policy = devices.precision(precision)
     with _locked(model_dir, chief):
         history.log_to(model_dir / "train.log" if chief else None)
-        if chief:
-            model_directory.create(model_dir, config, classes)
         loop = Loop(
             config,
             strategy=strategy,
-            precision=devices.precision(precision),
+            precision=policy,
             examples=reader.split.examples,
             micro_batch=_micro_batch(config, strategy, micro_batch_size),
             seed=seed,
         )
-        _report(config, loop, reader, devices.precision(precision))
+        _report(config, loop, reader, policy)
         job = Run(
             loop,
             reader,
-            data.Reader(found.splits["validation"]) if "validation" in found.splits else None,
+            _validation(found),
             model_dir,
             chief=chief,
             checkpoint_minutes=checkpoint_minutes,
             keep_checkpoints=keep_checkpoints,
             evaluate_every_epochs=evaluate_every_epochs,
         )
-        if not job.resume() and fine_tune_from:
-            _fine_tune(loop, fine_tune_from)
+        with data.faults_named(reader):
+            if not job.resume() and fine_tune_from:
+                _fine_tune(loop, fine_tune_from)
+            if chief:
+                model_directory.create(model_dir, config, classes)
+            return _run(job)
+
+
+def _validation(found: dataset.Dataset) -> data.Reader | None:
+    split = found.splits.get("validation")
+    return data.Reader(split) if split and split.examples else None
+
+
+def _run(job: Run) -> dict:
+    try:
         return job.run()
+    except (tf.errors.UnavailableError, tf.errors.DeadlineExceededError) as error:
+        reason = error.message.splitlines()[0]
+        raise RunAgain(f"A worker is gone ({reason}); start all of them again.") from error
 
 
 def _with_classes(config: Config, classes: int) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, classes=classes))
 
 
-def _locked(model_dir: Path, chief: bool):
+def _locked(model_dir: Path, chief: bool) -> contextlib.AbstractContextManager:
     """Returns a held lock on the model directory, which only the chief writes.
 
     Raises:
       RunAgain: another process holds it.
-      InputError: the directory cannot be made.
+      InputError: the directory cannot be made or written.
     """
+    if not chief:
+        return contextlib.nullcontext()
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--model_dir {model_dir} cannot be made: {error.strerror}.") from error
-    name = ".lock" if chief else f".lock-{os.getpid()}"
-    lock = filelock.FileLock(model_dir / name, timeout=0)
-    try:
-        return lock.acquire()
+        return filelock.FileLock(model_dir / ".lock", timeout=0).acquire()
     except filelock.Timeout as error:
         raise RunAgain(f"Another process is training in {model_dir}; wait or stop it.") from error
+    except OSError as error:
+        raise InputError(f"--model_dir {model_dir} cannot be written: {error.strerror}.") from error
 
 
 def _micro_batch(config: Config, strategy: tf.distribute.Strategy, wanted: int | None) -> int:

@@ -82,8 +82,8 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path):
     for step in range(1, 7):
         saved(tmp_path, step)
     (tmp_path / ".step-00000009.tmp-1").mkdir()
-    checkpoint.prune(tmp_path, keep=2, best=2)
-    assert sorted(os.listdir(tmp_path)) == ["step-00000002", "step-00000005", "step-00000006"]
+    checkpoint.prune(tmp_path, keep=2, best=2, current=5)
+    assert sorted(os.listdir(tmp_path)) == ["step-00000002", "step-00000004", "step-00000005"]
 
 
 def test_write_file_is_all_or_nothing(tmp_path):

@@ -106,11 +106,14 @@ def test_nan_on_one_replica_harms_no_weight(logical_devices, reader, bad_replica
 
     made._network_input = poisoned
     before = [weight.numpy() for weight in made.update.weights]
+    statistics = made.model.get_layer("head_norm").moving_mean
     scale = made.update.loss_scale.numpy()
     made.train(made.batches(reader), 2)
     for old, weight in zip(before, made.update.weights, strict=True):
         for copy in made.strategy.experimental_local_results(weight.value):
             np.testing.assert_array_equal(copy.numpy(), old)
+    for copy in made.strategy.experimental_local_results(statistics.value):
+        assert np.isfinite(copy.numpy()).all()
     assert made.update.skipped.numpy() == 2
     assert made.update.loss_scale.numpy() == (scale / 4 if precision == "mixed_float16" else 1)
 

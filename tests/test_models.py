@@ -136,6 +136,7 @@ def test_logits_are_float32_and_weights_too(precision):
     model = models.build(config_io.load("quickstart"), precision=precision)
     logits = model(np.zeros((2, 64, 64, 3), np.float32))
     assert logits.dtype == "float32" and logits.shape == (2, 10)
+    assert model.get_layer("classifier").compute_dtype == "float32"
     assert {v.dtype for v in model.trainable_variables} == {"float32"}
     assert model.get_layer("stem").compute_dtype == precision.removeprefix("mixed_")
     assert keras.config.dtype_policy().name == before

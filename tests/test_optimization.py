@@ -132,7 +132,7 @@ def test_moving_average_and_clipping():
     norm = math.sqrt(sum((m**2).sum() for m in moved))
     assert norm == pytest.approx(0.4, rel=1e-3)
     for average, old, step in zip(update.averages, before, moved, strict=True):
-        np.testing.assert_allclose(average.numpy(), old + 0.1 * step, rtol=1e-4)
+        np.testing.assert_allclose(average.numpy(), old + 0.9 * step, rtol=1e-4)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_halves_the_scale():

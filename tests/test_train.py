@@ -220,3 +220,28 @@ def test_deterministic_too_late_is_said(place, tmp_path, capsys):
     tf.zeros(1)
     assert train.main([*command(place, tmp_path / "model")[2:], "--deterministic"]) == 2
     assert "too late" in capsys.readouterr().err
+
+
+def test_a_damaged_record_is_one_sentence(place, tmp_path, capsys):
+    content = bytearray((place / "small").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "bad").write_bytes(content)
+    flags = ("--training_file_pattern", str(tmp_path / "bad"))
+    assert train.main([*command(place, tmp_path / "model")[2:], *flags]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and "bad" in errors[0] and "record" in errors[0]
+
+
+def test_a_label_that_the_network_lacks_is_one_sentence(place, tmp_path, capsys):
+    flags = ("--set", "model.classes=2")
+    assert train.main([*command(place, tmp_path / "model")[2:], *flags]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and "label is not in 1..2" in errors[0]
+
+
+def test_a_run_goes_on_only_with_its_own_recipe(place, undisturbed, capsys):
+    before = (undisturbed / "config.json").read_bytes()
+    flags = ("--num_epochs", "6", "--set", "training.momentum=0.5")
+    assert train.main([*command(place, undisturbed)[2:], *flags]) == 2
+    assert "training.momentum = 0.9, not 0.5" in capsys.readouterr().err
+    assert (undisturbed / "config.json").read_bytes() == before
