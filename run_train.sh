@@ -46,6 +46,10 @@ if [[ -z ${DATA_DIR:-} ]]; then
   train_on_digits "$@"
   exit
 fi
+if [[ ! -d $DATA_DIR ]]; then
+  echo "error: DATA_DIR is $DATA_DIR, which is no folder; it holds the archives and tf-records." >&2
+  exit 2
+fi
 name="$(value_of configuration "$@")"
 name="${name:-v_1_0_SqNxt_23}"
 model_dir="${MODEL_DIR:-runs/$(basename "$name" .py)-$(date +%Y-%m-%d)}"

@@ -48,8 +48,9 @@ def load(name: str) -> Config:
     if name.endswith(".py"):
         return _load_file(Path(name))
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.5) or names()
-        raise InputError(f"There is no configuration {name!r}; the nearest are {', '.join(near)}.")
+        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
+        told = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(names())}"
+        raise InputError(f"There is no configuration {name!r}; {told}.")
     return _load_file(folder() / f"{name}.py")
 
 

@@ -82,7 +82,7 @@ def faults_named(reader: Reader):
     except tf.errors.OpError as error:
         if reader.fault:
             raise reader.fault from error
-        if found := re.search(r"a record's label is not in 1\.\.\d+", error.message):
+        if found := re.search(r"the label of a record is not in 1\.\.\d+", error.message):
             raise InputError(f"{reader.split.shards[0].path.parent}: {found[0]}.") from error
         raise
 
@@ -204,7 +204,7 @@ def _parse(payload, classes: int):
     label = example["image/class/label"]
     tf.debugging.Assert(
         (label >= 1) & (label <= classes),
-        [f"a record's label is not in 1..{classes}", label],
+        [f"the label of a record is not in 1..{classes}", label],
     )
     jpeg = example["image/encoded"]
     height, width = example["image/height"], example["image/width"]

@@ -28,6 +28,9 @@ def find(data_dir: str | Path | None, training: str | None, validation: str | No
     if bool(data_dir) == bool(training or validation):
         raise InputError("Give --data_dir, or --training_file_pattern for records made elsewhere.")
     if data_dir:
+        inside = Path(data_dir) / "tf-records"
+        if not (Path(data_dir) / manifest.MANIFEST).exists() and inside.is_dir():
+            raise InputError(f"{data_dir} holds no shards; give --data_dir {inside}.")
         found = manifest.load_manifest(Path(data_dir))
         manifest.check_shards(found)
         return Dataset(found.splits, found.classes, Path(data_dir))

@@ -106,19 +106,23 @@ def read(path: Path) -> Image.Image:
 def find_images(paths: Sequence[str]) -> list[Path]:
     """Returns the given files, and of each given folder all its files with an image's ending.
 
+    An empty folder stands for itself, to be named when it is read.
+
     Raises:
-      InputError: a folder holds none.
+      InputError: there is nothing but empty folders.
     """
     found: list[Path] = []
+    empty: list[Path] = []
     for path in map(Path, paths):
         if not path.is_dir():
             found.append(path)
             continue
         inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _ENDINGS)
-        if not inside:
-            raise InputError(f"{path} holds no image ({', '.join(sorted(_ENDINGS))}).")
         found += inside
-    return found
+        empty += [] if inside else [path]
+    if empty and not found:
+        raise InputError(f"{empty[0]} holds no image ({', '.join(sorted(_ENDINGS))}).")
+    return found + empty
 
 
 _ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}

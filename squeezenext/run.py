@@ -300,6 +300,7 @@ class Run:
                 model_directory.write_litert(self.model_dir, model)
             model_directory.write_final(self.model_dir, document)
             LOG.info("Done: %s", document)
+            LOG.info("The model is in %s.", self.model_dir)
         return document
 
     def _show_input(self) -> None:

@@ -95,7 +95,7 @@ def test_evaluation_is_in_order_and_padded(tmp_path):
 def test_a_label_outside_the_network_s_classes_stops(tmp_path):
     reader = tiny.reader(tmp_path, 6)
     batches, _ = data.evaluation(reader, tiny.IMAGES, 2, batch=6, share=Share())
-    with pytest.raises(Exception, match=r"label is not in 1\.\.2"):
+    with pytest.raises(Exception, match=r"label of a record is not in 1\.\.2"):
         next(iter(batches))
 
 

@@ -90,7 +90,8 @@ def test_a_published_model_is_fine_tuned_to_other_classes(shared, tmp_path, imag
     run(sys.executable, "-m", "squeezenext.train", "--configuration", "squeezenet_v1_0",
         "--fine_tune_from", "squeezenet_v1_0", "--data_dir", records, "--model_dir", model_dir,
         "--batch_size", 12, "--num_epochs", 4, "--precision", "float32",
-        **published, **cache)  # fmt: skip
+        "--set", "training.optimizer=adam", "--set", "training.learning_rate=0.0064",
+        "--set", "training.schedule=cosine", **published, **cache)  # fmt: skip
     assert (
         "Fine-tuning from squeezenet_v1_0; new: model/conv10"
         in (model_dir / "train.log").read_text()

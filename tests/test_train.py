@@ -236,7 +236,7 @@ def test_a_label_that_the_network_lacks_is_one_sentence(place, tmp_path, capsys)
     flags = ("--set", "model.classes=2")
     assert train.main([*command(place, tmp_path / "model")[2:], *flags]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1 and "label is not in 1..2" in errors[0]
+    assert len(errors) == 1 and "label of a record is not in 1..2" in errors[0]
 
 
 def test_a_run_goes_on_only_with_its_own_recipe(place, undisturbed, capsys):

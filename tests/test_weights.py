@@ -172,11 +172,14 @@ def run_predict(capsys, *arguments):
 
 
 def test_one_bad_file_never_stops_the_others(published, photos, capsys):
-    code, out, err = run_predict(capsys, photos, "/nowhere.jpg", "--format", "json")
+    empty = photos / "empty.jpg"
+    empty.mkdir(exist_ok=True)
+    code, out, err = run_predict(capsys, photos, empty, "/nowhere.jpg", "--format", "json")
     lines = [json.loads(line) for line in out.splitlines()]
-    assert code == 1 and "2 of the images" in err
+    assert code == 1 and "images could not be read" in err
     failed = {os.path.basename(line["path"]) for line in lines if line["error"]}
-    assert failed == {"text.jpg", "nowhere.jpg"} and len(lines) == 7
+    assert failed == {"text.jpg", "nowhere.jpg", "empty.jpg"}
+    assert sum(line["error"] is None for line in lines) == 5
     for line in lines:
         assert set(line) == {"path", "predictions", "error"}
         if not line["error"]:
