@@ -11,8 +11,8 @@ from tests.conftest import REPOSITORY
 ROWS = [
     {"errors", "config"},
     {"labels", "flags", "config_io", "example", "preprocessing", "layers", "optimization",
-     "checkpoint", "deep_compression", "devices"},
-    {"schema", "tfrecord", "manifest", "augmentation", "models"},
+     "checkpoint", "deep_compression", "devices", "networks"},
+    {"schema", "tfrecord", "manifest", "augmentation", "models", "graph"},
     {"records", "stats", "litert", "weights"},
     {"data", "dataset", "predictor"},
     {"loop", "history"},
@@ -22,7 +22,7 @@ ROWS = [
 ]  # fmt: skip
 LIGHT = {"errors", "config", "labels", "flags", "config_io", "tfrecord", "example", "schema",
          "manifest", "records", "preprocessing", "checkpoint", "deep_compression", "weights",
-         "predictor", "dataset"}  # fmt: skip
+         "predictor", "dataset", "networks", "graph"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 
