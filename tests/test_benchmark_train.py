@@ -1,4 +1,4 @@
-"""Tests for `../scripts/benchmark_train.py`: the peer is the same network, the ratios are ratios."""
+"""Tests for `../scripts/benchmark_train.py`: the same network as a peer, and honest ratios."""
 
 import keras
 import pytest
