@@ -9,20 +9,15 @@ file of that SHA-256 whatever its name, so that no network is needed.
 """
 
 import dataclasses
-import hashlib
 import os
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-import filelock
 import numpy as np
-import platformdirs
 from absl import flags
 
-from squeezenext import checkpoint, config_io, deep_compression, labels
+from squeezenext import config_io, labels  # what is heavier is imported where it is used
 from squeezenext.config import Config, SqueezeNet
 from squeezenext.errors import InputError
 from squeezenext.flags import run
@@ -71,6 +66,8 @@ def resolve(name: str | Path) -> Path:
     published = PUBLISHED[str(name)]
     directory = cache() / f"{name}-{published.sha256[:12]}"
     if not (directory / "model.tflite").is_file():
+        import filelock
+
         directory.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(directory / ".lock"):
             if not (directory / "model.tflite").is_file():
@@ -81,11 +78,17 @@ def resolve(name: str | Path) -> Path:
 
 def cache() -> Path:
     """Returns the folder of fetched models."""
+    import platformdirs
+
     return Path(platformdirs.user_cache_dir("squeezenext")) / "models"
 
 
 def _fetch(published: Published) -> Path:
     """Returns the published file, from SQUEEZENEXT_WEIGHTS, the cache or its home."""
+    import hashlib
+
+    from squeezenext import checkpoint
+
     folder = os.environ.get("SQUEEZENEXT_WEIGHTS")
     for path in sorted(Path(folder).iterdir()) if folder and Path(folder).is_dir() else []:
         if path.is_file() and path.stat().st_size == published.bytes:
@@ -100,6 +103,10 @@ def _fetch(published: Published) -> Path:
 
 
 def _download(published: Published) -> bytes:
+    import hashlib
+    import urllib.error
+    import urllib.request
+
     try:
         with urllib.request.urlopen(published.url, timeout=60) as response:
             content = response.read(published.bytes + 1)
@@ -126,7 +133,9 @@ def import_weights(kind: str, path: Path, config: Config, directory: Path) -> No
       InputError: the file is not of that format and network, or the directory holds another.
     """
     # Here, so that a prediction with a model that is there already never imports TensorFlow.
-    from squeezenext import model_directory, models
+    import hashlib
+
+    from squeezenext import checkpoint, model_directory, models
 
     if kind not in FORMATS:
         raise InputError(f"--format {kind}: must be one of {', '.join(FORMATS)}.")
@@ -145,6 +154,8 @@ def import_weights(kind: str, path: Path, config: Config, directory: Path) -> No
 
 def _from_deep_compression(data: bytes, config: Config, source: str) -> dict[str, np.ndarray]:
     """Returns SqueezeNet's variables by "model/layer/variable"."""
+    from squeezenext import deep_compression
+
     shapes = _caffe_shapes(config)
     layers = deep_compression.decode(data, list(shapes.values()), source)
     arrays = {"model/dropout/calls": np.zeros((), np.int64)}

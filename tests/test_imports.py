@@ -11,10 +11,10 @@ from tests.conftest import REPOSITORY
 ROWS = [
     {"errors", "config"},
     {"labels", "flags", "config_io", "example", "preprocessing", "layers", "optimization",
-     "checkpoint", "deep_compression", "devices", "networks"},
-    {"schema", "tfrecord", "manifest", "augmentation", "models", "graph"},
-    {"records", "stats", "litert", "weights"},
-    {"data", "dataset", "predictor"},
+     "checkpoint", "deep_compression", "devices", "networks", "fetch", "runner", "taps", "sources"},
+    {"schema", "tfrecord", "manifest", "augmentation", "models", "graph", "explain", "shipped"},
+    {"records", "stats", "litert", "weights", "predictor"},
+    {"data", "dataset", "predict"},
     {"loop", "history"},
     {"model_directory"},
     {"run", "evaluate"},
@@ -22,7 +22,8 @@ ROWS = [
 ]  # fmt: skip
 LIGHT = {"errors", "config", "labels", "flags", "config_io", "tfrecord", "example", "schema",
          "manifest", "records", "preprocessing", "checkpoint", "deep_compression", "weights",
-         "predictor", "dataset", "networks", "graph"}  # fmt: skip
+         "predictor", "dataset", "networks", "graph", "fetch", "runner", "taps", "sources",
+         "explain", "shipped", "predict"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import predict
-from squeezenext import deep_compression, evaluate, weights
+from squeezenext import deep_compression, evaluate, predict, weights
 from squeezenext.errors import InputError
 from tests.conftest import REPOSITORY
 from tests.imagenet_archives import real_imagenet
@@ -145,7 +144,7 @@ def test_prediction_and_evaluation_agree(scored):
 def test_prediction_imports_no_tensorflow(published, shared, tmp_path):
     Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
     code = (
-        "import sys, predict\n"
+        "import sys; from squeezenext import predict\n"
         f"assert predict.main(['predict', {str(tmp_path / 'red.png')!r}, '--model_dir', "
         "'squeezenet_v1_0']) == 0\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
@@ -227,7 +226,7 @@ def test_without_network_the_sentence_names_the_url_and_the_variable(tmp_path, m
     def refuse(*_, **__):
         raise OSError("no route")
 
-    monkeypatch.setattr(weights.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
     with pytest.raises(InputError, match="githubusercontent.*SQUEEZENEXT_WEIGHTS"):
         weights.resolve("squeezenet_v1_0")
 
@@ -235,7 +234,7 @@ def test_without_network_the_sentence_names_the_url_and_the_variable(tmp_path, m
 def test_a_changed_file_at_its_home_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("SQUEEZENEXT_WEIGHTS", raising=False)
-    monkeypatch.setattr(weights.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"other"))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(b"other"))
     with pytest.raises(InputError, match="SHA-256 is another"):
         weights.resolve("squeezenet_v1_0")
 
