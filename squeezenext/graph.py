@@ -34,6 +34,7 @@ class Node:
       shape: of the output, without the batch: (height, width, channels) or (channels,).
       kernel, strides, padding, groups: of conv and max_pool; padding, of zeros (of nothing for
         max_pool), is given side by side and is what pad does, too.
+      bias: the trained layer has a bias of its own (a folded conv always has one).
       norm: name of the batch norm that was folded into a conv, or "".
     """
 
@@ -46,6 +47,7 @@ class Node:
     padding: Sides = _NONE
     groups: int = 1
     activation: Activation | Literal["linear"] = "linear"
+    bias: bool = False
     norm: str = ""
 
 
@@ -161,11 +163,11 @@ class _Recorder:
         same: bool = False,
         bias: bool = False,
     ) -> str:
-        del initializer, bias  # a folded one always has an offset
+        del initializer
         edges = [((side - 1) // 2, side // 2) if same else (0, 0) for side in kernel]
         window = {"kernel": kernel, "strides": strides, "padding": tuple(edges)}
         shape = (*self._windows(x, **window), filters)
-        return self._record("conv", name, [x], shape, groups=groups, **window)
+        return self._record("conv", name, [x], shape, groups=groups, bias=bias, **window)
 
     def _windows(self, x: str, kernel, strides: int, padding: Sides) -> list[int]:
         sides = zip(self.nodes[x].shape[:2], kernel, padding, strict=True)

@@ -11,9 +11,12 @@ from tests.conftest import REPOSITORY
 ROWS = [
     {"errors", "config"},
     {"labels", "flags", "config_io", "example", "preprocessing", "layers", "optimization",
-     "checkpoint", "deep_compression", "devices", "networks", "fetch", "runner", "taps", "sources"},
+     "checkpoint", "deep_compression", "devices", "networks", "published", "fetch", "runner",
+     "taps", "sources"},
     {"schema", "tfrecord", "manifest", "augmentation", "models", "graph", "explain", "shipped"},
-    {"records", "stats", "litert", "weights", "predictor"},
+    {"records", "stats", "litert", "ncnn", "variables", "predictor"},
+    {"importing"},
+    {"weights"},
     {"data", "dataset", "predict"},
     {"loop", "history"},
     {"model_directory"},
@@ -22,8 +25,9 @@ ROWS = [
 ]  # fmt: skip
 LIGHT = {"errors", "config", "labels", "flags", "config_io", "tfrecord", "example", "schema",
          "manifest", "records", "preprocessing", "checkpoint", "deep_compression", "weights",
-         "predictor", "dataset", "networks", "graph", "fetch", "runner", "taps", "sources",
-         "explain", "shipped", "predict"}  # fmt: skip
+         "predictor", "dataset", "networks", "graph", "ncnn", "variables", "importing",
+         "published", "fetch", "runner", "taps", "sources", "explain", "shipped",
+         "predict"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 
