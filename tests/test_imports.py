@@ -11,12 +11,13 @@ from tests.conftest import REPOSITORY
 ROWS = [
     {"errors", "config"},
     {"labels", "flags", "config_io", "example", "preprocessing", "layers", "optimization",
-     "checkpoint", "deep_compression", "devices", "networks", "published"},
-    {"schema", "tfrecord", "manifest", "augmentation", "models", "graph"},
-    {"records", "stats", "litert", "ncnn", "variables"},
+     "checkpoint", "deep_compression", "devices", "networks", "published", "fetch", "runner",
+     "taps", "sources"},
+    {"schema", "tfrecord", "manifest", "augmentation", "models", "graph", "explain", "shipped"},
+    {"records", "stats", "litert", "ncnn", "variables", "predictor"},
     {"importing"},
     {"weights"},
-    {"data", "dataset", "predictor"},
+    {"data", "dataset", "predict"},
     {"loop", "history"},
     {"model_directory"},
     {"run", "evaluate"},
@@ -24,8 +25,9 @@ ROWS = [
 ]  # fmt: skip
 LIGHT = {"errors", "config", "labels", "flags", "config_io", "tfrecord", "example", "schema",
          "manifest", "records", "preprocessing", "checkpoint", "deep_compression", "weights",
-         "predictor", "dataset", "networks", "graph", "ncnn",
-         "variables", "importing", "published"}  # fmt: skip
+         "predictor", "dataset", "networks", "graph", "ncnn", "variables", "importing",
+         "published", "fetch", "runner", "taps", "sources", "explain", "shipped",
+         "predict"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 
