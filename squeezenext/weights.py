@@ -22,7 +22,7 @@ import numpy as np
 import platformdirs
 from absl import flags
 
-from squeezenext import checkpoint, config_io, deep_compression, labels
+from squeezenext import atomic, checkpoint, config_io, deep_compression, labels
 from squeezenext.config import Config, SqueezeNet
 from squeezenext.errors import InputError
 from squeezenext.flags import run
@@ -95,7 +95,7 @@ def _fetch(published: Published) -> Path:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         content = _download(published)
-        checkpoint.write_file(path, lambda file: file.write_bytes(content))
+        atomic.write_file(path, lambda file: file.write_bytes(content))
     return path
 
 

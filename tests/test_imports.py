@@ -9,9 +9,9 @@ from tests.conftest import REPOSITORY
 
 # A module imports only from rows above its own.
 ROWS = [
-    {"errors", "config"},
+    {"errors", "config", "atomic"},
     {"labels", "flags", "config_io", "example", "preprocessing", "layers", "optimization",
-     "checkpoint", "deep_compression", "devices"},
+     "checkpoint", "deep_compression", "devices", "bad_records"},
     {"schema", "tfrecord", "manifest", "augmentation", "models"},
     {"records", "stats", "litert", "weights"},
     {"data", "dataset", "predictor"},
@@ -22,7 +22,7 @@ ROWS = [
 ]  # fmt: skip
 LIGHT = {"errors", "config", "labels", "flags", "config_io", "tfrecord", "example", "schema",
          "manifest", "records", "preprocessing", "checkpoint", "deep_compression", "weights",
-         "predictor", "dataset"}  # fmt: skip
+         "predictor", "dataset", "atomic", "bad_records"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 
