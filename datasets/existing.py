@@ -17,7 +17,7 @@ from datasets import commit, images, jpeg, progress
 from datasets.listing import Collection, listing
 from datasets.pool import Pool
 from datasets.shards import RECORD, Written, fingerprint, sha256
-from squeezenext import labels, records, schema, tfrecord
+from squeezenext import atomic, labels, records, schema, tfrecord
 from squeezenext.errors import InputError
 
 _SHARD = re.compile(
@@ -172,7 +172,7 @@ def _place(job: Job) -> None:
         temporary.unlink(missing_ok=True)
         os.link(job.source, temporary)
         os.replace(temporary, job.path)
-        commit.sync_folder(job.path.parent)
+        atomic.flush(job.path.parent)
     except OSError:  # another file system, or one without links
         with job.source.open("rb") as file:
             with commit.written(job.path, job.path.parent / commit.WORK) as copy:

@@ -19,6 +19,7 @@ from datasets import checksum, commit, imagenet_tar, progress, space
 from datasets.listing import Fault, Listing, name_digest
 from datasets.options import Options
 from datasets.writer import Output
+from squeezenext import atomic
 from squeezenext.errors import InputError
 
 _BUCKET_BITS = 6
@@ -105,7 +106,8 @@ def _lay_by(
                 outputs[bucket].write(data)
                 advance(1, len(data))
         for output in outputs:
-            output.commit()
+            output.finish()
+            atomic.flush(output.path)  # a network file system may say only now that it is full
     return imagenet_tar.train_listing(paths, rows, names, faults, path)
 
 

@@ -17,30 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from squeezenext.atomic import flush, write_file
 from squeezenext.errors import InputError
 
 _NAME = re.compile(r"step-(\d{8,})")
 FORMAT_VERSION = 2  # 1 had no hash of META.json itself
-
-
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Makes a file whole or not at all: `write(temporary)`, flush, rename, flush the directory."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}{path.suffix}")
-    try:
-        write(temporary)
-        _flush(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict) -> Path:
@@ -66,14 +47,14 @@ def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict
         files = {"state.npz": _sha256(temporary / "state.npz")}
         (temporary / "META.json").write_text(_meta_text(meta, step, files), "utf-8")
         for path in (temporary / "state.npz", temporary / "META.json", temporary):
-            _flush(path)
+            flush(path)
         if final.exists():
             shutil.rmtree(final)
         os.replace(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _flush(directory)
+    flush(directory)
     return final
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from squeezenext import checkpoint, config_io, dataset, labels, quiet, weights
+from squeezenext import atomic, config_io, dataset, labels, quiet, weights
 from squeezenext.errors import InputError
 from squeezenext.flags import run
 from squeezenext.options import PRECISIONS, check_precision
@@ -79,7 +79,7 @@ def write_predictions(path: Path, reader_labels, result: "Evaluation") -> None:
                 names = [reader_labels[int(i)].synset for i in (label, predicted)]
                 writer.writerow([number, *names, f"{probability:.6f}", int(top5), f"{loss:.6f}"])
 
-    checkpoint.write_file(path, write)
+    atomic.write_file(path, write)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

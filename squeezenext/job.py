@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from squeezenext import data, devices, history, labels, model_directory
+from squeezenext import bad_records, data, devices, history, labels, model_directory
 from squeezenext.cluster import Cluster
 from squeezenext.config import Config
 from squeezenext.errors import EXIT_CODES, InputError, RunAgain
@@ -58,6 +58,9 @@ def train(
             devices.exchange(strategy, [0])
             watchdog.joined()
         reader = data.Reader(splits["train"])
+        if options.on_bad_record == "skip":
+            listed = model_dir / bad_records.FILE if chief else None
+            reader.bad = bad_records.BadRecords(reader.split.examples, LOG.warning, listed)
         policy = devices.precision(options.precision)
         loop = Loop(
             config,

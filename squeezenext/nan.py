@@ -9,7 +9,7 @@ checkpoint to that batch are left out once; steps, epochs and the learning rate 
 from pathlib import Path
 
 from squeezenext import data, example
-from squeezenext.checkpoint import write_file
+from squeezenext.atomic import write_file
 from squeezenext.schema import FILENAME
 
 MAX_ROLLBACKS = 5  # in a run; more is not bad luck but a bad recipe

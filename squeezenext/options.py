@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from squeezenext.errors import InputError
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+OnBadRecord = Literal["stop", "skip"]
 OnNan = Literal["stop", "rollback"]
 Cluster = Literal["auto", "slurm", "none"]
 
@@ -26,6 +27,7 @@ class Options:
       deterministic: the same bits each time on the same machine; slower.
       on_nan: a gradient that is not finite stops the run, or takes it back to the last checkpoint
         and past the examples since; see nan.py.
+      on_bad_record: at a damaged training record stop, or skip it; see bad_records.py.
       evaluate_every_epochs: 0 is only at the end.
     """
 
@@ -41,13 +43,15 @@ class Options:
     seed: int = 0
     deterministic: bool = False
     on_nan: OnNan = "stop"
+    on_bad_record: OnBadRecord = "stop"
     checkpoint_minutes: float = 10.0
     keep_checkpoints: int = 2
     evaluate_every_epochs: int = 1
 
     def __post_init__(self):
         check_precision(self.precision)
-        for field, kind in (("cluster", Cluster), ("on_nan", OnNan)):
+        choices = (("cluster", Cluster), ("on_nan", OnNan), ("on_bad_record", OnBadRecord))
+        for field, kind in choices:
             if getattr(self, field) not in get_args(kind):
                 raise InputError(
                     f"--{field} {getattr(self, field)}: must be {' or '.join(get_args(kind))}."

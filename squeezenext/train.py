@@ -110,6 +110,8 @@ def _define(values: flags.FlagValues) -> None:
     number("checkpoint_minutes", 10.0, "Saves so often, and after each epoch.", 0.0, **at)
     integer("keep_checkpoints", 2, "The newest so many are kept, and the best.", 1, **at)
     integer("evaluate_every_epochs", 1, "0: only at the end.", 0, **at)
+    what = "At a damaged training record: stop, or skip it (few may be, see docs/data.md)."
+    flags.DEFINE_enum("on_bad_record", "stop", ["stop", "skip"], what, **at)
     flags.DEFINE_multi_string("set", [], "FIELD=VALUE of the configuration; repeatable.", **at)
 
 
