@@ -20,7 +20,6 @@ import random
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -225,23 +224,16 @@ class Workers:
     """Several workers on this machine, as processes of their own."""
 
     def __init__(self, arguments: list[str], count: int):
-        sockets = [socket.socket() for _ in range(count)]
-        for held in sockets:
-            held.bind(("127.0.0.1", 0))
-        addresses = [f"127.0.0.1:{held.getsockname()[1]}" for held in sockets]
-        for held in sockets:
-            held.close()
-        cluster = {"cluster": {"worker": addresses}}
+        from tests import tiny
+
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "squeezenext.train", *arguments[1:]],
-                env=os.environ
-                | {"PYTHONPATH": str(ROOT)}
-                | {"TF_CONFIG": json.dumps(cluster | {"task": {"type": "worker", "index": i}})},
+                env=tiny.environment(TF_CONFIG=config),
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for i in range(count)
+            for config in tiny.tf_configs(count)
         ]
 
     def finish(self, what: str) -> None:

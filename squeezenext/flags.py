@@ -62,7 +62,7 @@ def _guarded(work: Callable[[], None], debug: bool) -> int:
     except KeyboardInterrupt:
         return _say("Interrupted; run the same command again to go on.", 75)
     except Exception as error:
-        if fault := _output_fault():
+        if isinstance(error, OSError) and (fault := _output_fault()):
             return _say(fault, 1)
         if debug:
             raise
@@ -71,9 +71,13 @@ def _guarded(work: Callable[[], None], debug: bool) -> int:
 
 
 def _output_fault() -> str | None:
-    """Says what keeps standard output from being written; what waits for it is dropped."""
+    """Says what keeps standard output from being written; what waits for it is dropped.
+
+    An error of write() names no file, so the only way to know is to try again.
+    """
     try:
         sys.stdout.flush()
+        os.write(1, b"\n")
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python fails once more at its end
         return f"Standard output cannot be written: {error.strerror}."
