@@ -11,10 +11,12 @@ from tests.conftest import REPOSITORY
 ROWS = [
     {"errors", "config"},
     {"labels", "flags", "config_io", "example", "preprocessing", "layers", "optimization",
-     "checkpoint", "deep_compression", "devices", "networks"},
-    {"schema", "tfrecord", "manifest", "augmentation", "models", "graph"},
-    {"records", "stats", "litert", "weights"},
-    {"data", "dataset", "predictor"},
+     "checkpoint", "deep_compression", "devices", "networks",
+     "sharing", "range_coder", "huffman"},
+    {"schema", "tfrecord", "manifest", "augmentation", "models", "graph",
+     "kernel_coding", "kernel_form"},
+    {"records", "stats", "litert", "weights", "arithmetic_streams", "huffman_streams"},
+    {"data", "dataset", "predictor", "sqz"},
     {"loop", "history"},
     {"model_directory"},
     {"run", "evaluate"},
@@ -22,7 +24,9 @@ ROWS = [
 ]  # fmt: skip
 LIGHT = {"errors", "config", "labels", "flags", "config_io", "tfrecord", "example", "schema",
          "manifest", "records", "preprocessing", "checkpoint", "deep_compression", "weights",
-         "predictor", "dataset", "networks", "graph"}  # fmt: skip
+         "predictor", "dataset", "networks", "graph", "sharing", "range_coder", "huffman",
+         "kernel_coding", "kernel_form", "arithmetic_streams", "huffman_streams",
+         "sqz"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 
