@@ -10,23 +10,27 @@ from tests.conftest import REPOSITORY
 # A module imports only from rows above its own.
 ROWS = [
     {"atomic", "config", "errors", "layers", "published"},
-    {"bad_records", "checkpoint", "config_io", "deep_compression", "devices", "example",
-     "fetch", "flags", "history", "labels", "networks", "optimization", "preprocessing",
-     "runner", "sources", "taps"},
-    {"augmentation", "explain", "graph", "manifest", "models", "schema", "shipped", "tfrecord",
-     "weights"},
-    {"litert", "ncnn", "predictor", "records", "stats", "variables"},
-    {"data", "dataset", "importing", "predict"},
+    {"bad_records", "checkpoint", "config_io", "deep_compression", "devices",
+     "example", "fetch", "flags", "history", "huffman", "labels", "networks",
+     "optimization", "preprocessing", "range_coder", "runner", "sharing", "sources",
+     "taps"},
+    {"augmentation", "explain", "graph", "kernel_coding", "kernel_form", "manifest",
+     "models", "schema", "shipped", "tfrecord", "weights"},
+    {"arithmetic_streams", "huffman_streams", "litert", "ncnn", "predictor",
+     "records", "stats", "variables"},
+    {"data", "dataset", "importing", "predict", "pytorch_weights", "sqz"},
     {"loop"},
     {"model_directory"},
     {"evaluate", "run"},
     {"train"},
 ]  # fmt: skip
-LIGHT = {"atomic", "bad_records", "checkpoint", "config", "config_io", "dataset",
-         "deep_compression", "errors", "example", "explain", "fetch", "flags", "graph",
-         "importing", "labels", "manifest", "ncnn", "networks", "predict", "predictor",
-         "preprocessing", "published", "records", "runner", "schema", "shipped", "sources",
-         "taps", "tfrecord", "variables", "weights"}  # fmt: skip
+LIGHT = {"arithmetic_streams", "atomic", "bad_records", "checkpoint", "config",
+         "config_io", "dataset", "deep_compression", "errors", "example", "explain",
+         "fetch", "flags", "graph", "huffman", "huffman_streams", "importing",
+         "kernel_coding", "kernel_form", "labels", "manifest", "ncnn", "networks",
+         "predict", "predictor", "preprocessing", "published", "pytorch_weights",
+         "range_coder", "records", "runner", "schema", "sharing", "shipped",
+         "sources", "sqz", "taps", "tfrecord", "variables", "weights"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 
