@@ -12,8 +12,9 @@ from typing import Any
 
 import filelock
 
-from datasets.writer import Output
 from squeezenext.errors import InputError, RunAgain
+
+from .writer import Output
 
 WORK = ".convert"  # the output's own folder for what is unfinished; removed at the end
 SPOOL = ".convert.spool"  # where a source that cannot seek is laid by

@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from datasets.listing import printable
 from squeezenext.errors import InputError
+
+from .listing import printable
 
 BLOCK = 512
 MAX_EXTENSION_BYTES = 64 << 10  # a PAX or long-name header; names are at most 4096 bytes
