@@ -9,26 +9,33 @@ from tests.conftest import REPOSITORY
 
 # A module imports only from rows above its own.
 ROWS = [
-    {"atomic", "config", "errors", "layers", "published", "quiet"},
-    {"bad_records", "checkpoint", "config_io", "deep_compression", "example", "fetch", "flags",
-     "history", "labels", "networks", "optimization", "options", "preprocessing", "runner",
-     "sources", "taps"},
-    {"augmentation", "cluster", "explain", "graph", "manifest", "models", "schema", "shipped",
-     "tfrecord", "weights"},
-    {"devices", "litert", "ncnn", "predictor", "records", "stats", "variables", "watchdog"},
-    {"data", "dataset", "importing", "predict"},
+    {"atomic", "config", "errors", "layers", "litert_file", "published",
+     "quiet"},
+    {"bad_records", "checkpoint", "config_io", "deep_compression", "options",
+     "example", "fetch", "flags", "history", "huffman", "labels", "networks",
+     "optimization", "preprocessing", "range_coder", "runner", "sharing", "sources",
+     "taps"},
+    {"augmentation", "explain", "graph", "kernel_coding", "kernel_form", "manifest",
+     "models", "schema", "shipped", "tfrecord", "weights", "cluster"},
+    {"arithmetic_streams", "huffman_streams", "litert_writer", "ncnn", "pixels",
+     "predictor", "records", "stats", "variables", "devices", "watchdog"},
+    {"data", "dataset", "importing", "litert", "litert_int8", "predict",
+     "pytorch_weights", "sqz"},
     {"loop", "nan"},
     {"model_directory", "snapshots"},
     {"evaluate", "run"},
     {"job"},
     {"train"},
 ]  # fmt: skip
-LIGHT = {"atomic", "bad_records", "checkpoint", "cluster", "config", "config_io", "dataset",
-         "deep_compression", "errors", "evaluate", "example", "explain", "fetch", "flags", "graph",
-         "importing", "labels", "manifest", "ncnn", "networks", "options", "predict", "predictor",
-         "preprocessing", "published", "quiet", "records", "runner", "schema", "shipped",
-         "sources", "stats", "taps", "tfrecord", "train", "variables", "watchdog",
-         "weights"}  # fmt: skip
+LIGHT = {"arithmetic_streams", "atomic", "bad_records", "checkpoint", "config",
+         "config_io", "dataset", "deep_compression", "errors", "example", "explain",
+         "fetch", "flags", "graph", "huffman", "huffman_streams", "importing",
+         "kernel_coding", "kernel_form", "labels", "litert_file", "litert_int8",
+         "litert_writer", "manifest", "ncnn", "networks", "pixels", "predict",
+         "predictor", "preprocessing", "published", "pytorch_weights",
+         "range_coder", "records", "runner", "schema", "sharing", "shipped",
+         "sources", "sqz", "taps", "tfrecord", "variables", "weights", "cluster",
+         "evaluate", "options", "quiet", "stats", "train", "watchdog"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 
