@@ -9,33 +9,31 @@ from tests.conftest import REPOSITORY
 
 # A module imports only from rows above its own.
 ROWS = [
-    {"atomic", "config", "errors", "layers", "litert_file", "published",
-     "quiet"},
-    {"bad_records", "checkpoint", "config_io", "deep_compression", "options",
-     "example", "fetch", "flags", "history", "huffman", "labels", "networks",
-     "optimization", "preprocessing", "range_coder", "runner", "sharing", "sources",
+    {"atomic", "config", "errors", "layers", "litert_file", "published", "quiet"},
+    {"bad_records", "checkpoint", "config_io", "deep_compression", "example",
+     "fetch", "flags", "history", "huffman", "labels", "networks", "optimization",
+     "options", "preprocessing", "range_coder", "runner", "sharing", "sources",
      "taps"},
-    {"augmentation", "explain", "graph", "kernel_coding", "kernel_form", "manifest",
-     "models", "schema", "shipped", "tfrecord", "weights", "cluster"},
-    {"arithmetic_streams", "huffman_streams", "litert_writer", "ncnn", "pixels",
-     "predictor", "records", "stats", "variables", "devices", "watchdog"},
+    {"augmentation", "cluster", "explain", "graph", "kernel_coding", "kernel_form",
+     "manifest", "models", "schema", "shipped", "stats", "tfrecord", "weights"},
+    {"arithmetic_streams", "devices", "huffman_streams", "litert_writer", "ncnn",
+     "pixels", "predictor", "records", "variables", "watchdog"},
     {"data", "dataset", "importing", "litert", "litert_int8", "predict",
      "pytorch_weights", "sqz"},
-    {"loop", "nan"},
+    {"evaluate", "loop", "nan", "train"},
     {"model_directory", "snapshots"},
-    {"evaluate", "run"},
+    {"run"},
     {"job"},
-    {"train"},
 ]  # fmt: skip
-LIGHT = {"arithmetic_streams", "atomic", "bad_records", "checkpoint", "config",
-         "config_io", "dataset", "deep_compression", "errors", "example", "explain",
-         "fetch", "flags", "graph", "huffman", "huffman_streams", "importing",
-         "kernel_coding", "kernel_form", "labels", "litert_file", "litert_int8",
-         "litert_writer", "manifest", "ncnn", "networks", "pixels", "predict",
-         "predictor", "preprocessing", "published", "pytorch_weights",
-         "range_coder", "records", "runner", "schema", "sharing", "shipped",
-         "sources", "sqz", "taps", "tfrecord", "variables", "weights", "cluster",
-         "evaluate", "options", "quiet", "stats", "train", "watchdog"}  # fmt: skip
+LIGHT = {"arithmetic_streams", "atomic", "bad_records", "checkpoint", "cluster",
+         "config", "config_io", "dataset", "deep_compression", "errors", "evaluate",
+         "example", "explain", "fetch", "flags", "graph", "huffman",
+         "huffman_streams", "importing", "kernel_coding", "kernel_form", "labels",
+         "litert_file", "litert_int8", "litert_writer", "manifest", "ncnn",
+         "networks", "options", "pixels", "predict", "predictor", "preprocessing",
+         "published", "pytorch_weights", "quiet", "range_coder", "records",
+         "runner", "schema", "sharing", "shipped", "sources", "sqz", "stats",
+         "taps", "tfrecord", "train", "variables", "watchdog", "weights"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 
