@@ -14,6 +14,7 @@ SIZES = {
     "squeezenet_v1_0_simple_bypass": (1_248_424, 861.3),
     "squeezenet_v1_0_complex_bypass": (1_589_672, None),
     "squeezenet_v1_1": (1_235_496, 387.7),
+    "squeezenet_v1_1_torchvision": (1_235_496, 352.0),  # at 224
     # 1.1 with 256 classes: 744 x (512 + 1) fewer.
     "squeezenet_v1_1_caltech256": (1_235_496 - 744 * 513, None),
     "v_1_0_SqNxt_23": (717_280, 278.0),

@@ -11,9 +11,11 @@ from tests.conftest import REPOSITORY
 ROWS = [
     {"errors", "config"},
     {"labels", "flags", "config_io", "example", "preprocessing", "layers", "optimization",
-     "checkpoint", "deep_compression", "devices"},
-    {"schema", "tfrecord", "manifest", "augmentation", "models"},
-    {"records", "stats", "litert", "weights"},
+     "checkpoint", "deep_compression", "devices", "networks", "published"},
+    {"schema", "tfrecord", "manifest", "augmentation", "models", "graph"},
+    {"records", "stats", "litert", "ncnn", "variables"},
+    {"importing"},
+    {"weights"},
     {"data", "dataset", "predictor"},
     {"loop", "history"},
     {"model_directory"},
@@ -22,7 +24,8 @@ ROWS = [
 ]  # fmt: skip
 LIGHT = {"errors", "config", "labels", "flags", "config_io", "tfrecord", "example", "schema",
          "manifest", "records", "preprocessing", "checkpoint", "deep_compression", "weights",
-         "predictor", "dataset"}  # fmt: skip
+         "predictor", "dataset", "networks", "graph", "ncnn",
+         "variables", "importing", "published"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 
