@@ -16,7 +16,17 @@ import filelock
 import tensorflow as tf
 from absl import flags
 
-from squeezenext import config_io, data, dataset, devices, history, model_directory, weights
+from squeezenext import (
+    config_io,
+    data,
+    dataset,
+    devices,
+    distillation,
+    history,
+    model_directory,
+    recipes,
+    weights,
+)
 from squeezenext.config import Config
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.flags import run
@@ -80,6 +90,7 @@ def train(
             examples=reader.split.examples,
             micro_batch=_micro_batch(config, strategy, micro_batch_size),
             seed=seed,
+            teacher=_teacher(config, strategy, policy),
         )
         _report(config, loop, reader, policy)
         job = Run(
@@ -98,6 +109,12 @@ def train(
             if chief:
                 model_directory.create(model_dir, config, classes)
             return _run(job)
+
+
+def _teacher(config: Config, strategy: tf.distribute.Strategy, precision: str):
+    with strategy.scope():
+        how = config.training.distillation
+        return distillation.teacher(how, config.model.classes, precision)
 
 
 def _validation(found: dataset.Dataset) -> data.Reader | None:
@@ -142,13 +159,18 @@ def _micro_batch(config: Config, strategy: tf.distribute.Strategy, wanted: int |
     if rest:
         raise InputError(f"--batch_size {batch} does not divide among {replicas} devices.")
     if wanted:
-        if wanted < 1 or share % wanted:
+        if wanted < 1 or share % wanted or wanted % config.training.echo:
             raise InputError(
-                f"--micro_batch_size {wanted} does not divide each device's {share} images."
+                f"--micro_batch_size {wanted} does not divide each device's {share} images"
+                f" into whole groups of training.echo {config.training.echo}."
             )
         return wanted
+    echo = config.training.echo
     limit = 256 if tf.config.list_physical_devices("GPU") else 32
-    return max(size for size in range(1, min(limit, share) + 1) if share % size == 0)
+    sizes = (s for s in range(echo, min(limit, share) + 1, echo) if share % s == 0)
+    if not (largest := max(sizes, default=0)):
+        raise InputError(f"training.echo {echo} does not divide each device's {share} images.")
+    return largest
 
 
 def _report(config: Config, loop: Loop, reader: data.Reader, precision: str) -> None:
@@ -184,7 +206,10 @@ def _fine_tune(loop: Loop, source: str) -> None:
 def _configured(values: flags.FlagValues) -> Config:
     """Returns the configuration with the command line's changes."""
     config = config_io.load(values["configuration"].value)
+    config = recipes.apply(values["recipe"].value, config)
     changes = list(values["set"].value)
+    if values["teacher"].value is not None:
+        changes.append(f"training.distillation.teacher={values['teacher'].value}")
     if values["batch_size"].value is not None:
         changes.append(f"training.batch_size={values['batch_size'].value}")
     if values["num_epochs"].value is not None:
@@ -208,6 +233,8 @@ def _define(values: flags.FlagValues) -> None:
     string("validation_file_pattern", None, "The same for validation.", **at)
     string("model_dir", None, "Where the run lives; resumes what is there.", **at)
     string("fine_tune_from", None, "Model directory or published model to start from.", **at)
+    string("recipe", "published", f"How to train: {', '.join(recipes.NAMES)}.", **at)
+    string("teacher", None, "Model to learn from: directory, name or keras:NAME.", **at)
     integer("batch_size", None, "Global batch; overrides the configuration.", 1, **at)
     number("num_epochs", None, "Overrides the configuration.", **at)
     integer("micro_batch_size", None, "Images a device takes at once.", 1, **at)

@@ -9,20 +9,23 @@ from tests.conftest import REPOSITORY
 
 # A module imports only from rows above its own.
 ROWS = [
-    {"errors", "config"},
-    {"labels", "flags", "config_io", "example", "preprocessing", "layers", "optimization",
+    {"errors", "config_augmentation"},
+    {"config"},
+    {"draws", "losses", "phases", "recipes",
+     "labels", "flags", "config_io", "example", "preprocessing", "layers", "optimization",
      "checkpoint", "deep_compression", "devices", "networks", "published"},
-    {"schema", "tfrecord", "manifest", "augmentation", "models", "graph"},
+    {"schema", "tfrecord", "manifest", "augmentation", "mixing", "models", "graph"},
     {"records", "stats", "litert", "ncnn", "variables"},
     {"importing"},
     {"weights"},
     {"data", "dataset", "predictor"},
     {"loop", "history"},
     {"model_directory"},
-    {"run", "evaluate"},
+    {"run", "evaluate", "distillation"},
     {"train"},
 ]  # fmt: skip
-LIGHT = {"errors", "config", "labels", "flags", "config_io", "tfrecord", "example", "schema",
+LIGHT = {"errors", "config", "config_augmentation", "draws", "phases", "recipes",
+         "labels", "flags", "config_io", "tfrecord", "example", "schema",
          "manifest", "records", "preprocessing", "checkpoint", "deep_compression", "weights",
          "predictor", "dataset", "networks", "graph", "ncnn",
          "variables", "importing", "published"}  # fmt: skip
