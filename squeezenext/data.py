@@ -18,8 +18,10 @@ import numpy as np
 import tensorflow as tf
 
 from squeezenext import augmentation, draws, records, tfrecord
+from squeezenext.bad_records import BadRecords
 from squeezenext.config import Images
 from squeezenext.errors import InputError
+from squeezenext.example import RecordError
 from squeezenext.manifest import Split
 
 _SCHEMA = {
@@ -40,13 +42,19 @@ class Share:
 
 
 class Reader:
-    """Reads records of a split by number, with their checksums."""
+    """Reads records of a split by number, with their checksums.
+
+    `bad`: None, and a damaged record is an error; or what remembers those that are left out. The
+    next whole record of the split takes the place of one, so what is read is still a function of
+    the number alone: batches are full, a resumed run is exact, and any worker reads the same.
+    """
 
     def __init__(self, split: Split):
         self.split = split
         self.index = records.index(split)
         self._names = [str(shard.path) for shard in split.shards]
         self._first = np.cumsum([0, *(shard.examples for shard in split.shards)])
+        self.bad: BadRecords | None = None
         self.fault: InputError | None = None  # TensorFlow passes on only its text
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
@@ -61,9 +69,26 @@ class Reader:
         return payloads
 
     def _read(self, number: int) -> bytes:
+        if self.bad is None:
+            return self._read_one(number)
+        for place in range(number, number + self.split.examples):
+            place %= self.split.examples
+            if place not in self.bad:
+                try:
+                    return self._read_one(place)
+                except RecordError as error:
+                    self.bad.add(place, error)
+        raise InputError(f"{self._names[0]} and its like hold no whole record; copy them again.")
+
+    def _read_one(self, number: int) -> bytes:
         shard, offset, length = (int(value) for value in self.index[number])
         name = self._names[shard]
-        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            descriptor = os.open(name, os.O_RDONLY)
+        except OSError as error:
+            raise InputError(
+                f"{name} cannot be read ({error.strerror}); mend that and run the command again."
+            ) from error
         try:
             return tfrecord.read(descriptor, offset, length, name, number - int(self._first[shard]))
         finally:
@@ -151,50 +176,67 @@ def training(
     Draws: [micro_batch, ...] float32, the random numbers for `mixing.augmented`, which does the
     rest on the device. Arguments as in `training_numbers`; `echo` divides `micro_batch`.
     """
+    pairs = functools.partial(
+        training_numbers,
+        reader.split.examples,
+        seed=seed,
+        start=start,
+        micro_batch=micro_batch,
+        share=share,
+        echo=echo,
+    )
+    return _shown(reader, images, classes, pairs, seed=seed, micro_batch=micro_batch, echo=echo)
+
+
+def examples(
+    reader: Reader, images: Images, classes: int, *, seed: int, numbers: np.ndarray, epoch: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns what `training` makes of these records in an epoch: (images, labels, draws)."""
+    pairs = [(numbers, np.full(len(numbers), epoch))]
+    shown = _shown(
+        reader, images, classes, lambda: pairs, seed=seed, micro_batch=len(numbers), echo=1
+    )
+    return next(iter(shown))
+
+
+def _shown(reader, images: Images, classes, pairs, *, seed, micro_batch, echo) -> tf.data.Dataset:
     steps = images.augmentation
+    different = micro_batch // echo
 
     def batches():
-        pairs = training_numbers(
-            reader.split.examples,
-            seed=seed,
-            start=start,
-            micro_batch=micro_batch,
-            share=share,
-            echo=echo,
-        )
-        for numbers, epochs in pairs:
+        for numbers, epochs in pairs():
             yield numbers[::echo], draws.of_steps(steps, seed, epochs, numbers)
 
-    different = micro_batch // echo
+    def parse(numbers, values):
+        # A micro-batch at once: a hundred operations, which for each image would cost a tenth more.
+        jpegs, heights, widths, labels = _parse(_read(reader, numbers), classes)
+        sides = (tf.repeat(heights, echo), tf.repeat(widths, echo))
+        windows = augmentation.windows(*sides, images, values)
+        return jpegs, labels, *(_cut(part, different, echo) for part in (windows, values))
+
+    def decode(jpeg, label, windows, values):
+        return augmentation.crops(jpeg, windows, images.size), tf.repeat(label, echo), values
+
+    def join(*parts):
+        pixels, labels, values = (_flat(part, micro_batch) for part in parts)
+        return augmentation.moved(pixels, images, values), labels, values
+
     signature = (
         tf.TensorSpec([different], tf.int64),
         tf.TensorSpec([micro_batch, draws.places(steps)[-1].stop], tf.float32),
     )
-
-    def parse(numbers, values):
-        """A micro-batch at once: some hundred operations that for each image cost a tenth more."""
-        jpegs, heights, widths, labels = _parse(_read(reader, numbers), classes)
-        sides = (tf.repeat(heights, echo), tf.repeat(widths, echo))
-        windows = augmentation.windows(*sides, images, values)
-        grouped = (
-            tf.reshape(part, [different, echo, *part.shape[1:]]) for part in (windows, values)
-        )
-        return jpegs, labels, *grouped
-
-    def decode(jpeg, label, windows, values):
-        pixels = augmentation.crops(jpeg, windows, images.size)
-        return pixels, tf.repeat(label, echo), values
-
-    def join(pixels, labels, values):
-        pixels, labels, values = (
-            tf.reshape(part, [micro_batch, *part.shape[2:]]) for part in (pixels, labels, values)
-        )
-        return augmentation.moved(pixels, images, values), labels, values
-
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
     dataset = dataset.map(parse, num_parallel_calls=2, deterministic=True).unbatch()
     dataset = dataset.map(decode, tf.data.AUTOTUNE, deterministic=True)
     return _batched(dataset, different, join)
+
+
+def _cut(values: tf.Tensor, groups: int, size: int) -> tf.Tensor:
+    return tf.reshape(values, [groups, size, *values.shape[1:]])
+
+
+def _flat(values: tf.Tensor, count: int) -> tf.Tensor:
+    return tf.reshape(values, [count, *values.shape[2:]])
 
 
 def evaluation(
