@@ -12,7 +12,6 @@ import functools
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -110,17 +109,6 @@ def faults_named(reader: Reader):
         if found := re.search(r"the label of a record is not in 1\.\.\d+", error.message):
             raise InputError(f"{reader.split.shards[0].path.parent}: {found[0]}.") from error
         raise
-
-
-def open_split(splits: dict[str, Split], name: str, directory: Path) -> Reader:
-    """Returns a reader of a split.
-
-    Raises:
-      InputError: the data has no such split, or it is empty.
-    """
-    if name not in splits or not splits[name].examples:
-        raise InputError(f"{directory} has no {name} split; convert it with one.")
-    return Reader(splits[name])
 
 
 def order(seed: int, epoch: int, examples: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import inspect
 import keras
 import tensorflow as tf
 
-from squeezenext import losses, model_directory, models, weights
+from squeezenext import config_io, losses, model_directory, models, weights
 from squeezenext.config import Distillation
 from squeezenext.errors import InputError
 from squeezenext.preprocessing import normalize
@@ -38,7 +38,7 @@ def teacher(how: Distillation, classes: int, precision: str) -> losses.Teacher |
 def _own(name: str, classes: int, precision: str) -> losses.Teacher:
     """A model directory or a published model."""
     directory = weights.resolve(name)
-    config = model_directory.read_config(directory)
+    config = config_io.read_model(directory)
     _check_classes(name, config.model.classes, classes)
     model = models.build(config, precision=precision)
     model_directory.assign(model, model_directory.read_weights(directory), name)

@@ -212,6 +212,10 @@ class Update:
             name="gathered",
         )
 
+    def averaged(self) -> list[tuple[keras.Variable, tf.Variable]]:
+        """Returns each weight with its moving average, where the recipe keeps any."""
+        return list(zip(self.weights, self.averages, strict=True)) if self.averages else []
+
     def state(self) -> dict[str, tf.Variable]:
         """Returns everything that a resumed run needs beside the model, by stable names."""
         counters = (self.step, self.examples_seen, self.skipped, self.loss_scale, self.clean_steps)
@@ -232,6 +236,14 @@ class Update:
         parts = [tf.reshape(tf.cast(g, tf.float32), [-1]) for g in gradients]
         self._gathered.assign_add(tf.concat([*parts, tf.stack(metrics)], 0))
 
+    def drop_gathered(self) -> None:
+        """Forgets what was gathered; call outside any replica."""
+        self._gathered.assign(tf.zeros_like(self._gathered))
+
+    def gathered_sum(self) -> float:
+        """The sum over what one device gathered: reading it waits until it has been."""
+        return float(tf.reduce_sum(self._gathered))
+
     def take(self) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
         """Sums over the replicas what was gathered and forgets it; call in a replica.
 
@@ -242,15 +254,18 @@ class Update:
         total = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(self._gathered))
         self._gathered.assign(tf.zeros_like(total))
         gradient = total[: -self.METRICS] / tf.convert_to_tensor(self.loss_scale)
-        finite = tf.math.is_finite(tf.reduce_sum(tf.abs(gradient)))
+        metrics = total[-self.METRICS :]
+        finite = tf.math.is_finite(tf.reduce_sum(tf.abs(gradient)) + tf.reduce_sum(metrics))
         if self.training.clip_norm:
             norm = tf.norm(gradient)
             gradient *= self.training.clip_norm / tf.maximum(norm, self.training.clip_norm)
         parts = tf.split(gradient, self._sizes)
         shaped = [tf.reshape(g, v.shape) for g, v in zip(parts, self.weights, strict=True)]
-        return shaped, finite, total[-self.METRICS :]
+        return shaped, finite, metrics
 
-    def apply(self, strategy, gradients: list, finite: tf.Tensor, frozen: bool = False) -> None:
+    def apply(
+        self, strategy, gradients: list, finite: tf.Tensor, frozen: bool = False
+    ) -> tf.Tensor:
         """Updates all replicas' weights, or none; call outside any replica.
 
         Args:
@@ -258,7 +273,11 @@ class Update:
           gradients: one (per-replica) tensor a weight, as `take` returned them.
           finite: scalar bool.
           frozen: change the classifier alone.
+
+        Returns:
+          Whether the step was left out although no loss scale can be at fault, scalar bool.
         """
+        hopeless = tf.logical_not(finite) & (self.loss_scale <= 1.0)
         rate = learning_rate(self.training, self.examples_seen, self.examples)
         tf.cond(
             finite,
@@ -267,6 +286,7 @@ class Update:
         )
         self.step.assign_add(1)
         self.examples_seen.assign_add(self.training.batch_size)
+        return hopeless
 
     def _update_all(self, strategy, gradients: list, rate: tf.Tensor, frozen: bool) -> tf.Tensor:
         momentum = self._momentum(rate)

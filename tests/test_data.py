@@ -230,7 +230,7 @@ def test_what_find_refuses(tmp_path):
     found = dataset.find(None, shard, None)
     assert found.splits["train"].examples == 3 and found.classes is None
     with pytest.raises(InputError, match="has no validation split"):
-        data.open_split(found.splits, "validation", found.source)
+        dataset.check_split(found, "validation")
 
 
 def test_classes_must_be_the_model_s(tmp_path):
