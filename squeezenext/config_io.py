@@ -20,6 +20,10 @@ _TYPES = {
         words.RandomResizedCrop,
         words.HorizontalFlip,
         words.ShiftScaleRotate,
+        words.ColorJitter,
+        words.RandomErasing,
+        words.Mixup,
+        words.CutMix,
     )
 }
 

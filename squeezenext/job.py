@@ -7,7 +7,15 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from squeezenext import bad_records, data, devices, history, labels, model_directory
+from squeezenext import (
+    bad_records,
+    data,
+    devices,
+    distillation,
+    history,
+    labels,
+    model_directory,
+)
 from squeezenext.cluster import Cluster
 from squeezenext.config import Config
 from squeezenext.errors import EXIT_CODES, InputError, RunAgain
@@ -69,6 +77,7 @@ def train(
             examples=reader.split.examples,
             micro_batch=_micro_batch(config, strategy, options.micro_batch_size),
             seed=options.seed,
+            teacher=_teacher(config, strategy, policy),
         )
         _report(config, loop, reader, policy)
         validation = splits.get("validation")
@@ -121,20 +130,31 @@ def _leave(reason: str) -> None:
     os._exit(EXIT_CODES[RunAgain])
 
 
+def _teacher(config: Config, strategy: tf.distribute.Strategy, precision: str):
+    with strategy.scope():
+        how = config.training.distillation
+        return distillation.teacher(how, config.model.classes, precision)
+
+
 def _micro_batch(config: Config, strategy: tf.distribute.Strategy, wanted: int | None) -> int:
     """Returns how many images a replica takes at once, a divisor of its share of the batch."""
     batch, replicas = config.training.batch_size, strategy.num_replicas_in_sync
     share, rest = divmod(batch, replicas)
     if rest:
         raise InputError(f"--batch_size {batch} does not divide among {replicas} devices.")
+    echo = config.training.echo
     if wanted:
-        if wanted < 1 or share % wanted:
+        if wanted < 1 or share % wanted or wanted % echo:
             raise InputError(
-                f"--micro_batch_size {wanted} does not divide each device's {share} images."
+                f"--micro_batch_size {wanted} does not divide each device's {share} images into "
+                f"whole groups of training.echo {echo}."
             )
         return wanted
     limit = 256 if tf.config.list_physical_devices("GPU") else 32
-    return max(size for size in range(1, min(limit, share) + 1) if share % size == 0)
+    sizes = [s for s in range(echo, min(limit, share) + 1, echo) if share % s == 0]
+    if not sizes:
+        raise InputError(f"training.echo {echo} does not divide each device's {share} images.")
+    return sizes[-1]
 
 
 def _report(config: Config, loop: Loop, reader: data.Reader, precision: str) -> None:

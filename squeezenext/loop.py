@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import data, devices, layers, models, optimization
+from squeezenext import data, devices, layers, losses, mixing, models, optimization, phases
 from squeezenext.config import Config
 from squeezenext.preprocessing import normalize
 
@@ -149,7 +149,7 @@ class Scorer:
         return (
             numbers,
             labels,
-            cross_entropy(labels, logits, 0.0),
+            losses.cross_entropy(labels, logits, 0.0),
             top1,
             top5,
             best,
@@ -167,6 +167,7 @@ class Loop(Scorer):
       examples: in an epoch.
       micro_batch: images a replica takes at once; gradients are accumulated up to the batch.
       seed: of the initial weights and of every random number.
+      teacher: what `config.training.distillation` names, see distillation.py.
     """
 
     def __init__(
@@ -178,29 +179,51 @@ class Loop(Scorer):
         examples: int,
         micro_batch: int,
         seed: int,
+        teacher: losses.Teacher | None = None,
     ):
         keras.utils.set_random_seed(seed)
         super().__init__(config, strategy, precision)
         self.micro_batch = micro_batch
         self.seed = seed
+        self.teacher = teacher
         self.jit = False  # whether XLA compiles the pass forward and back, see `measure_jit`
         self.passed_over = 0  # examples left out of the order of training, see nan.py
         self.micro_steps = config.training.batch_size // (micro_batch * self.share.total)
         with strategy.scope():
             self.update = optimization.Update(self.model, config.training, examples, precision)
+            sizes = set(config.images.progressive) - {config.images.size}
+            self._networks = {size: models.resized(self.model, size) for size in sizes}
+        self._networks[config.images.size] = self.model
+        self.phase = self._phase()
+
+    def _phase(self) -> phases.Phase:
+        return phases.phase(self.config, self._seen() // self.update.examples)
+
+    def _seen(self) -> int:
+        return int(self.update.examples_seen.numpy())
+
+    @property
+    def phase_is_over(self) -> bool:
+        """Says whether training goes on with other batches: with those of `batches`, afresh."""
+        return self._phase() != self.phase
 
     def batches(self, reader: data.Reader):
         """Returns an iterator over training's batches from where the run stands."""
+        self.phase = self._phase()
+        before = (self._seen() - self.config.training.batch_size) // self.update.examples
+        if not self.phase.frozen and phases.phase(self.config, before).frozen:
+            self.update.forget()  # this is the first step of all weights
 
         def dataset(_):
             return data.training(
                 reader,
-                self.config.images,
+                phases.resized(self.config.images, self.phase.size),
                 self.config.model.classes,
                 seed=self.seed,
                 start=int(self.update.examples_seen.numpy()) + self.passed_over,
                 micro_batch=self.micro_batch,
                 share=self.share,
+                echo=self.config.training.echo,
             )
 
         return iter(self.strategy.distribute_datasets_from_function(dataset))
@@ -212,22 +235,21 @@ class Loop(Scorer):
           What the steps add up to, and whether the last was left out with no loss scale to
           blame, which ends the call: the same for all replicas and workers.
         """
-        metrics, taken, hopeless = self._train(iterator, tf.constant(steps))
+        metrics, taken, hopeless = self._train(iterator, tf.constant(steps), self.phase.frozen)
         loss, top1, top5, examples = (float(value) for value in metrics.numpy())
         return Sums(int(taken), round(examples), loss, top1, top5), bool(hopeless)
 
     @tf.function
-    def _train(self, iterator, steps):
+    def _train(self, iterator, steps, frozen: bool):
         totals = tf.zeros([optimization.Update.METRICS + 1])
         taken = tf.constant(0)
         hopeless = tf.constant(False)
         batch = tf.constant([self.config.training.batch_size], tf.float32)
         while taken < steps and not hopeless:
             for _ in tf.range(self.micro_steps):
-                images, labels = next(iterator)
-                self.strategy.run(self._pass(), (images, labels))
+                self.strategy.run(self._pass(), (*next(iterator), frozen))
             gradients, finite, metrics = self.strategy.run(self.update.take)
-            hopeless = self.update.apply(self.strategy, gradients, self._first(finite))
+            hopeless = self.update.apply(self.strategy, gradients, self._first(finite), frozen)
             told = tf.concat([self._first(metrics), batch], 0)
             totals += tf.where(tf.reduce_all(tf.math.is_finite(told)), told, tf.zeros_like(told))
             taken += 1
@@ -260,7 +282,7 @@ class Loop(Scorer):
                 if repeat == 2:  # the first builds and compiles, the second finds its memory
                     self.update.gathered_sum()
                     started = time.perf_counter()
-                compiled(*element)
+                compiled(*element, self.phase.frozen)
             self.update.gathered_sum()  # waits for the device
         except tf.errors.OpError:
             return math.inf
@@ -270,17 +292,27 @@ class Loop(Scorer):
         """The value of a tensor that is alike on all replicas."""
         return self.strategy.experimental_local_results(value)[0]
 
-    def _backward(self, images, labels):
-        """One micro-batch's gradients on one replica."""
-        training = self.config.training
+    def _backward(self, images, labels, draws, frozen: bool):
+        """One micro-batch's gradients on one replica; 0 for weights that are frozen."""
+        training, classes = self.config.training, self.config.model.classes
+        pixels, targets = mixing.augmented(images, labels, draws, self.config.images, classes)
+        network = self._networks[images.shape[1]]
+        weights = self.model.trainable_variables
+        learning = [v for v in weights if not frozen or optimization.is_classifier(v)]
         with tf.GradientTape() as tape:
-            logits = self.model(self._network_input(images), training=True)
-            losses = cross_entropy(labels, logits, training.label_smoothing)
-            loss = tf.reduce_sum(losses) / training.batch_size
+            # Frozen: as in evaluation, so that no statistics move and nothing drops out.
+            logits = network(self._network_input(pixels), training=not frozen)
+            values = losses.of_targets(targets, logits, training.label_smoothing)
+            if self.teacher:
+                answers = tf.stop_gradient(self.teacher(pixels))
+                values = losses.distilled(values, answers, logits, training.distillation)
+            loss = tf.reduce_sum(values) / training.batch_size
             loss *= tf.convert_to_tensor(self.update.loss_scale)
-        gradients = tape.gradient(loss, [v.value for v in self.model.trainable_variables])
+        found = tape.gradient(loss, [v.value for v in learning])
+        by_weight = {id(v): gradient for v, gradient in zip(learning, found, strict=True)}
+        gradients = [by_weight.get(id(v), tf.zeros(v.shape)) for v in weights]
         hits = [tf.reduce_sum(hit) for hit in _hits(labels, logits)]
-        self.update.gather(gradients, [tf.reduce_sum(losses), *hits])
+        self.update.gather(gradients, [tf.reduce_sum(values), *hits])
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -354,15 +386,6 @@ def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
         for layer in model.layers
         for variable in layer.variables
     }
-
-
-def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
-    """Returns the loss of each example, [batch] float32, its target smoothed over all classes."""
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    if not smoothing:
-        return losses
-    uniform = tf.reduce_logsumexp(logits, -1) - tf.reduce_mean(logits, -1)
-    return (1.0 - smoothing) * losses + smoothing * uniform
 
 
 def _hits(labels: tf.Tensor, logits: tf.Tensor) -> list[tf.Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from squeezenext import checkpoint, data, devices, model_directory, models, nan, quiet
+from squeezenext import checkpoint, data, devices, mixing, model_directory, models, nan, quiet
 from squeezenext.errors import NotFinite, RunAgain
 from squeezenext.history import LOG, History, ProgressBar
 from squeezenext.loop import Loop, Sums
@@ -163,6 +163,8 @@ class Run:
                     raise RunAgain(f"Stopped and saved at step {self.step}; run again to go on.")
                 if self.step == end:
                     self._end_epoch()
+                if self.step < self.total_steps and self.loop.phase_is_over:
+                    iterator = self.loop.batches(self.reader)
 
     def _epoch_end(self) -> int:
         """The step at which the present epoch's last example has been seen."""
@@ -382,8 +384,9 @@ class Run:
             micro_batch=min(16, config.training.batch_size),
             share=data.Share(),
         )
-        pixels, labels = next(iter(shown))
-        self.history.images("train/images", pixels.numpy(), 0)
+        pixels, labels, draws = next(iter(shown))
+        seen, _ = mixing.augmented(pixels, labels, draws, config.images, config.model.classes)
+        self.history.images("train/images", tf.cast(seen + 0.5, tf.uint8).numpy(), 0)
         self.history.histogram("train/labels", labels.numpy(), 0)
         with tf.device("CPU:0"):
             self.history.graph(models.inference(models.build(config)))

@@ -15,7 +15,7 @@ from pathlib import Path
 import filelock
 from absl import flags
 
-from squeezenext import cluster, config_io, dataset, quiet, weights
+from squeezenext import cluster, config_io, dataset, quiet, recipes, weights
 from squeezenext.config import Config
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.flags import run
@@ -74,7 +74,10 @@ def _locked(model_dir: Path, chief: bool) -> contextlib.AbstractContextManager:
 def _configured(values: flags.FlagValues) -> Config:
     """Returns the configuration with the command line's changes."""
     config = config_io.load(values["configuration"].value)
+    config = recipes.apply(values["recipe"].value, config)
     changes = list(values["set"].value)
+    if values["teacher"].value is not None:
+        changes.append(f"training.distillation.teacher={values['teacher'].value}")
     if values["batch_size"].value is not None:
         changes.append(f"training.batch_size={values['batch_size'].value}")
     if values["num_epochs"].value is not None:
@@ -98,6 +101,8 @@ def _define(values: flags.FlagValues) -> None:
     string("validation_file_pattern", None, "The same for validation.", **at)
     string("model_dir", None, "Where the run lives; resumes what is there.", **at)
     string("fine_tune_from", None, "Model directory or published model to start from.", **at)
+    string("recipe", "published", f"How to train: {', '.join(recipes.NAMES)}.", **at)
+    string("teacher", None, "Model to learn from: directory, name or keras:NAME.", **at)
     integer("batch_size", None, "Global batch; overrides the configuration.", 1, **at)
     number("num_epochs", None, "Overrides the configuration.", **at)
     integer("micro_batch_size", None, "Images a device takes at once.", 1, **at)
