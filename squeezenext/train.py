@@ -106,7 +106,7 @@ def train(
             keep_checkpoints=keep_checkpoints,
             evaluate_every_epochs=evaluate_every_epochs,
         )
-        with data.faults_named(reader):
+        with data.faults_named(reader, *([job.validation] if job.validation else [])):
             if not job.resume() and fine_tune_from:
                 _fine_tune(loop, fine_tune_from)
             if chief:
