@@ -127,7 +127,7 @@ def load(directory: Path) -> tuple[keras.Model, Config, tuple[labels.Label, ...]
 
 def write_litert(directory: Path, model: keras.Model) -> None:
     """Writes model.tflite."""
-    content = litert.convert(model)
+    content = litert.convert(model, read_config(directory))
     atomic.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
 
 

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import predict
-from squeezenext import deep_compression, evaluate, weights
+from squeezenext import deep_compression, evaluate, predict, weights
 from squeezenext.errors import InputError
 from tests.conftest import REPOSITORY
 from tests.imagenet_archives import real_imagenet
 
 SHAPES = [(2, 3, 1, 1), (4, 2, 3, 3)]
+# Of 100 images right among five, by a decoder of its own; top-1 64, 68 and 63.
+REFERENCE = {"squeezenet_v1_0": 83, "squeezenet_v1_1": 87, "squeezenet_v1_1_torchvision": 88}
 
 
 def net(values):
@@ -77,7 +78,7 @@ def test_damaged_deep_compression_files_are_named(layers):
 
 @pytest.fixture(scope="module")
 def published(shared, tmp_path_factory):
-    """The environment in which `squeezenet_v1_0` is found, with a cache of its own."""
+    """The environment in which published models are found, with a cache of its own."""
     patch = pytest.MonkeyPatch()
     patch.setenv("SQUEEZENEXT_WEIGHTS", str(shared / "weights"))
     patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -86,51 +87,58 @@ def published(shared, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def scored(published, shared, tmp_path_factory):
-    """Evaluation and prediction of the 100 real images, each by its command."""
+def real_images(published, shared, tmp_path_factory):
+    """A folder with the 100 real images as records and as files."""
     folder = tmp_path_factory.mktemp("imagenet")
     real_imagenet(folder)
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     script = REPOSITORY / "datasets" / "process_downloaded_imagenet.sh"
     subprocess.run(["bash", script, folder, "--partial"], env=environment, check=True, timeout=300)
-    table = folder / "predictions.csv"
-    code = evaluate.main(
-        ["evaluate", "--model_dir", "squeezenet_v1_0", "--data_dir", str(folder / "tf-records"),
-         "--predictions", str(table), "--json"]
-    )  # fmt: skip
-    assert code == 0
-    images = folder / "images"
     subprocess.run(
         ["tar", "xf", shared / "imagenet-100.tar", "--one-top-level=images", "-C", folder],
         check=True,
     )
+    return folder
+
+
+@pytest.fixture(scope="module", params=REFERENCE)
+def scored(request, real_images):
+    """Evaluation and prediction of the 100 real images, each by its command."""
+    table = real_images / f"{request.param}.csv"
+    code = evaluate.main(
+        ["evaluate", "--model_dir", request.param, "--data_dir", str(real_images / "tf-records"),
+         "--predictions", str(table), "--json"]
+    )  # fmt: skip
+    assert code == 0
     lines = subprocess.run(
-        [sys.executable, "predict.py", str(images), "--model_dir", "squeezenet_v1_0",
+        [sys.executable, "predict.py", str(real_images / "images"), "--model_dir", request.param,
          "--format", "json"],
-        cwd=REPOSITORY, env=environment, check=True, capture_output=True, text=True, timeout=300,
+        cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, check=True,
+        capture_output=True, text=True, timeout=300,
     ).stdout.splitlines()  # fmt: skip
-    return list(csv.DictReader(open(table))), [json.loads(line) for line in lines]
+    rows, lines = list(csv.DictReader(open(table))), [json.loads(line) for line in lines]
+    return rows, lines, REFERENCE[request.param] - 1
 
 
 def test_real_weights_name_real_images_in_evaluation(scored):
-    rows, _ = scored
+    rows, _, top5 = scored
     assert len(rows) == 100
     assert sum(row["label"] == row["predicted"] for row in rows) >= 62
-    assert sum(int(row["top5"]) for row in rows) >= 82
+    assert sum(int(row["top5"]) for row in rows) >= top5
 
 
 def test_real_weights_name_real_images_in_prediction(scored):
-    _, lines = scored
+    _, lines, top5 = scored
     truths = [line["path"].split("/")[-2] for line in lines]
     ranked = [[row["synset"] for row in line["predictions"]] for line in lines]
     assert len(lines) == 100 and all(line["error"] is None for line in lines)
     assert sum(t == r[0] for t, r in zip(truths, ranked, strict=True)) >= 62
-    assert sum(t in r for t, r in zip(truths, ranked, strict=True)) >= 82
+    assert sum(t in r for t, r in zip(truths, ranked, strict=True)) >= top5
 
 
 def test_prediction_and_evaluation_agree(scored):
     """Paired by class: each of the 100 images is of one of its own."""
-    rows, lines = scored
+    rows, lines, _ = scored
     evaluated = {row["label"]: row for row in rows}
     first = {line["path"].split("/")[-2]: line["predictions"][0] for line in lines}
     assert evaluated.keys() == first.keys() and len(first) == 100
@@ -145,7 +153,7 @@ def test_prediction_and_evaluation_agree(scored):
 def test_prediction_imports_no_tensorflow(published, shared, tmp_path):
     Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
     code = (
-        "import sys, predict\n"
+        "import sys; from squeezenext import predict\n"
         f"assert predict.main(['predict', {str(tmp_path / 'red.png')!r}, '--model_dir', "
         "'squeezenet_v1_0']) == 0\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
@@ -227,7 +235,7 @@ def test_without_network_the_sentence_names_the_url_and_the_variable(tmp_path, m
     def refuse(*_, **__):
         raise OSError("no route")
 
-    monkeypatch.setattr(weights.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
     with pytest.raises(InputError, match="githubusercontent.*SQUEEZENEXT_WEIGHTS"):
         weights.resolve("squeezenet_v1_0")
 
@@ -235,7 +243,7 @@ def test_without_network_the_sentence_names_the_url_and_the_variable(tmp_path, m
 def test_a_changed_file_at_its_home_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("SQUEEZENEXT_WEIGHTS", raising=False)
-    monkeypatch.setattr(weights.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"other"))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(b"other"))
     with pytest.raises(InputError, match="SHA-256 is another"):
         weights.resolve("squeezenet_v1_0")
 

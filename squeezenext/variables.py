@@ -1,0 +1,72 @@
+"""The variables of a trained network, by name and shape, without TensorFlow.
+
+A checkpoint holds them as "model/layer/variable". Every format of weights made elsewhere ends
+here, in one check that the file gave all of them and nothing that is no number.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from squeezenext import graph
+from squeezenext.config import Config, SqueezeNet
+from squeezenext.errors import InputError
+
+NORM = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+def shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the float variables but batch norm's counters, in network order."""
+    network = graph.of(config)
+    found = {}
+    for node in network.weighted:
+        found[f"model/{node.name}/kernel"] = network.kernel_shape(node.name)
+        if node.bias:
+            found[f"model/{node.name}/bias"] = node.shape[-1:]
+        if node.norm:
+            found |= {f"model/{node.norm}/{part}": node.shape[-1:] for part in NORM}
+    return found
+
+
+def complete(
+    config: Config, arrays: Mapping[str, np.ndarray], source: str
+) -> dict[str, np.ndarray]:
+    """Returns every variable of the network, of arrays that were read from a file.
+
+    Args:
+      config: the network's configuration.
+      arrays: its float variables by "model/layer/variable", of any float type. Moving statistics
+        are as evaluation uses them, already divided by Caffe's `scale_factor`.
+      source: the file, for messages.
+
+    Returns:
+      The same as float32, with `scale_factor` 1 for each batch norm and the dropout's count 0.
+
+    Raises:
+      InputError: a variable is missing, unknown, of another shape or not finite, or a variance is
+        negative.
+    """
+    expected, found = shapes(config), {}
+    if unknown := sorted(set(arrays) - set(expected)):
+        raise InputError(f"{source} does not fit this network: it has no {unknown[0]}.")
+    for name, shape in expected.items():
+        array = arrays.get(name)
+        if array is None or array.shape != shape:
+            told = "is absent" if array is None else f"has shape {array.shape}"
+            raise InputError(f"{source} does not fit this network: {name} {told}, not {shape}.")
+        found[name] = _number(array, name, source)
+        if name.endswith("/moving_variance"):
+            found[name.replace("moving_variance", "scale_factor")] = np.ones((), np.float32)
+    if isinstance(config.model, SqueezeNet):
+        found["model/dropout/calls"] = np.zeros((), np.int64)
+    return found
+
+
+def _number(array: np.ndarray, name: str, source: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(array).all():
+        raise InputError(f"{source} is damaged: {name} holds a number that is not finite.")
+    if name.endswith("/moving_variance") and array.size and array.min() < 0:
+        raise InputError(f"{source} is damaged: {name} holds a negative variance.")
+    return array
