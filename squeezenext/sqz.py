@@ -18,7 +18,7 @@ import numpy as np
 
 from squeezenext import (
     arithmetic_streams,
-    checkpoint,
+    atomic,
     config_io,
     graph,
     huffman_streams,
@@ -125,7 +125,7 @@ def write(path: Path, data: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_file(path, lambda file: file.write_bytes(data))
+        atomic.write_file(path, lambda file: file.write_bytes(data))
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}.") from error
 
