@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datasets.writer import Output
 from squeezenext import atomic
 from squeezenext.errors import InputError, RunAgain
+
+from .writer import Output
 
 WORK = ".convert"  # the output's own folder for what is unfinished; removed at the end
 SPOOL = ".convert.spool"  # where a source that cannot seek is laid by

@@ -15,14 +15,15 @@ from pathlib import Path
 
 from absl import flags
 
-from datasets import beam, commit, estimate, existing, jobs, layouts, lock, progress, shards, space
-from datasets import output as outputs
-from datasets.listing import Collection
-from datasets.options import LAYOUTS, RUNNERS, Options
-from datasets.pool import Pool, behind, default_workers
 from squeezenext import flags as command_line
 from squeezenext import records
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
+
+from . import beam, commit, estimate, existing, jobs, layouts, lock, progress, shards, space
+from . import output as outputs
+from .listing import Collection
+from .options import LAYOUTS, RUNNERS, Options
+from .pool import Pool, behind, default_workers
 
 _SHOWN_FAULTS = 20
 

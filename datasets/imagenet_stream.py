@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from datasets import checksum, commit, imagenet_tar, progress, space
-from datasets.listing import Fault, Listing, name_digest
-from datasets.options import Options
-from datasets.writer import Output
 from squeezenext import atomic
 from squeezenext.errors import InputError
+
+from . import checksum, commit, imagenet_tar, progress, space
+from .listing import Fault, Listing, name_digest
+from .options import Options
+from .writer import Output
 
 _BUCKET_BITS = 6
 _BLOCK = 1 << 20

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageChops
 
-from datasets import jpeg
-from datasets.jpeg import END, ImageError
+from . import jpeg
+from .jpeg import END, ImageError
 
 MAX_BYTES = 64 << 20  # ImageNet's largest image has 15 MB
 MAX_PIXELS = 89_478_485  # Pillow's own warning level: 256 MB of RGB

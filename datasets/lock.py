@@ -8,8 +8,9 @@ from pathlib import Path
 
 import filelock
 
-from datasets import commit
 from squeezenext.errors import RunAgain
+
+from . import commit
 
 LOCK = ".convert.lock"
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import commit, duplicates, imagenet, summary
-from datasets.listing import Collection, Fault
-from datasets.options import Options
-from datasets.shards import Written
 from squeezenext import atomic, records
 from squeezenext.errors import InputError
+
+from . import commit, duplicates, imagenet, summary
+from .listing import Collection, Fault
+from .options import Options
+from .shards import Written
 
 MAX_ROWS = 10_000  # of each list in the manifest; how many more there are is told beside it
 NOTES = "*-of-*.json"  # what datasets.shards leaves beside each shard it has written

@@ -11,10 +11,11 @@ from typing import BinaryIO
 import google_crc32c
 import numpy as np
 
-from datasets import commit, images
-from datasets.listing import Fault, Listing
 from squeezenext import labels, records
 from squeezenext.errors import InputError
+
+from . import commit, images
+from .listing import Fault, Listing
 
 
 @dataclasses.dataclass(frozen=True)

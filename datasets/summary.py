@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import commit
-from datasets.shards import Written
 from squeezenext import labels
+
+from . import commit
+from .shards import Written
 
 LABELS, CATEGORIES, MEAN = "labels.txt", "categories.csv", "rgb_val.json"
 LISTS = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}
