@@ -95,8 +95,8 @@ class Reader:
 
 
 @contextlib.contextmanager
-def faults_named(reader: Reader):
-    """Turns TensorFlow's account of a bad record into the one sentence about it.
+def faults_named(*readers: Reader):
+    """Turns TensorFlow's account of a bad record of one of them into the one sentence about it.
 
     Raises:
       InputError: a record is damaged, or its label is none of the network's.
@@ -104,10 +104,11 @@ def faults_named(reader: Reader):
     try:
         yield
     except tf.errors.OpError as error:
-        if reader.fault:
-            raise reader.fault from error
+        if faults := [reader.fault for reader in readers if reader.fault]:
+            raise faults[0] from error
         if found := re.search(r"the label of a record is not in 1\.\.\d+", error.message):
-            raise InputError(f"{reader.split.shards[0].path.parent}: {found[0]}.") from error
+            folder = readers[0].split.shards[0].path.parent
+            raise InputError(f"{folder}: {found[0]}.") from error
         raise
 
 

@@ -89,7 +89,7 @@ def train(
             chief=chief,
             watchdog=watchdog,
         )
-        with data.faults_named(reader):
+        with data.faults_named(reader, *([job.validation] if job.validation else [])):
             if not job.resume() and source:
                 _fine_tune(loop, source)
             _choose_jit(loop, reader, options)

@@ -241,14 +241,33 @@ def test_deterministic_too_late_is_said(place, tmp_path, capsys):
     assert "too late" in capsys.readouterr().err
 
 
-def test_a_damaged_record_is_one_sentence(place, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def damaged(place):
+    """The 40 examples with one byte of one of them changed."""
     content = bytearray((place / "small").read_bytes())
     content[len(content) // 2] ^= 1
-    (tmp_path / "bad").write_bytes(content)
-    flags = ("--training_file_pattern", str(tmp_path / "bad"))
-    assert train.main([*command(place, tmp_path / "model")[2:], *flags]) == 2
+    (place / "bad").write_bytes(content)
+    return ("--training_file_pattern", str(place / "bad"))
+
+
+def test_a_damaged_record_is_one_sentence(place, damaged, tmp_path, capsys):
+    assert train.main([*command(place, tmp_path / "model")[2:], *damaged]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and "bad" in errors[0] and "record" in errors[0]
+
+
+def test_a_damaged_record_is_left_out_on_request(place, damaged, tmp_path, capsys):
+    model_dir = tmp_path / "model"
+    flags = (*damaged, "--on_bad_record", "skip", "--num_epochs", "1")
+    assert train.main([*command(place, model_dir)[2:], *flags]) == 0
+    assert final(model_dir)["bad_records"] == 1 and final(model_dir)["examples_seen"] == 40
+    told = [line for line in capsys.readouterr().err.splitlines() if "Left out:" in line]
+    assert len(told) == 1 and "fails its checksum" in told[0]
+    rows = list(csv.DictReader(open(model_dir / "bad_records.csv")))
+    assert len(rows) == 1 and f"record {rows[0]['number']} fails" in rows[0]["fault"]
+    damaged_scores = ("--validation_file_pattern", str(place / "bad"), "--num_epochs", "2")
+    assert train.main([*command(place, model_dir)[2:], *flags, *damaged_scores]) == 2
+    assert "fails its checksum" in capsys.readouterr().err  # evaluation leaves nothing out
 
 
 def test_a_label_that_the_network_lacks_is_one_sentence(place, tmp_path, capsys):
