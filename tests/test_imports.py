@@ -11,9 +11,10 @@ from tests.conftest import REPOSITORY
 ROWS = [
     {"errors", "config"},
     {"labels", "flags", "config_io", "example", "preprocessing", "layers", "optimization",
-     "checkpoint", "deep_compression", "devices", "networks", "published"},
+     "checkpoint", "deep_compression", "devices", "networks", "published", "caffe_proto"},
     {"schema", "tfrecord", "manifest", "augmentation", "models", "graph"},
-    {"records", "stats", "litert", "ncnn", "variables"},
+    {"records", "stats", "litert", "variables"},
+    {"caffemodel", "ncnn", "npz", "pytorch_weights"},
     {"importing"},
     {"weights"},
     {"data", "dataset", "predictor"},
@@ -25,7 +26,8 @@ ROWS = [
 LIGHT = {"errors", "config", "labels", "flags", "config_io", "tfrecord", "example", "schema",
          "manifest", "records", "preprocessing", "checkpoint", "deep_compression", "weights",
          "predictor", "dataset", "networks", "graph", "ncnn",
-         "variables", "importing", "published"}  # fmt: skip
+         "variables", "importing", "published", "npz",
+         "pytorch_weights", "caffemodel", "caffe_proto"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 
