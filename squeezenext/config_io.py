@@ -1,9 +1,6 @@
 """Configurations from and to files: by name, by path, with overrides, as JSON."""
 
-import ast
 import dataclasses
-import difflib
-import importlib.util
 import json
 import types
 import typing
@@ -48,6 +45,8 @@ def load(name: str) -> Config:
     if name.endswith(".py"):
         return _load_file(Path(name))
     if name not in names():
+        import difflib  # only to word an error
+
         near = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
         told = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(names())}"
         raise InputError(f"There is no configuration {name!r}; {told}.")
@@ -57,6 +56,8 @@ def load(name: str) -> Config:
 def _load_file(path: Path) -> Config:
     if not path.is_file():
         raise InputError(f"There is no configuration file {path}.")
+    import importlib.util  # prediction reads JSON alone and should not wait for it
+
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     try:
@@ -79,6 +80,8 @@ def override(config, assignment: str):
     name, _, rest = path.partition(".")
     known = [field.name for field in dataclasses.fields(config)]
     if not equals or name not in known:
+        import difflib
+
         near = difflib.get_close_matches(name, known, n=3) or known
         raise InputError(
             f"--set {assignment}: {type(config).__name__} has no field {name!r}; "
@@ -100,6 +103,8 @@ def _parse(text: str, old: object, name: str) -> object:
     """Reads `text` as a Python literal of the type of `old`."""
     if isinstance(old, str):
         return text.strip("'\"")
+    import ast
+
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext import (
+    atomic,
     caffemodel,
     checkpoint,
     deep_compression,
@@ -174,4 +175,4 @@ def export_weights(kind: str, directory: Path, path: Path) -> None:
         content = npz.encode(arrays, config)
     else:
         content = pytorch_weights.encode(arrays, config, kind)
-    checkpoint.write_file(path, lambda file: file.write_bytes(content))
+    atomic.write_file(path, lambda file: file.write_bytes(content))

@@ -1,17 +1,25 @@
-"""Prediction without TensorFlow: LiteRT, Pillow and numpy."""
+"""Prediction without TensorFlow: LiteRT, Pillow and numpy.
 
+predictor = Predictor("squeezenet_v1_0")
+predictor.predict(Image.open("photo.jpg").convert("RGB"))
+"""
+
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
-from squeezenext import config_io, labels, preprocessing, weights
+from squeezenext import preprocessing, shipped, sources
 from squeezenext.errors import InputError
+from squeezenext.runner import Runner
 
-MAX_BYTES = 64 << 20  # of an image file
+_LARGE_PIXELS = 12_000_000  # 12 million pixels take up to 100 MB on their way to RGB
+_ONE_LARGE = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,105 +32,218 @@ class Prediction:
     probability: float
 
 
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What the network makes of one image.
+
+    Attributes:
+      probabilities: [classes] float32 that sum to 1.
+      features: [channels] float32, the classifier's input averaged over its places; None where
+        the predictor was made without `inside`.
+    """
+
+    probabilities: np.ndarray
+    features: np.ndarray | None
+    _tapped: object
+    _outputs: list[np.ndarray]
+
+    def class_map(self, index: int) -> np.ndarray:
+        """Returns what each place adds to a class's logit, [height, width] float32."""
+        return self._tapped.class_map(self._outputs, index)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What became of one source: predictions, or the error that names it.
+
+    Attributes:
+      features: as in `View`.
+      explanation: the file that `explain` wrote, else None.
+    """
+
+    path: str
+    predictions: list[Prediction]
+    error: str | None
+    features: np.ndarray | None = None
+    explanation: Path | None = None
+
+
+Explain = Callable[[int, str, Image.Image, View, Prediction], Path]
+
+
 class Predictor:
     """Names what is in an image.
 
     Args:
-      model: a model directory or a published model's name.
+      model: a model directory, a published model's name, or an exported file.
+      inside: whether `features` and class maps are wanted, too.
 
     Raises:
       InputError: there is no such model.
     """
 
-    def __init__(self, model: str | Path):
-        directory = weights.resolve(model)
-        if not (directory / "config.json").is_file():
-            raise InputError(f"{directory} is not a model directory: it has no config.json.")
-        self.config = config_io.read(directory / "config.json")
-        self.labels = labels.read(directory / "labels.json")
-        if len(self.labels) != self.config.model.classes:
+    def __init__(self, model: str | Path, *, inside: bool = False):
+        self._model = shipped.load(model)
+        self.config = self._model.config
+        self.labels = self._model.labels
+        self._content = self._model.litert
+        self._runner = self._make_runner(_cores())
+        self._tapped = self._tap() if inside else None
+        if self._runner.size != self.config.images.size:
             raise InputError(
-                f"{directory}/labels.json has {len(self.labels)} classes, the network "
-                f"{self.config.model.classes}."
+                f"{self._model.name} reads {self._runner.size} pixels a side, its configuration "
+                f"says {self.config.images.size}."
             )
-        try:
-            self._interpreter = Interpreter(model_content=_litert(directory))
-        except ValueError as error:
-            raise InputError(f"{directory}/model.tflite is damaged: {error}.") from error
-        self._interpreter.allocate_tensors()
-        self._input = self._interpreter.get_input_details()[0]["index"]
-        self._output = self._interpreter.get_output_details()[0]["index"]
 
-    def predict(self, image: Image.Image, top_k: int = 5) -> list[Prediction]:
-        """Returns the `top_k` most probable classes of an RGB image, the best first."""
-        probabilities = self.probabilities(image)
+    def _tap(self):
+        from squeezenext import taps
+
+        content = self._content
+        content = content if isinstance(content, bytes) else content.read_bytes()
+        tapped = taps.tap(content, self._model.name)
+        self._content = tapped.content
+        self._runner = self._make_runner(_cores())
+        return tapped
+
+    def _make_runner(self, threads: int) -> Runner:
+        return Runner(self._content, threads, self._model.name)
+
+    def predict(
+        self, image: Image.Image, top_k: int = 5, threshold: float = 0.0
+    ) -> list[Prediction]:
+        """Returns the `top_k` most probable classes of an RGB image, the best first.
+
+        Classes less probable than `threshold` are left out.
+        """
+        return self._best(self.probabilities(image), top_k, threshold)
+
+    def probabilities(self, image: Image.Image) -> np.ndarray:
+        """Returns [classes] float32 that sum to 1 of an RGB image of any size."""
+        return self.view(image).probabilities
+
+    def view(self, image: Image.Image) -> View:
+        """Returns all that the network makes of an RGB image of any size."""
+        return self._view(image, self._runner)
+
+    def _view(self, image: Image.Image, runner: Runner) -> View:
+        pixels = preprocessing.centre_pixels(image, self.config.images)
+        inputs = preprocessing.normalize(pixels.astype(np.float32), self.config.images)
+        outputs = runner.run(inputs)
+        probabilities = softmax(outputs[0] / np.float32(self._model.temperature))
+        features = self._tapped.features(outputs) if self._tapped else None
+        return View(probabilities, features, self._tapped, outputs)
+
+    def _best(self, probabilities: np.ndarray, top_k: int, threshold: float) -> list[Prediction]:
         # Stable, so that of equal classes the lower comes first, as in evaluation.
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         return [
             Prediction(int(i), self.labels[i].synset, self.labels[i].text, float(probabilities[i]))
             for i in best
+            if probabilities[i] >= threshold
         ]
 
-    def probabilities(self, image: Image.Image) -> np.ndarray:
-        """Returns [classes] float32 that sum to 1 of an RGB image of any size."""
-        pixels = preprocessing.centre_pixels(image, self.config.images)
-        inputs = preprocessing.normalize(pixels.astype(np.float32), self.config.images)
-        self._interpreter.set_tensor(self._input, inputs[np.newaxis])
-        self._interpreter.invoke()
-        return _softmax(self._interpreter.get_tensor(self._output)[0])
+    def answers(
+        self,
+        paths: Iterable[str],
+        top_k: int = 5,
+        threshold: float = 0.0,
+        explain: Explain | None = None,
+    ) -> Iterator[Answer]:
+        """Yields an answer a source, in order; one that cannot be read never stops the others.
+
+        Images are decoded and run in as many threads as there are cores, one image a thread:
+        small networks gain little from several threads on one image.
+
+        Args:
+          paths: names of files, URLs, or "-"; see `sources.expand`.
+          explain: draws the map of the best class; called with the source's number and name, the
+            image, what the network made of it, and the class, in any thread.
+        """
+
+        def answer(item: tuple[int, str]) -> Answer:
+            number, path = item
+            try:
+                with _opened(path) as image:
+                    view = self._view(image, runners.mine())
+                    best = self._best(view.probabilities, top_k, threshold)
+                    top = self._best(view.probabilities, 1, 0.0)[0]
+                    drawn = explain(number, path, image, view, top) if explain else None
+            except InputError as error:
+                return Answer(path, [], str(error))
+            return Answer(path, best, None, view.features, drawn)
+
+        numbered = list(enumerate(paths, start=1))
+        workers = min(_cores(), len(numbered))
+        if workers < 2:
+            runners = _Runners([self._runner])
+            yield from map(answer, numbered)
+            return
+        runners = _Runners([self._make_runner(1) for _ in range(workers)])
+        yield from _in_order(answer, numbered, workers)
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max())
-    return powers / powers.sum()
+class _Runners:
+    """Lends each thread a runner of its own."""
+
+    def __init__(self, runners: list[Runner]):
+        self._free = runners
+        self._local = threading.local()
+
+    def mine(self) -> Runner:
+        if not hasattr(self._local, "runner"):
+            self._local.runner = self._free.pop()
+        return self._local.runner
 
 
-def _litert(directory: Path) -> bytes:
-    """Returns model.tflite; of a run that has not ended, one made of its newest checkpoint."""
-    path = directory / "model.tflite"
-    if path.is_file():
-        return path.read_bytes()
-    from squeezenext import litert, model_directory  # TensorFlow, only where it cannot be avoided
+def _in_order(work, items: list, workers: int) -> Iterator:
+    """Yields work(item) in order; threads are ahead of the reader by two items each."""
+    import collections
+    import concurrent.futures
 
-    return litert.convert(model_directory.load(directory)[0])
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        waiting: collections.deque = collections.deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
-def read(path: Path) -> Image.Image:
-    """Reads an image file to RGB.
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns probabilities over the last axis."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def read(path: str | Path) -> Image.Image:
+    """Reads an image to RGB: of a file, a URL, or standard input ("-").
 
     Raises:
       InputError: it cannot be read, is too large or no image.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    if len(data) > MAX_BYTES:
-        raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MB.")
-    return preprocessing.read_image(data, str(path))
+    with _opened(str(path)) as image:
+        return image
 
 
-def find_images(paths: Sequence[str]) -> list[Path]:
-    """Returns the given files, and of each given folder all its files with an image's ending.
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    """Lends an image; while a large one is lent, no other thread decodes one.
 
-    An empty folder stands for itself, to be named when it is read.
-
-    Raises:
-      InputError: there is nothing but empty folders.
+    Two of 50 million pixels at once would not fit into a gigabyte.
     """
-    found: list[Path] = []
-    empty: list[Path] = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _ENDINGS)
-        found += inside
-        empty += [] if inside else [path]
-    if empty and not found:
-        raise InputError(f"{empty[0]} holds no image ({', '.join(sorted(_ENDINGS))}).")
-    return found + empty
-
-
-_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
+    name = "standard input" if path == "-" else path
+    image = preprocessing.open_image(sources.read(path), name)
+    large = image.width * image.height > _LARGE_PIXELS
+    with _ONE_LARGE if large else contextlib.nullcontext():
+        yield preprocessing.decode(image, name)

@@ -87,33 +87,56 @@ def read_image(data: bytes, name: str) -> Image.Image:
     Raises:
       InputError: not such an image, damaged, or larger than 50 million pixels.
     """
+    return decode(open_image(data, name), name)
+
+
+def open_image(data: bytes, name: str) -> Image.Image:
+    """Reads an image's header alone: its kind and size.
+
+    Raises:
+      InputError: not such an image, or larger than 50 million pixels.
+    """
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise InputError(
-                f"{name} is {image.width} x {image.height}: over {MAX_PIXELS:,} pixels; make it "
-                "smaller."
-            )
-        return _to_rgb(image)
-    except InputError:
-        raise
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+        raise InputError(f"{name} is not an image that can be read: {_reason(error)}") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise InputError(
+            f"{name} is {image.width} x {image.height}: over {MAX_PIXELS:,} pixels; make it "
+            "smaller."
+        )
+    if not image.width * image.height:
+        raise InputError(f"{name} is {image.width} x {image.height}: it has no pixel.")
+    return image
+
+
+def decode(image: Image.Image, name: str) -> Image.Image:
+    """Decodes what `open_image` opened to RGB.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    try:
+        return _to_rgb(image)
+    except Exception as error:
         raise InputError(f"{name} is not an image that can be read: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return "not JPEG, PNG, WebP, GIF or BMP."
-    return f"{error}."
+    return f"{error or type(error).__name__}."
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip to white
-        wide = np.asarray(image, np.uint32)
+        wide = np.asarray(image)
         return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        opaque = Image.new("RGBA", image.size, "white")  # as the converter shows what is not there
-        image = Image.alpha_composite(opaque, image.convert("RGBA"))
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        opaque = Image.new("RGB", image.size, "white")  # as the converter shows what is not there
+        opaque.paste(image, mask=image)  # half of alpha_composite's memory
+        return opaque
     return image.convert("RGB")
 
 

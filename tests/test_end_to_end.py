@@ -130,7 +130,7 @@ def test_stats_prints_json_and_writes_csv(tmp_path):
 @pytest.mark.parametrize(
     "name",
     ["squeezenext.train", "squeezenext.evaluate", "squeezenext.stats", "squeezenext.weights",
-     "datasets.convert", "datasets.verify", "datasets.digits", "predict"],
+     "datasets.convert", "datasets.verify", "datasets.digits", "squeezenext.predict"],
 )  # fmt: skip
 def test_every_command_has_help(name, capsys):
     assert importlib.import_module(name).main([name, "--help"]) == 0

@@ -32,12 +32,13 @@ def activated(node, x):
 
 
 def conv(node, weights, x):
-    kernel = weights[f"{node.name}/kernel"]
+    kernel, out = weights[f"{node.name}/kernel"], []
     x = np.pad(x, (*node.padding, (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(x, node.kernel, (0, 1))
-    windows = windows[:: node.strides, :: node.strides]  # height, width, in, then the window
-    parts = zip(np.split(windows, node.groups, 2), np.split(kernel, node.groups, 3), strict=True)
-    out = [np.tensordot(part, filters, ((3, 4, 2), (0, 1, 2))) for part, filters in parts]
+    parts = zip(np.split(x, node.groups, -1), np.split(kernel, node.groups, -1), strict=True)
+    for part, filters in parts:
+        windows = np.lib.stride_tricks.sliding_window_view(part, node.kernel, (0, 1))
+        windows = windows[:: node.strides, :: node.strides]
+        out.append(np.tensordot(windows, filters, ((3, 4, 2), (0, 1, 2))))
     return np.concatenate(out, -1) + weights[f"{node.name}/bias"]
 
 

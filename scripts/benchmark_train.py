@@ -1,0 +1,208 @@
+"""Measures training against the same network in stock Keras 3 under `fit`, and in PyTorch.
+
+    python scripts/benchmark_train.py [--rounds 5] [--torch_python VENV/bin/python] [--json]
+
+Every contestant is a process of its own that has taken its first step before anything is timed;
+then, in each round, one after the other trains for some four seconds on a batch that lies in
+memory. Figures are medians over the rounds, ratios medians of the rounds' ratios. The machine's
+peak, of which a share is told, is that of a 4096 x 4096 matmul in the same run.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from squeezenext import config_io  # noqa: E402
+from squeezenext import flags as command_line  # noqa: E402
+
+BATCH = 32
+SECONDS = 4.0  # of a turn
+NETWORKS = ("v_1_0_SqNxt_23", "v_1_0_G_SqNxt_23", "squeezenet_v1_1")
+FLOPS_A_MAC = 6  # a multiply and an add, forward, for the inputs' and for the weights' gradient
+KINDS = ("ours float32", "ours bfloat16", "Keras float32", "Keras bfloat16", "PyTorch eager",
+         "PyTorch compiled")  # fmt: skip
+
+
+def _ours(network: str, precision: str) -> Callable[[int], float]:
+    import time
+
+    import tensorflow as tf
+
+    from squeezenext import devices
+    from squeezenext.loop import Loop
+
+    config = config_io.override(config_io.load(network), f"training.batch_size={BATCH}")
+    loop = Loop(
+        config,
+        strategy=devices.strategy(0),
+        precision=precision,
+        examples=1_000,
+        micro_batch=BATCH,
+        seed=0,
+    )
+    size = config.images.size
+    shape = {"minval": 0, "maxval": 256, "dtype": tf.int32}
+    images = tf.cast(tf.random.stateless_uniform((BATCH, size, size, 3), (0, 1), **shape), tf.uint8)
+    labels = tf.range(BATCH, dtype=tf.int64)
+    iterator = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
+
+    def train(steps: int) -> float:
+        started = time.perf_counter()
+        loop.train(iterator, steps)
+        return time.perf_counter() - started
+
+    return train
+
+
+def _peak() -> Callable[[int], float]:
+    import time
+
+    import tensorflow as tf
+
+    matrix = tf.random.stateless_normal((4096, 4096), (0, 1))
+    multiply = tf.function(lambda: tf.linalg.matmul(matrix, matrix))
+
+    def work(steps: int) -> float:
+        started = time.perf_counter()
+        for _ in range(steps):
+            multiply().numpy()
+        return time.perf_counter() - started
+
+    return work
+
+
+def contestant(network: str, kind: str) -> Callable[[int], float]:
+    """Returns the function that takes steps and says how long they took."""
+    name, _, mode = kind.partition(" ")
+    if name == "matmul":
+        return _peak()
+    precision = {"float32": "float32", "bfloat16": "mixed_bfloat16"}.get(mode)
+    if name == "ours":
+        return _ours(network, precision)
+    config = config_io.load(network)
+    if name == "Keras":
+        from scripts.peers import stock_keras
+
+        return stock_keras.trainer(config, precision, BATCH)
+    from scripts.peers import torch_train
+
+    return torch_train.trainer(config, BATCH, compiled=mode == "compiled")
+
+
+def serve(network: str, kind: str) -> None:
+    """Warms up, then does a turn for each line of standard input: prints steps a second."""
+    work = contestant(network, kind)
+    work(1)
+    work(1)
+    steps = max(1, round(SECONDS / work(1)))
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(steps / work(steps), flush=True)
+
+
+class Process:
+    """A contestant in a process of its own."""
+
+    def __init__(self, python: str, network: str, kind: str):
+        self.kind = kind
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        line = [python, __file__, "--serve", f"--network={network}", f"--kind={kind}"]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(line, stdin=pipe, stdout=pipe, text=True, env=environment)
+        self._answer()
+
+    def _answer(self) -> str:
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{self.kind} ended with {self._process.wait()}.")
+        return answer
+
+    def turn(self) -> float:
+        """Returns steps a second."""
+        print("go", file=self._process.stdin, flush=True)
+        return float(self._answer())
+
+    def end(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def measure(network: str, kinds: list[str], rounds: int, torch_python: str | None) -> dict:
+    """Returns each contestant's images (matmul: GFLOP) a second, a list over the rounds."""
+    processes = []
+    for kind in [*kinds, "matmul float32"]:
+        torch = kind.startswith("PyTorch")
+        if not torch or torch_python:
+            python = torch_python if torch else sys.executable
+            processes.append(Process(python, network, kind))
+    rows: dict[str, list[float]] = {process.kind: [] for process in processes}
+    for number in range(rounds):
+        for process in processes:
+            unit = 2 * 4096**3 / 1e9 if process.kind.startswith("matmul") else BATCH
+            rows[process.kind].append(process.turn() * unit)
+        print(f"{network}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    for process in processes:
+        process.end()
+    return rows
+
+
+def told(network: str, rows: dict[str, list[float]]) -> str:
+    """Returns the table of a network in Markdown."""
+    from squeezenext import models, stats
+
+    macs = stats.totals(stats.layers(models.build(config_io.load(network))))["macs"]
+    peak = statistics.median(rows["matmul float32"])
+    lines = [f"| {network} | images/s | ours float32 / it | ours bfloat16 / it | of peak |"]
+    lines.append("|---|---|---|---|---|")
+    for kind, rates in rows.items():
+        if kind.startswith("matmul"):
+            continue
+        ratios = [
+            statistics.median(a / b for a, b in zip(rows[mine], rates, strict=True))
+            if mine in rows
+            else float("nan")
+            for mine in KINDS[:2]
+        ]
+        rate = statistics.median(rates)
+        share = rate * macs * FLOPS_A_MAC / (peak * 1e9)
+        lines.append(f"| {kind} | {rate:.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} | {share:.0%} |")
+    lines.append(f"\nPeak: {peak:.0f} GFLOP/s in a float32 matmul.")
+    return "\n".join(lines)
+
+
+def main(argv=None) -> int:
+    values = flags.FlagValues()
+    own = {"flag_values": values}
+    flags.DEFINE_integer("rounds", 5, "Turns of each contestant.", 1, **own)
+    flags.DEFINE_multi_enum("network", list(NETWORKS), config_io.names(), "Which.", **own)
+    flags.DEFINE_multi_string("kind", list(KINDS), "Contestants; default all.", **own)
+    flags.DEFINE_string("torch_python", None, "An interpreter that has PyTorch.", **own)
+    flags.DEFINE_bool("json", False, "Print JSON.", **own)
+    flags.DEFINE_bool("serve", False, "Be a contestant.", **own)
+
+    def command(values, _):
+        networks, kinds = values["network"].value, values["kind"].value
+        if values["serve"].value:
+            serve(networks[0], kinds[0])
+            return
+        rounds, python = values["rounds"].value, values["torch_python"].value
+        found = {name: measure(name, kinds, rounds, python) for name in networks}
+        if values["json"].value:
+            print(json.dumps(found))
+        else:
+            print("\n\n".join(told(name, rows) for name, rows in found.items()))
+
+    return command_line.run(command, values, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""How others would do it: what the benchmarks measure against."""

@@ -1,0 +1,162 @@
+"""Fetches an image from a URL that a stranger may have written.
+
+Such a URL may point into the network that this machine stands in (server-side request forgery).
+So: https alone; each host is resolved once, every address must be public, and the connection goes
+to the very address that was checked, at every redirect, so that a second answer of the name
+server (DNS rebinding) is never asked for. Proxies are not used: they would resolve again.
+"""
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+import urllib.parse
+
+from squeezenext.errors import InputError
+
+SECONDS = 20.0  # for all redirects together
+REDIRECTS = 5
+_MOVED = {301, 302, 303, 307, 308}
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
+
+
+def fetch(url: str, *, max_bytes: int, seconds: float = SECONDS) -> bytes:
+    """Returns what is at an https URL.
+
+    Args:
+      max_bytes: more is refused; no more is ever read.
+      seconds: for everything, however slowly the server sends.
+
+    Raises:
+      InputError: the URL is not allowed, or cannot be fetched within the limits.
+    """
+    shown, deadline = url, time.monotonic() + seconds
+    try:
+        for _ in range(REDIRECTS + 1):
+            response, target = _get(url, max_bytes, deadline)
+            if target is None:
+                return response
+            url = urllib.parse.urljoin(url, target)
+        raise _Refused(f"it redirects more than {REDIRECTS} times")
+    except _Refused as error:
+        raise InputError(f"{shown} cannot be fetched: {error}.") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        late = time.monotonic() >= deadline
+        reason = f"it took over {seconds:g} s" if late else _reason(error)
+        raise InputError(f"{shown} cannot be fetched: {reason}.") from error
+
+
+class _Refused(Exception):
+    """Why a URL is not fetched."""
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error or type(error).__name__).rstrip(".")
+
+
+def _get(url: str, max_bytes: int, deadline: float) -> tuple[bytes, str | None]:
+    """Returns (content, None), or (b"", where to look instead)."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme.lower() != "https" or not parts.hostname or parts.username is not None:
+        raise _Refused("only https://HOST/... is, without a user's name")
+    address = public_address(parts.hostname, parts.port or 443)
+    connection = _Checked(parts.hostname, parts.port or 443, address, _left(deadline))
+    # A timeout of the socket starts anew with each byte; this one does not.
+    watch = threading.Timer(_left(deadline), connection.cut)
+    watch.daemon = True
+    watch.start()
+    try:
+        path = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+        query = urllib.parse.quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
+        connection.request(
+            "GET",
+            path + (f"?{query}" if query else ""),
+            headers={"Accept": "image/*", "User-Agent": "squeezenext"},
+        )
+        response = connection.getresponse()
+        _left(deadline)  # a connection that was cut looks like one that ended
+        if response.status in _MOVED and response.headers["Location"]:
+            return b"", response.headers["Location"]
+        if response.status != 200:
+            raise _Refused(f"the server says {response.status} {response.reason}")
+        content = _content(response, max_bytes)
+        _left(deadline)
+        return content, None
+    finally:
+        watch.cancel()
+        connection.close()
+
+
+def _content(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+    if (response.length or 0) > max_bytes:
+        raise _Refused(f"it is larger than {max_bytes >> 20} MB")
+    content = response.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise _Refused(f"it is larger than {max_bytes >> 20} MB")
+    if response.length:
+        raise _Refused("the server stopped before its end")
+    return content
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("too slow")
+    return left
+
+
+def public_address(host: str, port: int) -> str:
+    """Returns an address of a host, all of whose addresses are public.
+
+    Raises:
+      OSError: the name has no address.
+      InputError: one of them is private, loopback, link-local, or otherwise not public.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = [entry[4][0] for entry in found]
+    for address in addresses:
+        if not is_public(address):
+            raise _Refused(f"{host} is at {address}, which is no public address")
+    return addresses[0]
+
+
+def is_public(address: str) -> bool:
+    """Tells whether an IP address, and one wrapped in it, is open to everybody."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
+        if ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast
+
+
+class _Checked(http.client.HTTPSConnection):
+    """An HTTPS connection to one address, its certificate checked against the host's name."""
+
+    def __init__(self, host: str, port: int, address: str, timeout: float):
+        super().__init__(host, port, timeout=timeout, context=_context())
+        self._address = address
+
+    def connect(self) -> None:
+        plain = socket.create_connection((self._address, self.port), self.timeout)
+        try:
+            self.sock = self._context.wrap_socket(plain, server_hostname=self.host)
+        except BaseException:
+            plain.close()
+            raise
+
+    def cut(self) -> None:
+        """Ends whatever waits for the server."""
+        if self.sock is not None:
+            try:
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
+def _context() -> ssl.SSLContext:
+    return ssl.create_default_context()

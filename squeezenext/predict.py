@@ -1,0 +1,197 @@
+"""Names what is in images.
+
+    python predict.py PATH... --model_dir DIR|NAME|FILE [--top_k 5] [--format text|json|csv]
+
+PATH is an image, a folder of images, a pattern in quotes, a URL (with --allow_url), or - for an
+image on standard input. NAME is a published model, such as squeezenet_v1_0. One bad file never
+stops the others; the exit code is then 1.
+"""
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from squeezenext import sources
+from squeezenext.errors import InputError, SomeInputsFailed
+from squeezenext.flags import run
+from squeezenext.predictor import Answer, Predictor
+
+MANY = 8  # from so many images on, a terminal shows progress
+
+
+def write_text(answers: Iterable[Answer]) -> int:
+    """Prints an indented list an image, errors to standard error; returns how many failed."""
+    failed = 0
+    for answer in answers:
+        if answer.error:
+            print(f"error: {answer.error}", file=sys.stderr)
+            failed += 1
+            continue
+        print(answer.path)
+        for row in answer.predictions:
+            print(f"  {row.probability:7.2%}  {row.label}  ({row.synset})")
+    return failed
+
+
+def write_json(answers: Iterable[Answer]) -> int:
+    """Prints one JSON object a line and image; returns how many failed."""
+    import json
+
+    failed = 0
+    for answer in answers:
+        listed = [vars(row) for row in answer.predictions]
+        line = {"path": answer.path, "predictions": listed, "error": answer.error}
+        if answer.explanation:
+            line["explanation"] = str(answer.explanation)
+        print(json.dumps(line), flush=True)
+        failed += answer.error is not None
+    return failed
+
+
+def write_csv(answers: Iterable[Answer]) -> int:
+    """Prints a row an image and class, with an error column; returns how many failed."""
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["path", "rank", "index", "synset", "label", "probability", "error"])
+    failed = 0
+    for answer in answers:
+        for rank, row in enumerate(answer.predictions, start=1):
+            writer.writerow([answer.path, rank, *vars(row).values(), ""])
+        if answer.error:
+            writer.writerow([answer.path, "", "", "", "", "", answer.error])
+            failed += 1
+    return failed
+
+
+WRITERS = {"text": write_text, "json": write_json, "csv": write_csv}
+
+
+def predict(
+    paths: Sequence[str],
+    model: str | Path,
+    *,
+    top_k: int = 5,
+    threshold: float = 0.0,
+    allow_url: bool = False,
+    features: Path | None = None,
+    explain: Path | None = None,
+) -> Iterator[Answer]:
+    """Yields an answer an image, in order.
+
+    Args:
+      paths: images, folders, patterns, URLs, "-".
+      features: .npy file to write when all is done, with a list of paths beside it.
+      explain: folder for an image with a heat map each.
+
+    Raises:
+      InputError: there is no such model, a folder without images, or nowhere to write to.
+    """
+    names = sources.expand(paths, allow_url)
+    if features and features.suffix != ".npy":
+        raise InputError(f"--features {features} must end in .npy.")
+    predictor = Predictor(model, inside=bool(features or explain))
+    draw = _drawer(explain, predictor) if explain else None
+    answers = predictor.answers(names, top_k, threshold, draw)
+    if len(names) >= MANY and sys.stderr.isatty():
+        answers = _with_progress(answers, len(names))
+    return _keeping_features(answers, features) if features else answers
+
+
+def _drawer(folder: Path, predictor: Predictor):
+    """Returns what writes the map of an image's best class into `folder`."""
+    from squeezenext import explain
+    from squeezenext.atomic import write_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def draw(number, path, image, view, best) -> Path:
+        drawn = explain.overlay(image, view.class_map(best.index), predictor.config.images)
+        file = folder / f"{number:05d}-{sources.stem(path)}.jpg"
+        write_file(file, lambda target: drawn.save(target, quality=90))
+        return file
+
+    return draw
+
+
+def _keeping_features(answers: Iterator[Answer], path: Path) -> Iterator[Answer]:
+    import json
+
+    import numpy as np
+
+    from squeezenext.atomic import write_file
+
+    rows, names = [], []
+    for answer in answers:
+        if answer.error is None:
+            rows.append(answer.features)
+            names.append(answer.path)
+        yield answer
+    table = np.stack(rows) if rows else np.zeros((0, 0), np.float32)
+    text = json.dumps(names, indent=0) + "\n"
+    write_file(path, lambda file: np.save(file, table))
+    write_file(path.with_suffix(".json"), lambda file: file.write_text(text, "utf-8"))
+
+
+def _with_progress(answers: Iterator[Answer], total: int) -> Iterator[Answer]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(answers, "images", total=total, console=Console(stderr=True), transient=True)
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    at = {"flag_values": values}
+    flags.DEFINE_string("model_dir", None, "Model directory, published model or file.", **at)
+    flags.DEFINE_integer("top_k", 5, "How many classes an image.", 1, **at)
+    flags.DEFINE_float("threshold", 0.0, "Leave out classes less probable.", 0.0, 1.0, **at)
+    flags.DEFINE_enum("format", "text", list(WRITERS), "What to print.", **at)
+    flags.DEFINE_bool("allow_url", False, "Fetch https URLs, of public hosts only.", **at)
+    flags.DEFINE_string("features", None, "Write features to this .npy file.", **at)
+    flags.DEFINE_string("explain", None, "Write images with heat maps to this folder.", **at)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    values = flags.FlagValues()
+    define(values)
+
+    def command(values, paths):
+        if not paths:
+            raise InputError("Name at least one image or folder, or - for standard input.")
+        if not values["model_dir"].value:
+            raise InputError("--model_dir is missing: a model directory or a published model.")
+        _print_any_name()
+        answers = predict(
+            paths,
+            values["model_dir"].value,
+            top_k=values["top_k"].value,
+            threshold=values["threshold"].value,
+            allow_url=values["allow_url"].value,
+            features=_path(values["features"].value),
+            explain=_path(values["explain"].value),
+        )
+        # What Pillow finds odd about an image is in its error, if it is one.
+        warnings.filterwarnings("ignore", module="PIL")
+        if failed := WRITERS[values["format"].value](answers):
+            raise SomeInputsFailed(f"{failed} of the images could not be read.")
+
+    return run(command, values, __doc__, argv)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
+
+
+def _print_any_name() -> None:
+    """Lets standard output carry the bytes of a file's name that are no UTF-8."""
+    with contextlib.suppress(AttributeError, ValueError):  # not a text file, as under a test
+        sys.stdout.reconfigure(errors="surrogateescape")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

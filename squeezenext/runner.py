@@ -1,0 +1,90 @@
+"""One LiteRT file in memory, run one image at a time. No TensorFlow."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from squeezenext.errors import InputError
+
+_SILENCED = threading.Lock()
+
+
+class Runner:
+    """A LiteRT file of one input and any number of outputs. Not for two threads at once.
+
+    Args:
+      model: the file, which is mapped, or its content.
+      threads: of one run.
+      name: of the model, for messages.
+
+    Raises:
+      InputError: it is no LiteRT file that this runtime can run.
+    """
+
+    def __init__(self, model: Path | bytes, threads: int, name: str):
+        place = "model_content" if isinstance(model, bytes) else "model_path"
+        value = model if isinstance(model, bytes) else os.fspath(model)
+        try:
+            with _without_log():
+                self._interpreter = Interpreter(**{place: value}, num_threads=threads)
+                self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"{name} is no LiteRT file that can be run: {error}.") from error
+        (self._input,) = self._interpreter.get_input_details()
+        self._outputs = self._interpreter.get_output_details()
+
+    @property
+    def size(self) -> int:
+        """The side of the square input, in pixels."""
+        return int(self._input["shape"][1])
+
+    def run(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Returns every output of [size, size, 3] float32, without the batch, as float32."""
+        values = _quantized(pixels, self._input)[np.newaxis]
+        self._interpreter.set_tensor(self._input["index"], values)
+        self._interpreter.invoke()
+        return [
+            _dequantized(self._interpreter.get_tensor(output["index"])[0], output)
+            for output in self._outputs
+        ]
+
+
+def _quantized(values: np.ndarray, details: dict) -> np.ndarray:
+    kind = details["dtype"]
+    if kind == np.float32:
+        return values
+    scale, zero = details["quantization"]
+    limits = np.iinfo(kind)
+    return (values / scale + zero).round().clip(limits.min, limits.max).astype(kind)
+
+
+def _dequantized(values: np.ndarray, details: dict) -> np.ndarray:
+    if details["dtype"] == np.float32:
+        return values
+    scale, zero = details["quantization"]
+    return (values.astype(np.float32) - zero) * np.float32(scale)
+
+
+@contextlib.contextmanager
+def _without_log() -> Iterator[None]:
+    """Keeps from standard error the line with which XNNPACK says that it is there.
+
+    LiteRT's C++ logger has no switch that Python reaches; its errors come as exceptions.
+    """
+    with _SILENCED, open(os.devnull, "wb") as nowhere:
+        try:
+            kept = os.dup(2)
+        except OSError:  # standard error is closed: nothing to keep clean
+            yield
+            return
+        try:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,0 +1,176 @@
+"""Tests for `../squeezenext/fetch.py`: a URL from a stranger reaches no private address."""
+
+import http.server
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+
+import pytest
+
+from squeezenext import fetch
+from squeezenext.errors import InputError
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0",
+     "100.64.0.1", "224.0.0.1", "255.255.255.255", "192.0.2.1", "::1", "::", "fe80::1%eth0",
+     "fd00::1", "ff02::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
+     "2001:0:4136:e378:8000:63bf:f5ff:fffe"],
+)  # fmt: skip
+def test_addresses_that_are_not_public(address):
+    assert not fetch.is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808"])
+def test_addresses_that_are_public(address):
+    assert fetch.is_public(address)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://example.com/a.jpg", "https://user:word@example.com/", "https:///a.jpg",
+     "file:///etc/passwd", "https://127.0.0.1/a.jpg", "https://localhost/a.jpg",
+     "https://[::1]/a.jpg", "https://2130706433/", "https://0x7f.1/", "https://[::bad/",
+     "https://example.com:99999/"],
+)  # fmt: skip
+def test_urls_that_are_refused_in_one_sentence(url, monkeypatch):
+    def no_connection(*_, **__):
+        raise AssertionError("a connection was made")
+
+    monkeypatch.setattr(socket, "create_connection", no_connection)
+    with pytest.raises(InputError, match="cannot be fetched: "):
+        fetch.fetch(url, max_bytes=100)
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Answers as the path says."""
+
+    def do_GET(self):  # noqa: N802
+        kind = self.path.strip("/").split("/")[0]
+        if kind == "to":
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/to/"))
+            self.end_headers()
+        elif kind == "loop":
+            self.send_response(301)
+            self.send_header("Location", "/loop")
+            self.end_headers()
+        elif kind == "slow":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            for _ in range(100):  # a byte now and then, each within any socket's timeout
+                self.wfile.write(b"A")
+                time.sleep(0.1)
+        elif kind == "missing":
+            self.send_error(404)
+        else:
+            self.send_response(200)
+            if kind == "declared":
+                self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            self.wfile.write(b"x" * (100 if kind == "small" else 1000))
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """An HTTPS server at home.test, a name that resolves to a public address."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is absent: it makes the test server's certificate.")
+    folder = tmp_path_factory.mktemp("tls")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+         "/CN=home.test", "-addext", "subjectAltName=DNS:home.test", "-keyout", folder / "key.pem",
+         "-out", folder / "cert.pem"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *_: None
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1], folder / "cert.pem"
+    server.shutdown()
+    server.server_close()
+
+
+PUBLIC = "93.184.215.14"
+
+
+@pytest.fixture
+def home(site, monkeypatch):
+    """home.test has a public address, every other name a private one."""
+    port, certificate = site
+    asked, connected = [], []
+    connect = socket.create_connection
+
+    def resolve(host, *_, **__):
+        if host == "127.0.0.1":  # create_connection's own look at a number
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port))]
+        asked.append(host)
+        address = PUBLIC if host == "home.test" else "192.168.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    def reach(address, *arguments):
+        connected.append(address[0])
+        return connect(("127.0.0.1", address[1]), *arguments)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "create_connection", reach)
+    monkeypatch.setattr(
+        fetch, "_context", lambda: ssl.create_default_context(cafile=str(certificate))
+    )
+    return f"https://home.test:{port}", asked, connected
+
+
+def test_the_connection_goes_to_the_address_that_was_checked(home):
+    base, asked, connected = home
+    assert fetch.fetch(f"{base}/small", max_bytes=100) == b"x" * 100
+    assert asked == ["home.test"] and connected == [PUBLIC]
+
+
+def test_a_redirect_is_followed_and_checked_again(home):
+    base, asked, connected = home
+    assert fetch.fetch(f"{base}/to//small", max_bytes=100) == b"x" * 100
+    assert asked == ["home.test"] * 2
+    for target in ("https://inside.test/", "http://home.test/small", "file:///etc/passwd"):
+        connected.clear()
+        with pytest.raises(InputError, match="no public address|only https"):
+            fetch.fetch(f"{base}/to/{target}", max_bytes=100)
+        assert connected == [PUBLIC]  # the redirect was seen, its target never reached
+
+
+def test_one_private_address_among_public_ones_is_enough(monkeypatch):
+    both = [(2, 1, 6, "", (address, 443)) for address in (PUBLIC, "10.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+    with pytest.raises(InputError, match="10.0.0.1, which is no public address"):
+        fetch.fetch("https://two.test/", max_bytes=100)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("large", "larger than"), ("declared", "larger than"), ("missing", "404"),
+     ("loop", "redirects more than 5 times")],
+)  # fmt: skip
+def test_limits(home, path, message):
+    with pytest.raises(InputError, match=message):
+        fetch.fetch(f"{home[0]}/{path}", max_bytes=500)
+
+
+def test_a_server_that_drips_is_cut_off(home):
+    started = time.monotonic()
+    with pytest.raises(InputError, match="it took over 0.5 s"):
+        fetch.fetch(f"{home[0]}/slow", max_bytes=500, seconds=0.5)
+    assert time.monotonic() - started < 5
+
+
+def test_a_certificate_of_another_name_is_refused(home, monkeypatch):
+    monkeypatch.setattr(fetch, "_context", ssl.create_default_context)
+    with pytest.raises(InputError, match="certificate"):
+        fetch.fetch(f"{home[0]}/small", max_bytes=100)

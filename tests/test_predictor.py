@@ -1,0 +1,222 @@
+"""Tests for `../squeezenext/predictor.py`, `predict.py`, `taps.py` and `explain.py`."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from squeezenext import explain, predict, predictor, preprocessing, shipped, sources
+from squeezenext.errors import InputError
+from squeezenext.predictor import Predictor
+from tests import tiny
+from tests.conftest import REPOSITORY
+
+
+def make_model(folder, config):
+    """A model directory of a network with random weights."""
+    from squeezenext import labels, model_directory, models
+
+    classes = [labels.Label(f"n{i}", f"class {i}") for i in range(1, tiny.CLASSES + 1)]
+    model_directory.create(folder, config, classes)
+    model = models.build(config)
+    for variable in model.trainable_variables:  # random offsets and scales, too
+        if len(variable.shape) == 1:
+            noise = np.random.default_rng(1).normal(1.0, 0.3, variable.shape)
+            variable.assign(noise.astype(np.float32))
+    model_directory.write_litert(folder, model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def squeezenext(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("squeezenext")
+    return folder, make_model(folder, tiny.SQUEEZENEXT)
+
+
+@pytest.fixture(scope="module")
+def squeezenet(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("squeezenet")
+    return folder, make_model(folder, tiny.SQUEEZENET)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(12):
+        (folder / f"{number:02d}.jpg").write_bytes(tiny.jpeg(number, number % 3 + 1))
+    return folder
+
+
+@pytest.fixture(params=["squeezenext", "squeezenet"])
+def model(request):
+    return request.getfixturevalue(request.param)
+
+
+def layer_outputs(model, names, image, config):
+    import keras
+
+    pixels = preprocessing.centre_pixels(image, config.images)
+    inputs = preprocessing.normalize(pixels.astype(np.float32), config.images)[np.newaxis]
+    part = keras.Model(model.inputs, [model.get_layer(name).output for name in names])
+    return [np.asarray(value)[0] for value in part([inputs], training=False)]
+
+
+def test_probabilities_features_and_maps_are_the_network_s(model, photos):
+    folder, network = model
+    inside = Predictor(folder, inside=True)
+    image = predictor.read(photos / "03.jpg")
+    if "classifier" in [layer.name for layer in network.layers]:
+        names = ("classifier", "global_pool")
+        logits, features = layer_outputs(network, names, image, inside.config)
+    else:
+        names = ("global_pool", "fire3_add")
+        logits, before = layer_outputs(network, names, image, inside.config)
+        features = before.mean((0, 1))
+    view = inside.view(image)
+    np.testing.assert_allclose(view.probabilities, predictor.softmax(logits), atol=1e-4)
+    np.testing.assert_allclose(view.features, features, rtol=1e-3, atol=1e-4)
+    for index in range(tiny.CLASSES):  # a map's mean is its class's logit: nothing is left out
+        assert view.class_map(index).mean() == pytest.approx(logits[index], rel=1e-3, abs=1e-4)
+    plain = Predictor(folder)
+    np.testing.assert_allclose(plain.probabilities(image), view.probabilities, atol=1e-5)
+
+
+def test_many_images_come_in_order_and_alike(squeezenext, photos):
+    single = Predictor(squeezenext[0])
+    paths = sources.expand([str(photos)])
+    answers = list(single.answers(paths * 3, top_k=3))
+    assert [answer.path for answer in answers] == paths * 3
+    for answer in answers:
+        expected = single.predict(predictor.read(answer.path), 3)
+        assert [row.index for row in answer.predictions] == [row.index for row in expected]
+        assert answer.predictions[0].probability == pytest.approx(expected[0].probability, abs=1e-5)
+
+
+def test_a_reader_that_stops_ends_the_threads(squeezenext, photos):
+    before = threading.active_count()
+    answers = Predictor(squeezenext[0]).answers(sources.expand([str(photos)]) * 50)
+    next(answers)
+    answers.close()
+    assert threading.active_count() == before
+
+
+def test_threshold_and_temperature(squeezenext, photos, tmp_path):
+    folder = tmp_path / "calibrated"
+    folder.mkdir()
+    for name in ("config.json", "labels.json", "model.tflite"):
+        (folder / name).write_bytes((squeezenext[0] / name).read_bytes())
+    (folder / shipped.CALIBRATION).write_text('{"temperature": 2.0}')
+    image = predictor.read(photos / "01.jpg")
+    plain, cooled = Predictor(squeezenext[0]), Predictor(folder)
+    expected = np.sqrt(plain.probabilities(image))
+    np.testing.assert_allclose(cooled.probabilities(image), expected / expected.sum(), atol=1e-5)
+    best = plain.predict(image, 1)[0].probability
+    assert len(plain.predict(image, 3, threshold=best)) == 1
+    assert plain.predict(image, 3, threshold=1.0) == []
+    for damaged in ("{}", "no", '{"temperature": 0}', '{"temperature": "2"}', "[]"):
+        (folder / shipped.CALIBRATION).write_text(damaged)
+        with pytest.raises(InputError, match="is damaged"):
+            Predictor(folder)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_damaged_file_is_named(squeezenext, tmp_path, part, inside):
+    for name in ("config.json", "labels.json", "model.tflite"):
+        (tmp_path / name).write_bytes((squeezenext[0] / name).read_bytes())
+    content = (tmp_path / "model.tflite").read_bytes()
+    (tmp_path / "model.tflite").write_bytes(content[: int(part * len(content))])
+    with pytest.raises(InputError, match=r"model\.tflite is no LiteRT file"):
+        Predictor(tmp_path, inside=inside)
+
+
+def run(capsys, folder, *arguments):
+    code = predict.main(["predict", *map(str, arguments), "--model_dir", str(folder)])
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return code, captured.out, captured.err
+
+
+def test_features_are_written_in_the_order_of_the_output(squeezenext, photos, tmp_path, capsys):
+    file = tmp_path / "features.npy"
+    code, out, _ = run(capsys, squeezenext[0], photos, "/nowhere.jpg", "--format", "json",
+                       "--features", file)  # fmt: skip
+    lines = [json.loads(line) for line in out.splitlines()]
+    table = np.load(file, allow_pickle=False)
+    names = json.loads(file.with_suffix(".json").read_text())
+    assert code == 1 and names == [line["path"] for line in lines if not line["error"]]
+    assert table.shape == (12, 16) and table.dtype == np.float32
+    inside = Predictor(squeezenext[0], inside=True)
+    np.testing.assert_allclose(table[5], inside.view(predictor.read(names[5])).features, rtol=1e-4)
+    assert run(capsys, squeezenext[0], photos, "--features", tmp_path / "x.csv")[0] == 2
+
+
+def test_explanations_show_the_window_that_the_network_sees(squeezenet, photos, tmp_path, capsys):
+    folder = tmp_path / "maps"
+    code, out, _ = run(capsys, squeezenet[0], photos, "--explain", folder, "--format", "json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and len(list(folder.iterdir())) == len(lines) == 12
+    for line in lines:
+        with Image.open(line["explanation"]) as drawn, Image.open(line["path"]) as given:
+            assert drawn.size == given.size
+
+
+def test_an_overlay_is_hot_where_the_map_is():
+    image = Image.new("RGB", (3000, 1500), "grey")
+    images = tiny.IMAGES
+    heat = np.float32([[-5, 0], [0, 5]])
+    drawn = np.asarray(explain.overlay(image, heat, images), int)
+    assert drawn.shape == (512, 1024, 3)
+    assert np.ptp(drawn[-20, -20]) > 50  # coloured
+    assert np.ptp(drawn[20, 20]) < 20 and drawn[20, 20].mean() == pytest.approx(128, abs=12)
+
+
+def test_globs_folders_and_names(photos, tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "a.JPG").write_bytes(b"")
+    (tmp_path / "deep" / "notes.txt").write_bytes(b"")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "[odd].jpg").write_bytes(b"")
+    inside = [str(tmp_path / "[odd].jpg"), str(tmp_path / "deep" / "er" / "a.JPG")]
+    assert sources.expand([str(tmp_path)]) == inside
+    assert sources.expand([f"{tmp_path}/**/*.JPG"]) == inside[1:]
+    assert sources.expand([inside[0]]) == inside[:1]  # a name is itself before it is a pattern
+    assert len(sources.expand([f"{photos}/0*.jpg", "-"])) == 11
+    with pytest.raises(InputError, match="No file matches"):
+        sources.expand([f"{tmp_path}/*.tiff"])
+    with pytest.raises(InputError, match="--allow_url"):
+        sources.expand(["https://example.com/a.jpg"])
+    url = "https://127.0.0.1/a.jpg"
+    assert sources.expand([url], allow_url=True) == [url]
+
+
+def test_a_url_that_is_refused_is_a_named_error(squeezenext, capsys):
+    code, out, _ = run(capsys, squeezenext[0], "https://127.0.0.1/a.jpg", "--allow_url",
+                       "--format", "json")  # fmt: skip
+    assert code == 1 and "no public address" in json.loads(out)["error"]
+
+
+def test_csv_and_text_carry_any_name(squeezenext, photos, tmp_path):
+    name = os.fsencode(tmp_path) + b"/\xff\n,.jpg"
+    with open(name, "wb") as file:
+        file.write((photos / "00.jpg").read_bytes())
+    for kind in ("text", "csv", "json"):
+        result = subprocess.run(
+            [sys.executable, "predict.py", name, "--model_dir", squeezenext[0], "--format", kind],
+            cwd=REPOSITORY, capture_output=True, timeout=60,
+        )  # fmt: skip
+        assert result.returncode == 0 and result.stderr == b""  # XNNPACK's line is kept away, too
+        if kind == "csv":
+            rows = list(csv.reader(io.StringIO(os.fsdecode(result.stdout))))
+            assert {os.fsencode(row[0]) for row in rows[1:]} == {name}
+        elif kind == "json":
+            assert os.fsencode(json.loads(result.stdout)["path"]) == name
+        else:
+            assert result.stdout.startswith(name)
