@@ -1,7 +1,7 @@
 """Files of other programs: read, checked and kept with their source; and written.
 
 One module a format does the reading; none runs or unpickles anything, and each bounds what it
-believes. No TensorFlow here but where model.tflite is written.
+believes. No TensorFlow: a published model's first prediction does not wait for it.
 """
 
 import hashlib
@@ -16,7 +16,9 @@ from squeezenext import (
     caffemodel,
     checkpoint,
     deep_compression,
+    description,
     graph,
+    litert_writer,
     ncnn,
     npz,
     pytorch_weights,
@@ -73,13 +75,10 @@ def import_weights(
 
 
 def _write(directory: Path, config: Config, classes, arrays, meta: dict) -> None:
-    from squeezenext import model_directory, models  # TensorFlow
-
-    model = models.build(config)
-    model_directory.assign(model, arrays, str(directory))
-    model_directory.create(directory, config, classes)
+    content = litert_writer.write(graph.of(config), graph.fold(config, arrays))
+    description.write(directory, config, classes)
     checkpoint.save(directory / "checkpoints", 0, arrays, meta)
-    model_directory.write_litert(directory, model)
+    atomic.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
 
 
 def files(kind: str, path: Path) -> list[Path]:

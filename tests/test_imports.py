@@ -14,7 +14,7 @@ ROWS = [
      "example", "fetch", "flags", "history", "huffman", "labels", "networks",
      "optimization", "preprocessing", "range_coder", "runner", "sharing", "sources",
      "taps"},
-    {"augmentation", "explain", "graph", "kernel_coding", "kernel_form", "manifest",
+    {"augmentation", "description", "explain", "graph", "kernel_coding", "kernel_form", "manifest",
      "models", "schema", "shipped", "tfrecord", "weights"},
     {"arithmetic_streams", "caffemodel", "huffman_streams", "litert_writer", "ncnn", "pixels",
      "predictor", "records", "stats", "variables"},
@@ -26,7 +26,7 @@ ROWS = [
     {"train"},
 ]  # fmt: skip
 LIGHT = {"arithmetic_streams", "atomic", "bad_records", "caffe_proto", "caffemodel",
-         "checkpoint", "config", "npz",
+         "checkpoint", "config", "description", "npz",
          "config_io", "dataset", "deep_compression", "errors", "example", "explain",
          "fetch", "flags", "graph", "huffman", "huffman_streams", "importing",
          "kernel_coding", "kernel_form", "labels", "litert_file", "litert_int8",
