@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from squeezenext import atomic, checkpoint, config_io, labels, litert, models, stats
+from squeezenext import atomic, checkpoint, config_io, description, labels, litert, models, stats
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.loop import model_variables
@@ -28,19 +28,8 @@ def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> 
     Raises:
       InputError: the directory holds a model of another configuration or other classes.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "config.json"
-    if checkpoint.steps(directory / "checkpoints"):
-        if path.exists() and config_io.read(path).model != config.model:
-            raise InputError(f"{directory} holds a model of another network; choose another one.")
-        names = directory / "labels.json"
-        if names.exists() and labels.read(names) != tuple(classes):
-            raise InputError(f"{directory} holds a model of other classes; choose another one.")
-    rows = stats.layers(models.build(config))
-    text = config_io.to_json(config)
-    atomic.write_file(path, lambda file: file.write_text(text, "utf-8"))
-    atomic.write_file(directory / "labels.json", lambda file: labels.write(file, classes))
-    table = stats.to_csv(rows)
+    description.write(directory, config, classes)
+    table = stats.to_csv(stats.layers(models.build(config)))
     atomic.write_file(directory / "model_stats.csv", lambda file: file.write_text(table, "utf-8"))
 
 
