@@ -10,7 +10,7 @@ from tests.conftest import REPOSITORY
 # A module imports only from rows above its own.
 ROWS = [
     {"atomic", "caffe_proto", "config_augmentation", "errors", "layers",
-     "litert_file", "published", "quiet"},
+     "litert_file", "litert_metadata", "published", "quiet"},
     {"bad_records", "checkpoint", "config", "deep_compression", "example", "fetch",
      "flags", "history", "huffman", "labels", "options", "range_coder", "runner",
      "sharing", "sources", "taps"},
@@ -21,24 +21,25 @@ ROWS = [
      "graph", "huffman_streams", "mixing", "models", "records", "shipped", "stats",
      "watchdog", "weights"},
     {"caffemodel", "data", "dataset", "litert_writer", "ncnn", "pixels",
-     "predictor", "sqz", "variables"},
-    {"evaluate", "litert", "litert_int8", "loop", "nan", "npz", "predict",
-     "pytorch_weights", "train"},
-    {"importing", "model_directory", "snapshots"},
-    {"distillation", "run"},
+     "predictor", "sqz", "trained", "variables"},
+    {"evaluate", "litert", "litert_int8", "loop", "nan", "npz", "photographs",
+     "predict", "pytorch_weights", "train"},
+    {"export_litert", "importing", "model_directory", "snapshots"},
+    {"distillation", "export", "export_keras", "export_onnx", "run"},
     {"job"},
 ]  # fmt: skip
 LIGHT = {"arithmetic_streams", "atomic", "bad_records", "caffe_proto", "caffemodel",
          "checkpoint", "cluster", "config", "config_augmentation", "config_io",
          "dataset", "deep_compression", "description", "draws", "errors",
-         "evaluate", "example", "explain", "fetch", "flags", "graph", "huffman",
-         "huffman_streams", "importing", "kernel_coding", "kernel_form", "labels",
-         "litert_file", "litert_int8", "litert_writer", "manifest", "ncnn",
-         "networks", "npz", "options", "phases", "pixels", "predict", "predictor",
+         "evaluate", "example", "explain", "export", "export_litert", "export_onnx",
+         "fetch", "flags", "graph", "huffman", "huffman_streams", "importing",
+         "kernel_coding", "kernel_form", "labels", "litert_file", "litert_int8",
+         "litert_metadata", "litert_writer", "manifest", "ncnn", "networks", "npz",
+         "options", "phases", "photographs", "pixels", "predict", "predictor",
          "preprocessing", "published", "pytorch_weights", "quiet", "range_coder",
          "recipes", "records", "runner", "schema", "sharing", "shipped", "sources",
-         "sqz", "stats", "taps", "tfrecord", "train", "variables", "watchdog",
-         "weights"}  # fmt: skip
+         "sqz", "stats", "taps", "tfrecord", "train", "trained", "variables",
+         "watchdog", "weights"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 
