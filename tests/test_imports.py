@@ -24,22 +24,22 @@ ROWS = [
      "predictor", "sqz", "trained", "variables"},
     {"evaluate", "litert", "litert_int8", "loop", "nan", "npz", "photographs",
      "predict", "pytorch_weights", "train"},
-    {"export_litert", "importing", "model_directory", "snapshots"},
+    {"export_litert", "importing", "model_directory", "snapshots", "speed"},
     {"distillation", "export", "export_keras", "export_onnx", "run"},
-    {"job"},
+    {"adapt", "job"},
 ]  # fmt: skip
-LIGHT = {"arithmetic_streams", "atomic", "bad_records", "caffe_proto", "caffemodel",
-         "checkpoint", "cluster", "config", "config_augmentation", "config_io",
-         "dataset", "deep_compression", "description", "draws", "errors",
-         "evaluate", "example", "explain", "export", "export_litert", "export_onnx",
-         "fetch", "flags", "graph", "huffman", "huffman_streams", "importing",
-         "kernel_coding", "kernel_form", "labels", "litert_file", "litert_int8",
-         "litert_metadata", "litert_writer", "manifest", "ncnn", "networks", "npz",
-         "options", "phases", "photographs", "pixels", "predict", "predictor",
-         "preprocessing", "published", "pytorch_weights", "quiet", "range_coder",
-         "recipes", "records", "runner", "schema", "sharing", "shipped", "sources",
-         "sqz", "stats", "taps", "tfrecord", "train", "trained", "variables",
-         "watchdog", "weights"}  # fmt: skip
+LIGHT = {"adapt", "arithmetic_streams", "atomic", "bad_records", "caffe_proto",
+         "caffemodel", "checkpoint", "cluster", "config", "config_augmentation",
+         "config_io", "dataset", "deep_compression", "description", "draws",
+         "errors", "evaluate", "example", "explain", "export", "export_litert",
+         "export_onnx", "fetch", "flags", "graph", "huffman", "huffman_streams",
+         "importing", "kernel_coding", "kernel_form", "labels", "litert_file",
+         "litert_int8", "litert_metadata", "litert_writer", "manifest", "ncnn",
+         "networks", "npz", "options", "phases", "photographs", "pixels", "predict",
+         "predictor", "preprocessing", "published", "pytorch_weights", "quiet",
+         "range_coder", "recipes", "records", "runner", "schema", "sharing",
+         "shipped", "sources", "sqz", "stats", "taps", "tfrecord", "train",
+         "trained", "variables", "watchdog", "weights"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 
