@@ -33,18 +33,6 @@ def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> 
     atomic.write_file(directory / "model_stats.csv", lambda file: file.write_text(table, "utf-8"))
 
 
-def read_config(directory: Path) -> Config:
-    """Reads config.json.
-
-    Raises:
-      InputError: the directory is no model directory.
-    """
-    path = directory / "config.json"
-    if not path.is_file():
-        raise InputError(f"{directory} is not a model directory: it has no config.json.")
-    return config_io.read(path)
-
-
 def read_weights(
     directory: Path, report: Callable[[str], None] = lambda text: None
 ) -> dict[str, np.ndarray]:
@@ -56,7 +44,7 @@ def read_weights(
     found = checkpoint.newest(directory / "checkpoints", report)
     if found is None:
         raise InputError(f"{directory} holds no checkpoint yet; train it first.")
-    return evaluated(found[0], read_config(directory))
+    return evaluated(found[0], config_io.read_model(directory))
 
 
 def evaluated(state: dict[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
@@ -108,7 +96,7 @@ def assign(
 
 def load(directory: Path) -> tuple[keras.Model, Config, tuple[labels.Label, ...]]:
     """Returns the float32 network with its trained weights, its configuration and classes."""
-    config = read_config(directory)
+    config = config_io.read_model(directory)
     model = models.build(config)
     assign(model, read_weights(directory), str(directory))
     return model, config, labels.read(directory / "labels.json")
@@ -116,7 +104,7 @@ def load(directory: Path) -> tuple[keras.Model, Config, tuple[labels.Label, ...]
 
 def write_litert(directory: Path, model: keras.Model) -> None:
     """Writes model.tflite."""
-    content = litert.convert(model, read_config(directory))
+    content = litert.convert(model, config_io.read_model(directory))
     atomic.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
 
 
@@ -124,3 +112,12 @@ def write_final(directory: Path, document: dict) -> None:
     """Writes final.json."""
     text = json.dumps(document, indent=1) + "\n"
     atomic.write_file(directory / "final.json", lambda file: file.write_text(text, "utf-8"))
+
+
+def read_final(directory: Path) -> dict | None:
+    """Reads final.json; None where there is none that can be read."""
+    try:
+        document = json.loads((directory / "final.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
