@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY
 ROWS = [
     {"atomic", "caffe_proto", "config_augmentation", "errors", "layers",
      "litert_file", "litert_metadata", "published", "quiet"},
-    {"bad_records", "checkpoint", "config", "deep_compression", "example", "fetch",
+    {"bad_records", "checkpoint", "config", "ncnn_param", "deep_compression", "example", "fetch",
      "flags", "history", "huffman", "labels", "options", "range_coder", "runner",
      "sharing", "sources", "taps"},
     {"cluster", "config_io", "draws", "kernel_coding", "kernel_form", "losses",
@@ -30,7 +30,7 @@ ROWS = [
 ]  # fmt: skip
 LIGHT = {"arithmetic_streams", "atomic", "bad_records", "caffe_proto", "caffemodel",
          "checkpoint", "cluster", "config", "config_augmentation", "config_io",
-         "dataset", "deep_compression", "description", "draws", "errors",
+         "dataset", "deep_compression", "description", "ncnn_param", "draws", "errors",
          "evaluate", "example", "explain", "export", "export_litert", "export_onnx",
          "fetch", "flags", "graph", "huffman", "huffman_streams", "importing",
          "kernel_coding", "kernel_form", "labels", "litert_file", "litert_int8",
