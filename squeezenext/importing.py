@@ -30,7 +30,7 @@ from squeezenext.labels import Label
 
 MAX_BYTES = 128 << 20  # of one file; the largest network here has 18 MB
 FORMATS = ("deep_compression", "ncnn", "caffemodel", "torchvision", "pytorchcv", "npz")
-WRITTEN = ("npz", "torchvision", "pytorchcv")
+WRITTEN = ("deep_compression", "npz", "torchvision", "pytorchcv")
 
 
 def import_weights(
@@ -141,16 +141,41 @@ def _check_images(kind: str, config: Config, usual: Images, source: str) -> None
 
 
 def _deep_compression(data: bytes, config: Config, source: str) -> dict[str, np.ndarray]:
-    if not isinstance(config.model, SqueezeNet) or config.model.bypass == "complex":
-        raise InputError("Deep Compression's files are of SqueezeNet without complex bypass.")
-    network, arrays = graph.of(config), {}
-    names = [node.name for node in network.weighted]
-    shapes = [tuple(network.kernel_shape(name)[axis] for axis in (3, 2, 0, 1)) for name in names]
-    layers = deep_compression.decode(data, shapes, source)
+    names, shapes = _net_layers(config)
+    try:
+        layers = deep_compression.decode(data, shapes, source)
+    except InputError as error:
+        try:
+            layers = deep_compression.decode(data, shapes, source, bits=4)
+        except InputError:
+            raise error from None  # nearly all files have 8
+    arrays = {}
     for name, (weights, biases) in zip(names, layers, strict=True):
         arrays[f"model/{name}/kernel"] = weights.transpose(2, 3, 1, 0)
         arrays[f"model/{name}/bias"] = biases
     return arrays
+
+
+def _net_layers(config: Config) -> tuple[list[str], list[deep_compression.Shape]]:
+    """Returns names and out x in x height x width of SqueezeNet's layers, in network order."""
+    if not isinstance(config.model, SqueezeNet) or config.model.bypass == "complex":
+        raise InputError("Deep Compression's files are of SqueezeNet without complex bypass.")
+    network = graph.of(config)
+    names = [node.name for node in network.weighted]
+    shapes = [tuple(network.kernel_shape(name)[axis] for axis in (3, 2, 0, 1)) for name in names]
+    return names, shapes
+
+
+def _net_file(arrays: dict[str, np.ndarray], config: Config) -> bytes:
+    """Returns the .net of weights that are shared already, with codes of 4 bits if they do."""
+    layers = [
+        (arrays[f"model/{name}/kernel"].transpose(3, 2, 0, 1), arrays[f"model/{name}/bias"])
+        for name in _net_layers(config)[0]
+    ]
+    try:
+        return deep_compression.encode(layers, bits=4)
+    except InputError:
+        return deep_compression.encode(layers)
 
 
 def export_weights(kind: str, directory: Path, path: Path) -> None:
@@ -172,6 +197,8 @@ def export_weights(kind: str, directory: Path, path: Path) -> None:
     arrays = model_directory.read_weights(directory)
     if kind == "npz":
         content = npz.encode(arrays, config)
+    elif kind == "deep_compression":
+        content = _net_file(arrays, config)
     else:
         content = pytorch_weights.encode(arrays, config, kind)
     atomic.write_file(path, lambda file: file.write_bytes(content))

@@ -12,8 +12,8 @@ ROWS = [
     {"atomic", "caffe_proto", "config_augmentation", "errors", "layers",
      "litert_file", "litert_metadata", "published", "quiet"},
     {"bad_records", "checkpoint", "config", "deep_compression", "example", "fetch",
-     "flags", "history", "huffman", "labels", "options", "range_coder", "runner",
-     "sharing", "sources", "taps"},
+     "flags", "history", "huffman", "labels", "ncnn_param", "options",
+     "range_coder", "runner", "sharing", "sources", "taps"},
     {"cluster", "config_io", "draws", "kernel_coding", "kernel_form", "losses",
      "manifest", "networks", "optimization", "phases", "preprocessing", "recipes",
      "schema", "tfrecord"},
@@ -35,11 +35,11 @@ LIGHT = {"adapt", "arithmetic_streams", "atomic", "bad_records", "caffe_proto",
          "export_onnx", "fetch", "flags", "graph", "huffman", "huffman_streams",
          "importing", "kernel_coding", "kernel_form", "labels", "litert_file",
          "litert_int8", "litert_metadata", "litert_writer", "manifest", "ncnn",
-         "networks", "npz", "options", "phases", "photographs", "pixels", "predict",
-         "predictor", "preprocessing", "published", "pytorch_weights", "quiet",
-         "range_coder", "recipes", "records", "runner", "schema", "sharing",
-         "shipped", "sources", "sqz", "stats", "taps", "tfrecord", "train",
-         "trained", "variables", "watchdog", "weights"}  # fmt: skip
+         "ncnn_param", "networks", "npz", "options", "phases", "photographs",
+         "pixels", "predict", "predictor", "preprocessing", "published",
+         "pytorch_weights", "quiet", "range_coder", "recipes", "records", "runner",
+         "schema", "sharing", "shipped", "sources", "sqz", "stats", "taps",
+         "tfrecord", "train", "trained", "variables", "watchdog", "weights"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 
