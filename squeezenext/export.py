@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from squeezenext import checkpoint, export_litert, photographs, trained
+from squeezenext import checkpoint, export_litert, export_web, photographs, trained
 from squeezenext.errors import InputError
 from squeezenext.flags import run
 from squeezenext.trained import Trained
@@ -84,9 +84,7 @@ def export(
         raise InputError(f"--output {output}: there is no folder {output.parent}.")
     model = trained.load(model_dir)
     if kind == "web":
-        from squeezenext import export_web
-
-        return export_web.export(model, output, data_dir)
+        return _web(model, output, data_dir)
     shown = list(_images(data_dir, ("train", "validation"), CALIBRATION_IMAGES, model))
     calibration = [pixels for pixels, _ in shown] if precision == "int8" else []
     run = _write(model, kind, precision, calibration, output, shown)
@@ -136,6 +134,20 @@ def _write(model: Trained, kind: str, precision: str, calibration, output: Path,
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.unlink(missing_ok=True)
     return run
+
+
+def _web(model: Trained, output: Path, data_dir: str | Path | None) -> dict:
+    temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}")
+    temporary.mkdir()
+    try:
+        calibration = export_web.images(model, data_dir)
+        export_web.write(model, temporary, calibration)
+        probes = calibration[:8] or _probes(model, ())
+        export_web.check(temporary, reference(model), probes)
+        export_web.replace_folder(temporary, output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return {"format": "web", "precision": "float32", "bytes": _bytes(output)}
 
 
 def replace_folder(made: Path, place: Path) -> None:
