@@ -8,8 +8,9 @@ and output must lie on a file system that all workers mount under the same path.
 
 from collections.abc import Sequence
 
-from datasets import shards
 from squeezenext.errors import InputError, RunAgain
+
+from . import shards
 
 
 def write_all(jobs: Sequence[shards.Job], options: Sequence[str]) -> None:

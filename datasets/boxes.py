@@ -17,10 +17,11 @@ import defusedxml
 import defusedxml.ElementTree
 import numpy as np
 
-from datasets import tar
-from datasets.listing import Fault
-from datasets.pool import Pool
 from squeezenext.errors import InputError
+
+from . import tar
+from .listing import Fault
+from .pool import Pool
 
 _NAME = re.compile(r"(?:\./)?(?:[\w-]+/){0,3}(n\d{8}_\d+)\.xml")
 _SYNSET = re.compile(r"n\d{8}")

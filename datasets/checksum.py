@@ -8,9 +8,10 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from datasets import progress
-from datasets.pool import Pool
 from squeezenext.errors import InputError
+
+from . import progress
+from .pool import Pool
 
 OFFICIAL = {
     "ILSVRC2012_img_train.tar": {

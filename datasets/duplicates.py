@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.shards import Written
 from squeezenext import records, tfrecord
+
+from .shards import Written
 
 MAX_COMPARED = 1_000  # pairs; each is two reads. A source with more has been told enough
 

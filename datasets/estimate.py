@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import commit, imagenet, imagenet_stream, jobs, layouts, shards, space
-from datasets.listing import Collection
-from datasets.options import Options
-from datasets.pool import Pool
 from squeezenext.errors import InputError
+
+from . import commit, imagenet, imagenet_stream, jobs, layouts, shards, space
+from .listing import Collection
+from .options import Options
+from .pool import Pool
 
 _RECORD_BYTES = 700  # framing, names and sizes of an example, its rows in the lists and index
 _BYTES_A_PIXEL = 0.3  # of baseline 4:2:0 at quality 90: 0.29 measured over ImageNet at 400 px

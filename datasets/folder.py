@@ -6,10 +6,11 @@ import os
 import re
 from pathlib import Path
 
-from datasets import split
-from datasets.listing import Collection, Fault, Listing, check_name, listing
 from squeezenext import labels
 from squeezenext.errors import InputError
+
+from . import split
+from .listing import Collection, Fault, Listing, check_name, listing
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
 _SPLIT_NAMES = {

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import boxes, checksum, imagenet_stream, imagenet_tar, tar
-from datasets.imagenet_tar import TRAIN, VALIDATION
-from datasets.listing import Collection, Fault, Listing, add_all, listing
-from datasets.options import Options
-from datasets.pool import Pool
 from squeezenext import labels
 from squeezenext.errors import InputError
+
+from . import boxes, checksum, imagenet_stream, imagenet_tar, tar
+from .imagenet_tar import TRAIN, VALIDATION
+from .listing import Collection, Fault, Listing, add_all, listing
+from .options import Options
+from .pool import Pool
 
 BOXES = "ILSVRC2012_bbox_train_v2.tar.gz"
 

@@ -5,11 +5,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets import imagenet
-from datasets.listing import Collection, Fault, Listing, listing
-from datasets.pool import Pool
 from squeezenext import labels
 from squeezenext.errors import InputError
+
+from . import imagenet
+from .listing import Collection, Fault, Listing, listing
+from .pool import Pool
 
 _NAMES = {"train": ("train", imagenet.TRAIN.removesuffix(".tar"))}
 _NAMES["validation"] = ("val", "validation", imagenet.VALIDATION.removesuffix(".tar"))

@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from datasets import checksum, commit, imagenet_tar, progress, space
-from datasets.listing import Fault, Listing, name_digest
-from datasets.options import Options
-from datasets.writer import Output
+from squeezenext import atomic
 from squeezenext.errors import InputError
+
+from . import checksum, commit, imagenet_tar, progress, space
+from .listing import Fault, Listing, name_digest
+from .options import Options
+from .writer import Output
 
 _BUCKET_BITS = 6
 _BLOCK = 1 << 20
@@ -105,7 +107,8 @@ def _lay_by(
                 outputs[bucket].write(data)
                 advance(1, len(data))
         for output in outputs:
-            output.commit()
+            output.finish()
+            atomic.flush(output.path)  # a network file system may say only now that it is full
     return imagenet_tar.train_listing(paths, rows, names, faults, path)
 
 

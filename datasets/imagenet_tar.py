@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets import images, tar
-from datasets.listing import Fault, Listing, add_all, listing, printable
 from squeezenext import labels
 from squeezenext.errors import InputError
+
+from . import images, tar
+from .listing import Fault, Listing, add_all, listing, printable
 
 TRAIN = "ILSVRC2012_img_train.tar"
 VALIDATION = "ILSVRC2012_img_val.tar"

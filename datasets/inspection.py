@@ -9,8 +9,9 @@ from typing import BinaryIO
 import google_crc32c
 import numpy as np
 
-from datasets import images, jpeg
 from squeezenext import records, schema, tfrecord
+
+from . import images, jpeg
 
 MAX_FAULTS = 20  # named of a shard; the rest are counted
 _MAX_RECORD = 1 << 31  # tensorflow/core/lib/io reads no longer one

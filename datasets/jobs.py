@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import imagenet, images, summary
-from datasets.listing import Collection, Listing, parts, shuffled
-from datasets.options import Options
-from datasets.shards import Job
+from . import imagenet, images, summary
+from .listing import Collection, Listing, parts, shuffled
+from .options import Options
+from .shards import Job
 
 SHARD_BYTES = 100 << 20  # tensorflow.org/guide/data_performance_analysis: 100 to 200 MB
 

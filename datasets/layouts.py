@@ -3,11 +3,12 @@
 import re
 from pathlib import Path
 
-from datasets import existing, folder, imagenet, imagenet_folders, table
-from datasets.listing import Collection
-from datasets.options import Options
-from datasets.pool import Pool
 from squeezenext.errors import InputError
+
+from . import existing, folder, imagenet, imagenet_folders, table
+from .listing import Collection
+from .options import Options
+from .pool import Pool
 
 _CALTECH_PATTERN = r"\d{3}\.(.+)"
 _CALTECH_FOLDER = "256_ObjectCategories"

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import commit, duplicates, imagenet, summary
-from datasets.listing import Collection, Fault
-from datasets.options import Options
-from datasets.shards import Written
-from squeezenext import records
+from squeezenext import atomic, records
 from squeezenext.errors import InputError
+
+from . import commit, duplicates, imagenet, summary
+from .listing import Collection, Fault
+from .options import Options
+from .shards import Written
 
 MAX_ROWS = 10_000  # of each list in the manifest; how many more there are is told beside it
 NOTES = "*-of-*.json"  # what datasets.shards leaves beside each shard it has written
@@ -80,8 +81,6 @@ def begin(output: Path, plan: dict[str, str]) -> None:
             (output / note.name.removesuffix(".json")).unlink(missing_ok=True)
         shutil.rmtree(work)
     commit.make_folder(work)
-    for left_over in work.glob("*.tmp"):
-        left_over.unlink(missing_ok=True)
     commit.write_json(work / _PLAN, plan, work)
 
 
@@ -102,7 +101,7 @@ def clear(output: Path, keep: Path) -> None:
     except InputError:
         manifest = None
     (output / records.MANIFEST).unlink(missing_ok=True)
-    commit.sync_folder(output)
+    atomic.flush(output)
     if manifest and not output.samefile(keep):
         for split in manifest.splits.values():
             for shard in (*split.shards, *([split.sidecar] if split.sidecar else [])):

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from datasets.listing import Listing, shuffled
 from squeezenext.errors import InputError
+
+from .listing import Listing, shuffled
 
 
 def cut(full: Listing, fraction: float, seed: int) -> dict[str, Listing]:

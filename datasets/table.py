@@ -9,11 +9,12 @@ import csv
 import os
 from pathlib import Path
 
-from datasets import split
-from datasets.folder import is_image
-from datasets.listing import Collection, Fault, Listing, check_name, listing
 from squeezenext import labels
 from squeezenext.errors import InputError
+
+from . import split
+from .folder import is_image
+from .listing import Collection, Fault, Listing, check_name, listing
 
 _SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 _IMAGE_HEADS = ("image", "file", "filename", "file_name", "path", "image_path")

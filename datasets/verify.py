@@ -17,12 +17,13 @@ from pathlib import Path
 
 from absl import flags
 
-from datasets import progress
-from datasets.inspection import Fault, Job, inspect, shard_offsets
-from datasets.pool import Pool, default_workers
 from squeezenext import flags as command_line
 from squeezenext import records
 from squeezenext.errors import InputError, SomeInputsFailed
+
+from . import progress
+from .inspection import Fault, Job, inspect, shard_offsets
+from .pool import Pool, default_workers
 
 
 def verify(

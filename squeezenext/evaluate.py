@@ -8,13 +8,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from squeezenext import checkpoint, data, dataset, devices, labels, model_directory, weights
+from squeezenext import atomic, config_io, dataset, labels, quiet, weights
 from squeezenext.errors import InputError
 from squeezenext.flags import run
-from squeezenext.loop import Evaluation, Scorer
+from squeezenext.options import PRECISIONS, check_precision
+
+if TYPE_CHECKING:
+    from squeezenext.loop import Evaluation
 
 
 def evaluate(
@@ -26,7 +30,7 @@ def evaluate(
     batch_size: int = 32,
     devices_used: int = 0,
     precision: str = "float32",
-) -> Evaluation:
+) -> "Evaluation":
     """Evaluates a model directory or a published model.
 
     Args:
@@ -38,11 +42,17 @@ def evaluate(
     Raises:
       InputError: no such model or data, or their classes differ.
     """
-    directory = weights.resolve(model_dir)
+    check_precision(precision)
     found = dataset.find(data_dir, None, validation_file_pattern)
-    config = model_directory.read_config(directory)
+    dataset.check_split(found, split)
+    directory = weights.resolve(model_dir)
+    config = config_io.read_model(directory)
     dataset.check_classes(found, labels.read(directory / "labels.json"), directory)
-    reader = data.open_split(found.splits, split, found.source)
+    quiet.import_tensorflow()
+    from squeezenext import data, devices, model_directory  # no error above waits for TensorFlow
+    from squeezenext.loop import Scorer
+
+    reader = data.Reader(found.splits[split])
     strategy = devices.strategy(devices_used)
     scorer = Scorer(config, strategy, devices.precision(precision))
     model_directory.assign(scorer.model, model_directory.read_weights(directory), str(directory))
@@ -50,7 +60,7 @@ def evaluate(
         return scorer.evaluate(reader, batch_size)
 
 
-def write_predictions(path: Path, reader_labels, result: Evaluation) -> None:
+def write_predictions(path: Path, reader_labels, result: "Evaluation") -> None:
     """Writes a CSV row an example, in the order of the records."""
 
     def write(file: Path) -> None:
@@ -69,7 +79,7 @@ def write_predictions(path: Path, reader_labels, result: Evaluation) -> None:
                 names = [reader_labels[int(i)].synset for i in (label, predicted)]
                 writer.writerow([number, *names, f"{probability:.6f}", int(top5), f"{loss:.6f}"])
 
-    checkpoint.write_file(path, write)
+    atomic.write_file(path, write)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_enum("split", "validation", ["train", "validation", "test"], "Which part.", **at)
     flags.DEFINE_integer("batch_size", 32, "Images a device takes at once.", 1, **at)
     flags.DEFINE_integer("devices", 0, "GPUs, or logical CPU devices; 0: all GPUs.", 0, **at)
-    flags.DEFINE_string("precision", "float32", f"auto, {', '.join(devices.PRECISIONS)}.", **at)
+    flags.DEFINE_string("precision", "float32", f"auto, {', '.join(PRECISIONS)}.", **at)
     flags.DEFINE_bool("json", False, "One JSON document on standard output.", **at)
     flags.DEFINE_string("predictions", None, "Also write a CSV row an example.", **at)
 
@@ -107,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(command, values, __doc__, argv)
 
 
-def _print(result: Evaluation, as_json: bool) -> None:
+def _print(result: "Evaluation", as_json: bool) -> None:
     summary = result.summary()
     if as_json:
         print(json.dumps(summary))

@@ -5,6 +5,7 @@ from npm. model.json says what to show the network and which sizes of it there a
 """
 
 import dataclasses
+import gzip
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import litert_int8, litert_writer, npm, photographs, pixels
+from squeezenext import litert_int8, litert_writer, npm, photographs, pixels, trained
 from squeezenext.errors import InputError
 from squeezenext.graph import Graph, Node
 from squeezenext.runner import Runner
@@ -34,11 +35,18 @@ _BUILDS = ("litert_wasm_internal", "litert_wasm_compat_internal")  # with relaxe
 _MANIFEST = "model.json"
 
 
-def write(model: Trained, folder: Path, calibration: Sequence[np.ndarray] = ()) -> None:
+def write(
+    model: Trained,
+    folder: Path,
+    calibration: Sequence[np.ndarray] = (),
+    compressed: Trained | None = None,
+) -> None:
     """Writes the page, its runtime and the networks into an empty folder.
 
     Args:
       calibration: images, as `photographs.read` yields them; without them there is no int8.
+      compressed: the same network from a `.sqz` file. Its few different weights let gzip do in the
+        browser, nearly, what the file's own coder does.
 
     Raises:
       InputError: the runtime cannot be had, or the folder cannot be written.
@@ -50,17 +58,20 @@ def write(model: Trained, folder: Path, calibration: Sequence[np.ndarray] = ()) 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     rows = []
-    for name, content in _networks(model, calibration).items():
-        path = folder / f"{name}.tflite"
-        path.write_bytes(content)
-        rows.append({"name": name, "file": path.name, "bytes": len(content)})
+    networks = {f"{n}.tflite": data for n, data in _networks(model, calibration).items()}
+    if compressed:
+        content = _networks(compressed, ())["float32"]
+        networks["compressed.tflite.gz"] = gzip.compress(content, 9, mtime=0)
+    for name, content in networks.items():
+        (folder / name).write_bytes(content)
+        rows.append({"name": name.split(".")[0], "file": name, "bytes": len(content)})
     images = model.config.images
     document = {
         "files": rows,
         "images": {x: getattr(images, x) for x in ("size", "resize", "resize_mode")},
         "labels": [label.text for label in model.labels],
         "model": model.name,
-        "temperature": 1.0,
+        "temperature": model.temperature,
     }
     (folder / _MANIFEST).write_text(json.dumps(document, ensure_ascii=False) + "\n", "utf-8")
 
@@ -114,13 +125,21 @@ def check(folder: Path, reference, images: Sequence[np.ndarray]) -> None:
       RuntimeError: they differ from the model's.
     """
     for row in json.loads((folder / _MANIFEST).read_text("utf-8"))["files"]:
-        runner = Runner(folder / row["file"], 1, row["file"])
+        content = (folder / row["file"]).read_bytes()
+        content = gzip.decompress(content) if row["file"].endswith(".gz") else content
+        runner = Runner(content, 1, row["file"])
         for image in images:
             logits = runner.run(image.astype(np.float32))[0].astype(np.float64)
             powers = np.exp(logits - logits.max())
             worst = np.abs(powers / powers.sum() - reference(image)).max()
-            if not worst <= {"float32": 1e-3, "int8": 0.5}[row["name"]]:
+            if not worst <= {"float32": 1e-3}.get(row["name"], 0.5):
                 raise RuntimeError(f"{row['file']} differs from the model by {worst:.3g}.")
+
+
+def compressed_beside(model_dir: str | Path) -> Trained | None:
+    """Returns what `model.sqz` in a model directory holds, None without one."""
+    path = Path(model_dir) / "model.sqz"
+    return trained.load(path) if path.is_file() else None
 
 
 def images(model: Trained, data_dir: str | Path | None) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
-"""Files of other programs, read to the variables of a network, checked, and kept with their source.
+"""Files of other programs: read, checked and kept with their source; and written.
 
 One module a format does the reading; none runs or unpickles anything, and each bounds what it
-believes. No TensorFlow here but where model.tflite is written.
+believes. No TensorFlow: a published model's first prediction does not wait for it.
 """
 
 import hashlib
@@ -11,13 +11,26 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import checkpoint, deep_compression, graph, ncnn, variables
-from squeezenext.config import CAFFE_SQUASH, Config, Images, SqueezeNet
+from squeezenext import (
+    atomic,
+    caffemodel,
+    checkpoint,
+    deep_compression,
+    description,
+    graph,
+    litert_writer,
+    ncnn,
+    npz,
+    pytorch_weights,
+    variables,
+)
+from squeezenext.config import CAFFE_SQUASH, TORCHVISION, Config, Images, SqueezeNet
 from squeezenext.errors import InputError
 from squeezenext.labels import Label
 
-MAX_BYTES = 256 << 20  # of one file; the largest network here has 18 MB
-FORMATS = ("deep_compression", "ncnn")
+MAX_BYTES = 128 << 20  # of one file; the largest network here has 18 MB
+FORMATS = ("deep_compression", "ncnn", "caffemodel", "torchvision", "pytorchcv", "npz")
+WRITTEN = ("npz", "torchvision", "pytorchcv")
 
 
 def import_weights(
@@ -62,13 +75,10 @@ def import_weights(
 
 
 def _write(directory: Path, config: Config, classes, arrays, meta: dict) -> None:
-    from squeezenext import model_directory, models  # TensorFlow
-
-    model = models.build(config)
-    model_directory.assign(model, arrays, str(directory))
-    model_directory.create(directory, config, classes)
+    content = litert_writer.write(graph.of(config), graph.fold(config, arrays))
+    description.write(directory, config, classes)
     checkpoint.save(directory / "checkpoints", 0, arrays, meta)
-    model_directory.write_litert(directory, model)
+    atomic.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
 
 
 def files(kind: str, path: Path) -> list[Path]:
@@ -104,6 +114,14 @@ def read(
     if kind == "deep_compression":
         _check_images(kind, config, CAFFE_SQUASH, source)
         return _deep_compression(contents[0], config, source), []
+    if kind == "caffemodel":
+        _check_images(kind, config, CAFFE_SQUASH, source)
+        return caffemodel.decode(contents[0], config, source), []
+    if kind == "npz":
+        return npz.decode(contents[0], config, source), []
+    if kind in ("torchvision", "pytorchcv"):
+        _check_images(kind, config, TORCHVISION, source)
+        return pytorch_weights.decode(contents[0], config, kind, source), []
     arrays, notes = ncnn.decode(*contents, config, source)
     images = config.images
     pixels = f"{images.channels} less {images.mean} by {images.std}, as the configuration says"
@@ -133,3 +151,27 @@ def _deep_compression(data: bytes, config: Config, source: str) -> dict[str, np.
         arrays[f"model/{name}/kernel"] = weights.transpose(2, 3, 1, 0)
         arrays[f"model/{name}/bias"] = biases
     return arrays
+
+
+def export_weights(kind: str, directory: Path, path: Path) -> None:
+    """Writes a model directory's weights, moving averages where kept, as a file of a format.
+
+    Args:
+      kind: one of `WRITTEN`.
+
+    Raises:
+      InputError: the format cannot hold this network, or the directory holds no weights.
+    """
+    from squeezenext import model_directory  # Keras knows which weights have moving averages
+
+    if kind not in WRITTEN:
+        raise InputError(f"--format {kind}: must be one of {', '.join(WRITTEN)}.")
+    if not path.parent.is_dir():
+        raise InputError(f"--output {path}: there is no folder {path.parent}.")
+    config = model_directory.read_config(directory)
+    arrays = model_directory.read_weights(directory)
+    if kind == "npz":
+        content = npz.encode(arrays, config)
+    else:
+        content = pytorch_weights.encode(arrays, config, kind)
+    atomic.write_file(path, lambda file: file.write_bytes(content))

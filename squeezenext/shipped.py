@@ -43,6 +43,8 @@ def load(model: str | Path) -> Shipped:
       InputError: there is none, or it is damaged.
     """
     directory = Path(model)
+    if directory.suffix == ".sqz" and directory.is_file():
+        return _of_sqz(directory)
     if not directory.is_dir():
         from squeezenext import weights  # a folder needs neither its cache nor its network
 
@@ -62,6 +64,14 @@ def _of_directory(directory: Path) -> Shipped:
     path = directory / "model.tflite"
     litert: Path | bytes = path if path.is_file() else _of_checkpoint(directory, config)
     return Shipped(str(path), config, known, litert, read_temperature(directory))
+
+
+def _of_sqz(path: Path) -> Shipped:
+    from squeezenext import graph, litert_writer, sqz  # no model directory needs these
+
+    found = sqz.read(path)
+    content = litert_writer.write(graph.of(found.config), found.weights)
+    return Shipped(str(path), found.config, found.classes, content)
 
 
 def _of_checkpoint(directory: Path, config: Config) -> bytes:

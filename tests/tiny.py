@@ -2,6 +2,9 @@
 
 import dataclasses
 import io
+import json
+import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -83,9 +86,10 @@ def shard(path: Path, examples: int, first: int = 0) -> Path:
     with open(path, "wb") as file:
         for number in range(first, first + examples):
             label = number % CLASSES + 1
-            features = records.example_features(
+            example = records.ImageExample(
                 jpeg(number, label), 48, 48, label, f"n{label}", f"class {label}", f"{number}.jpg"
             )
+            features = records.example_features(example)
             file.write(tfrecord.frame(tfrecord.encode_example(features)))
     return path
 
@@ -96,3 +100,25 @@ def reader(folder: Path, examples: int = 40) -> data.Reader:
     if not path.exists():
         shard(path, examples)
     return data.Reader(records.split_from_files("train", [path]))
+
+
+def environment(**more: str) -> dict[str, str]:
+    """What a process of its own needs to find this repository."""
+    root = str(Path(__file__).parent.parent)
+    return os.environ | {"PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "3"} | more
+
+
+def tf_configs(workers: int) -> list[str]:
+    """TF_CONFIG of a chief and the others, on free ports of this machine."""
+    sockets = [socket.socket() for _ in range(workers)]
+    for held in sockets:
+        held.bind(("127.0.0.1", 0))
+    addresses = [f"127.0.0.1:{held.getsockname()[1]}" for held in sockets]
+    for held in sockets:
+        held.close()
+    cluster = {"chief": addresses[:1], "worker": addresses[1:]}
+    tasks = [("chief", 0), *(("worker", index) for index in range(workers - 1))]
+    return [
+        json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
+        for kind, index in tasks
+    ]
