@@ -96,3 +96,18 @@ def reader(folder: Path, examples: int = 40) -> data.Reader:
     if not path.exists():
         shard(path, examples)
     return data.Reader(records.split_from_files("train", [path]))
+
+
+def model_directory(folder: Path, config: Config):
+    """Makes a model directory of a network with random weights and returns the network."""
+    from squeezenext import labels, model_directory, models
+
+    classes = [labels.Label(f"n{i}", f"class {i}") for i in range(1, config.model.classes + 1)]
+    model_directory.create(folder, config, classes)
+    model = models.build(config)
+    for variable in model.trainable_variables:  # random offsets and scales, too
+        if len(variable.shape) == 1:
+            noise = np.random.default_rng(1).normal(1.0, 0.3, variable.shape)
+            variable.assign(noise.astype(np.float32))
+    model_directory.write_litert(folder, model)
+    return model
