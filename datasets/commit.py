@@ -1,24 +1,20 @@
-"""Files that are whole or absent, and one converter a directory."""
+"""The converter's files: whole or absent, and what cannot be written told in a sentence."""
 
 import contextlib
 import errno
 import json
-import os
 import secrets
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
-
+from squeezenext import atomic
 from squeezenext.errors import InputError, RunAgain
 
 from .writer import Output
 
 WORK = ".convert"  # the output's own folder for what is unfinished; removed at the end
 SPOOL = ".convert.spool"  # where a source that cannot seek is laid by
-LOCK = ".convert.lock"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -33,26 +29,51 @@ def written(path: Path, work: Path) -> Iterator[Output]:
       RunAgain: the disk is full.
       InputError: the folder cannot be written.
     """
+    with drafted(path, work) as file:
+        yield file
+    put(file.path, path)
+
+
+@contextlib.contextmanager
+def drafted(path: Path, work: Path) -> Iterator[Output]:
+    """Gives a file to write in `work`, for `put` to make `path` of it; raises as `written`."""
     temporary = work / f"{path.name}.{secrets.token_hex(8)}.tmp"  # two hosts may write one file
-    with explained(path):
-        try:
-            with Output(temporary) as file:
-                yield file
-                file.commit()
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    with explained(path), _removed_on_error(temporary):
+        with Output(temporary) as file:
+            yield file
+            file.finish()
 
 
-def sync_folder(folder: Path) -> None:
-    """Flushes the folder's entries: without it a rename may be lost with the power."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def put(temporary: Path, path: Path) -> None:
+    """Flushes a draft to the disk and renames it to `path`; raises as `written`."""
+    with explained(path), _removed_on_error(temporary):
+        atomic.put(temporary, path)
+
+
+@contextlib.contextmanager
+def _removed_on_error(temporary: Path) -> Iterator[None]:
     try:
-        os.fsync(descriptor)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def swept(directory: Path) -> Iterator[None]:
+    """Removes the drafts that nobody will put in place, of an earlier run and of this one."""
+
+    def sweep() -> None:
+        for left_over in (directory / WORK).glob("*.tmp"):
+            with contextlib.suppress(OSError):
+                left_over.unlink(missing_ok=True)
+
+    sweep()
+    try:
+        yield
     finally:
-        os.close(descriptor)
+        sweep()
 
 
 def write_json(path: Path, document: Any, work: Path) -> None:
@@ -73,10 +94,11 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _explained(error, path) from error
+        raise explanation(error, path) from error
 
 
-def _explained(error: OSError, path: Path) -> Exception:
+def explanation(error: OSError, path: Path) -> Exception:
+    """Returns what to raise."""
     if error.errno in _NO_SPACE:
         return RunAgain(
             f"{path} could not be written ({error.strerror}); free some space and run the same "
@@ -85,33 +107,3 @@ def _explained(error: OSError, path: Path) -> Exception:
     return InputError(
         f"{path} cannot be written ({error.strerror}); choose an --output that can be."
     )
-
-
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Holds the directory for this process.
-
-    The operating system drops the lock with the process, however that ends.
-
-    Raises:
-      RunAgain: another process holds it; it is named.
-    """
-    lock = filelock.FileLock(directory / LOCK)
-    owner = directory / f"{LOCK}.owner"
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        with contextlib.suppress(OSError):
-            holder = owner.read_text("utf-8")[:200].strip()
-            raise RunAgain(f"{directory} is being written by {holder}; wait for it.") from error
-        raise RunAgain(f"{directory} is being written by another process.") from error
-    except OSError as error:
-        raise _explained(error, directory) from error
-    try:
-        with contextlib.suppress(OSError):
-            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            owner.unlink()
-        lock.release()

@@ -8,6 +8,7 @@ on at the next shard, and the bytes are those of an undisturbed run.
 """
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +19,11 @@ from squeezenext import flags as command_line
 from squeezenext import records
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 
-from . import beam, commit, estimate, existing, jobs, layouts, progress, shards, space
+from . import beam, commit, estimate, existing, jobs, layouts, lock, progress, shards, space
 from . import output as outputs
 from .listing import Collection
 from .options import LAYOUTS, RUNNERS, Options
-from .pool import Pool, default_workers
+from .pool import Pool, behind, default_workers
 
 _SHOWN_FAULTS = 20
 
@@ -41,7 +42,8 @@ def convert(source: Path, output: Path, **options) -> records.Manifest:
     if not source.exists():
         raise InputError(f"--source {source} is no folder; give the one that holds the data.")
     commit.make_folder(output)
-    with commit.locked(output), Pool(chosen.workers or default_workers()) as pool:
+    workers = chosen.workers or default_workers()
+    with lock.held(output), commit.swept(output), Pool(workers) as pool:
         collection = layouts.collect(source, chosen, pool, output / commit.SPOOL)
         identity = outputs.identity(collection, chosen)
         if chosen.overwrite:
@@ -71,7 +73,8 @@ def _write_shards(
     if options.runner == "beam":  # what follows then only checks what the workers wrote
         beam.write_all([job for _, job in named], options.beam_options)
     with progress.shown("Converting", images, size, options.show_progress) as advance:
-        results = pool.run(shards.write, (job for _, job in named))
+        drafts = pool.run(shards.draft, (job for _, job in named))
+        results = behind(functools.partial(shards.put, output), drafts)
         for (name, job), result in zip(named, results, strict=True):
             written[name].append(result)
             advance(len(job.listing.names), job.listing.bytes)

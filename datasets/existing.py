@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import labels, records, schema, tfrecord
+from squeezenext import atomic, labels, records, schema, tfrecord
 from squeezenext.errors import InputError
 
 from . import commit, images, jpeg, progress
@@ -173,7 +173,7 @@ def _place(job: Job) -> None:
         temporary.unlink(missing_ok=True)
         os.link(job.source, temporary)
         os.replace(temporary, job.path)
-        commit.sync_folder(job.path.parent)
+        atomic.flush(job.path.parent)
     except OSError:  # another file system, or one without links
         with job.source.open("rb") as file:
             with commit.written(job.path, job.path.parent / commit.WORK) as copy:

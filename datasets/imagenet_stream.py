@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from squeezenext import atomic
 from squeezenext.errors import InputError
 
 from . import checksum, commit, imagenet_tar, progress, space
@@ -106,7 +107,8 @@ def _lay_by(
                 outputs[bucket].write(data)
                 advance(1, len(data))
         for output in outputs:
-            output.commit()
+            output.finish()
+            atomic.flush(output.path)  # a network file system may say only now that it is full
     return imagenet_tar.train_listing(paths, rows, names, faults, path)
 
 

@@ -20,6 +20,7 @@ MAX_PIXELS = 89_478_485  # Pillow's own warning level: 256 MB of RGB
 
 # Frames that TensorFlow's and every other decoder take: baseline, extended, progressive.
 _USUAL_FRAMES = {0xC0, 0xC1, 0xC2}
+_MAGICS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # Pillow's forty others stay closed
 
 
@@ -119,8 +120,7 @@ def sniff(data: bytes) -> str:
         raise ImageError("is empty")
     if len(data) > MAX_BYTES:
         raise ImageError(f"is larger than {MAX_BYTES >> 20} MB")
-    magics = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
-    for magic, kind in magics.items():
+    for magic, kind in _MAGICS.items():
         if data.startswith(magic):
             return kind
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":

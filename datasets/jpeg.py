@@ -11,6 +11,8 @@ END = b"\xff\xd9"
 
 _FRAMES = {code for code in range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the rest are tables
 _START_OF_SCAN, _ADOBE = 0xDA, 0xEE
+_SEGMENT = struct.Struct(">BBH")  # 0xFF, marker, length of what follows the marker
+_FRAME = struct.Struct(">BHHB")  # precision, height, width, components
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
@@ -34,16 +36,14 @@ def header(data: bytes) -> JpegHeader:
     Raises:
       ImageError: the file is cut or damaged before its first scan.
     """
-    frame, adobe, position = None, False, 2
+    frame, adobe, marker, end = None, False, 0, 2
     try:
-        while True:
-            marker, start, end = _segment(data, position)
-            if marker == _START_OF_SCAN:
-                break
+        while marker != _START_OF_SCAN:
+            marker, start, end = _segment(data, end)
             if marker in _FRAMES and frame is None:
-                frame = (marker, *struct.unpack_from(">BHHB", data, start))
-            adobe = adobe or (marker == _ADOBE and data[start : start + 5] == b"Adobe")
-            position = end
+                frame = (marker, *_FRAME.unpack_from(data, start))
+            elif marker == _ADOBE and data[start : start + 5] == b"Adobe":
+                adobe = True
     except (IndexError, struct.error) as error:
         raise ImageError("is cut short or damaged in its header") from error
     if frame is None:
@@ -53,15 +53,14 @@ def header(data: bytes) -> JpegHeader:
 
 def _segment(data: bytes, position: int) -> tuple[int, int, int]:
     """Returns (marker, start and end of its content) of the segment at `position`."""
-    if data[position] != 0xFF:
-        raise IndexError
-    position += 1
-    while data[position] == 0xFF:  # any number of fill bytes may come first
+    mark, marker, size = _SEGMENT.unpack_from(data, position)
+    while marker == mark == 0xFF:  # any number of fill bytes may come first
         position += 1
-    end = position + 1 + (data[position + 1] << 8 | data[position + 2])
-    if end < position + 3 or end > len(data):
+        mark, marker, size = _SEGMENT.unpack_from(data, position)
+    end = position + 2 + size
+    if mark != 0xFF or size < 2 or end > len(data):
         raise IndexError
-    return data[position], position + 3, end
+    return marker, position + 4, end
 
 
 def end(data: bytes, scan: int) -> int | None:

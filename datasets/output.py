@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import records
+from squeezenext import atomic, records
 from squeezenext.errors import InputError
 
 from . import commit, duplicates, imagenet, summary
@@ -81,8 +81,6 @@ def begin(output: Path, plan: dict[str, str]) -> None:
             (output / note.name.removesuffix(".json")).unlink(missing_ok=True)
         shutil.rmtree(work)
     commit.make_folder(work)
-    for left_over in work.glob("*.tmp"):
-        left_over.unlink(missing_ok=True)
     commit.write_json(work / _PLAN, plan, work)
 
 
@@ -103,7 +101,7 @@ def clear(output: Path, keep: Path) -> None:
     except InputError:
         manifest = None
     (output / records.MANIFEST).unlink(missing_ok=True)
-    commit.sync_folder(output)
+    atomic.flush(output)
     if manifest and not output.samefile(keep):
         for split in manifest.splits.values():
             for shard in (*split.shards, *([split.sidecar] if split.sidecar else [])):

@@ -36,13 +36,15 @@ RECORD = np.dtype([("offset", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("label",
 
 @dataclasses.dataclass
 class Written:
-    """A shard that lies in its place, and what was seen while it was written.
+    """A shard, and what was seen while it was written.
 
     `table`: [examples] of RECORD; `names`: each one's file name; `rgb_sum`: the sum of the
-    mean colours of the `rgb_images` images that were decoded.
+    mean colours of the `rgb_images` images that were decoded; `draft`: its name in the work
+    folder as long as it is not in its place.
     """
 
     file: str
+    draft: str = ""
     bytes: int = 0
     sha256: str = ""
     table: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, RECORD))
@@ -76,30 +78,56 @@ def read_note(text: bytes) -> Written:
 
 
 def write(job: Job) -> Written:
-    """Writes the shard and a note of it in the work folder; done already, reads the note.
-
-    The note comes after the shard's rename: a shard without one is written again.
+    """Writes the shard and puts it in its place, with a note of it in the work folder.
 
     Raises:
       InputError: the source cannot be read or has changed.
       RunAgain: the disk is full.
     """
+    return put(job.path.parent, draft(job))
+
+
+def draft(job: Job) -> Written:
+    """Writes the shard in the work folder; done before, reads its note. Raises as `write`.
+
+    `put`, in whichever process, does the rest: a worker need not wait for the disk.
+    """
     work = job.path.parent / commit.WORK
-    note = work / f"{job.path.name}.json"
-    if (known := _noted(note, job.path)) is not None:
+    if (known := _noted(_note(job.path), job.path)) is not None:
         return known
     result, rows = Written(job.path.name), []
-    with commit.written(job.path, work) as file:
+    labels_of, names = job.listing.table["label"].tolist(), job.listing.names
+    with commit.drafted(job.path, work) as file:
         for place, image in _images(job, result):
-            label = int(job.listing.table["label"][place])
+            label = labels_of[place]
             rows.append((file.position, len(image.data), fingerprint(image.data), label))
-            result.names.append(job.listing.names[place])
-            file.write(*records.frame_parts(_encode(job, place, label, image)))
-        result.table, result.bytes = np.array(rows, RECORD), file.position
-        result.sha256 = file.sha256
-    with commit.written(note, work) as file:
-        file.write(result.note())
+            result.names.append(names[place])
+            file.write(*records.frame_parts(_encode(job, names[place], label, image)))
+    result.table, result.bytes = np.array(rows, RECORD), file.position
+    result.sha256, result.draft = file.sha256, file.path.name
     return result
+
+
+def put(folder: Path, drafted: Written) -> Written:
+    """Puts a drafted shard in its place in `folder`, then its note. Raises as `write`.
+
+    A shard without a note is written again. The note is not flushed: whatever a power cut
+    makes of it, the shard's SHA-256 tells.
+    """
+    if not drafted.draft:
+        return drafted
+    path, work = folder / drafted.file, folder / commit.WORK
+    result = dataclasses.replace(drafted, draft="")
+    commit.put(work / drafted.draft, path)
+    with commit.drafted(_note(path), work) as file:
+        file.write(result.note())
+    with commit.explained(path):
+        os.replace(file.path, _note(path))
+    return result
+
+
+def _note(shard: Path) -> Path:
+    return shard.parent / commit.WORK / f"{shard.name}.json"
 
 
 def fingerprint(image: bytes) -> int:
@@ -148,21 +176,23 @@ def _images(job: Job, result: Written) -> Iterator[tuple[int, images.Normalised]
         reader.close()
 
 
-def _encode(job: Job, place: int, label: int, image: images.Normalised) -> list[bytes]:
-    name, known = job.listing.names[place], job.classes[label]
-    corners = np.frombuffer(job.listing.boxes.get(name, b""), np.float32).reshape(-1, 4)
-    return records.example_parts(
+def _encode(job: Job, name: str, label: int, image: images.Normalised) -> list[bytes]:
+    known, corners = job.classes[label], records.NO_BOXES
+    if boxes := job.listing.boxes.get(name):
+        corners = np.frombuffer(boxes, np.float32).reshape(-1, 4)
+    example = records.ImageExample(
         image.data, image.height, image.width, label, known.synset, known.text, name, corners
     )
+    return records.example_parts(example)
 
 
 class _Reader:
     """Reads examples' bytes; the last file stays open, since an archive holds many."""
 
     def __init__(self, listing: Listing) -> None:
-        self._listing = listing
-        self._path: Path | None = None
-        self._descriptor = -1
+        self._files = listing.files
+        self._rows = listing.table[["file", "offset", "size"]].tolist()  # numpy's cost 5 us each
+        self._file = self._descriptor = -1
 
     def read(self, place: int) -> bytes:
         """Returns the bytes of the example at `place`.
@@ -171,28 +201,30 @@ class _Reader:
           ImageError: they are too many.
           InputError: the file is gone, or shorter than when it was listed.
         """
-        row = self._listing.table[place]
-        path, offset, size = self._listing.files[row["file"]], int(row["offset"]), int(row["size"])
+        file, offset, size = self._rows[place]
         if size > images.MAX_BYTES:
             raise images.ImageError(f"is larger than {images.MAX_BYTES >> 20} MB")
         try:
-            self._open(path)
+            if file != self._file:
+                self._open(file)
             data = os.pread(self._descriptor, size, offset)
         except OSError as error:
             raise InputError(
-                f"{path} cannot be read ({error.strerror}); mend that and run the command again."
+                f"{self._files[file]} cannot be read ({error.strerror}); mend that and run the "
+                "command again."
             ) from error
         if len(data) != size:
-            raise InputError(f"{path} became shorter while it was read; run the command again.")
+            raise InputError(
+                f"{self._files[file]} became shorter while it was read; run the command again."
+            )
         return data
 
-    def _open(self, path: Path) -> None:
-        if path != self._path:
-            self.close()
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self._path = path
+    def _open(self, file: int) -> None:
+        self.close()
+        self._descriptor = os.open(self._files[file], os.O_RDONLY | os.O_CLOEXEC)
+        self._file = file
 
     def close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
-        self._descriptor, self._path = -1, None
+        self._file = self._descriptor = -1

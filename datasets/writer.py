@@ -17,6 +17,7 @@ class Output:
     """A new file. Parts given to `write` are neither joined nor copied."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._digest = hashlib.sha256()
         self._parts: list[bytes] = []
         self._waiting = self._unsynced = 0
@@ -32,7 +33,7 @@ class Output:
     def __exit__(self, *_: object) -> None:
         if self._thread:
             self._thread.shutdown(wait=True)
-        with contextlib.suppress(OSError):  # `commit` has flushed all that counts
+        with contextlib.suppress(OSError):  # all that counts is flushed before it is used
             os.close(self._descriptor)
 
     @property
@@ -41,26 +42,27 @@ class Output:
         return self._digest.hexdigest()
 
     def write(self, *parts: bytes) -> None:
+        update, size = self._digest.update, 0
         for part in parts:
-            self._digest.update(part)
-            self._waiting += len(part)
-            self.position += len(part)
+            update(part)
+            size += len(part)
+        self._waiting += size
+        self.position += size
         self._parts += parts
         if self._waiting >= _GATHER_BYTES or len(self._parts) >= _GATHER_PARTS - 16:
             self._write_out()
 
-    def commit(self) -> None:
-        """Writes out all that waits and returns when it is on the disk."""
+    def finish(self) -> None:
+        """Writes out all that waits. Only `atomic.flush` knows when it is on the disk."""
         self._write_out()
         if self._syncing:
             self._syncing.result()  # a write-back error is told once: to whoever synced first
-        os.fsync(self._descriptor)
 
     def _write_out(self) -> None:
         parts, self._parts = self._parts, []
         while parts:
             written = os.writev(self._descriptor, parts[:_GATHER_PARTS])
-            parts = _rest(parts, written)
+            parts = _rest(parts, written) if written < self._waiting else []
         self._unsynced += self._waiting
         self._waiting = 0
         if self._unsynced >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):

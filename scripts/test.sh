@@ -6,4 +6,5 @@ source scripts/setup.sh
 squeezenext_setup requirements-dev.txt
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-exec "$PYTHON" -m pytest "$@"
+# Two processes, a file to each at a time: much of a test is TensorFlow building graphs on one core.
+exec "$PYTHON" -m pytest -n 2 --dist loadfile "$@"

@@ -17,30 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from squeezenext.atomic import flush
+from squeezenext.atomic import write_file as write_file
 from squeezenext.errors import InputError
 
 _NAME = re.compile(r"step-(\d{8,})")
 FORMAT_VERSION = 1
-
-
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Makes a file whole or not at all: `write(temporary)`, flush, rename, flush the directory."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}{path.suffix}")
-    try:
-        write(temporary)
-        _flush(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict) -> Path:
@@ -70,14 +52,14 @@ def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict
         }
         (temporary / "META.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
         for path in (temporary / "state.npz", temporary / "META.json", temporary):
-            _flush(path)
+            flush(path)
         if final.exists():
             shutil.rmtree(final)
         os.replace(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _flush(directory)
+    flush(directory)
     return final
 
 

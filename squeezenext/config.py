@@ -76,6 +76,7 @@ class Stage:
 
 
 BottleneckInput = Literal["unit", "shortcut"]
+PairOrder = Literal["alternating", "1x3_first"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,7 @@ class SqueezeNext:
 
     `bottleneck_input` names what a stage's first bottleneck reads: the unit's input (versions 1
     to 4 of the predecessors, and Caffe's 23, G and 44) or the shortcut's output (Caffe's v5).
+    The last three, which alone have defaults, Caffe's, are where pytorchcv's networks differ.
     """
 
     stem_filters: int
@@ -94,9 +96,15 @@ class SqueezeNext:
     relu_before_add: bool  # Caffe: yes, on both branches
     head_filters: int  # Caffe: 128 at every width
     classes: int
+    stem_padding: int = 0
+    pair_order: PairOrder = "alternating"  # 3x1 first in every other unit
+    biases: bool = False  # of convolutions, although batch norm follows, and the classifier
 
     def __post_init__(self):
         _check_choice(self, "bottleneck_input", BottleneckInput)
+        _check_choice(self, "pair_order", PairOrder)
+        _check(self, self.stem_padding >= 0, "stem_padding", "must not be negative")
+        _check(self, not (self.biases and self.groups > 1), "biases", "needs groups to be 1")
         _check(self, self.groups >= 1, "groups", "must be at least 1")
         _check(self, self.classes > 0, "classes", "must be at least 1")
         for stage in self.stages:

@@ -18,8 +18,10 @@ import numpy as np
 import tensorflow as tf
 
 from squeezenext import augmentation, records, tfrecord
+from squeezenext.bad_records import BadRecords
 from squeezenext.config import Images
 from squeezenext.errors import InputError
+from squeezenext.example import RecordError
 from squeezenext.manifest import Split
 
 _SCHEMA = {
@@ -40,13 +42,19 @@ class Share:
 
 
 class Reader:
-    """Reads records of a split by number, with their checksums."""
+    """Reads records of a split by number, with their checksums.
+
+    `bad`: None, and a damaged record is an error; or what remembers those that are left out. The
+    next whole record of the split takes the place of one, so what is read is still a function of
+    the number alone: batches are full, a resumed run is exact, and any worker reads the same.
+    """
 
     def __init__(self, split: Split):
         self.split = split
         self.index = records.index(split)
         self._names = [str(shard.path) for shard in split.shards]
         self._first = np.cumsum([0, *(shard.examples for shard in split.shards)])
+        self.bad: BadRecords | None = None
         self.fault: InputError | None = None  # TensorFlow passes on only its text
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
@@ -61,9 +69,26 @@ class Reader:
         return payloads
 
     def _read(self, number: int) -> bytes:
+        if self.bad is None:
+            return self._read_one(number)
+        for place in range(number, number + self.split.examples):
+            place %= self.split.examples
+            if place not in self.bad:
+                try:
+                    return self._read_one(place)
+                except RecordError as error:
+                    self.bad.add(place, error)
+        raise InputError(f"{self._names[0]} and its like hold no whole record; copy them again.")
+
+    def _read_one(self, number: int) -> bytes:
         shard, offset, length = (int(value) for value in self.index[number])
         name = self._names[shard]
-        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            descriptor = os.open(name, os.O_RDONLY)
+        except OSError as error:
+            raise InputError(
+                f"{name} cannot be read ({error.strerror}); mend that and run the command again."
+            ) from error
         try:
             return tfrecord.read(descriptor, offset, length, name, number - int(self._first[shard]))
         finally:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import checkpoint, data, dataset, devices, labels, model_directory, weights
+from squeezenext import atomic, data, dataset, devices, labels, model_directory, weights
 from squeezenext.errors import InputError
 from squeezenext.flags import run
 from squeezenext.loop import Evaluation, Scorer
@@ -69,7 +69,7 @@ def write_predictions(path: Path, reader_labels, result: Evaluation) -> None:
                 names = [reader_labels[int(i)].synset for i in (label, predicted)]
                 writer.writerow([number, *names, f"{probability:.6f}", int(top5), f"{loss:.6f}"])
 
-    checkpoint.write_file(path, write)
+    atomic.write_file(path, write)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -36,11 +36,17 @@ def encode_example(features: Mapping[str, Feature]) -> bytes:
     Raises:
       TypeError: a value is neither bytes, an integer nor a float.
     """
-    return b"".join(example_parts([encode_entries(features)]))
+    entries = encode_entries(features)
+    return example_head(len(entries)) + entries
+
+
+def example_head(size: int) -> bytes:
+    """Returns what stands before an Example's map entries of so many bytes."""
+    return b"\x0a" + _varint(size)
 
 
 def encode_entries(features: Mapping[str, Feature]) -> bytes:
-    """Returns what `example_parts` makes an Example of: the features' map entries."""
+    """Returns the features' map entries, which follow an `example_head`."""
     entries = []
     for key in sorted(features, key=str.encode):
         value = _delimited(_ENTRY_VALUE, _feature(features[key]))
@@ -48,23 +54,18 @@ def encode_entries(features: Mapping[str, Feature]) -> bytes:
     return b"".join(entries)
 
 
-def bytes_entry(key: str, value: bytes) -> list[bytes]:
-    """Returns the entry of one large byte string in two parts; `value` itself is the second."""
-    before, size = b"", len(value)
+def bytes_head(key: str, size: int) -> bytes:
+    """Returns what stands before one byte string of this size in its map entry."""
+    head = b""
     for tag in (b"\x0a", b"\x0a", b"\x12"):  # the value, its list, its feature
-        before = tag + _varint(size + len(before)) + before
-    before = _key(key) + before
-    return [b"\x0a" + _varint(size + len(before)) + before, value]
+        head = tag + _varint(size + len(head)) + head
+    head = _key(key) + head
+    return b"\x0a" + _varint(size + len(head)) + head
 
 
 @functools.lru_cache(maxsize=64)
 def _key(key: str) -> bytes:
     return _delimited(_FIRST, key.encode())
-
-
-def example_parts(entries: Sequence[bytes]) -> list[bytes]:
-    """Returns the Example of the map entries, in the order of their keys, as parts."""
-    return [_SHORT[_FIRST] + _varint(sum(map(len, entries))), *entries]
 
 
 def _feature(values: Feature) -> bytes:

@@ -28,8 +28,8 @@ class Node:
     """One operation and its output, named after the layer it is.
 
     Attributes:
-      op: a conv computes activation(convolution + bias); a dense has a matrix alone; an add its
-        activation after the sum.
+      op: a conv computes activation(convolution + bias); a dense has a matrix, and a bias where
+        `bias` says so; an add its activation after the sum.
       inputs: names of the nodes read.
       shape: of the output, without the batch: (height, width, channels) or (channels,).
       kernel, strides, padding, groups: of conv and max_pool; padding, of zeros (of nothing for
@@ -96,7 +96,7 @@ def fold(config: Config, variables: Mapping[str, np.ndarray]) -> dict[str, np.nd
 
     Returns:
       Float32 arrays: "layer/kernel" [height, width, in/groups, out] and "layer/bias" [out] of each
-      conv, "layer/kernel" [in, out] of a dense.
+      conv, "layer/kernel" [in, out] and, where it has one, "layer/bias" [out] of a dense.
 
     Raises:
       InputError: a variable is missing or has another shape.
@@ -105,13 +105,13 @@ def fold(config: Config, variables: Mapping[str, np.ndarray]) -> dict[str, np.nd
     for node in graph.weighted:
         kernel = _variable(variables, f"{node.name}/kernel", graph.kernel_shape(node.name))
         vector = node.shape[-1:]
+        bias = _variable(variables, f"{node.name}/bias", vector) if node.bias else 0.0
+        offset = np.broadcast_to(bias, vector)
         if node.norm:
-            scale, offset = _norm(variables, node.norm, vector)
-            kernel = kernel * scale
-        elif node.op == "conv":
-            offset = _variable(variables, f"{node.name}/bias", vector)
+            scale, shift = _norm(variables, node.norm, vector)
+            kernel, offset = kernel * scale, offset * scale + shift
         weights[f"{node.name}/kernel"] = kernel.astype(np.float32)
-        if node.op == "conv":
+        if node.op == "conv" or node.bias:
             weights[f"{node.name}/bias"] = offset.astype(np.float32)
     return weights
 
@@ -215,6 +215,6 @@ class _Recorder:
     def global_pool(self, x: str, name: str) -> str:
         return self._record("global_pool", name, [x], (self.channels(x),))
 
-    def dense(self, x: str, name: str, units: int, initializer: networks.Start) -> str:
+    def dense(self, x: str, name: str, units: int, initializer: networks.Start, bias: bool) -> str:
         del initializer
-        return self._record("dense", name, [x], (units,))
+        return self._record("dense", name, [x], (units,), bias=bias)

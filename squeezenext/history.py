@@ -13,7 +13,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from squeezenext.checkpoint import write_file
+from squeezenext.atomic import write_file
 
 COLUMNS = (
     "epoch",

@@ -1,32 +1,34 @@
-"""A network as a LiteRT file, the form in which prediction needs no TensorFlow."""
+"""The LiteRT file of a network that has just been trained, compared with it before it is kept."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
+from squeezenext import graph, litert_writer
+from squeezenext.config import Config
 from squeezenext.models import inference
 
 TOLERANCE = 1e-3  # of the logits, against the network; float32 kernels differ by 1e-5
 
 
-def convert(model: keras.Model) -> bytes:
-    """Converts a float32 network, batch size 1, with LiteRT's built-in operators only.
+def convert(model: keras.Model, config: Config) -> bytes:
+    """Writes a float32 network for one image at a time, from normalised images to logits.
 
-    The file is run and compared with the network before it is returned.
+    Args:
+      model: as `models.build(config)` makes it.
 
     Raises:
       RuntimeError: the file does not compute what the network does.
     """
-    function = inference(model, batch=1)
-    # TensorFlow freezes the variables that its own tracking finds; Keras' wrappers hide them.
-    owner = tf.Module()
-    owner.weights = [variable.value for variable in model.variables]
-    concrete = function.get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    content = converter.convert()
-    _compare(content, function, model.input_shape[1])
+    variables = {
+        f"model/{layer.name}/{variable.name}": np.asarray(variable)
+        for layer in model.layers
+        for variable in layer.variables
+    }
+    size = model.input_shape[1]
+    content = litert_writer.write(graph.of(config, size), graph.fold(config, variables))
+    _compare(content, inference(model, batch=1), size)
     return content
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from squeezenext import checkpoint, config_io, labels, litert, models, stats
+from squeezenext import atomic, checkpoint, config_io, labels, litert, models, stats
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.loop import model_variables
@@ -38,12 +38,10 @@ def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> 
             raise InputError(f"{directory} holds a model of other classes; choose another one.")
     rows = stats.layers(models.build(config))
     text = config_io.to_json(config)
-    checkpoint.write_file(path, lambda file: file.write_text(text, "utf-8"))
-    checkpoint.write_file(directory / "labels.json", lambda file: labels.write(file, classes))
+    atomic.write_file(path, lambda file: file.write_text(text, "utf-8"))
+    atomic.write_file(directory / "labels.json", lambda file: labels.write(file, classes))
     table = stats.to_csv(rows)
-    checkpoint.write_file(
-        directory / "model_stats.csv", lambda file: file.write_text(table, "utf-8")
-    )
+    atomic.write_file(directory / "model_stats.csv", lambda file: file.write_text(table, "utf-8"))
 
 
 def read_config(directory: Path) -> Config:
@@ -129,11 +127,11 @@ def load(directory: Path) -> tuple[keras.Model, Config, tuple[labels.Label, ...]
 
 def write_litert(directory: Path, model: keras.Model) -> None:
     """Writes model.tflite."""
-    content = litert.convert(model)
-    checkpoint.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
+    content = litert.convert(model, read_config(directory))
+    atomic.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
 
 
 def write_final(directory: Path, document: dict) -> None:
     """Writes final.json."""
     text = json.dumps(document, indent=1) + "\n"
-    checkpoint.write_file(directory / "final.json", lambda file: file.write_text(text, "utf-8"))
+    atomic.write_file(directory / "final.json", lambda file: file.write_text(text, "utf-8"))

@@ -116,10 +116,10 @@ class KerasOps:
     def global_pool(self, x, name: str):
         return L.GlobalAveragePooling2D(dtype="float32", name=name)(x)
 
-    def dense(self, x, name: str, units: int, initializer: networks.Start):
+    def dense(self, x, name: str, units: int, initializer: networks.Start, bias: bool):
         return L.Dense(
             units,
-            use_bias=False,
+            use_bias=bias,
             kernel_initializer=_INITIALIZERS[initializer](),
             dtype="float32",  # bfloat16 has three digits, too few to rank a thousand classes
             name=name,

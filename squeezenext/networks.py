@@ -59,8 +59,8 @@ class Ops(Protocol[T]):
     def global_pool(self, x: T, name: str) -> T:
         """Averages over height and width: [batch, channels]."""
 
-    def dense(self, x: T, name: str, units: int, initializer: Start) -> T:
-        """A matrix without offset."""
+    def dense(self, x: T, name: str, units: int, initializer: Start, bias: bool) -> T:
+        """A matrix, and an offset where `bias`."""
 
 
 def build(ops: Ops[T], config: Config, size: int | None = None) -> tuple[T, T]:
@@ -144,6 +144,8 @@ class _SqueezeNext:
     def logits(self, x: T) -> T:
         ops, model = self.ops, self.model
         side = model.stem_kernel
+        if model.stem_padding:
+            x = ops.pad(x, "stem_padding", model.stem_padding)
         x = self._conv(x, "stem", model.stem_filters, (side, side), strides=2)
         x = ops.max_pool(x, "stem_pool")
         unit = 0
@@ -152,11 +154,12 @@ class _SqueezeNext:
                 strides = stage.stride if place == 1 else 1
                 name = f"stage{number}_unit{place}"
                 # The pair's order flips every unit through the whole net, never restarting.
-                x = self._unit(x, name, stage.filters, strides, place == 1, unit % 2 == 0)
+                tall_first = model.pair_order == "alternating" and unit % 2 == 0
+                x = self._unit(x, name, stage.filters, strides, place == 1, tall_first)
                 unit += 1
         x = self._conv(x, "head", model.head_filters, (1, 1))
         x = ops.global_pool(x, "global_pool")
-        return ops.dense(x, "classifier", model.classes, "caffe_xavier")
+        return ops.dense(x, "classifier", model.classes, "caffe_xavier", model.biases)
 
     def _unit(
         self, x: T, name: str, filters: int, strides: int, first: bool, tall_first: bool
@@ -189,7 +192,7 @@ class _SqueezeNext:
         same: bool = False,
         relu: bool = True,
     ) -> T:
-        """Convolution without bias, batch norm, ReLU: the only kind here."""
+        """Convolution, batch norm, ReLU: the only kind here."""
         x = self.ops.conv(
             x,
             name,
@@ -199,6 +202,7 @@ class _SqueezeNext:
             strides=strides,
             groups=groups,
             same=same,
+            bias=self.model.biases,
         )
         x = self.ops.batch_norm(x, f"{name}_norm")
         return self.ops.activation(x, f"{name}_relu", "relu") if relu else x

@@ -105,7 +105,7 @@ def predict(
 def _drawer(folder: Path, predictor: Predictor):
     """Returns what writes the map of an image's best class into `folder`."""
     from squeezenext import explain
-    from squeezenext.checkpoint import write_file
+    from squeezenext.atomic import write_file
 
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -123,7 +123,7 @@ def _keeping_features(answers: Iterator[Answer], path: Path) -> Iterator[Answer]
 
     import numpy as np
 
-    from squeezenext.checkpoint import write_file
+    from squeezenext.atomic import write_file
 
     rows, names = [], []
     for answer in answers:

@@ -23,14 +23,15 @@ from squeezenext.manifest import (
     check_shards,
     load_manifest,
 )
-from squeezenext.schema import Box, example_features, example_parts
+from squeezenext.schema import NO_BOXES, ImageExample, example_features, example_parts
 from squeezenext.tfrecord import FRAMING_BYTES, frame, frame_parts, offsets, read
 
 __all__ = [
-    "Box",
     "FORMAT_VERSION",
     "FRAMING_BYTES",
+    "ImageExample",
     "MANIFEST",
+    "NO_BOXES",
     "Manifest",
     "RecordError",
     "Shard",

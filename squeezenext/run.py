@@ -291,6 +291,8 @@ class Run:
             **{name: scores[name] for name in ("top1", "top5", "loss")},
             "weights_sha256": checkpoint.weights_sha256(state),
         }
+        if self.reader.bad is not None:
+            document["bad_records"] = len(self.reader.bad)
         if self.chief:
             config = self.loop.config
             evaluated = model_directory.evaluated(state, config)

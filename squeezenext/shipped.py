@@ -60,14 +60,15 @@ def _of_directory(directory: Path) -> Shipped:
             f"{directory}/labels.json has {len(known)} classes, the network {config.model.classes}."
         )
     path = directory / "model.tflite"
-    litert: Path | bytes = path if path.is_file() else _of_checkpoint(directory)
+    litert: Path | bytes = path if path.is_file() else _of_checkpoint(directory, config)
     return Shipped(str(path), config, known, litert, read_temperature(directory))
 
 
-def _of_checkpoint(directory: Path) -> bytes:
-    from squeezenext import litert, model_directory  # TensorFlow, only where it cannot be avoided
+def _of_checkpoint(directory: Path, config: Config) -> bytes:
+    from squeezenext import graph, litert_writer, model_directory  # the last is TensorFlow's
 
-    return litert.convert(model_directory.load(directory)[0])
+    variables = model_directory.read_weights(directory)
+    return litert_writer.write(graph.of(config), graph.fold(config, variables))
 
 
 def read_temperature(directory: Path) -> float:

@@ -70,7 +70,10 @@ def read(descriptor: int, offset: int, length: int, name: str, number: int) -> b
     Raises:
       RecordError: the file ends early, or a CRC or the length differs.
     """
-    data = os.pread(descriptor, length, offset)
+    try:
+        data = os.pread(descriptor, length, offset)
+    except OSError as error:  # a bad sector, for one
+        raise record_error(name, number, f"cannot be read ({error.strerror})") from error
     if len(data) != length or length < FRAMING_BYTES:
         raise record_error(name, number, f"is cut: {len(data)} of {length} bytes at {offset}")
     payload = data[HEADER_BYTES:-4]

@@ -16,7 +16,16 @@ import filelock
 import tensorflow as tf
 from absl import flags
 
-from squeezenext import config_io, data, dataset, devices, history, model_directory, weights
+from squeezenext import (
+    bad_records,
+    config_io,
+    data,
+    dataset,
+    devices,
+    history,
+    model_directory,
+    weights,
+)
 from squeezenext.config import Config
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.flags import run
@@ -41,6 +50,7 @@ def train(
     checkpoint_minutes: float = 10.0,
     keep_checkpoints: int = 2,
     evaluate_every_epochs: int = 1,
+    on_bad_record: str = "stop",
 ) -> dict:
     """Trains until `config.training.epochs`, resuming from `model_dir` where it holds a run.
 
@@ -53,6 +63,7 @@ def train(
       devices_used: the first so many GPUs, or logical CPU devices; 0: all GPUs, or one CPU.
       micro_batch_size: images a device takes at once; gradients are accumulated to the batch.
       deterministic: the same bits each time on the same machine; slower.
+      on_bad_record: "stop" at a damaged training record, or "skip" it, see bad_records.py.
 
     Returns:
       What final.json holds: step, epoch, examples_seen, top1, top5, loss, weights_sha256.
@@ -73,6 +84,9 @@ def train(
     policy = devices.precision(precision)
     with _locked(model_dir, chief):
         history.log_to(model_dir / "train.log" if chief else None)
+        if on_bad_record == "skip":
+            listed = model_dir / bad_records.FILE if chief else None
+            reader.bad = bad_records.BadRecords(reader.split.examples, LOG.warning, listed)
         loop = Loop(
             config,
             strategy=strategy,
@@ -218,6 +232,8 @@ def _define(values: flags.FlagValues) -> None:
     number("checkpoint_minutes", 10.0, "Saves so often, and after each epoch.", 0.0, **at)
     integer("keep_checkpoints", 2, "The newest so many are kept, and the best.", 1, **at)
     integer("evaluate_every_epochs", 1, "0: only at the end.", 0, **at)
+    what = "At a damaged training record: stop, or skip it (few may be, see docs/data.md)."
+    flags.DEFINE_enum("on_bad_record", "stop", ["stop", "skip"], what, **at)
     flags.DEFINE_multi_string("set", [], "FIELD=VALUE of the configuration; repeatable.", **at)
 
 
@@ -245,6 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             checkpoint_minutes=values["checkpoint_minutes"].value,
             keep_checkpoints=values["keep_checkpoints"].value,
             evaluate_every_epochs=values["evaluate_every_epochs"].value,
+            on_bad_record=values["on_bad_record"].value,
         )
 
     return run(command, values, __doc__, argv)

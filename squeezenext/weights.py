@@ -69,7 +69,7 @@ def _fetch(wanted: File) -> Path:
     """Returns a published file, from SQUEEZENEXT_WEIGHTS, the cache or its home."""
     import hashlib
 
-    from squeezenext import checkpoint
+    from squeezenext import atomic
 
     folder = os.environ.get("SQUEEZENEXT_WEIGHTS")
     for path in sorted(Path(folder).iterdir()) if folder and Path(folder).is_dir() else []:
@@ -80,7 +80,7 @@ def _fetch(wanted: File) -> Path:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         content = _download(wanted)
-        checkpoint.write_file(path, lambda file: file.write_bytes(content))
+        atomic.write_file(path, lambda file: file.write_bytes(content))
     return path
 
 

@@ -86,19 +86,6 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["step-00000002", "step-00000004", "step-00000005"]
 
 
-def test_write_file_is_all_or_nothing(tmp_path):
-    path = tmp_path / "file.txt"
-    checkpoint.write_file(path, lambda file: file.write_text("old"))
-
-    def fail(file):
-        file.write_text("half")
-        raise OSError("full")
-
-    with pytest.raises(OSError, match="full"):
-        checkpoint.write_file(path, fail)
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file.txt"]
-
-
 def test_the_hash_sees_every_change():
     one = checkpoint.weights_sha256(STATE)
     assert one == checkpoint.weights_sha256(dict(reversed(STATE.items())))

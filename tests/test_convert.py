@@ -159,16 +159,16 @@ def test_done_already_and_other_data(photos, tmp_path):
 def test_resumes_at_the_next_shard(photos, tmp_path, monkeypatch):
     shards = FOLDER | {"train_shards": 6}
     convert(photos, tmp_path / "whole", **shards)
-    write, done = command.shards.write, []
+    draft, done = command.shards.draft, []
 
     def dies(job):
         if len(done) == 4:
             raise KeyboardInterrupt
         done.append(job.path)
-        return write(job)
+        return draft(job)
 
     out = tmp_path / "out"
-    monkeypatch.setattr(command.shards, "write", dies)
+    monkeypatch.setattr(command.shards, "draft", dies)
     with pytest.raises(KeyboardInterrupt):
         convert(photos, out, **shards)
     assert not (out / "manifest.json").exists()
@@ -249,7 +249,7 @@ def wait_for(condition):
 def test_a_second_converter_is_told_who_is_first(photos, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    with command.commit.locked(out):
+    with command.lock.held(out):
         with pytest.raises(RunAgain, match=f"process {os.getpid()} on"):
             convert(photos, out, **FOLDER)
         with started(photos, out) as process:
@@ -278,13 +278,13 @@ def test_a_full_disk_is_no_loss(photos, tmp_path):
 
 
 def test_a_source_that_changes_is_noticed(photos, tmp_path, monkeypatch):
-    write = command.shards.write
+    draft = command.shards.draft
 
     def edits(job):
         (photos / "cat" / "0.jpg").write_bytes(jpeg(5) + b"longer")
-        return write(job)
+        return draft(job)
 
-    monkeypatch.setattr(command.shards, "write", edits)
+    monkeypatch.setattr(command.shards, "draft", edits)
     with pytest.raises(RunAgain, match="changed while it was read"):
         convert(photos, tmp_path / "out", **FOLDER)
     monkeypatch.undo()

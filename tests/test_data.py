@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from squeezenext import data, dataset, labels
+from squeezenext import bad_records, data, dataset, labels
 from squeezenext.data import Share
 from squeezenext.errors import InputError
 from tests import tiny
@@ -108,6 +108,73 @@ def test_a_damaged_record_is_named(tmp_path):
     reader.read(np.array([2]))
     with pytest.raises(InputError, match=rf"{path.name}.*record 3"):
         reader.read(np.array([3]))
+
+
+def damage(reader, number):
+    path = reader.split.shards[0].path
+    content = bytearray(path.read_bytes())
+    content[int(reader.index[number]["offset"]) + 40] ^= 1
+    path.write_bytes(content)
+
+
+def leaving_out(folder, report):
+    reader = tiny.reader(folder, 12)
+    reader.bad = bad_records.BadRecords(12, report, folder / bad_records.FILE)
+    return reader
+
+
+def test_the_next_whole_record_stands_in_for_a_damaged_one(tmp_path):
+    """Whatever was read before, and after a restart; each is told and counted once."""
+    whole = tiny.reader(tmp_path, 12).read(np.arange(12))
+    told = []
+    reader = leaving_out(tmp_path, told.append)
+    for number in (3, 4, 11):
+        damage(reader, number)
+    expected = [whole[{3: 5, 4: 5, 11: 0}.get(number, number)] for number in range(12)]
+    for _ in range(2):
+        assert list(reader.read(np.arange(12))) == expected
+    assert len(told) == len(reader.bad) == 3
+    assert "record 3 fails its checksum" in told[0]
+    again = leaving_out(tmp_path, told.append)
+    assert list(again.read(np.array([4, 3]))) == [whole[5]] * 2
+    assert len(told) == len(again.bad) == 3
+
+
+def test_the_training_batches_but_for_the_damaged_are_the_same(tmp_path):
+    """Every other example comes as it would have, in its place, with its augmentation."""
+
+    def batches(reader):
+        found = data.training(
+            reader, tiny.AUGMENTED, tiny.CLASSES, seed=1, start=0, micro_batch=4, share=Share()
+        )
+        pixels = [element[0].numpy() for element in found.take(6)]
+        return np.concatenate(pixels)
+
+    before = batches(tiny.reader(tmp_path, 12))
+    reader = leaving_out(tmp_path, lambda text: None)
+    damage(reader, 7)
+    after = batches(reader)
+    numbers = np.concatenate([data.order(1, epoch, 12) for epoch in (0, 1)])
+    same = np.array([np.array_equal(*pair) for pair in zip(before, after, strict=True)])
+    np.testing.assert_array_equal(same, numbers != 7)
+
+
+def test_too_many_damaged_records_stop(tmp_path):
+    reader = leaving_out(tmp_path, lambda text: None)
+    for number in range(11):
+        damage(reader, number)
+    reader.read(np.array([10, 11]))
+    with pytest.raises(InputError, match="More than 10 of 12 records are damaged.*record 0 fails"):
+        reader.read(np.arange(12)[::-1])
+    assert reader.fault is not None and len(reader.bad) == 10
+    assert bad_records.BadRecords(1_281_167, print, None).limit == 1281
+
+
+def test_a_missing_shard_is_never_left_out(tmp_path):
+    reader = leaving_out(tmp_path, print)
+    reader.split.shards[0].path.unlink()
+    with pytest.raises(InputError, match="cannot be read .No such file"):
+        reader.read(np.array([1]))
 
 
 def test_what_find_refuses(tmp_path):

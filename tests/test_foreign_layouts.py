@@ -134,9 +134,9 @@ def slim_shards(folder, names=("train", "validation"), labels=(1, 2), image=None
                 for n in range(3):
                     label = labels[n % 2]
                     data = image or jpeg(len(name) * 100 + shard * 10 + n)
-                    features = records.example_features(
-                        data, 16, 24, label, f"n{label}", f"class {label}", f"{shard}{n}.jpg"
-                    )
+                    texts = (f"n{label}", f"class {label}", f"{shard}{n}.jpg")
+                    image_example = records.ImageExample(data, 16, 24, label, *texts)
+                    features = records.example_features(image_example)
                     row = records.decode_example(records.encode_example(features | changes))
                     example = tf.train.Example()
                     for key, values in row.items():

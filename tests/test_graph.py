@@ -2,15 +2,16 @@
 
 import numpy as np
 import pytest
-import scipy.signal
 
-from squeezenext import config_io, graph, models
+from squeezenext import config_io, graph, models, variables
 from squeezenext.errors import InputError
 from squeezenext.loop import model_variables
+from tests.networks import built
 
-# Between them: bypasses, ELU, groups, both bottleneck inputs, head padding, odd and even pooling.
+# Between them: bypasses, ELU, groups, both bottleneck inputs, biases, padding of stem and head, odd
+# and even pooling.
 NAMES = ("squeezenet_v1_0_complex_bypass", "squeezenet_v1_1_caltech256", "v_1_0_G_SqNxt_23",
-         "v_1_0_SqNxt_23_v5")  # fmt: skip
+         "v_1_0_SqNxt_23_v5", "sqnxt23_w1")  # fmt: skip
 SIZE = 79
 
 
@@ -35,10 +36,10 @@ def conv(node, weights, x):
     x = np.pad(x, (*node.padding, (0, 0)))
     parts = zip(np.split(x, node.groups, -1), np.split(kernel, node.groups, -1), strict=True)
     for part, filters in parts:
-        for number in range(filters.shape[-1]):
-            whole = scipy.signal.correlate(part, filters[..., number], "valid")[..., 0]
-            out.append(whole[:: node.strides, :: node.strides])
-    return np.stack(out, -1) + weights[f"{node.name}/bias"]
+        windows = np.lib.stride_tricks.sliding_window_view(part, node.kernel, (0, 1))
+        windows = windows[:: node.strides, :: node.strides]
+        out.append(np.tensordot(windows, filters, ((3, 4, 2), (0, 1, 2))))
+    return np.concatenate(out, -1) + weights[f"{node.name}/bias"]
 
 
 def max_pool(node, _, x):
@@ -54,7 +55,9 @@ OPS = {
     "concat": lambda node, _, *xs: np.concatenate(xs, -1),
     "add": lambda node, _, x, y: x + y,
     "global_pool": lambda node, _, x: x.mean((0, 1)),
-    "dense": lambda node, weights, x: x @ weights[f"{node.name}/kernel"],
+    "dense": lambda node, weights, x: (
+        x @ weights[f"{node.name}/kernel"] + weights.get(f"{node.name}/bias", 0)
+    ),
 }
 
 
@@ -83,13 +86,20 @@ def test_the_folded_network_computes_what_the_trained_one_does(name):
 @pytest.mark.parametrize("name", config_io.names())
 def test_layers_and_shapes_are_those_of_the_trained_network(name):
     config = config_io.load(name)
-    model, nodes = models.build(config), graph.of(config)
+    model, nodes = built(name), graph.of(config)
     kernels = {layer.name: layer.kernel.shape for layer in model.layers if hasattr(layer, "kernel")}
     assert {n.name: nodes.kernel_shape(n.name) for n in nodes.weighted} == kernels
     for node in nodes.nodes:
         if node.op != "conv":
             assert node.shape == tuple(model.get_layer(node.name).output.shape[1:]), node
-    assert nodes[nodes.features].shape[-1] in (config.model.classes, 128)
+    counters = ("scale_factor", "calls")
+    assert variables.shapes(config) == {
+        name: tuple(variable.shape)
+        for name, variable in model_variables(model).items()
+        if not name.endswith(counters)
+    }
+    head = getattr(config.model, "head_filters", config.model.classes)
+    assert nodes[nodes.features].shape[-1] == head
 
 
 def test_weights_of_another_network_are_refused():

@@ -1,6 +1,5 @@
 """Tests for `../squeezenext/models.py`: the details that predecessors got wrong."""
 
-import functools
 import math
 
 import keras
@@ -9,11 +8,7 @@ import pytest
 
 from squeezenext import config_io, models
 from squeezenext.layers import BatchNorm, GroupedConv2D
-
-
-@functools.cache
-def built(name):
-    return models.build(config_io.load(name))
+from tests.networks import built
 
 
 def source(model, layer):

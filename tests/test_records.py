@@ -95,10 +95,9 @@ def test_encodes_examples_as_tensorflow_does():
 
 def test_schema_is_read_by_tensorflow():
     tf = pytest.importorskip("tensorflow")
-    box = records.Box(0.1, 0.2, 0.3, 0.4)
-    payload = records.encode_example(
-        records.example_features(b"jpeg", 3, 4, 7, "n01", "tench, Tinca", "n01_1.JPEG", [box])
-    )
+    boxes = np.array([[0.1, 0.2, 0.3, 0.4]], np.float32)
+    sample = records.ImageExample(b"jpeg", 3, 4, 7, "n01", "tench, Tinca", "n01_1.JPEG", boxes)
+    payload = records.encode_example(records.example_features(sample))
     example = tf.train.Example.FromString(payload)
     assert example.SerializeToString(deterministic=True) == payload
     feature = example.features.feature
@@ -113,10 +112,10 @@ def test_the_parts_are_the_example(size):
     """What the converter writes, a part at a time, is what the encoder makes in one piece."""
     image = bytes(range(256)) * (size // 256) + bytes(size % 256)
     for corners in (np.zeros((0, 4), np.float32), np.array([[0.1, 0.2, 0.3, 0.4]] * 3, np.float32)):
-        boxes = [records.Box(*row) for row in corners.tolist()]
         texts = ("n01", "tench, é", "n01_1.JPEG")
-        whole = records.encode_example(records.example_features(image, 3, 400, 7, *texts, boxes))
-        parts = records.example_parts(image, 3, 400, 7, *texts, corners)
+        example = records.ImageExample(image, 3, 400, 7, *texts, corners)
+        whole = records.encode_example(records.example_features(example))
+        parts = records.example_parts(example)
         assert b"".join(parts) == whole
         assert any(part is image for part in parts)
         assert b"".join(records.frame_parts(parts)) == records.frame(whole)

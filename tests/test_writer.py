@@ -25,7 +25,7 @@ def test_partial_writes(tmp_path, monkeypatch, at_once):
             place = file.position
             file.write(first, second)
             assert file.position == place + len(first) + len(second)
-        file.commit()
+        file.finish()
     data = (tmp_path / "file").read_bytes()
     assert data == b"".join(parts)
     assert file.sha256 == hashlib.sha256(data).hexdigest() and file.position == len(data)
@@ -34,7 +34,7 @@ def test_partial_writes(tmp_path, monkeypatch, at_once):
 def test_more_parts_than_the_system_takes(tmp_path):
     with writer.Output(tmp_path / "file") as file:
         file.write(*[b"ab"] * 5000)
-        file.commit()
+        file.finish()
     assert (tmp_path / "file").read_bytes() == b"ab" * 5000
 
 

@@ -83,9 +83,10 @@ def shard(path: Path, examples: int, first: int = 0) -> Path:
     with open(path, "wb") as file:
         for number in range(first, first + examples):
             label = number % CLASSES + 1
-            features = records.example_features(
+            example = records.ImageExample(
                 jpeg(number, label), 48, 48, label, f"n{label}", f"class {label}", f"{number}.jpg"
             )
+            features = records.example_features(example)
             file.write(tfrecord.frame(tfrecord.encode_example(features)))
     return path
 

@@ -1,0 +1,34 @@
+"""1.0-SqNxt-23v5 as pytorchcv has it (pytorchcv.models.squeezenext.sqnxt23v5_w1).
+
+    python -m squeezenext.weights import --format pytorchcv --input FILE.pth \\
+        --configuration sqnxt23v5_w1 --model_dir DIR
+
+Not the official layout: 224 pixels, a padded stem, stem and head as wide as the rest, biases, and
+1x3 before 3x1 in every unit. The bottlenecks read the unit's input, which Caffe's v5 does not.
+921,816 parameters. Reported by its author (imgclsmob, TensorFlow port): 59.56 top-1, 82.38 top-5.
+Not yet trained by us: the recipe is Caffe's.
+"""
+
+from squeezenext.config import TORCHVISION, Config, SqueezeNext, Stage
+
+CONFIG = Config(
+    model=SqueezeNext(
+        stem_filters=64,
+        stem_kernel=7,
+        stages=(
+            Stage(filters=32, units=2, stride=1),
+            Stage(filters=64, units=4, stride=2),
+            Stage(filters=128, units=14, stride=2),
+            Stage(filters=256, units=1, stride=2),
+        ),
+        groups=1,
+        bottleneck_input="unit",
+        relu_before_add=True,
+        head_filters=128,
+        classes=1000,
+        stem_padding=1,
+        pair_order="1x3_first",
+        biases=True,
+    ),
+    images=TORCHVISION,
+)

@@ -1,0 +1,46 @@
+"""SqueezeNet 1.0 as torchvision has it (torchvision.models.squeezenet1_0).
+
+    python -m squeezenext.weights import --format torchvision --input FILE.pth \\
+        --configuration squeezenet_v1_0_torchvision --model_dir DIR
+
+Caffe's network without padding of the classifier, shown RGB, less ImageNet's mean by its
+deviation, at 224 pixels. Also the layout of pytorchcv's squeezenet_v1_0.
+Reported by torchvision: 58.09 top-1, 80.42 top-5.
+
+1,248,424 parameters. Not yet trained by us: the recipe is Caffe's.
+"""
+
+from squeezenext.config import IMAGENET_TRAIN, TORCHVISION, Config, Fire, SqueezeNet, Training
+
+CONFIG = Config(
+    model=SqueezeNet(
+        stem_filters=96,
+        stem_kernel=7,
+        fires=(
+            Fire(16, 64, 64),
+            Fire(16, 64, 64),
+            Fire(32, 128, 128),
+            Fire(32, 128, 128),
+            Fire(48, 192, 192),
+            Fire(48, 192, 192),
+            Fire(64, 256, 256),
+            Fire(64, 256, 256),
+        ),
+        pool_after=(4, 8),
+        bypass="none",
+        head_padding=0,
+        activation="relu",
+        initializer="caffe_xavier",
+        dropout=0.5,
+        classes=1000,
+    ),
+    images=TORCHVISION,
+    training=Training(
+        epochs=170_000 * 512 / IMAGENET_TRAIN,
+        batch_size=512,
+        learning_rate=0.08,
+        power=1.0,
+        warmup_epochs=0.0,
+        weight_decay=2e-4,
+    ),
+)

@@ -1,0 +1,44 @@
+"""SqueezeNet 1.0 with simple bypass as pytorchcv has it (squeezeresnet_v1_0).
+
+    python -m squeezenext.weights import --format pytorchcv --input FILE.pth \\
+        --configuration squeezeresnet_v1_0 --model_dir DIR
+
+Shown RGB, less ImageNet's mean by its deviation, at 224 pixels; the classifier is not padded.
+
+1,248,424 parameters. Not yet trained by us: the recipe is Caffe's.
+"""
+
+from squeezenext.config import IMAGENET_TRAIN, TORCHVISION, Config, Fire, SqueezeNet, Training
+
+CONFIG = Config(
+    model=SqueezeNet(
+        stem_filters=96,
+        stem_kernel=7,
+        fires=(
+            Fire(16, 64, 64),
+            Fire(16, 64, 64),
+            Fire(32, 128, 128),
+            Fire(32, 128, 128),
+            Fire(48, 192, 192),
+            Fire(48, 192, 192),
+            Fire(64, 256, 256),
+            Fire(64, 256, 256),
+        ),
+        pool_after=(4, 8),
+        bypass="simple",
+        head_padding=0,
+        activation="relu",
+        initializer="caffe_xavier",
+        dropout=0.5,
+        classes=1000,
+    ),
+    images=TORCHVISION,
+    training=Training(
+        epochs=170_000 * 512 / IMAGENET_TRAIN,
+        batch_size=512,
+        learning_rate=0.08,
+        power=1.0,
+        warmup_epochs=0.0,
+        weight_decay=2e-4,
+    ),
+)

@@ -1,0 +1,217 @@
+"""Tests for `../squeezenext/sqz.py`, `arithmetic_streams.py` and `huffman_streams.py`."""
+
+import dataclasses
+import json
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+
+from squeezenext import config_io, graph, labels, sharing, sqz
+from squeezenext.errors import InputError
+from squeezenext.labels import Label
+from tests import tiny
+from tests.conftest import REPOSITORY
+
+CLASSES = tuple(Label(f"n{i}", f"class {i}, \u00e9") for i in range(tiny.CLASSES))
+KINDS = ["dense", "empty", "sparse", "one value", "one bit", "raw", "positive", "large"]
+
+
+def kernel_of(kind, shape, rng):
+    kernel = rng.normal(size=shape).astype(np.float32)
+    if kind == "empty":
+        kernel[:] = 0
+    elif kind == "sparse":
+        kernel[rng.random(shape) < 0.9] = 0
+    elif kind == "one value":
+        kernel[:] = 0.25
+    elif kind == "one bit":
+        kernel = np.where(kernel > 0, 0.5, -0.5).astype(np.float32)
+    elif kind == "positive":
+        kernel = np.abs(kernel.round(1))
+    elif kind == "large":
+        kernel *= 1e4
+    if kind in ("dense", "sparse"):
+        return sharing.k_means(kernel, 4)
+    return kernel
+
+
+def network(config, kind):
+    rng = np.random.default_rng(0)
+    nodes = graph.of(config)
+    kernels = {n.name: kernel_of(kind, nodes.kernel_shape(n.name), rng) for n in nodes.weighted}
+    biases = {
+        n.name: rng.normal(size=n.shape[-1]).astype(np.float32)
+        for n in nodes.weighted
+        if n.op == "conv"
+    }
+    return kernels, biases
+
+
+@pytest.mark.parametrize("coder", sqz.CODERS)
+@pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_networks_come_back(coder, wide, kind, monkeypatch):
+    if kind == "raw":
+        monkeypatch.setattr("squeezenext.kernel_form.MAX_VALUES", 8)
+    config = tiny.SQUEEZENET if kind == "dense" else tiny.SQUEEZENEXT
+    kernels, biases = network(config, kind)
+    data = sqz.encode(config, CLASSES, kernels, biases, coder=coder, wide=wide).data
+    found = sqz.decode(data, "file")
+    assert found.config == config and found.classes == CLASSES and found.coder == coder
+    kept = np.float32 if wide else np.float16
+    for name, kernel in kernels.items():
+        values = kernel.values if isinstance(kernel, sharing.Shared) else kernel
+        np.testing.assert_array_equal(found.weights[f"{name}/kernel"], values.astype(kept))
+    for name, bias in biases.items():
+        np.testing.assert_array_equal(found.weights[f"{name}/bias"], bias.astype(kept))
+    assert {name for name in found.weights if name.endswith("bias")} == {
+        f"{n}/bias" for n in biases
+    }
+    assert all(array.dtype == np.float32 for array in found.weights.values())
+
+
+def test_what_float16_cannot_hold_is_refused():
+    kernels, biases = network(tiny.SQUEEZENEXT, "dense")
+    biases["stem"][0] = 1e6
+    with pytest.raises(InputError, match="too large for float16"):
+        sqz.encode(tiny.SQUEEZENEXT, CLASSES, kernels, biases)
+
+
+def test_imagenet_is_named_not_carried():
+    model = dataclasses.replace(tiny.SQUEEZENET.model, classes=1000)
+    config = dataclasses.replace(tiny.SQUEEZENET, model=model)
+    kernels, biases = network(config, "empty")
+    data = sqz.encode(config, labels.imagenet(), kernels, biases).data
+    assert len(data) < 8000 and sqz.decode(data, "file").classes == labels.imagenet()
+
+
+@pytest.fixture(scope="module")
+def files():
+    kernels, biases = network(tiny.SQUEEZENEXT, "sparse")
+    return [
+        sqz.encode(tiny.SQUEEZENEXT, CLASSES, kernels, biases, coder=coder).data
+        for coder in sqz.CODERS
+    ]
+
+
+def test_a_file_is_read_without_tensorflow(files, tmp_path):
+    path = tmp_path / "model.sqz"
+    sqz.write(path, files[1])
+    code = (
+        "import sys, pathlib; from squeezenext import sqz\n"
+        f"assert sqz.read(pathlib.Path({str(path)!r})).coder == 'arithmetic'\n"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=60)
+    with pytest.raises(InputError, match="cannot be read"):
+        sqz.read(tmp_path / "none.sqz")
+    with pytest.raises(InputError, match="cannot be written"):
+        sqz.write(path / "model.sqz", files[0])
+
+
+@pytest.mark.parametrize("coder", range(2))
+def test_no_damaged_file_is_read(files, coder):
+    data, rng = files[coder], np.random.default_rng(0)
+    for _ in range(400):
+        damaged = bytearray(data)
+        way = rng.integers(0, 4)
+        if way == 0:
+            damaged = damaged[: rng.integers(0, len(data))]
+        elif way == 1:
+            damaged[rng.integers(0, len(data))] ^= 1 << rng.integers(0, 8)
+        elif way == 2:
+            damaged += rng.bytes(rng.integers(1, 50))
+        else:
+            damaged = bytearray(rng.bytes(rng.integers(0, 300)))
+        with pytest.raises(InputError, match="file"):
+            sqz.decode(bytes(damaged), "file")
+
+
+def resealed(data):
+    """The same with a checksum that holds, as one who means harm would make it."""
+    return data[:-4] + struct.pack("<I", zlib.crc32(data[:-4]))
+
+
+@pytest.mark.parametrize("coder", range(2))
+def test_behind_a_good_checksum_only_a_possible_network_is_read(files, coder):
+    data, rng = files[coder], np.random.default_rng(0)
+    shapes = {name: array.shape for name, array in sqz.decode(data, "file").weights.items()}
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(data)
+        damaged[rng.integers(8, len(data) - 4)] ^= 1 << rng.integers(0, 8)
+        try:
+            found = sqz.decode(resealed(bytes(damaged)), "file")
+        except InputError as error:
+            refused += "file" in str(error)
+        else:
+            assert {name: array.shape for name, array in found.weights.items()} == shapes
+            assert all(np.isfinite(array).all() for array in found.weights.values())
+    assert refused > 100
+
+
+def with_header(data, change):
+    """The file with another JSON document."""
+    size, streams = struct.unpack_from("<II", data, 12)
+    document = json.loads(zlib.decompress(data[20 : 20 + size]))
+    text = change(document)
+    header = zlib.compress(text if isinstance(text, bytes) else json.dumps(document).encode())
+    head = data[:12] + struct.pack("<II", len(header), streams)
+    return resealed(head + header + data[20 + size :])
+
+
+def set_in(document, path, value):
+    for name in path[:-1]:
+        document = document[name]
+    document[path[-1]] = value
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: set_in(d, ["config", "model", "stages", 0, "units"], 10**9),
+        lambda d: set_in(d, ["config", "model", "stages", 0, "filters"], 10**9 * 8),
+        lambda d: set_in(d, ["config", "model", "stages", 0, "filters"], 1 << 16),
+        lambda d: set_in(d, ["config", "model", "stages", 0, "filters"], 0),
+        lambda d: set_in(d, ["config", "model", "head_filters"], -1),
+        lambda d: set_in(d, ["config", "model", "head_filters"], "8"),
+        lambda d: set_in(d, ["config", "model", "stem_kernel"], 500),
+        lambda d: set_in(d, ["config", "model", "stages"], []),
+        lambda d: set_in(d, ["config", "images", "size"], 10**9),
+        lambda d: set_in(d, ["config", "model", "type"], "Config"),
+        lambda d: set_in(d, ["labels"], "other"),
+        lambda d: set_in(d, ["labels"], [["a", "b"]]),
+        lambda d: set_in(d, ["labels"], 5),
+        lambda d: d.pop("labels"),
+        lambda d: b"[" * 100_000,
+        lambda d: b"\xff\xfe",
+        lambda d: b" " * (sqz.MAX_HEADER + 1),
+        lambda d: b"null",
+    ],
+)
+def test_headers_that_mean_harm(files, change):
+    with pytest.raises(InputError, match="file"):
+        sqz.decode(with_header(files[1], change), "file")
+
+
+def test_the_published_network(shared):
+    """Losslessly in at most 550,000 bytes, ImageNet's labels named."""
+    from squeezenext import deep_compression, weights
+
+    config = config_io.load("squeezenet_v1_0")
+    shapes = weights._caffe_shapes(config)
+    data = (shared / "weights" / "squeezenet_v1.0.deep-compression-8bit.net").read_bytes()
+    layers = deep_compression.decode(data, list(shapes.values()), "file")
+    kernels = {n: w.transpose(2, 3, 1, 0) for n, (w, _) in zip(shapes, layers, strict=True)}
+    biases = {n: b for n, (_, b) in zip(shapes, layers, strict=True)}
+    for coder, limit in (("huffman", 550_000), ("arithmetic", 527_000)):
+        made = sqz.encode(config, labels.imagenet(), kernels, biases, coder=coder, wide=True)
+        assert len(made.data) <= limit
+        found = sqz.decode(made.data, "file")
+        for name in shapes:
+            np.testing.assert_array_equal(found.weights[f"{name}/kernel"], kernels[name])
+            np.testing.assert_array_equal(found.weights[f"{name}/bias"], biases[name])
