@@ -42,7 +42,7 @@ def test_two_files_come_out_and_predict_the_folders(adapted, photographs):
     assert set(adapted.files) == {"float32", "int8"}
     assert adapted.files["int8"].stat().st_size < 0.35 * adapted.files["float32"].stat().st_size
     model = predictor.Predictor(adapted.model_dir)
-    assert {label.text for label in model.labels} == set(CLASSES)
+    assert {label.synset for label in model.labels} == set(CLASSES)
     assert set(adapted.scores) == {"validation", "float32", "int8"}
 
 
