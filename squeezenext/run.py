@@ -221,9 +221,16 @@ class Run:
         Raises:
           NotFinite: there is no going back, or there has been too much of it.
         """
-        step, batch = self.step, self.loop.config.training.batch_size
+        step, training = self.step, self.loop.config.training
+        batch = training.batch_size
         behind = self.seen + self.loop.passed_over
-        names = nan.keys(self.reader, seed=self.loop.seed, start=behind - batch, count=batch)
+        names = nan.keys(
+            self.reader,
+            seed=self.loop.seed,
+            start=behind - batch,
+            count=batch,
+            echo=training.echo,
+        )
         sentence = nan.report(self.model_dir, step, names, write=self.chief)
         done = self.progress.rollbacks
         if self.options.on_nan == "stop" or len(done) >= nan.MAX_ROLLBACKS:
