@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import checkpoint, deep_compression, graph, ncnn, variables
+from squeezenext import card, checkpoint, deep_compression, graph, ncnn, variables
 from squeezenext.config import CAFFE_SQUASH, Config, Images, SqueezeNet
 from squeezenext.errors import InputError
 from squeezenext.labels import Label
@@ -69,6 +69,7 @@ def _write(directory: Path, config: Config, classes, arrays, meta: dict) -> None
     model_directory.create(directory, config, classes)
     checkpoint.save(directory / "checkpoints", 0, arrays, meta)
     model_directory.write_litert(directory, model)
+    card.write(directory)
 
 
 def files(kind: str, path: Path) -> list[Path]:
