@@ -20,6 +20,7 @@ from squeezenext.errors import RunAgain
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+_BLAS = "OPENBLAS_NUM_THREADS"
 _AHEAD = 3  # jobs a worker that are prepared and not yet done; bounds the memory
 
 
@@ -79,12 +80,12 @@ class Pool:
     def _submitted(self, function: Callable, *job: Job) -> concurrent.futures.Future:
         """Hands in a job. Ctrl-C is for this process: a worker inherits the blocked signal."""
         if not hasattr(signal, "pthread_sigmask"):  # Windows
-            with _main_hidden():
+            with _lean_start():
                 return self._started().submit(function, *job)
         resource_tracker.ensure_running()  # started later, it would unblock the signal
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            with _main_hidden():
+            with _lean_start():
                 return self._started().submit(function, *job)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -99,14 +100,23 @@ class Pool:
 
 
 @contextlib.contextmanager
-def _main_hidden() -> Iterator[None]:
-    """Spares a worker the import of this command's module, whose functions are no jobs: 0.2 s."""
-    main = sys.modules["__main__"]
+def _lean_start() -> Iterator[None]:
+    """Spares a worker the import of this command's module, whose functions are no jobs: 0.2 s.
+
+    And the threads that numpy's OpenBLAS starts, one a CPU in each worker, for products of
+    matrices that nobody asks for.
+    """
+    main, threads = sys.modules["__main__"], os.environ.get(_BLAS)
     sys.modules["__main__"] = types.ModuleType("__main__")
+    os.environ[_BLAS] = "1"
     try:
         yield
     finally:
         sys.modules["__main__"] = main
+        if threads is None:
+            del os.environ[_BLAS]
+        else:
+            os.environ[_BLAS] = threads
 
 
 def behind(function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:

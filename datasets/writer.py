@@ -6,7 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
-_GATHER_BYTES = 4 << 20
+# A core's second-level cache holds it: read, checked and written from there. 4 MB cost a tenth.
+_GATHER_BYTES = 1 << 20
 _GATHER_PARTS = 1000  # IOV_MAX is 1024 on Linux and macOS
 # Flushed behind the writer's back: else a shard of 140 MB ends in a wait for all of it.
 _SYNC_BYTES = 16 << 20

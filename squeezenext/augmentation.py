@@ -1,20 +1,15 @@
 """Reading images in `tf.data`: the centre crop, and training's random ones.
 
-Every random number is a function of the example's seed, so that a run can be replayed from any
-example on. All functions work eagerly and inside `tf.data`.
+Every random number is given (draws.py), so that all functions are pure and work alike eagerly and
+inside `tf.data`. What needs no decoder is done on the device, by mixing.py.
 """
 
 import math
 
 import tensorflow as tf
 
-from squeezenext.config import (
-    HorizontalFlip,
-    Images,
-    RandomCrop,
-    RandomResizedCrop,
-    ShiftScaleRotate,
-)
+from squeezenext import draws
+from squeezenext.config import Images, RandomCrop, RandomResizedCrop, ShiftScaleRotate
 from squeezenext.preprocessing import Window, centre_window, crop_window, resized_sides
 
 
@@ -30,62 +25,63 @@ def centre(jpeg: tf.Tensor, height: tf.Tensor, width: tf.Tensor, images: Images)
       [size, size, 3] uint8, RGB, 0..255.
     """
     window = centre_window(height, width, images)
-    return _decode(jpeg, height, width, _floats(window), images.size, as_pillow=True)
+    window = Window(*(tf.cast(side, tf.float32) for side in window))
+    return _decode_as_pillow(jpeg, height, width, window, images.size)
 
 
-def augmented(
-    jpeg: tf.Tensor, height: tf.Tensor, width: tf.Tensor, images: Images, seed: tf.Tensor
-) -> tf.Tensor:
-    """Decodes a JPEG and returns it as training shows it; like `centre`, with `seed` [2] int64."""
-    for place, step in enumerate(images.augmentation):
-        own = seed + tf.constant([place, 0], tf.int64)
-        if isinstance(step, RandomCrop):
-            window = _random_crop(own, height, width, images)
-            image = _decode(jpeg, height, width, window, images.size)
-        elif isinstance(step, RandomResizedCrop):
-            window = _random_resized_crop(own, height, width, step)
-            image = _decode(jpeg, height, width, window, images.size)
-        elif isinstance(step, HorizontalFlip):
-            image = _horizontal_flip(own, image)
-        elif isinstance(step, ShiftScaleRotate):
-            image = _shift_scale_rotate(own, image, step)
-    return image
+def windows(heights: tf.Tensor, widths: tf.Tensor, images: Images, numbers: tf.Tensor) -> tf.Tensor:
+    """Returns the window that each image's crop shows: whole pixels of the source.
+
+    Args:
+      heights: [n] int64, of the JPEGs; `widths` likewise.
+      images: size, resize, how, and the augmentation with its crop.
+      numbers: [n, ...] float32 as `draws.of_steps` returns them.
+
+    Returns:
+      [n, 4] int32: top, left, height, width; inside the image.
+    """
+    step = images.augmentation[0]
+    own = numbers[:, draws.places(images.augmentation)[0]]
+    if isinstance(step, RandomCrop):
+        window = _random_crop(own, heights, widths, images)
+    else:
+        window = _random_resized_crop(own, heights, widths, step)
+    sides = tf.stack([heights, widths], axis=-1)
+    start = tf.stack([window.top, window.left], axis=-1)
+    extent = tf.stack([window.height, window.width], axis=-1)
+    limit = tf.cast(sides, tf.float32)
+    low = tf.clip_by_value(tf.round(start), 0.0, limit - 1.0)
+    high = tf.clip_by_value(tf.round(start + extent), low + 1.0, limit)
+    return tf.cast(tf.concat([low, high - low], -1), tf.int32)
 
 
-def _uniform(seed: tf.Tensor, count: int) -> tf.Tensor:
-    """[count] float32 in [0, 1)."""
-    return tf.random.stateless_uniform([count], seed)
-
-
-def _floats(window: Window) -> Window:
+def _random_crop(numbers, heights, widths, images: Images) -> Window:
+    rows, columns = resized_sides(heights, widths, images)
+    # Whole pixels of the resized image, both ends included, as Caffe's data layer draws them.
+    top = tf.floor(numbers[:, 0] * tf.cast(rows - images.size + 1, tf.float32))
+    left = tf.floor(numbers[:, 1] * tf.cast(columns - images.size + 1, tf.float32))
+    offsets = (tf.cast(top, tf.int64), tf.cast(left, tf.int64))
+    window = crop_window(heights, widths, *offsets, images)
     return Window(*(tf.cast(side, tf.float32) for side in window))
 
 
-def _random_crop(seed, height, width, images: Images) -> Window:
-    rows, columns = resized_sides(height, width, images)
-    spare = tf.stack([rows, columns]) - images.size
-    # Whole pixels of the resized image, both ends included, as Caffe's data layer draws them.
-    offset = tf.floor(_uniform(seed, 2) * tf.cast(spare + 1, tf.float32))
-    offset = tf.cast(offset, tf.int64)
-    return _floats(crop_window(height, width, offset[0], offset[1], images))
-
-
-def _random_resized_crop(seed, height, width, step: RandomResizedCrop) -> Window:
+def _random_resized_crop(numbers, heights, widths, step: RandomResizedCrop) -> Window:
     """torchvision's RandomResizedCrop.get_params: ten tries, then the centre in bounded aspect."""
-    height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    draws = tf.random.stateless_uniform([4, 10], seed)
-    area = height * width * (step.scale[0] + draws[0] * (step.scale[1] - step.scale[0]))
+    height = tf.cast(heights, tf.float32)[:, tf.newaxis]
+    width = tf.cast(widths, tf.float32)[:, tf.newaxis]
+    share, aspect, down, across = tf.split(numbers, 4, axis=-1)
+    area = height * width * (step.scale[0] + share * (step.scale[1] - step.scale[0]))
     low, high = math.log(step.ratio[0]), math.log(step.ratio[1])
-    ratio = tf.exp(low + draws[1] * (high - low))
+    ratio = tf.exp(low + aspect * (high - low))
     columns, rows = tf.round(tf.sqrt(area * ratio)), tf.round(tf.sqrt(area / ratio))
     fits = (columns >= 1) & (rows >= 1) & (columns <= width) & (rows <= height)
-    first = tf.argmax(tf.cast(fits, tf.int32))
-    rows, columns = rows[first], columns[first]
-    top = tf.floor(draws[2, first] * (height - rows + 1))
-    left = tf.floor(draws[3, first] * (width - columns + 1))
-    fallback = _bounded_centre(height, width, step)
-    tried = Window(top, left, rows, columns)
-    return Window(*(tf.where(fits[first], a, b) for a, b in zip(tried, fallback, strict=True)))
+    top = tf.floor(down * (height - rows + 1))
+    left = tf.floor(across * (width - columns + 1))
+    first = tf.argmax(tf.cast(fits, tf.int32), axis=-1)
+    tried = [tf.gather(part, first, batch_dims=1) for part in (top, left, rows, columns)]
+    fallback = _bounded_centre(height[:, 0], width[:, 0], step)
+    any_fits = tf.reduce_any(fits, axis=-1)
+    return Window(*(tf.where(any_fits, a, b) for a, b in zip(tried, fallback, strict=True)))
 
 
 def _bounded_centre(height, width, step: RandomResizedCrop) -> Window:
@@ -94,16 +90,98 @@ def _bounded_centre(height, width, step: RandomResizedCrop) -> Window:
     return Window((height - rows) / 2, (width - columns) / 2, rows, columns)
 
 
-def _decode(jpeg, height, width, window: Window, size: int, as_pillow: bool = False) -> tf.Tensor:
+def crops(jpeg: tf.Tensor, rectangles: tf.Tensor, size: int) -> tf.Tensor:
+    """Decodes a JPEG once and returns the windows of it, each resized to a square.
+
+    Only what the windows need is decoded, at 1/2, 1/4 or 1/8 of the size (in the inverse DCT,
+    where it is an average over the pixels) as long as no window must be enlarged for it. What is
+    left to reduce is below 2, which bilinear interpolation does without antialiasing.
+
+    Args:
+      jpeg: scalar string.
+      rectangles: [copies, 4] int32, as `windows` returns them; copies is known statically.
+
+    Returns:
+      [copies, size, size, 3] uint8, RGB, 0..255.
+    """
+    halvings = tf.reduce_sum(
+        tf.cast(tf.reduce_min(rectangles[:, 2:]) >= [2 * size, 4 * size, 8 * size], tf.int32)
+    )
+    ratio = tf.bitwise.left_shift(1, halvings)
+    low = rectangles[:, :2] // ratio
+    high = -(-(rectangles[:, :2] + rectangles[:, 2:]) // ratio)
+    first, last = tf.reduce_min(low, 0), tf.reduce_max(high, 0)
+    whole = tf.concat([first, last - first], 0)
+    pixels = tf.switch_case(halvings, [_decoder(jpeg, whole, ratio) for ratio in (1, 2, 4, 8)])
+    copies = rectangles.shape[0]
+    if copies == 1:
+        return _squares(pixels[tf.newaxis], size)
+    low, high = low - first, high - first
+    parts = [pixels[low[i, 0] : high[i, 0], low[i, 1] : high[i, 1]] for i in range(copies)]
+    return tf.concat([_squares(part[tf.newaxis], size) for part in parts], 0)
+
+
+def _decoder(jpeg, rectangle, ratio: int):
+    return lambda: tf.io.decode_and_crop_jpeg(
+        jpeg, rectangle, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
+    )
+
+
+def _squares(pixels, size: int) -> tf.Tensor:
+    resized = tf.raw_ops.ResizeBilinear(images=pixels, size=[size, size], half_pixel_centers=True)
+    return tf.cast(resized + 0.5, tf.uint8)
+
+
+def moved(pixels: tf.Tensor, images: Images, numbers: tf.Tensor) -> tf.Tensor:
+    """Returns [n, size, size, 3] uint8 images as the augmentation's ShiftScaleRotate moves them."""
+    own = zip(images.augmentation, draws.places(images.augmentation), strict=True)
+    for step, place in own:
+        if isinstance(step, ShiftScaleRotate):
+            pixels = shift_scale_rotate(pixels, numbers[:, place], step)
+    return pixels
+
+
+def shift_scale_rotate(pixels: tf.Tensor, numbers: tf.Tensor, step: ShiftScaleRotate) -> tf.Tensor:
+    """Moves images about their centres; what comes in from outside is mirrored.
+
+    Args:
+      pixels: [n, size, size, 3] uint8.
+      numbers: [n, 5] float32 in [0, 1): shift across, shift down, scale, angle, whether.
+    """
+    shift_x, shift_y, grow, turn = tf.unstack(numbers[:, :4] * 2 - 1, axis=-1)
+    side = float(pixels.shape[1])
+    angle = turn * math.radians(step.rotate_degrees)
+    factor = 1.0 + grow * step.scale
+    cosine, sine = tf.cos(angle) / factor, tf.sin(angle) / factor
+    centre_at = (side - 1) / 2
+    moved_x = centre_at + shift_x * step.shift * side
+    moved_y = centre_at + shift_y * step.shift * side
+    # Output pixel (x, y) reads input pixel R^-1 ((x, y) - moved centre) + centre.
+    zero, one = tf.zeros_like(cosine), tf.ones_like(cosine)
+    rows = [cosine, sine, centre_at - cosine * moved_x - sine * moved_y]
+    rows += [-sine, cosine, centre_at + sine * moved_x - cosine * moved_y, zero, zero]
+    stay = [one, zero, zero, zero, one, zero, zero, zero]
+    transforms = tf.where(
+        (numbers[:, 4] < step.probability)[:, tf.newaxis], tf.stack(rows, 1), tf.stack(stay, 1)
+    )
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=pixels,
+        transforms=transforms,
+        output_shape=pixels.shape[1:3],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="REFLECT",
+    )
+
+
+def _decode_as_pillow(jpeg, height, width, window: Window, size: int) -> tf.Tensor:
     """Decodes what `window` needs and resizes it to [size, size, 3] uint8.
 
     Bilinear with antialiasing, as Pillow's: a triangle as wide as the reduction. The decoded
     rectangle reaches beyond the window by the triangle's half-width, so that the pixels at the
-    edge are those of a resize of the whole image.
-
-    Args:
-      as_pillow: round between the two directions, as Pillow does. Without it every sixth pixel
-        differs by 1, enough to change the first of 1000 classes of 2 images in 100.
+    edge are those of a resize of the whole image. Rounded between the two directions, as Pillow
+    does: without it every sixth pixel differs by 1, enough to change the first of 1000 classes of
+    2 images in 100.
     """
     sides = tf.cast(tf.stack([height, width]), tf.float32)
     start = tf.stack([window.top, window.left])
@@ -115,12 +193,11 @@ def _decode(jpeg, height, width, window: Window, size: int, as_pillow: bool = Fa
     pixels = tf.io.decode_and_crop_jpeg(jpeg, rectangle, channels=3, dct_method="INTEGER_ACCURATE")
     scale = size / extent
     move = (low - start) * scale
-    if as_pillow:
-        across = tf.stack([rectangle[2], size])
-        one, zero = tf.ones([]), tf.zeros([])
-        pixels = _resize(pixels, across, tf.stack([one, scale[1]]), tf.stack([zero, move[1]]))
-        scale, move = tf.stack([scale[0], one]), tf.stack([move[0], zero])
-    return tf.ensure_shape(_resize(pixels, [size, size], scale, move), [size, size, 3])
+    one, zero = tf.ones([]), tf.zeros([])
+    across = tf.stack([rectangle[2], size])
+    pixels = _resize(pixels, across, tf.stack([one, scale[1]]), tf.stack([zero, move[1]]))
+    pixels = _resize(pixels, [size, size], tf.stack([scale[0], one]), tf.stack([move[0], zero]))
+    return tf.ensure_shape(pixels, [size, size, 3])
 
 
 def _resize(pixels, size, scale, translation) -> tf.Tensor:
@@ -133,32 +210,3 @@ def _resize(pixels, size, scale, translation) -> tf.Tensor:
         antialias=True,
     )[0]
     return tf.cast(tf.clip_by_value(resized + 0.5, 0, 255), tf.uint8)
-
-
-def _horizontal_flip(seed, image) -> tf.Tensor:
-    return tf.cond(_uniform(seed, 1)[0] < 0.5, lambda: image[:, ::-1], lambda: image)
-
-
-def _shift_scale_rotate(seed, image, step: ShiftScaleRotate) -> tf.Tensor:
-    """Moves the image about its centre; what comes in from outside is mirrored."""
-    draws = _uniform(seed, 5)
-    shift_x, shift_y, grow, turn = tf.unstack(draws[:4] * 2 - 1)
-    side = float(image.shape[0])
-    angle = turn * math.radians(step.rotate_degrees)
-    factor = 1.0 + grow * step.scale
-    cosine, sine = tf.cos(angle) / factor, tf.sin(angle) / factor
-    centre_at = (side - 1) / 2
-    moved_x = centre_at + shift_x * step.shift * side
-    moved_y = centre_at + shift_y * step.shift * side
-    # Output pixel (x, y) reads input pixel R^-1 ((x, y) - moved centre) + centre.
-    rows = [cosine, sine, centre_at - cosine * moved_x - sine * moved_y]
-    rows += [-sine, cosine, centre_at + sine * moved_x - cosine * moved_y, 0.0, 0.0]
-    moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=image[tf.newaxis],
-        transforms=tf.stack(rows)[tf.newaxis],
-        output_shape=image.shape[:2],
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="REFLECT",
-    )[0]
-    return tf.where(draws[4] < step.probability, moved, image)

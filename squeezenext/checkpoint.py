@@ -1,8 +1,8 @@
 """Checkpoints that are whole or not there, and the directory that holds them.
 
 A checkpoint is a directory `step-00001234` with `state.npz` (arrays by name, no pickles) and
-`META.json` (integers, and the SHA-256 of every other file). It is written under another name,
-flushed to the disk, and put in place by one rename.
+`META.json` (integers, and the SHA-256 of every file and of itself). It is written under another
+name, flushed to the disk, and put in place by one rename.
 """
 
 import hashlib
@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from squeezenext.atomic import flush
-from squeezenext.atomic import write_file as write_file
+from squeezenext.atomic import flush, write_file
 from squeezenext.errors import InputError
 
 _NAME = re.compile(r"step-(\d{8,})")
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no hash of META.json itself
 
 
 def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict) -> Path:
@@ -45,12 +44,8 @@ def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict
     try:
         with open(temporary / "state.npz", "wb") as file:
             np.savez(file, **state)
-        document = meta | {
-            "format_version": FORMAT_VERSION,
-            "step": step,
-            "files": {"state.npz": _sha256(temporary / "state.npz")},
-        }
-        (temporary / "META.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+        files = {"state.npz": _sha256(temporary / "state.npz")}
+        (temporary / "META.json").write_text(_meta_text(meta, step, files), "utf-8")
         for path in (temporary / "state.npz", temporary / "META.json", temporary):
             flush(path)
         if final.exists():
@@ -61,6 +56,29 @@ def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict
         raise
     flush(directory)
     return final
+
+
+def amend(directory: Path, step: int, meta: dict) -> None:
+    """Replaces what META.json of a checkpoint says, arguments as in `save`.
+
+    Raises:
+      InputError: the checkpoint is damaged.
+    """
+    files = read_meta(directory, step)["files"]
+    text = _meta_text(meta, step, files)
+    path = directory / f"step-{step:08d}" / "META.json"
+    write_file(path, lambda file: file.write_text(text, "utf-8"))
+
+
+def _meta_text(meta: dict, step: int, files: dict[str, str]) -> str:
+    document = meta | {"format_version": FORMAT_VERSION, "step": step, "files": files}
+    return json.dumps(document | {"sha256": _meta_sha256(document)}, indent=1) + "\n"
+
+
+def _meta_sha256(document: dict) -> str:
+    """The hash of META.json's content without its own entry "sha256"."""
+    plain = {key: value for key, value in document.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
@@ -89,8 +107,11 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
     try:
         meta = json.loads((folder / "META.json").read_text("utf-8"))
         files = meta["files"]
-        if meta["format_version"] != FORMAT_VERSION or meta["step"] != step or not files:
+        if meta["format_version"] not in (1, FORMAT_VERSION) or meta["step"] != step or not files:
             raise InputError(f"{folder}/META.json is not of this checkpoint and version.")
+        unsigned = meta["format_version"] == 1 and "sha256" not in meta
+        if not unsigned and meta.get("sha256") != _meta_sha256(meta):
+            raise InputError(f"{folder}/META.json is damaged: its SHA-256 is another.")
         for name, sha256 in files.items():
             if _sha256(folder / name) != sha256:
                 raise InputError(f"{folder}/{name} is damaged: its SHA-256 is not META.json's.")
@@ -136,7 +157,10 @@ def newest(
         except InputError as error:
             report(f"{error} Passing over this checkpoint.")
     if found:
-        raise InputError(f"None of the {len(found)} checkpoints in {directory} is whole.")
+        raise InputError(
+            f"None of the {len(found)} checkpoints in {directory} is whole; bring one back from a "
+            "copy, or delete that folder to start from the beginning."
+        )
     return None
 
 

@@ -9,19 +9,53 @@ solvers (github.com/amirgholami/SqueezeNext) share one set of hyper-parameters. 
 import dataclasses
 from typing import Literal, get_args
 
+from squeezenext.config_augmentation import (
+    Augmentation,
+    ColorJitter,
+    CutMix,
+    HorizontalFlip,
+    Mixup,
+    RandomCrop,
+    RandomErasing,
+    RandomResizedCrop,
+    ShiftScaleRotate,
+    check,
+    in_order,
+)
+
+# The steps' words are part of the language, so that a configuration imports from here alone.
+__all__ = [
+    "CAFFE_RANDOM_RESIZED_CROP",
+    "CAFFE_SHORT_SIDE",
+    "CAFFE_SQUASH",
+    "IMAGENET_TRAIN",
+    "TORCHVISION",
+    "Augmentation",
+    "ColorJitter",
+    "Config",
+    "CutMix",
+    "Distillation",
+    "Fire",
+    "HorizontalFlip",
+    "Images",
+    "Mixup",
+    "RandomCrop",
+    "RandomErasing",
+    "RandomResizedCrop",
+    "ShiftScaleRotate",
+    "SqueezeNet",
+    "SqueezeNext",
+    "Stage",
+    "Training",
+]
+
 IMAGENET_TRAIN = 1_281_167  # images in ILSVRC2012's training split
 Triple = tuple[float, float, float]
 
 
-def _check(owner: object, condition: bool, field: str, rule: str) -> None:
-    if not condition:
-        value = getattr(owner, field)
-        raise ValueError(f"{type(owner).__name__}.{field} is {value!r}; it {rule}.")
-
-
 def _check_choice(owner: object, field: str, choices: object) -> None:
     allowed = get_args(choices)
-    _check(owner, getattr(owner, field) in allowed, field, f"must be one of {list(allowed)}")
+    check(owner, getattr(owner, field) in allowed, field, f"must be one of {list(allowed)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +96,8 @@ class SqueezeNet:
         _check_choice(self, "bypass", Bypass)
         _check_choice(self, "activation", Activation)
         _check_choice(self, "initializer", Initializer)
-        _check(self, 0 <= self.dropout < 1, "dropout", "must be in [0, 1)")
-        _check(self, self.classes > 0, "classes", "must be at least 1")
+        check(self, 0 <= self.dropout < 1, "dropout", "must be in [0, 1)")
+        check(self, self.classes > 0, "classes", "must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,44 +137,15 @@ class SqueezeNext:
     def __post_init__(self):
         _check_choice(self, "bottleneck_input", BottleneckInput)
         _check_choice(self, "pair_order", PairOrder)
-        _check(self, self.stem_padding >= 0, "stem_padding", "must not be negative")
-        _check(self, not (self.biases and self.groups > 1), "biases", "needs groups to be 1")
-        _check(self, self.groups >= 1, "groups", "must be at least 1")
-        _check(self, self.classes > 0, "classes", "must be at least 1")
+        check(self, self.stem_padding >= 0, "stem_padding", "must not be negative")
+        check(self, not (self.biases and self.groups > 1), "biases", "needs groups to be 1")
+        check(self, self.groups >= 1, "groups", "must be at least 1")
+        check(self, self.classes > 0, "classes", "must be at least 1")
         for stage in self.stages:
             if stage.filters % (4 * self.groups):
                 raise ValueError(f"{stage} must have filters divisible by 4 x groups.")
 
 
-@dataclasses.dataclass(frozen=True)
-class RandomCrop:
-    """A random `size` x `size` window of the resized image (Caffe's augmentation)."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RandomResizedCrop:
-    """A random window of a share `scale` of the image and aspect `ratio`, resized (Inception's)."""
-
-    scale: tuple[float, float] = (0.08, 1.0)  # arXiv:1409.4842, section 6
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-
-
-@dataclasses.dataclass(frozen=True)
-class HorizontalFlip:
-    """Mirrors half of the images."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ShiftScaleRotate:
-    """Shifts (share of the side), scales (share) and rotates, each uniform in +- its limit."""
-
-    shift: float
-    scale: float
-    rotate_degrees: float
-    probability: float = 0.5
-
-
-Augmentation = RandomCrop | RandomResizedCrop | HorizontalFlip | ShiftScaleRotate
 ResizeMode = Literal["squash", "short_side"]
 Channels = Literal["BGR", "RGB"]
 
@@ -161,14 +166,19 @@ class Images:
     mean: Triple = (104.0, 117.0, 123.0)  # train_val.prototxt: mean_value
     std: Triple = (1.0, 1.0, 1.0)
     augmentation: tuple[Augmentation, ...] = (RandomCrop(),)  # no `mirror` in the prototxt
+    # Sizes that training passes through, each for an equal share of the epochs; evaluation always
+    # sees `size`. Empty: training does, too.
+    progressive: tuple[int, ...] = ()
 
     def __post_init__(self):
         _check_choice(self, "resize_mode", ResizeMode)
         _check_choice(self, "channels", Channels)
-        _check(self, 8 <= self.size <= self.resize, "size", f"must be 8..resize ({self.resize})")
-        _check(self, min(self.std) > 0, "std", "must be positive")
-        crops = sum(isinstance(x, RandomCrop | RandomResizedCrop) for x in self.augmentation)
-        _check(self, crops == 1, "augmentation", "must hold exactly one crop")
+        check(self, 8 <= self.size <= self.resize, "size", f"must be 8..resize ({self.resize})")
+        check(self, min(self.std) > 0, "std", "must be positive")
+        rule = "must be one crop, then ShiftScaleRotate, changes in place, mixing, in this order"
+        check(self, in_order(self.augmentation), "augmentation", rule)
+        sizes = all(8 <= size <= self.resize for size in self.progressive)
+        check(self, sizes, "progressive", f"must be sizes of 8..resize ({self.resize})")
 
 
 CAFFE_SQUASH = Images()
@@ -190,6 +200,20 @@ CAFFE_RANDOM_RESIZED_CROP = dataclasses.replace(
 Optimizer = Literal["sgd", "adam", "adamw", "lamb"]
 Schedule = Literal["polynomial", "cosine", "cyclic_cosine"]
 Decayed = Literal["all", "kernels"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """Learning from another network's answers to the very pixels that the student sees."""
+
+    # A model directory, a published model's name, or keras:NAME of keras.applications; "": none.
+    teacher: str = ""
+    temperature: float = 1.0  # of both networks' softmax; arXiv:1503.02531
+    label_share: float = 0.0  # of the true labels in the loss; 0: soft labels alone
+
+    def __post_init__(self):
+        check(self, self.temperature > 0, "temperature", "must be positive")
+        check(self, 0 <= self.label_share <= 1, "label_share", "must be in [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,17 +241,29 @@ class Training:
     ema: float = 0.0  # momentum of the weights' moving average; 0 is off
     batch_norm_momentum: float = 0.999  # of its moving statistics; caffe.proto
     synchronized_batch_norm: bool = False  # Caffe's nodes each normalise their own 32 images
+    # Initial scale of each unit's last norm. 0 (arXiv:1706.02677, section 5.1) only without
+    # relu_before_add: a ReLU's gradient at 0 is 0, and the unit would never learn.
+    residual_scale: float = 1.0
+    frozen_epochs: int = 0  # at the start, in which only the classifier learns
+    classifier_multiplier: float = 1.0  # of the classifier's learning rate
+    # Crops taken of each decoded image, side by side in the batch: so much less decoding, and so
+    # many fewer different images a batch (arXiv:1907.05550 says what that costs).
+    echo: int = 1
+    distillation: Distillation = Distillation()
 
     def __post_init__(self):
         _check_choice(self, "optimizer", Optimizer)
         _check_choice(self, "schedule", Schedule)
         _check_choice(self, "decayed", Decayed)
         for field in ("epochs", "batch_size", "learning_rate", "power", "cycle_epochs"):
-            _check(self, getattr(self, field) > 0, field, "must be positive")
+            check(self, getattr(self, field) > 0, field, "must be positive")
         for field in ("warmup_epochs", "weight_decay", "clip_norm", "final_learning_rate"):
-            _check(self, getattr(self, field) >= 0, field, "must not be negative")
+            check(self, getattr(self, field) >= 0, field, "must not be negative")
+        for field in ("residual_scale", "frozen_epochs", "classifier_multiplier"):
+            check(self, getattr(self, field) >= 0, field, "must not be negative")
+        check(self, self.echo >= 1, "echo", "must be at least 1")
         for field in ("momentum", "label_smoothing", "ema", "batch_norm_momentum"):
-            _check(self, 0 <= getattr(self, field) < 1, field, "must be in [0, 1)")
+            check(self, 0 <= getattr(self, field) < 1, field, "must be in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -237,3 +273,8 @@ class Config:
     model: SqueezeNet | SqueezeNext
     images: Images = Images()
     training: Training = Training()
+
+    def __post_init__(self):
+        dead = getattr(self.model, "relu_before_add", False) and not self.training.residual_scale
+        rule = "must be positive for a network with relu_before_add"
+        check(self.training, not dead, "residual_scale", rule)

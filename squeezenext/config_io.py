@@ -20,6 +20,10 @@ _TYPES = {
         words.RandomResizedCrop,
         words.HorizontalFlip,
         words.ShiftScaleRotate,
+        words.ColorJitter,
+        words.RandomErasing,
+        words.Mixup,
+        words.CutMix,
     )
 }
 
@@ -153,6 +157,18 @@ def read(path: Path) -> Config:
         return from_json(path.read_text("utf-8"), str(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def read_model(directory: Path) -> Config:
+    """Reads the configuration of a model directory.
+
+    Raises:
+      InputError: the directory is no model directory.
+    """
+    path = directory / "config.json"
+    if not path.is_file():
+        raise InputError(f"{directory} is not a model directory: it has no config.json.")
+    return read(path)
 
 
 def _from_plain(value: object, kind: object) -> object:

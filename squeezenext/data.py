@@ -12,12 +12,11 @@ import functools
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import augmentation, records, tfrecord
+from squeezenext import augmentation, draws, records, tfrecord
 from squeezenext.bad_records import BadRecords
 from squeezenext.config import Images
 from squeezenext.errors import InputError
@@ -96,8 +95,8 @@ class Reader:
 
 
 @contextlib.contextmanager
-def faults_named(reader: Reader):
-    """Turns TensorFlow's account of a bad record into the one sentence about it.
+def faults_named(*readers: Reader):
+    """Turns TensorFlow's account of a bad record of one of them into the one sentence about it.
 
     Raises:
       InputError: a record is damaged, or its label is none of the network's.
@@ -105,22 +104,12 @@ def faults_named(reader: Reader):
     try:
         yield
     except tf.errors.OpError as error:
-        if reader.fault:
-            raise reader.fault from error
+        if faults := [reader.fault for reader in readers if reader.fault]:
+            raise faults[0] from error
         if found := re.search(r"the label of a record is not in 1\.\.\d+", error.message):
-            raise InputError(f"{reader.split.shards[0].path.parent}: {found[0]}.") from error
+            folder = readers[0].split.shards[0].path.parent
+            raise InputError(f"{folder}: {found[0]}.") from error
         raise
-
-
-def open_split(splits: dict[str, Split], name: str, directory: Path) -> Reader:
-    """Returns a reader of a split.
-
-    Raises:
-      InputError: the data has no such split, or it is empty.
-    """
-    if name not in splits or not splits[name].examples:
-        raise InputError(f"{directory} has no {name} split; convert it with one.")
-    return Reader(splits[name])
 
 
 def order(seed: int, epoch: int, examples: int) -> np.ndarray:
@@ -129,7 +118,13 @@ def order(seed: int, epoch: int, examples: int) -> np.ndarray:
 
 
 def training_numbers(
-    examples: int, *, seed: int, start: int, micro_batch: int, share: Share
+    examples: int,
+    *,
+    seed: int,
+    start: int,
+    micro_batch: int,
+    share: Share,
+    echo: int = 1,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields for ever (record numbers, epochs), [micro_batch] int64 each, replica after replica.
 
@@ -138,14 +133,18 @@ def training_numbers(
       start: how many examples have been trained on already, over all workers.
       micro_batch: images a replica takes at once.
       share: this worker's replicas.
+      echo: each record comes so many times in a row, as often in `echo` epochs as without.
     """
-    epoch_of = functools.lru_cache(maxsize=2)(lambda epoch: order(seed, epoch, examples))
+    order_of = functools.lru_cache(maxsize=2)(lambda period: order(seed, period, examples))
     while True:
         for replica in range(share.first, share.first + share.replicas):
             places = start + replica * micro_batch + np.arange(micro_batch)
-            epochs = places // examples
-            numbers = [epoch_of(int(e))[p] for e, p in zip(epochs, places % examples, strict=True)]
-            yield np.array(numbers, np.int64), epochs
+            periods, inside = np.divmod(places, examples * echo)
+            numbers = np.empty(micro_batch, np.int64)
+            for period in np.unique(periods):
+                here = periods == period
+                numbers[here] = order_of(int(period))[inside[here] // echo]
+            yield numbers, periods * echo + inside % echo
         start += micro_batch * share.total
 
 
@@ -158,31 +157,75 @@ def training(
     start: int,
     micro_batch: int,
     share: Share,
+    echo: int = 1,
 ) -> tf.data.Dataset:
-    """Returns an endless dataset of (images, labels), one element a replica and micro-batch.
+    """Returns an endless dataset of (images, labels, draws), one element a replica's micro-batch.
 
     Images: [micro_batch, size, size, 3] uint8 RGB. Labels: [micro_batch] int64 in 0..classes - 1.
-    Arguments as in `training_numbers`.
+    Draws: [micro_batch, ...] float32, the random numbers for `mixing.augmented`, which does the
+    rest on the device. Arguments as in `training_numbers`; `echo` divides `micro_batch`.
     """
-    numbers = functools.partial(
+    pairs = functools.partial(
         training_numbers,
         reader.split.examples,
         seed=seed,
         start=start,
         micro_batch=micro_batch,
         share=share,
+        echo=echo,
     )
-    vector = tf.TensorSpec([micro_batch], tf.int64)
-    dataset = tf.data.Dataset.from_generator(numbers, output_signature=(vector, vector))
-    dataset = dataset.map(lambda n, e: (_read(reader, n), n, e), num_parallel_calls=2).unbatch()
+    return _shown(reader, images, classes, pairs, seed=seed, micro_batch=micro_batch, echo=echo)
 
-    def decode(payload, number, epoch):
-        jpeg, height, width, label = _parse(payload, classes)
-        # 64 places for the augmentation's own numbers.
-        example_seed = tf.stack([(seed * 1_000_003 + epoch) * 64, number])
-        return augmentation.augmented(jpeg, height, width, images, example_seed), label
 
-    return _batched(dataset.map(decode, tf.data.AUTOTUNE, deterministic=True), micro_batch)
+def examples(
+    reader: Reader, images: Images, classes: int, *, seed: int, numbers: np.ndarray, epoch: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns what `training` makes of these records in an epoch: (images, labels, draws)."""
+    pairs = [(numbers, np.full(len(numbers), epoch))]
+    shown = _shown(
+        reader, images, classes, lambda: pairs, seed=seed, micro_batch=len(numbers), echo=1
+    )
+    return next(iter(shown))
+
+
+def _shown(reader, images: Images, classes, pairs, *, seed, micro_batch, echo) -> tf.data.Dataset:
+    steps = images.augmentation
+    different = micro_batch // echo
+
+    def batches():
+        for numbers, epochs in pairs():
+            yield numbers[::echo], draws.of_steps(steps, seed, epochs, numbers)
+
+    def parse(numbers, values):
+        # A micro-batch at once: a hundred operations, which for each image would cost a tenth more.
+        jpegs, heights, widths, labels = _parse(_read(reader, numbers), classes)
+        sides = (tf.repeat(heights, echo), tf.repeat(widths, echo))
+        windows = augmentation.windows(*sides, images, values)
+        return jpegs, labels, *(_cut(part, different, echo) for part in (windows, values))
+
+    def decode(jpeg, label, windows, values):
+        return augmentation.crops(jpeg, windows, images.size), tf.repeat(label, echo), values
+
+    def join(*parts):
+        pixels, labels, values = (_flat(part, micro_batch) for part in parts)
+        return augmentation.moved(pixels, images, values), labels, values
+
+    signature = (
+        tf.TensorSpec([different], tf.int64),
+        tf.TensorSpec([micro_batch, draws.places(steps)[-1].stop], tf.float32),
+    )
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    dataset = dataset.map(parse, num_parallel_calls=2, deterministic=True).unbatch()
+    dataset = dataset.map(decode, tf.data.AUTOTUNE, deterministic=True)
+    return _batched(dataset, different, join)
+
+
+def _cut(values: tf.Tensor, groups: int, size: int) -> tf.Tensor:
+    return tf.reshape(values, [groups, size, *values.shape[1:]])
+
+
+def _flat(values: tf.Tensor, count: int) -> tf.Tensor:
+    return tf.reshape(values, [count, *values.shape[2:]])
 
 
 def evaluation(
@@ -219,33 +262,39 @@ def _read(reader: Reader, numbers: tf.Tensor) -> tf.Tensor:
 
 
 def _centre(payload, images: Images, classes: int):
-    jpeg, height, width, label = _parse(payload, classes)
-    return augmentation.centre(jpeg, height, width, images), label
+    jpegs, heights, widths, labels = _parse(payload[tf.newaxis], classes)
+    return augmentation.centre(jpegs[0], heights[0], widths[0], images), labels[0]
 
 
-def _parse(payload, classes: int):
-    """Returns (jpeg, height, width, label in 0..classes - 1) of a serialised example."""
-    example = tf.io.parse_single_example(payload, _SCHEMA)
-    label = example["image/class/label"]
+def _parse(payloads, classes: int):
+    """Returns (jpegs, heights, widths, labels in 0..classes - 1) of serialised examples, [n]."""
+    parsed = tf.io.parse_example(payloads, _SCHEMA)
+    labels = parsed["image/class/label"]
     tf.debugging.Assert(
-        (label >= 1) & (label <= classes),
-        [f"the label of a record is not in 1..{classes}", label],
+        tf.reduce_all((labels >= 1) & (labels <= classes)),
+        [f"the label of a record is not in 1..{classes}", labels],
     )
-    jpeg = example["image/encoded"]
-    height, width = example["image/height"], example["image/width"]
+    jpegs = parsed["image/encoded"]
+    sides = tf.stack([parsed["image/height"], parsed["image/width"]], -1)
     # Foreign records may lack the size; extract_jpeg_shape decodes a progressive file to tell it.
     sides = tf.cond(
-        (height > 0) & (width > 0),
-        lambda: tf.stack([height, width]),
-        lambda: tf.io.extract_jpeg_shape(jpeg, tf.int64)[:2],
+        tf.reduce_all(sides > 0),
+        lambda: sides,
+        lambda: tf.map_fn(
+            lambda jpeg: tf.io.extract_jpeg_shape(jpeg, tf.int64)[:2],
+            jpegs,
+            fn_output_signature=tf.TensorSpec([2], tf.int64),
+        ),
     )
-    return jpeg, sides[0], sides[1], label - 1
+    return jpegs, sides[:, 0], sides[:, 1], labels - 1
 
 
-def _batched(dataset: tf.data.Dataset, batch: int) -> tf.data.Dataset:
+def _batched(dataset: tf.data.Dataset, batch: int, finish=None) -> tf.data.Dataset:
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     # The examples' order is exact; only the work on them is parallel.
     options.deterministic = True
-    dataset = dataset.batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
-    return dataset.with_options(options)
+    dataset = dataset.batch(batch, drop_remainder=True)
+    if finish:
+        dataset = dataset.map(finish)
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)

@@ -39,6 +39,14 @@ def find(data_dir: str | Path | None, training: str | None, validation: str | No
     return Dataset(splits, None, Path(training or validation))
 
 
+def check_split(dataset: Dataset, name: str) -> None:
+    """Raises:
+    InputError: the data has no such split, or it is empty.
+    """
+    if name not in dataset.splits or not dataset.splits[name].examples:
+        raise InputError(f"{dataset.source} has no {name} split; convert it with one.")
+
+
 def _matching(name: str, pattern: str) -> Split:
     paths = [Path(path) for path in sorted(glob.glob(pattern))]
     if not paths:

@@ -1,34 +1,43 @@
 """Which devices a run uses, how they are tied together, and in which precision they compute."""
 
 import functools
-import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
+from squeezenext.cluster import Cluster
 from squeezenext.errors import InputError
+from squeezenext.options import check_precision
 
-PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
-
-def strategy(devices: int = 0) -> tf.distribute.Strategy:
+def strategy(devices: int = 0, cluster: Cluster | None = None) -> tf.distribute.Strategy:
     """Returns the distribution for this process; call before TensorFlow touches a device.
 
-    One device needs none, several take MirroredStrategy, TF_CONFIG in the environment
-    MultiWorkerMirroredStrategy.
+    One device needs none, several take MirroredStrategy, a cluster MultiWorkerMirroredStrategy,
+    which waits here until all workers have come.
 
     Args:
       devices: the first so many GPUs, or so many logical CPU devices where there is no GPU;
         0 is all GPUs, or one CPU.
+      cluster: the workers, where there are several.
 
     Raises:
-      InputError: there are fewer GPUs, or TF_CONFIG is not what TensorFlow understands.
+      InputError: there are fewer GPUs, or a worker would have several CPU devices.
     """
+    if cluster is not None and devices > 1 and not tf.config.list_physical_devices("GPU"):
+        raise InputError(
+            f"--devices {devices}: a worker without GPUs has one device; start more workers."
+        )
     names = _names(devices)
-    if os.environ.get("TF_CONFIG"):
-        _check_tf_config(os.environ["TF_CONFIG"])
-        return tf.distribute.MultiWorkerMirroredStrategy()
+    if cluster is not None:
+        spec = tf.train.ClusterSpec({"worker": list(cluster.workers)})
+        return tf.distribute.MultiWorkerMirroredStrategy(
+            tf.distribute.cluster_resolver.SimpleClusterResolver(
+                spec, task_type="worker", task_id=cluster.index, rpc_layer="grpc"
+            )
+        )
     return tf.distribute.get_strategy() if len(names) == 1 else mirrored(tuple(names))
 
 
@@ -67,9 +76,13 @@ def _names(devices: int) -> list[str]:
         raise InputError(f"--devices {devices}: this machine has {len(gpus)} GPUs.")
     if gpus:
         chosen = gpus[: devices or len(gpus)]
-        tf.config.set_visible_devices(chosen, "GPU")
-        for gpu in chosen:  # else the first process takes all memory of every GPU
-            tf.config.experimental.set_memory_growth(gpu, True)
+        try:
+            tf.config.set_visible_devices(chosen, "GPU")
+            for gpu in chosen:  # else the first process takes all memory of every GPU
+                tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError as error:
+            if tf.config.get_visible_devices("GPU") != chosen:
+                raise InputError(f"--devices {devices} comes too late in this process.") from error
         return [f"GPU:{i}" for i in range(len(chosen))]
     if devices > 1:
         _split_cpu(devices)
@@ -88,20 +101,6 @@ def _split_cpu(devices: int) -> None:
             raise InputError(f"--devices {devices} comes too late in this process.") from error
 
 
-def _check_tf_config(text: str) -> None:
-    try:
-        document = json.loads(text)
-        workers = document["cluster"]["worker"]
-        kind, index = document["task"]["type"], int(document["task"]["index"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            'TF_CONFIG is not {"cluster": {"worker": ["host:port", ...]}, '
-            f'"task": {{"type": "worker", "index": 0}}}}: {error!r}.'
-        ) from error
-    if kind != "worker" or not 0 <= index < len(workers):
-        raise InputError(f"TF_CONFIG: task {kind} {index} is none of the {len(workers)} workers.")
-
-
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Says whether this process is the one that writes files."""
     resolver = strategy.cluster_resolver
@@ -116,6 +115,26 @@ def workers(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     return resolver.task_id or 0, len(resolver.cluster_spec().as_dict()["worker"])
 
 
+def exchange(strategy: tf.distribute.Strategy, numbers: Sequence[int]) -> np.ndarray:
+    """Returns what each worker has to say, [workers, n] int64, alike on all of them.
+
+    All workers must call it together.
+    """
+    worker, count = workers(strategy)
+    rows = np.zeros((count, len(numbers)), np.int64)
+    rows[worker] = numbers
+    if count == 1:
+        return rows
+    replicas = strategy.num_replicas_in_sync // count
+
+    def mine(context):  # one replica speaks for its worker
+        first = context.replica_id_in_sync_group % replicas == 0
+        return tf.constant(rows if first else np.zeros_like(rows))
+
+    shared = strategy.experimental_distribute_values_from_function(mine)
+    return strategy.reduce(tf.distribute.ReduceOp.SUM, shared, axis=None).numpy()
+
+
 def precision(choice: str) -> str:
     """Returns the Keras dtype policy for `--precision`: one of `PRECISIONS`, or "auto".
 
@@ -125,10 +144,9 @@ def precision(choice: str) -> str:
     Raises:
       InputError: no such choice.
     """
-    if choice in PRECISIONS:
-        return choice
+    check_precision(choice)
     if choice != "auto":
-        raise InputError(f"--precision {choice}: must be auto or one of {', '.join(PRECISIONS)}.")
+        return choice
     if tf.config.list_physical_devices("GPU"):
         return "mixed_float16"
     return "mixed_bfloat16" if {"avx512_bf16", "amx_bf16"} & _cpu_features() else "float32"

@@ -9,8 +9,12 @@ class SomeInputsFailed(RuntimeError):
     """The work is done but for the inputs already named. Exit code 1."""
 
 
+class NotFinite(RuntimeError):
+    """A gradient is not finite and no loss scale is at fault. Exit code 1."""
+
+
 class RunAgain(RuntimeError):
     """Busy or interrupted: nothing is lost, the same command goes on later. Exit code 75."""
 
 
-EXIT_CODES = {SomeInputsFailed: 1, InputError: 2, RunAgain: 75}
+EXIT_CODES = {SomeInputsFailed: 1, NotFinite: 1, InputError: 2, RunAgain: 75}

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from squeezenext import dataset, labels, metrics, shipped, weights
+from squeezenext import config_io, dataset, labels, metrics, quiet, shipped, weights
 from squeezenext.atomic import write_file
 from squeezenext.errors import InputError
 from squeezenext.flags import run
 from squeezenext.metrics import Evaluation
+from squeezenext.options import PRECISIONS, check_precision
 from squeezenext.predictor import Predictor, softmax
 
 
@@ -49,17 +50,20 @@ def evaluate(
     Raises:
       InputError: no such model or data, or their classes differ.
     """
+    check_precision(precision)
     found = dataset.find(data_dir, None, validation_file_pattern)
+    dataset.check_split(found, split)
     if Path(model_dir).is_file():
         if fit_temperature:
             raise InputError(f"--fit_temperature needs a model directory, not {model_dir}.")
         return _evaluate_file(Path(model_dir), found, split)
-    from squeezenext import data, devices, model_directory
-
     directory = weights.resolve(model_dir)
-    config = model_directory.read_config(directory)
+    config = config_io.read_model(directory)
     dataset.check_classes(found, labels.read(directory / "labels.json"), directory)
-    reader = data.open_split(found.splits, split, found.source)
+    quiet.import_tensorflow()
+    from squeezenext import data, devices, model_directory  # no error above waits for TensorFlow
+
+    reader = data.Reader(found.splits[split])
     temperature = shipped.read_temperature(directory)
     keep_logits = fit_temperature or temperature != 1.0
     strategy = devices.strategy(devices_used)
@@ -101,11 +105,12 @@ def _store(directory: Path, temperature: float, source: Path, split: str, exampl
 
 
 def _evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
-    from squeezenext import data, examples
-
     predictor = Predictor(path)
     dataset.check_classes(found, predictor.labels, path)
-    reader = data.open_split(found.splits, split, found.source)
+    quiet.import_tensorflow()
+    from squeezenext import data, examples
+
+    reader = data.Reader(found.splits[split])
     classes = len(predictor.labels)
 
     def score(number: int, look) -> tuple:
@@ -161,9 +166,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("split", "validation", ["train", "validation", "test"], "Which part.", **at)
     flags.DEFINE_integer("batch_size", 32, "Images a device takes at once.", 1, **at)
     flags.DEFINE_integer("devices", 0, "GPUs, or logical CPU devices; 0: all GPUs.", 0, **at)
-    flags.DEFINE_string(
-        "precision", "float32", "auto, float32, mixed_float16 or mixed_bfloat16.", **at
-    )
+    flags.DEFINE_string("precision", "float32", f"auto, {', '.join(PRECISIONS)}.", **at)
     flags.DEFINE_bool("json", False, "One JSON document on standard output.", **at)
     flags.DEFINE_string("predictions", None, "Also write a CSV row an example.", **at)
     flags.DEFINE_string("report", None, "Also write a page, index.html, to this folder.", **at)
@@ -204,7 +207,7 @@ def _report(values: flags.FlagValues, known, result: Evaluation) -> None:
     from squeezenext import data, report
 
     found = dataset.find(values["data_dir"].value, None, values["validation_file_pattern"].value)
-    reader = data.open_split(found.splits, values["split"].value, found.source)
+    reader = data.Reader(found.splits[values["split"].value])
     source = f"{found.source} ({values['split'].value})"
     path = report.write(
         Path(values["report"].value), values["model_dir"].value, known, result, reader, source

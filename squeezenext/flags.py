@@ -4,13 +4,17 @@ A command owns its flags (`flags.FlagValues()`), so that importing two commands 
 process, as the tests do, never defines a flag twice.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import flags
 
+from squeezenext import quiet
 from squeezenext.errors import EXIT_CODES
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(
@@ -38,6 +42,7 @@ def run(
         return _say(f"{error} Try --help.", 2)
     if values["help"].value:
         return _guarded(lambda: print(f"{usage.strip()}\n\n{values.get_help().strip()}"), False)
+    quiet.settle(values["debug"].value)
     return _guarded(lambda: command(values, positional), values["debug"].value)
 
 
@@ -57,13 +62,37 @@ def _guarded(work: Callable[[], None], debug: bool) -> int:
     except KeyboardInterrupt:
         return _say("Interrupted; run the same command again to go on.", 75)
     except Exception as error:
+        if isinstance(error, OSError) and (fault := _output_fault()):
+            return _say(fault, 1)
         if debug:
             raise
-        for kind, code in EXIT_CODES.items():
-            if isinstance(error, kind):
-                return _say(str(error), code)
-        return _say(f"{type(error).__name__}: {error} (--debug shows where.)", 1)
+        return _say(*_sentence(error))
     return 0
+
+
+def _output_fault() -> str | None:
+    """Says what keeps standard output from being written; what waits for it is dropped.
+
+    An error of write() names no file, so the only way to know is to try again.
+    """
+    try:
+        sys.stdout.flush()
+        os.write(1, b"\n")
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python fails once more at its end
+        return f"Standard output cannot be written: {error.strerror}."
+    return None
+
+
+def _sentence(error: Exception) -> tuple[str, int]:
+    """Returns what to say of a fault, and its exit code."""
+    for kind, code in EXIT_CODES.items():
+        if isinstance(error, kind):
+            return str(error), code
+    if isinstance(error, OSError) and error.errno in _FULL:
+        place = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{place}; make room and run the same command again.", 75
+    return f"{type(error).__name__}: {error} (--debug shows where.)", 1
 
 
 def _say(sentence: str, code: int) -> int:

@@ -1,10 +1,15 @@
 """What one sees of a run: a line and a CSV row an epoch, TensorBoard, progress."""
 
+import contextlib
 import csv
+import datetime
+import functools
 import io
 import logging
 import os
 import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,14 @@ COLUMNS = (
     "seconds",
 )
 LOG = logging.getLogger("squeezenext")
+LINE_SECONDS = 60.0
+
+
+class _File(logging.FileHandler):
+    """A log file whose disk may fill up: that must not end a run."""
+
+    def handleError(self, record):
+        del record
 
 
 def log_to(path: Path | None) -> None:
@@ -39,7 +52,7 @@ def log_to(path: Path | None) -> None:
         handler.close()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if path is not None:
-        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        handlers.append(_File(path, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         LOG.addHandler(handler)
@@ -47,57 +60,87 @@ def log_to(path: Path | None) -> None:
     LOG.propagate = False
 
 
+def note(reason: str) -> None:
+    """Puts why a run ends into the log file alone; standard error is told by the command."""
+    record = LOG.makeRecord(LOG.name, logging.ERROR, "", 0, f"error: {reason}", (), None)
+    for handler in LOG.handlers:
+        if isinstance(handler, _File):
+            handler.handle(record)
+
+
 class History:
     """history.csv and TensorBoard's curves, without doubled points after a restart.
 
-    Points are held back until the checkpoint they belong to is committed (`commit`): what a kill
-    makes the run do again is shown once.
+    Points are held back until the checkpoint they belong to is committed: what a kill makes the
+    run do again is shown once.
     """
 
     def __init__(self, directory: Path, resumed_step: int):
         self._path = directory / "history.csv"
         self._rows = [row for row in _read_rows(self._path) if int(row["step"]) <= resumed_step]
-        self._points: list[tuple[str, float, int]] = []
+        self._held: list[tuple[int, Callable[[], object]]] = []
         self._writer = tf.summary.create_file_writer(str(directory / "tensorboard"))
 
-    def point(self, step: int, **values: float) -> None:
-        """Adds a point to each named curve."""
-        self._points += [(name.replace("__", "/"), value, step) for name, value in values.items()]
+    def point(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds a point to each curve, e.g. "train/loss"."""
+        for name, value in values.items():
+            self._hold(step, tf.summary.scalar, name, value, step)
 
-    def row(self, **values: Any) -> None:
-        """Adds a row to history.csv; a column without a value stays empty."""
+    def histogram(self, name: str, values: np.ndarray, step: int) -> None:
+        """Adds the distribution of some numbers."""
+        self._hold(step, tf.summary.histogram, name, values, step)
+
+    def images(self, name: str, pixels: np.ndarray, step: int) -> None:
+        """Adds [n, height, width, 3] uint8 images."""
+        self._hold(step, functools.partial(tf.summary.image, max_outputs=16), name, pixels, step)
+
+    def graph(self, function) -> None:
+        """Adds a tf.function's graph."""
+        graph = function.get_concrete_function().graph
+        self._hold(0, tf.summary.graph, graph)
+
+    def _hold(self, step: int, write: Callable, *arguments) -> None:
+        self._held.append((step, functools.partial(write, *arguments)))
+
+    def row(self, step: int, **values: Any) -> None:
+        """Adds a row to history.csv, in place of an earlier one of this step."""
+        values["step"] = step
+        self._rows = [row for row in self._rows if int(row["step"]) != step]
         self._rows.append({name: values.get(name, "") for name in COLUMNS})
 
-    def commit(self) -> None:
-        """Writes everything held back."""
+    def rewind(self, step: int) -> None:
+        """Forgets what was held back of later steps: the run goes back to this one."""
+        self._held = [held for held in self._held if held[0] <= step]
+        self._rows = [row for row in self._rows if int(row["step"]) <= step]
+
+    def write_rows(self) -> None:
+        """Writes history.csv; before the checkpoint, since a resumed run drops later rows.
+
+        Raises:
+          OSError: the disk is full.
+        """
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
         write_file(self._path, lambda file: file.write_text(text.getvalue(), "utf-8"))
+
+    def commit(self) -> None:
+        """Writes what was held back for TensorBoard; after the checkpoint.
+
+        Raises:
+          tf.errors.OpError: the disk is full.
+        """
         with self._writer.as_default():
-            for name, value, step in self._points:
-                tf.summary.scalar(name, value, step)
+            for _, write in self._held:
+                write()
+        self._held = []
         self._writer.flush()
-        self._points = []
-
-    def images(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """Shows [n, height, width, 3] uint8 images in TensorBoard."""
-        with self._writer.as_default():
-            tf.summary.image(name, pixels, step, max_outputs=16)
-
-    def histogram(self, name: str, values: np.ndarray, step: int) -> None:
-        """Shows the distribution of some numbers in TensorBoard."""
-        with self._writer.as_default():
-            tf.summary.histogram(name, values, step)
-
-    def graph(self, function) -> None:
-        """Shows a tf.function's graph in TensorBoard."""
-        with self._writer.as_default():
-            tf.summary.graph(function.get_concrete_function().graph)
 
     def close(self) -> None:
-        self._writer.close()
+        """Closes TensorBoard's file; what a full disk keeps from it is lost."""
+        with contextlib.suppress(tf.errors.OpError):
+            self._writer.close()
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
@@ -108,9 +151,13 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
 
 
 class ProgressBar:
-    """A bar on a terminal, nothing elsewhere (a log has the epochs' lines)."""
+    """A bar on a terminal; elsewhere a line a minute."""
 
     def __init__(self, total: int, done: int):
+        shown = sys.stderr.isatty() and not os.environ.get("CI")
+        self._total = total
+        self._first = done, time.monotonic()
+        self._told = None if shown else time.monotonic()
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]:.2f}"),
             BarColumn(),
@@ -119,7 +166,7 @@ class ProgressBar:
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
-            disable=not sys.stderr.isatty() or bool(os.environ.get("CI")),
+            disable=not shown,
         )
         self._task = self._bar.add_task(
             "train", total=total, completed=done, epoch=0, rate=0, loss=0
@@ -133,4 +180,14 @@ class ProgressBar:
         self._bar.stop()
 
     def update(self, step: int, epoch: float, rate: float, loss: float) -> None:
+        """Shows where the run stands; `rate` in images a second."""
         self._bar.update(self._task, completed=step, epoch=epoch, rate=rate, loss=loss)
+        now = time.monotonic()
+        if self._told is not None and now - self._told >= LINE_SECONDS:
+            self._told = now
+            steps = max(step - self._first[0], 1)
+            left = (self._total - step) * (now - self._first[1]) / steps
+            LOG.info(
+                "step %d of %d, epoch %.2f, loss %.4f, %.0f images/s, %s left",
+                *(step, self._total, epoch, loss, rate, datetime.timedelta(seconds=round(left))),
+            )

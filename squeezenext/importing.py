@@ -1,7 +1,7 @@
-"""Files of other programs, read to the variables of a network, checked, and kept with their source.
+"""Files of other programs: read, checked and kept with their source; and written.
 
 One module a format does the reading; none runs or unpickles anything, and each bounds what it
-believes. No TensorFlow here but where model.tflite is written.
+believes. No TensorFlow: a published model's first prediction does not wait for it.
 """
 
 import hashlib
@@ -11,13 +11,27 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import card, checkpoint, deep_compression, graph, ncnn, variables
-from squeezenext.config import CAFFE_SQUASH, Config, Images, SqueezeNet
+from squeezenext import (
+    atomic,
+    caffemodel,
+    card,
+    checkpoint,
+    deep_compression,
+    description,
+    graph,
+    litert_writer,
+    ncnn,
+    npz,
+    pytorch_weights,
+    variables,
+)
+from squeezenext.config import CAFFE_SQUASH, TORCHVISION, Config, Images, SqueezeNet
 from squeezenext.errors import InputError
 from squeezenext.labels import Label
 
-MAX_BYTES = 256 << 20  # of one file; the largest network here has 18 MB
-FORMATS = ("deep_compression", "ncnn")
+MAX_BYTES = 128 << 20  # of one file; the largest network here has 18 MB
+FORMATS = ("deep_compression", "ncnn", "caffemodel", "torchvision", "pytorchcv", "npz")
+WRITTEN = ("deep_compression", "npz", "torchvision", "pytorchcv")
 
 
 def import_weights(
@@ -62,13 +76,10 @@ def import_weights(
 
 
 def _write(directory: Path, config: Config, classes, arrays, meta: dict) -> None:
-    from squeezenext import model_directory, models  # TensorFlow
-
-    model = models.build(config)
-    model_directory.assign(model, arrays, str(directory))
-    model_directory.create(directory, config, classes)
+    content = litert_writer.write(graph.of(config), graph.fold(config, arrays))
+    description.write(directory, config, classes)
     checkpoint.save(directory / "checkpoints", 0, arrays, meta)
-    model_directory.write_litert(directory, model)
+    atomic.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
     card.write(directory)
 
 
@@ -105,6 +116,14 @@ def read(
     if kind == "deep_compression":
         _check_images(kind, config, CAFFE_SQUASH, source)
         return _deep_compression(contents[0], config, source), []
+    if kind == "caffemodel":
+        _check_images(kind, config, CAFFE_SQUASH, source)
+        return caffemodel.decode(contents[0], config, source), []
+    if kind == "npz":
+        return npz.decode(contents[0], config, source), []
+    if kind in ("torchvision", "pytorchcv"):
+        _check_images(kind, config, TORCHVISION, source)
+        return pytorch_weights.decode(contents[0], config, kind, source), []
     arrays, notes = ncnn.decode(*contents, config, source)
     images = config.images
     pixels = f"{images.channels} less {images.mean} by {images.std}, as the configuration says"
@@ -124,13 +143,64 @@ def _check_images(kind: str, config: Config, usual: Images, source: str) -> None
 
 
 def _deep_compression(data: bytes, config: Config, source: str) -> dict[str, np.ndarray]:
-    if not isinstance(config.model, SqueezeNet) or config.model.bypass == "complex":
-        raise InputError("Deep Compression's files are of SqueezeNet without complex bypass.")
-    network, arrays = graph.of(config), {}
-    names = [node.name for node in network.weighted]
-    shapes = [tuple(network.kernel_shape(name)[axis] for axis in (3, 2, 0, 1)) for name in names]
-    layers = deep_compression.decode(data, shapes, source)
+    names, shapes = _net_layers(config)
+    try:
+        layers = deep_compression.decode(data, shapes, source)
+    except InputError as error:
+        try:
+            layers = deep_compression.decode(data, shapes, source, bits=4)
+        except InputError:
+            raise error from None  # nearly all files have 8
+    arrays = {}
     for name, (weights, biases) in zip(names, layers, strict=True):
         arrays[f"model/{name}/kernel"] = weights.transpose(2, 3, 1, 0)
         arrays[f"model/{name}/bias"] = biases
     return arrays
+
+
+def _net_layers(config: Config) -> tuple[list[str], list[deep_compression.Shape]]:
+    """Returns names and out x in x height x width of SqueezeNet's layers, in network order."""
+    if not isinstance(config.model, SqueezeNet) or config.model.bypass == "complex":
+        raise InputError("Deep Compression's files are of SqueezeNet without complex bypass.")
+    network = graph.of(config)
+    names = [node.name for node in network.weighted]
+    shapes = [tuple(network.kernel_shape(name)[axis] for axis in (3, 2, 0, 1)) for name in names]
+    return names, shapes
+
+
+def _net_file(arrays: dict[str, np.ndarray], config: Config) -> bytes:
+    """Returns the .net of weights that are shared already, with codes of 4 bits if they do."""
+    layers = [
+        (arrays[f"model/{name}/kernel"].transpose(3, 2, 0, 1), arrays[f"model/{name}/bias"])
+        for name in _net_layers(config)[0]
+    ]
+    try:
+        return deep_compression.encode(layers, bits=4)
+    except InputError:
+        return deep_compression.encode(layers)
+
+
+def export_weights(kind: str, directory: Path, path: Path) -> None:
+    """Writes a model directory's weights, moving averages where kept, as a file of a format.
+
+    Args:
+      kind: one of `WRITTEN`.
+
+    Raises:
+      InputError: the format cannot hold this network, or the directory holds no weights.
+    """
+    from squeezenext import model_directory  # Keras knows which weights have moving averages
+
+    if kind not in WRITTEN:
+        raise InputError(f"--format {kind}: must be one of {', '.join(WRITTEN)}.")
+    if not path.parent.is_dir():
+        raise InputError(f"--output {path}: there is no folder {path.parent}.")
+    config = model_directory.read_config(directory)
+    arrays = model_directory.read_weights(directory)
+    if kind == "npz":
+        content = npz.encode(arrays, config)
+    elif kind == "deep_compression":
+        content = _net_file(arrays, config)
+    else:
+        content = pytorch_weights.encode(arrays, config, kind)
+    atomic.write_file(path, lambda file: file.write_bytes(content))

@@ -227,9 +227,11 @@ def max_pool(inputs, name: str):
     return keras.layers.MaxPooling2D(3, 2, padding=padding, name=name)(inputs)
 
 
-def synchronize_statistics(model: keras.Model) -> None:
-    """Gives all replicas the mean of their moving statistics; call outside any replica."""
-    for layer in model.layers:
-        if isinstance(layer, BatchNorm):
-            for variable in (layer.moving_mean, layer.moving_variance, layer.scale_factor):
-                variable.assign(tf.convert_to_tensor(variable))
+def statistics(model: keras.Model) -> list[keras.Variable]:
+    """Returns the variables that each replica keeps for itself: batch norm's, float32."""
+    return [
+        variable
+        for layer in model.layers
+        if isinstance(layer, BatchNorm)
+        for variable in (layer.moving_mean, layer.moving_variance, layer.scale_factor)
+    ]

@@ -117,6 +117,7 @@ def calibrated(
             statistics.setdefault(name, _Statistics(values.shape[-1])).add(values)
     ranges = {name: known.range() for name, known in statistics.items()}
     ranges[graph.nodes[0].name] = (0.0, 255.0)
+    _bound_sums(graph, ranges)
     _share(graph, ranges)
     scales = {name: _scale(*pair) for name, pair in ranges.items()}
     return Int8(scales, {name: known.mean() for name, known in statistics.items()})
@@ -166,6 +167,8 @@ class _Statistics:
 
     def range(self) -> tuple[float, float]:
         """Returns the part of the extremes with the least squared error of 256 steps over it."""
+        if self._high - self._low < 1e-9:
+            return 0.0, 1.0  # nothing ever passes; XNNPACK refuses scales that are next to 0
         sample = np.concatenate(self._sample)
         shares = np.linspace(0.4, 1.0, 25)
         errors = [self._error(sample, share) for share in shares]
@@ -173,9 +176,26 @@ class _Statistics:
         return self._low * best, self._high * best
 
     def _error(self, sample: np.ndarray, share: float) -> float:
-        scale = max(self._high - self._low, 1e-6) * share / 255
+        scale = (self._high - self._low) * share / 255
         kept = sample.clip(self._low * share, self._high * share)
         return float(np.square(np.round(kept / scale) * scale - sample).mean())
+
+
+def _bound_sums(graph: Graph, ranges: dict[str, tuple[float, float]]) -> None:
+    """Keeps a sum's range and its terms' within XNNPACK's 2^-10 to 2^8 of each other."""
+    for node in graph.nodes:
+        if node.op == "add":
+            widths = [high - low for low, high in (ranges[name] for name in node.inputs)]
+            ranges[node.name] = _widened(ranges[node.name], max(widths) / 128)
+            low, high = ranges[node.name]
+            for name in node.inputs:
+                ranges[name] = _widened(ranges[name], (high - low) / 512)
+
+
+def _widened(pair: tuple[float, float], width: float) -> tuple[float, float]:
+    low, high = pair
+    factor = max(1.0, width / (high - low))
+    return low * factor, high * factor
 
 
 def _share(graph: Graph, ranges: dict[str, tuple[float, float]]) -> None:
@@ -194,6 +214,6 @@ def _share(graph: Graph, ranges: dict[str, tuple[float, float]]) -> None:
 
 
 def _scale(low: float, high: float) -> Scale:
-    scale = max(high - low, 1e-6) / (_HIGH - _LOW)
+    scale = (high - low) / (_HIGH - _LOW)
     zero = int(np.clip(round(_LOW - low / scale), _LOW, _HIGH))
     return Scale(float(np.float32(scale)), zero)

@@ -212,7 +212,8 @@ class _Emitter:
 
     def dense(self, node: Node) -> None:
         kernel = self.weights[f"{node.name}/kernel"]
-        stored = self._stored(node, kernel.T, np.zeros(node.shape, np.float32))
+        bias = self.weights.get(f"{node.name}/bias", np.zeros(node.shape, np.float32))
+        stored = self._stored(node, kernel.T, bias)
         source = self.tensors[node.inputs[0]]
         self._operator("FULLY_CONNECTED", 0, [source, *stored], self._output(node), {})
 

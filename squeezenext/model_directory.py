@@ -13,7 +13,17 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from squeezenext import atomic, card, checkpoint, config_io, labels, litert, models, stats
+from squeezenext import (
+    atomic,
+    card,
+    checkpoint,
+    config_io,
+    description,
+    labels,
+    litert,
+    models,
+    stats,
+)
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.loop import model_variables
@@ -28,32 +38,9 @@ def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> 
     Raises:
       InputError: the directory holds a model of another configuration or other classes.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "config.json"
-    if checkpoint.steps(directory / "checkpoints"):
-        if path.exists() and config_io.read(path).model != config.model:
-            raise InputError(f"{directory} holds a model of another network; choose another one.")
-        names = directory / "labels.json"
-        if names.exists() and labels.read(names) != tuple(classes):
-            raise InputError(f"{directory} holds a model of other classes; choose another one.")
-    rows = stats.layers(models.build(config))
-    text = config_io.to_json(config)
-    atomic.write_file(path, lambda file: file.write_text(text, "utf-8"))
-    atomic.write_file(directory / "labels.json", lambda file: labels.write(file, classes))
-    table = stats.to_csv(rows)
+    description.write(directory, config, classes)
+    table = stats.to_csv(stats.layers(models.build(config)))
     atomic.write_file(directory / "model_stats.csv", lambda file: file.write_text(table, "utf-8"))
-
-
-def read_config(directory: Path) -> Config:
-    """Reads config.json.
-
-    Raises:
-      InputError: the directory is no model directory.
-    """
-    path = directory / "config.json"
-    if not path.is_file():
-        raise InputError(f"{directory} is not a model directory: it has no config.json.")
-    return config_io.read(path)
 
 
 def read_weights(
@@ -67,7 +54,7 @@ def read_weights(
     found = checkpoint.newest(directory / "checkpoints", report)
     if found is None:
         raise InputError(f"{directory} holds no checkpoint yet; train it first.")
-    return evaluated(found[0], read_config(directory))
+    return evaluated(found[0], config_io.read_model(directory))
 
 
 def evaluated(state: dict[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
@@ -119,7 +106,7 @@ def assign(
 
 def load(directory: Path) -> tuple[keras.Model, Config, tuple[labels.Label, ...]]:
     """Returns the float32 network with its trained weights, its configuration and classes."""
-    config = read_config(directory)
+    config = config_io.read_model(directory)
     model = models.build(config)
     assign(model, read_weights(directory), str(directory))
     return model, config, labels.read(directory / "labels.json")
@@ -127,7 +114,7 @@ def load(directory: Path) -> tuple[keras.Model, Config, tuple[labels.Label, ...]
 
 def write_litert(directory: Path, model: keras.Model) -> None:
     """Writes model.tflite."""
-    content = litert.convert(model, read_config(directory))
+    content = litert.convert(model, config_io.read_model(directory))
     atomic.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
 
 
@@ -136,3 +123,12 @@ def write_final(directory: Path, document: dict) -> None:
     text = json.dumps(document, indent=1) + "\n"
     atomic.write_file(directory / "final.json", lambda file: file.write_text(text, "utf-8"))
     card.write(directory)
+
+
+def read_final(directory: Path) -> dict | None:
+    """Reads final.json; None where there is none that can be read."""
+    try:
+        document = json.loads((directory / "final.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None

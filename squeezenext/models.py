@@ -38,6 +38,21 @@ def build(config: Config, size: int | None = None, precision: str = "float32") -
         return keras.Model(images, logits, name=type(config.model).__name__.lower())
 
 
+def resized(model: keras.Model, size: int) -> keras.Model:
+    """Returns the same network, its very layers and weights, for images of another size.
+
+    All but the pools take any size as they are; those pad where the side is even, see `max_pool`.
+    """
+
+    def call(layer, x, *others, **options):
+        if isinstance(layer, L.MaxPooling2D) and layer.pool_size == (3, 3):
+            return max_pool(x, f"{layer.name}_{size}")
+        return layer(x, *others, **options)
+
+    images = keras.Input((size, size, 3), name=f"images_{size}")
+    return keras.models.clone_model(model, images, lambda layer: layer, call)
+
+
 @contextlib.contextmanager
 def _dtype_policy(precision: str):
     before = keras.config.dtype_policy()
@@ -89,7 +104,10 @@ class KerasOps:
         )(x)
 
     def batch_norm(self, x, name: str):
+        last = name.endswith("_expand_norm")  # of a unit, before the addition
+        scale = self._training.residual_scale if last else 1.0
         return BatchNorm(
+            gamma_initializer=keras.initializers.Constant(scale),
             momentum=self._training.batch_norm_momentum,
             synchronized=self._training.synchronized_batch_norm,
             name=name,

@@ -13,6 +13,7 @@ from squeezenext.config import Training
 
 LOSS_SCALE_START = 2.0**15  # as Keras' LossScaleOptimizer
 LOSS_SCALE_GROWTH_STEPS = 2000  # the same: dynamic_growth_steps
+CLASSIFIERS = ("classifier", "conv10")  # the layers whose shape follows the number of classes
 
 
 def learning_rate(training: Training, examples_seen: tf.Tensor, examples: int) -> tf.Tensor:
@@ -28,12 +29,16 @@ def learning_rate(training: Training, examples_seen: tf.Tensor, examples: int) -
     """
     # float64: in float32 the last hundred steps' rates are wrong by a hundredth.
     epoch = tf.cast(examples_seen, tf.float64) / examples
-    rate = _scheduled(training, epoch)
+    # The schedule begins when all weights learn; until then the classifier keeps its top rate.
+    frozen, epoch = epoch < training.frozen_epochs, epoch - training.frozen_epochs
+    rate = _scheduled(training, tf.maximum(epoch, 0.0))
     if training.warmup_epochs:
         # Intel Caffe: a straight line to base_lr; the schedule itself counts from the start.
         start, top = training.warmup_learning_rate, training.learning_rate
         line = start + (top - start) * epoch / training.warmup_epochs
         rate = tf.where(epoch < training.warmup_epochs, line, rate)
+    if training.frozen_epochs:
+        rate = tf.where(frozen, tf.constant(training.learning_rate, tf.float64), rate)
     return tf.cast(rate * (training.batch_size / 1024), tf.float32)
 
 
@@ -44,13 +49,17 @@ def _scheduled(training: Training, epoch: tf.Tensor) -> tf.Tensor:
         late = tf.constant(training.late_final_learning_rate, tf.float64)
         bottom = tf.where(epoch < training.late_epoch, bottom, late)
     if training.schedule == "polynomial":
-        left = tf.maximum(1.0 - epoch / training.epochs, 0.0)
+        left = tf.maximum(1.0 - epoch / _scheduled_epochs(training), 0.0)
         return (top - bottom) * left**training.power + bottom
     if training.schedule == "cosine":
-        share = tf.clip_by_value(epoch / training.epochs, 0.0, 1.0)
+        share = tf.clip_by_value(epoch / _scheduled_epochs(training), 0.0, 1.0)
     else:  # cyclic: down for `cycle_epochs`, up for as many
         share = epoch / training.cycle_epochs
     return bottom + (top - bottom) * 0.5 * (1.0 + tf.cos(math.pi * share))
+
+
+def _scheduled_epochs(training: Training) -> float:
+    return training.epochs - training.frozen_epochs
 
 
 class CaffeMomentum:
@@ -109,6 +118,32 @@ class KerasOptimizer:
         self.optimizer.iterations.assign_add(1)
 
 
+class Lamb(keras.optimizers.Lamb):
+    """LAMB with the decay inside the trust ratio (arXiv:1904.00962, algorithm 2).
+
+    Keras' own decays outside it, where the layers' rates differ by orders of magnitude.
+    """
+
+    def __init__(self, training: Training, variables: list[keras.Variable]):
+        super().__init__(epsilon=1e-6)  # the paper's, in its released code
+        self._decays = [decay(training, variable) for variable in variables]
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Keras' formula with the decay added to the step whose length is normalised."""
+        place = self._get_variable_index(variable)
+        m, v = self._momentums[place], self._velocities[place]
+        m.assign(m + (gradient - m) * (1 - self.beta_1))
+        v.assign(v + (tf.square(gradient) - v) * (1 - self.beta_2))
+        steps = tf.cast(self.iterations.value + 1, tf.float32)
+        m_hat = m.value / (1 - self.beta_1**steps)
+        v_hat = v.value / (1 - self.beta_2**steps)
+        step = m_hat / (tf.sqrt(v_hat) + self.epsilon) + self._decays[place] * variable
+        lengths = tf.norm(variable), tf.norm(step)
+        both = (lengths[0] > 0) & (lengths[1] > 0)
+        ratio = tf.where(both, tf.math.divide_no_nan(*lengths), 1.0)
+        variable.assign_sub(learning_rate * ratio * step)
+
+
 def optimizer(training: Training, variables: list[keras.Variable]):
     """Returns the recipe's optimizer with its slots; call under the strategy's scope."""
     if training.optimizer == "sgd":
@@ -116,14 +151,26 @@ def optimizer(training: Training, variables: list[keras.Variable]):
     kinds = {
         "adam": keras.optimizers.Adam,
         "adamw": keras.optimizers.Adam,  # its decay is decoupled and applied by `Update`
-        "lamb": keras.optimizers.Lamb,
     }
+    if training.optimizer == "lamb":
+        return KerasOptimizer(Lamb(training, variables), variables)
     return KerasOptimizer(kinds[training.optimizer](), variables)
 
 
 def is_kernel(variable: keras.Variable) -> bool:
     """Says whether a weight is a convolution's or dense layer's kernel."""
     return variable.name == "kernel"
+
+
+def is_classifier(variable: keras.Variable) -> bool:
+    """Says whether a weight is of the layer that tells the classes apart."""
+    return variable.path.split("/")[-2] in CLASSIFIERS
+
+
+def decay(training: Training, variable: keras.Variable) -> float:
+    """Returns the weight decay of one weight."""
+    decayed = training.decayed == "all" or is_kernel(variable)
+    return training.weight_decay if decayed else 0.0
 
 
 class Update:
@@ -165,6 +212,10 @@ class Update:
             name="gathered",
         )
 
+    def averaged(self) -> list[tuple[keras.Variable, tf.Variable]]:
+        """Returns each weight with its moving average, where the recipe keeps any."""
+        return list(zip(self.weights, self.averages, strict=True)) if self.averages else []
+
     def state(self) -> dict[str, tf.Variable]:
         """Returns everything that a resumed run needs beside the model, by stable names."""
         counters = (self.step, self.examples_seen, self.skipped, self.loss_scale, self.clean_steps)
@@ -172,10 +223,26 @@ class Update:
         named |= {f"optimizer/{i:04d}": v for i, v in enumerate(self.optimizer.variables)}
         return named | {f"average/{i:04d}": v for i, v in enumerate(self.averages)}
 
+    def forget(self) -> None:
+        """Starts the optimizer afresh, for weights that were frozen until now.
+
+        Adam's bias correction would else take their empty moments for those of many steps.
+        """
+        for variable in self.optimizer.variables:
+            variable.assign(tf.zeros_like(variable))
+
     def gather(self, gradients: list[tf.Tensor], metrics: list[tf.Tensor]) -> None:
         """Adds one micro-batch's gradients (scaled) and metrics; call in a replica."""
         parts = [tf.reshape(tf.cast(g, tf.float32), [-1]) for g in gradients]
         self._gathered.assign_add(tf.concat([*parts, tf.stack(metrics)], 0))
+
+    def drop_gathered(self) -> None:
+        """Forgets what was gathered; call outside any replica."""
+        self._gathered.assign(tf.zeros_like(self._gathered))
+
+    def gathered_sum(self) -> float:
+        """The sum over what one device gathered: reading it waits until it has been."""
+        return float(tf.reduce_sum(self._gathered))
 
     def take(self) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
         """Sums over the replicas what was gathered and forgets it; call in a replica.
@@ -187,39 +254,51 @@ class Update:
         total = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(self._gathered))
         self._gathered.assign(tf.zeros_like(total))
         gradient = total[: -self.METRICS] / tf.convert_to_tensor(self.loss_scale)
-        finite = tf.math.is_finite(tf.reduce_sum(tf.abs(gradient)))
+        metrics = total[-self.METRICS :]
+        finite = tf.math.is_finite(tf.reduce_sum(tf.abs(gradient)) + tf.reduce_sum(metrics))
         if self.training.clip_norm:
             norm = tf.norm(gradient)
             gradient *= self.training.clip_norm / tf.maximum(norm, self.training.clip_norm)
         parts = tf.split(gradient, self._sizes)
         shaped = [tf.reshape(g, v.shape) for g, v in zip(parts, self.weights, strict=True)]
-        return shaped, finite, total[-self.METRICS :]
+        return shaped, finite, metrics
 
-    def apply(self, strategy, gradients: list, finite: tf.Tensor) -> None:
+    def apply(
+        self, strategy, gradients: list, finite: tf.Tensor, frozen: bool = False
+    ) -> tf.Tensor:
         """Updates all replicas' weights, or none; call outside any replica.
 
         Args:
           strategy: the one in whose scope this was made.
           gradients: one (per-replica) tensor a weight, as `take` returned them.
           finite: scalar bool.
+          frozen: change the classifier alone.
+
+        Returns:
+          Whether the step was left out although no loss scale can be at fault, scalar bool.
         """
+        hopeless = tf.logical_not(finite) & (self.loss_scale <= 1.0)
         rate = learning_rate(self.training, self.examples_seen, self.examples)
         tf.cond(
             finite,
-            lambda: self._update_all(strategy, gradients, rate),
+            lambda: self._update_all(strategy, gradients, rate, frozen),
             lambda: self._skip(),
         )
         self.step.assign_add(1)
         self.examples_seen.assign_add(self.training.batch_size)
+        return hopeless
 
-    def _update_all(self, strategy, gradients: list, rate: tf.Tensor) -> tf.Tensor:
+    def _update_all(self, strategy, gradients: list, rate: tf.Tensor, frozen: bool) -> tf.Tensor:
         momentum = self._momentum(rate)
         for place, (weight, gradient) in enumerate(zip(self.weights, gradients, strict=True)):
-            decay = self._decay(weight)
+            if frozen and not is_classifier(weight):
+                continue
+            own_rate = rate * (self.training.classifier_multiplier if is_classifier(weight) else 1)
+            lost = decay(self.training, weight)
             average = self.averages[place] if self.averages else None
 
-            def update(variable, gradient, weight=weight, decay=decay, average=average):
-                self._update_one(variable, weight.value, gradient, rate, momentum, decay, average)
+            def update(variable, gradient, weight=weight, own=(own_rate, momentum, lost, average)):
+                self._update_one(variable, weight.value, gradient, *own)
 
             strategy.extended.update(weight.value, update, args=(gradient,), group=False)
         self.optimizer.end_step()
@@ -228,9 +307,9 @@ class Update:
 
     def _update_one(self, variable, owner, gradient, rate, momentum, decay, average) -> None:
         """Updates one replica's copy of one weight, and its moving average."""
-        if decay and self.training.optimizer in ("adamw", "lamb"):
+        if decay and self.training.optimizer == "adamw":
             variable.assign_sub(rate * decay * variable)
-        elif decay:
+        elif decay and self.training.optimizer != "lamb":  # which does it itself
             gradient += decay * variable
         self.optimizer.update(variable, owner, gradient, rate, momentum)
         if average is not None:
@@ -241,10 +320,6 @@ class Update:
         step = tf.cast(self.step, tf.float32)
         return tf.minimum(self.training.ema, (1.0 + step) / (10.0 + step))
 
-    def _decay(self, weight: keras.Variable) -> float:
-        decayed = self.training.decayed == "all" or is_kernel(weight)
-        return self.training.weight_decay if decayed else 0.0
-
     def _momentum(self, rate: tf.Tensor) -> tf.Tensor:
         """Intel Caffe, warm-up: momentum times r_t / r_(t-1), since the velocity holds the rate."""
         momentum = tf.constant(self.training.momentum)
@@ -252,9 +327,8 @@ class Update:
             return momentum
         before = tf.maximum(self.examples_seen - self.training.batch_size, 0)
         last = learning_rate(self.training, before, self.examples)
-        warm = tf.cast(self.examples_seen, tf.float32) < (
-            self.training.warmup_epochs * self.examples
-        )
+        epochs = self.training.frozen_epochs + self.training.warmup_epochs
+        warm = tf.cast(self.examples_seen, tf.float32) < epochs * self.examples
         return tf.where(warm, momentum * tf.math.divide_no_nan(rate, last), momentum)
 
     def _grow_loss_scale(self) -> None:

@@ -155,7 +155,7 @@ def decode(data: bytes, source: str) -> Compressed:
     nodes = graph.of(config)
     shapes = [nodes.kernel_shape(node.name) for node in nodes.weighted]
     full = [shape if len(shape) == 4 else (1, 1, *shape) for shape in shapes]
-    biased = [node for node in nodes.weighted if node.op == "conv"]
+    biased = [node for node in nodes.weighted if node.op == "conv" or node.bias]
     count = sum(node.shape[-1] for node in biased)
     kernels, biases = _STREAMS[coder].read(streams, full, count, kind, source)
     if not all(np.isfinite(array).all() for array in (*kernels, biases)):

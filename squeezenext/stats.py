@@ -15,12 +15,15 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import keras
 from absl import flags
 
-from squeezenext import config_io, models
+from squeezenext import config_io, quiet
 from squeezenext.flags import run
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +37,7 @@ class LayerStats:
     macs: int
 
 
-def layers(model: keras.Model) -> list[LayerStats]:
+def layers(model: "keras.Model") -> list[LayerStats]:
     """Returns the statistics of every layer with parameters or that changes the shape."""
     rows = []
     for layer in model.layers:
@@ -46,7 +49,7 @@ def layers(model: keras.Model) -> list[LayerStats]:
     return rows
 
 
-def _macs(layer: keras.Layer, output: tuple[int, ...]) -> int:
+def _macs(layer: "keras.Layer", output: tuple[int, ...]) -> int:
     """Multiply-adds: each output position applies the whole kernel once."""
     kernel = getattr(layer, "kernel", None)
     return math.prod(kernel.shape) * math.prod(output[:-1]) if kernel is not None else 0
@@ -89,7 +92,11 @@ def to_text(rows: Sequence[LayerStats]) -> str:
 
 def stats(configuration: str, as_json: bool, csv_file: str | None) -> None:
     """Prints the table of a configuration and writes the CSV where asked."""
-    rows = layers(models.build(config_io.load(configuration)))
+    config = config_io.load(configuration)
+    quiet.import_tensorflow()
+    from squeezenext import models  # only now: no error above waits for TensorFlow
+
+    rows = layers(models.build(config))
     if csv_file:
         Path(csv_file).write_text(to_csv(rows), "utf-8")
     if as_json:

@@ -1,7 +1,10 @@
 """Weights made elsewhere: published models by name, and files of other programs.
 
-    python -m squeezenext.weights import --format deep_compression|ncnn --input FILE \\
+    python -m squeezenext.weights import --format FORMAT --input FILE \\
         --configuration NAME --model_dir DIR
+    python -m squeezenext.weights export --format FORMAT --model_dir DIR|NAME --output FILE
+
+Formats, see docs/weights.md: deep_compression, ncnn, caffemodel, torchvision, pytorchcv, npz.
 
 A published model is fetched once from its public home, checked against its SHA-256 and kept in
 the user's cache as a model directory. The folder SQUEEZENEXT_WEIGHTS is looked in first, for files
@@ -105,17 +108,19 @@ def _download(wanted: File) -> bytes:
 def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
     at = {"flag_values": values}
-    flags.DEFINE_string("format", None, "Of the file; docs/weights.md lists them.", **at)
-    flags.DEFINE_string("input", None, "The file of weights.", **at)
-    flags.DEFINE_string("configuration", None, "The network that the weights are of.", **at)
-    flags.DEFINE_multi_string("set", [], "Change a field: model.classes=10.", **at)
-    flags.DEFINE_string("labels", None, "labels.json of the classes, if not ImageNet's.", **at)
-    flags.DEFINE_string("model_dir", None, "The model directory to make.", **at)
+    flags.DEFINE_string("format", None, "Of the file.", **at)
+    flags.DEFINE_string("model_dir", None, "The directory to make; what to export, or NAME.", **at)
+    flags.DEFINE_string("input", None, "import: the file of weights.", **at)
+    flags.DEFINE_string("configuration", None, "import: the network the weights are of.", **at)
+    flags.DEFINE_multi_string("set", [], "import: change a field, model.classes=10.", **at)
+    flags.DEFINE_string("labels", None, "import: labels.json, if not ImageNet's.", **at)
+    flags.DEFINE_string("output", None, "export: the file to write.", **at)
 
     def command(values, positional):
-        if positional != ["import"]:
-            raise InputError("Say what to do: python -m squeezenext.weights import ...")
-        _import(values)
+        work = {("import",): _import, ("export",): _export}.get(tuple(positional))
+        if work is None:
+            raise InputError("Say what to do: python -m squeezenext.weights import|export ...")
+        work(values)
 
     return run(command, values, __doc__, argv)
 
@@ -131,6 +136,15 @@ def _import(values: flags.FlagValues) -> None:
     paths = importing.files(kind, Path(values["input"].value))
     importing.import_weights(kind, paths, config, directory, _classes(values, config))
     print(f"{directory} holds the model.", file=sys.stderr)
+
+
+def _export(values: flags.FlagValues) -> None:
+    from squeezenext import importing
+
+    _need(values, "format", "model_dir", "output")
+    directory, path = resolve(values["model_dir"].value), Path(values["output"].value)
+    importing.export_weights(values["format"].value, directory, path)
+    print(f"{path} holds the weights of {directory}.", file=sys.stderr)
 
 
 def _classes(values: flags.FlagValues, config: Config) -> tuple[labels.Label, ...]:

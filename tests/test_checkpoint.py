@@ -93,3 +93,79 @@ def test_the_hash_sees_every_change():
     renamed = {name.upper(): array for name, array in STATE.items()}
     reshaped = {name: array.reshape(-1) for name, array in STATE.items()}
     assert len({one, *map(checkpoint.weights_sha256, (changed, renamed, reshaped))}) == 4
+
+
+def test_what_meta_says_can_be_amended(tmp_path):
+    saved(tmp_path)
+    checkpoint.amend(tmp_path, 3, {"seed": 2, "best": None})
+    state, meta = checkpoint.load(tmp_path, 3)
+    assert (meta["seed"], meta["best"]) == (2, None) and state.keys() == STATE.keys()
+
+
+def test_every_flipped_byte_of_meta_is_found(tmp_path):
+    path = saved(tmp_path) / "META.json"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        content = bytearray(whole)
+        content[place] ^= 1
+        path.write_bytes(content)
+        if json_or_none(content) != json.loads(whole):  # a space may become another one
+            with pytest.raises(InputError, match=r"META\.json"):
+                checkpoint.load(tmp_path, 3)
+
+
+def json_or_none(content):
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("mode", ["disk full", "killed before", "killed after"])
+def test_a_fault_at_any_call_of_a_save_leaves_the_old_or_the_new(tmp_path, mode):
+    """In a forked process each, which writes, amends and prunes as a run does."""
+    for number in range(1, 40):
+        folder = tmp_path / f"{number}"
+        saved(folder, 1)
+        child = os.fork()
+        if child == 0:
+            _save_with_fault(folder, number, mode)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        (state, meta), told = checkpoint.newest(folder, pytest.fail), []
+        assert meta["step"] in (1, 2) and state.keys() == STATE.keys()
+        checkpoint.save(folder, 2, STATE, {"seed": 1})  # the next run
+        checkpoint.prune(folder, 2, None, 2)
+        assert checkpoint.newest(folder, told.append)[1]["step"] == 2 and not told
+        assert sorted(os.listdir(folder)) == ["step-00000001", "step-00000002"]
+        if code == 0:
+            assert number > 8
+            return
+        assert code == {"disk full": 28}.get(mode, 137)
+    pytest.fail("a save makes more calls than were tried")
+
+
+def _save_with_fault(folder, number, mode):
+    calls = 0
+
+    def faulty(function):
+        def call(*arguments, **options):
+            nonlocal calls
+            calls += 1
+            if calls == number and mode != "killed after":
+                if mode == "disk full":
+                    raise OSError(28, "No space left on device")
+                os._exit(137)
+            result = function(*arguments, **options)
+            if calls == number:
+                os._exit(137)
+            return result
+
+        return call
+
+    os.fsync, os.replace, np.savez = map(faulty, (os.fsync, os.replace, np.savez))
+    try:
+        checkpoint.save(folder, 2, STATE, {"seed": 1})
+        checkpoint.amend(folder, 2, {"seed": 1, "best": 2})
+    except OSError as error:
+        os._exit(error.errno)
+    os._exit(0)

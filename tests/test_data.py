@@ -62,7 +62,7 @@ def test_batches_hold_what_the_order_says(tmp_path):
     batches = data.training(
         reader, tiny.IMAGES, tiny.CLASSES, seed=1, start=0, micro_batch=4, share=Share()
     )
-    images, classes = zip(*batches.take(3).as_numpy_iterator(), strict=True)
+    images, classes, _ = zip(*batches.take(3).as_numpy_iterator(), strict=True)
     np.testing.assert_array_equal(np.concatenate(classes), data.order(1, 0, 12) % 3)
     for image, label in zip(np.concatenate(images), np.concatenate(classes), strict=True):
         assert image.dtype == np.uint8 and image.mean((0, 1)).argmax() == label
@@ -76,13 +76,58 @@ def test_augmentation_follows_the_example_and_the_epoch_not_the_place(tmp_path):
             reader, tiny.AUGMENTED, tiny.CLASSES, seed=1, start=start, micro_batch=micro_batch,
             share=Share(),
         )  # fmt: skip
-        return np.concatenate([x for x, _ in batches.take(steps).as_numpy_iterator()])
+        parts = zip(*batches.take(steps).as_numpy_iterator(), strict=True)
+        return [np.concatenate(part) for part in parts]
 
-    whole = images(0, 12, 2)
-    np.testing.assert_array_equal(images(8, 4, 4), whole[8:])
+    whole, labels, draws = images(0, 12, 2)
+    for part, expected in zip(images(8, 4, 4), (whole, labels, draws), strict=True):
+        np.testing.assert_array_equal(part, expected[8:])
     first = {int(n): image for n, image in zip(data.order(1, 0, 12), whole[:12], strict=True)}
     second = {int(n): image for n, image in zip(data.order(1, 1, 12), whole[12:], strict=True)}
     assert any(not np.array_equal(first[n], second[n]) for n in first)
+
+
+def test_echo_gives_each_example_so_often_in_as_many_epochs():
+    pairs = data.training_numbers(10, seed=0, start=0, micro_batch=6, share=Share(), echo=3)
+    parts = list(itertools.islice(pairs, 10))
+    numbers, epochs = (np.concatenate(part) for part in zip(*parts, strict=True))
+    assert (numbers[::3] == numbers[1::3]).all() and (numbers[::3] == numbers[2::3]).all()
+    for period in (0, 1):
+        here = slice(30 * period, 30 * period + 30)
+        seen = set(zip(numbers[here].tolist(), epochs[here].tolist(), strict=True))
+        assert seen == set(itertools.product(range(10), range(3 * period, 3 * period + 3)))
+    assert list(numbers[:30:3]) != list(numbers[30::3])
+
+
+def test_echo_takes_other_crops_of_what_it_decodes_once(tmp_path):
+    reader = tiny.reader(tmp_path, 12)
+    options = {"seed": 1, "micro_batch": 6, "share": Share(), "echo": 3}
+    first, labels, draws = next(
+        data.training(reader, tiny.AUGMENTED, tiny.CLASSES, start=0, **options)
+        .take(1).as_numpy_iterator()
+    )  # fmt: skip
+    assert list(labels) == [n % 3 for n in data.order(1, 0, 12)[:2] for _ in range(3)]
+    assert len({image.tobytes() for image in first}) > 2 and len(np.unique(draws)) > 12
+    later = data.training(reader, tiny.AUGMENTED, tiny.CLASSES, start=6, **options)
+    again = data.training(reader, tiny.AUGMENTED, tiny.CLASSES, start=0, **options).skip(1)
+    for a, b in zip(next(iter(later)), next(iter(again)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_records_without_their_size_are_read_the_same(tmp_path, monkeypatch):
+    reader = tiny.reader(tmp_path, 6)
+    options = {"seed": 1, "start": 0, "micro_batch": 6, "share": Share()}
+    plain = next(iter(data.training(reader, tiny.AUGMENTED, tiny.CLASSES, **options)))
+    schema = {name.replace("height", "absent"): kind for name, kind in data._SCHEMA.items()}
+    parse = data.tf.io.parse_example
+
+    def sizeless(payloads, _):
+        found = parse(payloads, schema)
+        return found | {"image/height": found["image/absent"]}
+
+    monkeypatch.setattr(data.tf.io, "parse_example", sizeless)
+    again = next(iter(data.training(reader, tiny.AUGMENTED, tiny.CLASSES, **options)))
+    np.testing.assert_array_equal(again[0], plain[0])
 
 
 def test_evaluation_is_in_order_and_padded(tmp_path):
@@ -185,7 +230,7 @@ def test_what_find_refuses(tmp_path):
     found = dataset.find(None, shard, None)
     assert found.splits["train"].examples == 3 and found.classes is None
     with pytest.raises(InputError, match="has no validation split"):
-        data.open_split(found.splits, "validation", found.source)
+        dataset.check_split(found, "validation")
 
 
 def test_classes_must_be_the_model_s(tmp_path):

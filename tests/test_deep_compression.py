@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from squeezenext import deep_compression
+from squeezenext import config_io, deep_compression, graph
 from squeezenext.errors import InputError
 
 SHAPES = [(2, 3, 1, 1), (4, 2, 3, 3), (5, 7, 3, 3)]
@@ -44,10 +44,10 @@ def test_too_many_values_are_refused(layers):
 
 
 def test_the_published_file_byte_for_byte(shared):
-    from squeezenext import config_io, weights
-
     data = (shared / "weights" / "squeezenet_v1.0.deep-compression-8bit.net").read_bytes()
-    shapes = list(weights._caffe_shapes(config_io.load("squeezenet_v1_0")).values())
+    network = graph.of(config_io.load("squeezenet_v1_0"))
+    kernels = [network.kernel_shape(node.name) for node in network.weighted]
+    shapes = [(out, inside, height, width) for height, width, inside, out in kernels]
     assert deep_compression.write(deep_compression.read(data, shapes, "file")) == data
     arrays = deep_compression.decode(data, shapes, "file")
     assert len(deep_compression.encode(arrays)) == len(data) == 675_763

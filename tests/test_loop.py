@@ -1,17 +1,34 @@
 """Tests for `../squeezenext/loop.py`: the same training and scoring on any number of devices."""
 
 import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import devices, loop
+from squeezenext import checkpoint, cluster, devices, loop, losses
 from tests import tiny
 
 
-def make(config, count, reader, micro_batch=None, precision="float32"):
-    return loop.Loop(
+class Planted(loop.Loop):
+    """A loop in which the images of one replica can be spoilt; -1 spoils none."""
+
+    def __init__(self, config, **options):
+        self.bad = tf.Variable(-1, trainable=False)
+        super().__init__(config, **options)
+
+    def _network_input(self, images):
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        factor = tf.where(tf.equal(replica, self.bad), float("nan"), 1.0)
+        return super()._network_input(images) * factor
+
+
+def make(config, count, reader, micro_batch=None, precision="float32", kind=loop.Loop):
+    return kind(
         config,
         strategy=devices.strategy(count),
         precision=precision,
@@ -21,10 +38,14 @@ def make(config, count, reader, micro_batch=None, precision="float32"):
     )
 
 
+def model_of(state):
+    return {name: a for name, a in state.items() if name.startswith("model/")}
+
+
 def weights_after(config, count, reader, steps=20, **options):
     made = make(config, count, reader, **options)
     made.train(made.batches(reader), steps)
-    return {name: a for name, a in made.state().items() if name.startswith("model/")}
+    return model_of(made.state())
 
 
 @pytest.fixture(scope="module")
@@ -37,35 +58,49 @@ def difference(one, other, part):
     return max(np.abs(one[name] - other[name]).max() for name in names)
 
 
+def with_training(config, **changes):
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, **changes))
+
+
 # Training with ReLU and batch norm is chaotic: at the quickstart's rate, a change of the initial
 # weights by 1e-7 grows to 1e-1 within 5 steps on a single device. At this one it does not.
-GENTLE = dataclasses.replace(
-    tiny.SQUEEZENEXT,
-    training=dataclasses.replace(
-        tiny.TRAINING, batch_size=32, learning_rate=0.01, warmup_epochs=0.0, epochs=40.0
-    ),
+GENTLE = with_training(
+    tiny.SQUEEZENEXT, batch_size=32, learning_rate=0.01, warmup_epochs=0.0, epochs=40.0
 )
+ALONE = with_training(tiny.SQUEEZENEXT, synchronized_batch_norm=False)
 
 
 @pytest.fixture(scope="module")
-def on_one_device(logical_devices, reader):
-    """(weights at the start, after 20 steps)"""
-    made = make(GENTLE, 1, reader)
-    start = made.state()
-    made.train(made.batches(reader), 20)
-    return start, made.state()
+def gentle(logical_devices, reader):
+    """By number of devices: (the loop after 20 steps, its state before and after them)."""
+    found = {}
+    for count in (1, 2, 4):
+        made = make(GENTLE, count, reader)
+        before = made.state()
+        made.train(made.batches(reader), 20)
+        found[count] = made, before, made.state()
+    return found
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_devices_agree_after_20_steps(on_one_device, reader, count):
-    start, one = on_one_device
-    several = weights_after(GENTLE, count, reader)
+def test_devices_agree_after_20_steps(gentle, count):
+    (_, start, one), (_, _, several) = gentle[1], gentle[count]
     for part in ("kernel", "gamma", "beta"):
-        assert difference(several, one, part) < 1e-4
-    assert difference(several, start, "kernel") > 2e-3
-    for name in several:
+        assert difference(model_of(several), one, part) < 1e-4
+    assert difference(model_of(several), start, "kernel") > 2e-3
+    for name in model_of(several):
         if "moving" in name:
             np.testing.assert_allclose(several[name], one[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("count", "batch"), [(1, 3), (2, 16), (4, 3)])
+def test_evaluation_counts_every_example_once(gentle, reader, count, batch):
+    result = gentle[count][0].evaluate(reader, batch)
+    assert result.summary()["examples"] == reader.split.examples
+    assert list(result.labels) == [i % 3 for i in range(reader.split.examples)]
+    one = gentle[1][0]
+    one.restore({k: v for k, v in gentle[count][2].items() if k != loop.REPLICAS})
+    np.testing.assert_allclose(result.loss, one.evaluate(reader, 8).loss, rtol=1e-4, atol=1e-6)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(logical_devices, reader):
@@ -74,58 +109,147 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(logical_devices, rea
         tiny.SQUEEZENET, model=dataclasses.replace(tiny.SQUEEZENET.model, dropout=0.0)
     )
     whole = weights_after(config, 1, reader)
-    parts = weights_after(config, 1, reader, micro_batch=2)
     both = weights_after(config, 2, reader, micro_batch=2)
     for name, array in whole.items():
         if "dropout" not in name:
-            np.testing.assert_allclose(parts[name], array, atol=1e-5, err_msg=name)
             np.testing.assert_allclose(both[name], array, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_learns(logical_devices, reader, precision):
-    made = make(tiny.SQUEEZENEXT, 2, reader, precision=precision)
-    batches = made.batches(reader)
-    first = made.train(batches, 1).means()["loss"]
-    last = [made.train(batches, 5) for _ in range(4)][-1].means()["loss"]
+def learns(made, batches):
+    first = made.train(batches, 1)[0].means()["loss"]
+    last = [made.train(batches, 5)[0] for _ in range(4)][-1].means()["loss"]
     assert made.model.output.dtype == "float32"
-    assert last < 0.7 * first
+    return last < 0.7 * first
 
 
-@pytest.mark.parametrize(
-    ("bad_replica", "precision"), [(0, "mixed_float16"), (1, "mixed_float16"), (1, "float32")]
-)
-def test_nan_on_one_replica_harms_no_weight(logical_devices, reader, bad_replica, precision):
-    made = make(tiny.SQUEEZENEXT, 2, reader, precision=precision)
-    ordinary = made._network_input
+def test_bfloat16_learns(logical_devices, reader):
+    made = make(tiny.SQUEEZENEXT, 1, reader, precision="mixed_bfloat16")
+    assert learns(made, made.batches(reader))
 
-    def poisoned(images):
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        bad = tf.constant(float("nan")) if replica == bad_replica else tf.constant(1.0)
-        return ordinary(images) * bad
 
-    made._network_input = poisoned
+@pytest.mark.parametrize("count", [2, 4])
+def test_nan_on_any_replica_harms_no_weight_and_lowers_every_scale(logical_devices, reader, count):
+    made = make(tiny.SQUEEZENEXT, count, reader, precision="mixed_float16", kind=Planted)
+    batches = made.batches(reader)
+    assert count > 2 or learns(made, batches)
     before = [weight.numpy() for weight in made.update.weights]
-    statistics = made.model.get_layer("head_norm").moving_mean
     scale = made.update.loss_scale.numpy()
-    made.train(made.batches(reader), 2)
+    for replica in range(count):
+        made.bad.assign(replica)
+        sums, hopeless = made.train(batches, 2)
+        assert (sums.steps, sums.examples, hopeless) == (2, 0, False)
+        scale /= 4
+        for copy in made.strategy.experimental_local_results(made.update.loss_scale):
+            assert copy.numpy() == scale
     for old, weight in zip(before, made.update.weights, strict=True):
         for copy in made.strategy.experimental_local_results(weight.value):
             np.testing.assert_array_equal(copy.numpy(), old)
-    for copy in made.strategy.experimental_local_results(statistics.value):
-        assert np.isfinite(copy.numpy()).all()
-    assert made.update.skipped.numpy() == 2
-    assert made.update.loss_scale.numpy() == (scale / 4 if precision == "mixed_float16" else 1)
+    assert np.isfinite(made.statistics()).all()
+    assert made.update.skipped.numpy() == 2 * count
+    made.update.loss_scale.assign(1.0)
+    assert made.train(batches, 7)[1] and made.update.skipped.numpy() == 2 * count + 1
+    made.bad.assign(-1)
+    assert not made.train(batches, 1)[1]
 
 
-@pytest.mark.parametrize(("count", "batch"), [(1, 3), (2, 16), (4, 3)])
-def test_evaluation_counts_every_example_once(logical_devices, reader, count, batch):
-    made = make(tiny.SQUEEZENEXT, count, reader)
-    result = made.evaluate(reader, batch)
-    assert result.summary()["examples"] == reader.split.examples
-    assert list(result.labels) == [i % 3 for i in range(reader.split.examples)]
-    expected = make(tiny.SQUEEZENEXT, 1, reader).evaluate(reader, 8)
-    np.testing.assert_allclose(result.loss, expected.loss, rtol=1e-4)
+def worker(folder):
+    """One of two processes: NaN on each of the two replicas in turn, then an ordinary training."""
+    group = cluster.find("auto")
+    strategy = devices.strategy(0, group)
+    options = {"strategy": strategy, "examples": 40, "seed": 3}
+    reader = tiny.reader(Path(folder))
+    made = Planted(tiny.SQUEEZENEXT, precision="mixed_float16", micro_batch=4, **options)
+    batches = made.batches(reader)
+    before = checkpoint.weights_sha256(weights_of(made))
+    for replica in (0, 1):
+        made.bad.assign(replica)
+        made.train(batches, 2)
+    unharmed = checkpoint.weights_sha256(weights_of(made)) == before
+    made.bad.assign(-1)
+    made.train(batches, 2)
+    found = [unharmed, float(made.update.loss_scale.numpy()), int(made.update.skipped.numpy())]
+    told = devices.exchange(strategy, [group.index, 7]).tolist()
+    print(json.dumps([*found, told, checkpoint.weights_sha256(weights_of(made))]))
+    made = loop.Loop(GENTLE, precision="float32", micro_batch=16, **options)
+    made.train(made.batches(reader), 20)
+    state = made.state()
+    if group.index == 0:
+        checkpoint.save(Path(folder) / "two", 20, state, {})
+
+
+def weights_of(made):
+    return {str(i): weight.numpy() for i, weight in enumerate(made.update.weights)}
+
+
+def test_two_workers_equal_one_and_bear_nan_on_either(gentle, reader):
+    folder = reader.split.shards[0].path.parent
+    program = f"from tests.test_loop import worker; worker({str(folder)!r})"
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            env=tiny.environment(TF_CONFIG=config),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for config in tiny.tf_configs(2)
+    ]
+    told = []
+    for process in workers:
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-3000:]
+        told.append(json.loads(output))
+    assert told[0] == told[1]
+    unharmed, scale, skipped, exchanged, _ = told[0]
+    assert (unharmed, scale, skipped) == (True, 2.0**15 / 16, 4)
+    assert exchanged == [[0, 7], [1, 7]]
+    two, _ = checkpoint.load(folder / "two", 20)
+    for part in ("kernel", "gamma", "beta"):
+        assert difference(model_of(two), gentle[1][2], part) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def alone(logical_devices, reader):
+    """Two devices that each keep statistics of their own, after 5 steps; and their state."""
+    made = make(ALONE, 2, reader)
+    made.train(made.batches(reader), 5)
+    return made, made.state()
+
+
+def test_evaluation_uses_the_mean_of_the_statistics_and_leaves_each_its_own(alone, reader):
+    live, state = alone
+    rows = live.statistics()
+    assert np.abs(rows[0] - rows[1]).max() > 1e-4
+    loss = live.evaluate(reader, 4).loss
+    np.testing.assert_array_equal(live.statistics(), rows)
+    again = make(ALONE, 1, reader)
+    assert not again.restore(state)  # one device has no use for two devices' statistics
+    np.testing.assert_allclose(again.evaluate(reader, 4).loss, loss, rtol=1e-5, atol=1e-6)
+
+
+def test_resumed_on_as_many_devices_each_has_its_own_statistics(alone, reader):
+    live, state = alone
+    live.restore(state)
+    live.train(live.batches(reader), 5)
+    expected = live.state()
+    live.train(live.batches(reader), 1)
+    assert live.restore(state)
+    np.testing.assert_array_equal(live.statistics(), state[loop.REPLICAS])
+    live.train(live.batches(reader), 5)
+    actual = live.state()
+    assert actual.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(actual[name], array, err_msg=name)
+
+
+def test_an_evaluation_can_be_left(alone, reader):
+    def leave():
+        raise KeyboardInterrupt
+
+    rows = alone[0].statistics()
+    with pytest.raises(KeyboardInterrupt):
+        alone[0].evaluate(reader, 4, leave)
+    np.testing.assert_array_equal(alone[0].statistics(), rows)
 
 
 def test_a_missing_or_doubled_example_is_an_error():
@@ -134,28 +258,11 @@ def test_a_missing_or_doubled_example_is_an_error():
         loop.Evaluation.of_rows(columns, 3)
 
 
-def test_live_evaluation_equals_that_of_the_restored_state(logical_devices, reader):
-    config = dataclasses.replace(
-        tiny.SQUEEZENEXT,
-        training=dataclasses.replace(tiny.TRAINING, synchronized_batch_norm=False),
-    )
-    live = make(config, 2, reader)
-    live.train(live.batches(reader), 5)
-    live_loss = live.evaluate(reader, 4).loss
-    again = make(config, 1, reader)
-    again.restore(live.state())
-    np.testing.assert_allclose(again.evaluate(reader, 4).loss, live_loss, rtol=1e-5, atol=1e-6)
-    for layer in live.model.layers:
-        for variable in layer.non_trainable_variables:
-            copies = live.strategy.experimental_local_results(variable.value)
-            np.testing.assert_array_equal(copies[0].numpy(), copies[1].numpy())
-
-
 def test_label_smoothing_is_cross_entropy_with_a_smoothed_target():
     logits = tf.constant([[2.0, -1.0, 0.5]])
     target = tf.constant([[0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3]])
     expected = tf.nn.softmax_cross_entropy_with_logits(target, logits)
-    actual = loop.cross_entropy(tf.constant([0], tf.int64), logits, 0.1)
+    actual = losses.cross_entropy(tf.constant([0], tf.int64), logits, 0.1)
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
@@ -163,3 +270,18 @@ def test_of_equal_logits_only_the_lowest_class_is_a_hit():
     logits = tf.zeros([2, 8])
     top1, top5 = loop._hits(tf.constant([0, 5], tf.int64), logits)
     assert list(top1.numpy()) == [1, 0] and list(top5.numpy()) == [1, 0]
+
+
+def test_measuring_xla_changes_nothing(logical_devices, reader, monkeypatch):
+    """Without XLA itself: compiling this network takes it 20 s."""
+    made = make(tiny.SQUEEZENET, 1, reader)
+    before = made.state()
+    time_pass = loop.Loop._time_pass
+    monkeypatch.setattr(
+        loop.Loop, "_time_pass", lambda self, one, jit: time_pass(self, one, False) / (1 + 9 * jit)
+    )
+    seconds = made.measure_jit(made.batches(reader))
+    assert made.jit == (seconds[True] < seconds[False]) and 0 < seconds[False] < np.inf
+    for name, array in made.state().items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+    assert made.update.gathered_sum() == 0

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from scipy import ndimage
 
-from squeezenext import augmentation, preprocessing
+from squeezenext import augmentation, draws, mixing, preprocessing
 from squeezenext.config import (
     CAFFE_RANDOM_RESIZED_CROP,
     CAFFE_SHORT_SIDE,
     CAFFE_SQUASH,
     TORCHVISION,
-    HorizontalFlip,
-    RandomCrop,
+    RandomResizedCrop,
     ShiftScaleRotate,
 )
 from squeezenext.errors import InputError
@@ -74,14 +74,28 @@ def test_normalize_gives_each_channel_its_own_mean():
         np.testing.assert_allclose(normalized, expected, rtol=1e-5)
 
 
+def numbers_of(images, examples, epoch=0, seed=0):
+    """The random numbers of some examples, one row each."""
+    examples = np.array(examples)
+    steps = images.augmentation
+    return draws.of_steps(steps, seed, np.full(len(examples), epoch), examples)
+
+
+def shown(data, height, width, images, numbers):
+    """What training shows of one JPEG, an image for each row of random numbers."""
+    count = len(numbers)
+    heights, widths = (tf.constant([side] * count, tf.int64) for side in (height, width))
+    rectangles = augmentation.windows(heights, widths, images, tf.constant(numbers))
+    pixels = [augmentation.crops(data, r[tf.newaxis], images.size)[0] for r in rectangles]
+    pixels = augmentation.moved(tf.stack(pixels), images, tf.constant(numbers))
+    labels = tf.zeros([count], tf.int64)
+    return mixing.augmented(pixels, labels, tf.constant(numbers), images, 1)[0].numpy()
+
+
 @pytest.mark.parametrize("images", CHOICES)
-def test_augmentation_is_a_function_of_its_seed(images):
-    data = photograph(300, 400)
-    seeds = [tf.constant([0, 1], tf.int64), tf.constant([0, 2], tf.int64)]
-    first, again, other = (
-        augmentation.augmented(tf.constant(data), *sides(300, 400), images, seed).numpy()
-        for seed in (seeds[0], seeds[0], seeds[1])
-    )
+def test_augmentation_is_a_function_of_its_numbers(images):
+    data = tf.constant(photograph(300, 400))
+    first, again, other = shown(data, 300, 400, images, numbers_of(images, [1, 1, 2]))
     np.testing.assert_array_equal(first, again)
     assert first.shape == (images.size, images.size, 3) and not np.array_equal(first, other)
 
@@ -89,54 +103,73 @@ def test_augmentation_is_a_function_of_its_seed(images):
 def test_random_crops_are_windows_of_the_resized_image():
     images = dataclasses.replace(CAFFE_SQUASH, size=60, resize=64)
     data = photograph(64, 64)
-    whole = preprocessing.read_image(data, "x")
-    windows = {
-        np.asarray(whole)[y : y + 60, x : x + 60].tobytes() for y in range(5) for x in range(5)
-    }
-    seen = set()
-    for i in range(150):
-        seed = tf.constant([0, i], tf.int64)
-        crop = augmentation.augmented(tf.constant(data), *sides(64, 64), images, seed).numpy()
-        seen.add(crop.tobytes())
+    whole = np.asarray(preprocessing.read_image(data, "x"), np.float32)
+    windows = {whole[y : y + 60, x : x + 60].tobytes() for y in range(5) for x in range(5)}
+    crops = shown(tf.constant(data), 64, 64, images, numbers_of(images, range(150)))
+    seen = {crop.tobytes() for crop in crops}
     assert seen <= windows and len(seen) == 25  # all 5 x 5, both ends included
 
 
-def test_flip_mirrors_half():
-    images = dataclasses.replace(
-        CAFFE_SQUASH, size=64, resize=64, augmentation=(RandomCrop(), HorizontalFlip())
-    )
-    data = photograph(64, 64)
-    plain = preprocessing.centre_pixels(preprocessing.read_image(data, "x"), images)
-    results = [
-        augmentation.augmented(
-            tf.constant(data), *sides(64, 64), images, tf.constant([0, i], tf.int64)
-        ).numpy()
-        for i in range(60)
-    ]
-    mirrored = [np.array_equal(result, plain[:, ::-1]) for result in results]
-    assert all(m or np.array_equal(r, plain) for m, r in zip(mirrored, results, strict=True))
-    assert 15 < sum(mirrored) < 45
+@pytest.mark.parametrize(("height", "width"), [(300, 400), (90, 70), (1200, 1700), (2000, 60)])
+@pytest.mark.parametrize("images", CHOICES)
+def test_windows_lie_inside_the_image(images, height, width):
+    numbers = tf.constant(numbers_of(images, range(200)))
+    heights, widths = (tf.constant([side] * 200, tf.int64) for side in (height, width))
+    top, left, rows, columns = augmentation.windows(heights, widths, images, numbers).numpy().T
+    assert min(top.min(), left.min()) >= 0 and min(rows.min(), columns.min()) >= 1
+    assert (top + rows).max() <= height and (left + columns).max() <= width
+    if isinstance(images.augmentation[0], RandomResizedCrop) and height < 2000:
+        share = rows * columns / (height * width)
+        assert 0.07 < share.min() < 0.15 and share.max() > 0.85
+
+
+@pytest.mark.parametrize(("side", "reach"), [(64, 1), (200, 16), (640, 12), (1500, 20)])
+def test_crops_show_their_window_at_every_reduction(side, reach):
+    """Against Pillow's antialiased resize: bilinear at up to twofold, averaged above."""
+    data = photograph(side, side)
+    whole = preprocessing.read_image(data, "x")
+    first, last = side // 8, side // 8 + side * 3 // 4
+    rectangle = tf.constant([[first, first, last - first, last - first]])
+    crop = augmentation.crops(tf.constant(data), rectangle, 48)[0].numpy().astype(float)
+    expected = whole.resize((48, 48), Image.Resampling.BILINEAR, (first, first, last, last))
+    away = np.abs(crop - np.asarray(expected, float))
+    # The chroma at the border is interpolated without what lies outside and was not decoded.
+    assert away[2:-2, 2:-2].max() <= reach and away.mean() <= 3.5
+
+
+def test_copies_of_one_decoding_are_the_crops_they_would_be_alone():
+    data = tf.constant(photograph(300, 400))
+    rectangles = tf.constant([[10, 20, 100, 120], [150, 200, 140, 190]])
+    both = augmentation.crops(data, rectangles, 48).numpy().astype(int)
+    for place in (0, 1):
+        alone = augmentation.crops(data, rectangles[place : place + 1], 48)[0].numpy()
+        # The chroma of a border pixel is interpolated from what has been decoded around it.
+        assert np.abs(both[place] - alone)[1:-1, 1:-1].max() <= 1
 
 
 def test_shift_scale_rotate_against_scipy():
-    """One draw, computed again by scipy's affine_transform from the same random numbers."""
-    from scipy import ndimage
-
-    step = ShiftScaleRotate(shift=0.1, scale=0.2, rotate_degrees=30.0, probability=1.0)
-    data = photograph(64, 64)
-    image = np.asarray(preprocessing.read_image(data, "x"))
-    seed = tf.constant([3, 5], tf.int64)
-    ours = augmentation._shift_scale_rotate(seed, tf.constant(image), step).numpy()
-    draws = tf.random.stateless_uniform([5], seed).numpy()[:4] * 2 - 1
-    angle, factor = np.deg2rad(draws[3] * 30), 1 + draws[2] * 0.2
-    inverse = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / factor
-    moved = 31.5 + np.array([draws[1], draws[0]]) * 6.4
-    for channel in range(3):
-        theirs = ndimage.affine_transform(
-            image[..., channel].astype(float), inverse, 31.5 - inverse @ moved, order=1,
-            mode="reflect",
-        )  # fmt: skip
-        assert np.abs(ours[..., channel].astype(int) - theirs)[4:-4, 4:-4].max() <= 1.5
+    """Draws of several images, computed again by scipy's affine_transform."""
+    step = ShiftScaleRotate(shift=0.1, scale=0.2, rotate_degrees=30.0, probability=0.5)
+    image = np.asarray(preprocessing.read_image(photograph(64, 64), "x"))
+    numbers = draws.uniform(3, np.zeros(6, int), np.arange(6), 5)
+    stacked = tf.constant(np.stack([image] * 6))
+    moved = augmentation.shift_scale_rotate(stacked, tf.constant(numbers), step).numpy()
+    assert 0 < (numbers[:, 4] < 0.5).sum() < 6
+    for ours, row in zip(moved, numbers, strict=True):
+        if row[4] >= 0.5:
+            np.testing.assert_array_equal(ours, image)
+            continue
+        x, y, grow, turn = row[:4] * 2 - 1
+        angle, factor = np.deg2rad(turn * 30), 1 + grow * 0.2
+        inverse = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        inverse = np.array(inverse) / factor
+        centre = 31.5 + np.array([y, x]) * 6.4
+        for channel in range(3):
+            theirs = ndimage.affine_transform(
+                image[..., channel].astype(float), inverse, 31.5 - inverse @ centre, order=1,
+                mode="reflect",
+            )  # fmt: skip
+            assert np.abs(ours[..., channel].astype(int) - theirs)[4:-4, 4:-4].max() <= 1.5
 
 
 def encoded(image, format, **options):

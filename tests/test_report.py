@@ -110,7 +110,7 @@ def test_names_cannot_become_markup(scored, tmp_path, model, pattern):
     from squeezenext import data, dataset, labels, report
 
     found = dataset.find(None, None, pattern)
-    reader = data.open_split(found.splits, "validation", found.source)
+    reader = data.Reader(found.splits["validation"])
     known = tuple(labels.Label(f"n{i}", "<script>alert(1)</script>") for i in range(3))
     path = report.write(tmp_path, model, known, scored, reader, "<img src=x>")
     text = path.read_text("utf-8")

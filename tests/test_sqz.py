@@ -9,10 +9,12 @@ import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from squeezenext import config_io, graph, labels, sharing, sqz
+from squeezenext import config_io, graph, importing, labels, sharing, sqz
 from squeezenext.errors import InputError
 from squeezenext.labels import Label
+from squeezenext.predictor import Predictor
 from tests import tiny
 from tests.conftest import REPOSITORY
 
@@ -46,7 +48,7 @@ def network(config, kind):
     biases = {
         n.name: rng.normal(size=n.shape[-1]).astype(np.float32)
         for n in nodes.weighted
-        if n.op == "conv"
+        if n.op == "conv" or n.bias
     }
     return kernels, biases
 
@@ -200,18 +202,32 @@ def test_headers_that_mean_harm(files, change):
 
 def test_the_published_network(shared):
     """Losslessly in at most 550,000 bytes, ImageNet's labels named."""
-    from squeezenext import deep_compression, weights
-
     config = config_io.load("squeezenet_v1_0")
-    shapes = weights._caffe_shapes(config)
     data = (shared / "weights" / "squeezenet_v1.0.deep-compression-8bit.net").read_bytes()
-    layers = deep_compression.decode(data, list(shapes.values()), "file")
-    kernels = {n: w.transpose(2, 3, 1, 0) for n, (w, _) in zip(shapes, layers, strict=True)}
-    biases = {n: b for n, (_, b) in zip(shapes, layers, strict=True)}
+    arrays, _ = importing.read("deep_compression", [data], config, "file")
+    folded = graph.fold(config, arrays)
+    kernels = {n.split("/")[0]: w for n, w in folded.items() if n.endswith("kernel")}
+    biases = {n.split("/")[0]: b for n, b in folded.items() if n.endswith("bias")}
     for coder, limit in (("huffman", 550_000), ("arithmetic", 527_000)):
         made = sqz.encode(config, labels.imagenet(), kernels, biases, coder=coder, wide=True)
         assert len(made.data) <= limit
-        found = sqz.decode(made.data, "file")
-        for name in shapes:
-            np.testing.assert_array_equal(found.weights[f"{name}/kernel"], kernels[name])
-            np.testing.assert_array_equal(found.weights[f"{name}/bias"], biases[name])
+        found = sqz.decode(made.data, "file").weights
+        assert found.keys() == folded.keys()
+        for name, array in folded.items():
+            np.testing.assert_array_equal(found[name], array)
+
+
+def test_prediction_reads_a_file(files, tmp_path):
+    """Both coders give the same network, which LiteRT runs as it would the arrays themselves."""
+    pixels = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
+    found = []
+    for number, data in enumerate(files):
+        sqz.write(tmp_path / f"{number}.sqz", data)
+        predictor = Predictor(tmp_path / f"{number}.sqz")
+        assert predictor.labels == CLASSES
+        found.append(predictor.probabilities(pixels))
+    np.testing.assert_array_equal(*found)
+    assert found[0].sum() == pytest.approx(1)
+    (tmp_path / "cut.sqz").write_bytes(files[0][:-1])
+    with pytest.raises(InputError, match="cut.sqz has"):
+        Predictor(tmp_path / "cut.sqz")

@@ -2,14 +2,11 @@
 
 import csv
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from squeezenext import checkpoint, train
@@ -38,18 +35,19 @@ def command(place, model_dir, *flags, configuration="squeezenet", records="small
     ]
 
 
-def environment(**more):
-    return os.environ | {"PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"} | more
-
-
 def start(arguments, **more):
     return subprocess.Popen(
         [*arguments, "--deterministic"],
-        env=environment(**more),
+        env=tiny.environment(**more),
         stderr=subprocess.PIPE,
         text=True,
         cwd=REPOSITORY,
     )
+
+
+def wait_for_checkpoint(process, model_dir):
+    while process.poll() is None and not checkpoint.steps(model_dir / "checkpoints"):
+        time.sleep(0.01)
 
 
 def finish(process, code=0):
@@ -87,67 +85,56 @@ def test_what_a_run_leaves(undisturbed):
     assert checkpoint.steps(undisturbed / "checkpoints")[-1] == 30
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_and_resumed_equals_undisturbed(place, undisturbed, kind):
-    """In the middle of an epoch, after a checkpoint that the next run takes up."""
-    model_dir = place / f"killed-{kind.name}"
+def test_killed_stopped_damaged_and_resumed_equals_undisturbed(place, undisturbed):
+    """SIGKILL in the middle of an epoch, then SIGTERM, then a flipped byte."""
+    model_dir = place / "killed"
     flags = ("--num_epochs", "6", "--checkpoint_minutes", "0")
-    process = start(command(place, model_dir, *flags))
-    while process.poll() is None and not checkpoint.steps(model_dir / "checkpoints"):
-        time.sleep(0.01)
-    process.send_signal(kind)
-    finish(process, code=75 if kind == signal.SIGTERM else -signal.SIGKILL)
-    reached = checkpoint.steps(model_dir / "checkpoints")[-1]
-    assert 0 < reached < 30 and not (model_dir / "final.json").exists()
-    errors = finish(start(command(place, model_dir, *flags)))
-    assert "Resuming at step" in errors
-    assert final(model_dir) == final(undisturbed)
-    assert (model_dir / "model.tflite").read_bytes() == (undisturbed / "model.tflite").read_bytes()
-
-
-def test_a_damaged_newest_checkpoint_is_named_and_passed_over(place, undisturbed):
-    model_dir = place / "damaged"
-    subprocess.run(["cp", "-r", undisturbed, model_dir], check=True)
-    (model_dir / "final.json").unlink()
-    newest = checkpoint.steps(model_dir / "checkpoints")[-1]
-    path = model_dir / "checkpoints" / f"step-{newest:08d}" / "state.npz"
+    for kind, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75)):
+        before = checkpoint.steps(model_dir / "checkpoints")
+        process = start(command(place, model_dir, *flags))
+        while process.poll() is None and checkpoint.steps(model_dir / "checkpoints") == before:
+            time.sleep(0.01)
+        process.send_signal(kind)
+        errors = finish(process, code)
+        assert bool(before) == ("Resuming at step" in errors)
+    steps = checkpoint.steps(model_dir / "checkpoints")
+    assert 0 < steps[-2] < steps[-1] < 30 and not (model_dir / "final.json").exists()
+    assert "Stopped and saved at step" in (model_dir / "train.log").read_text()
+    path = model_dir / "checkpoints" / f"step-{steps[-1]:08d}" / "state.npz"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    errors = finish(start(command(place, model_dir, "--num_epochs", "6")))
-    assert "state.npz is damaged" in errors and "Resuming at step 25" in errors
+    errors = finish(start(command(place, model_dir, *flags)))
+    assert "state.npz is damaged" in errors and f"Resuming at step {steps[-2]}" in errors
     assert final(model_dir) == final(undisturbed)
-
-
-def test_two_workers_equal_one(place):
-    flags = ("--num_epochs", "10", "--batch_size", "32", "--set", "training.learning_rate=0.01")
-    flags += ("--set", "training.warmup_epochs=0.0", "--evaluate_every_epochs", "0")
-    options = {"configuration": "squeezenext", "records": "large"}
-    one = start(command(place, place / "one", *flags, **options))
-    finish(one)
-    sockets = [socket.socket() for _ in range(2)]
-    for held in sockets:
-        held.bind(("127.0.0.1", 0))
-    ports = [held.getsockname()[1] for held in sockets]
-    for held in sockets:
-        held.close()
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
-    workers = [
-        start(
-            command(place, place / "two", *flags, **options),
-            TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": i}}),
-        )
-        for i in range(2)
-    ]
-    for worker in workers:
-        finish(worker)
-    (single, _), (double, _) = (
-        checkpoint.load(place / name / "checkpoints", 20) for name in ("one", "two")
+    assert (model_dir / "model.tflite").read_bytes() == (undisturbed / "model.tflite").read_bytes()
+    columns = ("step", "loss", "validation_loss", "validation_top1")
+    ours, theirs = (
+        [[row[name] for name in columns] for row in csv.DictReader(open(each / "history.csv"))]
+        for each in (model_dir, undisturbed)
     )
-    for name, array in single.items():
-        if name.split("/")[-1] in ("kernel", "gamma", "beta"):
-            np.testing.assert_allclose(double[name], array, atol=1e-4, err_msg=name)
-    assert final(place / "two")["top1"] == pytest.approx(final(place / "one")["top1"], abs=0.05)
+    assert ours == theirs
+
+
+def test_a_stopped_worker_is_named_and_both_go_on(place):
+    flags = ("--num_epochs", "10", "--batch_size", "32", "--evaluate_every_epochs", "0")
+    arguments = command(
+        place, place / "two", *flags, "--checkpoint_minutes", "0",
+        configuration="squeezenext", records="large",
+    )  # fmt: skip
+    chief, worker = (start(arguments, TF_CONFIG=config) for config in tiny.tf_configs(2))
+    wait_for_checkpoint(chief, place / "two")
+    worker.send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    errors = finish(chief, 75)
+    worker.kill()
+    assert "Worker 1 (127.0.0.1:" in errors.splitlines()[-1], errors
+    assert "has not answered" in (place / "two" / "train.log").read_text()
+    assert time.monotonic() - stopped < 30
+    assert 0 < checkpoint.steps(place / "two" / "checkpoints")[-1] < 20
+    workers = [start(arguments, TF_CONFIG=config) for config in tiny.tf_configs(2)]
+    assert all("Resuming at step" in finish(process) for process in workers)
+    assert final(place / "two")["step"] == 20
 
 
 def test_a_second_trainer_is_kept_out(place):
@@ -199,7 +186,18 @@ def test_bad_input_is_one_sentence(place, tmp_path, capsys, flags, message):
 def test_nan_stops_the_run_and_says_where(place, tmp_path, capfd):
     flags = ("--set", "training.learning_rate=1e30", "--set", "training.warmup_epochs=0.0")
     assert train.main(command(place, tmp_path / "nan", *flags)[2:]) == 1
-    assert "not finite" in capfd.readouterr().err
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert "is not finite; the batch was " in error and "the last checkpoint is none" in error
+    (listed,) = (tmp_path / "nan").glob("not-finite-*.txt")
+    assert len(listed.read_text().splitlines()) == 8
+    assert error.removeprefix("error: ") in (tmp_path / "nan" / "train.log").read_text()
+
+
+def test_a_finished_run_says_so(place, undisturbed, capfd):
+    before = (undisturbed / "final.json").stat().st_mtime_ns
+    assert train.main(command(place, undisturbed, "--num_epochs", "6")[2:]) == 0
+    assert "holds a finished run of 30 steps" in capfd.readouterr().err
+    assert (undisturbed / "final.json").stat().st_mtime_ns == before
 
 
 def test_another_seed_or_network_is_refused(place, undisturbed):
@@ -208,10 +206,31 @@ def test_another_seed_or_network_is_refused(place, undisturbed):
     assert train.main(other) == 2
 
 
-def test_devices_must_share_the_batch(place, tmp_path):
+def test_devices_must_share_the_batch(place, tmp_path, capsys):
     flags = ("--devices", "2", "--batch_size", "9")
-    errors = finish(start(command(place, tmp_path / "model", *flags)), code=2)
-    assert "--batch_size 9 does not divide among 2" in errors
+    assert train.main([*command(place, tmp_path / "model")[2:], *flags]) == 2
+    assert "--batch_size 9 does not divide among 2" in capsys.readouterr().err
+
+
+def test_what_a_user_gets_wrong_does_not_wait_for_tensorflow(tmp_path):
+    """One process for all: TensorFlow must not have been imported after any of them."""
+    program = f"""
+import sys
+from squeezenext import evaluate, stats, train
+names = [["--configuration", "nosuch"], ["--set", "images.x=1"], ["--data_dir", "/nowhere"],
+         ["--precision", "float8"], ["--on_nan", "maybe"], ["--cluster", "slurm"]]
+for flags in names:
+    flags = flags if "--data_dir" in flags else ["--training_file_pattern", "{__file__}", *flags]
+    assert train.main(["train", "--model_dir", "{tmp_path}/model", *flags]) == 2, flags
+assert evaluate.main(["evaluate", "--model_dir", "{tmp_path}", "--data_dir", "/nowhere"]) == 2
+assert stats.main(["stats", "--configuration", "nosuch"]) == 2
+assert "tensorflow" not in sys.modules and "keras" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=tiny.environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("error: ") == 8
 
 
 def test_deterministic_too_late_is_said(place, tmp_path, capsys):
@@ -222,14 +241,33 @@ def test_deterministic_too_late_is_said(place, tmp_path, capsys):
     assert "too late" in capsys.readouterr().err
 
 
-def test_a_damaged_record_is_one_sentence(place, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def damaged(place):
+    """The 40 examples with one byte of one of them changed."""
     content = bytearray((place / "small").read_bytes())
     content[len(content) // 2] ^= 1
-    (tmp_path / "bad").write_bytes(content)
-    flags = ("--training_file_pattern", str(tmp_path / "bad"))
-    assert train.main([*command(place, tmp_path / "model")[2:], *flags]) == 2
+    (place / "bad").write_bytes(content)
+    return ("--training_file_pattern", str(place / "bad"))
+
+
+def test_a_damaged_record_is_one_sentence(place, damaged, tmp_path, capsys):
+    assert train.main([*command(place, tmp_path / "model")[2:], *damaged]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and "bad" in errors[0] and "record" in errors[0]
+
+
+def test_a_damaged_record_is_left_out_on_request(place, damaged, tmp_path, capsys):
+    model_dir = tmp_path / "model"
+    flags = (*damaged, "--on_bad_record", "skip", "--num_epochs", "1")
+    assert train.main([*command(place, model_dir)[2:], *flags]) == 0
+    assert final(model_dir)["bad_records"] == 1 and final(model_dir)["examples_seen"] == 40
+    told = [line for line in capsys.readouterr().err.splitlines() if "Left out:" in line]
+    assert len(told) == 1 and "fails its checksum" in told[0]
+    rows = list(csv.DictReader(open(model_dir / "bad_records.csv")))
+    assert len(rows) == 1 and f"record {rows[0]['number']} fails" in rows[0]["fault"]
+    damaged_scores = ("--validation_file_pattern", str(place / "bad"), "--num_epochs", "2")
+    assert train.main([*command(place, model_dir)[2:], *flags, *damaged_scores]) == 2
+    assert "fails its checksum" in capsys.readouterr().err  # evaluation leaves nothing out
 
 
 def test_a_label_that_the_network_lacks_is_one_sentence(place, tmp_path, capsys):

@@ -2,6 +2,9 @@
 
 import dataclasses
 import io
+import json
+import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +100,28 @@ def reader(folder: Path, examples: int = 40) -> data.Reader:
     if not path.exists():
         shard(path, examples)
     return data.Reader(records.split_from_files("train", [path]))
+
+
+def environment(**more: str) -> dict[str, str]:
+    """What a process of its own needs to find this repository."""
+    root = str(Path(__file__).parent.parent)
+    return os.environ | {"PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "3"} | more
+
+
+def tf_configs(workers: int) -> list[str]:
+    """TF_CONFIG of a chief and the others, on free ports of this machine."""
+    sockets = [socket.socket() for _ in range(workers)]
+    for held in sockets:
+        held.bind(("127.0.0.1", 0))
+    addresses = [f"127.0.0.1:{held.getsockname()[1]}" for held in sockets]
+    for held in sockets:
+        held.close()
+    cluster = {"chief": addresses[:1], "worker": addresses[1:]}
+    tasks = [("chief", 0), *(("worker", index) for index in range(workers - 1))]
+    return [
+        json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
+        for kind, index in tasks
+    ]
 
 
 def model_directory(folder: Path, config: Config):

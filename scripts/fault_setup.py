@@ -1,0 +1,87 @@
+"""What the fault tests share: a source, an undisturbed conversion, and the comparison with it."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from datasets.convert import convert  # noqa: E402
+from squeezenext.errors import InputError, RunAgain, SomeInputsFailed  # noqa: E402
+
+OPTIONS = {"layout": "folder", "show_progress": False, "train_shards": 3, "workers": 1}
+Hashes = dict[str, str]
+
+
+class Different(SomeInputsFailed):
+    """A disturbed conversion left something else than an undisturbed one."""
+
+
+def photos(folder: Path, count: int) -> Path:
+    """Writes pictures of noise in three classes, and one file that is none."""
+    for number in range(count):
+        path = folder / "abc"[number % 3] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8)
+        Image.fromarray(noise).save(path, quality=90)
+    (folder / "a" / "broken.jpg").write_text("this is no picture\n")
+    return folder
+
+
+def undisturbed(source: Path, output: Path, **options) -> Hashes:
+    convert(source, output, **OPTIONS | options)
+    return hashes(output)
+
+
+def hashes(folder: Path) -> Hashes:
+    """Returns the SHA-256 of every file that readers see."""
+    found = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not path.name.startswith("."):
+            found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def check(what: str, output: Path, whole: Hashes, finished: bool | None) -> None:
+    """Compares what readers see with the undisturbed files; None: at a moment of its work.
+
+    Raises:
+      Different: a file is partial or another one, or, when `finished`, missing.
+    """
+    found = hashes(output)
+    for name in sorted(found):
+        if found[name] != whole.get(name):
+            raise Different(f"{what}: {output / name} is not the undisturbed one.")
+    if finished and found != whole:
+        raise Different(f"{what}: {output} lacks {sorted(set(whole) - set(found))[0]}.")
+    if finished is False and "manifest.json" in found and found != whole:
+        raise Different(f"{what}: {output} has a manifest but not all of its files.")
+
+
+def forked(work: Callable[[], int]) -> int:
+    """Returns the exit code of `work` done in a child process, which may die of it."""
+    child = os.fork()
+    if not child:
+        code = 99
+        try:
+            sys.stderr = open(os.devnull, "w")
+            code = work()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def plainly(source: Path, output: Path) -> int:
+    try:
+        convert(source, output, **OPTIONS)
+    except RunAgain:
+        return 75
+    except InputError:
+        return 2
+    return 0

@@ -1,0 +1,26 @@
+"""What a model directory says of its model, config.json and labels.json, without TensorFlow."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from squeezenext import atomic, checkpoint, config_io, labels
+from squeezenext.config import Config
+from squeezenext.errors import InputError
+
+
+def write(directory: Path, config: Config, classes: Sequence[labels.Label]) -> None:
+    """Makes the directory and the two files.
+
+    Raises:
+      InputError: the directory holds a model of another configuration or other classes.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path, names = directory / "config.json", directory / "labels.json"
+    if checkpoint.steps(directory / "checkpoints"):
+        if path.exists() and config_io.read(path).model != config.model:
+            raise InputError(f"{directory} holds a model of another network; choose another one.")
+        if names.exists() and labels.read(names) != tuple(classes):
+            raise InputError(f"{directory} holds a model of other classes; choose another one.")
+    text = config_io.to_json(config)
+    atomic.write_file(path, lambda file: file.write_text(text, "utf-8"))
+    atomic.write_file(names, lambda file: labels.write(file, classes))

@@ -1,0 +1,57 @@
+"""Images of a data directory as the network is shown them, read without TensorFlow."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from squeezenext import dataset, example, preprocessing, records, tfrecord
+from squeezenext.config import Images
+from squeezenext.errors import InputError
+from squeezenext.labels import Label
+
+
+def read(
+    data_dir: str | Path,
+    splits: tuple[str, ...],
+    limit: int,
+    images: Images,
+    known: tuple[Label, ...],
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields up to `limit` images spread evenly over a split, and their classes.
+
+    Args:
+      data_dir: records with a manifest.
+      splits: the first that the data has is read.
+      known: the classes of the model, which the data must have.
+
+    Yields:
+      [size, size, 3] uint8, RGB: the centre crop, and the place of its class in `known`.
+
+    Raises:
+      InputError: there is no such data, its classes are others, or a record is damaged.
+    """
+    found = dataset.find(data_dir, None, None)
+    dataset.check_classes(found, known, Path(data_dir))
+    names = [name for name in splits if name in found.splits and found.splits[name].examples]
+    if not names:
+        raise InputError(f"{data_dir} has no {' or '.join(splits)} split; convert it with one.")
+    split = found.splits[names[0]]
+    index = records.index(split)
+    first = np.cumsum([0, *(shard.examples for shard in split.shards)])
+    for number in np.linspace(0, len(index) - 1, min(limit, len(index))).round().astype(int):
+        shard, offset, length = (int(value) for value in index[number])
+        path = split.shards[shard].path
+        payload = _payload(path, offset, length, int(number - first[shard]))
+        features = example.decode_example(payload)
+        image = preprocessing.read_image(features["image/encoded"][0], f"record {number} of {path}")
+        yield preprocessing.centre_pixels(image, images), features["image/class/label"][0] - 1
+
+
+def _payload(path: Path, offset: int, length: int, number: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return tfrecord.read(descriptor, offset, length, str(path), number)
+    finally:
+        os.close(descriptor)

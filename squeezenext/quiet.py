@@ -1,0 +1,68 @@
+"""TensorFlow without what it says each time, whatever happens.
+
+TF_CPP_MIN_LOG_LEVEL does not reach the lines that its libraries write before their logging is set
+up (TensorFlow 2.21: oneDNN, cudart, XNNPACK), so those are taken out of standard error by their
+text. Everything else is passed on. Where TF_CPP_MIN_LOG_LEVEL is 0, as with --debug, nothing is
+taken out.
+"""
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+
+NOISE = re.compile(
+    rb"All log messages before absl::InitializeLog"
+    rb"|oneDNN custom operations are on"
+    rb"|Could not find cuda drivers on your machine"
+    rb"|This TensorFlow binary is optimized to use available CPU instructions"
+    rb"|^To enable the following instructions:"
+    rb"|Created TensorFlow Lite XNNPACK delegate"
+    rb"|Ignored (output_format|drop_control_dependency)"
+    rb"|MLIR V1 optimization pass is not enabled"
+    rb"|(un)?initialize TfrtCpuClient|lite/python/|mlir_graph_optimization_pass"
+)
+
+
+def settle(debug: bool) -> None:
+    """Sets how much TensorFlow may say; call before it is imported.
+
+    A machine with an NVIDIA driver keeps warnings: they say why a GPU is not used.
+    """
+    gpu = os.path.exists("/proc/driver/nvidia")
+    level = "0" if debug else "1" if gpu else "3"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", level)
+    os.environ.setdefault("GRPC_VERBOSITY", "INFO" if debug else "NONE")
+
+
+@contextlib.contextmanager
+def native() -> Iterator[None]:
+    """Takes `NOISE` out of what native code writes to standard error inside the block."""
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in (None, "0"):
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as told:
+            os.dup2(told.fileno(), 2)
+            try:
+                yield
+            finally:
+                sys.stderr.flush()
+                os.dup2(kept, 2)
+                told.seek(0)
+                for line in told:
+                    if not NOISE.search(line):
+                        os.write(2, line)
+    finally:
+        os.close(kept)
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow, which takes seconds: 8 of CPU time where this was written."""
+    if "tensorflow" not in sys.modules:
+        with native():
+            import tensorflow  # noqa: F401

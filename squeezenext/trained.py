@@ -1,0 +1,77 @@
+"""A trained network in the form that is shipped: its graph, folded weights and classes.
+
+TensorFlow is reached only for a run that keeps moving averages.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from squeezenext import checkpoint, config_io, graph, labels, shipped, weights
+from squeezenext.config import Config
+from squeezenext.errors import InputError
+from squeezenext.graph import Graph
+from squeezenext.labels import Label
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A network and its weights.
+
+    Attributes:
+      name: of the model directory or the published model.
+      config: its configuration.
+      labels: the classes in the order of the logits.
+      graph, weights: as `graph.of` and `graph.fold` make them.
+      temperature: by which `predict.py` divides the logits before the softmax.
+    """
+
+    name: str
+    config: Config
+    labels: tuple[Label, ...]
+    graph: Graph
+    weights: dict[str, np.ndarray]
+    temperature: float = 1.0
+
+
+def load(model: str | Path) -> Trained:
+    """Reads a model directory, a published model or a `.sqz` file.
+
+    Raises:
+      InputError: there is no such model, or it holds no checkpoint.
+    """
+    if Path(model).suffix == ".sqz" and Path(model).is_file():
+        return _of_sqz(Path(model))
+    directory = weights.resolve(model)
+    if not (directory / "config.json").is_file():
+        raise InputError(f"{directory} is not a model directory: it has no config.json.")
+    config = config_io.read(directory / "config.json")
+    known = labels.read(directory / "labels.json")
+    if len(known) != config.model.classes:
+        raise InputError(
+            f"{directory}/labels.json has {len(known)} classes, the network {config.model.classes}."
+        )
+    folded = graph.fold(config, _variables(directory))
+    temperature = shipped.read_temperature(directory)
+    return Trained(Path(model).name, config, known, graph.of(config), folded, temperature)
+
+
+def _of_sqz(path: Path) -> Trained:
+    from squeezenext import sqz  # no model directory needs it
+
+    found = sqz.read(path)
+    network = graph.of(found.config)
+    return Trained(path.stem, found.config, found.classes, network, found.weights)
+
+
+def _variables(directory: Path) -> dict[str, np.ndarray]:
+    found = checkpoint.newest(directory / "checkpoints", lambda text: None)
+    if found is None:
+        raise InputError(f"{directory} holds no checkpoint yet; train it first.")
+    state = found[0]
+    if not any(name.startswith("average/") for name in state):
+        return state
+    from squeezenext import model_directory  # which variables are averaged, Keras knows
+
+    return model_directory.read_weights(directory)

@@ -1,0 +1,185 @@
+"""Tests for `../squeezenext/cluster.py` and `watchdog.py`: who is there, and who no longer."""
+
+import json
+
+import pytest
+
+from squeezenext import cluster, watchdog
+from squeezenext.cluster import Cluster
+from squeezenext.errors import InputError
+from squeezenext.watchdog import Watchdog
+
+
+def tf_config(workers, kind="worker", index=0, **more):
+    document = {"cluster": {"worker": workers} | more, "task": {"type": kind, "index": index}}
+    return {"TF_CONFIG": json.dumps(document)}
+
+
+def test_tf_config():
+    assert cluster.find("auto", {}) is None
+    assert cluster.find("auto", tf_config(["a:1"])) is None  # alone
+    assert cluster.find("none", tf_config(["a:1", "b:1"])) is None
+    assert cluster.find("auto", tf_config(["a:1", "b:1"], index=1)) == Cluster(("a:1", "b:1"), 1)
+
+
+def test_the_chief_comes_first():
+    given = {"chief": ["c:1"]}
+    expected = ("c:1", "a:1", "b:1")
+    assert cluster.find("auto", tf_config(["a:1", "b:1"], "chief", **given)) == Cluster(expected, 0)
+    assert cluster.find("auto", tf_config(["a:1", "b:1"], "worker", 1, **given)).index == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "{}", '{"cluster": {}, "task": {"type": "worker", "index": 0}}',
+     tf_config(["a:1"], index=1)["TF_CONFIG"], tf_config(["a:1"], "ps")["TF_CONFIG"],
+     tf_config(["a:1"], chief=["b:1", "c:1"])["TF_CONFIG"]],
+)  # fmt: skip
+def test_a_bad_tf_config_is_named(text):
+    with pytest.raises(InputError, match="TF_CONFIG"):
+        cluster.find("auto", {"TF_CONFIG": text})
+
+
+SLURM = {
+    "SLURM_JOB_ID": "20003",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_PROCID": "2",
+    "SLURM_STEP_NODELIST": "gpu[08-09],login1",
+    "SLURM_STEP_TASKS_PER_NODE": "1(x2),2",
+}
+
+
+def test_slurm():
+    found = cluster.find("slurm", SLURM)
+    assert found == Cluster(("gpu08:12003", "gpu09:12003", "login1:12003", "login1:12004"), 2)
+    alone = {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}
+    alone |= {"SLURM_JOB_NODELIST": "a", "SLURM_TASKS_PER_NODE": "1"}
+    assert cluster.find("slurm", alone) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"SLURM_PROCID": None}, "SLURM_PROCID is not set; start the workers with srun"),
+        ({"SLURM_STEP_NODELIST": None}, "SLURM_STEP_NODELIST is not set"),
+        ({"SLURM_STEP_NODELIST": "a[1-x]"}, "no list of nodes"),
+        ({"SLURM_STEP_NODELIST": "a,b"}, "do not fit 2 nodes"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "one"}, "no list of tasks"),
+        ({"SLURM_PROCID": "4"}, "do not fit"),
+        ({"SLURM_DISTRIBUTION": "cyclic"}, "--distribution=block"),
+    ],
+)
+def test_what_slurm_should_have_set_is_named(changes, message):
+    environment = {k: v for k, v in (SLURM | changes).items() if v is not None}
+    with pytest.raises(InputError, match=message):
+        cluster.find("slurm", environment)
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [
+        ("a", ["a"]),
+        ("a[1,3-4]", ["a1", "a3", "a4"]),
+        ("a[099-101]b,c", ["a099b", "a100b", "a101b", "c"]),
+        ("r[1-2]n[1-2]", ["r1n1", "r1n2", "r2n1", "r2n2"]),
+    ],
+)
+def test_slurms_lists_of_hosts(text, hosts):
+    assert cluster.hosts_of(text) == hosts
+
+
+class Bench:
+    """Three workers on one clock; only the first one's verdicts are looked at."""
+
+    def __init__(self, folder):
+        self.now = 0.0
+        self.told = []
+        (folder / watchdog.FOLDER).mkdir()
+        self.dogs = [
+            Watchdog(
+                folder,
+                Cluster(("a:1", "b:1", "c:1"), index),
+                pytest.fail,
+                self.told.append,
+                clock=lambda: self.now,
+            )
+            for index in range(3)
+        ]
+
+    def go(self, seconds, beating=(0, 1, 2), working=(0, 1, 2)):
+        """Lets time pass; returns the first worker's first complaint and when it came."""
+        for _ in range(round(seconds)):
+            self.now += 1
+            for index in beating:
+                self.dogs[index].beat()
+            for index in working:
+                self.dogs[index].progress()
+            if wrong := self.dogs[0].look():
+                return wrong, self.now
+        return None, self.now
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+def start(bench):
+    assert bench.go(3)[0] is None
+    for dog in bench.dogs:
+        dog.joined()
+
+
+def test_all_well(bench):
+    start(bench)
+    assert bench.go(1000)[0] is None
+
+
+def test_one_that_falls_silent_is_named_in_time(bench):
+    start(bench)
+    wrong, now = bench.go(60, beating=(0, 2))
+    assert wrong.startswith("worker 1 (b:1) has not answered for 16 s") and now == 19
+
+
+def test_one_that_has_left_says_why(bench):
+    start(bench)
+    bench.dogs[2].left("the disk is on fire")
+    assert bench.go(1)[0] == "worker 2 (c:1) has left: the disk is on fire"
+
+
+def test_one_that_is_done_may_fall_silent(bench, monkeypatch):
+    monkeypatch.setattr(watchdog.time, "sleep", lambda seconds: setattr(bench, "now", 99.0))
+    start(bench)
+    bench.dogs[1].part()
+    assert bench.go(100, beating=(0, 2))[0] is None
+
+
+def test_one_that_beats_but_does_nothing_is_named(bench):
+    start(bench)
+    assert bench.go(800, working=(0,))[0] is None
+    wrong, now = bench.go(2000, working=())
+    assert wrong.startswith("worker 1 (b:1) and worker 2 (c:1) got stuck") and now > 1700
+
+
+def test_storage_that_is_not_shared_is_said(bench):
+    for dog in bench.dogs:
+        dog.joined()
+    wrong, _ = bench.go(60, beating=(0, 1))
+    assert "no sign of it: --model_dir must be on storage that all workers share" in wrong
+    assert wrong.startswith("worker 2")
+
+
+def test_one_that_never_comes_is_told_and_then_named(bench):
+    wrong, now = bench.go(1000, beating=(0, 1))
+    assert bench.told == ["Waiting for worker 2 (c:1)."]
+    assert wrong.startswith("worker 2 (c:1) has not come") and now == watchdog.START_SECONDS + 1
+
+
+def test_what_an_earlier_start_left_is_no_sign_of_life(bench, tmp_path):
+    bench.go(5)
+    again = Watchdog(
+        tmp_path, Cluster(("a:1", "b:1", "c:1"), 0), pytest.fail, pytest.fail, lambda: bench.now
+    )
+    again.joined()
+    bench.now += 20
+    assert "no sign of it" in again.look()

@@ -1,0 +1,239 @@
+"""Tests for `../squeezenext/export.py`: every format, loaded by its own runtime."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from squeezenext import (
+    checkpoint,
+    config_io,
+    export,
+    graph,
+    labels,
+    litert_metadata,
+    photographs,
+    trained,
+)
+from squeezenext.errors import InputError
+from tests import tiny
+
+PRECISIONS = ("float32", "float16", "dynamic", "int8")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model directory of a grouped network with random weights, made without TensorFlow."""
+    return made(tmp_path_factory.mktemp("model"), tiny.SQUEEZENEXT)
+
+
+def made(folder, config):
+    folder.joinpath("config.json").write_text(config_io.to_json(config))
+    labels.write(folder / "labels.json", [labels.Label(f"n{i}", f"n{i}") for i in (1, 2, 3)])
+    random, variables = np.random.default_rng(0), {}
+    network = graph.of(config)
+    for node in network.weighted:
+        shape = network.kernel_shape(node.name)
+        kernel = random.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape)
+        variables[f"model/{node.name}/kernel"] = kernel.astype(np.float32)
+        if node.bias:
+            variables[f"model/{node.name}/bias"] = random.normal(0, 1, shape[-1]).astype(np.float32)
+        for part in ("gamma", "beta", "moving_mean", "moving_variance") if node.norm else ():
+            values = random.uniform(0.5, 1.5, shape[-1]) if part != "beta" else np.zeros(shape[-1])
+            variables[f"model/{node.norm}/{part}"] = values.astype(np.float32)
+    checkpoint.save(folder / "checkpoints", 1, variables, {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """Ten records of the tiny classes, with a manifest."""
+    from datasets import convert
+
+    photos, out = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("data") / "records"
+    for number in range(12):
+        folder = photos / f"n{number % 3 + 1}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(tiny.jpeg(number, number % 3 + 1))
+    arguments = ["--layout=folder", f"--source={photos}", f"--output={out}", "--workers=1"]
+    assert convert.main(["convert", *arguments]) == 0
+    return out
+
+
+def command(model, out, kind, *more) -> int:
+    arguments = [f"--model_dir={model}", f"--format={kind}", f"--output={out}", *more]
+    return export.main(["export", *arguments])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_litert_files_carry_labels_and_metadata(model, records, tmp_path, precision):
+    out = tmp_path / "model.tflite"
+    assert command(model, out, "litert", f"--precision={precision}", f"--data_dir={records}") == 0
+    with zipfile.ZipFile(out) as archive:
+        assert archive.read("labels.txt").decode().splitlines() == ["n1", "n2", "n3"]
+        document = json.loads(archive.read("squeezenext.json"))
+    assert document["precision"] == precision and document["synsets"] == ["n1", "n2", "n3"]
+    report = json.loads(tmp_path.joinpath("model.tflite.json").read_text())
+    assert report["bytes"] == out.stat().st_size and report["images"] > 0
+    assert report["agreement"] == 1 or precision in ("int8", "dynamic")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, f"{out.name}.json"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_onnx(model, records, tmp_path, precision):
+    onnx = pytest.importorskip("onnx", reason="requirements-onnx.txt is not installed")
+    pytest.importorskip("onnxruntime", reason="requirements-onnx.txt is not installed")
+    out = tmp_path / "model.onnx"
+    assert command(model, out, "onnx", f"--precision={precision}", f"--data_dir={records}") == 0
+    made = onnx.load(out, load_external_data=False)
+    assert {item.domain for item in made.opset_import} <= {"", "ai.onnx"}
+    properties = {item.key: item.value for item in made.metadata_props}
+    assert json.loads(properties["squeezenext"])["labels"] == ["n1", "n2", "n3"]
+    quantized = "QuantizeLinear" in {node.op_type for node in made.graph.node}
+    assert quantized == (precision == "int8")
+
+
+def test_keras_files_hold_plain_layers_and_refuse_another_ending(model, tmp_path, capsys):
+    import keras
+
+    out = tmp_path / "model.keras"
+    assert command(model, out, "keras") == 0
+    layers = keras.models.load_model(out).layers
+    assert all(type(layer).__module__.startswith("keras.") for layer in layers)
+    assert zipfile.ZipFile(out).testzip() is None
+    assert command(model, tmp_path / "model.h5", "keras") == 2
+    assert "must end in .keras" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["litert", "onnx", "keras"])
+def test_a_classifier_s_bias_is_in_every_file(kind, tmp_path):
+    """pytorchcv's layout; the export itself compares the file with the network."""
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime", reason="requirements-onnx.txt is not installed")
+    change = {"groups": 1, "biases": True, "stem_padding": 1, "pair_order": "1x3_first"}
+    network = dataclasses.replace(tiny.SQUEEZENEXT.model, **change)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    made(folder, dataclasses.replace(tiny.SQUEEZENEXT, model=network))
+    ending = {"litert": "tflite"}.get(kind, kind)
+    assert command(folder, tmp_path / f"model.{ending}", kind) == 0
+
+
+def test_saved_models_serve_pixels_and_files(model, tmp_path):
+    import tensorflow as tf
+
+    out = tmp_path / "1"
+    assert command(model, out, "saved_model") == 0
+    assert command(model, out, "saved_model") == 0  # replaces what is there
+    loaded = tf.saved_model.load(str(out))
+    photos = [tiny.jpeg(number, 1) for number in range(2)]
+    found = loaded.signatures["encoded"](images=tf.constant(photos))
+    assert found["classes"].shape == (2, 3) and found["classes"][0, 0].numpy()[:1] == b"n"
+    known = trained.load(model)
+    run = export.reference(known)
+    for place, photo in enumerate(photos):
+        from squeezenext import preprocessing
+
+        image = preprocessing.read_image(photo, "photo")
+        expected = run(preprocessing.centre_pixels(image, known.config.images))
+        np.testing.assert_allclose(found["probabilities"][place], expected, atol=1e-3)
+    document = loaded.signatures["describe"]()["squeezenext"].numpy()
+    assert json.loads(document)["synsets"] == ["n1", "n2", "n3"]
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["--format=litert", "--precision=int8"], "needs real images"),
+        (["--format=keras", "--precision=int8"], "--format keras has float32"),
+        (["--format=litert", "--output=absent/model.tflite"], "there is no folder absent"),
+        (["--format=litert", "--model_dir=absent"], "no model directory absent"),
+        (["--format=litert", "more"], "Unexpected argument"),
+    ],
+)
+def test_what_cannot_be_done_is_said(model, tmp_path, capsys, arguments, told):
+    assert command(model, tmp_path / "model", "litert", *arguments) == 2
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_computes_something_else_is_not_kept(model):
+    right = export.reference(trained.load(model))
+    images = [np.zeros((32, 32, 3), np.uint8)]
+    with pytest.raises(RuntimeError, match="was not kept"):
+        export.compare(lambda image: right(image) + 0.01, right, images, 1e-3)
+
+
+def test_images_come_evenly_from_the_first_split_there_is(model, records):
+    known = trained.load(model)
+    read = [*photographs.read(records, ("none", "train"), 4, known.config.images, known.labels)]
+    assert len(read) == 4 and read[0][0].shape == (32, 32, 3)
+    assert {label for _, label in read} <= {0, 1, 2}
+    with pytest.raises(InputError, match="no test split"):
+        list(photographs.read(records, ("test",), 4, known.config.images, known.labels))
+
+
+CLIENT = """
+import sys, numpy, mediapipe
+from mediapipe.tasks.python import BaseOptions, vision
+images = numpy.load(sys.argv[1])
+for path in sys.argv[2:]:
+    options = vision.ImageClassifierOptions(BaseOptions(model_asset_path=path), max_results=1)
+    with vision.ImageClassifier.create_from_options(options) as classifier:
+        for image in images:
+            shown = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=image)
+            first = classifier.classify(shown).classifications[0].categories[0]
+            print(first.index, first.score, first.category_name, sep="\\t")
+"""
+
+
+@pytest.fixture(scope="session")
+def mediapipe() -> str:
+    """The Python of an environment with mediapipe, named by SQUEEZENEXT_MEDIAPIPE_PYTHON."""
+    python = os.environ.get("SQUEEZENEXT_MEDIAPIPE_PYTHON", "")
+    if not Path(python).is_file():
+        pytest.skip("SQUEEZENEXT_MEDIAPIPE_PYTHON names no Python that has mediapipe.")
+    return python
+
+
+def test_mediapipe_loads_the_files_as_they_are(shared, mediapipe, tmp_path, monkeypatch):
+    from tests import imagenet_archives
+
+    monkeypatch.setenv("SQUEEZENEXT_WEIGHTS", str(shared / "weights"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    known = trained.load("squeezenet_v1_0")
+    from datasets import convert
+
+    source = imagenet_archives.real_imagenet(tmp_path / "source")
+    arguments = ["--layout=imagenet", "--partial", f"--source={source}", "--workers=1"]
+    assert convert.main(["convert", *arguments, f"--output={tmp_path / 'data'}"]) == 0
+    read = photographs.read(
+        tmp_path / "data", ("validation",), 100, known.config.images, known.labels
+    )
+    images = np.stack([pixels for pixels, _ in read])
+    np.save(tmp_path / "images.npy", images)
+    files = [tmp_path / f"{precision}.tflite" for precision in ("float32", "int8")]
+    for file in files:
+        more = [f"--precision={file.stem}", f"--data_dir={tmp_path / 'data'}"]
+        assert command("squeezenet_v1_0", file, "litert", *more) == 0
+    told = subprocess.run(
+        [mediapipe, "-c", CLIENT, tmp_path / "images.npy", *files],
+        check=True, capture_output=True, text=True, timeout=300,
+    ).stdout.splitlines()  # fmt: skip
+    run = export.reference(known)
+    expected = [int(run(image).argmax()) for image in images]
+    for lines, least in ((told[:100], 99), (told[100:], 94)):
+        rows = [line.split("\t") for line in lines]
+        assert sum(int(row[0]) == e for row, e in zip(rows, expected, strict=True)) >= least
+        assert all(row[2] == known.labels[int(row[0])].text for row in rows)
+        assert all(0 < float(row[1]) <= 1 for row in rows)
+
+
+def test_files_behind_a_model_have_the_same_bytes_each_time():
+    made = [litert_metadata.with_files(b"model", {"labels.txt": b"a\n"}) for _ in range(2)]
+    assert made[0] == made[1] and made[0].startswith(b"model")

@@ -1,0 +1,66 @@
+"""Tests for `../squeezenext/recipes.py` and `phases.py`."""
+
+import dataclasses
+
+import pytest
+
+from squeezenext import config_io, phases, recipes
+from squeezenext.config import HorizontalFlip, Images, RandomResizedCrop
+from squeezenext.errors import InputError
+from tests import tiny
+
+
+@pytest.mark.parametrize("name", recipes.NAMES)
+@pytest.mark.parametrize("configuration", config_io.names())
+def test_every_recipe_fits_every_configuration_and_its_file(configuration, name):
+    config = config_io.load(configuration)
+    other = recipes.apply(name, config)
+    assert (
+        dataclasses.replace(other.model, dropout=0.5)
+        == dataclasses.replace(config.model, dropout=0.5)
+        if hasattr(config.model, "dropout")
+        else other.model == config.model
+    )
+    assert (other == config) == (name == "published")
+    assert other.images.size == config.images.size and other.images.mean == config.images.mean
+    assert config_io.from_json(config_io.to_json(other), "x") == other
+    changed = config_io.override(other, "training.learning_rate=0.123")
+    assert changed.training.learning_rate == 0.123
+
+
+def test_an_unknown_recipe_is_named():
+    with pytest.raises(InputError, match="--recipe old: there are published, modern"):
+        recipes.apply("old", tiny.SQUEEZENEXT)
+
+
+def test_units_never_start_dead():
+    """A ReLU before the addition passes no gradient at 0."""
+    with pytest.raises(ValueError, match="residual_scale is 0.0; it must be positive"):
+        training = dataclasses.replace(tiny.TRAINING, residual_scale=0.0)
+        dataclasses.replace(tiny.SQUEEZENEXT, training=training)
+    assert recipes.modern(tiny.SQUEEZENEXT).training.residual_scale > 0
+    other = dataclasses.replace(tiny.SQUEEZENEXT.model, relu_before_add=False)
+    modern = recipes.modern(dataclasses.replace(tiny.SQUEEZENEXT, model=other))
+    assert modern.training.residual_scale == 0
+
+
+def phased(epochs, **options):
+    images = dataclasses.replace(tiny.IMAGES, progressive=options.pop("progressive", ()))
+    training = dataclasses.replace(tiny.TRAINING, epochs=epochs, **options)
+    return dataclasses.replace(tiny.SQUEEZENEXT, images=images, training=training)
+
+
+def test_sizes_share_the_epochs_equally():
+    config = phased(6.0, progressive=(16, 24, 32))
+    assert [phases.phase(config, e).size for e in range(7)] == [16, 16, 24, 24, 32, 32, 32]
+    assert phases.phase(phased(6.0), 5) == phases.Phase(32, False)
+    assert [phases.phase(phased(6.0, frozen_epochs=2), e).frozen for e in range(4)] == [
+        True, True, False, False,
+    ]  # fmt: skip
+
+
+def test_another_size_keeps_the_crop_s_share():
+    images = Images(augmentation=(RandomResizedCrop(), HorizontalFlip()), progressive=(160,))
+    smaller = phases.resized(images, 160)
+    assert (smaller.size, smaller.resize, smaller.progressive) == (160, 180, ())
+    assert phases.resized(smaller, 160) == smaller

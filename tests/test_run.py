@@ -1,0 +1,206 @@
+"""Tests for `../squeezenext/run.py` with `snapshots.py`, `nan.py` and `history.py`, in process."""
+
+import errno
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from squeezenext import checkpoint, data, history, loop, model_directory, nan, run
+from squeezenext.errors import InputError, NotFinite, RunAgain
+from squeezenext.options import Options
+from tests import tiny
+from tests.conftest import REPOSITORY
+
+
+class Allergic(loop.Loop):
+    """A loop that cannot bear one image: that whose pixels add up to `bad`."""
+
+    def __init__(self, config, **options):
+        self.bad = tf.Variable(-1, trainable=False)
+        super().__init__(config, **options)
+
+    def _network_input(self, images):
+        sums = tf.reduce_sum(tf.cast(images, tf.int32), [1, 2, 3])
+        factor = tf.where(tf.reduce_any(sums == self.bad), float("nan"), 1.0)
+        return super()._network_input(images) * factor
+
+
+@pytest.fixture(scope="module")
+def made(logical_devices, tmp_path_factory):
+    """(reader of 40 examples, loop, its state before the first step)"""
+    reader = tiny.reader(tmp_path_factory.mktemp("records"))
+    made = Allergic(
+        tiny.SQUEEZENEXT,
+        strategy=tf.distribute.get_strategy(),
+        precision="float32",
+        examples=40,
+        micro_batch=8,
+        seed=3,
+    )
+    return reader, made, made.state()
+
+
+@pytest.fixture
+def start(made, monkeypatch):
+    """Starts a run in a directory, as a new process would."""
+    reader, looped, state = made
+    monkeypatch.setattr(model_directory, "write_litert", lambda folder, _: None)
+
+    def begin(model_dir, **options):
+        looped.restore(state)
+        looped.passed_over = 0
+        looped.update.drop_gathered()
+        model_dir.mkdir(exist_ok=True)
+        return run.Run(looped, reader, reader, Options(model_dir=model_dir, **options))
+
+    yield begin
+    looped.bad.assign(-1)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(made, tmp_path_factory):
+    """What a run of two epochs ends with."""
+    reader, looped, state = made
+    looped.restore(state)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_directory, "write_litert", lambda folder, _: None)
+        folder = tmp_path_factory.mktemp("undisturbed")
+        return run.Run(looped, reader, reader, Options(model_dir=folder)).run()
+
+
+def poison(made, number):
+    """Makes the loop allergic to a record."""
+    reader, looped, _ = made
+    options = {"seed": 3, "start": 0, "micro_batch": 40, "share": data.Share()}
+    (numbers, _) = next(data.training_numbers(40, **options))
+    images = next(iter(data.training(reader, tiny.IMAGES, tiny.CLASSES, **options)))[0]
+    chosen = images[list(numbers).index(number)]
+    looped.bad.assign(int(tf.reduce_sum(tf.cast(chosen, tf.int32))))
+
+
+def test_rollback_goes_past_the_bad_batch_once_an_epoch(made, start, tmp_path):
+    poison(made, 7)
+    one = start(tmp_path / "one", on_nan="rollback")
+    document = one.run()
+    assert document["step"] == 10 and np.isfinite(document["loss"])
+    rollbacks = one.progress.rollbacks
+    assert 1 <= len(rollbacks) <= 3 and all(each["step"] > each["to"] for each in rollbacks)
+    passed = sum(each["step"] - each["to"] for each in rollbacks) * 8
+    assert one.loop.passed_over == passed and one.loop.update.skipped.numpy() == 0
+    for path in (tmp_path / "one").glob("not-finite-*.txt"):
+        assert "7.jpg" in path.read_text().split()
+    meta = checkpoint.read_meta(tmp_path / "one" / "checkpoints", 10)
+    assert meta["passed_over"] == passed and meta["rollbacks"] == rollbacks
+    steps = [row["step"] for row in history._read_rows(tmp_path / "one" / "history.csv")]
+    assert steps == ["5", "10"]
+
+
+def test_stop_names_the_batch_and_rollbacks_have_an_end(made, start, tmp_path, monkeypatch):
+    poison(made, 7)
+    with pytest.raises(NotFinite, match=r"is not finite; the batch was .* and 5 more, all in"):
+        start(tmp_path / "stop").run()
+    monkeypatch.setattr(nan, "MAX_ROLLBACKS", 0)
+    with pytest.raises(NotFinite, match="the last checkpoint is step 0. Lower"):
+        start(tmp_path / "end", on_nan="rollback").run()
+
+
+def test_a_full_disk_stops_nothing_until_the_end(made, start, undisturbed, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", full)
+        with pytest.raises(RunAgain, match="No space left on device; the last checkpoint is none"):
+            start(tmp_path / "full", checkpoint_minutes=0.0).run()
+    again = start(tmp_path / "full")
+    assert not again.resume() and again.run() == undisturbed
+
+
+def test_a_signal_during_evaluation_leaves_at_once_and_loses_nothing(
+    made, start, undisturbed, tmp_path, monkeypatch
+):
+    first = start(tmp_path / "signal")
+    evaluate = first.loop.evaluate
+
+    def interrupted(*arguments):
+        first.stopping = True
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(first.loop, "evaluate", interrupted)
+        with pytest.raises(RunAgain, match="evaluating step 5, which is saved"):
+            first.run()
+    again = start(tmp_path / "signal")
+    assert again.resume() and again.progress.epoch_ended and again.step == 5
+    assert again.run() == undisturbed
+    rows = history._read_rows(tmp_path / "signal" / "history.csv")
+    assert [row["step"] for row in rows] == ["5", "10"]
+    assert all(row["validation_top1"] for row in rows)
+    points = curves(tmp_path / "signal" / "tensorboard")
+    assert points["validation/loss"] == [5, 10] == points["validation/labels"]
+
+
+def curves(folder):
+    """The steps of every tag in TensorBoard's files."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append(event.step)
+    return found
+
+
+def test_a_finished_run_is_not_evaluated_again(made, start, tmp_path, monkeypatch):
+    first = start(tmp_path / "done")
+    document = first.run()
+    (tmp_path / "done" / "model.tflite").touch()
+    again = start(tmp_path / "done")
+    monkeypatch.setattr(again.loop, "evaluate", pytest.fail)
+    assert again.resume() and again.run() == document
+
+
+def test_another_recipe_data_or_version_is_told(made, start, tmp_path, caplog):
+    start(tmp_path / "run").run()
+    folder = tmp_path / "run" / "checkpoints"
+    meta = checkpoint.read_meta(folder, 10)
+    assert meta["epoch_sums"]["examples"] == 0 and not meta["epoch_ended"]
+    changes = [
+        ({"seed": 4}, "a run with seed 4"),
+        ({"examples": 41}, "on 41 images"),
+        ({"config": meta["config"] | {"training": {}}}, "training.batch_size = None"),
+    ]
+    for change, message in changes:
+        checkpoint.amend(folder, 10, meta | change)
+        with pytest.raises(InputError, match=message):
+            start(tmp_path / "run").resume()
+    checkpoint.amend(folder, 10, meta | {"versions": meta["versions"] | {"keras": "2.0"}})
+    history.LOG.propagate = True
+    assert start(tmp_path / "run").resume()
+    assert "saved by keras 2.0" in caplog.text
+
+
+def test_the_error_that_ends_a_run_is_in_its_log(tmp_path):
+    history.log_to(tmp_path / "train.log")
+    history.note("all is lost")
+    history.log_to(None)
+    assert "error: all is lost" in (tmp_path / "train.log").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_one_sentence():
+    program = """
+import sys
+from absl import flags
+from squeezenext.flags import run
+sys.exit(run(lambda values, rest: print("x" * 10), flags.FlagValues(), "", ["command"]))
+"""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "error: Standard output cannot be written: No space left on device.\n"
