@@ -14,6 +14,7 @@ import numpy as np
 from squeezenext import (
     atomic,
     caffemodel,
+    card,
     checkpoint,
     config_io,
     deep_compression,
@@ -81,6 +82,7 @@ def _write(directory: Path, config: Config, classes, arrays, meta: dict) -> None
     description.write(directory, config, classes)
     checkpoint.save(directory / "checkpoints", 0, arrays, meta)
     atomic.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
+    card.write(directory)
 
 
 def files(kind: str, path: Path) -> list[Path]:
