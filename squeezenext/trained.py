@@ -52,11 +52,7 @@ def load(model: str | Path) -> Trained:
         raise InputError(
             f"{directory}/labels.json has {len(known)} classes, the network {config.model.classes}."
         )
-<<<<<<< HEAD
     folded = graph.fold(config, variables(directory))
-    return Trained(Path(model).name, config, known, graph.of(config), folded)
-=======
-    folded = graph.fold(config, _variables(directory))
     temperature = shipped.read_temperature(directory)
     return Trained(Path(model).name, config, known, graph.of(config), folded, temperature)
 
@@ -67,7 +63,6 @@ def _of_sqz(path: Path) -> Trained:
     found = sqz.read(path)
     network = graph.of(found.config)
     return Trained(path.stem, found.config, found.classes, network, found.weights)
->>>>>>> main
 
 
 def variables(directory: Path) -> dict[str, np.ndarray]:
