@@ -240,7 +240,11 @@ class Run:
                 f"{self.snapshots.last()}{times}. Lower training.learning_rate, or choose "
                 "--precision float32 or --on_nan rollback."
             )
+        best = self.progress.best
         self.progress = self.snapshots.resume() or self.progress
+        self.progress.best = best
+        if self.progress.epoch_ended:  # evaluated since, but not noted: the disk was full
+            self._new_epoch()
         self.loop.passed_over = self.progress.passed_over = behind - self.seen
         self.progress.rollbacks = [*done, {"step": step, "to": self.step}]
         if self.history:
@@ -268,10 +272,13 @@ class Run:
             self.progress.best = {"step": self.step, "top1": scores["top1"]}
         if self.history:
             self._record(epoch, scores)
+        self._new_epoch()
+        self._write(lambda: self.snapshots.amend(self.progress), must=False)
+
+    def _new_epoch(self) -> None:
         self.progress.epoch_sums = Sums(0, 0, 0.0, 0.0, 0.0)
         self.progress.epoch_seconds, self.progress.epoch_timed = 0.0, 0
         self.progress.epoch_ended = False
-        self._write(lambda: self.snapshots.amend(self.progress), must=False)
 
     def _evaluate(self) -> dict[str, Any]:
         """Scores the validation split with the moving averages, where the recipe keeps any."""
@@ -328,7 +335,8 @@ class Run:
           RunAgain: it had to.
         """
         self.save_at = time.monotonic() + 60 * self.options.checkpoint_minutes
-        self._write(lambda: self.snapshots.save(self.progress), must)
+        state = self.loop.state()  # before anything can fail: the other workers take part
+        self._write(lambda: self.snapshots.save(self.progress, state), must)
         self._progressed()
 
     def _write(self, write, must: bool) -> None:
@@ -338,7 +346,7 @@ class Run:
             write()
             if self.history:
                 self.history.commit()
-        except (OSError, tf.errors.ResourceExhaustedError) as error:
+        except (OSError, tf.errors.OpError) as error:
             reason = getattr(error, "strerror", None) or error.message.splitlines()[0]
             sentence = f"Step {self.step} cannot be saved in {self.model_dir}: {reason}"
             if must:
