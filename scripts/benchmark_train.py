@@ -35,9 +35,10 @@ KINDS = ("ours float32", "ours bfloat16", "Keras float32", "Keras bfloat16", "Py
 def _ours(network: str, precision: str) -> Callable[[int], float]:
     import time
 
+    import numpy as np
     import tensorflow as tf
 
-    from squeezenext import devices
+    from squeezenext import devices, draws
     from squeezenext.loop import Loop
 
     config = config_io.override(config_io.load(network), f"training.batch_size={BATCH}")
@@ -53,7 +54,8 @@ def _ours(network: str, precision: str) -> Callable[[int], float]:
     shape = {"minval": 0, "maxval": 256, "dtype": tf.int32}
     images = tf.cast(tf.random.stateless_uniform((BATCH, size, size, 3), (0, 1), **shape), tf.uint8)
     labels = tf.range(BATCH, dtype=tf.int64)
-    iterator = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
+    numbers = draws.of_steps(config.images.augmentation, 0, np.zeros(BATCH, int), np.arange(BATCH))
+    iterator = iter(tf.data.Dataset.from_tensors((images, labels, numbers)).repeat())
 
     def train(steps: int) -> float:
         started = time.perf_counter()

@@ -16,7 +16,7 @@ MAX_ROLLBACKS = 5  # in a run; more is not bad luck but a bad recipe
 _SHOWN = 3
 
 
-def keys(reader: data.Reader, *, seed: int, start: int, count: int) -> list[str]:
+def keys(reader: data.Reader, *, seed: int, start: int, count: int, echo: int = 1) -> list[str]:
     """Returns the file names, as the records hold them, of a part of the order of training.
 
     Args:
@@ -24,9 +24,15 @@ def keys(reader: data.Reader, *, seed: int, start: int, count: int) -> list[str]
       seed: of the order.
       start: the place of the first example.
       count: how many.
+      echo: of the order.
     """
     numbers = data.training_numbers(
-        reader.split.examples, seed=seed, start=start, micro_batch=count, share=data.Share()
+        reader.split.examples,
+        seed=seed,
+        start=start,
+        micro_batch=count,
+        share=data.Share(),
+        echo=echo,
     )
     payloads = reader.read(next(numbers)[0])
     return [_key(payload, place) for place, payload in enumerate(payloads, start)]

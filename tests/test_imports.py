@@ -20,19 +20,19 @@ ROWS = [
     {"data", "dataset", "litert_writer", "ncnn", "pixels", "predictor", "sqz", "variables"},
     {"evaluate", "importing", "litert", "litert_int8", "loop", "nan", "predict",
      "pytorch_weights", "train"},
-    {"model_directory", "snapshots"},
+    {"model_directory", "pictures", "profiling", "snapshots"},
     {"distillation", "run"},
     {"job"},
 ]  # fmt: skip
 LIGHT = {"arithmetic_streams", "atomic", "bad_records", "checkpoint", "cluster", "config",
          "config_augmentation", "config_io", "dataset", "deep_compression", "draws", "errors",
          "evaluate", "example", "explain", "fetch", "flags", "graph", "huffman",
-         "huffman_streams", "importing", "kernel_coding", "kernel_form", "labels", "litert_file",
-         "litert_int8", "litert_writer", "manifest", "ncnn", "networks", "options", "phases",
-         "pixels", "predict", "predictor", "preprocessing", "published", "pytorch_weights",
-         "quiet", "range_coder", "recipes", "records", "runner", "schema", "sharing", "shipped",
-         "sources", "sqz", "stats", "taps", "tfrecord", "train", "variables", "watchdog",
-         "weights"}  # fmt: skip
+         "huffman_streams", "importing", "kernel_coding", "kernel_form", "labels",
+         "litert_file", "litert_int8", "litert_writer", "manifest", "ncnn", "networks",
+         "options", "phases", "pixels", "predict", "predictor", "preprocessing", "published",
+         "pytorch_weights", "quiet", "range_coder", "recipes", "records", "runner", "schema",
+         "sharing", "shipped", "sources", "sqz", "stats", "taps", "tfrecord", "train",
+         "variables", "watchdog", "weights"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 
