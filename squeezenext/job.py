@@ -1,6 +1,7 @@
 """One process's part in a training job: its devices, its workers, its loop."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from squeezenext import (
     history,
     labels,
     model_directory,
+    profiling,
 )
 from squeezenext.cluster import Cluster
 from squeezenext.config import Config
@@ -80,6 +82,11 @@ def train(
             teacher=_teacher(config, strategy, policy),
         )
         _report(config, loop, reader, policy)
+        if options.profile_input:
+            with data.faults_named(reader):
+                measured = profiling.profile(loop, reader)
+            print(measured.report(config.training.echo))
+            return dataclasses.asdict(measured)
         validation = splits.get("validation")
         job = Run(
             loop,

@@ -8,7 +8,18 @@ from typing import Any
 
 import tensorflow as tf
 
-from squeezenext import checkpoint, data, devices, mixing, model_directory, models, nan, quiet
+from squeezenext import (
+    checkpoint,
+    data,
+    devices,
+    labels,
+    mixing,
+    model_directory,
+    models,
+    nan,
+    pictures,
+    quiet,
+)
 from squeezenext.errors import NotFinite, RunAgain
 from squeezenext.history import LOG, History, ProgressBar
 from squeezenext.loop import Loop, Sums
@@ -287,8 +298,16 @@ class Run:
         if self.history:
             self.history.histogram("validation/predicted_labels", result.predicted, self.step)
             self.history.histogram("validation/labels", result.labels, self.step)
+            self._show_scores(result)
         self.scores = result.summary()
         return self.scores
+
+    def _show_scores(self, result) -> None:
+        """Puts the classes' scores, the confusion and the worst mistakes into TensorBoard."""
+        names = self.model_dir / "labels.json"
+        if names.is_file():
+            images, classes = self.loop.config.images, labels.read(names)
+            pictures.show(self.history, result, self.validation, images, classes, self.step)
 
     def _look_up(self) -> None:
         """Between two steps of an evaluation, before which the run has been saved.
@@ -399,10 +418,10 @@ class Run:
             micro_batch=min(16, config.training.batch_size),
             share=data.Share(),
         )
-        pixels, labels, draws = next(iter(shown))
-        seen, _ = mixing.augmented(pixels, labels, draws, config.images, config.model.classes)
+        pixels, known, draws = next(iter(shown))
+        seen, _ = mixing.augmented(pixels, known, draws, config.images, config.model.classes)
         self.history.images("train/images", tf.cast(seen + 0.5, tf.uint8).numpy(), 0)
-        self.history.histogram("train/labels", labels.numpy(), 0)
+        self.history.histogram("train/labels", known.numpy(), 0)
         with tf.device("CPU:0"):
             self.history.graph(models.inference(models.build(config)))
 

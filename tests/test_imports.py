@@ -24,8 +24,8 @@ ROWS = [
      "predictor", "sqz", "trained", "variables"},
     {"evaluate", "litert", "litert_int8", "loop", "nan", "npz", "photographs",
      "predict", "pytorch_weights", "report", "train"},
-    {"export_litert", "export_web", "importing", "model_directory", "snapshots",
-     "speed"},
+    {"export_litert", "export_web", "importing", "model_directory", "pictures",
+     "profiling", "snapshots", "speed"},
     {"demo", "distillation", "export", "export_keras", "export_onnx", "run"},
     {"adapt", "job"},
 ]  # fmt: skip
