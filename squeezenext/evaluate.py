@@ -1,6 +1,6 @@
 """Scores every example of a split exactly once.
 
-python -m squeezenext.evaluate --model_dir DIR|NAME --data_dir DIR [--json]
+python -m squeezenext.evaluate --model_dir DIR|NAME|FILE.sqz --data_dir DIR [--json]
 """
 
 import csv
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from squeezenext import atomic, config_io, dataset, labels, quiet, weights
+from squeezenext import atomic, config_io, dataset, labels, quiet, sqz, variables, weights
 from squeezenext.errors import InputError
 from squeezenext.flags import run
 from squeezenext.options import PRECISIONS, check_precision
@@ -31,7 +31,7 @@ def evaluate(
     devices_used: int = 0,
     precision: str = "float32",
 ) -> "Evaluation":
-    """Evaluates a model directory or a published model.
+    """Evaluates a model directory, a published model or a .sqz file.
 
     Args:
       model_dir: the same; the newest whole checkpoint is taken, moving averages where kept.
@@ -45,9 +45,9 @@ def evaluate(
     check_precision(precision)
     found = dataset.find(data_dir, None, validation_file_pattern)
     dataset.check_split(found, split)
-    directory = weights.resolve(model_dir)
-    config = config_io.read_model(directory)
-    dataset.check_classes(found, labels.read(directory / "labels.json"), directory)
+    model, compressed = _find(model_dir)
+    config = compressed.config if compressed else config_io.read_model(model)
+    dataset.check_classes(found, _classes(model, compressed), model)
     quiet.import_tensorflow()
     from squeezenext import data, devices, model_directory  # no error above waits for TensorFlow
     from squeezenext.loop import Scorer
@@ -55,9 +55,25 @@ def evaluate(
     reader = data.Reader(found.splits[split])
     strategy = devices.strategy(devices_used)
     scorer = Scorer(config, strategy, devices.precision(precision))
-    model_directory.assign(scorer.model, model_directory.read_weights(directory), str(directory))
+    if compressed:
+        arrays = variables.unfold(config, compressed.weights)
+    else:
+        arrays = model_directory.read_weights(model)
+    model_directory.assign(scorer.model, arrays, str(model))
     with data.faults_named(reader):
         return scorer.evaluate(reader, batch_size)
+
+
+def _find(model: str | Path) -> tuple[Path, sqz.Compressed | None]:
+    """Returns where a model is, and what is in it if it is a .sqz file."""
+    path = Path(model)
+    if path.suffix == sqz.SUFFIX and path.is_file():
+        return path, sqz.read(path)
+    return weights.resolve(model), None
+
+
+def _classes(model: Path, compressed: sqz.Compressed | None) -> tuple[labels.Label, ...]:
+    return compressed.classes if compressed else labels.read(model / "labels.json")
 
 
 def write_predictions(path: Path, reader_labels, result: "Evaluation") -> None:
@@ -111,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         _print(result, values["json"].value)
         if values["predictions"].value:
-            known = labels.read(weights.resolve(values["model_dir"].value) / "labels.json")
+            known = _classes(*_find(values["model_dir"].value))
             write_predictions(Path(values["predictions"].value), known, result)
 
     return run(command, values, __doc__, argv)
