@@ -62,8 +62,8 @@ class Plan:
     def __str__(self) -> str:
         return (
             f"{self.epochs:g} epochs of {self.configuration} at {self.size} x {self.size} pixels, "
-            f"{self.compression_epochs:g} more to compress it: this machine trains {self.images_per_second:.0f} images/s at full size, and has "
-            f"{self.minutes:g} minutes"
+            f"{self.compression_epochs:g} more to compress it: this machine trains "
+            f"{self.images_per_second:.0f} images/s at full size, and has {self.minutes:g} minutes"
         )
 
     def config(self) -> Config:
