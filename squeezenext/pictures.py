@@ -81,7 +81,7 @@ def drawn(
     pictures = []
     for image, number in zip(pixels, numbers, strict=True):
         picture = Image.fromarray(image)
-        names = [classes[int(i)].text for i in (result.labels[number], result.predicted[number])]
+        names = [classes[int(i)].name for i in (result.labels[number], result.predicted[number])]
         text = f"{names[0]}\n-> {names[1]} {result.probability[number]:.2f}"
         place = (4, images.size - 28)
         ImageDraw.Draw(picture).multiline_text(
