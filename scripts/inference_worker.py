@@ -111,7 +111,7 @@ def ncnn(path, threads):
     network.load_param(f"{path}/network.param")
     network.load_model(f"{path}/network.bin")
     size = int(open(f"{path}/size").read())
-    images = ncnn.Mat(np.zeros((3, size, size), np.float32))
+    images = ncnn.Mat(np.zeros((3, size, size), np.float32)).clone()  # else numpy frees it
 
     def run():
         with network.create_extractor() as extractor:

@@ -16,6 +16,7 @@ from squeezenext import (
     caffemodel,
     card,
     checkpoint,
+    config_io,
     deep_compression,
     description,
     graph,
@@ -23,6 +24,7 @@ from squeezenext import (
     ncnn,
     npz,
     pytorch_weights,
+    trained,
     variables,
 )
 from squeezenext.config import CAFFE_SQUASH, TORCHVISION, Config, Images, SqueezeNet
@@ -189,14 +191,12 @@ def export_weights(kind: str, directory: Path, path: Path) -> None:
     Raises:
       InputError: the format cannot hold this network, or the directory holds no weights.
     """
-    from squeezenext import model_directory  # Keras knows which weights have moving averages
-
     if kind not in WRITTEN:
         raise InputError(f"--format {kind}: must be one of {', '.join(WRITTEN)}.")
     if not path.parent.is_dir():
         raise InputError(f"--output {path}: there is no folder {path.parent}.")
-    config = model_directory.read_config(directory)
-    arrays = model_directory.read_weights(directory)
+    config = config_io.read(directory / "config.json")
+    arrays = trained.variables(directory)
     if kind == "npz":
         content = npz.encode(arrays, config)
     elif kind == "deep_compression":

@@ -52,7 +52,7 @@ def load(model: str | Path) -> Trained:
         raise InputError(
             f"{directory}/labels.json has {len(known)} classes, the network {config.model.classes}."
         )
-    folded = graph.fold(config, _variables(directory))
+    folded = graph.fold(config, variables(directory))
     temperature = shipped.read_temperature(directory)
     return Trained(Path(model).name, config, known, graph.of(config), folded, temperature)
 
@@ -65,7 +65,12 @@ def _of_sqz(path: Path) -> Trained:
     return Trained(path.stem, found.config, found.classes, network, found.weights)
 
 
-def _variables(directory: Path) -> dict[str, np.ndarray]:
+def variables(directory: Path) -> dict[str, np.ndarray]:
+    """Returns a model directory's variables by "model/layer/variable", averages where kept.
+
+    Raises:
+      InputError: there is no whole checkpoint.
+    """
     found = checkpoint.newest(directory / "checkpoints", lambda text: None)
     if found is None:
         raise InputError(f"{directory} holds no checkpoint yet; train it first.")

@@ -9,7 +9,17 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from squeezenext import demo, export, export_web, graph, litert_writer, npm, preprocessing, trained
+from squeezenext import (
+    demo,
+    export,
+    export_web,
+    graph,
+    litert_writer,
+    npm,
+    preprocessing,
+    sqz,
+    trained,
+)
 from squeezenext.errors import InputError
 from tests import tiny
 from tests.test_graph import compute
@@ -58,10 +68,11 @@ def site(tmp_path_factory, shared):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SQUEEZENEXT_WEIGHTS", str(shared / "weights"))
         model = trained.load("squeezenet_v1_0")
+    compressed = trained.load(_compressed(model, tmp_path_factory.mktemp("sqz") / "model.sqz"))
     pictures = _pictures(shared, tmp_path_factory.mktemp("pictures"))
     known = [_crop(path, model) for path in pictures[:8]]
     try:
-        export_web.write(model, folder, known)
+        export_web.write(model, folder, known, compressed)
     except InputError as error:
         pytest.skip(str(error))
     export_web.check(folder, export.reference(model), known[:2])
@@ -80,6 +91,19 @@ def _pictures(shared, folder):
             name = member.name.rsplit("/", 1)[-1]
             folder.joinpath(name).write_bytes(archive.extractfile(member).read())
     return sorted(folder.iterdir())
+
+
+def _compressed(model, path):
+    """Writes the published network, whose kernels have 256 values a layer, as a `.sqz` file."""
+    parts = {name.rsplit("/", 1)[1]: {} for name in model.weights}
+    for name, array in model.weights.items():
+        layer, part = name.rsplit("/", 1)
+        parts[part][layer] = array
+    encoded = sqz.encode(
+        model.config, model.labels, parts["kernel"], parts["bias"], coder="huffman"
+    )
+    path.write_bytes(encoded.data)
+    return path
 
 
 def _crop(path, model):
@@ -168,6 +192,11 @@ def test_another_model_and_the_heat_map_of_another_class(browser, site):
     until(browser, lambda: text(browser, "status").startswith("int8: "))
     assert " ms, 1.37 MB." in text(browser, "status")
     assert best(browser) != before and best(browser)[0][0] == before[0][0]
+    Select(browser.find_element("id", "model")).select_by_value("compressed.tflite.gz")
+    until(browser, lambda: text(browser, "status").startswith("compressed: "))
+    megabytes = float(text(browser, "status").split()[-2])
+    assert megabytes < 1.0
+    np.testing.assert_allclose([p for _, p in best(browser)], [p for _, p in before], atol=0.5)
 
 
 def test_a_bad_file_is_named_and_the_next_works(browser, site, tmp_path):
