@@ -100,8 +100,9 @@ def _size(path: Path) -> tuple[int | None, int | None]:
 
 def _files(directory: Path) -> list[tuple[str, int]]:
     kinds = (".tflite", ".sqz", ".onnx", ".keras")
-    found = sorted(path for path in directory.iterdir() if path.suffix in kinds)
-    return [(path.name, path.stat().st_size) for path in found]
+    places = [*directory.iterdir(), *directory.glob("exported/*")]
+    found = sorted(path for path in places if path.suffix in kinds and path.is_file())
+    return [(path.relative_to(directory).as_posix(), path.stat().st_size) for path in found]
 
 
 def _preprocessing(config: Config) -> str:

@@ -20,7 +20,7 @@ from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.flags import run
 from squeezenext.predictor import Answer, Predictor
 
-MANY = 8  # from so many images on, a terminal shows progress
+MANY = 8  # from so many images on, progress is shown
 
 
 def write_text(answers: Iterable[Answer]) -> int:
@@ -97,7 +97,8 @@ def predict(
     predictor = Predictor(model, inside=bool(features or explain))
     draw = _drawer(explain, predictor) if explain else None
     answers = predictor.answers(names, top_k, threshold, draw)
-    if len(names) >= MANY and sys.stderr.isatty():
+    # On a terminal the lines themselves show how far it is.
+    if len(names) >= MANY and sys.stderr.isatty() and not sys.stdout.isatty():
         answers = _with_progress(answers, len(names))
     return _keeping_features(answers, features) if features else answers
 
@@ -139,9 +140,11 @@ def _keeping_features(answers: Iterator[Answer], path: Path) -> Iterator[Answer]
 
 def _with_progress(answers: Iterator[Answer], total: int) -> Iterator[Answer]:
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
-    return track(answers, "images", total=total, console=Console(stderr=True), transient=True)
+    # rich would otherwise send what is printed to its own console: standard error.
+    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        yield from bar.track(answers, total=total, description="images")
 
 
 def define(values: flags.FlagValues) -> None:

@@ -205,3 +205,50 @@ def test_csv_and_text_carry_any_name(squeezenext, photos, tmp_path):
             assert os.fsencode(json.loads(result.stdout)["path"]) == name
         else:
             assert result.stdout.startswith(name)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "dynamic", "int8"])
+def test_an_exported_file_answers_as_its_model(model, photos, tmp_path, precision):
+    from squeezenext import export_litert, trained
+
+    shown = Predictor(model[0]).config.images
+    images = [predictor.read(path) for path in sorted(photos.iterdir())]
+    crops = [preprocessing.centre_pixels(image, shown) for image in images]
+    file = tmp_path / "exported.tflite"
+    file.write_bytes(export_litert.convert(trained.load(model[0]), precision, crops))
+    exported, own = Predictor(file, inside=True), Predictor(model[0], inside=True)
+    close = 0.01 if precision.startswith("float") else 0.15
+    for image in images[:3]:
+        view, expected = exported.view(image), own.view(image)
+        np.testing.assert_allclose(view.probabilities, expected.probabilities, atol=close)
+        np.testing.assert_allclose(
+            view.class_map(1).mean(), expected.class_map(1).mean(), atol=20 * close
+        )
+    (tmp_path / "plain.tflite").write_bytes((model[0] / "model.tflite").read_bytes())
+    with pytest.raises(InputError, match="was not exported by this program"):
+        Predictor(tmp_path / "plain.tflite")
+
+
+def test_progress_leaves_standard_output_alone(squeezenext, photos, tmp_path):
+    """With a terminal for standard error and a file for standard output."""
+    import pty
+
+    leader, follower = pty.openpty()
+    with open(tmp_path / "out", "wb") as out:
+        command = [sys.executable, "predict.py", photos, "--model_dir", squeezenext[0],
+                   "--format", "json"]  # fmt: skip
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=out, stderr=follower)
+        os.close(follower)
+        shown = b""
+        while True:
+            try:
+                part = os.read(leader, 4096)
+            except OSError:  # Linux: the other end is closed
+                break
+            if not part:
+                break
+            shown += part
+    os.close(leader)
+    assert process.wait(60) == 0 and b"images" in shown
+    lines = (tmp_path / "out").read_text().splitlines()
+    assert len(lines) == 12 and all(json.loads(line)["error"] is None for line in lines)
