@@ -124,7 +124,7 @@ def test_bad_override(assignment, message):
         (lambda: Training(momentum=1.0), r"momentum is 1.0; it must be in \[0, 1\)"),
         (lambda: Training(schedule="steps"), "schedule is 'steps'"),
         (lambda: Images(size=300), "size is 300"),
-        (lambda: Images(augmentation=()), "exactly one crop"),
+        (lambda: Images(augmentation=()), "must be one crop, then"),
         (lambda: Config(), "model"),
         (lambda: Stage(filters=1), "missing"),
     ],

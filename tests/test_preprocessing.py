@@ -104,9 +104,11 @@ def test_random_crops_are_windows_of_the_resized_image():
     images = dataclasses.replace(CAFFE_SQUASH, size=60, resize=64)
     data = photograph(64, 64)
     whole = np.asarray(preprocessing.read_image(data, "x"), np.float32)
-    windows = {whole[y : y + 60, x : x + 60].tobytes() for y in range(5) for x in range(5)}
+    # Without the last column: libjpeg interpolates colour there from the window alone, which moves
+    # it by up to 12 of 255; decoding more to be exact would cost every image time.
+    windows = {whole[y : y + 60, x : x + 59].tobytes() for y in range(5) for x in range(5)}
     crops = shown(tf.constant(data), 64, 64, images, numbers_of(images, range(150)))
-    seen = {crop.tobytes() for crop in crops}
+    seen = {np.ascontiguousarray(crop[:, :-1]).tobytes() for crop in crops}
     assert seen <= windows and len(seen) == 25  # all 5 x 5, both ends included
 
 
