@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import checkpoint, data, history, loop, model_directory, nan, run
+from squeezenext import card, checkpoint, data, history, loop, model_directory, nan, run
 from squeezenext.errors import InputError, NotFinite, RunAgain
 from squeezenext.options import Options
 from tests import tiny
@@ -43,11 +43,17 @@ def made(logical_devices, tmp_path_factory):
     return reader, made, made.state()
 
 
+def _write_little(patch: pytest.MonkeyPatch) -> None:
+    """Leaves out what a model directory holds for others, and what needs its description."""
+    patch.setattr(model_directory, "write_litert", lambda folder, _: None)
+    patch.setattr(card, "write", lambda folder: None)
+
+
 @pytest.fixture
 def start(made, monkeypatch):
     """Starts a run in a directory, as a new process would."""
     reader, looped, state = made
-    monkeypatch.setattr(model_directory, "write_litert", lambda folder, _: None)
+    _write_little(monkeypatch)
 
     def begin(model_dir, **options):
         looped.restore(state)
@@ -66,7 +72,7 @@ def undisturbed(made, tmp_path_factory):
     reader, looped, state = made
     looped.restore(state)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model_directory, "write_litert", lambda folder, _: None)
+        _write_little(patch)
         folder = tmp_path_factory.mktemp("undisturbed")
         return run.Run(looped, reader, reader, Options(model_dir=folder)).run()
 
