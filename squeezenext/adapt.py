@@ -22,6 +22,7 @@ from absl import flags
 
 from squeezenext import (
     atomic,
+    compress,
     config_io,
     dataset,
     export,
@@ -41,7 +42,8 @@ PLAN = "adapt.json"
 RECORDS = "records"
 EXPORTED = "exported"
 MAX_SIDE = 400  # of a record's image; larger ones only take longer to read
-TRAINING_SHARE = 0.7  # of the time given; conversion, evaluation and export take the rest
+# Of the time given; conversion, evaluation and export take the rest.
+TRAINING_SHARE, COMPRESSION_SHARE = 0.5, 0.2
 MIN_EPOCHS, MAX_EPOCHS = 8, 40  # rather smaller images than fewer; more teaches nothing new
 SIZES = (1.0, 0.85, 0.7, 0.56)  # of the images' side
 
@@ -55,12 +57,13 @@ class Plan:
     images_per_second: float  # of training at the network's own size, measured
     size: int
     epochs: float
+    compression_epochs: float  # of retraining while the network is compressed
 
     def __str__(self) -> str:
         return (
-            f"{self.epochs:g} epochs of {self.configuration} at {self.size} x {self.size} pixels: "
-            f"this machine trains {self.images_per_second:.0f} images/s at full size, and has "
-            f"{self.minutes:g} minutes"
+            f"{self.epochs:g} epochs of {self.configuration} at {self.size} x {self.size} pixels, "
+            f"{self.compression_epochs:g} more to compress it: this machine trains "
+            f"{self.images_per_second:.0f} images/s at full size, and has {self.minutes:g} minutes"
         )
 
     def config(self) -> Config:
@@ -89,6 +92,7 @@ def adapt(
     *,
     configuration: str = "squeezenet_v1_1",
     minutes: float = 15.0,
+    max_bytes: int = 250_000,
     seed: int = 0,
 ) -> Adapted:
     """Makes a classifier of a folder of photographs.
@@ -98,6 +102,7 @@ def adapt(
       model_dir: made if absent; a run in it that was interrupted goes on.
       configuration: a published model, from whose weights training starts.
       minutes: for all of it, roughly.
+      max_bytes: of the .sqz file; 0 makes none.
       seed: of the split, the new classifier's weights, the order and the augmentation.
 
     Raises:
@@ -115,12 +120,15 @@ def adapt(
     weights.resolve(configuration)  # what has to be fetched is fetched before any work
     records = _convert(photos, model_dir / RECORDS, seed)
     plan = _planned(model_dir / PLAN, records, configuration, minutes)
-    print(f"{plan}.", file=sys.stderr)
+    _say(f"{plan}.")
     options = Options(
         model_dir=model_dir, data_dir=records, fine_tune_from=configuration, seed=seed
     )
     trained = train.train(plan.config(), options)
     files, scores = _export(model_dir, records)
+    if max_bytes:
+        path, top1 = _compress(model_dir, records, plan, max_bytes)
+        files["sqz"], scores["sqz"] = path, top1
     return Adapted(model_dir, plan, {"validation": trained["top1"], **scores}, files)
 
 
@@ -180,12 +188,14 @@ def _plan(records: Path, configuration: str, minutes: float) -> Plan:
         epochs = epochs_at_full_size * (config.images.size / size) ** 2
         if epochs >= MIN_EPOCHS:
             break
+    compression = epochs * COMPRESSION_SHARE / TRAINING_SHARE
     return Plan(
         configuration=configuration,
         minutes=minutes,
         images_per_second=round(rate, 1),
         size=size,
         epochs=float(max(2, min(MAX_EPOCHS, int(epochs)))),
+        compression_epochs=float(min(MAX_EPOCHS // 2, int(compression))),
     )
 
 
@@ -199,6 +209,18 @@ def _export(model_dir: Path, records: Path) -> tuple[dict[str, Path], dict[str, 
         told = export.export(model_dir, "litert", path, precision, records)
         files[precision], scores[precision] = path, told["top1"]
     return files, scores
+
+
+def _compress(model_dir: Path, records: Path, plan: Plan, max_bytes: int) -> tuple[Path, float]:
+    """Writes the .sqz file, retrained for as long as the plan says; returns it and its top-1."""
+    path = model_dir / EXPORTED / "model.sqz"
+    method = compress.Method(max_bytes=max_bytes, epochs=plan.compression_epochs)
+    report = compress.compress(model_dir, path, method, records, say=_say)
+    return path, report["accuracy"]["after"]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _told(adapted: Adapted) -> str:
@@ -217,6 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = f"Published model to start from: {', '.join(PUBLISHED)}."
     flags.DEFINE_string("configuration", "squeezenet_v1_1", names, **at)
     flags.DEFINE_float("minutes", 15.0, "How long it may take, roughly.", **at)
+    flags.DEFINE_integer("max_bytes", 250_000, "Of the .sqz file; 0 makes none.", 0, **at)
     flags.DEFINE_integer("seed", 0, "Of the split, the order and the augmentation.", 0, **at)
 
     def command(values, positional):
@@ -229,6 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             values["model_dir"].value,
             configuration=values["configuration"].value,
             minutes=values["minutes"].value,
+            max_bytes=values["max_bytes"].value,
             seed=values["seed"].value,
         )
         print(_told(adapted))

@@ -54,16 +54,22 @@ def mirrored(names: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
 def make_deterministic() -> None:
     """Makes every operation give the same bits each time; call before TensorFlow touches a device.
 
-    TensorFlow's own switch does not cover the CPU: a sum shared out among threads now and then
-    differs in the last bit (fire2_expand3x3's bias gradient, by 1e-10, in 2 of 12 runs under
-    load, TensorFlow 2.21). Operations still run beside each other, each in one thread.
+    TensorFlow's own switch does not cover the CPU. A sum shared out among an operation's threads
+    now and then differs in the last bit, so there is one. And oneDNN shapes the first convolution
+    that a thread ever executes for all cores, every later one for the operation's threads: which
+    of the gradients summed in another order depended on how operations met threads, in about one
+    process in ten under load (by 1e-10, TensorFlow 2.21). With one thread for the operations, too,
+    the first is always the first layer's.
 
     Raises:
       InputError: this process has used TensorFlow already.
     """
+    threading = tf.config.threading
     try:
-        if tf.config.threading.get_intra_op_parallelism_threads() != 1:
-            tf.config.threading.set_intra_op_parallelism_threads(1)
+        if threading.get_intra_op_parallelism_threads() != 1:
+            threading.set_intra_op_parallelism_threads(1)
+        if threading.get_inter_op_parallelism_threads() != 1:
+            threading.set_inter_op_parallelism_threads(1)
     except RuntimeError as error:
         raise InputError("--deterministic comes too late in this process.") from error
     tf.config.experimental.enable_op_determinism()

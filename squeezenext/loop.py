@@ -188,6 +188,7 @@ class Loop(Scorer):
         self.seed = seed
         self.teacher = teacher
         self.jit = False  # whether XLA compiles the pass forward and back, see `measure_jit`
+        self.as_evaluated = False  # train without dropout and batch statistics, see retraining.py
         self.passed_over = 0  # examples left out of the order of training, see nan.py
         self.micro_steps = config.training.batch_size // (micro_batch * self.share.total)
         with strategy.scope():
@@ -302,7 +303,8 @@ class Loop(Scorer):
         learning = [v for v in weights if not frozen or optimization.is_classifier(v)]
         with tf.GradientTape() as tape:
             # Frozen: as in evaluation, so that no statistics move and nothing drops out.
-            logits = network(self._network_input(pixels), training=not frozen)
+            training_mode = not frozen and not self.as_evaluated
+            logits = network(self._network_input(pixels), training=training_mode)
             values = losses.of_targets(targets, logits, training.label_smoothing)
             if self.teacher:
                 answers = tf.stop_gradient(self.teacher(pixels))

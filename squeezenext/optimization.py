@@ -5,6 +5,8 @@ weight decay as L2 in the gradient, momentum corrected while the learning rate w
 """
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 import keras
 import tensorflow as tf
@@ -173,6 +175,14 @@ def decay(training: Training, variable: keras.Variable) -> float:
     return training.weight_decay if decayed else 0.0
 
 
+class Restriction(Protocol):
+    """What a weight is held to, such as a pruned one to 0. Called on each replica."""
+
+    def gradient(self, gradient: tf.Tensor) -> tf.Tensor: ...
+
+    def weight(self, weight: tf.Tensor) -> tf.Tensor: ...
+
+
 class Update:
     """Gathers gradients over micro-batches and replicas and turns them into one step.
 
@@ -204,6 +214,7 @@ class Update:
             tf.Variable(tf.convert_to_tensor(v), trainable=False, name=f"{v.name}_average")
             for v in (self.weights if training.ema else [])
         ]
+        self._restrictions: dict[int, Restriction] = {}
         self._gathered = tf.Variable(
             tf.zeros([sum(self._sizes) + self.METRICS]),
             trainable=False,
@@ -211,6 +222,11 @@ class Update:
             aggregation=tf.VariableAggregation.SUM,
             name="gathered",
         )
+
+    def restrict(self, restrictions: Sequence[tuple[keras.Variable, "Restriction"]]) -> None:
+        """Holds weights to what each may be, from the next step on; call before the first."""
+        places = {id(weight): place for place, weight in enumerate(self.weights)}
+        self._restrictions = {places[id(w)]: r for w, r in restrictions}
 
     def averaged(self) -> list[tuple[keras.Variable, tf.Variable]]:
         """Returns each weight with its moving average, where the recipe keeps any."""
@@ -296,9 +312,14 @@ class Update:
             own_rate = rate * (self.training.classifier_multiplier if is_classifier(weight) else 1)
             lost = decay(self.training, weight)
             average = self.averages[place] if self.averages else None
+            held = self._restrictions.get(place)
+            own = (own_rate, momentum, lost, average)
 
-            def update(variable, gradient, weight=weight, own=(own_rate, momentum, lost, average)):
+            def update(variable, gradient, weight=weight, own=own, held=held):
+                gradient = held.gradient(gradient) if held else gradient
                 self._update_one(variable, weight.value, gradient, *own)
+                if held:
+                    variable.assign(held.weight(variable))
 
             strategy.extended.update(weight.value, update, args=(gradient,), group=False)
         self.optimizer.end_step()

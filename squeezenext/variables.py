@@ -62,6 +62,24 @@ def complete(
     return found
 
 
+def unfold(config: Config, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns variables of a network that computes what folded weights do.
+
+    The inverse of `graph.fold` where there is no batch norm; else each norm only adds the bias.
+    """
+    found = {}
+    for node in graph.of(config).weighted:
+        vector = node.shape[-1:]
+        bias = weights.get(f"{node.name}/bias")
+        found[f"model/{node.name}/kernel"] = weights[f"{node.name}/kernel"]
+        if node.bias:
+            found[f"model/{node.name}/bias"] = np.zeros(vector) if node.norm else bias
+        if node.norm:
+            values = (np.ones(vector), bias, np.zeros(vector), np.ones(vector) - graph.EPSILON)
+            found |= {f"model/{node.norm}/{p}": v for p, v in zip(NORM, values, strict=True)}
+    return complete(config, found, "the compressed network")
+
+
 def _number(array: np.ndarray, name: str, source: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         array = np.ascontiguousarray(array, np.float32)

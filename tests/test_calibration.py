@@ -1,0 +1,75 @@
+"""Tests for `../squeezenext/calibration.py`."""
+
+import numpy as np
+import pytest
+
+from squeezenext import calibration, graph
+from squeezenext.calibration import Probe
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def probe():
+    rng = np.random.default_rng(0)
+    network = graph.of(tiny.SQUEEZENEXT)
+    weights = {}
+    for node in network.weighted:
+        shape = network.kernel_shape(node.name)
+        kernel = rng.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape)
+        weights[f"{node.name}/kernel"] = kernel.astype(np.float32)
+        if node.op == "conv" or node.bias:
+            weights[f"{node.name}/bias"] = np.zeros(shape[-1], np.float32)
+    return Probe(network, weights, calibration.drawn(tiny.IMAGES, 4))
+
+
+def test_drawn_images_are_pixels_and_differ():
+    images = calibration.drawn(tiny.IMAGES, 4)
+    for image in images:
+        pixels = image * np.float32(tiny.IMAGES.std) + np.float32(tiny.IMAGES.mean)
+        assert image.shape == (32, 32, 3) and image.dtype == np.float32
+        assert -1e-3 < pixels.min() and pixels.max() < 255.001 and pixels.std() > 5
+    assert not np.array_equal(images[0], images[2])
+    again = calibration.drawn(tiny.IMAGES, 2)
+    np.testing.assert_array_equal(again[1], images[1])
+
+
+def test_moments_are_those_of_the_inputs(probe, monkeypatch):
+    monkeypatch.setattr(calibration, "SHRINKAGE", 0.0)
+    moments = probe.moments()
+    for node in probe.graph.weighted:
+        n = np.prod(probe.graph.kernel_shape(node.name)[:-1])
+        assert moments[node.name].shape == (node.groups, n, n)
+        np.testing.assert_allclose(moments[node.name], moments[node.name].transpose(0, 2, 1))
+    assert any(node.groups > 1 for node in probe.graph.weighted)
+    (head,) = [node for node in probe.graph.weighted if node.op == "dense"]
+    seen = np.linalg.matrix_rank(moments[head.name][0])
+    assert seen <= len(probe.inputs)
+
+
+def test_the_error_of_outputs_is_predicted(probe, monkeypatch):
+    """Of the stem: x W over all places, against the moments at some of them."""
+    monkeypatch.setattr(calibration, "SHRINKAGE", 0.0)
+    monkeypatch.setattr(calibration, "PLACES", 2000)
+    node = probe.graph["stem"]
+    kernel = probe.weights["stem/kernel"]
+    windows = [
+        calibration._windows(image, node, np.random.default_rng(1))[0] for image in probe.inputs
+    ]
+    outputs = np.concatenate(windows) @ kernel.reshape(-1, kernel.shape[-1])
+    predicted = calibration.squared(kernel, probe.moments()["stem"])
+    assert predicted == pytest.approx(np.square(outputs).sum(1).mean(), rel=0.1)
+
+
+def test_divergence_grows_with_noise(probe):
+    rng = np.random.default_rng(0)
+    assert probe.divergence(probe.weights) < 1e-6
+    moved = []
+    for share in (0.05, 0.5):
+        noisy = {
+            n: a + share * rng.normal(0, a.std() + 1e-9, a.shape) for n, a in probe.weights.items()
+        }
+        moved.append(probe.divergence({n: a.astype(np.float32) for n, a in noisy.items()}))
+    assert 0 < moved[0] < moved[1]
+    costs = probe.costs(probe.moments())
+    assert set(costs) == {node.name for node in probe.graph.weighted}
+    assert all(cost > 0 for cost in costs.values())

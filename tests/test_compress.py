@@ -1,0 +1,139 @@
+"""Tests for `../squeezenext/compress.py` and `allocation.py`."""
+
+import json
+
+import numpy as np
+import pytest
+
+from squeezenext import allocation, checkpoint, compress, config_io, evaluate, graph, labels, sqz
+from squeezenext import variables as variables_
+from squeezenext.predictor import Predictor
+from squeezenext.runner import Runner
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model directory of a grouped network with random weights, made without TensorFlow."""
+    folder = tmp_path_factory.mktemp("model")
+    folder.joinpath("config.json").write_text(config_io.to_json(tiny.SQUEEZENEXT))
+    labels.write(folder / "labels.json", [labels.Label(f"n{i}", f"n{i}") for i in (1, 2, 3)])
+    rng, arrays = np.random.default_rng(0), {}
+    for name, shape in variables_.shapes(tiny.SQUEEZENEXT).items():
+        arrays[name] = rng.uniform(0.5, 1.5, shape).astype(np.float32)
+        if name.endswith("/kernel"):
+            arrays[name] = rng.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape)
+    arrays = variables_.complete(tiny.SQUEEZENEXT, arrays, "the test")
+    checkpoint.save(folder / "checkpoints", 1, arrays, {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    from datasets import convert
+
+    photos, out = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("data") / "records"
+    for number in range(20):
+        folder = photos / f"n{number % 3 + 1}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(tiny.jpeg(number, number % 3 + 1))
+    arguments = ["--layout=folder", f"--source={photos}", f"--output={out}", "--workers=1"]
+    assert convert.main(["convert", *arguments]) == 0
+    return out
+
+
+def command(model, output, *more) -> int:
+    return compress.main(["compress", f"--model_dir={model}", f"--output={output}", *more])
+
+
+def document(capsys):
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("coder", sqz.CODERS)
+def test_losslessly(model, tmp_path, capsys, coder):
+    output = tmp_path / "model.sqz"
+    assert command(model, output, "--lossless", f"--coder={coder}", "--json") == 0
+    report = document(capsys)
+    assert report["bytes"] == output.stat().st_size and report["accuracy"] is None
+    assert all(row["error"] == 0 for row in report["layers"])
+    folded = graph.fold(tiny.SQUEEZENEXT, checkpoint.load(model / "checkpoints", 1)[0])
+    found = sqz.read(output).weights
+    for name, array in folded.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("sharing", ["rate_distortion", "k_means"])
+def test_within_a_budget(model, tmp_path, capsys, monkeypatch, sharing):
+    monkeypatch.setattr(compress, "PROBES", 4)
+    monkeypatch.setattr(allocation, "LOST", 50.0)  # a tiny network is soon another
+    output = tmp_path / "model.sqz"
+    budget = 2600
+    arguments = [f"--max_bytes={budget}", f"--sharing={sharing}", "--json"]
+    assert command(model, output, *arguments) == 0
+    report = document(capsys)
+    assert report["bytes"] == output.stat().st_size <= budget
+    assert sum(row["weights"] for row in report["layers"]) == sum(
+        int(np.prod(s)) for n, s in variables_.shapes(tiny.SQUEEZENEXT).items() if "kernel" in n
+    )
+    if sharing == "k_means":
+        assert all(row["values"] < 256 for row in report["layers"])
+    assert command(model, output, "--max_bytes=300") == 2
+    assert "--max_bytes 300 is too little" in capsys.readouterr().err
+
+
+def test_with_photographs_accuracy_is_told(model, records, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(compress, "PROBES", 4)
+    output = tmp_path / "model.sqz"
+    assert command(model, output, f"--data_dir={records}") == 0
+    out = " ".join(capsys.readouterr().out.split())  # however wide the terminal is
+    assert "top-1 on" in out and "stem" in out and f"{output.stat().st_size:,} bytes" in out
+    predictor = Predictor(output)
+    assert [label.synset for label in predictor.labels] == ["n1", "n2", "n3"]
+    scored = evaluate.evaluate(model_dir=output, data_dir=records)
+    told = compress.compress(model, output, compress.Method(), records)["accuracy"]
+    assert told["after"] == pytest.approx(scored.summary()["top1"])
+
+
+def test_retrained(model, records, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(compress, "PROBES", 4)
+    monkeypatch.setattr(allocation, "LOST", 50.0)
+    output = tmp_path / "model.sqz"
+    arguments = [f"--data_dir={records}", "--num_epochs=4", "--density=0.4", "--max_bytes=2600"]
+    recipe = ["--set=training.batch_size=4", "--set=training.learning_rate=0.5", "--json"]
+    assert command(model, output, *arguments, *recipe) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert report["bytes"] == output.stat().st_size <= 2600
+    weights = sum(row["weights"] for row in report["layers"])
+    kept = sum(row["weights"] * row["density"] for row in report["layers"])
+    assert kept / weights < 0.5 and report["accuracy"]["images"] > 0
+    assert "Pruning to 40%" in captured.err and "Training the shared values" in captured.err
+    assert isinstance(Predictor(output)._runner, Runner)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num_epochs=2"], "--num_epochs needs --data_dir"),
+        (["--lossless", "--num_epochs=2", "--data_dir=/x"], "drop one"),
+        (["--lossless", "--max_bytes=100"], "losslessly this network takes"),
+        (["--max_bytes=0"], "--max_bytes 0: must be positive"),
+        (["--density=0"], "--density 0.0"),
+        (["--coder=zip"], "coder"),
+        (["--output=model.net"], "must end in .sqz"),
+        (["--model_dir=/nowhere"], "no model directory /nowhere"),
+        (["--data_dir=/nowhere"], "/nowhere"),
+        (["more"], "Unexpected argument"),
+    ],
+)
+def test_bad_use(model, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr(compress, "PROBES", 1)
+    assert command(model, tmp_path / "model.sqz", *arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_flags(capsys):
+    assert compress.main(["compress"]) == 2 and "--model_dir is missing" in capsys.readouterr().err

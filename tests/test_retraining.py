@@ -1,0 +1,115 @@
+"""Tests for `../squeezenext/retraining.py`, and the restrictions of `optimization.Update`."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from squeezenext import devices, graph, models, retraining, sharing, variables
+from squeezenext.loop import model_variables
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    return tiny.reader(tmp_path_factory.mktemp("records"), 16)
+
+
+def recipe(config, **changes):
+    training = dataclasses.replace(
+        config.training, epochs=2.0, batch_size=8, optimizer="adam", warmup_epochs=0.0, ema=0.0,
+        weight_decay=0.0, **changes
+    )  # fmt: skip
+    return dataclasses.replace(config, training=training)
+
+
+@pytest.fixture(scope="module")
+def dense():
+    """A tiny SqueezeNext's variables, its batch norm not the identity."""
+    config = recipe(tiny.SQUEEZENEXT, learning_rate=0.5)
+    arrays = {n: v.numpy() for n, v in model_variables(models.build(config)).items()}
+    rng = np.random.default_rng(0)
+    for name, array in arrays.items():
+        if name.endswith(("gamma", "moving_variance")):
+            arrays[name] = rng.uniform(0.5, 2, array.shape).astype(np.float32)
+    return config, arrays
+
+
+def test_a_tie_sums_its_gradients_and_a_mask_holds():
+    codes = tf.constant([[0, 1, 2], [1, 1, 0]])
+    tie = retraining.Tie(codes, 3)
+    found = tie.gradient(tf.constant([[9.0, 1, 2], [3, 4, 9]])).numpy()
+    assert found.tolist() == [[0, 8, 2], [8, 8, 0]]
+    mask = retraining.Mask(tf.Variable([1.0, 0.0]))
+    assert mask.gradient(tf.constant([5.0, 5.0])).numpy().tolist() == [5, 0]
+    assert mask.weight(tf.constant([5.0, 5.0])).numpy().tolist() == [5, 0]
+    assert not retraining.Fixed().gradient(tf.ones(2)).numpy().any()
+
+
+def test_unfolded_weights_compute_the_same(dense):
+    config, arrays = dense
+    folded = graph.fold(config, arrays)
+    again = graph.fold(config, variables.unfold(config, folded))
+    for name, array in folded.items():
+        np.testing.assert_allclose(again[name], array, rtol=1e-6, atol=1e-7)
+
+
+def test_pruning_reaches_its_density_while_training(dense, reader, monkeypatch):
+    monkeypatch.setattr(retraining, "CALL_STEPS", 1)
+    config, arrays = dense
+    importance = {node.name: 1.0 for node in graph.of(config).weighted}
+    found = retraining.prune(config, arrays, reader, importance, 0.3)
+    kernels = [found[f"model/{node.name}/kernel"] for node in graph.of(config).weighted]
+    share = sum((k != 0).sum() for k in kernels) / sum(k.size for k in kernels)
+    assert share == pytest.approx(0.3, abs=0.03)
+    before = [arrays[f"model/{node.name}/kernel"] for node in graph.of(config).weighted]
+    kept = [(new != old)[new != 0].mean() for new, old in zip(kernels, before, strict=True)]
+    assert np.mean(kept) > 0.9  # what stays has learnt
+
+
+def test_shared_values_are_trained_and_stay_shared(dense, reader):
+    config, arrays = dense
+    folded = graph.fold(config, arrays)
+    names = [node.name for node in graph.of(config).weighted]
+    shared = {name: sharing.k_means(folded[f"{name}/kernel"], 3) for name in names}
+    stem = shared["stem"].values.copy()
+    stem[..., :2] = 0
+    shared["stem"] = sharing.Shared.of(stem)
+    trained, weights = retraining.train_values(config, folded, shared, reader)
+    moved = 0.0
+    for name, kernel in shared.items():
+        np.testing.assert_array_equal(trained[name].values == 0, kernel.values == 0)
+        assert len(trained[name].codebook) <= len(kernel.codebook)
+        np.testing.assert_allclose(trained[name].values, weights[f"{name}/kernel"], rtol=1e-5)
+        moved += np.abs(trained[name].values - kernel.values).max()
+    assert moved > 0.01
+    assert any(not np.array_equal(weights[n], folded[n]) for n in folded if n.endswith("bias"))
+
+
+def test_masks_hold_on_several_devices(dense):
+    config, arrays = dense
+    strategy = devices.strategy(2)
+    from squeezenext import model_directory, optimization
+
+    with strategy.scope():
+        model = models.build(config)
+        model_directory.assign(model, arrays, "the test")
+        update = optimization.Update(model, config.training, 16, "float32")
+        kernel = update.weights[0]
+        kept = np.zeros(kernel.shape, np.float32)
+        kept[0] = 1
+        update.restrict([(kernel, retraining.Mask(tf.Variable(kept, trainable=False)))])
+
+    @tf.function
+    def step():
+        def fill():
+            update.gather([tf.ones(v.shape) for v in update.weights], [tf.zeros([])] * 3)
+
+        strategy.run(fill)
+        gradients, finite, _ = strategy.run(update.take)
+        update.apply(strategy, gradients, strategy.experimental_local_results(finite)[0])
+
+    step()
+    found = kernel.numpy()
+    assert not found[1:].any() and (found[0] != arrays["model/stem/kernel"][0]).all()
