@@ -135,7 +135,7 @@ def model_directory(folder: Path, config: Config):
         if len(variable.shape) == 1:
             noise = np.random.default_rng(1).normal(1.0, 0.3, variable.shape)
             variable.assign(noise.astype(np.float32))
-    state = {name: np.array(value) for name, value in loop.model_variables(model).items()}
+    state = {name: value.numpy() for name, value in loop.model_variables(model).items()}
     checkpoint.save(folder / "checkpoints", 0, state, {"imported": {}})
     model_directory.write_litert(folder, model)
     return model
