@@ -33,34 +33,9 @@ KINDS = ("ours float32", "ours bfloat16", "Keras float32", "Keras bfloat16", "Py
 
 
 def _ours(network: str, precision: str) -> Callable[[int], float]:
-    import time
+    from squeezenext import speed
 
-    import tensorflow as tf
-
-    from squeezenext import devices
-    from squeezenext.loop import Loop
-
-    config = config_io.override(config_io.load(network), f"training.batch_size={BATCH}")
-    loop = Loop(
-        config,
-        strategy=devices.strategy(0),
-        precision=precision,
-        examples=1_000,
-        micro_batch=BATCH,
-        seed=0,
-    )
-    size = config.images.size
-    shape = {"minval": 0, "maxval": 256, "dtype": tf.int32}
-    images = tf.cast(tf.random.stateless_uniform((BATCH, size, size, 3), (0, 1), **shape), tf.uint8)
-    labels = tf.range(BATCH, dtype=tf.int64)
-    iterator = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
-
-    def train(steps: int) -> float:
-        started = time.perf_counter()
-        loop.train(iterator, steps)
-        return time.perf_counter() - started
-
-    return train
+    return speed.trainer(config_io.load(network), precision)
 
 
 def _peak() -> Callable[[int], float]:

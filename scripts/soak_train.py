@@ -63,7 +63,7 @@ def soak(configuration: str, steps: int, batch: int) -> None:
         for step in range(EVERY, steps + 1, EVERY):
             loop.train(batches, EVERY)
             loop.evaluate(reader, batch)
-            snapshots.save(Progress())
+            snapshots.save(Progress(), loop.state())
             memory.append(resident())
             functions = (loop._train, loop._score)
             traces.append(sum(f.experimental_get_tracing_count() for f in functions))

@@ -1,6 +1,8 @@
 """Scores every example of a split exactly once.
 
-python -m squeezenext.evaluate --model_dir DIR|NAME|FILE.sqz --data_dir DIR [--json]
+python -m squeezenext.evaluate --model_dir DIR|NAME|FILE --data_dir DIR [--json] [--report DIR]
+
+FILE is a .sqz or an exported .tflite: it is run as it is shipped, without TensorFlow's kernels.
 """
 
 import csv
@@ -8,17 +10,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 from absl import flags
 
-from squeezenext import atomic, config_io, dataset, labels, quiet, sqz, variables, weights
+from squeezenext import config_io, dataset, labels, metrics, quiet, shipped, weights
+from squeezenext.atomic import write_file
 from squeezenext.errors import InputError
 from squeezenext.flags import run
+from squeezenext.metrics import Evaluation
 from squeezenext.options import PRECISIONS, check_precision
-
-if TYPE_CHECKING:
-    from squeezenext.loop import Evaluation
+from squeezenext.predictor import Predictor, softmax
 
 
 def evaluate(
@@ -30,14 +32,20 @@ def evaluate(
     batch_size: int = 32,
     devices_used: int = 0,
     precision: str = "float32",
-) -> "Evaluation":
-    """Evaluates a model directory, a published model or a .sqz file.
+    fit_temperature: bool = False,
+) -> Evaluation:
+    """Evaluates a model directory, a published model or a shipped file.
 
     Args:
-      model_dir: the same; the newest whole checkpoint is taken, moving averages where kept.
+      model_dir: the same; of a directory the newest whole checkpoint is taken, moving averages
+        where kept.
       data_dir: records with a manifest; else `validation_file_pattern`.
       split: "train", "validation" or "test".
       batch_size: images a device takes at once; no figure depends on it.
+      fit_temperature: fit it to this split and store it in the model directory, for prediction.
+
+    Returns:
+      The scores; probabilities are divided by the stored temperature, losses are the network's.
 
     Raises:
       InputError: no such model or data, or their classes differ.
@@ -45,38 +53,82 @@ def evaluate(
     check_precision(precision)
     found = dataset.find(data_dir, None, validation_file_pattern)
     dataset.check_split(found, split)
-    model, compressed = _find(model_dir)
-    config = compressed.config if compressed else config_io.read_model(model)
-    dataset.check_classes(found, _classes(model, compressed), model)
+    if Path(model_dir).is_file():
+        if fit_temperature:
+            raise InputError(f"--fit_temperature needs a model directory, not {model_dir}.")
+        return _evaluate_file(Path(model_dir), found, split)
+    directory = weights.resolve(model_dir)
+    config = config_io.read_model(directory)
+    dataset.check_classes(found, labels.read(directory / "labels.json"), directory)
     quiet.import_tensorflow()
     from squeezenext import data, devices, model_directory  # no error above waits for TensorFlow
-    from squeezenext.loop import Scorer
 
     reader = data.Reader(found.splits[split])
+    temperature = shipped.read_temperature(directory)
+    keep_logits = fit_temperature or temperature != 1.0
     strategy = devices.strategy(devices_used)
-    scorer = Scorer(config, strategy, devices.precision(precision))
-    if compressed:
-        arrays = variables.unfold(config, compressed.weights)
-    else:
-        arrays = model_directory.read_weights(model)
-    model_directory.assign(scorer.model, arrays, str(model))
+    scorer = _scorer(keep_logits)(config, strategy, devices.precision(precision))
+    model_directory.assign(scorer.model, model_directory.read_weights(directory), str(directory))
     with data.faults_named(reader):
-        return scorer.evaluate(reader, batch_size)
+        result = scorer.evaluate(reader, batch_size)
+    if not keep_logits:
+        return result
+    logits = result.probability
+    if fit_temperature:
+        temperature = metrics.fit_temperature(logits, result.labels)
+        _store(directory, temperature, found.source, split, len(logits))
+    probability = softmax(logits / np.float32(temperature)).max(-1)
+    return Evaluation(**(vars(result) | {"probability": probability}))
 
 
-def _find(model: str | Path) -> tuple[Path, sqz.Compressed | None]:
-    """Returns where a model is, and what is in it if it is a .sqz file."""
-    path = Path(model)
-    if path.suffix == sqz.SUFFIX and path.is_file():
-        return path, sqz.read(path)
-    return weights.resolve(model), None
+def _scorer(keep_logits: bool) -> type:
+    from squeezenext.loop import Scorer
+
+    class LogitScorer(Scorer):
+        """Gives each example's logits in the place of its probability."""
+
+        def _score_replica(self, images, labels, numbers):
+            columns = super()._score_replica(images, labels, numbers)
+            return (*columns[:-1], self.model(self._network_input(images), training=False))
+
+    return LogitScorer if keep_logits else Scorer
 
 
-def _classes(model: Path, compressed: sqz.Compressed | None) -> tuple[labels.Label, ...]:
-    return compressed.classes if compressed else labels.read(model / "labels.json")
+def _store(directory: Path, temperature: float, source: Path, split: str, examples: int) -> None:
+    document = {
+        "temperature": temperature,
+        "fitted_to": f"{source} {split}",
+        "examples": examples,
+    }
+    text = json.dumps(document, indent=1) + "\n"
+    write_file(directory / shipped.CALIBRATION, lambda file: file.write_text(text, "utf-8"))
 
 
-def write_predictions(path: Path, reader_labels, result: "Evaluation") -> None:
+def _evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
+    predictor = Predictor(path)
+    dataset.check_classes(found, predictor.labels, path)
+    quiet.import_tensorflow()
+    from squeezenext import data, examples
+
+    reader = data.Reader(found.splits[split])
+    classes = len(predictor.labels)
+
+    def score(number: int, look) -> tuple:
+        image, label = examples.read(reader, number, classes)
+        probabilities = look(image).probabilities
+        ranked = np.argsort(-probabilities, kind="stable")[:5]
+        loss = -np.log(max(float(probabilities[label]), 1e-30))
+        best = int(ranked[0])
+        return number, label, loss, best == label, label in ranked, best, probabilities[best]
+
+    rows = list(predictor.each(range(reader.split.examples), score))
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    kinds = (np.int64, np.int64, np.float32, np.float32, np.float32, np.int64, np.float32)
+    typed = [column.astype(kind) for column, kind in zip(columns, kinds, strict=True)]
+    return Evaluation.of_rows(typed, reader.split.examples)
+
+
+def write_predictions(path: Path, reader_labels, result: Evaluation) -> None:
     """Writes a CSV row an example, in the order of the records."""
 
     def write(file: Path) -> None:
@@ -95,13 +147,20 @@ def write_predictions(path: Path, reader_labels, result: "Evaluation") -> None:
                 names = [reader_labels[int(i)].synset for i in (label, predicted)]
                 writer.writerow([number, *names, f"{probability:.6f}", int(top5), f"{loss:.6f}"])
 
-    atomic.write_file(path, write)
+    write_file(path, write)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    values = flags.FlagValues()
+def known_labels(model: str | Path) -> tuple[labels.Label, ...]:
+    """Returns the classes of a model, whatever form it has."""
+    if Path(model).is_file():
+        return shipped.load(model).labels
+    return labels.read(weights.resolve(model) / "labels.json")
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
     at = {"flag_values": values}
-    flags.DEFINE_string("model_dir", None, "Model directory or published model's name.", **at)
+    flags.DEFINE_string("model_dir", None, "Model directory, published model or file.", **at)
     flags.DEFINE_string("data_dir", None, "Folder with the shards and manifest.json.", **at)
     flags.DEFINE_string("validation_file_pattern", None, "TF-slim shards made elsewhere.", **at)
     flags.DEFINE_enum("split", "validation", ["train", "validation", "test"], "Which part.", **at)
@@ -110,38 +169,63 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_string("precision", "float32", f"auto, {', '.join(PRECISIONS)}.", **at)
     flags.DEFINE_bool("json", False, "One JSON document on standard output.", **at)
     flags.DEFINE_string("predictions", None, "Also write a CSV row an example.", **at)
+    flags.DEFINE_string("report", None, "Also write a page, index.html, to this folder.", **at)
+    flags.DEFINE_bool("fit_temperature", False, "Calibrate probabilities on this split.", **at)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    values = flags.FlagValues()
+    define(values)
 
     def command(values, positional):
         if positional:
             raise InputError(f"Unexpected argument {positional[0]!r}; flags begin with --.")
         if not values["model_dir"].value:
             raise InputError("--model_dir is missing: a model directory or a published model.")
+        model = values["model_dir"].value
         result = evaluate(
-            model_dir=values["model_dir"].value,
+            model_dir=model,
             data_dir=values["data_dir"].value,
             validation_file_pattern=values["validation_file_pattern"].value,
             split=values["split"].value,
             batch_size=values["batch_size"].value,
             devices_used=values["devices"].value,
             precision=values["precision"].value,
+            fit_temperature=values["fit_temperature"].value,
         )
-        _print(result, values["json"].value)
+        known = known_labels(model)
+        _print(metrics.document(result, len(known)), values["json"].value)
         if values["predictions"].value:
-            known = _classes(*_find(values["model_dir"].value))
             write_predictions(Path(values["predictions"].value), known, result)
+        if values["report"].value:
+            _report(values, known, result)
 
     return run(command, values, __doc__, argv)
 
 
-def _print(result: "Evaluation", as_json: bool) -> None:
-    summary = result.summary()
+def _report(values: flags.FlagValues, known, result: Evaluation) -> None:
+    from squeezenext import data, report
+
+    found = dataset.find(values["data_dir"].value, None, values["validation_file_pattern"].value)
+    reader = data.Reader(found.splits[values["split"].value])
+    source = f"{found.source} ({values['split'].value})"
+    path = report.write(
+        Path(values["report"].value), values["model_dir"].value, known, result, reader, source
+    )
+    print(f"The report is {path}.", file=sys.stderr)
+
+
+def _print(document: dict, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(summary))
-    else:
-        print(
-            f"top-1 {summary['top1']:.4f}, top-5 {summary['top5']:.4f}, "
-            f"loss {summary['loss']:.4f} on {summary['examples']:,} images"
-        )
+        print(json.dumps(document))
+        return
+    low, high = document["top1_interval"]
+    agreement = "" if document["kappa"] is None else f", kappa {document['kappa']:.4f}"
+    print(
+        f"top-1 {document['top1']:.4f} ({low:.4f} to {high:.4f}), top-5 {document['top5']:.4f}, "
+        f"loss {document['loss']:.4f} on {document['examples']:,} images{agreement}, "
+        f"macro F1 {document['macro_f1']:.4f}, calibration error {document['ece']:.4f}"
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from squeezenext import checkpoint, export_litert, photographs, trained
+from squeezenext import checkpoint, export_litert, export_web, photographs, trained
 from squeezenext.errors import InputError
 from squeezenext.flags import run
 from squeezenext.trained import Trained
@@ -67,7 +67,7 @@ def export(
     """Exports a model; returns what OUTPUT.json holds.
 
     Args:
-      model_dir: a model directory or a published model.
+      model_dir: a model directory, a published model or a `.sqz` file.
       kind: one of `PRECISIONS`' formats.
       output: the file, or folder (saved_model, web), to make.
       data_dir: records for calibration (training split, where there is one) and for accuracy.
@@ -84,9 +84,8 @@ def export(
         raise InputError(f"--output {output}: there is no folder {output.parent}.")
     model = trained.load(model_dir)
     if kind == "web":
-        from squeezenext import export_web
-
-        return export_web.export(model, output, data_dir)
+        compressed = export_web.compressed_beside(model_dir)
+        return _web(model, output, data_dir, compressed)
     shown = list(_images(data_dir, ("train", "validation"), CALIBRATION_IMAGES, model))
     calibration = [pixels for pixels, _ in shown] if precision == "int8" else []
     run = _write(model, kind, precision, calibration, output, shown)
@@ -136,6 +135,22 @@ def _write(model: Trained, kind: str, precision: str, calibration, output: Path,
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.unlink(missing_ok=True)
     return run
+
+
+def _web(
+    model: Trained, output: Path, data_dir: str | Path | None, compressed: Trained | None
+) -> dict:
+    temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}")
+    temporary.mkdir()
+    try:
+        calibration = export_web.images(model, data_dir)
+        export_web.write(model, temporary, calibration, compressed)
+        probes = calibration[:8] or _probes(model, ())
+        export_web.check(temporary, reference(model), probes)
+        export_web.replace_folder(temporary, output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return {"format": "web", "precision": "float32", "bytes": _bytes(output)}
 
 
 def replace_folder(made: Path, place: Path) -> None:
@@ -207,7 +222,7 @@ def _bytes(path: Path) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
     at = {"flag_values": values}
-    flags.DEFINE_string("model_dir", None, "Model directory or published model's name.", **at)
+    flags.DEFINE_string("model_dir", None, "Model directory, published model or .sqz file.", **at)
     flags.DEFINE_enum("format", "litert", list(PRECISIONS), "What to write.", **at)
     flags.DEFINE_string("output", None, "The file or folder to make.", **at)
     flags.DEFINE_string("precision", "float32", ", ".join(PRECISIONS["litert"]), **at)

@@ -39,7 +39,7 @@ def build(model: Trained) -> keras.Model:
     logits = values[graph.nodes[-1].name]
     network = keras.Model(images, L.Softmax(name="probabilities")(logits), name="squeezenext")
     for node in graph.weighted:
-        parts = ("kernel", "bias") if node.op == "conv" else ("kernel",)
+        parts = ("kernel", "bias") if node.op == "conv" or node.bias else ("kernel",)
         network.get_layer(node.name).set_weights([weights[f"{node.name}/{x}"] for x in parts])
     return network
 
@@ -69,7 +69,7 @@ def _layer(node: Node, inputs: list):
         return L.Activation(node.activation, name=f"{node.name}_{node.activation}")(total)
     if node.op == "global_pool":
         return L.GlobalAveragePooling2D(name=node.name)(inputs[0])
-    return L.Dense(node.shape[-1], use_bias=False, name=node.name)(inputs[0])
+    return L.Dense(node.shape[-1], use_bias=node.bias, name=node.name)(inputs[0])
 
 
 def _padded(node: Node, x):

@@ -105,7 +105,10 @@ def _nodes(helper, node: Node, weights, constants: dict[str, np.ndarray]) -> lis
         mean = helper.make_node("GlobalAveragePool", names, [f"{out}_map"])
         return [mean, helper.make_node("Flatten", [f"{out}_map"], [out])]
     constants[f"{out}/kernel"] = weights[f"{out}/kernel"]
-    return [helper.make_node("MatMul", [*names, f"{out}/kernel"], [out])]
+    if not node.bias:
+        return [helper.make_node("MatMul", [*names, f"{out}/kernel"], [out])]
+    constants[f"{out}/bias"] = weights[f"{out}/bias"]
+    return [helper.make_node("Gemm", [*names, f"{out}/kernel", f"{out}/bias"], [out])]
 
 
 def _activated(helper, node: Node, kind: str, inputs: list[str], **attributes) -> list:

@@ -14,7 +14,9 @@ import numpy as np
 from squeezenext import (
     atomic,
     caffemodel,
+    card,
     checkpoint,
+    config_io,
     deep_compression,
     description,
     graph,
@@ -22,6 +24,7 @@ from squeezenext import (
     ncnn,
     npz,
     pytorch_weights,
+    trained,
     variables,
 )
 from squeezenext.config import CAFFE_SQUASH, TORCHVISION, Config, Images, SqueezeNet
@@ -30,7 +33,7 @@ from squeezenext.labels import Label
 
 MAX_BYTES = 128 << 20  # of one file; the largest network here has 18 MB
 FORMATS = ("deep_compression", "ncnn", "caffemodel", "torchvision", "pytorchcv", "npz")
-WRITTEN = ("npz", "torchvision", "pytorchcv")
+WRITTEN = ("deep_compression", "npz", "torchvision", "pytorchcv")
 
 
 def import_weights(
@@ -79,6 +82,7 @@ def _write(directory: Path, config: Config, classes, arrays, meta: dict) -> None
     description.write(directory, config, classes)
     checkpoint.save(directory / "checkpoints", 0, arrays, meta)
     atomic.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
+    card.write(directory)
 
 
 def files(kind: str, path: Path) -> list[Path]:
@@ -141,16 +145,41 @@ def _check_images(kind: str, config: Config, usual: Images, source: str) -> None
 
 
 def _deep_compression(data: bytes, config: Config, source: str) -> dict[str, np.ndarray]:
-    if not isinstance(config.model, SqueezeNet) or config.model.bypass == "complex":
-        raise InputError("Deep Compression's files are of SqueezeNet without complex bypass.")
-    network, arrays = graph.of(config), {}
-    names = [node.name for node in network.weighted]
-    shapes = [tuple(network.kernel_shape(name)[axis] for axis in (3, 2, 0, 1)) for name in names]
-    layers = deep_compression.decode(data, shapes, source)
+    names, shapes = _net_layers(config)
+    try:
+        layers = deep_compression.decode(data, shapes, source)
+    except InputError as error:
+        try:
+            layers = deep_compression.decode(data, shapes, source, bits=4)
+        except InputError:
+            raise error from None  # nearly all files have 8
+    arrays = {}
     for name, (weights, biases) in zip(names, layers, strict=True):
         arrays[f"model/{name}/kernel"] = weights.transpose(2, 3, 1, 0)
         arrays[f"model/{name}/bias"] = biases
     return arrays
+
+
+def _net_layers(config: Config) -> tuple[list[str], list[deep_compression.Shape]]:
+    """Returns names and out x in x height x width of SqueezeNet's layers, in network order."""
+    if not isinstance(config.model, SqueezeNet) or config.model.bypass == "complex":
+        raise InputError("Deep Compression's files are of SqueezeNet without complex bypass.")
+    network = graph.of(config)
+    names = [node.name for node in network.weighted]
+    shapes = [tuple(network.kernel_shape(name)[axis] for axis in (3, 2, 0, 1)) for name in names]
+    return names, shapes
+
+
+def _net_file(arrays: dict[str, np.ndarray], config: Config) -> bytes:
+    """Returns the .net of weights that are shared already, with codes of 4 bits if they do."""
+    layers = [
+        (arrays[f"model/{name}/kernel"].transpose(3, 2, 0, 1), arrays[f"model/{name}/bias"])
+        for name in _net_layers(config)[0]
+    ]
+    try:
+        return deep_compression.encode(layers, bits=4)
+    except InputError:
+        return deep_compression.encode(layers)
 
 
 def export_weights(kind: str, directory: Path, path: Path) -> None:
@@ -162,16 +191,16 @@ def export_weights(kind: str, directory: Path, path: Path) -> None:
     Raises:
       InputError: the format cannot hold this network, or the directory holds no weights.
     """
-    from squeezenext import model_directory  # Keras knows which weights have moving averages
-
     if kind not in WRITTEN:
         raise InputError(f"--format {kind}: must be one of {', '.join(WRITTEN)}.")
     if not path.parent.is_dir():
         raise InputError(f"--output {path}: there is no folder {path.parent}.")
-    config = model_directory.read_config(directory)
-    arrays = model_directory.read_weights(directory)
+    config = config_io.read(directory / "config.json")
+    arrays = trained.variables(directory)
     if kind == "npz":
         content = npz.encode(arrays, config)
+    elif kind == "deep_compression":
+        content = _net_file(arrays, config)
     else:
         content = pytorch_weights.encode(arrays, config, kind)
     atomic.write_file(path, lambda file: file.write_bytes(content))

@@ -19,7 +19,7 @@ _TYPES = {
 }
 
 
-class _Buffer(schema.BufferT):
+class Buffer(schema.BufferT):
     """A buffer on 16 bytes, as schema.fbs asks (force_align); the generated class forgets it."""
 
     def Pack(self, builder):
@@ -42,7 +42,7 @@ class LitertFile:
         self._model = schema.ModelT()
         self._model.version = 3
         self._model.description = description
-        self._model.buffers = [_Buffer()]  # buffer 0 is the empty one, by convention
+        self._model.buffers = [Buffer()]  # buffer 0 is the empty one, by convention
         self._model.operatorCodes = []
         self._graph = schema.SubGraphT()
         self._graph.name = "main"
@@ -69,7 +69,7 @@ class LitertFile:
         tensor.name, tensor.shape, tensor.hasRank = name, list(map(int, shape)), True
         tensor.type = _TYPES[np.dtype(dtype)]
         if data is not None:
-            buffer = _Buffer()
+            buffer = Buffer()
             buffer.data = np.ascontiguousarray(data, np.dtype(dtype).newbyteorder("<")).tobytes()
             tensor.buffer = len(self._model.buffers)
             self._model.buffers.append(buffer)
@@ -149,7 +149,7 @@ class LitertFile:
         return bytes(builder.Output())
 
     def _entry(self, name: str, data: bytes):
-        entry, buffer = schema.MetadataT(), _Buffer()
+        entry, buffer = schema.MetadataT(), Buffer()
         buffer.data = data
         entry.name, entry.buffer = name, len(self._model.buffers)
         self._model.buffers.append(buffer)

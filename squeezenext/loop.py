@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from squeezenext import data, devices, layers, losses, mixing, models, optimization, phases
 from squeezenext.config import Config
+from squeezenext.metrics import Evaluation
 from squeezenext.preprocessing import normalize
 
 REPLICAS = "replicas/statistics"
@@ -107,7 +108,7 @@ class Scorer:
 
     def evaluate(
         self, reader: data.Reader, batch: int, each_step: Callable[[], None] = lambda: None
-    ) -> "Evaluation":
+    ) -> Evaluation:
         """Scores every example of a split once, with the weights as they are.
 
         Args:
@@ -118,7 +119,7 @@ class Scorer:
         with self._joined_statistics():
             return self._evaluate(reader, batch, each_step)
 
-    def _evaluate(self, reader, batch, each_step) -> "Evaluation":
+    def _evaluate(self, reader, batch, each_step) -> Evaluation:
         steps = 0
 
         def dataset(_):
@@ -398,40 +399,3 @@ def _hits(labels: tf.Tensor, logits: tf.Tensor) -> list[tf.Tensor]:
     best = tf.math.top_k(logits, min(5, logits.shape[-1])).indices
     hits = tf.cast(tf.cast(best, labels.dtype) == labels[:, tf.newaxis], tf.float32)
     return [hits[:, 0], tf.reduce_sum(hits, -1)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """The score of every example of a split, [examples] arrays in the order of the records."""
-
-    labels: np.ndarray
-    loss: np.ndarray
-    top1: np.ndarray
-    top5: np.ndarray
-    predicted: np.ndarray
-    probability: np.ndarray
-
-    @classmethod
-    def of_rows(cls, columns: list[np.ndarray], examples: int) -> "Evaluation":
-        """Drops the padding and checks that each example is there exactly once.
-
-        Raises:
-          RuntimeError: one is missing or doubled.
-        """
-        numbers = columns[0]
-        real = numbers >= 0
-        if not np.array_equal(np.sort(numbers[real]), np.arange(examples)):
-            raise RuntimeError(
-                f"Evaluation saw {real.sum()} examples, not each of {examples} once."
-            )
-        in_order = np.argsort(numbers[real])
-        return cls(*(column[real][in_order] for column in columns[1:]))
-
-    def summary(self) -> dict[str, float | int]:
-        """Returns {"top1", "top5", "loss", "examples"}; the first two are shares, 0..1."""
-        return {
-            "top1": float(self.top1.mean(dtype=np.float64)),
-            "top5": float(self.top5.mean(dtype=np.float64)),
-            "loss": float(self.loss.mean(dtype=np.float64)),
-            "examples": len(self.labels),
-        }

@@ -3,7 +3,7 @@
 config.json labels.json       the resolved configuration and the classes
 checkpoints/step-00001234/    see checkpoint.py
 model.tflite                  the float32 network, for prediction without TensorFlow
-history.csv train.log tensorboard/ model_stats.csv final.json
+history.csv train.log tensorboard/ model_stats.csv final.json MODEL_CARD.md
 """
 
 import json
@@ -13,7 +13,17 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from squeezenext import atomic, checkpoint, config_io, description, labels, litert, models, stats
+from squeezenext import (
+    atomic,
+    card,
+    checkpoint,
+    config_io,
+    description,
+    labels,
+    litert,
+    models,
+    stats,
+)
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.loop import model_variables
@@ -109,9 +119,10 @@ def write_litert(directory: Path, model: keras.Model) -> None:
 
 
 def write_final(directory: Path, document: dict) -> None:
-    """Writes final.json."""
+    """Writes final.json and the model card, which tells its figures."""
     text = json.dumps(document, indent=1) + "\n"
     atomic.write_file(directory / "final.json", lambda file: file.write_text(text, "utf-8"))
+    card.write(directory)
 
 
 def read_final(directory: Path) -> dict | None:

@@ -3,7 +3,8 @@
 No weight has been harmed then: such a step changes none. `stop` ends the run. `rollback` takes up
 the last checkpoint and goes on with the examples behind the bad batch, so that those from the
 checkpoint to that batch are left out once; steps, epochs and the learning rate count as before.
-(PaLM went past its spikes in the same way: arXiv:2204.02311, section 5.1.)
+(PaLM went past its spikes in the same way: arXiv:2204.02311, section 5.1.) An image that is bad in
+every epoch uses the rollbacks up: the names tell which to mend.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ MAX_ROLLBACKS = 5  # in a run; more is not bad luck but a bad recipe
 _SHOWN = 3
 
 
-def keys(reader: data.Reader, *, seed: int, start: int, count: int) -> list[str]:
+def keys(reader: data.Reader, *, seed: int, start: int, count: int, echo: int) -> list[str]:
     """Returns the file names, as the records hold them, of a part of the order of training.
 
     Args:
@@ -24,9 +25,15 @@ def keys(reader: data.Reader, *, seed: int, start: int, count: int) -> list[str]
       seed: of the order.
       start: the place of the first example.
       count: how many.
+      echo: as `data.training_numbers`.
     """
     numbers = data.training_numbers(
-        reader.split.examples, seed=seed, start=start, micro_batch=count, share=data.Share()
+        reader.split.examples,
+        seed=seed,
+        start=start,
+        micro_batch=count,
+        share=data.Share(),
+        echo=echo,
     )
     payloads = reader.read(next(numbers)[0])
     return [_key(payload, place) for place, payload in enumerate(payloads, start)]

@@ -1,7 +1,6 @@
 """Reads SqueezeNet from ncnn's two files (github.com/Tencent/ncnn).
 
-`.param` is text: 7767517, the numbers of layers and blobs, then a line a layer: type, name, counts
-and names of inputs and outputs, and attributes as key=value. `.bin` holds the weights of the
+`.param` is text, a line a layer (ncnn_param.py). `.bin` holds the weights of the
 convolutions in that order: a tag (float16 or float32), the numbers of an out x in x height x width
 array filled up to 4 bytes, then the biases as float32. Neither file says which pixels it wants.
 
@@ -9,18 +8,17 @@ The lines are a graph. It is walked back from its output beside the configuratio
 that a file of another network is refused and layers are found whatever they are called.
 """
 
-import dataclasses
 import math
 
 import numpy as np
 
-from squeezenext import graph
+from squeezenext import graph, ncnn_param
 from squeezenext.config import Config, SqueezeNet
 from squeezenext.errors import InputError
+from squeezenext.ncnn_param import Layer
 
 MAX_PARAM = 1 << 20  # bytes; SqueezeNet's have 7 kB
 MAX_BIN = 64 << 20
-_MAGIC = "7767517"
 _FLOAT16, _FLOAT32 = 0x01306B47, (0, 0x0002C056)  # modelbin.cpp
 _PASSED = ("Split", "Dropout", "Noop")
 _TAIL = (*_PASSED, "Softmax", "Reshape", "Flatten")  # between the logits and the output
@@ -29,15 +27,6 @@ _WEIGHTLESS = (*_TAIL, "Input", "Pooling", "Concat", "ReLU")
 _OUT, _WIDTH, _HEIGHT, _BIAS, _SIZE, _ACTIVATION = 0, 1, 11, 5, 6, 9
 _DILATIONS, _STRIDES, _PADS = (2, 12), (3, 13), (4, 14, 15, 16)
 _KNOWN = {_OUT, _WIDTH, _HEIGHT, _BIAS, _SIZE, _ACTIVATION, *_DILATIONS, *_STRIDES, *_PADS}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layer:
-    kind: str
-    name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: dict[int, int | float]
 
 
 def decode(
@@ -61,7 +50,7 @@ def decode(
         raise InputError("ncnn's files are read for SqueezeNet without bypass only.")
     if len(param) > MAX_PARAM or len(weights) > MAX_BIN:
         raise InputError(f"{source} is larger than any SqueezeNet's files.")
-    layers = _parse(param, source)
+    layers = ncnn_param.parse(param, source)
     walk = _Walk(layers, graph.of(config), source)
     names = walk.names()
     arrays, offset = {}, 0
@@ -77,41 +66,10 @@ def decode(
     return arrays, walk.notes
 
 
-def _parse(param: bytes, source: str) -> list[_Layer]:
-    """Returns the layers in order; each reads only blobs that were made before it."""
-    try:
-        magic, counts, *lines = param.decode("ascii").split("\n")
-        layers = [_layer(line.split()) for line in lines if line.strip()]
-        told = [int(number) for number in counts.split()]
-    except (ValueError, IndexError) as error:
-        raise InputError(f"{source}: the .param is not ncnn's text ({error}).") from error
-    blobs: set[str] = set()
-    for layer in layers:
-        if not blobs.issuperset(layer.inputs) or not blobs.isdisjoint(layer.outputs):
-            raise InputError(f"{source}: the .param's layer {layer.name} reads or makes no blob.")
-        blobs.update(layer.outputs)
-    unique = {layer.name for layer in layers}
-    if magic.strip() != _MAGIC or told != [len(layers), len(blobs)] or len(unique) != len(layers):
-        raise InputError(f"{source}: the .param is not ncnn's: its first two lines do not fit.")
-    return layers
-
-
-def _layer(words: list[str]) -> _Layer:
-    kind, name, inputs, outputs, *rest = words
-    first, second = int(inputs), int(inputs) + int(outputs)
-    if not 0 <= first <= second <= len(rest):
-        raise ValueError(f"layer {name} has other blobs than it says")
-    attributes = {}
-    for pair in rest[second:]:
-        key, value = pair.split("=")
-        attributes[int(key)] = float(value) if "." in value else int(value)
-    return _Layer(kind, name, tuple(rest[:first]), tuple(rest[first:second]), attributes)
-
-
 class _Walk:
     """Goes through the file's graph and the network's together, from the logits to the images."""
 
-    def __init__(self, layers: list[_Layer], network: graph.Graph, source: str):
+    def __init__(self, layers: list[Layer], network: graph.Graph, source: str):
         self._layers, self._network, self._source = layers, network, source
         self._makers = {blob: layer for layer in layers for blob in layer.outputs}
         self._names: dict[str, str] = {}
@@ -133,14 +91,14 @@ class _Walk:
     def _fault(self, what: str) -> InputError:
         return InputError(f"{self._source} is not of this network: {what}.")
 
-    def _maker(self, blob: str, passed: tuple[str, ...] = _PASSED) -> _Layer:
+    def _maker(self, blob: str, passed: tuple[str, ...] = _PASSED) -> Layer:
         """The layer that made a blob, looking through those that only pass it on."""
         layer = self._makers[blob]
         while layer.kind in passed and len(layer.inputs) == 1:
             layer = self._makers[layer.inputs[0]]
         return layer
 
-    def _match(self, layer: _Layer, node: graph.Node) -> None:
+    def _match(self, layer: Layer, node: graph.Node) -> None:
         """Walks on from a layer and a node that are to be the same."""
         relu = layer.kind == "ReLU" and len(layer.inputs) == 1
         if relu:
@@ -162,13 +120,17 @@ class _Walk:
             fits = self._convolution_fits(layer.attributes, node, padding, relu)
         else:
             fits = not relu and _FITS[node.op](layer.attributes, node)
+        told = layer.attributes.get(0)
+        if node.op == "input" and not fits:
+            side = node.shape[0]
+            raise self._fault(f"its images are {told} wide, the configuration's {side}")
         if not fits:
             raise self._fault(f"its layer {layer.name} has other attributes than {node.name}")
         self._names[layer.name] = node.name
         for blob, before in zip(layer.inputs, inputs, strict=True):
             self._match(self._maker(blob), before)
 
-    def _padding_of_head(self, layer: _Layer, node: graph.Node, padding: int) -> int:
+    def _padding_of_head(self, layer: Layer, node: graph.Node, padding: int) -> int:
         """Returns the file's padding of the classifier: the one attribute that may differ.
 
         ncnn-assets pads 1.1's by 1, as Caffe's 1.0 does; Caffe's own prototxt of 1.1 does not. The
@@ -229,7 +191,7 @@ _KINDS = {"input": "Input", "conv": "Convolution", "max_pool": "Pooling", "conca
 
 
 def _read(
-    layer: _Layer, data: bytes, offset: int, source: str
+    layer: Layer, data: bytes, offset: int, source: str
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Returns kernel [height, width, in, out], bias [out] and where the next layer begins."""
     get = layer.attributes.get

@@ -29,6 +29,7 @@ class Options:
         and past the examples since; see nan.py.
       on_bad_record: at a damaged training record stop, or skip it; see bad_records.py.
       evaluate_every_epochs: 0 is only at the end.
+      profile_input: measure the input and the network apart, print that, and train nothing.
     """
 
     model_dir: str | Path
@@ -47,6 +48,7 @@ class Options:
     checkpoint_minutes: float = 10.0
     keep_checkpoints: int = 2
     evaluate_every_epochs: int = 1
+    profile_input: bool = False
 
     def __post_init__(self):
         check_precision(self.precision)

@@ -8,8 +8,9 @@ import contextlib
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -68,6 +69,8 @@ class Answer:
     explanation: Path | None = None
 
 
+T, R = TypeVar("T"), TypeVar("R")
+Look = Callable[[Image.Image], View]
 Explain = Callable[[int, str, Image.Image, View, Prediction], Path]
 
 
@@ -126,10 +129,14 @@ class Predictor:
         return self._view(image, self._runner)
 
     def _view(self, image: Image.Image, runner: Runner) -> View:
-        pixels = preprocessing.centre_pixels(image, self.config.images)
-        inputs = preprocessing.normalize(pixels.astype(np.float32), self.config.images)
-        outputs = runner.run(inputs)
-        probabilities = softmax(outputs[0] / np.float32(self._model.temperature))
+        pixels = preprocessing.centre_pixels(image, self.config.images).astype(np.float32)
+        if self._model.rgb is None:
+            outputs = runner.run(preprocessing.normalize(pixels, self.config.images))
+            probabilities = softmax(outputs[0] / np.float32(self._model.temperature))
+        else:
+            mean, deviation = self._model.rgb
+            outputs = runner.run((pixels - np.float32(mean)) / np.float32(deviation))
+            probabilities = outputs[0]
         features = self._tapped.features(outputs) if self._tapped else None
         return View(probabilities, features, self._tapped, outputs)
 
@@ -160,11 +167,11 @@ class Predictor:
             image, what the network made of it, and the class, in any thread.
         """
 
-        def answer(item: tuple[int, str]) -> Answer:
+        def answer(item: tuple[int, str], look: Look) -> Answer:
             number, path = item
             try:
                 with _opened(path) as image:
-                    view = self._view(image, runners.mine())
+                    view = look(image)
                     best = self._best(view.probabilities, top_k, threshold)
                     top = self._best(view.probabilities, 1, 0.0)[0]
                     drawn = explain(number, path, image, view, top) if explain else None
@@ -172,14 +179,23 @@ class Predictor:
                 return Answer(path, [], str(error))
             return Answer(path, best, None, view.features, drawn)
 
-        numbered = list(enumerate(paths, start=1))
-        workers = min(_cores(), len(numbered))
+        return self.each(list(enumerate(paths, start=1)), answer)
+
+    def each(self, items: Sequence[T], work: Callable[[T, Look], R]) -> Iterator[R]:
+        """Yields work(item, look) of every item in order, in as many threads as there are cores.
+
+        `look(image)` is what `view` does, with a network of the thread's own.
+        """
+        workers = min(_cores(), len(items))
         if workers < 2:
-            runners = _Runners([self._runner])
-            yield from map(answer, numbered)
+            yield from (work(item, self.view) for item in items)
             return
         runners = _Runners([self._make_runner(1) for _ in range(workers)])
-        yield from _in_order(answer, numbered, workers)
+
+        def look(image: Image.Image) -> View:
+            return self._view(image, runners.mine())
+
+        yield from _in_order(lambda item: work(item, look), items, workers)
 
 
 class _Runners:
@@ -195,7 +211,7 @@ class _Runners:
         return self._local.runner
 
 
-def _in_order(work, items: list, workers: int) -> Iterator:
+def _in_order(work: Callable, items: Sequence, workers: int) -> Iterator:
     """Yields work(item) in order; threads are ahead of the reader by two items each."""
     import collections
     import concurrent.futures

@@ -16,6 +16,7 @@ from squeezenext.config import Images
 from squeezenext.errors import InputError
 
 MAX_PIXELS = 50_000_000  # a 20 kB PNG can decode to 507 MB (13,000 x 13,000)
+_MAX_WEBP_PIXELS = 25_000_000  # libwebp and Pillow hold four copies: 50 million take 830 MB
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # not Pillow's 40 others, some of them programs
 
 
@@ -94,16 +95,16 @@ def open_image(data: bytes, name: str) -> Image.Image:
     """Reads an image's header alone: its kind and size.
 
     Raises:
-      InputError: not such an image, or larger than 50 million pixels.
+      InputError: not such an image, or larger than 50 million pixels (a WebP: 25).
     """
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         raise InputError(f"{name} is not an image that can be read: {_reason(error)}") from error
-    if image.width * image.height > MAX_PIXELS:
+    limit = _MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS
+    if image.width * image.height > limit:
         raise InputError(
-            f"{name} is {image.width} x {image.height}: over {MAX_PIXELS:,} pixels; make it "
-            "smaller."
+            f"{name} is {image.width} x {image.height}: over {limit:,} pixels; make it smaller."
         )
     if not image.width * image.height:
         raise InputError(f"{name} is {image.width} x {image.height}: it has no pixel.")
@@ -137,7 +138,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         opaque = Image.new("RGB", image.size, "white")  # as the converter shows what is not there
         opaque.paste(image, mask=image)  # half of alpha_composite's memory
         return opaque
-    return image.convert("RGB")
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert() would copy
 
 
 def centre_pixels(image: Image.Image, images: Images) -> np.ndarray:

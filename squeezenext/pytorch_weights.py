@@ -183,6 +183,6 @@ def _torch():
         import torch
     except ImportError as error:
         raise InputError(
-            "PyTorch's files need PyTorch: pip install -r requirements-torch.txt -c constraints.txt"
+            "PyTorch's files need PyTorch: pip install -r requirements-torch.txt."
         ) from error
     return torch

@@ -8,7 +8,18 @@ from typing import Any
 
 import tensorflow as tf
 
-from squeezenext import checkpoint, data, devices, mixing, model_directory, models, nan, quiet
+from squeezenext import (
+    checkpoint,
+    data,
+    devices,
+    labels,
+    mixing,
+    model_directory,
+    models,
+    nan,
+    pictures,
+    quiet,
+)
 from squeezenext.errors import NotFinite, RunAgain
 from squeezenext.history import LOG, History, ProgressBar
 from squeezenext.loop import Loop, Sums
@@ -221,9 +232,16 @@ class Run:
         Raises:
           NotFinite: there is no going back, or there has been too much of it.
         """
-        step, batch = self.step, self.loop.config.training.batch_size
+        step, training = self.step, self.loop.config.training
+        batch = training.batch_size
         behind = self.seen + self.loop.passed_over
-        names = nan.keys(self.reader, seed=self.loop.seed, start=behind - batch, count=batch)
+        names = nan.keys(
+            self.reader,
+            seed=self.loop.seed,
+            start=behind - batch,
+            count=batch,
+            echo=training.echo,
+        )
         sentence = nan.report(self.model_dir, step, names, write=self.chief)
         done = self.progress.rollbacks
         if self.options.on_nan == "stop" or len(done) >= nan.MAX_ROLLBACKS:
@@ -233,7 +251,11 @@ class Run:
                 f"{self.snapshots.last()}{times}. Lower training.learning_rate, or choose "
                 "--precision float32 or --on_nan rollback."
             )
+        best = self.progress.best
         self.progress = self.snapshots.resume() or self.progress
+        self.progress.best = best
+        if self.progress.epoch_ended:  # evaluated since, but not noted: the disk was full
+            self._new_epoch()
         self.loop.passed_over = self.progress.passed_over = behind - self.seen
         self.progress.rollbacks = [*done, {"step": step, "to": self.step}]
         if self.history:
@@ -261,10 +283,13 @@ class Run:
             self.progress.best = {"step": self.step, "top1": scores["top1"]}
         if self.history:
             self._record(epoch, scores)
+        self._new_epoch()
+        self._write(lambda: self.snapshots.amend(self.progress), must=False)
+
+    def _new_epoch(self) -> None:
         self.progress.epoch_sums = Sums(0, 0, 0.0, 0.0, 0.0)
         self.progress.epoch_seconds, self.progress.epoch_timed = 0.0, 0
         self.progress.epoch_ended = False
-        self._write(lambda: self.snapshots.amend(self.progress), must=False)
 
     def _evaluate(self) -> dict[str, Any]:
         """Scores the validation split with the moving averages, where the recipe keeps any."""
@@ -273,8 +298,16 @@ class Run:
         if self.history:
             self.history.histogram("validation/predicted_labels", result.predicted, self.step)
             self.history.histogram("validation/labels", result.labels, self.step)
+            self._show_scores(result)
         self.scores = result.summary()
         return self.scores
+
+    def _show_scores(self, result) -> None:
+        """Puts the classes' scores, the confusion and the worst mistakes into TensorBoard."""
+        names = self.model_dir / "labels.json"
+        if names.is_file():
+            images, classes = self.loop.config.images, labels.read(names)
+            pictures.show(self.history, result, self.validation, images, classes, self.step)
 
     def _look_up(self) -> None:
         """Between two steps of an evaluation, before which the run has been saved.
@@ -321,7 +354,8 @@ class Run:
           RunAgain: it had to.
         """
         self.save_at = time.monotonic() + 60 * self.options.checkpoint_minutes
-        self._write(lambda: self.snapshots.save(self.progress), must)
+        state = self.loop.state()  # before anything can fail: the other workers take part
+        self._write(lambda: self.snapshots.save(self.progress, state), must)
         self._progressed()
 
     def _write(self, write, must: bool) -> None:
@@ -331,7 +365,7 @@ class Run:
             write()
             if self.history:
                 self.history.commit()
-        except (OSError, tf.errors.ResourceExhaustedError) as error:
+        except (OSError, tf.errors.OpError) as error:
             reason = getattr(error, "strerror", None) or error.message.splitlines()[0]
             sentence = f"Step {self.step} cannot be saved in {self.model_dir}: {reason}"
             if must:
@@ -384,10 +418,10 @@ class Run:
             micro_batch=min(16, config.training.batch_size),
             share=data.Share(),
         )
-        pixels, labels, draws = next(iter(shown))
-        seen, _ = mixing.augmented(pixels, labels, draws, config.images, config.model.classes)
+        pixels, known, draws = next(iter(shown))
+        seen, _ = mixing.augmented(pixels, known, draws, config.images, config.model.classes)
         self.history.images("train/images", tf.cast(seen + 0.5, tf.uint8).numpy(), 0)
-        self.history.histogram("train/labels", labels.numpy(), 0)
+        self.history.histogram("train/labels", known.numpy(), 0)
         with tf.device("CPU:0"):
             self.history.graph(models.inference(models.build(config)))
 

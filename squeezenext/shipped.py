@@ -15,6 +15,8 @@ from squeezenext.errors import InputError
 from squeezenext.labels import Label
 
 CALIBRATION = "calibration.json"
+DESCRIPTION = "squeezenext.json"  # behind an exported LiteRT file
+_MAX_DESCRIPTION = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,9 @@ class Shipped:
       labels: the classes in the order of the logits.
       litert: its LiteRT file, or the content of one.
       temperature: by which logits are divided before the softmax.
+      rgb: (mean, deviation) of a file that was exported for other programs, too: it reads
+        (pixel - mean) / deviation, RGB, and gives probabilities. None: it reads what
+        `preprocessing.normalize` makes and gives logits.
     """
 
     name: str
@@ -34,6 +39,7 @@ class Shipped:
     labels: tuple[Label, ...]
     litert: Path | bytes
     temperature: float = 1.0
+    rgb: tuple[float, float] | None = None
 
 
 def load(model: str | Path) -> Shipped:
@@ -42,14 +48,55 @@ def load(model: str | Path) -> Shipped:
     Raises:
       InputError: there is none, or it is damaged.
     """
-    directory = Path(model)
-    if directory.suffix == ".sqz" and directory.is_file():
-        return _of_sqz(directory)
-    if not directory.is_dir():
+    path = Path(model)
+    if path.suffix == ".sqz" and path.is_file():
+        return _of_sqz(path)
+    if path.suffix == ".tflite" and path.is_file():
+        return _of_litert(path)
+    if not path.is_dir():
         from squeezenext import weights  # a folder needs neither its cache nor its network
 
-        directory = weights.resolve(model)
-    return _of_directory(directory)
+        path = weights.resolve(model)
+    return _of_directory(path)
+
+
+def _of_sqz(path: Path) -> Shipped:
+    from squeezenext import graph, litert_writer, sqz
+
+    held = sqz.read(path)
+    content = litert_writer.write(graph.of(held.config), held.weights)
+    return Shipped(str(path), held.config, held.classes, content)
+
+
+def _of_litert(path: Path) -> Shipped:
+    """Reads a file of `squeezenext.export`, behind which its description lies as a zip."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo(DESCRIPTION).file_size > _MAX_DESCRIPTION:
+                raise InputError(f"{path} is damaged: {DESCRIPTION} in it is too large.")
+            document = json.loads(archive.read(DESCRIPTION))
+        config = config_io.from_json(json.dumps(document["configuration"]), str(path))
+        pairs = zip(document["synsets"], document["labels"], strict=True)
+        known = tuple(Label(str(synset), str(text)) for synset, text in pairs)
+        precision = document["precision"]
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, NotImplementedError) as error:
+        raise InputError(
+            f"{path} was not exported by this program: no {DESCRIPTION} lies behind it; give the "
+            "model directory it was made of."
+        ) from error
+    if len(known) != config.model.classes:
+        raise InputError(
+            f"{path} names {len(known)} classes, its network has {config.model.classes}."
+        )
+    # export_litert.convert: what phones' half precision and int8 each want.
+    rgb = (0.0, 1.0) if precision == "int8" else (127.5, 127.5)
+    return Shipped(str(path), config, known, path, rgb=rgb)
 
 
 def _of_directory(directory: Path) -> Shipped:
@@ -64,14 +111,6 @@ def _of_directory(directory: Path) -> Shipped:
     path = directory / "model.tflite"
     litert: Path | bytes = path if path.is_file() else _of_checkpoint(directory, config)
     return Shipped(str(path), config, known, litert, read_temperature(directory))
-
-
-def _of_sqz(path: Path) -> Shipped:
-    from squeezenext import graph, litert_writer, sqz  # no model directory needs these
-
-    found = sqz.read(path)
-    content = litert_writer.write(graph.of(found.config), found.weights)
-    return Shipped(str(path), found.config, found.classes, content)
 
 
 def _of_checkpoint(directory: Path, config: Config) -> bytes:

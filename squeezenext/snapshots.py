@@ -146,13 +146,16 @@ class Snapshots:
                     *(name, meta["versions"][name], version),
                 )
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: Progress, state: dict[str, np.ndarray]) -> None:
         """Commits a checkpoint and removes those that are no longer to be kept.
+
+        Args:
+          progress: of the run.
+          state: `Loop.state()`, which all workers must have called together.
 
         Raises:
           OSError: it cannot be written; those before it are still there.
         """
-        state = self._loop.state()
         if self._chief:
             step = int(state["update/step"])
             checkpoint.save(self._directory, step, state, self._meta(progress))

@@ -24,7 +24,7 @@ def expand(paths: Sequence[str], allow_url: bool = False) -> list[str]:
       InputError: nothing but empty folders, a pattern without a match, or a URL not allowed.
     """
     found: list[str] = []
-    empty: list[str] = []
+    empty = 0
     for path in paths:
         if is_url(path):
             if not allow_url:
@@ -32,15 +32,15 @@ def expand(paths: Sequence[str], allow_url: bool = False) -> list[str]:
             found.append(path)
         elif path != "-" and os.path.isdir(path):
             inside = _inside(path)
-            found += inside
-            empty += [] if inside else [path]
+            found += inside or [path]
+            empty += not inside
         elif path != "-" and glob.has_magic(path) and not os.path.lexists(path):
             found += _matching(path)
         else:
             found.append(path)
-    if empty and not found:
-        raise InputError(f"{empty[0]} holds no image ({', '.join(sorted(ENDINGS))}).")
-    return found + empty
+    if empty and empty == len(found):
+        raise InputError(f"{found[0]} holds no image ({', '.join(sorted(ENDINGS))}).")
+    return found
 
 
 def is_url(path: str) -> bool:

@@ -13,10 +13,11 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from squeezenext.errors import InputError
+from squeezenext.litert_file import Buffer
 
 _CODES = schema.BuiltinOperator
 _MEANS = {_CODES.MEAN, _CODES.AVERAGE_POOL_2D}
-# What changes no place's meaning: shape, number format, zeros around, activation.
+# What changes no place's meaning: shape, number format, zeros around, activation at the end.
 _TRANSPARENT = {
     _CODES.RESHAPE,
     _CODES.SQUEEZE,
@@ -26,6 +27,7 @@ _TRANSPARENT = {
     _CODES.PADV2,
     _CODES.RELU,
     _CODES.ELU,
+    _CODES.SOFTMAX,
 }
 
 
@@ -80,11 +82,18 @@ def tap(content: bytes, name: str) -> Tapped:
             "that."
         ) from error
     graph.outputs[:] = [logits, *wanted]
+    model.buffers = [_aligned(buffer) for buffer in model.buffers]
     # A signature lists its outputs itself; without one the subgraph's hold.
     model.signatureDefs = []
     builder = flatbuffers.Builder(len(content) + 4096)
     builder.Finish(model.Pack(builder), b"TFL3")
     return Tapped(bytes(builder.Output()), kernel)
+
+
+def _aligned(buffer) -> Buffer:
+    aligned = Buffer()
+    aligned.data = None if buffer.data is None else np.asarray(buffer.data, np.uint8).tobytes()
+    return aligned
 
 
 class _Graph:

@@ -117,6 +117,8 @@ def _define(values: flags.FlagValues) -> None:
     integer("evaluate_every_epochs", 1, "0: only at the end.", 0, **at)
     what = "At a damaged training record: stop, or skip it (few may be, see docs/data.md)."
     flags.DEFINE_enum("on_bad_record", "stop", ["stop", "skip"], what, **at)
+    what = "Measure input and network apart, say which is the limit, and train nothing."
+    flags.DEFINE_bool("profile_input", False, what, **at)
     flags.DEFINE_multi_string("set", [], "FIELD=VALUE of the configuration; repeatable.", **at)
 
 

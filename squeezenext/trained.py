@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import checkpoint, config_io, graph, labels, weights
+from squeezenext import checkpoint, config_io, graph, labels, shipped, weights
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.graph import Graph
@@ -24,6 +24,7 @@ class Trained:
       config: its configuration.
       labels: the classes in the order of the logits.
       graph, weights: as `graph.of` and `graph.fold` make them.
+      temperature: by which `predict.py` divides the logits before the softmax.
     """
 
     name: str
@@ -31,14 +32,17 @@ class Trained:
     labels: tuple[Label, ...]
     graph: Graph
     weights: dict[str, np.ndarray]
+    temperature: float = 1.0
 
 
 def load(model: str | Path) -> Trained:
-    """Reads a model directory or a published model.
+    """Reads a model directory, a published model or a `.sqz` file.
 
     Raises:
       InputError: there is no such model, or it holds no checkpoint.
     """
+    if Path(model).suffix == ".sqz" and Path(model).is_file():
+        return _of_sqz(Path(model))
     directory = weights.resolve(model)
     if not (directory / "config.json").is_file():
         raise InputError(f"{directory} is not a model directory: it has no config.json.")
@@ -48,11 +52,25 @@ def load(model: str | Path) -> Trained:
         raise InputError(
             f"{directory}/labels.json has {len(known)} classes, the network {config.model.classes}."
         )
-    folded = graph.fold(config, _variables(directory))
-    return Trained(Path(model).name, config, known, graph.of(config), folded)
+    folded = graph.fold(config, variables(directory))
+    temperature = shipped.read_temperature(directory)
+    return Trained(Path(model).name, config, known, graph.of(config), folded, temperature)
 
 
-def _variables(directory: Path) -> dict[str, np.ndarray]:
+def _of_sqz(path: Path) -> Trained:
+    from squeezenext import sqz  # no model directory needs it
+
+    found = sqz.read(path)
+    network = graph.of(found.config)
+    return Trained(path.stem, found.config, found.classes, network, found.weights)
+
+
+def variables(directory: Path) -> dict[str, np.ndarray]:
+    """Returns a model directory's variables by "model/layer/variable", averages where kept.
+
+    Raises:
+      InputError: there is no whole checkpoint.
+    """
     found = checkpoint.newest(directory / "checkpoints", lambda text: None)
     if found is None:
         raise InputError(f"{directory} holds no checkpoint yet; train it first.")

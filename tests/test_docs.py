@@ -15,7 +15,7 @@ SCRIPTS = {  # what the shell scripts hand their arguments to
     "predict.py": "predict",
 }
 FOREIGN = {"source", "pip", "cd", "docker", "curl", "kubectl", "srun", "sbatch", "export", "git",
-           "apt-get", "mkdir", "tar", "for", "done", "npm"}  # fmt: skip
+           "apt-get", "[[", "mkdir", "tar", "for", "done", "npm"}  # fmt: skip
 
 
 def commands():

@@ -60,7 +60,7 @@ def test_training_evaluation_and_prediction(imagenet, trained):
     out, _ = run(sys.executable, "-m", "squeezenext.evaluate", "--model_dir", trained,
                  "--data_dir", imagenet / "tf-records", "--json")  # fmt: skip
     scores = json.loads(out)
-    assert scores["examples"] == 100 and scores.keys() == {"top1", "top5", "loss", "examples"}
+    assert scores["examples"] == 100 and scores.keys() >= {"top1", "top5", "loss", "examples"}
     assert scores["top1"] == pytest.approx(final["top1"], abs=0.03)  # trained in bfloat16 here
     subprocess.run(["tar", "xf", imagenet / "ILSVRC2012_img_val.tar", "-C", imagenet / "model"],
                    check=True)  # fmt: skip

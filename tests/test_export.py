@@ -1,5 +1,6 @@
 """Tests for `../squeezenext/export.py`: every format, loaded by its own runtime."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -28,15 +29,20 @@ PRECISIONS = ("float32", "float16", "dynamic", "int8")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A model directory of a grouped network with random weights, made without TensorFlow."""
-    folder = tmp_path_factory.mktemp("model")
-    folder.joinpath("config.json").write_text(config_io.to_json(tiny.SQUEEZENEXT))
+    return made(tmp_path_factory.mktemp("model"), tiny.SQUEEZENEXT)
+
+
+def made(folder, config):
+    folder.joinpath("config.json").write_text(config_io.to_json(config))
     labels.write(folder / "labels.json", [labels.Label(f"n{i}", f"n{i}") for i in (1, 2, 3)])
     random, variables = np.random.default_rng(0), {}
-    network = graph.of(tiny.SQUEEZENEXT)
+    network = graph.of(config)
     for node in network.weighted:
         shape = network.kernel_shape(node.name)
         kernel = random.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape)
         variables[f"model/{node.name}/kernel"] = kernel.astype(np.float32)
+        if node.bias:
+            variables[f"model/{node.name}/bias"] = random.normal(0, 1, shape[-1]).astype(np.float32)
         for part in ("gamma", "beta", "moving_mean", "moving_variance") if node.norm else ():
             values = random.uniform(0.5, 1.5, shape[-1]) if part != "beta" else np.zeros(shape[-1])
             variables[f"model/{node.norm}/{part}"] = values.astype(np.float32)
@@ -102,6 +108,20 @@ def test_keras_files_hold_plain_layers_and_refuse_another_ending(model, tmp_path
     assert zipfile.ZipFile(out).testzip() is None
     assert command(model, tmp_path / "model.h5", "keras") == 2
     assert "must end in .keras" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["litert", "onnx", "keras"])
+def test_a_classifier_s_bias_is_in_every_file(kind, tmp_path):
+    """pytorchcv's layout; the export itself compares the file with the network."""
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime", reason="requirements-onnx.txt is not installed")
+    change = {"groups": 1, "biases": True, "stem_padding": 1, "pair_order": "1x3_first"}
+    network = dataclasses.replace(tiny.SQUEEZENEXT.model, **change)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    made(folder, dataclasses.replace(tiny.SQUEEZENEXT, model=network))
+    ending = {"litert": "tflite"}.get(kind, kind)
+    assert command(folder, tmp_path / f"model.{ending}", kind) == 0
 
 
 def test_saved_models_serve_pixels_and_files(model, tmp_path):

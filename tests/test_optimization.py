@@ -121,6 +121,44 @@ def test_keras_s_optimizers_are_keras_s(name):
         np.testing.assert_allclose(ours, keras_own, rtol=1e-4, atol=1e-5)
 
 
+def test_lamb_decays_inside_its_trust_ratio():
+    """arXiv:1904.00962, algorithm 2, in numpy: w -= r |w| / |u| u with u = m / sqrt(v) + d w."""
+    net = model()
+    training = Training(
+        optimizer="lamb", warmup_epochs=0.0, batch_size=1024, weight_decay=0.3,
+        learning_rate=0.1, schedule="cosine", epochs=1e9, decayed="kernels",
+    )  # fmt: skip
+    update = optimization.Update(net, training, examples=1024, precision="float32")
+    update.weights[1].assign(np.ones(update.weights[1].shape))
+    weights = [w.numpy().astype(np.float64) for w in update.weights]
+    m, v = [0.0, 0.0], [0.0, 0.0]
+    for step in range(1, 5):
+        rng = np.random.default_rng(step)
+        gradients = [rng.normal(size=w.shape).astype(np.float32) for w in weights]
+        take_step(update, gradients)
+        for i, gradient in enumerate(gradients):
+            m[i] = 0.9 * m[i] + 0.1 * gradient
+            v[i] = 0.999 * v[i] + 0.001 * gradient**2
+            u = m[i] / (1 - 0.9**step) / (np.sqrt(v[i] / (1 - 0.999**step)) + 1e-6)
+            u = u + (0.3 if i == 0 else 0.0) * weights[i]
+            weights[i] -= 0.1 * np.linalg.norm(weights[i]) / np.linalg.norm(u) * u
+    for ours, theirs in zip(update.weights, weights, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-4)
+
+
+def test_the_schedule_begins_when_all_weights_learn():
+    training = Training(
+        epochs=6.0, frozen_epochs=2, schedule="cosine", warmup_epochs=1.0, learning_rate=1.0,
+        warmup_learning_rate=0.2, batch_size=1024,
+    )  # fmt: skip
+    rates = [
+        float(optimization.learning_rate(training, tf.constant(seen), 100))
+        for seen in (0, 199, 200, 250, 300, 400, 600)
+    ]
+    cosine = [0.5 * (1 + math.cos(math.pi * epoch / 4)) for epoch in (1, 2, 4)]
+    np.testing.assert_allclose(rates, [1, 1, 0.2, 0.6, *cosine], atol=1e-6)
+
+
 def test_moving_average_and_clipping():
     net = model()
     training = Training(ema=0.9, clip_norm=1.0, warmup_epochs=0.0, weight_decay=0.0, momentum=0.0,

@@ -19,31 +19,16 @@ from tests import tiny
 from tests.conftest import REPOSITORY
 
 
-def make_model(folder, config):
-    """A model directory of a network with random weights."""
-    from squeezenext import labels, model_directory, models
-
-    classes = [labels.Label(f"n{i}", f"class {i}") for i in range(1, tiny.CLASSES + 1)]
-    model_directory.create(folder, config, classes)
-    model = models.build(config)
-    for variable in model.trainable_variables:  # random offsets and scales, too
-        if len(variable.shape) == 1:
-            noise = np.random.default_rng(1).normal(1.0, 0.3, variable.shape)
-            variable.assign(noise.astype(np.float32))
-    model_directory.write_litert(folder, model)
-    return model
-
-
 @pytest.fixture(scope="module")
 def squeezenext(tmp_path_factory):
     folder = tmp_path_factory.mktemp("squeezenext")
-    return folder, make_model(folder, tiny.SQUEEZENEXT)
+    return folder, tiny.model_directory(folder, tiny.SQUEEZENEXT)
 
 
 @pytest.fixture(scope="module")
 def squeezenet(tmp_path_factory):
     folder = tmp_path_factory.mktemp("squeezenet")
-    return folder, make_model(folder, tiny.SQUEEZENET)
+    return folder, tiny.model_directory(folder, tiny.SQUEEZENET)
 
 
 @pytest.fixture(scope="module")

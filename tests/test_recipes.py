@@ -15,13 +15,9 @@ from tests import tiny
 def test_every_recipe_fits_every_configuration_and_its_file(configuration, name):
     config = config_io.load(configuration)
     other = recipes.apply(name, config)
-    assert (
-        dataclasses.replace(other.model, dropout=0.5)
-        == dataclasses.replace(config.model, dropout=0.5)
-        if hasattr(config.model, "dropout")
-        else other.model == config.model
-    )
-    assert (other == config) == (name == "published")
+    assert other.model == config.model
+    own = configuration == "squeezenet_v1_1_caltech256" and name == "seed_caltech256"
+    assert (other == config) == (own or name == "published")
     assert other.images.size == config.images.size and other.images.mean == config.images.mean
     assert config_io.from_json(config_io.to_json(other), "x") == other
     changed = config_io.override(other, "training.learning_rate=0.123")

@@ -3,6 +3,7 @@
 The real weights are the proof that network and preprocessing are right.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -14,7 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezenext import deep_compression, evaluate, predict, weights
+from squeezenext import (
+    checkpoint,
+    config_io,
+    deep_compression,
+    evaluate,
+    importing,
+    predict,
+    weights,
+)
 from squeezenext.errors import InputError
 from tests.conftest import REPOSITORY
 from tests.foreign_files import net
@@ -88,13 +97,13 @@ def scored(request, real_images):
          "--predictions", str(table), "--json"]
     )  # fmt: skip
     assert code == 0
-    lines = subprocess.run(
-        [sys.executable, "predict.py", str(real_images / "images"), "--model_dir", request.param,
-         "--format", "json"],
-        cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, check=True,
-        capture_output=True, text=True, timeout=300,
-    ).stdout.splitlines()  # fmt: skip
-    rows, lines = list(csv.DictReader(open(table))), [json.loads(line) for line in lines]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = predict.main(["predict", str(real_images / "images"), "--model_dir", request.param,
+                             "--format", "json"])  # fmt: skip
+    assert code == 0
+    lines = [json.loads(line) for line in printed.getvalue().splitlines()]
+    rows = list(csv.DictReader(open(table)))
     return rows, lines, REFERENCE[request.param] - 1
 
 
@@ -128,7 +137,8 @@ def test_prediction_and_evaluation_agree(scored):
         )
 
 
-def test_prediction_imports_no_tensorflow(published, shared, tmp_path):
+def test_prediction_imports_no_tensorflow(published, tmp_path):
+    """Not even the first one, which makes the published model's directory."""
     Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
     code = (
         "import sys; from squeezenext import predict\n"
@@ -136,8 +146,10 @@ def test_prediction_imports_no_tensorflow(published, shared, tmp_path):
         "'squeezenet_v1_0']) == 0\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    environment = {"PYTHONPATH": str(REPOSITORY), "XDG_CACHE_HOME": str(tmp_path)}
+    environment = os.environ | environment
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+    assert list(tmp_path.glob("squeezenext/models/squeezenet_v1_0-*/model.tflite"))
 
 
 @pytest.fixture(scope="module")
@@ -226,11 +238,73 @@ def test_a_changed_file_at_its_home_is_refused(tmp_path, monkeypatch):
         weights.resolve("squeezenet_v1_0")
 
 
-def test_the_import_command(shared, tmp_path, capsys):
+def run_weights(*arguments):
+    return weights.main(["weights", *map(str, arguments)])
+
+
+def test_bad_imports(shared, tmp_path, capsys):
     path = shared / "weights" / "squeezenet_v1.0.deep-compression-8bit.net"
-    arguments = ["weights", "import", "--format", "deep_compression", "--input", str(path)]
-    target = ["--configuration", "squeezenet_v1_1", "--model_dir", str(tmp_path / "model")]
-    assert weights.main([*arguments, *target]) == 2
-    assert "damaged, or of another network" in capsys.readouterr().err
-    assert weights.main([*arguments, "--configuration", "v_1_0_SqNxt_23", *target[2:]]) == 2
-    assert weights.main(["weights", "import"]) == 2 and weights.main(["weights"]) == 2
+    caffe = path.with_name("squeezenet_v1.1.caffe.ncnn.bin")
+    target = ["--model_dir", tmp_path / "model", "--configuration"]
+    for kind, file, name, message in (
+        ("deep_compression", path, "squeezenet_v1_1", "damaged, or of another network"),
+        ("deep_compression", path, "v_1_0_SqNxt_23", "are of SqueezeNet"),
+        ("deep_compression", path, "squeezenet_v1_0_torchvision", "images.channels=BGR"),
+        ("ncnn", path, "squeezenet_v1_0", "name the .param or the .bin"),
+        ("ncnn", caffe, "squeezenet_v1_0", "stands where pool8 is"),
+        ("ncnn", caffe, "squeezenet_v1_1_torchvision", "images are 227 wide"),
+        ("ncnn", caffe, "squeezenet_v1_1_caltech256", "--labels is missing"),
+        ("caffemodel", path, "squeezenet_v1_0", "is damaged or of another network"),
+        ("npz", path, "squeezenet_v1_0", "is damaged"),
+        ("hdf5", path, "squeezenet_v1_0", "must be one of deep_compression, ncnn"),
+        ("npz", tmp_path / "absent", "squeezenet_v1_0", "cannot be read: No such file"),
+    ):
+        assert run_weights("import", "--format", kind, "--input", file, *target, name) == 2
+        err = capsys.readouterr().err
+        assert message in err and "Traceback" not in err, err
+    assert not (tmp_path / "model").exists()
+    assert run_weights("import") == 2 and run_weights() == 2 and run_weights("export") == 2
+
+
+def test_import_and_export(shared, tmp_path, capsys):
+    """ncnn to npz and back; META.json says where the weights come from."""
+    file = shared / "weights" / "squeezenet_v1.1.torchvision.ncnn.param"
+    made, again, path = tmp_path / "made", tmp_path / "again", tmp_path / "weights.npz"
+    network = ["--configuration", "squeezenet_v1_1_torchvision"]
+    assert run_weights("import", "--format", "ncnn", "--input", file, "--model_dir", made,
+                       *network) == 0  # fmt: skip
+    assert "says nothing of pixels: the network is shown RGB" in capsys.readouterr().err
+    assert run_weights("export", "--format", "npz", "--model_dir", made, "--output", path) == 0
+    assert run_weights("import", "--format", "npz", "--input", path, "--model_dir", again,
+                       *network) == 0  # fmt: skip
+    (first, meta), (second, _) = (checkpoint.load(x / "checkpoints", 0) for x in (made, again))
+    assert checkpoint.weights_sha256(first) == checkpoint.weights_sha256(second)
+    assert (made / "model.tflite").read_bytes() == (again / "model.tflite").read_bytes()
+    assert meta["imported"]["format"] == "ncnn"
+    files = {published.url.split("/")[-1]: published.sha256
+             for published in weights.PUBLISHED["squeezenet_v1_1_torchvision"].files}  # fmt: skip
+    assert set(meta["imported"]["files"].values()) == set(files.values())
+    capsys.readouterr()
+    assert run_weights("import", "--format", "ncnn", "--input", file, "--model_dir", made,
+                       "--configuration", "squeezenet_v1_1", "--set", "images.size=224",
+                       "--set", "model.classes=1000") == 0  # fmt: skip
+    for kind, message in (("deep_compression", "different weights"), ("pytorchcv", "PyTorch"),
+                          ("caffemodel", "must be one of")):  # fmt: skip
+        code = run_weights("export", "--format", kind, "--model_dir", made, "--output", path)
+        assert code == (0 if kind == "pytorchcv" and code == 0 else 2)
+        assert code == 0 or message in capsys.readouterr().err
+    missing = tmp_path / "absent" / "x.npz"
+    assert run_weights("export", "--format", "npz", "--model_dir", made, "--output", missing) == 2
+
+
+def test_the_published_net_is_written_again(published, tmp_path):
+    path = tmp_path / "again.net"
+    assert run_weights("export", "--format", "deep_compression", "--model_dir", "squeezenet_v1_0",
+                       "--output", path) == 0  # fmt: skip
+    assert path.stat().st_size == 675_763
+    config = config_io.load("squeezenet_v1_0")
+    arrays, _ = importing.read("deep_compression", [path.read_bytes()], config, "file")
+    state, meta = checkpoint.load(published / "checkpoints", 0)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, state[name])
+    assert meta["imported"]["licence"].startswith("BSD")

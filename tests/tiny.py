@@ -122,3 +122,20 @@ def tf_configs(workers: int) -> list[str]:
         json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
         for kind, index in tasks
     ]
+
+
+def model_directory(folder: Path, config: Config):
+    """Makes a model directory of a network with random weights and returns the network."""
+    from squeezenext import checkpoint, labels, loop, model_directory, models
+
+    classes = [labels.Label(f"n{i}", f"class {i}") for i in range(1, config.model.classes + 1)]
+    model_directory.create(folder, config, classes)
+    model = models.build(config)
+    for variable in model.trainable_variables:  # random offsets and scales, too
+        if len(variable.shape) == 1:
+            noise = np.random.default_rng(1).normal(1.0, 0.3, variable.shape)
+            variable.assign(noise.astype(np.float32))
+    state = {name: np.array(value) for name, value in loop.model_variables(model).items()}
+    checkpoint.save(folder / "checkpoints", 0, state, {"imported": {}})
+    model_directory.write_litert(folder, model)
+    return model

@@ -1,0 +1,176 @@
+"""Measures the input pipeline against the predecessor's, torchvision's and bare decoding.
+
+    python scripts/benchmark_input.py --data_dir RECORDS [--data_dir OTHERS]
+        [--torch_python VENV/bin/python] [--rounds 5] [--json]
+
+In each round one contestant after the other, each in a process of its own that ends with its turn
+(else it would prepare ahead in the others'), makes batches of 32 crops of 227 x 227 for some four
+seconds, with all cores. Told are medians over the rounds: images
+a second, and milliseconds of CPU an image, which other work on the machine hardly changes.
+"ours resized" takes random resized crops, as torchvision; "ours cropped" the predecessor's
+crops of 227 from 256 x 256.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import flags
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from squeezenext import flags as command_line  # noqa: E402
+from squeezenext import manifest  # noqa: E402
+from squeezenext.errors import InputError  # noqa: E402
+
+BATCH = 32
+SECONDS = 4.0  # of a turn
+OURS = ("ours resized", "ours cropped")
+KINDS = (*OURS, "predecessor", "torchvision", "decode alone")
+
+
+def contestant(directory: Path, kind: str) -> Iterator[int]:
+    """Yields the number of images of each prepared batch."""
+    from scripts.peers import input_peers
+
+    split = manifest.load_manifest(directory).splits["train"]
+    shards = [str(shard.path) for shard in split.shards]
+    if kind == "torchvision":
+        return input_peers.torchvision(shards, BATCH)
+    if kind == "predecessor":
+        return input_peers.predecessor(shards, BATCH)
+    if kind == "decode alone":
+        return input_peers.decode(shards, BATCH)
+    return _ours(split, resized=kind == OURS[0])
+
+
+def _ours(split: manifest.Split, resized: bool) -> Iterator[int]:
+    from squeezenext import config, data
+
+    images = config.CAFFE_RANDOM_RESIZED_CROP if resized else config.CAFFE_SQUASH
+    reader, share = data.Reader(split), data.Share()
+    options = {"seed": 0, "start": 0, "micro_batch": BATCH, "share": share}
+    for pixels, _, _ in data.training(reader, images, 1000, **options):
+        yield int(pixels.shape[0])
+
+
+def serve(directory: Path, kind: str) -> None:
+    """Starts, then does a turn for each line of standard input: prints images and seconds."""
+    batches = contestant(directory, kind)
+    for _ in range(20):
+        next(batches)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        images, started = 0, time.perf_counter()
+        while time.perf_counter() - started < SECONDS:
+            images += next(batches)
+        print(images, time.perf_counter() - started, flush=True)
+
+
+def cpu_seconds(process: int) -> float:
+    """Returns the CPU time that a process and its children have taken (Linux)."""
+    total = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        if process in (int(path.parent.name), int(fields[1])):
+            total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+class Process:
+    """A contestant in a process of its own."""
+
+    def __init__(self, python: str, directory: Path, kind: str):
+        self.kind = kind
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        line = [python, __file__, "--serve", f"--data_dir={directory}", f"--kind={kind}"]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(line, stdin=pipe, stdout=pipe, text=True, env=environment)
+        self._answer()
+
+    def _answer(self) -> str:
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{self.kind} ended with {self._process.wait()}.")
+        return answer
+
+    def turn(self) -> tuple[float, float]:
+        """Returns images a second, and milliseconds of CPU an image."""
+        before = cpu_seconds(self._process.pid)
+        print("go", file=self._process.stdin, flush=True)
+        images, seconds = (float(word) for word in self._answer().split())
+        return images / seconds, 1e3 * (cpu_seconds(self._process.pid) - before) / images
+
+    def end(self) -> None:
+        self._process.stdin.close()
+        self._process.terminate()
+        self._process.wait()
+
+
+def measure(directory: Path, rounds: int, torch_python: str | None) -> dict[str, list[list[float]]]:
+    """Returns each contestant's turns, [images a second, milliseconds of CPU an image] each."""
+    rows: dict[str, list[list[float]]] = {}
+    for number in range(rounds):
+        for kind in KINDS:
+            torch = kind == "torchvision"
+            if torch and not torch_python:
+                continue
+            process = Process(torch_python if torch else sys.executable, directory, kind)
+            rows.setdefault(kind, []).append(list(process.turn()))
+            process.end()
+        print(f"{directory}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    return rows
+
+
+def told(directory: Path, rows: dict[str, list[list[float]]]) -> str:
+    """Returns the table of a data set in Markdown; ratios are of CPU time an image."""
+    lines = [f"| {directory.name} | images/s | CPU ms an image | {' | '.join(OURS)} |"]
+    lines.append("|---|---|---|---|---|")
+    for kind, turns in rows.items():
+        rate, cost = (statistics.median(column) for column in zip(*turns, strict=True))
+        ratios = [
+            statistics.median(b[1] / a[1] for a, b in zip(rows[mine], turns, strict=True))
+            for mine in OURS
+        ]
+        lines.append(f"| {kind} | {rate:,.0f} | {cost:.2f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+    return "\n".join(lines)
+
+
+def main(argv=None) -> int:
+    values = flags.FlagValues()
+    own = {"flag_values": values}
+    flags.DEFINE_multi_string("data_dir", [], "Records with a manifest; repeatable.", **own)
+    flags.DEFINE_integer("rounds", 5, "Turns of each contestant.", 1, **own)
+    flags.DEFINE_enum("kind", KINDS[0], list(KINDS), "Which contestant to be.", **own)
+    flags.DEFINE_string("torch_python", None, "An interpreter that has torchvision.", **own)
+    flags.DEFINE_bool("json", False, "Print JSON.", **own)
+    flags.DEFINE_bool("serve", False, "Be a contestant.", **own)
+
+    def command(values, _):
+        directories = [Path(text) for text in values["data_dir"].value]
+        if not directories:
+            raise InputError("--data_dir is missing: records with a manifest.json.")
+        if values["serve"].value:
+            serve(directories[0], values["kind"].value)
+            return
+        rounds, python = values["rounds"].value, values["torch_python"].value
+        found = {path: measure(path, rounds, python) for path in directories}
+        if values["json"].value:
+            print(json.dumps({str(path): rows for path, rows in found.items()}))
+        else:
+            print("\n\n".join(told(path, rows) for path, rows in found.items()))
+
+    return command_line.run(command, values, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Writes a contact sheet (PNG) of what training sees: a row an image, a column an epoch.
+
+python -m scripts.show_augmentation --configuration NAME --data_dir DIR --output FILE.png
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+from PIL import Image
+
+from squeezenext import atomic, config_io, data, dataset, mixing, phases, recipes
+from squeezenext.config import Config
+from squeezenext.errors import InputError
+from squeezenext.flags import run
+
+
+def sheet(config: Config, reader: data.Reader, rows: int, columns: int, seed: int) -> np.ndarray:
+    """Returns [rows * size, columns * size, 3] uint8: the first images of an epoch, in several.
+
+    Args:
+      config: its classes are those of the data.
+      reader: of the training split.
+      seed: of the run that would show them.
+    """
+    examples = reader.split.examples
+    rows = min(rows, examples)
+    first = data.order(seed, 0, examples)[:rows]
+    strips = [_epoch(config, reader, first, epoch, seed) for epoch in range(columns)]
+    side = max(strip.shape[1] for strip in strips)
+    same = [tf.image.resize(strip, [side, side], "nearest").numpy() for strip in strips]
+    cells = np.stack(same, 1)  # [rows, columns, side, side, 3]
+    return cells.transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 3)
+
+
+def _epoch(config: Config, reader: data.Reader, numbers, epoch: int, seed: int) -> np.ndarray:
+    images = phases.resized(config.images, phases.phase(config, epoch).size)
+    classes = config.model.classes
+    batch = data.examples(reader, images, classes, seed=seed, numbers=numbers, epoch=epoch)
+    pixels, _ = mixing.augmented(*batch, images, classes)
+    return tf.cast(pixels + 0.5, tf.uint8).numpy()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    values = flags.FlagValues()
+    at = {"flag_values": values}
+    flags.DEFINE_string("configuration", "v_1_0_SqNxt_23", "A module in configs/, or a .py.", **at)
+    flags.DEFINE_string("recipe", "published", f"One of {', '.join(recipes.NAMES)}.", **at)
+    flags.DEFINE_multi_string("set", [], "FIELD=VALUE of the configuration; repeatable.", **at)
+    flags.DEFINE_string("data_dir", None, "Folder with the shards and manifest.json.", **at)
+    flags.DEFINE_string("output", None, "The PNG to write.", **at)
+    flags.DEFINE_integer("images", 8, "Rows.", 1, 64, **at)
+    flags.DEFINE_integer("epochs", 8, "Columns.", 1, 64, **at)
+    flags.DEFINE_integer("seed", 0, "Of the run.", 0, **at)
+
+    def command(values, positional):
+        if positional:
+            raise InputError(f"Unexpected argument {positional[0]!r}; flags begin with --.")
+        if not values["output"].value:
+            raise InputError("--output is missing: the PNG to write.")
+        config = config_io.load(values["configuration"].value)
+        config = recipes.apply(values["recipe"].value, config)
+        for change in values["set"].value:
+            config = config_io.override(config, change)
+        found = dataset.find(values["data_dir"].value, None, None)
+        dataset.check_split(found, "train")
+        reader = data.Reader(found.splits["train"])
+        classes = len(dataset.classes_for(found, config))
+        config = dataclasses.replace(
+            config, model=dataclasses.replace(config.model, classes=classes)
+        )
+        pixels = sheet(
+            config,
+            reader,
+            values["images"].value,
+            values["epochs"].value,
+            values["seed"].value,
+        )
+        output = Path(values["output"].value)
+        atomic.write_file(output, lambda file: Image.fromarray(pixels).save(file, "PNG"))
+        print(f"{output}: {pixels.shape[1]} x {pixels.shape[0]} pixels.")
+
+    return run(command, values, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""The model card: what a model is, what it was trained on, what it is good for, and where it ends.
+
+Written beside every model as MODEL_CARD.md, with the front matter that Hugging Face reads.
+"""
+
+import csv
+import json
+from pathlib import Path
+
+import jinja2
+
+from squeezenext import checkpoint, config_io, labels
+from squeezenext.atomic import write_file
+from squeezenext.config import Config, SqueezeNet
+from squeezenext.errors import InputError
+
+FILE = "MODEL_CARD.md"
+_SHOWN = 20  # class names
+
+
+def write(directory: Path) -> Path:
+    """Writes the card of a model directory from what lies in it and returns its path.
+
+    Raises:
+      InputError: it is no model directory.
+    """
+    config = config_io.read(directory / "config.json")
+    classes = labels.read(directory / "labels.json")
+    parameters, macs = _size(directory / "model_stats.csv")
+    imported = _imported(directory)
+    text = _template().render(
+        name=_one_line(directory.resolve().name),
+        config=config,
+        family="SqueezeNet" if isinstance(config.model, SqueezeNet) else "SqueezeNext",
+        paper="1602.07360" if isinstance(config.model, SqueezeNet) else "1803.10615",
+        classes=len(classes),
+        names=[_one_line(label.name) for label in classes[:_SHOWN]],
+        imagenet=classes == labels.imagenet(),
+        final=_json(directory / "final.json"),
+        imported=imported,
+        sources=[f"`{name}`" for name in imported.get("files", ())],
+        parameters=parameters,
+        macs=macs,
+        files=_files(directory),
+        preprocessing=_preprocessing(config),
+        temperature=_json(directory / "calibration.json").get("temperature"),
+    )
+    path = directory / FILE
+    write_file(path, lambda file: file.write_text(text, "utf-8"))
+    return path
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=False,  # Markdown; what a stranger named goes through `quoted`
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    # A JSON string is a YAML string, whatever is in it.
+    environment.filters["quoted"] = lambda text: json.dumps(text, ensure_ascii=False)
+    return environment.get_template("card.md.j2")
+
+
+def _one_line(text: str) -> str:
+    """Returns a name as plain text: no line ends, no Markdown."""
+    kept = " ".join(text.split())
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!" else c for c in kept)
+
+
+def _json(path: Path) -> dict:
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}  # not there yet; damaged files are told by the commands that need them
+    return document if isinstance(document, dict) else {}
+
+
+def _imported(directory: Path) -> dict:
+    """Returns where imported weights come from, as their checkpoint says; {} for own training."""
+    steps = checkpoint.steps(directory / "checkpoints")
+    try:
+        meta = checkpoint.read_meta(directory / "checkpoints", steps[-1]) if steps else {}
+    except InputError:
+        return {}
+    return meta.get("imported") or {}
+
+
+def _size(path: Path) -> tuple[int | None, int | None]:
+    """Returns (parameters, multiply-adds) of model_stats.csv's last row."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            last = list(csv.DictReader(file))[-1]
+        return int(last["parameters"]), int(last["macs"])
+    except (OSError, IndexError, KeyError, ValueError):
+        return None, None
+
+
+def _files(directory: Path) -> list[tuple[str, int]]:
+    kinds = (".tflite", ".sqz", ".onnx", ".keras")
+    found = sorted(path for path in directory.iterdir() if path.suffix in kinds)
+    return [(path.name, path.stat().st_size) for path in found]
+
+
+def _preprocessing(config: Config) -> str:
+    images = config.images
+    how = {
+        "squash": f"resized to {images.resize} x {images.resize}",
+        "short_side": f"resized so that its shorter side has {images.resize} pixels",
+    }[images.resize_mode]
+    mean = ", ".join(f"{value:g}" for value in images.mean)
+    std = ", ".join(f"{value:g}" for value in images.std)
+    return (
+        f"An image is {how} (bilinear, antialiased), its centre of {images.size} x {images.size} "
+        f"cut out, and given as {images.channels}, (pixel - mean) / deviation, pixels in 0..255, "
+        f"mean ({mean}), deviation ({std}). EXIF rotation is not applied, transparency shows white."
+    )

@@ -1,0 +1,83 @@
+"""Serves a model's web page on this machine.
+
+    python -m squeezenext.demo --model_dir DIR|NAME [--data_dir RECORDS] [--port 8000]
+
+The page is what `export --format web` writes; it is made anew in a temporary folder. Only this
+machine reaches it. --data_dir adds the int8 network.
+"""
+
+import functools
+import http.server
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from squeezenext import export_web, trained
+from squeezenext.errors import InputError
+from squeezenext.flags import run
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Static files with the types that browsers insist on, and no log line a request."""
+
+    extensions_map = {
+        **http.server.SimpleHTTPRequestHandler.extensions_map,
+        ".js": "text/javascript",
+        ".wasm": "application/wasm",
+        ".tflite": "application/octet-stream",
+        ".json": "application/json",
+    }
+
+    def end_headers(self):
+        # Isolated, as a page must be for threads in WebAssembly, and never stale.
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+    def log_message(self, *arguments):
+        del arguments
+
+
+def server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
+    """Returns a server of a folder on 127.0.0.1; port 0 takes a free one.
+
+    Raises:
+      InputError: the port is taken.
+    """
+    handler = functools.partial(Handler, directory=str(folder))
+    try:
+        return http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except OSError as error:
+        raise InputError(f"--port {port} cannot be used: {error.strerror}.") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    values = flags.FlagValues()
+    at = {"flag_values": values}
+    flags.DEFINE_string("model_dir", None, "Model directory or published model's name.", **at)
+    flags.DEFINE_string("data_dir", None, "Records on which int8 is calibrated.", **at)
+    flags.DEFINE_integer("port", 8000, "Of 127.0.0.1; 0: a free one.", 0, 65535, **at)
+
+    def command(values, positional):
+        if positional:
+            raise InputError(f"Unexpected argument {positional[0]!r}; flags begin with --.")
+        if not values["model_dir"].value:
+            raise InputError("--model_dir is missing: a model directory or a published model.")
+        model = trained.load(values["model_dir"].value)
+        with tempfile.TemporaryDirectory() as folder:
+            export_web.write(
+                model, Path(folder), export_web.images(model, values["data_dir"].value)
+            )
+            with server(Path(folder), values["port"].value) as serving:
+                print(f"http://127.0.0.1:{serving.server_port}/ until you press Ctrl-C", flush=True)
+                serving.serve_forever()
+
+    return run(command, values, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""What an evaluation says beyond its score: how sure it is of it, class by class. No TensorFlow."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+Z = 1.959964  # of a 95 % interval of the normal distribution
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The score of every example of a split, [examples] arrays in the order of the records."""
+
+    labels: np.ndarray
+    loss: np.ndarray
+    top1: np.ndarray
+    top5: np.ndarray
+    predicted: np.ndarray
+    probability: np.ndarray
+
+    @classmethod
+    def of_rows(cls, columns: list[np.ndarray], examples: int) -> "Evaluation":
+        """Drops the padding and checks that each example is there exactly once.
+
+        Raises:
+          RuntimeError: one is missing or doubled.
+        """
+        numbers = columns[0]
+        real = numbers >= 0
+        if not np.array_equal(np.sort(numbers[real]), np.arange(examples)):
+            raise RuntimeError(
+                f"Evaluation saw {real.sum()} examples, not each of {examples} once."
+            )
+        in_order = np.argsort(numbers[real])
+        return cls(*(column[real][in_order] for column in columns[1:]))
+
+    def summary(self) -> dict[str, float | int]:
+        """Returns {"top1", "top5", "loss", "examples"}; the first two are shares, 0..1."""
+        return {
+            "top1": float(self.top1.mean(dtype=np.float64)),
+            "top5": float(self.top5.mean(dtype=np.float64)),
+            "loss": float(self.loss.mean(dtype=np.float64)),
+            "examples": len(self.labels),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassScore:
+    """How one class fares: shares in 0..1 (0 where nothing is divided), and its examples."""
+
+    index: int
+    precision: float
+    recall: float
+    f1: float
+    examples: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Bin:
+    """Predictions of like probability: their mean probability and the share that is right."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Confusion:
+    """How often examples of one class were taken for another."""
+
+    label: int
+    predicted: int
+    count: int
+
+
+def wilson(hits: float, count: int) -> tuple[float, float]:
+    """Returns the 95 % interval of a share (Wilson's score interval, 1927)."""
+    if not count:
+        return 0.0, 1.0
+    share, square = hits / count, Z * Z / count
+    centre = (share + square / 2) / (1 + square)
+    half = Z / (1 + square) * math.sqrt(share * (1 - share) / count + square / (4 * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """Returns the 95 % interval of a mean, by the normal approximation."""
+    values = values.astype(np.float64)
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return float(values.mean() - Z * error), float(values.mean() + Z * error)
+
+
+def per_class(result: Evaluation, classes: int) -> list[ClassScore]:
+    """Returns precision, recall and F1 of every class, in label order."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    columns = precision_recall_fscore_support(
+        result.labels, result.predicted, labels=np.arange(classes), zero_division=0.0
+    )
+    rows = zip(*columns, strict=True)
+    return [ClassScore(i, *map(float, row[:3]), int(row[3])) for i, row in enumerate(rows)]
+
+
+def kappa(result: Evaluation) -> float | None:
+    """Returns Cohen's kappa: 1 all right, 0 as by chance; None where only one class occurs."""
+    from sklearn.metrics import cohen_kappa_score
+
+    if len(np.union1d(result.labels, result.predicted)) < 2:
+        return None
+    return float(cohen_kappa_score(result.labels, result.predicted))
+
+
+def reliability(result: Evaluation, bins: int = 15) -> list[Bin]:
+    """Returns equal-width bins of the predicted classes' probability (arXiv:1706.04599)."""
+    edges = np.linspace(0, 1, bins + 1)
+    places = np.clip(np.ceil(result.probability * bins).astype(int) - 1, 0, bins - 1)
+    found = []
+    for number in range(bins):
+        inside = places == number
+        count = int(inside.sum())
+        confidence = float(result.probability[inside].mean()) if count else 0.0
+        accuracy = float(result.top1[inside].mean()) if count else 0.0
+        found.append(Bin(edges[number], edges[number + 1], count, confidence, accuracy))
+    return found
+
+
+def expected_calibration_error(bins: list[Bin]) -> float:
+    """Returns the mean gap between probability and accuracy, weighted by the bins' counts."""
+    total = sum(bin.count for bin in bins)
+    return sum(bin.count * abs(bin.confidence - bin.accuracy) for bin in bins) / max(total, 1)
+
+
+def confusions(result: Evaluation, most: int) -> list[Confusion]:
+    """Returns the most frequent mistakes, the most frequent first."""
+    wrong = result.labels != result.predicted
+    pairs = np.stack([result.labels[wrong], result.predicted[wrong]], -1)
+    if not len(pairs):
+        return []
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    order = np.lexsort((found[:, 1], found[:, 0], -counts))[:most]
+    return [Confusion(*map(int, found[i]), int(counts[i])) for i in order]
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the temperature that makes the labels most probable (arXiv:1706.04599).
+
+    Args:
+      logits: [examples, classes] float32.
+      labels: [examples] integers.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
+    chosen = logits[np.arange(len(labels)), labels].astype(np.float64)
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits * np.float32(math.exp(-log_temperature))
+        own = chosen * math.exp(-log_temperature)
+        return float((logsumexp(scaled, axis=-1) - own).mean())
+
+    # Of a perfect score the best temperature is 0; a twentieth is as sure as anybody needs.
+    found = minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)), method="bounded")
+    return math.exp(found.x)
+
+
+def document(result: Evaluation, classes: int) -> dict:
+    """Returns every figure as plain data, for `--json` and the report.
+
+    The keys of `Evaluation.summary`, their 95 % intervals, "kappa", "ece", macro averages over
+    the classes that have examples, and "per_class".
+    """
+    count = len(result.labels)
+    rows = per_class(result, classes)
+    seen = [row for row in rows if row.examples]
+    macro = {
+        f"macro_{name}": float(np.mean([getattr(row, name) for row in seen]))
+        for name in ("precision", "recall", "f1")
+    }
+    return {
+        **result.summary(),
+        "top1_interval": wilson(float(result.top1.sum()), count),
+        "top5_interval": wilson(float(result.top5.sum()), count),
+        "loss_interval": mean_interval(result.loss) if count > 1 else None,
+        "kappa": kappa(result),
+        "ece": expected_calibration_error(reliability(result)),
+        **macro,
+        "per_class": [dataclasses.asdict(row) for row in rows],
+        "confusions": [dataclasses.asdict(pair) for pair in confusions(result, 20)],
+    }

@@ -1,0 +1,223 @@
+"""A table of some three hundred hostile or odd image files, made by hand."""
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+BOMB = 60_000
+LARGE = (7_071, 7_071)  # just below 50 million pixels
+
+
+def photograph(width: int = 97, height: int = 61, seed: int = 0) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 255, (6, 9, 3)).astype(np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def formats() -> dict[str, bytes]:
+    image = photograph()
+    return {
+        "baseline.jpg": encoded(image, "JPEG"),
+        "progressive.jpg": encoded(image, "JPEG", progressive=True),
+        "plain.png": encoded(image, "PNG"),
+        "lossy.webp": encoded(image, "WEBP"),
+        "lossless.webp": encoded(image, "WEBP", lossless=True),
+        "plain.gif": encoded(image, "GIF"),
+        "plain.bmp": encoded(image, "BMP"),
+    }
+
+
+def truncated() -> Iterator[tuple[str, bytes]]:
+    for name, data in formats().items():
+        for tenth in range(10):
+            yield f"cut{tenth}_{name}", data[: len(data) * tenth // 10]
+
+
+def corrupted() -> Iterator[tuple[str, bytes]]:
+    for name, data in formats().items():
+        for seed in range(10):
+            rng = np.random.default_rng(seed)
+            changed = bytearray(data)
+            for place in rng.integers(2, len(data), 1 + 4 * seed):
+                changed[place] = rng.integers(256)
+            yield f"flip{seed}_{name}", bytes(changed)
+
+
+def modes() -> Iterator[tuple[str, bytes]]:
+    image = photograph()
+    alpha = image.convert("RGBA")
+    alpha.putalpha(Image.linear_gradient("L").resize(image.size))
+    for kind, names in {
+        "PNG": ("1", "L", "LA", "P", "RGB", "RGBA"), "WEBP": ("RGB", "RGBA"),
+        "GIF": ("L", "P", "RGB", "RGBA"), "BMP": ("1", "L", "P", "RGB", "RGBA"),
+        "JPEG": ("L", "RGB", "CMYK"),
+    }.items():  # fmt: skip
+        for mode in names:
+            source = alpha if "A" in mode else image
+            yield f"mode_{mode}.{kind.lower()}", encoded(source.convert(mode), kind)
+    wide = np.linspace(0, 65535, 97 * 61).reshape(61, 97).astype(np.uint16)
+    yield "mode_16.png", encoded(Image.fromarray(wide), "PNG")
+    yield "see-through_P.png", encoded(image.convert("P"), "PNG", transparency=3)
+    yield "see-through_bytes.png", encoded(image.convert("P"), "PNG", transparency=b"\0\x80" * 9)
+    yield "see-through_RGB.png", encoded(image, "PNG", transparency=(9, 9, 9))
+    yield "see-through.gif", encoded(image.convert("P"), "GIF", transparency=3)
+    for depth, colour in ((1, 0), (2, 0), (4, 0), (16, 0), (16, 2), (16, 4), (16, 6), (8, 4)):
+        yield f"png_{depth}_{colour}.png", png(24, 24, depth, colour)
+    cmyk = encoded(image.convert("CMYK"), "JPEG")
+    start = cmyk.index(b"\xff\xee")
+    length = 2 + int.from_bytes(cmyk[start + 2 : start + 4], "big")
+    yield "cmyk_without_adobe.jpg", cmyk[:start] + cmyk[start + length :]
+    yield "ycck.jpg", cmyk[: start + length - 1] + b"\2" + cmyk[start + length :]
+    for sampling in (0, 1, 2):
+        yield f"sampling{sampling}.jpg", encoded(image, "JPEG", subsampling=sampling)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width, height, depth, colour, rows: bytes | None = None, extra: bytes = b"") -> bytes:
+    samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    if rows is None:
+        row = (width * samples * depth + 7) // 8
+        noise = np.random.default_rng(depth + colour).integers(0, 256, (height, row), np.uint8)
+        rows = b"".join(b"\0" + line.tobytes() for line in noise)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra
+        + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+def moving() -> Iterator[tuple[str, bytes]]:
+    frames = [photograph(seed=seed) for seed in range(4)]
+    for kind in ("GIF", "WEBP", "PNG"):
+        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=50)
+        yield f"moving.{kind.lower()}", data
+        yield f"moving_cut.{kind.lower()}", data[: len(data) // 2]
+
+
+def shapes() -> Iterator[tuple[str, bytes]]:
+    for width, height in ((1, 1), (1, 20_000), (20_000, 1), (2, 3), (1, 2), (5_000, 3)):
+        for kind in ("JPEG", "PNG", "BMP"):
+            data = encoded(photograph(width, height), kind)
+            yield f"shape_{width}x{height}.{kind.lower()}", data
+
+
+def declared() -> Iterator[tuple[str, bytes]]:
+    """Sizes that the pixels do not follow, and pixels that are many."""
+    files = formats()
+    for side in (0, 9_000, 13_000, 32_767, BOMB):
+        sides = struct.pack(">HH", side, side)
+        jpeg = files["baseline.jpg"]
+        place = jpeg.index(b"\xff\xc0") + 5
+        yield f"declared{side}.jpg", jpeg[:place] + sides + jpeg[place + 4 :]
+        yield f"declared{side}.png", png(side, side, 8, 6, rows=b"\0" * 100)
+        gif = files["plain.gif"]
+        yield f"declared{side}.gif", gif[:6] + struct.pack("<HH", side, side) + gif[10:]
+        bmp = files["plain.bmp"]
+        yield f"declared{side}.bmp", bmp[:18] + struct.pack("<ii", side, side) + bmp[26:]
+        extended = (
+            b"VP8X" + struct.pack("<I", 10) + bytes(4) + max(side - 1, 0).to_bytes(3, "little") * 2
+        )
+        body = b"WEBP" + extended + files["lossy.webp"][12:]
+        yield f"declared{side}.webp", b"RIFF" + struct.pack("<I", len(body)) + body
+    negative = struct.pack("<ii", -97, -61)
+    yield "negative.bmp", bmp[:18] + negative + bmp[26:]
+    yield (
+        "text_bomb.png",
+        png(9, 9, 8, 2, extra=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 27)))),
+    )
+    yield (
+        "profile_bomb.png",
+        png(9, 9, 8, 2, extra=chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1 << 26)))),
+    )
+    for mode in ("1", "RGBA"):
+        yield f"large_{mode}.png", encoded(Image.new(mode, LARGE, 0), "PNG", compress_level=1)
+    yield "large.jpg", encoded(Image.new("L", LARGE, 9), "JPEG")
+    yield "large_16.png", encoded(Image.new("I;16", LARGE, 9), "PNG", compress_level=1)
+    for side in (4_999, 7_071):  # below and above the limit of a WebP
+        yield f"side{side}.webp", encoded(Image.new("RGB", (side, side), 9), "WEBP", method=0)
+
+
+def rotations() -> Iterator[tuple[str, bytes]]:
+    image = photograph()
+    for orientation in range(12):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        yield f"exif{orientation}.jpg", encoded(image, "JPEG", exif=exif)
+        if orientation in (3, 6, 8):
+            yield f"exif{orientation}.webp", encoded(image, "WEBP", exif=exif)
+            yield f"exif{orientation}.png", encoded(image, "PNG", exif=exif)
+    yield "exif_damaged.jpg", encoded(image, "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" * 3)
+
+
+def strangers() -> Iterator[tuple[str, bytes]]:
+    image = photograph()
+    for kind in ("TIFF", "PPM", "ICO", "TGA", "PCX", "EPS", "PDF", "JPEG2000", "IM", "SGI"):
+        yield f"really_{kind}.jpg", encoded(image, kind)
+    jpeg = formats()["baseline.jpg"]
+    plain = formats()["plain.png"]
+    yield from {
+        "empty.jpg": b"", "zero.jpg": b"\0", "zeros.png": bytes(5_000), "text.jpg": b"no image\n",
+        "page.gif": b"<html><img src=x></html>", "drawing.png": b"<svg xmlns='x'/>",
+        "archive.jpg": b"PK\3\4" + bytes(90), "heic.jpg": b"\0\0\0\x18ftypheic" + bytes(90),
+        "avif.webp": b"\0\0\0\x18ftypavif" + bytes(90), "psd.png": b"8BPS\0\1" + bytes(90),
+        "only_start.jpg": jpeg[:2], "only_mark.png": b"\x89PNG\r\n\x1a\n",
+        "only_mark.gif": b"GIF89a", "only_mark.bmp": b"BM", "only_mark.webp": b"RIFF\0\0\0\0WEBP",
+        "without_end.jpg": jpeg[:-2], "behind_the_end.jpg": jpeg + b"<?php" * 99,
+        "two.jpg": jpeg + jpeg, "png_named.jpg": plain, "jpeg_named.png": jpeg,
+        "arithmetic.jpg": jpeg.replace(b"\xff\xc0", b"\xff\xc9", 1),
+        "lossless.jpg": jpeg.replace(b"\xff\xc0", b"\xff\xc3", 1),
+        "twelve_bits.jpg": jpeg.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c", 1),
+        "without_tables.jpg": jpeg[:2] + jpeg[jpeg.index(b"\xff\xc0") :],
+        "comments.jpg": jpeg[:2] + (b"\xff\xfe\xff\xff" + bytes(65_533)) * 50 + jpeg[2:],
+        "no_palette.png": png(9, 9, 8, 3), "one_chunk.png": png(9, 9, 8, 2)[:33],
+        "odd_depth.png": png(9, 9, 5, 2, rows=bytes(500)),
+        "short_rows.png": png(30, 30, 8, 2, rows=bytes(99)),
+        "long_rows.png": png(3, 3, 8, 2, rows=bytes(9_999)),
+    }.items()  # fmt: skip
+
+
+def write(folder: Path) -> list[bytes]:
+    """Writes them all and returns the paths to name; some lie in a folder that is named itself."""
+    tables = (truncated, corrupted, modes, moving, shapes, declared, rotations, strangers)
+    paths = []
+    for table in tables:
+        for name, data in table():
+            path = folder / f"{table.__name__}_{name}"
+            path.write_bytes(data)
+            paths.append(os.fsencode(path))
+    return paths + _odd_places(folder)
+
+
+def _odd_places(folder: Path) -> list[bytes]:
+    good = formats()["baseline.jpg"]
+    (folder / "a folder.jpg").mkdir()
+    (folder / "dangling.jpg").symlink_to(folder / "nowhere")
+    (folder / "circle.jpg").symlink_to(folder / "circle.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+    with open(folder / "sparse.jpg", "wb") as file:
+        file.truncate(65 << 20)
+    (folder / "unreadable.jpg").write_bytes(good)
+    (folder / "unreadable.jpg").chmod(0)
+    names = ["a folder.jpg", "dangling.jpg", "circle.jpg", "pipe.jpg", "sparse.jpg",
+             "unreadable.jpg", "absent.jpg"]  # fmt: skip
+    paths = [os.fsencode(folder / name) for name in names]
+    for name in (b"\xff\xfe.jpg", b"new\nline.jpg", b"'; rm.jpg", "größe.jpg".encode(), b"*.jpg"):
+        path = os.fsencode(folder) + b"/" + name
+        with open(path, "wb") as file:
+            file.write(good)
+        paths.append(path)
+    return [*paths, b"/dev/zero", b"/dev/null", os.fsencode(folder / ("n" * 300 + ".jpg"))]

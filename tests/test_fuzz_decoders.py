@@ -1,0 +1,25 @@
+"""The short form of `../scripts/fuzz_decoders.py`: a thousand damaged files."""
+
+import pytest
+
+from scripts import fuzz_decoders
+from squeezenext.errors import SomeInputsFailed
+
+
+def test_no_damaged_file_makes_a_reader_fail(tmp_path):
+    rows = fuzz_decoders.fuzz(120, 1, tmp_path / "failure")
+    assert sum(refused + read for _, refused, read in rows) > 1000
+    for name, refused, _ in rows:
+        assert refused > 60, name  # most damage is seen
+
+
+def test_the_fuzzer_sees_a_reader_that_fails(tmp_path, monkeypatch):
+    """Its case is told and its file kept."""
+
+    def broken(kind, contents, config, source):
+        raise IndexError("out of range")
+
+    monkeypatch.setattr(fuzz_decoders.importing, "read", broken)
+    with pytest.raises(SomeInputsFailed, match="IndexError"):
+        fuzz_decoders.fuzz(1, 0, tmp_path / "failure")
+    assert (tmp_path / "failure").is_file()

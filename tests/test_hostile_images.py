@@ -1,0 +1,128 @@
+"""Some three hundred hostile or odd images: each is predicted as Pillow sees it, or named."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from squeezenext.predictor import Predictor
+from tests import hostile_images, tiny
+from tests.conftest import REPOSITORY
+
+# The kernel's own measure of this program: ru_maxrss would count the test's process before it.
+RUN = """
+import pathlib, sys
+from squeezenext import predict
+code = predict.main(sys.argv)
+status = pathlib.Path("/proc/self/status")
+peaks = status.read_text().splitlines() if status.exists() else []
+print([line.split()[1] for line in peaks if line.startswith("VmHWM")], file=sys.stderr)
+sys.exit(code)
+"""
+FORMATS = {"JPEG", "PNG", "WEBP", "GIF", "BMP"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny.model_directory(folder, tiny.SQUEEZENEXT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(model, tmp_path_factory):
+    """One run of the command over all: (paths, lines, standard error)."""
+    folder = tmp_path_factory.mktemp("hostile")
+    paths = hostile_images.write(folder)
+    command = [sys.executable, "-c", RUN, *paths, "--model_dir", model, "--format", "json"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=200)
+    assert done.returncode == 1, done.stderr[-2000:]
+    return paths, [json.loads(line) for line in done.stdout.splitlines()], done.stderr.decode()
+
+
+def test_each_is_answered_once_and_in_order(result):
+    paths, lines, errors = result
+    assert len(paths) >= 300
+    assert [os.fsencode(line["path"]) for line in lines] == paths
+    summary, peak = errors.splitlines()  # no traceback, no warning
+    assert "could not be read" in summary
+    assert all(int(kilobytes) < 700_000 for kilobytes in json.loads(peak.replace("'", '"')))
+    for line in lines:
+        assert (line["error"] is None) == bool(line["predictions"])
+        assert line["error"] is None or line["error"].endswith("."), line
+
+
+def seen_by_pillow(path: bytes) -> Image.Image | None:
+    """What Pillow's own calls make of a file: RGB, transparency shown white; None if refused."""
+    try:
+        with open(path, "rb") as file, Image.open(file) as image:
+            if image.format not in FORMATS or image.width * image.height > 50_000_000:
+                return None
+            if image.format == "WEBP" and image.width * image.height > 25_000_000:
+                return None
+            image.load()
+            if image.mode.startswith("I"):
+                return Image.fromarray((np.asarray(image, int) // 256).astype(np.uint8)).convert(
+                    "RGB"
+                )
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                shown = image.convert("RGBA")
+                white = Image.new("RGBA", image.size, "white")
+                return Image.alpha_composite(white, shown).convert("RGB")
+            return image.convert("RGB")
+    except Exception:
+        return None
+
+
+def test_each_is_predicted_as_pillow_sees_it_or_named(result, model):
+    paths, lines, _ = result
+    predictor = Predictor(model)
+    wrong = []
+    for path, line in zip(paths, lines, strict=True):
+        if b"pipe.jpg" in path or path.startswith(b"/dev") or b"sparse" in path:
+            assert line["error"]
+            continue
+        if (
+            b"large" in path or b"side4999" in path
+        ):  # one colour; Pillow's own way to RGB would take seconds
+            assert line["error"] is None
+            continue
+        if b"unreadable" in path and os.geteuid():
+            assert "Permission denied" in line["error"]
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = seen_by_pillow(path)
+        if image is None or line["error"]:
+            if (image is None) != bool(line["error"]):
+                wrong.append((path, line["error"]))
+            continue
+        expected = predictor.probabilities(image)
+        for row in line["predictions"]:
+            if abs(row["probability"] - expected[row["index"]]) > 0.02:
+                wrong.append((path, row, expected))
+    assert not wrong
+
+
+def test_errors_name_the_file_and_the_reason(result):
+    _, lines, _ = result
+    errors = {os.path.basename(line["path"]): line["error"] for line in lines if line["error"]}
+    for name, reason in {
+        "declared_declared60000.png": "pixel",
+        "declared_declared60000.jpg": "pixel",
+        "declared_declared9000.jpg": "over 50,000,000 pixels",
+        "dangling.jpg": "No such file",
+        "circle.jpg": "symbolic links",
+        "a folder.jpg": "a folder",
+        "pipe.jpg": "no regular file",
+        "sparse.jpg": "larger than 64 MB",
+        "strangers_really_EPS.jpg": "not JPEG, PNG, WebP, GIF or BMP",
+        "strangers_empty.jpg": "not JPEG",
+        "truncated_cut5_baseline.jpg": "truncated",
+    }.items():
+        assert name in errors[name] and reason in errors[name]

@@ -1,0 +1,151 @@
+"""Tests of training that changes on its way (`../squeezenext/phases.py`), and of teachers."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from squeezenext import devices, distillation, loop, losses, models, phases
+from squeezenext.config import (
+    ColorJitter,
+    CutMix,
+    Distillation,
+    HorizontalFlip,
+    Mixup,
+    RandomErasing,
+    RandomResizedCrop,
+)
+from squeezenext.errors import InputError
+from tests import tiny
+
+EVERYTHING = (
+    RandomResizedCrop(),
+    HorizontalFlip(alternating=True),
+    ColorJitter(brightness=0.2, hue=0.1),
+    RandomErasing(),
+    Mixup(probability=0.5),
+    CutMix(probability=0.5),
+)
+
+
+def make(config, teacher=None):
+    return loop.Loop(
+        config,
+        strategy=devices.strategy(1),
+        precision="float32",
+        examples=40,
+        micro_batch=8,
+        seed=3,
+        teacher=teacher,
+    )
+
+
+def walk(made, reader, steps):
+    """Trains as `Run` does, with new batches where a phase ends."""
+    iterator = made.batches(reader)
+    for _ in range(steps):
+        if made.phase_is_over:
+            iterator = made.batches(reader)
+        made.train(iterator, 1)
+    return made.state()
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    return tiny.reader(tmp_path_factory.mktemp("records"))
+
+
+def test_a_run_through_all_phases_resumes_exactly(reader):
+    """Frozen, then growing images, with every augmentation: from the thaw, and from inside."""
+    config = dataclasses.replace(
+        tiny.SQUEEZENEXT,
+        images=dataclasses.replace(
+            tiny.IMAGES, augmentation=EVERYTHING, progressive=(24, 32)
+        ),
+        training=dataclasses.replace(
+            tiny.TRAINING, epochs=2.0, optimizer="lamb", learning_rate=1.0, frozen_epochs=1,
+            classifier_multiplier=2.0, ema=0.9, label_smoothing=0.1, residual_scale=0.2, echo=2,
+        ),
+    )  # fmt: skip
+    made = make(config)
+    start = made.state()
+    thaw = walk(made, reader, 5)
+    assert made.phase == phases.Phase(24, True) and made.phase_is_over
+    moved = [n for n in start if n.startswith("model/") and not np.array_equal(start[n], thaw[n])]
+    assert moved == ["model/classifier/kernel"]
+    inside = walk(made, reader, 3)
+    end = walk(made, reader, 2)
+    assert made.phase == phases.Phase(32, False)
+    for state, steps in ((thaw, 5), (inside, 2)):
+        made.restore(state)
+        again = walk(made, reader, steps)
+        for name in end:
+            np.testing.assert_array_equal(again[name], end[name], err_msg=name)
+
+
+@pytest.mark.parametrize("config", [tiny.SQUEEZENEXT, tiny.SQUEEZENET])
+def test_a_network_of_another_size_is_the_one_built_for_it(config):
+    model = models.build(config)
+    for size in (37, 40):
+        other = models.build(config, size)
+        other.set_weights(model.get_weights())
+        pixels = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype("float32")
+        resized = models.resized(model, size)
+        np.testing.assert_array_equal(resized(pixels), other(pixels))
+        assert {id(v) for v in resized.variables} == {id(v) for v in model.variables}
+
+
+def test_the_distilled_loss_is_the_divergence():
+    answers = tf.constant([[1.0, 2.0, -1.0], [0.0, 0.0, 3.0]])
+    logits = tf.constant([[0.5, 0.0, 1.0], [0.0, 0.0, 3.0]])
+    how = Distillation(teacher="x", temperature=2.0)
+    expected = 4 * keras.losses.KLDivergence(reduction=None)(
+        tf.nn.softmax(answers / 2), tf.nn.softmax(logits / 2)
+    )
+    labels = tf.constant([7.0, 9.0])
+    soft = losses.distilled(labels, answers, logits, how)
+    np.testing.assert_allclose(soft, expected, atol=1e-5)
+    assert abs(float(soft[1])) < 1e-6
+    half = losses.distilled(labels, answers, logits, dataclasses.replace(how, label_share=0.25))
+    np.testing.assert_allclose(half, 0.25 * labels + 0.75 * soft, rtol=1e-5)
+
+
+def test_a_student_learns_what_its_teacher_says(reader):
+    """The teacher tells only how green an image is, which no label does."""
+
+    def teacher(pixels):
+        green = tf.reduce_mean(pixels[..., 1], (1, 2))
+        logit = (green - 60.0) / 20.0
+        return tf.stack([tf.zeros_like(logit), logit, tf.zeros_like(logit)], -1)
+
+    how = Distillation(teacher="green")
+    training = dataclasses.replace(tiny.TRAINING, epochs=8.0, distillation=how)
+    made = make(dataclasses.replace(tiny.SQUEEZENEXT, training=training), teacher)
+    iterator = made.batches(reader)
+    first, _ = made.train(iterator, 2)
+    made.train(iterator, 25)
+    last, _ = made.train(iterator, 5)
+    assert last.loss / last.examples < 0.6 * first.loss / first.examples
+
+
+def test_keras_teachers_get_their_own_preprocessing_and_side():
+    inputs = keras.Input((20, 20, 3))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
+    answer = distillation._answering(model, distillation.preprocess_of("MobileNetV2"))
+    pixels = tf.ones([2, 32, 32, 3]) * [0.0, 127.5, 255.0]
+    np.testing.assert_allclose(answer(pixels), [[-1, 0, 1]] * 2, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "message"),
+    [
+        ("keras:NoNet", 1000, "keras.applications has no NoNet"),
+        ("keras:EfficientNetB0", 10, "tells 1000 classes apart, the data has 10"),
+        ("nowhere", 10, "nowhere"),
+    ],
+)
+def test_what_is_no_teacher_is_named(name, classes, message):
+    with pytest.raises(InputError, match=message):
+        distillation.teacher(Distillation(teacher=name), classes, "float32")

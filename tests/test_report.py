@@ -1,0 +1,163 @@
+"""Tests for `../squeezenext/evaluate.py` and `report.py`: the forms of a model agree; the page."""
+
+import json
+
+import numpy as np
+import pytest
+
+from squeezenext import evaluate, shipped
+from tests import browser, tiny
+from tests.test_imports import imported
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny.model_directory(folder, tiny.SQUEEZENEXT)
+    (folder / "history.csv").write_text(
+        "epoch,loss,top1,validation_loss,validation_top1,learning_rate\n"
+        "1,1.2,0.3,1.3,0.25,0.1\n2,0.9,0.5,,,0.05\n3,0.7,0.6,0.9,0.55,nan\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pattern(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "validation-00000-of-00001"
+    tiny.shard(path, 37)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def scored(model, pattern):
+    return evaluate.evaluate(model_dir=model, validation_file_pattern=pattern, batch_size=8)
+
+
+def sqz_of(model, path):
+    from squeezenext import checkpoint, config_io, graph, labels, sqz
+
+    config = config_io.read(model / "config.json")
+    state, _ = checkpoint.newest(model / "checkpoints", print)
+    known = labels.read(model / "labels.json")
+    sqz.write(path, sqz.encode(config, known, graph.fold(config, state)).data)
+
+
+def test_a_compressed_file_scores_as_the_network(model, pattern, scored, tmp_path):
+    sqz_of(model, tmp_path / "tiny.sqz")
+    result = evaluate.evaluate(model_dir=tmp_path / "tiny.sqz", validation_file_pattern=pattern)
+    np.testing.assert_array_equal(result.labels, scored.labels)
+    np.testing.assert_array_equal(result.predicted, scored.predicted)
+    np.testing.assert_allclose(result.loss, scored.loss, atol=0.02)
+    np.testing.assert_allclose(result.probability, scored.probability, atol=0.01)
+    assert result.summary()["top5"] == 1.0  # of three classes
+
+
+def run(capsys, *arguments):
+    code = evaluate.main(["evaluate", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_temperature_is_stored_and_lowers_the_loss(model, pattern, scored, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(model, copy)
+    common = ("--model_dir", copy, "--validation_file_pattern", pattern, "--json")
+    code, out, _ = run(capsys, *common, "--fit_temperature")
+    assert code == 0
+    fitted = json.loads(out)
+    assert fitted["top1"] == scored.summary()["top1"]
+    temperature = shipped.load(copy).temperature
+    assert temperature != 1.0
+    code, out, _ = run(capsys, *common)  # now it is used without being fitted
+    assert json.loads(out)["ece"] == pytest.approx(fitted["ece"], abs=1e-6)
+    code, _, err = run(capsys, "--model_dir", copy / "model.tflite", "--validation_file_pattern",
+                       pattern, "--fit_temperature")  # fmt: skip
+    assert code == 2 and "needs a model directory" in err
+
+
+def test_the_json_has_intervals_and_every_class(model, pattern, capsys, tmp_path):
+    table = tmp_path / "predictions.csv"
+    code, out, _ = run(capsys, "--model_dir", model, "--validation_file_pattern", pattern,
+                       "--json", "--predictions", table)  # fmt: skip
+    document = json.loads(out)
+    assert code == 0 and document["examples"] == 37 and len(document["per_class"]) == 3
+    low, high = document["top1_interval"]
+    assert low < document["top1"] < high
+    assert sum(row["examples"] for row in document["per_class"]) == 37
+    assert len(table.read_text().splitlines()) == 38
+
+
+@pytest.fixture(scope="module")
+def report(model, pattern, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    arguments = ["--model_dir", model, "--validation_file_pattern", pattern, "--report", folder]
+    assert evaluate.main(["evaluate", *map(str, arguments)]) == 0
+    return folder / "index.html"
+
+
+def test_the_page_is_one_file_that_names_strangers_safely(report, model, pattern, tmp_path):
+    text = report.read_text("utf-8")
+    assert [path.name for path in report.parent.iterdir()] == ["index.html"]
+    assert "class 1" in text and "Reliability" in text and "data:image/jpeg" in text
+    assert text.count("<polyline") == 5 and "nan" not in text.split("<style>")[0]
+    for word in ("http://", "https://", 'src="/', "@import", "url("):
+        assert word not in text
+
+
+def test_names_cannot_become_markup(scored, tmp_path, model, pattern):
+    from squeezenext import data, dataset, labels, report
+
+    found = dataset.find(None, None, pattern)
+    reader = data.Reader(found.splits["validation"])
+    known = tuple(labels.Label(f"n{i}", "<script>alert(1)</script>") for i in range(3))
+    path = report.write(tmp_path, model, known, scored, reader, "<img src=x>")
+    text = path.read_text("utf-8")
+    assert "<script>alert" not in text and "<img src=x>" not in text
+
+
+def test_the_page_in_a_browser(report):
+    """Sorts, filters, by keyboard, on a phone; nothing in the console, nothing fetched."""
+    with browser.chromium() as page:
+        from selenium.webdriver.common.by import By
+        from selenium.webdriver.common.keys import Keys
+
+        page.get(report.as_uri())
+        rows = lambda: [  # noqa: E731
+            row.find_elements(By.TAG_NAME, "td")[0].text
+            for row in page.find_elements(By.CSS_SELECTOR, "#per-class tbody tr")
+            if row.is_displayed()
+        ]
+        assert rows() == ["class 1", "class 2", "class 3"]
+        header = page.find_elements(By.CSS_SELECTOR, "#per-class th")[0]
+        header.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
+        assert header.get_attribute("aria-sort") == "ascending"
+        header.find_element(By.TAG_NAME, "button").send_keys(Keys.SPACE)
+        assert header.get_attribute("aria-sort") == "descending"
+        assert rows() == ["class 3", "class 2", "class 1"]
+        page.find_elements(By.CSS_SELECTOR, "#per-class th button")[1].click()
+        images = [
+            int(cell.text)
+            for cell in page.find_elements(By.CSS_SELECTOR, "#per-class td:nth-child(2)")
+        ]
+        assert images == sorted(images) and sum(images) == 37
+        field = page.find_element(By.ID, "filter")
+        field.send_keys("SS 2")
+        assert rows() == ["class 2"]
+        assert page.find_element(By.ID, "shown").text == "1 of 3 classes"
+        field.clear()
+        field.send_keys(Keys.TAB)
+        assert page.switch_to.active_element.get_attribute("role") == "region"
+        loaded = "return [...document.images].every(image => image.naturalWidth > 0)"
+        assert page.execute_script(loaded)
+        browser.narrow(page, 360)
+        assert page.execute_script("return document.documentElement.scrollWidth") <= 360
+        assert browser.console_errors(page) == []
+        assert {url.split(":")[0] for url in browser.requests(page)} == {"file"}
+
+
+def test_metrics_are_light():
+    from tests.test_imports import PACKAGE
+
+    assert not {"tensorflow", "keras"} & imported(PACKAGE / "metrics.py", whole=True)

@@ -1,0 +1,285 @@
+"""Tests for `../squeezenext/export_web.py`, `demo.py` and `web/`: the page, driven in Chromium."""
+
+import json
+import os
+import shutil
+import threading
+import urllib.parse
+
+import numpy as np
+import pytest
+
+from squeezenext import (
+    demo,
+    export,
+    export_web,
+    graph,
+    litert_writer,
+    npm,
+    preprocessing,
+    sqz,
+    trained,
+)
+from squeezenext.errors import InputError
+from tests import tiny
+from tests.test_graph import compute
+from tests.test_litert_writer import close, random_weights, run
+
+WAIT = 60  # seconds, on a machine that does other things, too
+
+
+def test_the_mean_of_a_class_map_is_the_logit():
+    network = graph.of(tiny.SQUEEZENEXT)
+    weights = random_weights(network)
+    images = np.random.default_rng(0).normal(0, 1, (32, 32, 3)).astype(np.float32)
+    changed, changed_weights = export_web.with_class_maps(network, weights)
+    content = litert_writer.write(changed, changed_weights, outputs=[changed.features])
+    logits, maps = run(content, images)
+    close(logits, compute(network, weights, images[np.newaxis]), 1e-4)
+    close(maps.mean((0, 1)), logits, 1e-4)
+
+
+def test_a_package_that_cannot_be_had_is_said(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SQUEEZENEXT_NPM", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))  # where there is no npm
+    tmp_path.joinpath("other.tgz").write_bytes(b"another package")
+    with pytest.raises(InputError, match="npm pack @litertjs/core@2.5.3"):
+        npm.files(export_web.CORE, {})
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    place, made = tmp_path / "place", tmp_path / "made"
+    for folder in (place, made):
+        folder.mkdir()
+        folder.joinpath("letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="holds something else"):
+        export_web.replace_folder(made, place)
+    assert place.joinpath("letter.txt").exists()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, shared):
+    """The page of the published SqueezeNet 1.0, served on this machine, and the network."""
+    pytest.importorskip("selenium", reason="requirements-dev.txt is not installed")
+    if not shutil.which("chromium") or not shutil.which("chromedriver"):
+        pytest.skip("There is no chromium with chromedriver: apt-get install chromium-driver")
+    folder = tmp_path_factory.mktemp("web")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SQUEEZENEXT_WEIGHTS", str(shared / "weights"))
+        model = trained.load("squeezenet_v1_0")
+    compressed = trained.load(_compressed(model, tmp_path_factory.mktemp("sqz") / "model.sqz"))
+    pictures = _pictures(shared, tmp_path_factory.mktemp("pictures"))
+    known = [_crop(path, model) for path in pictures[:8]]
+    try:
+        export_web.write(model, folder, known, compressed)
+    except InputError as error:
+        pytest.skip(str(error))
+    export_web.check(folder, export.reference(model), known[:2])
+    with demo.server(folder, 0) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{serving.server_port}/", model, pictures
+        serving.shutdown()
+
+
+def _pictures(shared, folder):
+    import tarfile
+
+    with tarfile.open(shared / "imagenet-100.tar") as archive:
+        members = [member for member in archive if member.isfile()][:20]
+        for member in members:
+            name = member.name.rsplit("/", 1)[-1]
+            folder.joinpath(name).write_bytes(archive.extractfile(member).read())
+    return sorted(folder.iterdir())
+
+
+def _compressed(model, path):
+    """Writes the published network, whose kernels have 256 values a layer, as a `.sqz` file."""
+    parts = {name.rsplit("/", 1)[1]: {} for name in model.weights}
+    for name, array in model.weights.items():
+        layer, part = name.rsplit("/", 1)
+        parts[part][layer] = array
+    encoded = sqz.encode(
+        model.config, model.labels, parts["kernel"], parts["bias"], coder="huffman"
+    )
+    path.write_bytes(encoded.data)
+    return path
+
+
+def _crop(path, model):
+    image = preprocessing.read_image(path.read_bytes(), path.name)
+    return preprocessing.centre_pixels(image, model.config.images)
+
+
+@pytest.fixture
+def browser(site):
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1100,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options, service)
+    driver.get(site[0])
+    until(driver, lambda: text(driver, "status").startswith("Ready: float32"))
+    yield driver
+    assert not [row for row in driver.get_log("browser") if row["level"] == "SEVERE"]
+    rows = (json.loads(row["message"])["message"] for row in driver.get_log("performance"))
+    sent = [row["params"] for row in rows if row["method"] == "Network.requestWillBeSent"]
+    hosts = {urllib.parse.urlsplit(row["request"]["url"]).hostname for row in sent}
+    assert hosts <= {"127.0.0.1", None}  # None: data: and blob:
+    driver.quit()
+
+
+def until(driver, condition) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(driver, WAIT, 0.05).until(lambda _: condition())
+
+
+def text(driver, name: str) -> str:
+    return driver.find_element("id", name).text
+
+
+def give(driver, path) -> None:
+    """Chooses a picture and waits for its result."""
+    before = len(driver.find_elements("css selector", "#strip button"))
+    driver.find_element("id", "files").send_keys(str(path))
+    chosen = "#strip li:last-child button[aria-current=true]"
+    until(
+        driver,
+        lambda: (
+            len(driver.find_elements("css selector", "#strip button")) == before + 1
+            and driver.find_elements("css selector", chosen)
+        ),
+    )
+
+
+def best(driver) -> list[tuple[int, float]]:
+    rows = driver.find_elements("css selector", "#classes button")
+    return [(int(r.get_attribute("data-index")), float(r.text.split()[-2])) for r in rows]
+
+
+def test_the_page_sees_what_predict_sees(browser, site):
+    _, model, pictures = site
+    reference = export.reference(model)
+    for path in pictures:
+        give(browser, path)
+        expected = reference(_crop(path, model))
+        order = np.argsort(-expected, kind="stable")[:5]
+        assert [index for index, _ in best(browser)] == list(order), path.name
+        np.testing.assert_allclose([p for _, p in best(browser)], 100 * expected[order], atol=0.02)
+    assert " ms, 5.00 MB." in text(browser, "status")
+
+
+def test_another_model_and_the_heat_map_of_another_class(browser, site):
+    from selenium.webdriver.support.ui import Select
+
+    give(browser, site[2][0])
+    canvas = browser.find_element("id", "picture")
+    first = canvas.screenshot_as_png
+    second = browser.find_elements("css selector", "#classes button")[1]
+    second.click()
+    assert second.get_attribute("aria-pressed") == "true"
+    assert canvas.screenshot_as_png != first
+    assert second.text.split("\n")[0] in canvas.get_attribute("aria-label")
+    browser.find_element("id", "heat").click()
+    assert canvas.get_attribute("aria-label") == site[2][0].name
+    before = best(browser)
+    Select(browser.find_element("id", "model")).select_by_value("int8.tflite")
+    until(browser, lambda: text(browser, "status").startswith("int8: "))
+    assert " ms, 1.37 MB." in text(browser, "status")
+    assert best(browser) != before and best(browser)[0][0] == before[0][0]
+    Select(browser.find_element("id", "model")).select_by_value("compressed.tflite.gz")
+    until(browser, lambda: text(browser, "status").startswith("compressed: "))
+    megabytes = float(text(browser, "status").split()[-2])
+    assert megabytes < 1.0
+    np.testing.assert_allclose([p for _, p in best(browser)], [p for _, p in before], atol=0.5)
+
+
+def test_a_bad_file_is_named_and_the_next_works(browser, site, tmp_path):
+    bad = tmp_path / "letter.jpg"
+    bad.write_bytes(b"no picture")
+    browser.find_element("id", "files").send_keys(f"{bad}\n{site[2][1]}")
+    until(browser, lambda: "letter.jpg is not a picture" in text(browser, "error"))
+    until(browser, lambda: len(best(browser)) == 5)
+    give(browser, site[2][0])
+    assert not browser.find_element("id", "error").is_displayed()
+
+
+def test_the_keyboard_alone_reaches_everything(browser, site):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    give(browser, site[2][0])
+    give(browser, site[2][1])
+    browser.execute_script("document.activeElement.blur()")
+    seen = []
+    for _ in range(14):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        focused = browser.switch_to.active_element
+        seen.append(focused.get_attribute("id") or focused.get_attribute("data-index"))
+        if focused.get_attribute("data-index") == str(best(browser)[2][0]):
+            ActionChains(browser).send_keys(Keys.SPACE).perform()
+            assert focused.get_attribute("aria-pressed") == "true"
+        if focused.get_attribute("aria-label") == site[2][0].name:
+            ActionChains(browser).send_keys(Keys.ENTER).perform()
+            break
+    until(browser, lambda: focused.get_attribute("aria-current") == "true")
+    assert {"files", "camera", "model", "heat"} <= set(seen)
+    assert browser.switch_to.active_element.get_attribute("aria-label") == site[2][0].name
+
+
+def test_a_phone_and_the_dark(browser, site):
+    size = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    give(browser, site[2][0])
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+    scheme = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+    for pair in (
+        ("--text", "--page"),
+        ("--soft", "--page"),
+        ("--text", "--bar"),
+        ("--bad", "--page"),
+    ):
+        assert contrast(browser, *pair) >= 4.5, pair
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    for pair in (
+        ("--text", "--page"),
+        ("--soft", "--page"),
+        ("--text", "--bar"),
+        ("--bad", "--page"),
+    ):
+        assert contrast(browser, *pair) >= 4.5, pair
+    if folder := os.environ.get("SQUEEZENEXT_SCREENSHOTS"):
+        browser.save_screenshot(f"{folder}/web-phone.png")
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        for path in site[2][1:6]:
+            give(browser, path)
+        browser.save_screenshot(f"{folder}/web.png")
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+        browser.save_screenshot(f"{folder}/web-dark.png")
+
+
+def least_contrast(browser) -> float:
+    pairs = [("text", "page"), ("soft", "page"), ("text", "bar"), ("text", "panel")]
+    pairs += [("bad", "page"), ("accent", "page"), ("on-accent", "accent"), ("soft", "panel")]
+    return min(contrast(browser, f"--{front}", f"--{back}") for front, back in pairs)
+
+
+def contrast(browser, front: str, back: str) -> float:
+    """WCAG 2's contrast ratio of two of the page's colours."""
+    script = "return getComputedStyle(document.documentElement).getPropertyValue(arguments[0])"
+    lights = sorted(_luminance(browser.execute_script(script, name)) for name in (front, back))
+    return (lights[1] + 0.05) / (lights[0] + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    digits = colour.strip().lstrip("#")
+    digits = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
+    channels = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
