@@ -113,14 +113,6 @@ def _of_directory(directory: Path) -> Shipped:
     return Shipped(str(path), config, known, litert, read_temperature(directory))
 
 
-def _of_sqz(path: Path) -> Shipped:
-    from squeezenext import graph, litert_writer, sqz  # no model directory needs these
-
-    found = sqz.read(path)
-    content = litert_writer.write(graph.of(found.config), found.weights)
-    return Shipped(str(path), found.config, found.classes, content)
-
-
 def _of_checkpoint(directory: Path, config: Config) -> bytes:
     from squeezenext import graph, litert_writer, model_directory  # the last is TensorFlow's
 
