@@ -5,7 +5,8 @@
 Each reader gets that many files: cut, with bits flipped, bytes replaced, moved, doubled or
 inserted, numbers made huge, or random from the first byte. A reader has to refuse one in a
 sentence (InputError) or to return a whole network of finite numbers; in the text of an ncnn
-.param, which holds no weights, it has to return the very weights. No file may take a second or
+.param, which holds no weights, and in a .sqz, which has a checksum, it has to return the very
+weights; a .sqz is also given with a checksum that holds again. No file may take a second or
 a gigabyte. Exit code 0: so it was; 1: it was not, and the first such file is kept.
 """
 
@@ -14,7 +15,8 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +25,16 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from squeezenext import (  # noqa: E402
+    deep_compression,
+    graph,
+    importing,
+    labels,
+    sharing,
+    sqz,
+    variables,
+)
 from squeezenext import flags as command_line  # noqa: E402
-from squeezenext import importing, variables  # noqa: E402
 from squeezenext.config import Config  # noqa: E402
 from squeezenext.errors import InputError, SomeInputsFailed  # noqa: E402
 from tests import foreign_files as files  # noqa: E402
@@ -55,6 +65,7 @@ def readers() -> list[Reader]:
         Reader(".param", "ncnn", SQUEEZENET, half, exact=True),
         Reader(".bin", "ncnn", SQUEEZENET, half, damaged=1),
         Reader(".bin of float32", "ncnn", SQUEEZENET, whole, damaged=1),
+        Reader(".net of 4 bits", "deep_compression", SQUEEZENET, (_net_of_4_bits(),)),
         Reader(".npz", "npz", SQUEEZENEXT, (importing.npz.encode(next_, SQUEEZENEXT),)),
     ]
     forms = [(SQUEEZENET, arrays, ""), (BYPASS, bypass, "legacy"), (SQUEEZENEXT, next_, ""),
@@ -63,7 +74,34 @@ def readers() -> list[Reader]:
         name = f".caffemodel {type(config.model).__name__} {style}".strip()
         data = files.caffemodel_of(config, values, style)
         found.append(Reader(name, "caffemodel", config, (data,)))
+    for coder in sqz.CODERS:
+        data = _sqz_of(SQUEEZENEXT, next_, coder)
+        found.append(Reader(f".sqz {coder}", "sqz", SQUEEZENEXT, (data,), exact=True))
+        found.append(Reader(f".sqz {coder}, sealed", "sealed sqz", SQUEEZENEXT, (data,)))
     return found
+
+
+def _net_of_4_bits() -> bytes:
+    layers, rng = [], np.random.default_rng(0)
+    network = graph.of(SQUEEZENET)
+    for node in network.weighted:
+        height, width, inside, out = network.kernel_shape(node.name)
+        kernel = rng.integers(-5, 6, (out, inside, height, width)) * (rng.random() < 0.5)
+        layers.append((kernel.astype(np.float32), np.zeros(out, np.float32)))
+    return deep_compression.encode(layers, 4)
+
+
+def _sqz_of(config: Config, arrays: dict[str, np.ndarray], coder: sqz.Coder) -> bytes:
+    folded = graph.fold(config, arrays)
+    kernels, biases = {}, {}
+    for name, array in folded.items():
+        layer, part = name.split("/")
+        if part == "kernel":
+            kernels[layer] = sharing.k_means(array, 4)
+        else:
+            biases[layer] = array
+    classes = [labels.Label(f"n{i}", f"class {i}") for i in range(config.model.classes)]
+    return sqz.encode(config, classes, kernels, biases, coder=coder).data
 
 
 def damage(data: bytes, rng: random.Random) -> bytes:
@@ -162,8 +200,7 @@ def try_one(reader: Reader, data: bytes) -> str:
     contents = [data if i == reader.damaged else x for i, x in enumerate(reader.files)]
     began = time.process_time()
     try:
-        arrays, _ = importing.read(reader.kind, contents, reader.config, "file")
-        found = variables.complete(reader.config, arrays, "file")
+        found = _read(reader, contents)
     except InputError as error:
         outcome = "refused"
         if not str(error).strip():
@@ -179,8 +216,19 @@ def try_one(reader: Reader, data: bytes) -> str:
     return outcome
 
 
+def _read(reader: Reader, contents: Sequence[bytes]) -> dict[str, np.ndarray]:
+    if reader.kind.endswith("sqz"):
+        data = contents[0]
+        if reader.kind.startswith("sealed") and len(data) > 4:  # as one who means harm would
+            data = data[:-4] + zlib.crc32(data[:-4]).to_bytes(4, "little")
+        found = sqz.decode(data, "file").weights
+        return variables.unfold(reader.config, found)  # which refuses what is not finite
+    arrays, _ = importing.read(reader.kind, contents, reader.config, "file")
+    return variables.complete(reader.config, arrays, "file")
+
+
 def _same(found: dict[str, np.ndarray], reader: Reader) -> None:
-    arrays, _ = importing.read(reader.kind, reader.files, reader.config, "file")
+    arrays = _read(reader, reader.files)
     for name, array in arrays.items():
         if not np.array_equal(found[name], array):
             raise RuntimeError(f"{name} is not what was written.")
