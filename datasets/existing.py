@@ -167,13 +167,13 @@ def _text(features: dict, key: str) -> str:
 
 def _place(job: Job) -> None:
     if job.path.exists() and job.path.samefile(job.source):
+        atomic.flush(job.path)  # whoever wrote it may not have
         return
     temporary = job.path.parent / commit.WORK / f"{job.path.name}.link"
     try:
         temporary.unlink(missing_ok=True)
         os.link(job.source, temporary)
-        os.replace(temporary, job.path)
-        atomic.flush(job.path.parent)
+        atomic.put(temporary, job.path)
     except OSError:  # another file system, or one without links
         with job.source.open("rb") as file:
             with commit.written(job.path, job.path.parent / commit.WORK) as copy:

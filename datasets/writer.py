@@ -34,8 +34,9 @@ class Output:
     def __exit__(self, *_: object) -> None:
         if self._thread:
             self._thread.shutdown(wait=True)
-        with contextlib.suppress(OSError):  # all that counts is flushed before it is used
-            os.close(self._descriptor)
+        if self._descriptor >= 0:  # not finished: something else has failed
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
 
     @property
     def sha256(self) -> str:
@@ -54,10 +55,15 @@ class Output:
             self._write_out()
 
     def finish(self) -> None:
-        """Writes out all that waits. Only `atomic.flush` knows when it is on the disk."""
+        """Writes out all that waits, and closes. `atomic.flush` knows when it is on the disk.
+
+        Some network file systems tell only at the close that a write has failed.
+        """
         self._write_out()
         if self._syncing:
             self._syncing.result()  # a write-back error is told once: to whoever synced first
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
 
     def _write_out(self) -> None:
         parts, self._parts = self._parts, []

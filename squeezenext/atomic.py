@@ -29,10 +29,18 @@ def flush(path: Path) -> None:
     """Returns when a file's content, or a folder's entries, are on the disk.
 
     A write-back error that nobody has been told of yet is told here, though another
-    descriptor wrote the file (errseq_t, Linux 4.17).
+    descriptor wrote the file, while the kernel still holds its inode (errseq_t, Linux 4.17).
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = _opened(path)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    """SMB ignores, or refuses, to flush a file that nobody has open for writing."""
+    try:
+        return os.open(path, os.O_RDWR)
+    except OSError:  # a folder, or a file that only may be read
+        return os.open(path, os.O_RDONLY)

@@ -243,7 +243,8 @@ class Loop(Scorer):
 
     @tf.function
     def _train(self, iterator, steps, frozen: bool):
-        totals = tf.zeros([optimization.Update.METRICS + 1])
+        # In float64 sums of float32 numbers are exact, however the steps fall into calls.
+        totals = tf.zeros([optimization.Update.METRICS + 1], tf.float64)
         taken = tf.constant(0)
         hopeless = tf.constant(False)
         batch = tf.constant([self.config.training.batch_size], tf.float32)
@@ -252,7 +253,7 @@ class Loop(Scorer):
                 self.strategy.run(self._pass(), (*next(iterator), frozen))
             gradients, finite, metrics = self.strategy.run(self.update.take)
             hopeless = self.update.apply(self.strategy, gradients, self._first(finite), frozen)
-            told = tf.concat([self._first(metrics), batch], 0)
+            told = tf.cast(tf.concat([self._first(metrics), batch], 0), tf.float64)
             totals += tf.where(tf.reduce_all(tf.math.is_finite(told)), told, tf.zeros_like(told))
             taken += 1
         return totals, taken, hopeless
