@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import records, tfrecord
+from squeezenext import records
+from squeezenext.records import tfrecord
 
 from .shards import Written
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import atomic, labels, records, schema, tfrecord
+from squeezenext import atomic, labels, records
 from squeezenext.errors import InputError
+from squeezenext.records import schema, tfrecord
 
 from . import commit, images, jpeg, progress
 from .listing import Collection, listing

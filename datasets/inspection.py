@@ -9,7 +9,8 @@ from typing import BinaryIO
 import google_crc32c
 import numpy as np
 
-from squeezenext import records, schema, tfrecord
+from squeezenext import records
+from squeezenext.records import schema, tfrecord
 
 from . import images, jpeg
 

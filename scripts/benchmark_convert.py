@@ -28,11 +28,11 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from datasets.imagenet_tar import TRAIN, VALIDATION  # noqa: E402
-from scripts.peak_memory import run  # noqa: E402
-from squeezenext import flags as command_line  # noqa: E402
-from squeezenext.errors import InputError  # noqa: E402
-from tests import imagenet_archives as archives  # noqa: E402
+from datasets.imagenet_tar import TRAIN, VALIDATION
+from scripts.peak_memory import run
+from squeezenext import flags as command_line
+from squeezenext.errors import InputError
+from tests import imagenet_archives as archives
 
 IMAGES = archives.SHARED / "data" / "imagenet-100.tar"
 PART = 10  # the slow ways do one part in so many

@@ -26,20 +26,11 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from squeezenext import (  # noqa: E402
-    config_io,
-    export,
-    export_litert,
-    export_onnx,
-    graph,
-    labels,
-    photographs,
-    pixels,
-    trained,
-)
-from squeezenext import flags as command_line  # noqa: E402
-from squeezenext.errors import InputError  # noqa: E402
-from squeezenext.published import PUBLISHED  # noqa: E402
+from squeezenext import config_io, export, graph, labels, photographs, trained
+from squeezenext import flags as command_line
+from squeezenext.errors import InputError
+from squeezenext.exporting import export_litert, export_onnx, pixels
+from squeezenext.foreign.published import PUBLISHED
 
 WORKER = Path(__file__).with_name("inference_worker.py")
 NETWORKS = "squeezenet_v1_0,squeezenet_v1_1,v_1_0_SqNxt_23,v_1_0_G_SqNxt_23,v_1_0_SqNxt_23_v5"
@@ -253,7 +244,7 @@ def benchmark(name: str, values) -> list[dict]:
 
 
 def _keras(model, path: Path) -> None:
-    from squeezenext import export_keras
+    from squeezenext.exporting import export_keras
 
     export_keras.write_keras(model, path)
 

@@ -25,9 +25,9 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from squeezenext import flags as command_line  # noqa: E402
-from squeezenext import shipped, sources  # noqa: E402
-from squeezenext.errors import InputError  # noqa: E402
+from squeezenext import flags as command_line
+from squeezenext.errors import InputError
+from squeezenext.prediction import shipped, sources
 
 MODEL = "squeezenet_v1_0"
 TEN_LINES = """

@@ -21,8 +21,8 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from squeezenext import config_io  # noqa: E402
-from squeezenext import flags as command_line  # noqa: E402
+from squeezenext import config_io
+from squeezenext import flags as command_line
 
 BATCH = 32
 SECONDS = 4.0  # of a turn
@@ -33,7 +33,7 @@ KINDS = ("ours float32", "ours bfloat16", "Keras float32", "Keras bfloat16", "Py
 
 
 def _ours(network: str, precision: str) -> Callable[[int], float]:
-    from squeezenext import speed
+    from squeezenext.training import speed
 
     return speed.trainer(config_io.load(network), precision)
 

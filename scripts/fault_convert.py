@@ -24,9 +24,9 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from datasets.convert import convert  # noqa: E402
-from scripts import fault_disk, fault_setup  # noqa: E402
-from squeezenext import flags as command_line  # noqa: E402
+from datasets.convert import convert
+from scripts import fault_disk, fault_setup
+from squeezenext import flags as command_line
 
 
 def main_work(folder: Path, kills: int, every: int, pairs: int, seed: int) -> None:

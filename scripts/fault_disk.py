@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from datasets import commit, space, writer  # noqa: E402
-from scripts import fault_setup  # noqa: E402
+from datasets import commit, space, writer
+from scripts import fault_setup
 
 CALLS = ("writev", "fsync", "replace")  # all by which a conversion changes the disk
 MODES = ("disk full", "input/output error", "killed before", "killed half-way")

@@ -12,8 +12,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from datasets.convert import convert  # noqa: E402
-from squeezenext.errors import InputError, RunAgain, SomeInputsFailed  # noqa: E402
+from datasets.convert import convert
+from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 
 OPTIONS = {"layout": "folder", "show_progress": False, "train_shards": 3, "workers": 1}
 Hashes = dict[str, str]

@@ -32,9 +32,9 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from squeezenext import checkpoint  # noqa: E402
-from squeezenext import flags as command_line  # noqa: E402
-from squeezenext.errors import SomeInputsFailed  # noqa: E402
+from squeezenext import checkpoint
+from squeezenext import flags as command_line
+from squeezenext.errors import SomeInputsFailed
 
 FORKS = multiprocessing.get_context("forkserver")
 MODES = ("disk full", "killed before", "killed after")
@@ -297,7 +297,7 @@ def main() -> int:
     flags.DEFINE_string("folder", None, "Where to work; default: a temporary one.", **at)
 
     def command(values, _):
-        FORKS.set_forkserver_preload(["squeezenext.job", "squeezenext.train"])
+        FORKS.set_forkserver_preload(["squeezenext.training.job", "squeezenext.train"])
         chance = random.Random(values["seed"].value)
         with tempfile.TemporaryDirectory(dir=values["folder"].value) as folder:
             bench = Bench(Path(folder))

@@ -25,20 +25,14 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from squeezenext import (  # noqa: E402
-    deep_compression,
-    graph,
-    importing,
-    labels,
-    sharing,
-    sqz,
-    variables,
-)
-from squeezenext import flags as command_line  # noqa: E402
-from squeezenext.config import Config  # noqa: E402
-from squeezenext.errors import InputError, SomeInputsFailed  # noqa: E402
-from tests import foreign_files as files  # noqa: E402
-from tests.foreign_files import BYPASS, SQUEEZENET, SQUEEZENEXT, trained  # noqa: E402
+from squeezenext import flags as command_line
+from squeezenext import graph, labels
+from squeezenext.compression import sharing, sqz
+from squeezenext.config import Config
+from squeezenext.errors import InputError, SomeInputsFailed
+from squeezenext.foreign import deep_compression, importing, variables
+from tests import foreign_files as files
+from tests.foreign_files import BYPASS, SQUEEZENET, SQUEEZENEXT, trained
 
 SECONDS, BYTES = 1.0, 1 << 30
 HUGE = (0, 1, 127, 128, 255, 1 << 15, 1 << 31, (1 << 32) - 1, 1 << 62, (1 << 64) - 1)

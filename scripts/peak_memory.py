@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from squeezenext.errors import InputError  # noqa: E402
+from squeezenext.errors import InputError
 
 
 def run(line: list[str], **options) -> tuple[int, str]:

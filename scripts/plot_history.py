@@ -18,7 +18,7 @@ from squeezenext.errors import InputError
 from squeezenext.flags import run
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
 PANELS = (
     ("loss", (("loss", "training", ":"), ("validation_loss", "validation", "-"))),

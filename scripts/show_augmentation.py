@@ -13,10 +13,12 @@ import tensorflow as tf
 from absl import flags
 from PIL import Image
 
-from squeezenext import atomic, config_io, data, dataset, mixing, phases, recipes
+from squeezenext import atomic, config_io, data
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.flags import run
+from squeezenext.records import dataset
+from squeezenext.training import mixing, phases, recipes
 
 
 def sheet(config: Config, reader: data.Reader, rows: int, columns: int, seed: int) -> np.ndarray:

@@ -17,9 +17,9 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from squeezenext import config_io, quiet  # noqa: E402
-from squeezenext import flags as command_line  # noqa: E402
-from squeezenext.errors import SomeInputsFailed  # noqa: E402
+from squeezenext import config_io, quiet
+from squeezenext import flags as command_line
+from squeezenext.errors import SomeInputsFailed
 
 EVERY = 100
 LIMIT = 1.0  # MB in 100 steps
@@ -43,8 +43,8 @@ def soak(configuration: str, steps: int, batch: int) -> None:
     quiet.import_tensorflow()
     import tensorflow as tf
 
-    from squeezenext.loop import Loop
-    from squeezenext.snapshots import Progress, Snapshots
+    from squeezenext.training.loop import Loop
+    from squeezenext.training.snapshots import Progress, Snapshots
     from tests import tiny
 
     with tempfile.TemporaryDirectory() as folder:

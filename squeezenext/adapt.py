@@ -20,23 +20,15 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import (
-    atomic,
-    compress,
-    config_io,
-    dataset,
-    export,
-    phases,
-    quiet,
-    recipes,
-    train,
-    weights,
-)
+from squeezenext import atomic, compress, config_io, export, quiet, train
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.flags import run
-from squeezenext.options import Options
-from squeezenext.published import PUBLISHED
+from squeezenext.foreign import named
+from squeezenext.foreign.published import PUBLISHED
+from squeezenext.records import dataset
+from squeezenext.training import phases, recipes
+from squeezenext.training.options import Options
 
 PLAN = "adapt.json"
 RECORDS = "records"
@@ -117,7 +109,7 @@ def adapt(
         )
     if not minutes > 0:
         raise InputError(f"--minutes {minutes:g}: must be positive.")
-    weights.resolve(configuration)  # what has to be fetched is fetched before any work
+    named.resolve(configuration)  # what has to be fetched is fetched before any work
     records = _convert(photos, model_dir / RECORDS, seed)
     plan = _planned(model_dir / PLAN, records, configuration, minutes)
     _say(f"{plan}.")
@@ -175,7 +167,7 @@ def _plan(records: Path, configuration: str, minutes: float) -> Plan:
     found = dataset.find(records, None, None)
     dataset.check_split(found, "train")
     quiet.import_tensorflow()
-    from squeezenext import speed
+    from squeezenext.training import speed
 
     config = recipes.apply("fine_tune", config_io.load(configuration))
     rate = speed.training_rate(config)

@@ -20,16 +20,18 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from squeezenext import allocation, config_io, litert_writer, photographs, preprocessing, sqz
+from squeezenext import config_io, photographs, preprocessing
 from squeezenext import trained as trained_models
-from squeezenext.allocation import Sharing
-from squeezenext.calibration import Probe, drawn
+from squeezenext.compression import allocation, sqz
+from squeezenext.compression.allocation import Sharing
+from squeezenext.compression.calibration import Probe, drawn
+from squeezenext.compression.sharing import Initialization, Shared
+from squeezenext.compression.sqz import Coder, Encoded
 from squeezenext.config import Config, Distillation
 from squeezenext.errors import InputError
 from squeezenext.flags import run
-from squeezenext.runner import Runner
-from squeezenext.sharing import Initialization, Shared
-from squeezenext.sqz import Coder, Encoded
+from squeezenext.litert import writer
+from squeezenext.litert.runner import Runner
 from squeezenext.trained import Trained
 
 PROBES = 32  # images on which answers are compared
@@ -178,7 +180,11 @@ def _retrained(model: Trained, model_dir, data_dir, method: Method, say: _SAY) -
     from squeezenext import quiet
 
     quiet.import_tensorflow()
-    from squeezenext import data, dataset, graph, model_directory, pruning, retraining, weights
+    from squeezenext import data, graph
+    from squeezenext.compression import pruning, retraining
+    from squeezenext.foreign import named
+    from squeezenext.records import dataset
+    from squeezenext.training import model_directory
 
     found = dataset.find(data_dir, None, None)
     dataset.check_split(found, "train")
@@ -187,7 +193,7 @@ def _retrained(model: Trained, model_dir, data_dir, method: Method, say: _SAY) -
     probe = _probe(model, data_dir)
     importance = pruning.importance(probe.graph, moments := probe.moments(), probe.costs(moments))
     say(f"Pruning to {method.density:.0%} of the weights in {config.training.epochs} epochs.")
-    arrays = model_directory.read_weights(weights.resolve(model_dir))
+    arrays = model_directory.read_weights(named.resolve(model_dir))
     arrays = retraining.prune(config, arrays, reader, importance, method.density)
     pruned = dataclasses.replace(model, weights=graph.fold(config, arrays))
     trial = _shared(pruned, _probe(pruned, data_dir), method, say)
@@ -247,7 +253,7 @@ def _accuracy(model: Trained, weights, data_dir, images: int) -> dict:
     """Returns {"images", "before", "after", "agreement"}: top-1 as shares."""
     splits = ("validation", "test", "train")
     runners = [
-        Runner(litert_writer.write(model.graph, arrays), 2, "the network")
+        Runner(writer.write(model.graph, arrays), 2, "the network")
         for arrays in (model.weights, weights)
     ]
     counted = []

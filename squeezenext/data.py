@@ -16,12 +16,13 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import augmentation, draws, records, tfrecord
-from squeezenext.bad_records import BadRecords
+from squeezenext import augmentation, draws, records
 from squeezenext.config import Images
 from squeezenext.errors import InputError
-from squeezenext.example import RecordError
-from squeezenext.manifest import Split
+from squeezenext.records import tfrecord
+from squeezenext.records.bad_records import BadRecords
+from squeezenext.records.example import RecordError
+from squeezenext.records.manifest import Split
 
 _SCHEMA = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import export_web, trained
+from squeezenext import trained
 from squeezenext.errors import InputError
+from squeezenext.exporting import export_web
 from squeezenext.flags import run
 
 

@@ -14,13 +14,17 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from squeezenext import config_io, dataset, labels, metrics, quiet, shipped, weights
+from squeezenext import config_io, labels, quiet
 from squeezenext.atomic import write_file
 from squeezenext.errors import InputError
 from squeezenext.flags import run
-from squeezenext.metrics import Evaluation
-from squeezenext.options import PRECISIONS, check_precision
+from squeezenext.foreign import named
+from squeezenext.prediction import shipped
 from squeezenext.predictor import Predictor, softmax
+from squeezenext.records import dataset
+from squeezenext.reporting import metrics
+from squeezenext.reporting.metrics import Evaluation
+from squeezenext.training.options import PRECISIONS, check_precision
 
 
 def evaluate(
@@ -57,11 +61,15 @@ def evaluate(
         if fit_temperature:
             raise InputError(f"--fit_temperature needs a model directory, not {model_dir}.")
         return _evaluate_file(Path(model_dir), found, split)
-    directory = weights.resolve(model_dir)
+    directory = named.resolve(model_dir)
     config = config_io.read_model(directory)
     dataset.check_classes(found, labels.read(directory / "labels.json"), directory)
     quiet.import_tensorflow()
-    from squeezenext import data, devices, model_directory  # no error above waits for TensorFlow
+    from squeezenext import data
+    from squeezenext.training import (
+        devices,  # no error above waits for TensorFlow
+        model_directory,  # no error above waits for TensorFlow
+    )
 
     reader = data.Reader(found.splits[split])
     temperature = shipped.read_temperature(directory)
@@ -82,7 +90,7 @@ def evaluate(
 
 
 def _scorer(keep_logits: bool) -> type:
-    from squeezenext.loop import Scorer
+    from squeezenext.training.loop import Scorer
 
     class LogitScorer(Scorer):
         """Gives each example's logits in the place of its probability."""
@@ -108,7 +116,8 @@ def _evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation
     predictor = Predictor(path)
     dataset.check_classes(found, predictor.labels, path)
     quiet.import_tensorflow()
-    from squeezenext import data, examples
+    from squeezenext import data
+    from squeezenext.reporting import examples
 
     reader = data.Reader(found.splits[split])
     classes = len(predictor.labels)
@@ -154,7 +163,7 @@ def known_labels(model: str | Path) -> tuple[labels.Label, ...]:
     """Returns the classes of a model, whatever form it has."""
     if Path(model).is_file():
         return shipped.load(model).labels
-    return labels.read(weights.resolve(model) / "labels.json")
+    return labels.read(named.resolve(model) / "labels.json")
 
 
 def define(values: flags.FlagValues) -> None:
@@ -204,7 +213,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(values: flags.FlagValues, known, result: Evaluation) -> None:
-    from squeezenext import data, report
+    from squeezenext import data
+    from squeezenext.reporting import report
 
     found = dataset.find(values["data_dir"].value, None, values["validation_file_pattern"].value)
     reader = data.Reader(found.splits[values["split"].value])

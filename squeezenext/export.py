@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from squeezenext import checkpoint, export_litert, export_web, photographs, trained
+from squeezenext import checkpoint, photographs, trained
 from squeezenext.errors import InputError
+from squeezenext.exporting import export_litert, export_web
 from squeezenext.flags import run
 from squeezenext.trained import Trained
 
@@ -168,14 +169,14 @@ def _litert(model: Trained, precision: str, calibration, path: Path) -> Run:
 
 
 def _onnx(model: Trained, precision: str, calibration, path: Path) -> Run:
-    from squeezenext import export_onnx
+    from squeezenext.exporting import export_onnx
 
     path.write_bytes(export_onnx.convert(model, precision, calibration))
     return export_onnx.runner(path.read_bytes())
 
 
 def _keras(model: Trained, precision: str, calibration, path: Path) -> Run:
-    from squeezenext import export_keras
+    from squeezenext.exporting import export_keras
 
     if path.suffix != ".keras":
         raise InputError("--output must end in .keras, by which Keras knows its format.")
@@ -184,7 +185,7 @@ def _keras(model: Trained, precision: str, calibration, path: Path) -> Run:
 
 
 def _saved_model(model: Trained, precision: str, calibration, path: Path) -> Run:
-    from squeezenext import export_keras
+    from squeezenext.exporting import export_keras
 
     export_keras.write_saved_model(model, path)
     return export_keras.run_saved_model(path)

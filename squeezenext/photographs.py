@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import dataset, example, preprocessing, records, tfrecord
+from squeezenext import preprocessing, records
 from squeezenext.config import Images
 from squeezenext.errors import InputError
 from squeezenext.labels import Label
+from squeezenext.records import dataset, example, tfrecord
 
 
 def read(

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import sources
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.flags import run
+from squeezenext.prediction import sources
 from squeezenext.predictor import Answer, Predictor
 
 MANY = 8  # from so many images on, progress is shown
@@ -105,8 +105,8 @@ def predict(
 
 def _drawer(folder: Path, predictor: Predictor):
     """Returns what writes the map of an image's best class into `folder`."""
-    from squeezenext import explain
     from squeezenext.atomic import write_file
+    from squeezenext.prediction import explain
 
     folder.mkdir(parents=True, exist_ok=True)
 

@@ -15,9 +15,10 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from squeezenext import preprocessing, shipped, sources
+from squeezenext import preprocessing
 from squeezenext.errors import InputError
-from squeezenext.runner import Runner
+from squeezenext.litert.runner import Runner
+from squeezenext.prediction import shipped, sources
 
 _LARGE_PIXELS = 12_000_000  # 12 million pixels take up to 100 MB on their way to RGB
 _ONE_LARGE = threading.Lock()
@@ -99,7 +100,7 @@ class Predictor:
             )
 
     def _tap(self):
-        from squeezenext import taps
+        from squeezenext.litert import taps
 
         content = self._content
         content = content if isinstance(content, bytes) else content.read_bytes()

@@ -15,11 +15,14 @@ from pathlib import Path
 import filelock
 from absl import flags
 
-from squeezenext import cluster, config_io, dataset, quiet, recipes, weights
+from squeezenext import config_io, quiet
 from squeezenext.config import Config
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.flags import run
-from squeezenext.options import Options
+from squeezenext.foreign import named
+from squeezenext.records import dataset
+from squeezenext.training import cluster, recipes
+from squeezenext.training.options import Options
 
 
 def train(config: Config, options: Options) -> dict:
@@ -42,10 +45,10 @@ def train(config: Config, options: Options) -> dict:
     classes = dataset.classes_for(found, config)
     dataset.check_split(found, "train")
     workers = cluster.find(options.cluster)
-    source = weights.resolve(options.fine_tune_from) if options.fine_tune_from else None
+    source = named.resolve(options.fine_tune_from) if options.fine_tune_from else None
     with _locked(Path(options.model_dir), chief=workers is None or workers.index == 0):
         quiet.import_tensorflow()
-        from squeezenext import job  # only now: no error above waits for TensorFlow
+        from squeezenext.training import job  # only now: no error above waits for TensorFlow
 
         config = dataclasses.replace(
             config, model=dataclasses.replace(config.model, classes=len(classes))

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import checkpoint, config_io, graph, labels, shipped, weights
+from squeezenext import checkpoint, config_io, graph, labels
 from squeezenext.config import Config
 from squeezenext.errors import InputError
+from squeezenext.foreign import named
 from squeezenext.graph import Graph
 from squeezenext.labels import Label
+from squeezenext.prediction import shipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ def load(model: str | Path) -> Trained:
     """
     if Path(model).suffix == ".sqz" and Path(model).is_file():
         return _of_sqz(Path(model))
-    directory = weights.resolve(model)
+    directory = named.resolve(model)
     if not (directory / "config.json").is_file():
         raise InputError(f"{directory} is not a model directory: it has no config.json.")
     config = config_io.read(directory / "config.json")
@@ -58,7 +60,7 @@ def load(model: str | Path) -> Trained:
 
 
 def _of_sqz(path: Path) -> Trained:
-    from squeezenext import sqz  # no model directory needs it
+    from squeezenext.compression import sqz  # no model directory needs it
 
     found = sqz.read(path)
     network = graph.of(found.config)
@@ -77,6 +79,6 @@ def variables(directory: Path) -> dict[str, np.ndarray]:
     state = found[0]
     if not any(name.startswith("average/") for name in state):
         return state
-    from squeezenext import model_directory  # which variables are averaged, Keras knows
+    from squeezenext.training import model_directory  # which variables are averaged, Keras knows
 
     return model_directory.read_weights(directory)

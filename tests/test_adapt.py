@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/adapt.py`: from a folder of photographs to the exported files."""
+"""Tests for `squeezenext/adapt.py`: from a folder of photographs to the exported files."""
 
 import dataclasses
 import subprocess
@@ -60,7 +60,7 @@ def test_a_network_without_published_weights_is_refused(tmp_path, photographs):
 
 
 def test_more_time_gives_more_epochs_then_larger_images(adapted, monkeypatch):
-    from squeezenext import speed
+    from squeezenext.training import speed
 
     monkeypatch.setattr(speed, "training_rate", lambda config: 1.0)  # 12 training images
     records = adapted.model_dir / adapt.RECORDS

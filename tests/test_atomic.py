@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/atomic.py`."""
+"""Tests for `squeezenext/atomic.py`."""
 
 import os
 

@@ -1,10 +1,11 @@
-"""Tests for `../squeezenext/calibration.py`."""
+"""Tests for `compression/calibration.py`."""
 
 import numpy as np
 import pytest
 
-from squeezenext import calibration, graph
-from squeezenext.calibration import Probe
+from squeezenext import graph
+from squeezenext.compression import calibration
+from squeezenext.compression.calibration import Probe
 from tests import tiny
 
 

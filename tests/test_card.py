@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/card.py`: a card with front matter beside every model."""
+"""Tests for `card.py`: a card with front matter beside every model."""
 
 import json
 

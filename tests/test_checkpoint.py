@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/checkpoint.py`."""
+"""Tests for `squeezenext/checkpoint.py`."""
 
 import json
 import os

@@ -1,13 +1,13 @@
-"""Tests for `../squeezenext/cluster.py` and `watchdog.py`: who is there, and who no longer."""
+"""Tests for `training/cluster.py` and `watchdog.py`: who is there, and who no longer."""
 
 import json
 
 import pytest
 
-from squeezenext import cluster, watchdog
-from squeezenext.cluster import Cluster
 from squeezenext.errors import InputError
-from squeezenext.watchdog import Watchdog
+from squeezenext.training import cluster, watchdog
+from squeezenext.training.cluster import Cluster
+from squeezenext.training.watchdog import Watchdog
 
 
 def tf_config(workers, kind="worker", index=0, **more):

@@ -1,14 +1,15 @@
-"""Tests for `../squeezenext/compress.py` and `allocation.py`."""
+"""Tests for `squeezenext/compress.py` and `allocation.py`."""
 
 import json
 
 import numpy as np
 import pytest
 
-from squeezenext import allocation, checkpoint, compress, config_io, evaluate, graph, labels, sqz
-from squeezenext import variables as variables_
+from squeezenext import checkpoint, compress, config_io, evaluate, graph, labels
+from squeezenext.compression import allocation, sqz
+from squeezenext.foreign import variables as variables_
+from squeezenext.litert.runner import Runner
 from squeezenext.predictor import Predictor
-from squeezenext.runner import Runner
 from tests import tiny
 
 

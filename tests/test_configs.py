@@ -1,4 +1,4 @@
-"""Tests for `../configs` and `../squeezenext/config_io.py`."""
+"""Tests for `../configs` and `squeezenext/config_io.py`."""
 
 import pytest
 

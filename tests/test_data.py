@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/data.py` and `dataset.py`."""
+"""Tests for `squeezenext/data.py` and `dataset.py`."""
 
 import dataclasses
 import itertools
@@ -6,9 +6,10 @@ import itertools
 import numpy as np
 import pytest
 
-from squeezenext import bad_records, data, dataset, labels
+from squeezenext import data, labels
 from squeezenext.data import Share
 from squeezenext.errors import InputError
+from squeezenext.records import bad_records, dataset
 from tests import tiny
 
 

@@ -1,10 +1,11 @@
-"""Tests for `../squeezenext/deep_compression.py`; test_weights.py has the reader's."""
+"""Tests for `foreign/deep_compression.py`; test_weights.py has the reader's."""
 
 import numpy as np
 import pytest
 
-from squeezenext import config_io, deep_compression, graph
+from squeezenext import config_io, graph
 from squeezenext.errors import InputError
+from squeezenext.foreign import deep_compression
 
 SHAPES = [(2, 3, 1, 1), (4, 2, 3, 3), (5, 7, 3, 3)]
 

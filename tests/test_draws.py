@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/draws.py`: numbers that are functions of (seed, epoch, example)."""
+"""Tests for `squeezenext/draws.py`: numbers that are functions of (seed, epoch, example)."""
 
 import numpy as np
 from scipy import stats

@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/export.py`: every format, loaded by its own runtime."""
+"""Tests for `squeezenext/export.py`: every format, loaded by its own runtime."""
 
 import dataclasses
 import json
@@ -10,17 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squeezenext import (
-    checkpoint,
-    config_io,
-    export,
-    graph,
-    labels,
-    litert_metadata,
-    photographs,
-    trained,
-)
+from squeezenext import checkpoint, config_io, export, graph, labels, photographs, trained
 from squeezenext.errors import InputError
+from squeezenext.litert import metadata
 from tests import tiny
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
@@ -235,5 +227,5 @@ def test_mediapipe_loads_the_files_as_they_are(shared, mediapipe, tmp_path, monk
 
 
 def test_files_behind_a_model_have_the_same_bytes_each_time():
-    made = [litert_metadata.with_files(b"model", {"labels.txt": b"a\n"}) for _ in range(2)]
+    made = [metadata.with_files(b"model", {"labels.txt": b"a\n"}) for _ in range(2)]
     assert made[0] == made[1] and made[0].startswith(b"model")

@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/fetch.py`: a URL from a stranger reaches no private address."""
+"""Tests for `prediction/fetch.py`: a URL from a stranger reaches no private address."""
 
 import http.server
 import shutil
@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from squeezenext import fetch
 from squeezenext.errors import InputError
+from squeezenext.prediction import fetch
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/ncnn.py`, `caffemodel.py`, `caffe_proto.py`, `npz.py`, `variables.py`.
+"""Tests for `foreign/ncnn.py`, `caffemodel.py`, `caffe_proto.py`, `npz.py`, `variables.py`.
 
 The files are made by `foreign_files.py`; ncnn's published ones are read in test_weights.py.
 """
@@ -8,8 +8,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from squeezenext import caffemodel, config_io, ncnn, npz, variables
+from squeezenext import config_io
 from squeezenext.errors import InputError
+from squeezenext.foreign import caffemodel, ncnn, npz, variables
 from tests import foreign_files
 from tests.foreign_files import BYPASS, SQUEEZENET, SQUEEZENEXT, VERSION_5, field, trained
 

@@ -1,11 +1,12 @@
-"""Tests for `../squeezenext/graph.py`: the folded network computes what Keras' does."""
+"""Tests for `squeezenext/graph.py`: the folded network computes what Keras' does."""
 
 import numpy as np
 import pytest
 
-from squeezenext import config_io, graph, models, variables
+from squeezenext import config_io, graph, models
 from squeezenext.errors import InputError
-from squeezenext.loop import model_variables
+from squeezenext.foreign import variables
+from squeezenext.training.loop import model_variables
 from tests.networks import built
 
 # Between them: bypasses, ELU, groups, both bottleneck inputs, biases, padding of stem and head, odd

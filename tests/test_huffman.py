@@ -1,9 +1,9 @@
-"""Tests for `../squeezenext/huffman.py`."""
+"""Tests for `compression/huffman.py`."""
 
 import numpy as np
 import pytest
 
-from squeezenext import huffman
+from squeezenext.compression import huffman
 from squeezenext.errors import InputError
 
 

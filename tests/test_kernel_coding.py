@@ -1,12 +1,12 @@
-"""Tests for `../squeezenext/kernel_coding.py` and `kernel_form.py`."""
+"""Tests for `compression/kernel_coding.py` and `kernel_form.py`."""
 
 import numpy as np
 import pytest
 
-from squeezenext import kernel_coding as coding
-from squeezenext import kernel_form as forms
+from squeezenext.compression import kernel_coding as coding
+from squeezenext.compression import kernel_form as forms
+from squeezenext.compression.range_coder import Decoder, Encoder, Meter
 from squeezenext.errors import InputError
-from squeezenext.range_coder import Decoder, Encoder, Meter
 
 SHAPES = [(1, 1, 1, 1), (1, 1, 70, 50), (3, 3, 5, 7), (3, 1, 4, 9), (7, 7, 3, 8)]
 

@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/layers.py`."""
+"""Tests for `squeezenext/layers.py`."""
 
 import keras
 import numpy as np

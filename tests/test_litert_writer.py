@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/litert_writer.py`, `litert_int8.py` and `pixels.py`.
+"""Tests for `exporting/writer.py`, `int8.py` and `pixels.py`.
 
 `test_graph.compute` is the network in numpy, which test_graph.py compares with Keras'.
 """
@@ -10,8 +10,10 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from squeezenext import config_io, graph, litert_int8, litert_writer, pixels, preprocessing
+from squeezenext import config_io, graph, preprocessing
+from squeezenext.exporting import pixels
 from squeezenext.graph import Graph, Node
+from squeezenext.litert import int8, writer
 from tests import tiny
 from tests.test_graph import NAMES, compute
 
@@ -51,7 +53,7 @@ def test_the_file_computes_what_the_network_does(name):
     network = graph.of(config, size)
     weights = random_weights(network)
     images = np.random.default_rng(1).normal(0, 1, (size, size, 3)).astype(np.float32)
-    (actual,) = run(litert_writer.write(network, weights), images)
+    (actual,) = run(writer.write(network, weights), images)
     close(actual, compute(network, weights, images[np.newaxis]), 1e-4)
 
 
@@ -78,7 +80,7 @@ def test_pixels_may_be_given_as_they_are(channels, pads):
     shown = np.random.default_rng(1).integers(0, 256, (size, size, 3)).astype(np.float32)
     expected = compute(network, weights, preprocessing.normalize(shown, images)[np.newaxis])
     changed = pixels.take_rgb(network, weights, images, mean=127.5, std=127.5)
-    (actual,) = run(litert_writer.write(*changed), (shown - 127.5) / 127.5)
+    (actual,) = run(writer.write(*changed), (shown - 127.5) / 127.5)
     close(actual, expected, 1e-4)
 
 
@@ -86,8 +88,8 @@ def test_float16_weights_halve_the_file_and_hardly_change_it():
     network = graph.of(config_io.load("squeezenet_v1_1"), SIZE)
     weights = random_weights(network)
     images = np.random.default_rng(1).normal(0, 1, (SIZE, SIZE, 3))
-    whole = litert_writer.write(network, weights)
-    half = litert_writer.write(network, weights, numbers=litert_writer.Float16())
+    whole = writer.write(network, weights)
+    half = writer.write(network, weights, numbers=writer.Float16())
     assert len(half) < 0.51 * len(whole)
     close(run(half, images)[0], run(whole, images)[0], 1e-2)
 
@@ -96,7 +98,7 @@ def test_scores_and_features_are_outputs_with_names():
     network = graph.of(tiny.SQUEEZENEXT)
     weights = random_weights(network)
     images = np.random.default_rng(1).normal(0, 1, (32, 32, 3)).astype(np.float32)
-    content = litert_writer.write(network, weights, outputs=[network.features], softmax=True)
+    content = writer.write(network, weights, outputs=[network.features], softmax=True)
     runner = Interpreter(model_content=content).get_signature_runner("serving_default")
     found = runner(images=images[np.newaxis])
     assert set(found) == {"probabilities", network.features}
@@ -113,23 +115,21 @@ def test_integer_networks_come_near(name):
     random = np.random.default_rng(1)
     shown = [random.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8) for _ in range(4)]
     weights[f"{network.weighted[0].name}/kernel"] /= 128  # as if normalised
-    expected = run(litert_writer.write(network, weights), shown[0])[0]
-    numbers = litert_int8.calibrated(network, weights, shown)
-    content = litert_writer.write(network, weights, numbers=numbers)
+    expected = run(writer.write(network, weights), shown[0])[0]
+    numbers = int8.calibrated(network, weights, shown)
+    content = writer.write(network, weights, numbers=numbers)
     codes = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0)).operatorCodes
     assert schema.BuiltinOperator.CUSTOM not in {code.builtinCode for code in codes}
     (given,) = Interpreter(model_content=content).get_input_details()
     assert given["dtype"] == np.uint8
     spread = expected.std()
     assert np.abs(run(content, shown[0])[0] - expected).std() < 0.3 * spread
-    dynamic = litert_writer.write(network, weights, numbers=litert_int8.DynamicRange())
+    dynamic = writer.write(network, weights, numbers=int8.DynamicRange())
     assert np.abs(run(dynamic, shown[0])[0] - expected).std() < 0.3 * spread
 
 
 def test_buffers_lie_where_every_runtime_may_read_them():
-    content = litert_writer.write(
-        graph.of(tiny.SQUEEZENET), random_weights(graph.of(tiny.SQUEEZENET))
-    )
+    content = writer.write(graph.of(tiny.SQUEEZENET), random_weights(graph.of(tiny.SQUEEZENET)))
     model = schema.Model.GetRootAs(content, 0)
     sizes = []
     for number in range(model.BuffersLength()):

@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/loop.py`: the same training and scoring on any number of devices."""
+"""Tests for `training/loop.py`: the same training and scoring on any number of devices."""
 
 import dataclasses
 import json
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import checkpoint, cluster, devices, loop, losses
+from squeezenext import checkpoint
+from squeezenext.training import cluster, devices, loop, losses
 from tests import tiny
 
 

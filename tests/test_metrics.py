@@ -1,12 +1,12 @@
-"""Tests for `../squeezenext/metrics.py`."""
+"""Tests for `reporting/metrics.py`."""
 
 import json
 
 import numpy as np
 import pytest
 
-from squeezenext import metrics
-from squeezenext.metrics import Evaluation
+from squeezenext.reporting import metrics
+from squeezenext.reporting.metrics import Evaluation
 
 
 def evaluation(labels, predicted, probability=None):

@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/mixing.py`: augmentation on the device, eagerly and in tf.data."""
+"""Tests for `training/mixing.py`: augmentation on the device, eagerly and in tf.data."""
 
 import colorsys
 import dataclasses
@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance
 from scipy import stats
 
-from squeezenext import draws, mixing
+from squeezenext import draws
 from squeezenext.config import (
     TORCHVISION,
     ColorJitter,
@@ -19,6 +19,7 @@ from squeezenext.config import (
     RandomErasing,
     RandomResizedCrop,
 )
+from squeezenext.training import mixing
 
 SIDE = 24
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, SIDE, SIDE, 3)).astype(np.uint8)

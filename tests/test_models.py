@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/models.py`: the details that predecessors got wrong."""
+"""Tests for `squeezenext/models.py`: the details that predecessors got wrong."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/optimization.py`, against Caffe's formulas in numpy."""
+"""Tests for `squeezenext/optimization.py`, against Caffe's formulas in numpy."""
 
 import dataclasses
 import math

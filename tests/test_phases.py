@@ -1,4 +1,4 @@
-"""Tests of training that changes on its way (`../squeezenext/phases.py`), and of teachers."""
+"""Tests of training that changes on its way (`training/phases.py`), and of teachers."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import devices, distillation, loop, losses, models, phases
+from squeezenext import models
 from squeezenext.config import (
     ColorJitter,
     CutMix,
@@ -18,6 +18,7 @@ from squeezenext.config import (
     RandomResizedCrop,
 )
 from squeezenext.errors import InputError
+from squeezenext.training import devices, distillation, loop, losses, phases
 from tests import tiny
 
 EVERYTHING = (

@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/pictures.py` and the pictures that scripts draw."""
+"""Tests for `training/pictures.py` and the pictures that scripts draw."""
 
 import dataclasses
 
@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from scripts import plot_history, show_augmentation
-from squeezenext import data, pictures
+from squeezenext import data
 from squeezenext.config import HorizontalFlip, RandomCrop
 from squeezenext.labels import Label
-from squeezenext.loop import Evaluation
+from squeezenext.training import pictures
+from squeezenext.training.loop import Evaluation
 from tests import tiny
 
 CLASSES = tuple(Label(f"n{i}", f"class {i}") for i in range(4))

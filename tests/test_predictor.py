@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/predictor.py`, `predict.py`, `taps.py` and `explain.py`."""
+"""Tests for `squeezenext/predictor.py`, `predict.py`, `taps.py` and `explain.py`."""
 
 import csv
 import io
@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezenext import explain, predict, predictor, preprocessing, shipped, sources
+from squeezenext import predict, predictor, preprocessing
 from squeezenext.errors import InputError
+from squeezenext.prediction import explain, shipped, sources
 from squeezenext.predictor import Predictor
 from tests import tiny
 from tests.conftest import REPOSITORY
@@ -209,7 +210,8 @@ def test_csv_and_text_carry_any_name(squeezenext, photos, tmp_path):
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "dynamic", "int8"])
 def test_an_exported_file_answers_as_its_model(model, photos, tmp_path, precision):
-    from squeezenext import export_litert, trained
+    from squeezenext import trained
+    from squeezenext.exporting import export_litert
 
     shown = Predictor(model[0]).config.images
     images = [predictor.read(path) for path in sorted(photos.iterdir())]

@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/preprocessing.py` and `augmentation.py`: one preprocessing."""
+"""Tests for `squeezenext/preprocessing.py` and `augmentation.py`: one preprocessing."""
 
 import dataclasses
 import io
@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 from scipy import ndimage
 
-from squeezenext import augmentation, draws, mixing, preprocessing
+from squeezenext import augmentation, draws, preprocessing
 from squeezenext.config import (
     CAFFE_RANDOM_RESIZED_CROP,
     CAFFE_SHORT_SIDE,
@@ -19,6 +19,7 @@ from squeezenext.config import (
     ShiftScaleRotate,
 )
 from squeezenext.errors import InputError
+from squeezenext.training import mixing
 
 CHOICES = [CAFFE_SQUASH, CAFFE_SHORT_SIDE, TORCHVISION, CAFFE_RANDOM_RESIZED_CROP]
 

@@ -1,9 +1,9 @@
-"""Tests for `../squeezenext/pruning.py`."""
+"""Tests for `compression/pruning.py`."""
 
 import numpy as np
 import pytest
 
-from squeezenext import pruning
+from squeezenext.compression import pruning
 
 
 def test_the_schedule_falls_from_one_to_the_end():

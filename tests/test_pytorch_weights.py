@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/pytorch_weights.py`, against what PyTorch itself computed.
+"""Tests for `foreign/pytorch_weights.py`, against what PyTorch itself computed.
 
 `pytorch_twins.json` was made with torch 2.14.1, torchvision and pytorchcv 0.0.74; what it holds is
 checked without them. What needs torch is skipped where it is not installed.
@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squeezenext import config_io, graph, importing, pytorch_weights, variables
+from squeezenext import config_io, graph
 from squeezenext.config import TORCHVISION
 from squeezenext.errors import InputError
+from squeezenext.foreign import importing, pytorch_weights, variables
 from tests import pytorch_twins
 from tests.pytorch_twins import TWINS
 from tests.test_graph import compute

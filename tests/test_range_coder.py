@@ -1,10 +1,10 @@
-"""Tests for `../squeezenext/range_coder.py`."""
+"""Tests for `compression/range_coder.py`."""
 
 import numpy as np
 import pytest
 
+from squeezenext.compression.range_coder import HALF, Contexts, Decoder, Encoder, Meter
 from squeezenext.errors import InputError
-from squeezenext.range_coder import HALF, Contexts, Decoder, Encoder, Meter
 
 
 def coded(coder, contexts, bits=None):

@@ -1,10 +1,10 @@
-"""Tests for `../squeezenext/rate_distortion.py`."""
+"""Tests for `compression/rate_distortion.py`."""
 
 import numpy as np
 import pytest
 
-from squeezenext import allocation, calibration, rate_distortion
-from squeezenext.sharing import Shared
+from squeezenext.compression import allocation, calibration, rate_distortion
+from squeezenext.compression.sharing import Shared
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,13 @@
-"""Tests for `../squeezenext/recipes.py` and `phases.py`."""
+"""Tests for `training/recipes.py` and `phases.py`."""
 
 import dataclasses
 
 import pytest
 
-from squeezenext import config_io, phases, recipes
+from squeezenext import config_io
 from squeezenext.config import HorizontalFlip, Images, RandomResizedCrop
 from squeezenext.errors import InputError
+from squeezenext.training import phases, recipes
 from tests import tiny
 
 

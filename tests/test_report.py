@@ -1,11 +1,12 @@
-"""Tests for `../squeezenext/evaluate.py` and `report.py`: the forms of a model agree; the page."""
+"""Tests for `squeezenext/evaluate.py` and `report.py`: the forms of a model agree; the page."""
 
 import json
 
 import numpy as np
 import pytest
 
-from squeezenext import evaluate, shipped
+from squeezenext import evaluate
+from squeezenext.prediction import shipped
 from tests import browser, tiny
 from tests.test_imports import imported
 
@@ -34,7 +35,8 @@ def scored(model, pattern):
 
 
 def sqz_of(model, path):
-    from squeezenext import checkpoint, config_io, graph, labels, sqz
+    from squeezenext import checkpoint, config_io, graph, labels
+    from squeezenext.compression import sqz
 
     config = config_io.read(model / "config.json")
     state, _ = checkpoint.newest(model / "checkpoints", print)
@@ -112,7 +114,9 @@ def test_the_page_is_one_file_that_names_strangers_safely(report, model, pattern
 
 
 def test_names_cannot_become_markup(scored, tmp_path, model, pattern):
-    from squeezenext import data, dataset, labels, report
+    from squeezenext import data, labels
+    from squeezenext.records import dataset
+    from squeezenext.reporting import report
 
     found = dataset.find(None, None, pattern)
     reader = data.Reader(found.splits["validation"])

@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/retraining.py`, and the restrictions of `optimization.Update`."""
+"""Tests for `compression/retraining.py`, and the restrictions of `optimization.Update`."""
 
 import dataclasses
 
@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import devices, graph, models, retraining, sharing, variables
-from squeezenext.loop import model_variables
+from squeezenext import graph, models
+from squeezenext.compression import retraining, sharing
+from squeezenext.foreign import variables
+from squeezenext.training import devices
+from squeezenext.training.loop import model_variables
 from tests import tiny
 
 
@@ -90,7 +93,8 @@ def test_shared_values_are_trained_and_stay_shared(dense, reader):
 def test_masks_hold_on_several_devices(dense):
     config, arrays = dense
     strategy = devices.strategy(2)
-    from squeezenext import model_directory, optimization
+    from squeezenext import optimization
+    from squeezenext.training import model_directory
 
     with strategy.scope():
         model = models.build(config)

@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/run.py` with `snapshots.py`, `nan.py` and `history.py`, in process."""
+"""Tests for `training/run.py` with `snapshots.py`, `nan.py` and `history.py`, in process."""
 
 import errno
 import subprocess
@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import card, checkpoint, data, history, loop, model_directory, nan, run
+from squeezenext import card, checkpoint, data
 from squeezenext.errors import InputError, NotFinite, RunAgain
-from squeezenext.options import Options
+from squeezenext.training import history, loop, model_directory, nan, run
+from squeezenext.training.options import Options
 from tests import tiny
 from tests.conftest import REPOSITORY
 

@@ -1,11 +1,11 @@
-"""Tests for `../squeezenext/sharing.py`."""
+"""Tests for `compression/sharing.py`."""
 
 import numpy as np
 import pytest
 
-from squeezenext import sharing
+from squeezenext.compression import sharing
+from squeezenext.compression.sharing import Shared
 from squeezenext.errors import InputError
-from squeezenext.sharing import Shared
 
 
 def test_a_kernel_taken_as_it_is():

@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/sqz.py`, `arithmetic_streams.py` and `huffman_streams.py`."""
+"""Tests for `compression/sqz.py`, `arithmetic_streams.py` and `huffman_streams.py`."""
 
 import dataclasses
 import json
@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezenext import config_io, graph, importing, labels, sharing, sqz
+from squeezenext import config_io, graph, labels
+from squeezenext.compression import sharing, sqz
 from squeezenext.errors import InputError
+from squeezenext.foreign import importing
 from squeezenext.labels import Label
 from squeezenext.predictor import Predictor
 from tests import tiny
@@ -58,7 +60,7 @@ def network(config, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_networks_come_back(coder, wide, kind, monkeypatch):
     if kind == "raw":
-        monkeypatch.setattr("squeezenext.kernel_form.MAX_VALUES", 8)
+        monkeypatch.setattr("squeezenext.compression.kernel_form.MAX_VALUES", 8)
     config = tiny.SQUEEZENET if kind == "dense" else tiny.SQUEEZENEXT
     kernels, biases = network(config, kind)
     data = sqz.encode(config, CLASSES, kernels, biases, coder=coder, wide=wide).data

@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/train.py` and `run.py`, through the command line a user types."""
+"""Tests for `squeezenext/train.py` and `run.py`, through the command line a user types."""
 
 import csv
 import json

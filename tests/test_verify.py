@@ -11,8 +11,9 @@ import pytest
 from datasets import inspection
 from datasets import verify as command
 from datasets.convert import convert
-from squeezenext import records, tfrecord
+from squeezenext import records
 from squeezenext.errors import InputError
+from squeezenext.records import tfrecord
 from tests.imagenet_archives import jpeg
 
 FIRST, SECOND = "train-00000-of-00003", "train-00001-of-00003"

@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/export_web.py`, `demo.py` and `web/`: the page, driven in Chromium."""
+"""Tests for `exporting/export_web.py`, `demo.py` and `web/`: the page, driven in Chromium."""
 
 import json
 import os
@@ -9,18 +9,11 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from squeezenext import (
-    demo,
-    export,
-    export_web,
-    graph,
-    litert_writer,
-    npm,
-    preprocessing,
-    sqz,
-    trained,
-)
+from squeezenext import demo, export, graph, preprocessing, trained
+from squeezenext.compression import sqz
 from squeezenext.errors import InputError
+from squeezenext.exporting import export_web, npm
+from squeezenext.litert import writer
 from tests import tiny
 from tests.test_graph import compute
 from tests.test_litert_writer import close, random_weights, run
@@ -33,7 +26,7 @@ def test_the_mean_of_a_class_map_is_the_logit():
     weights = random_weights(network)
     images = np.random.default_rng(0).normal(0, 1, (32, 32, 3)).astype(np.float32)
     changed, changed_weights = export_web.with_class_maps(network, weights)
-    content = litert_writer.write(changed, changed_weights, outputs=[changed.features])
+    content = writer.write(changed, changed_weights, outputs=[changed.features])
     logits, maps = run(content, images)
     close(logits, compute(network, weights, images[np.newaxis]), 1e-4)
     close(maps.mean((0, 1)), logits, 1e-4)

@@ -1,4 +1,4 @@
-"""Tests for `../squeezenext/weights.py`, `deep_compression.py`, `predict.py` and `evaluate.py`.
+"""Tests for `squeezenext/weights.py`, `deep_compression.py`, `predict.py` and `evaluate.py`.
 
 The real weights are the proof that network and preprocessing are right.
 """
@@ -15,16 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezenext import (
-    checkpoint,
-    config_io,
-    deep_compression,
-    evaluate,
-    importing,
-    predict,
-    weights,
-)
+from squeezenext import checkpoint, config_io, evaluate, predict, weights
 from squeezenext.errors import InputError
+from squeezenext.foreign import deep_compression, importing, named
 from tests.conftest import REPOSITORY
 from tests.foreign_files import net
 from tests.imagenet_archives import real_imagenet
@@ -69,7 +62,7 @@ def published(shared, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("SQUEEZENEXT_WEIGHTS", str(shared / "weights"))
     patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    yield weights.resolve("squeezenet_v1_0")
+    yield named.resolve("squeezenet_v1_0")
     patch.undo()
 
 
@@ -227,7 +220,7 @@ def test_without_network_the_sentence_names_the_url_and_the_variable(tmp_path, m
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     with pytest.raises(InputError, match="githubusercontent.*SQUEEZENEXT_WEIGHTS"):
-        weights.resolve("squeezenet_v1_0")
+        named.resolve("squeezenet_v1_0")
 
 
 def test_a_changed_file_at_its_home_is_refused(tmp_path, monkeypatch):
@@ -235,7 +228,7 @@ def test_a_changed_file_at_its_home_is_refused(tmp_path, monkeypatch):
     monkeypatch.delenv("SQUEEZENEXT_WEIGHTS", raising=False)
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(b"other"))
     with pytest.raises(InputError, match="SHA-256 is another"):
-        weights.resolve("squeezenet_v1_0")
+        named.resolve("squeezenet_v1_0")
 
 
 def run_weights(*arguments):
@@ -282,7 +275,7 @@ def test_import_and_export(shared, tmp_path, capsys):
     assert (made / "model.tflite").read_bytes() == (again / "model.tflite").read_bytes()
     assert meta["imported"]["format"] == "ncnn"
     files = {published.url.split("/")[-1]: published.sha256
-             for published in weights.PUBLISHED["squeezenet_v1_1_torchvision"].files}  # fmt: skip
+             for published in named.PUBLISHED["squeezenet_v1_1_torchvision"].files}  # fmt: skip
     assert set(meta["imported"]["files"].values()) == set(files.values())
     capsys.readouterr()
     assert run_weights("import", "--format", "ncnn", "--input", file, "--model_dir", made,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from squeezenext import data, records, tfrecord
+from squeezenext import data, records
 from squeezenext.config import (
     Config,
     Fire,
@@ -22,6 +22,7 @@ from squeezenext.config import (
     Stage,
     Training,
 )
+from squeezenext.records import tfrecord
 
 CLASSES = 3
 IMAGES = Images(
@@ -126,7 +127,8 @@ def tf_configs(workers: int) -> list[str]:
 
 def model_directory(folder: Path, config: Config):
     """Makes a model directory of a network with random weights and returns the network."""
-    from squeezenext import checkpoint, labels, loop, model_directory, models
+    from squeezenext import checkpoint, labels, models
+    from squeezenext.training import loop, model_directory
 
     classes = [labels.Label(f"n{i}", f"class {i}") for i in range(1, config.model.classes + 1)]
     model_directory.create(folder, config, classes)

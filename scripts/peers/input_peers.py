@@ -71,7 +71,7 @@ def torchvision(shards: list[str], batch: int) -> Iterator[int]:
     from torch.utils.data import DataLoader, Dataset
     from torchvision import transforms
 
-    from squeezenext import example
+    from squeezenext.records import example
 
     class Records(Dataset):
         def __init__(self):

@@ -69,9 +69,9 @@ class TorchOps:
         del name
         return self._step(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), [x], x[1])
 
-    def dense(self, x, name, units, initializer):
+    def dense(self, x, name, units, initializer, bias):
         del name, initializer
-        return self._step(nn.Linear(x[1], units, bias=False), [x], units)
+        return self._step(nn.Linear(x[1], units, bias=bias), [x], units)
 
 
 class _Concat(nn.Module):

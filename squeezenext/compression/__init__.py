@@ -1,0 +1,1 @@
+"""Deep Compression and beyond: fewer, shared, entropy-coded weights, and the `.sqz` file."""

@@ -1,0 +1,195 @@
+"""The streams of a `.sqz` file by the adaptive binary range coder.
+
+One run of the coder holds everything: all codebooks, all biases, then layer by layer the places,
+signs and codes. See kernel_coding.py for the contexts.
+"""
+
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+
+from squeezenext.compression import kernel_coding as coding
+from squeezenext.compression import kernel_form as forms
+from squeezenext.compression.kernel_form import Form, Parts, Shape
+from squeezenext.compression.range_coder import MAX_LANES, Decoder, Encoder, Meter
+from squeezenext.errors import InputError
+
+_HEAD = struct.Struct("<H")
+_GAP_BITS = 8
+
+
+def write(kernels: Sequence[Parts], biases: np.ndarray) -> tuple[bytes, list[int]]:
+    """Codes a network.
+
+    Args:
+      kernels: in network order, values of the type of `biases`.
+      biases: all of them, float16 or float32.
+
+    Returns:
+      The streams, and about how many bytes each layer takes.
+    """
+    lanes = _lanes(sum(parts.there.size for parts in kernels))
+    chosen = [_form(parts, lanes) for parts in kernels]
+    encoder = Encoder(lanes)
+    _codebooks(encoder, [form for form, _ in chosen], kernels, biases.dtype)
+    _floats(encoder, len(biases), biases)
+    for parts, (form, _) in zip(kernels, chosen, strict=True):
+        _kernel(encoder, form, parts)
+    head = b"".join(form.pack() for form, _ in chosen) + _HEAD.pack(lanes)
+    return head + encoder.finish(), [size for _, size in chosen]
+
+
+def _lanes(weights: int) -> int:
+    """More lanes are faster, at some three bytes a lane."""
+    return 512 if weights >= 1 << 18 else 64 if weights >= 1 << 14 else 8
+
+
+def _form(parts: Parts, lanes: int) -> tuple[Form, int]:
+    """Returns the form that needs the fewest bytes, and how many."""
+    ways = ["dense"] if parts.dense else ["mask", "gaps"]
+    sizes = {}
+    for way in ways:
+        form, meter = parts.form(way), Meter(lanes)
+        _kernel(meter, form, parts)
+        sizes[form] = meter.bits / 8
+    best = min(sizes, key=sizes.get)
+    return best, round(sizes[best])
+
+
+def _kernel(encoder: Encoder | Meter, form: Form, parts: Parts) -> None:
+    if form.positions == "mask":
+        coding.positions(encoder, parts.shape, parts.there)
+    elif form.positions == "gaps":
+        gaps = forms.to_gaps(parts.there)
+        coding.symbols(encoder, np.zeros_like(gaps), (_GAP_BITS,), gaps)
+    if parts.raw:
+        _floats(encoder, len(parts.codebook), parts.codebook)
+        return
+    positive = parts.codes >= form.negative
+    if form.negative and form.positive:
+        signs = np.zeros(parts.there.shape, np.int8)
+        signs[parts.there] = np.where(positive, 1, -1)
+        coding.signs(encoder, parts.shape, parts.there, signs)
+    ranks = np.where(positive, parts.codes - form.negative, form.negative - 1 - parts.codes)
+    coding.symbols(encoder, positive.astype(np.int64), _depths(form), ranks)
+
+
+def _depths(form: Form) -> tuple[int, int]:
+    return _depth(form.negative), _depth(form.positive)
+
+
+def _depth(count: int) -> int:
+    return max(count - 1, 0).bit_length()
+
+
+def read(
+    data: bytes, shapes: Sequence[Shape], biases: int, kind: np.dtype, source: str
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Reads what `write` wrote.
+
+    Args:
+      data: the streams.
+      shapes: of the kernels, in network order.
+      biases: how many there are.
+      kind: float16 or float32, little-endian.
+      source: named in messages.
+
+    Returns:
+      The kernels and biases, float32.
+
+    Raises:
+      InputError: the data are not of these shapes.
+    """
+    table = forms.unpack(data, list(shapes), source)
+    start = forms.FORM_BYTES * len(shapes)
+    if len(data) < start + _HEAD.size:
+        raise InputError(f"{source} is cut inside its table of layers.")
+    (lanes,) = _HEAD.unpack_from(data, start)
+    if not 1 <= lanes <= MAX_LANES:
+        raise InputError(f"{source} is damaged: it has {lanes} lanes.")
+    decoder = Decoder(data[start + _HEAD.size :], lanes, source)
+    codebooks = _codebooks(decoder, table, None, kind)
+    for codebook in codebooks:
+        forms.check_codebook(codebook, source)
+    offsets = _floats(decoder, biases, None, kind)
+    kernels = []
+    for form, shape, codebook in zip(table, shapes, codebooks, strict=True):
+        kernels.append(_read_kernel(decoder, form, shape, codebook, kind, source))
+        decoder.check()
+    decoder.finish()
+    return kernels, offsets.astype(np.float32)
+
+
+def _read_kernel(decoder, form: Form, shape: Shape, codebook, kind, source) -> np.ndarray:
+    there = np.ones((shape[0] * shape[1], shape[2] * shape[3]), bool)
+    if form.positions == "mask":
+        there = coding.positions(decoder, shape, None)
+    elif form.positions == "gaps":
+        gaps = coding.symbols(decoder, np.zeros(form.gaps, np.int64), (_GAP_BITS,), None)
+        there = forms.from_gaps(gaps, shape, source)
+    count = int(there.sum())
+    if form.raw:
+        return forms.put_together(there, _floats(decoder, count, None, kind), shape)
+    if count and not len(codebook):
+        raise forms.damaged_values(source)
+    if form.negative and form.positive:
+        positive = coding.signs(decoder, shape, there, None)[there] > 0
+    else:
+        positive = np.full(count, form.positive > 0)
+    ranks = coding.symbols(decoder, positive.astype(np.int64), _depths(form), None)
+    if (ranks >= np.where(positive, form.positive, form.negative)).any():
+        raise forms.damaged_values(source)
+    codes = np.where(positive, ranks + form.negative, form.negative - 1 - ranks)
+    return forms.put_together(there, codebook[codes], shape)
+
+
+def _codebooks(coder, table: Sequence[Form], kernels, kind: np.dtype) -> list[np.ndarray]:
+    """Codes all codebooks: from 0 outwards, how far each value's bits, read as an integer, lie
+    from those of the one before."""
+    sides = [side for form in table for side in (form.negative, form.positive)]
+    unsigned = np.dtype(f"<u{kind.itemsize}")
+    known = None
+    if kernels is not None:
+        magnitudes = []
+        for form, parts in zip(table, kernels, strict=True):
+            if not form.raw:
+                ordered = np.abs(parts.codebook.astype(kind))
+                magnitudes += [ordered[: form.negative][::-1], ordered[form.negative :]]
+        steps = [np.diff(m.view(unsigned).astype(np.int64), prepend=0) for m in magnitudes]
+        known = np.concatenate([np.zeros(0, np.int64), *steps])
+    steps = _steps(coder, sum(sides), known)
+    found, start = [], 0
+    for negative, positive in zip(sides[::2], sides[1::2], strict=True):
+        below, above = np.split(steps[start : start + negative + positive], [negative])
+        below, above = (_float(np.cumsum(side), kind) for side in (below, above))
+        found.append(np.concatenate([-below[::-1], above]))
+        start += negative + positive
+    return found
+
+
+def _float(patterns: np.ndarray, kind: np.dtype) -> np.ndarray:
+    """Returns the floats of such bits; what is too large for any becomes infinity."""
+    top = int(np.array(np.inf, kind).view(f"<u{kind.itemsize}"))
+    return np.minimum(patterns, top).astype(f"<u{kind.itemsize}").view(kind)
+
+
+def _steps(coder, count: int, known) -> np.ndarray:
+    """Codes positive integers below 2^32: their length in bits, then the bits below the top."""
+    lengths = None if known is None else np.array([int(n).bit_length() for n in known], np.int64)
+    lengths = coding.symbols(coder, np.zeros(count, np.int64), (6,), lengths)
+    lengths = np.clip(lengths, 1, 32)
+    rest = coding.plain(coder, lengths - 1, known)
+    return (1 << lengths - 1) | rest
+
+
+def _floats(coder, count: int, known, kind: np.dtype | None = None) -> np.ndarray:
+    """Codes floats of any order: sign and exponent by what is usual, then the bare mantissa."""
+    kind = np.dtype(kind or known.dtype)
+    mantissa = {2: 10, 4: 23}[kind.itemsize]
+    bits = None if known is None else known.view(f"<u{kind.itemsize}").astype(np.int64)
+    tops = None if bits is None else bits >> mantissa
+    depth = 8 * kind.itemsize - mantissa
+    tops = coding.symbols(coder, np.zeros(count, np.int64), (depth,), tops)
+    rest = coding.plain(coder, np.full(count, mantissa, np.int64), bits)
+    return (tops << mantissa | rest).astype(f"<u{kind.itemsize}").view(kind)

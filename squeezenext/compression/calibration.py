@@ -1,0 +1,165 @@
+"""What compression must know of a network's inputs: their second moments, and what error costs.
+
+With photographs these are measured on photographs. Without any they are measured on drawn ones:
+half are clouds whose spectrum falls as that of natural images does, half "dead leaves" (occluding
+shapes of a power law of sizes, which have natural images' edges). Networks can even be pretrained
+on such images (Baradad and others, arXiv:2106.05963).
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from squeezenext import preprocessing
+from squeezenext.config import Images
+from squeezenext.graph import Graph, Node
+from squeezenext.litert import writer
+from squeezenext.litert.runner import Runner
+
+Weights = Mapping[str, np.ndarray]
+PLACES = 60  # of each map whose surroundings are looked at, by chance
+PROBE = 0.03  # of each weight: the noise whose effect on the logits is measured
+# How much of the moments is spread evenly over all inputs. Measured on the published network with
+# drawn images, against the real ones' logits: docs/compression.md.
+SHRINKAGE = 0.1
+
+
+def drawn(images: Images, count: int, seed: int = 0) -> list[np.ndarray]:
+    """Returns `count` drawn images as the network reads them, [size, size, 3] float32."""
+    rng = np.random.default_rng(seed)
+    kinds = (_clouds, _dead_leaves)
+    pixels = (kinds[number % 2](rng, images.size) for number in range(count))
+    return [preprocessing.normalize(np.float32(p.clip(0, 255)), images) for p in pixels]
+
+
+def _cloud(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A field of deviation 1 whose amplitude falls as 1 / frequency."""
+    rows, columns = np.fft.fftfreq(size)[:, np.newaxis], np.fft.rfftfreq(size)
+    frequency = np.maximum(np.hypot(rows, columns), 1 / size)
+    spectrum = np.fft.rfft2(rng.normal(size=(size, size))) / frequency
+    field = np.fft.irfft2(spectrum, s=(size, size))
+    return field / field.std()
+
+
+def _clouds(rng: np.random.Generator, size: int) -> np.ndarray:
+    light = _cloud(rng, size)
+    colours = np.stack([light + 0.35 * _cloud(rng, size) for _ in range(3)], -1)
+    return colours * rng.uniform(30, 70) + rng.normal(118, 35) + rng.normal(0, 12, 3)
+
+
+def _dead_leaves(rng: np.random.Generator, size: int) -> np.ndarray:
+    rows, columns = np.mgrid[:size, :size]
+    texture = _cloud(rng, size)
+    picture = rng.uniform(40, 210, 3) + texture[..., np.newaxis] * rng.uniform(5, 40)
+    palette = rng.uniform(0, 255, (rng.integers(2, 7), 3))
+    # Of density ~ radius^-3, as the sizes of objects in photographs; the large ones lie below.
+    radii = 0.01 * size / np.sqrt(rng.uniform(4e-4, 1, rng.integers(20, 250)))
+    for radius in np.sort(radii)[::-1]:
+        middle, angle, flat = rng.uniform(0, size, 2), rng.uniform(0, np.pi), rng.uniform(0.4, 1)
+        x, y = columns - middle[0], rows - middle[1]
+        along = (x * np.cos(angle) + y * np.sin(angle)) / radius
+        across = (y * np.cos(angle) - x * np.sin(angle)) / (radius * flat)
+        inside = _SHAPES[rng.integers(len(_SHAPES))](along, across) < 1
+        shade = texture * rng.choice([2, 8, 25]) + along * rng.uniform(-25, 25)
+        colour = palette[rng.integers(len(palette))] + rng.normal(0, 15, 3)
+        picture[inside] = (colour + shade[..., np.newaxis])[inside]
+    return picture + rng.normal(0, rng.uniform(0, 6), picture.shape)
+
+
+_SHAPES = (
+    lambda x, y: x * x + y * y,
+    lambda x, y: np.maximum(abs(x), abs(y)),
+    lambda x, y: abs(x) + abs(y),
+)
+
+
+class Probe:
+    """A network and the images on which it is compared with what becomes of it.
+
+    Args:
+      graph, weights: as `graph.of` and `graph.fold` make them.
+      inputs: what the network reads, [size, size, 3] float32 each.
+    """
+
+    def __init__(self, graph: Graph, weights: Weights, inputs: Sequence[np.ndarray]):
+        self.graph, self.weights, self.inputs = graph, weights, inputs
+        self._expected = self.logits(weights)
+
+    def logits(self, weights: Weights) -> np.ndarray:
+        """Returns [images, classes] log probabilities, float64."""
+        runner = Runner(writer.write(self.graph, weights), _cores(), "the network")
+        return _log_softmax(np.stack([runner.run(image)[0] for image in self.inputs]))
+
+    def divergence(self, weights: Weights) -> float:
+        """Returns how far the answers of other weights are, in nats an image (Kullback-Leibler)."""
+        found = self.logits(weights)
+        gap = np.exp(self._expected) * (self._expected - found)
+        return float(max(gap.sum(1).mean(), 0.0))
+
+    def moments(self, seed: int = 0) -> dict[str, np.ndarray]:
+        """Returns the second moments of what each layer's filters read, by layer.
+
+        Each is [groups, n, n] float64, n being the weights of a filter in its kernel's order.
+        """
+        sources = sorted({n.inputs[0] for n in self.graph.weighted} - {"images"})
+        content = writer.write(self.graph, self.weights, outputs=sources)
+        runner, rng = Runner(content, _cores(), "the network"), np.random.default_rng(seed)
+        totals: dict[str, np.ndarray] = {}
+        for image in self.inputs:
+            maps = dict(zip(sources, runner.run(image)[1:], strict=True)) | {"images": image}
+            for node in self.graph.weighted:
+                seen = _windows(maps[node.inputs[0]], node, rng)
+                totals[node.name] = totals.get(node.name, 0) + seen.transpose(0, 2, 1) @ seen
+        count = len(self.inputs) * PLACES
+        return {name: _shrunk(total / count) for name, total in totals.items()}
+
+    def costs(self, moments: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, float]:
+        """Returns how many nats one unit of a layer's squared output error costs, by layer.
+
+        Measured with noise on the layer's weights; the error is what `moments` make of the noise.
+        """
+        rng, found = np.random.default_rng(seed), {}
+        for node in self.graph.weighted:
+            name = f"{node.name}/kernel"
+            kernel = self.weights[name]
+            noise = (PROBE * rng.normal(size=kernel.shape) * kernel).astype(np.float32)
+            nats = self.divergence({**self.weights, name: kernel + noise})
+            found[node.name] = max(nats, 1e-9) / max(squared(noise, moments[node.name]), 1e-30)
+        return found
+
+
+def squared(error: np.ndarray, moments: np.ndarray) -> float:
+    """Returns the squared error of a layer's outputs, summed over them, of its weights' error."""
+    matrix = error.reshape(-1, error.shape[-1]).astype(np.float64)
+    parts = zip(np.split(matrix, len(moments), axis=1), moments, strict=True)
+    return float(sum((part * (moment @ part)).sum() for part, moment in parts))
+
+
+def _shrunk(moments: np.ndarray) -> np.ndarray:
+    size = moments.shape[-1]
+    level = np.trace(moments, axis1=1, axis2=2)[:, np.newaxis, np.newaxis] / size
+    return (1 - SHRINKAGE) * moments + SHRINKAGE * level * np.eye(size)
+
+
+def _windows(layer_input: np.ndarray, node: Node, rng: np.random.Generator) -> np.ndarray:
+    """Returns what a conv reads at `PLACES` places: [groups, places, n] float64."""
+    if node.op == "dense":
+        return np.repeat(layer_input[np.newaxis, np.newaxis].astype(np.float64), PLACES, 1)
+    padded = np.pad(layer_input, (*node.padding, (0, 0)))
+    view = np.lib.stride_tricks.sliding_window_view(padded, node.kernel, (0, 1))
+    view = view[:: node.strides, :: node.strides]
+    rows = rng.integers(0, view.shape[0], PLACES)
+    columns = rng.integers(0, view.shape[1], PLACES)
+    seen = view[rows, columns].astype(np.float64)  # places, channels, height, width
+    parts = np.split(seen, node.groups, axis=1)
+    return np.stack([part.transpose(0, 2, 3, 1).reshape(PLACES, -1) for part in parts])
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

@@ -1,0 +1,187 @@
+"""What the range coder is told about a kernel: which weights are there, their signs, their codes.
+
+One function serves both directions: with an `Encoder` and the arrays it writes, with a `Decoder`
+and None in their place it reads. A kernel [height, width, in, out] is taken place by place (a
+"plane" is its in x out matrix at one place), so that a place's neighbours, above and to the left
+of it in the same filter, are known before it. What was worth a context was measured on the
+published network; docs/compression.md has the table, with what was not.
+"""
+
+import numpy as np
+
+from squeezenext.compression.range_coder import HALF, Contexts, Decoder, Encoder
+
+Coder = Encoder | Decoder
+_FIRST_BATCH = 64  # decisions before the counts are first brought up to date
+_UPDATE = 2048  # weights between two looks at how dense each filter is
+_PRIOR = 16  # a filter's density counts so many more weights of the kernel's density
+_BUCKETS = 15  # of the expected density
+_STEP = 4  # their width, in eighths of a doubling of the odds
+_SHARES = 8  # a filter's earlier places: none, or how many sixths of them are not zero
+_UNIT = 1 << 12  # a density of one
+# floor(8 log2 n), exact in integers: a float's rounding might differ between machines.
+_LOG = np.array([0] + [(n**8).bit_length() - 1 for n in range(1, _UNIT + 1)])
+
+
+def _bits(coder: Coder, chances: Contexts, contexts: np.ndarray, known) -> np.ndarray:
+    """Codes one bit in each of `contexts` and learns from it; returns the bits, bool."""
+    found = np.zeros(len(contexts), bool)
+    start = 0
+    while start < len(contexts):
+        # Small batches first: there is most to learn.
+        part = slice(start, start + min(coder.lanes, max(chances.seen, _FIRST_BATCH)))
+        ones = chances.ones(contexts[part])
+        found[part] = coder.code(ones, None if known is None else known[part])
+        chances.learn(contexts[part], found[part])
+        start = part.stop
+    return found
+
+
+def positions(coder: Coder, shape: tuple[int, int, int, int], known) -> np.ndarray:
+    """Codes which weights are not zero.
+
+    Args:
+      coder: a decoder if `known` is None.
+      shape: height, width, in, out.
+      known: bool [height x width, in x out].
+
+    Returns:
+      The same.
+    """
+    height, width, inputs, outputs = shape
+    found = np.zeros((height * width, inputs * outputs), bool)
+    chances = Contexts(_BUCKETS * 4 * _SHARES)
+    filters = np.tile(np.arange(outputs), inputs)
+    density = _Density(outputs)
+    for plane in range(height * width):
+        neighbours = _neighbours(found, plane, width)
+        before = found[:plane].reshape(plane, inputs, outputs).sum((0, 2))
+        channels = np.repeat(density.odds(before, outputs * plane), outputs)
+        for start in range(0, inputs * outputs, _UPDATE):
+            part = slice(start, start + _UPDATE)
+            odds = density.filters()[filters[part]] + channels[part]
+            bucket = np.clip(odds // _STEP + _BUCKETS // 2, 0, _BUCKETS - 1)
+            contexts = bucket * (4 * _SHARES) + neighbours[part]
+            bits = _bits(coder, chances, contexts, None if known is None else known[plane, part])
+            found[plane, part] = bits
+            density.count(filters[part], bits)
+    return found
+
+
+def _neighbours(found: np.ndarray, plane: int, width: int) -> np.ndarray:
+    """Returns what is known of the same filter and channel at earlier places, 0..31."""
+    if not plane:
+        return np.zeros(found.shape[1], np.int64)
+    left = found[plane - 1] if plane % width else 0
+    above = found[plane - width] if plane >= width else 0
+    share = 1 + found[:plane].sum(0) * (_SHARES - 2) // plane
+    return left + 2 * above + 4 * share
+
+
+class _Density:
+    """How dense each filter (output channel) has been so far, against the whole kernel."""
+
+    def __init__(self, outputs: int):
+        self._ones = np.zeros(outputs, np.int64)
+        self._seen = np.zeros(outputs, np.int64)
+
+    def count(self, filters: np.ndarray, bits: np.ndarray) -> None:
+        outputs = len(self._seen)
+        self._seen += np.bincount(filters, minlength=outputs)
+        self._ones += np.bincount(filters[bits], minlength=outputs)
+
+    def odds(self, ones: np.ndarray, seen) -> np.ndarray:
+        """Returns the logarithm of the odds of `ones` in `seen`, less the kernel's own."""
+        usual = (self._ones.sum() + 1) * _UNIT // (self._seen.sum() + 2)
+        share = (ones * _UNIT + _PRIOR * usual) // (seen + _PRIOR)
+        return _LOG[share] - _LOG[_UNIT - share] - (_LOG[usual] - _LOG[_UNIT - usual])
+
+    def filters(self) -> np.ndarray:
+        return self.odds(self._ones, self._seen)
+
+
+def signs(coder: Coder, shape: tuple[int, int, int, int], there: np.ndarray, known) -> np.ndarray:
+    """Codes the signs of the weights that are there.
+
+    Args:
+      coder, shape: as `positions`.
+      there: bool [height x width, in x out].
+      known: int8 of that shape: -1, 0 where nothing is, 1.
+
+    Returns:
+      The same.
+    """
+    width = shape[1]
+    found = np.zeros(there.shape, np.int8)
+    chances = Contexts(3 * 3 * 5)
+    for plane in range(len(there)):
+        places = np.flatnonzero(there[plane])
+        left = found[plane - 1, places] if plane % width else 0
+        above = found[plane - width, places] if plane >= width else 0
+        total = np.clip(found[:plane, places].sum(0, dtype=np.int64), -2, 2)
+        contexts = ((left + 1) * 3 + above + 1) * 5 + total + 2
+        positive = _bits(
+            coder, chances, contexts, None if known is None else known[plane, places] > 0
+        )
+        found[plane, places] = np.where(positive, 1, -1)
+    return found
+
+
+def symbols(coder: Coder, families: np.ndarray, depths: tuple[int, ...], known) -> np.ndarray:
+    """Codes numbers bit by bit from the top, each bit in the context of those above it.
+
+    Args:
+      coder: as `positions`.
+      families: which statistics each number belongs to, integers below len(depths).
+      depths: how many bits the numbers of each family have.
+      known: integers below 2 ** depth.
+
+    Returns:
+      The same.
+    """
+    size = 1 << max(depths)
+    chances = Contexts(len(depths) * size)
+    found = np.zeros(len(families), np.int64)
+    start = 0
+    while start < len(found):
+        part = slice(start, start + min(coder.lanes, max(chances.seen // 4, _FIRST_BATCH)))
+        found[part] = _tree(coder, chances, families[part], depths, size, known, part)
+        start = part.stop
+    return found
+
+
+def _tree(coder, chances, families, depths, size, known, part) -> np.ndarray:
+    depth = np.array(depths)[families]
+    nodes = np.ones(len(families), np.int64)
+    base = families * size
+    taken, given = [], []
+    for level in range(max(depths)):
+        # Where numbers of two depths meet, the shorter ones are done earlier.
+        now = slice(None) if level < min(depths) else np.flatnonzero(depth > level)
+        contexts = base[now] + nodes[now]
+        wanted = None
+        if known is not None:
+            wanted = (known[part][now] >> (depth[now] - 1 - level) & 1).astype(bool)
+        bits = coder.code(chances.ones(contexts), wanted)
+        nodes[now] += nodes[now] + bits
+        taken.append(contexts)
+        given.append(bits)
+    if taken:
+        chances.learn(np.concatenate(taken), np.concatenate(given))
+    return nodes - (1 << depth)
+
+
+def plain(coder: Coder, widths: np.ndarray, known) -> np.ndarray:
+    """Codes numbers whose bits are all equally likely: `widths` bits each, below 64.
+
+    `known` and the result are integers below 2 ** width.
+    """
+    found = np.zeros(len(widths), np.int64)
+    for start in range(0, len(widths), coder.lanes):
+        part = slice(start, start + coder.lanes)
+        for bit in reversed(range(int(widths[part].max()))):
+            now = start + np.flatnonzero(widths[part] > bit)
+            wanted = None if known is None else known[now] >> bit & 1 == 1
+            bits = coder.code(np.full(len(now), HALF), wanted)
+            found[now] += bits.astype(np.int64) << bit
+    return found

@@ -1,0 +1,170 @@
+"""How a kernel is laid out in a `.sqz` file, whichever coder writes it.
+
+A kernel [height, width, in, out] (a dense matrix is 1 x 1) is read in that order. Where its weights
+are is told in one of three ways, whichever is the smallest: nothing at all (no weight is 0), a mask
+of one bit a weight, or gaps: the number of zeros before each weight, 0..254, where 255 stands for
+255 zeros and no weight after them.
+"""
+
+import dataclasses
+import struct
+from typing import Literal, get_args
+
+import numpy as np
+
+from squeezenext.compression.sharing import Shared
+from squeezenext.errors import InputError
+
+Positions = Literal["dense", "gaps", "mask"]
+POSITIONS = get_args(Positions)
+SKIP = 255  # zeros that a gap cannot pass in one step
+MAX_VALUES = 1 << 12  # of a codebook
+Shape = tuple[int, int, int, int]
+_FORM = struct.Struct("<BHHI")
+_RAW = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What must be known before a kernel's streams can be read.
+
+    Attributes:
+      positions: how the places are told.
+      raw: the weights are written as they are, without a codebook.
+      negative, positive: values in the codebook.
+      gaps: how many there are.
+    """
+
+    positions: Positions
+    raw: bool
+    negative: int
+    positive: int
+    gaps: int
+
+    def pack(self) -> bytes:
+        """Returns nine bytes."""
+        kind = POSITIONS.index(self.positions) + _RAW * self.raw
+        return _FORM.pack(kind, self.negative, self.positive, self.gaps)
+
+
+def unpack(data: bytes, shapes: list[Shape], source: str) -> list[Form]:
+    """Reads one form a shape from the head of `data`.
+
+    Raises:
+      InputError: it is cut, or a form is impossible.
+    """
+    if len(data) < _FORM.size * len(shapes):
+        raise InputError(f"{source} is cut inside its table of layers.")
+    return [
+        _form(data[_FORM.size * place : _FORM.size * (place + 1)], shape, source)
+        for place, shape in enumerate(shapes)
+    ]
+
+
+FORM_BYTES = _FORM.size
+
+
+def _form(data: bytes, shape: Shape, source: str) -> Form:
+    kind, negative, positive, gaps = _FORM.unpack(data)
+    raw, place = divmod(kind, _RAW)
+    size = int(np.prod(shape))
+    possible = (
+        raw <= 1
+        and place < len(POSITIONS)
+        and negative + positive <= (0 if raw else min(MAX_VALUES, size))
+        and gaps <= (size + size // SKIP if POSITIONS[place] == "gaps" else 0)
+    )
+    if not possible:
+        raise InputError(f"{source} is damaged: a layer of shape {shape} cannot have its form.")
+    return Form(POSITIONS[place], bool(raw), negative, positive, gaps)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parts:
+    """A kernel taken apart.
+
+    Attributes:
+      shape: height, width, in, out.
+      there: bool [height x width, in x out]: which weights are not 0.
+      codes: [weights there] integers, 0 for the codebook's first value; none of a raw kernel.
+      codebook: ascending; of a raw kernel the weights themselves.
+      raw: see `Form`.
+    """
+
+    shape: Shape
+    there: np.ndarray
+    codes: np.ndarray
+    codebook: np.ndarray
+    raw: bool
+
+    @property
+    def negative(self) -> int:
+        return int((self.codebook < 0).sum())
+
+    @property
+    def dense(self) -> bool:
+        return bool(self.there.all())
+
+    def form(self, positions: Positions) -> Form:
+        """Returns the form with the places told in one of the ways."""
+        gaps = len(to_gaps(self.there)) if positions == "gaps" else 0
+        if self.raw:
+            return Form(positions, True, 0, 0, gaps)
+        return Form(positions, False, self.negative, len(self.codebook) - self.negative, gaps)
+
+
+def take_apart(kernel: Shared | np.ndarray, kind: np.dtype) -> Parts:
+    """Rounds a kernel's values to `kind` and takes it apart; zeros that come of it are dropped."""
+    values = kernel.values if isinstance(kernel, Shared) else kernel
+    values = values.astype(kind)
+    shape = values.shape if values.ndim == 4 else (1, 1, *values.shape)
+    flat = values.reshape(shape[0] * shape[1], -1)
+    there = flat != 0
+    codebook, codes = np.unique(flat[there], return_inverse=True)
+    if len(codebook) > MAX_VALUES:
+        return Parts(shape, there, np.zeros(0, np.int64), flat[there], True)
+    return Parts(shape, there, codes, codebook, False)
+
+
+def put_together(there: np.ndarray, values: np.ndarray, shape: Shape) -> np.ndarray:
+    """Returns the kernel, float32 [height, width, in, out]."""
+    kernel = np.zeros(there.shape, np.float32)
+    kernel[there] = values
+    return kernel.reshape(shape)
+
+
+def to_gaps(there: np.ndarray) -> np.ndarray:
+    """Returns the gaps before the weights that are there, 0..255."""
+    distance = np.diff(np.flatnonzero(there), prepend=-1) - 1
+    skips = distance // SKIP
+    gaps = np.full(int(skips.sum()) + len(distance), SKIP, np.int64)
+    gaps[np.cumsum(skips + 1) - 1] = distance % SKIP
+    return gaps
+
+
+def from_gaps(gaps: np.ndarray, shape: Shape, source: str) -> np.ndarray:
+    """Returns which weights are there, bool [height x width, in x out].
+
+    Raises:
+      InputError: a weight lies outside.
+    """
+    steps = np.where(gaps == SKIP, SKIP, gaps + 1)
+    places = (np.cumsum(steps) - 1)[gaps < SKIP]
+    there = np.zeros(int(np.prod(shape)), bool)
+    if len(places) and places[-1] >= there.size:
+        raise InputError(f"{source} is damaged: a weight lies outside its layer of shape {shape}.")
+    there[places] = True
+    return there.reshape(shape[0] * shape[1], -1)
+
+
+def damaged_values(source: str) -> InputError:
+    """Returns the fault of values that no encoder writes."""
+    return InputError(f"{source} is damaged: its weights cannot be what was written.")
+
+
+def check_codebook(codebook: np.ndarray, source: str) -> None:
+    """Raises InputError unless values ascend, finite and without 0."""
+    # Compared, not subtracted: of what is not finite a difference would warn.
+    ascending = (codebook[1:] > codebook[:-1]).all()
+    if not (np.isfinite(codebook).all() and ascending and (codebook != 0).all()):
+        raise damaged_values(source)

@@ -1,0 +1,198 @@
+"""Retraining of a network that is being compressed: pruned step by step, then its values trained.
+
+Both are training as loop.py does it, with the dense network as teacher where the recipe says so;
+what is new is what a weight may not do. A pruned weight stays 0 (`Mask`); weights that share a
+value move together, by the sum of their gradients (`Tie`, Deep Compression's figure 3).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from squeezenext import data, graph
+from squeezenext.compression import pruning
+from squeezenext.compression.sharing import Shared
+from squeezenext.config import Config
+from squeezenext.foreign import variables
+from squeezenext.training import devices, distillation, model_directory
+from squeezenext.training.history import ProgressBar
+from squeezenext.training.loop import Loop, model_variables
+
+PRUNING_SHARE = 0.5  # of the pruning epochs in which weights go; in the rest the others recover
+CALL_STEPS = 50
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mask:
+    """Keeps weights at 0 where `kept`, of the weight's shape, is 0."""
+
+    kept: tf.Variable
+
+    def gradient(self, gradient: tf.Tensor) -> tf.Tensor:
+        return gradient * self.kept
+
+    def weight(self, weight: tf.Tensor) -> tf.Tensor:
+        return weight * self.kept
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tie:
+    """Moves weights of one code together, by the sum of their gradients; code 0 stays 0."""
+
+    codes: tf.Tensor  # int32 of the weight's shape
+    count: int
+
+    def gradient(self, gradient: tf.Tensor) -> tf.Tensor:
+        flat = tf.reshape(self.codes, [-1])
+        sums = tf.math.unsorted_segment_sum(tf.reshape(gradient, [-1]), flat, self.count)
+        sums = tf.concat([tf.zeros([1]), sums[1:]], 0)
+        return tf.gather(sums, self.codes)
+
+    def weight(self, weight: tf.Tensor) -> tf.Tensor:
+        return weight
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """Lets a weight stay what it is."""
+
+    def gradient(self, gradient: tf.Tensor) -> tf.Tensor:
+        return tf.zeros_like(gradient)
+
+    def weight(self, weight: tf.Tensor) -> tf.Tensor:
+        return weight
+
+
+def _loop(config: Config, reader: data.Reader, arrays: Mapping[str, np.ndarray], seed: int) -> Loop:
+    strategy = devices.strategy(0)
+    precision = "float32"
+    with strategy.scope():
+        how = config.training.distillation
+        teacher = distillation.teacher(how, config.model.classes, precision)
+    batch = config.training.batch_size
+    loop = Loop(
+        config,
+        strategy=strategy,
+        precision=precision,
+        examples=reader.split.examples,
+        micro_batch=max(n for n in range(1, min(batch, 32) + 1) if batch % n == 0),
+        seed=seed,
+        teacher=teacher,
+    )
+    with strategy.scope():
+        model_directory.assign(loop.model, dict(arrays), "the network")
+    return loop
+
+
+def _train(loop: Loop, reader: data.Reader, steps: int, before: Callable[[int], None]) -> None:
+    """Takes `steps` steps in calls of `CALL_STEPS`; `before` is told the step each begins at."""
+    iterator, done, batch = loop.batches(reader), 0, loop.config.training.batch_size
+    with data.faults_named(reader), ProgressBar(steps, 0) as bar:
+        while done < steps:
+            before(done)
+            sums, hopeless = loop.train(iterator, min(CALL_STEPS, steps - done))
+            done += sums.steps
+            if hopeless:
+                raise FloatingPointError("The gradient is not finite; lower the learning rate.")
+            bar.update(done, done * batch / reader.split.examples, 0, sums.means()["loss"])
+
+
+def _steps(config: Config, reader: data.Reader) -> int:
+    return max(
+        1, round(config.training.epochs * reader.split.examples / config.training.batch_size)
+    )
+
+
+def _kernels(loop: Loop) -> dict[str, tf.Variable]:
+    named = model_variables(loop.model)
+    return {
+        node.name: named[f"model/{node.name}/kernel"] for node in graph.of(loop.config).weighted
+    }
+
+
+def prune(
+    config: Config,
+    arrays: Mapping[str, np.ndarray],
+    reader: data.Reader,
+    importance: Mapping[str, float],
+    share: float,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Prunes a network while it is trained.
+
+    Args:
+      config: with the recipe of the retraining.
+      arrays: the dense network's variables by "model/layer/variable".
+      reader: of the training split.
+      importance: of each layer's squared weights, see `pruning.masks`.
+      share: of the weights that stay, over all layers.
+
+    Returns:
+      The variables of the pruned network.
+    """
+    loop = _loop(config, reader, arrays, seed)
+    kernels = _kernels(loop)
+    with loop.strategy.scope():
+        kept = {
+            name: tf.Variable(tf.ones(kernel.shape), trainable=False, name=f"{name}_kept")
+            for name, kernel in kernels.items()
+        }
+    loop.update.restrict([(kernels[name], Mask(mask)) for name, mask in kept.items()])
+    steps = _steps(config, reader)
+    last = max(1, int(PRUNING_SHARE * steps))
+
+    def update_masks(step: int) -> None:
+        now = pruning.density((step + CALL_STEPS) / last, share)
+        values = {name: kernel.numpy() for name, kernel in kernels.items()}
+        for name, mask in pruning.masks(values, importance, now).items():
+            kept[name].assign(mask.astype(np.float32))
+            kernels[name].assign(values[name] * mask)
+
+    _train(loop, reader, steps, update_masks)
+    return loop.state()
+
+
+def train_values(
+    config: Config,
+    weights: Mapping[str, np.ndarray],
+    shared: Mapping[str, Shared],
+    reader: data.Reader,
+    seed: int = 0,
+) -> tuple[dict[str, Shared], dict[str, np.ndarray]]:
+    """Trains the codebooks and biases of a network whose weights are shared; codes stay.
+
+    Args:
+      config: with the recipe of the retraining.
+      weights: the folded network's, for its biases.
+      shared: its kernels by layer.
+      reader: of the training split.
+
+    Returns:
+      The kernels and all folded weights.
+    """
+    values = {f"{name}/kernel": kernel.values for name, kernel in shared.items()}
+    arrays = variables.unfold(config, {**weights, **values})
+    loop = _loop(config, reader, arrays, seed)
+    loop.as_evaluated = True  # batch norm is folded: there are no statistics of a batch
+    kernels = _kernels(loop)
+    ties = [(kernels[name], _tie(kernel)) for name, kernel in shared.items()]
+    scales = [(v, Fixed()) for v in loop.update.weights if v.name == "gamma"]
+    loop.update.restrict([*ties, *scales])
+    _train(loop, reader, _steps(config, reader), lambda step: None)
+    folded = graph.fold(config, loop.state())
+    trained = {name: _again(kernel, folded[f"{name}/kernel"]) for name, kernel in shared.items()}
+    return trained, folded
+
+
+def _tie(kernel: Shared) -> Tie:
+    return Tie(tf.constant(kernel.codes, tf.int32), len(kernel.codebook) + 1)
+
+
+def _again(kernel: Shared, trained: np.ndarray) -> Shared:
+    """Returns the kernel with each value the mean of its trained weights."""
+    counts = np.bincount(kernel.codes.ravel(), minlength=len(kernel.codebook) + 1)
+    sums = np.bincount(kernel.codes.ravel(), trained.ravel(), minlength=len(counts))
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), 0).astype(np.float32)
+    return Shared.of(np.concatenate([[np.float32(0)], means[1:]])[kernel.codes])

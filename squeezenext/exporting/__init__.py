@@ -1,0 +1,1 @@
+"""LiteRT, ONNX, Keras, SavedModel and web artefacts."""

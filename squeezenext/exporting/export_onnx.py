@@ -1,0 +1,164 @@
+"""A trained network as an ONNX file, written node by node: float32, or int8 in QDQ form.
+
+Input `images` [N, 3, size, size] float32, RGB, pixels in 0..255; outputs `probabilities` and
+`logits` [N, classes]. The `onnx` package is imported where it is used: requirements-onnx.txt.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from squeezenext.errors import InputError
+from squeezenext.exporting import pixels
+from squeezenext.exporting.export_litert import describe
+from squeezenext.graph import Node
+from squeezenext.trained import Trained
+
+PRECISIONS = ("float32", "int8")
+OPSET = 17  # of 2022, which every runtime still kept reads
+# The mean and the softmax stay float32: eight bits would make ties of unequal logits.
+_QUANTIZED = ["Conv", "MaxPool", "Concat", "Add", "Pad", "Elu"]
+
+
+def convert(model: Trained, precision: str, calibration: Sequence[np.ndarray] = ()) -> bytes:
+    """Writes the file.
+
+    Args:
+      precision: one of `PRECISIONS`.
+      calibration: for int8, images as `photographs.read` yields them.
+
+    Raises:
+      InputError: `onnx` is not installed, or int8 without images.
+    """
+    if precision == "int8" and not len(calibration):
+        raise InputError("--precision int8 needs real images for its ranges: give --data_dir.")
+    content = _float32(model, precision)
+    return content if precision == "float32" else _int8(content, calibration)
+
+
+def _onnx():
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401  with which the file is checked
+    except ImportError as error:
+        raise InputError(
+            "--format onnx needs packages of its own: pip install -r requirements-onnx.txt."
+        ) from error
+    return onnx
+
+
+def _float32(model: Trained, precision: str) -> bytes:
+    onnx = _onnx()
+    helper = onnx.helper
+    graph, weights = pixels.take_rgb(model.graph, model.weights, model.config.images)
+    nodes, constants = [], {}
+    for node in graph.nodes[1:]:
+        nodes += _nodes(helper, node, weights, constants)
+    last = graph.nodes[-1].name
+    nodes.append(helper.make_node("Identity", [last], ["logits"]))
+    nodes.append(helper.make_node("Softmax", [last], ["probabilities"], axis=1))
+    size, kind = model.config.images.size, onnx.TensorProto.FLOAT
+    sides = ["N", 3, size, size]
+    names = ("probabilities", "logits")
+    outputs = [helper.make_tensor_value_info(n, kind, ["N", len(model.labels)]) for n in names]
+    body = helper.make_graph(
+        nodes,
+        model.name,
+        [helper.make_tensor_value_info(graph.nodes[0].name, kind, sides)],
+        outputs,
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    made = helper.make_model(
+        body,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=8,
+        producer_name="squeezenext",
+    )
+    helper.set_model_props(made, {"squeezenext": describe(model, precision)})
+    onnx.checker.check_model(made, full_check=True)
+    return made.SerializeToString()
+
+
+def _nodes(helper, node: Node, weights, constants: dict[str, np.ndarray]) -> list:
+    """Returns the ONNX nodes of one of ours, and adds its weights to `constants`."""
+    names, out = list(node.inputs), node.name
+    ends = [pair[0] for pair in node.padding] + [pair[1] for pair in node.padding]
+    window = {"kernel_shape": node.kernel, "strides": [node.strides] * 2, "pads": ends}
+    if node.op == "conv":
+        constants[f"{out}/kernel"] = weights[f"{out}/kernel"].transpose(3, 2, 0, 1).copy()
+        constants[f"{out}/bias"] = weights[f"{out}/bias"]
+        names += [f"{out}/kernel", f"{out}/bias"]
+        return _activated(helper, node, "Conv", names, group=node.groups, **window)
+    if node.op == "max_pool":
+        return [helper.make_node("MaxPool", names, [out], **window)]
+    if node.op == "pad":
+        (top, bottom), (left, right) = node.padding
+        constants[f"{out}/pads"] = np.int64([0, 0, top, left, 0, 0, bottom, right])
+        return [helper.make_node("Pad", [*names, f"{out}/pads"], [out])]
+    if node.op == "concat":
+        return [helper.make_node("Concat", names, [out], axis=1)]
+    if node.op == "add":
+        return _activated(helper, node, "Add", names)
+    if node.op == "global_pool":
+        mean = helper.make_node("GlobalAveragePool", names, [f"{out}_map"])
+        return [mean, helper.make_node("Flatten", [f"{out}_map"], [out])]
+    constants[f"{out}/kernel"] = weights[f"{out}/kernel"]
+    if not node.bias:
+        return [helper.make_node("MatMul", [*names, f"{out}/kernel"], [out])]
+    constants[f"{out}/bias"] = weights[f"{out}/bias"]
+    return [helper.make_node("Gemm", [*names, f"{out}/kernel", f"{out}/bias"], [out])]
+
+
+def _activated(helper, node: Node, kind: str, inputs: list[str], **attributes) -> list:
+    if node.activation == "linear":
+        return [helper.make_node(kind, inputs, [node.name], **attributes)]
+    before = f"{node.name}_linear"
+    activation = {"relu": "Relu", "elu": "Elu"}[node.activation]
+    return [
+        helper.make_node(kind, inputs, [before], **attributes),
+        helper.make_node(activation, [before], [node.name]),
+    ]
+
+
+def _int8(content: bytes, calibration: Sequence[np.ndarray]) -> bytes:
+    """Quantises with ONNX Runtime's own tool: kernels int8, a scale a channel."""
+    from onnxruntime import quantization
+
+    class Images(quantization.CalibrationDataReader):
+        def __init__(self):
+            self._left = iter(calibration)
+
+        def get_next(self):
+            image = next(self._left, None)
+            return None if image is None else {"images": _batch(image)}
+
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+        before.write_bytes(content)
+        quantization.quantize_static(
+            before,
+            after,
+            Images(),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=_QUANTIZED,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+        return after.read_bytes()
+
+
+def _batch(image: np.ndarray) -> np.ndarray:
+    return image.transpose(2, 0, 1)[np.newaxis].astype(np.float32)
+
+
+def runner(content: bytes, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns what runs a file: from [size, size, 3] uint8, RGB, to probabilities."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+    return lambda image: session.run(["probabilities"], {"images": _batch(image)})[0][0]

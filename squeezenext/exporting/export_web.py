@@ -1,0 +1,167 @@
+"""A folder that runs a trained network in the browser: any web host serves it, none computes.
+
+index.html and its own files come from `web/`, the runtime (LiteRT.js, Apache licence) from npm.
+model.json says what to show the network and which sizes of it there are.
+"""
+
+import dataclasses
+import gzip
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from squeezenext import photographs, trained
+from squeezenext.errors import InputError
+from squeezenext.exporting import npm, pixels
+from squeezenext.graph import Graph, Node
+from squeezenext.litert import int8, writer
+from squeezenext.litert.runner import Runner
+from squeezenext.trained import Trained
+
+PAGE = Path(__file__).with_name("web")
+CORE = npm.Package(
+    "@litertjs/core",
+    "2.5.3",
+    "PlGmbMOq9WitX7FO0jhbdJw9GthatsyuCQXjTt/wJZo0FLaw48q4tz8IwqgqCIkviYGr9OFDL1kCnN4nzWoyJQ==",
+)
+UTILS = npm.Package(
+    "@litertjs/wasm-utils",
+    "2.5.3",
+    "4fJiw6tBQnIs+0jH/OQ16nYOiSl8/+zZnn5h2ul8aTKHi05sVqZW580Tmk78pC2kT39A9OYBVdFawteZ/sI1kQ==",
+)
+_BUILDS = ("litert_wasm_internal", "litert_wasm_compat_internal")  # with relaxed SIMD and without
+_MANIFEST = "model.json"
+
+
+def write(
+    model: Trained,
+    folder: Path,
+    calibration: Sequence[np.ndarray] = (),
+    compressed: Trained | None = None,
+) -> None:
+    """Writes the page, its runtime and the networks into an empty folder.
+
+    Args:
+      calibration: images, as `photographs.read` yields them; without them there is no int8.
+      compressed: the same network from a `.sqz` file. Its few different weights let gzip do in the
+        browser, nearly, what the file's own coder does.
+
+    Raises:
+      InputError: the runtime cannot be had, or the folder cannot be written.
+    """
+    for path in PAGE.iterdir():
+        shutil.copyfile(path, folder / path.name)
+    for place, content in _runtime().items():
+        path = folder / "runtime" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    rows = []
+    networks = {f"{n}.tflite": data for n, data in _networks(model, calibration).items()}
+    if compressed:
+        content = _networks(compressed, ())["float32"]
+        networks["compressed.tflite.gz"] = gzip.compress(content, 9, mtime=0)
+    for name, content in networks.items():
+        (folder / name).write_bytes(content)
+        rows.append({"name": name.split(".")[0], "file": name, "bytes": len(content)})
+    images = model.config.images
+    document = {
+        "files": rows,
+        "images": {x: getattr(images, x) for x in ("size", "resize", "resize_mode")},
+        "labels": [label.text for label in model.labels],
+        "model": model.name,
+        "temperature": model.temperature,
+    }
+    (folder / _MANIFEST).write_text(json.dumps(document, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _runtime() -> dict[str, bytes]:
+    names = {"dist/index.js": "index.js"}
+    for build in _BUILDS:
+        names |= {f"wasm/{build}{end}": f"wasm/{build}{end}" for end in (".js", ".wasm")}
+    found = npm.files(CORE, names) | npm.files(UTILS, {"dist/index.js": "wasm-utils.js"})
+    # A bare name needs an import map, which a page that allows no inline script cannot have.
+    found["index.js"] = found["index.js"].replace(b'"@litertjs/wasm-utils"', b'"./wasm-utils.js"')
+    return found
+
+
+def _networks(model: Trained, calibration: Sequence[np.ndarray]) -> dict[str, bytes]:
+    graph, weights = pixels.take_rgb(model.graph, model.weights, model.config.images)
+    graph, weights = with_class_maps(graph, weights)
+    # No float16: LiteRT.js 2.5 widens such weights at every run, and took 3 times float32's time.
+    numbers = {"float32": writer.Float32()}
+    if len(calibration):
+        numbers["int8"] = int8.calibrated(graph, weights, calibration)
+    outputs = [graph.features]
+    return {
+        name: writer.write(graph, weights, numbers=kind, outputs=outputs)
+        for name, kind in numbers.items()
+    }
+
+
+def with_class_maps(graph: Graph, weights) -> tuple[Graph, dict[str, np.ndarray]]:
+    """Returns the network with a classifier that works on every place before the mean.
+
+    Mean and matrix may change places, for both are linear: the last map then has a channel a
+    class, whose mean is its logit. SqueezeNet is built so, SqueezeNext ends in mean and matrix.
+    """
+    last = graph.nodes[-1]
+    if last.op != "dense":
+        return graph, dict(weights)
+    mean = graph[last.inputs[0]]
+    height, width, _ = graph[mean.inputs[0]].shape
+    conv = Node(op="conv", name=last.name, inputs=mean.inputs, shape=(height, width, *last.shape))
+    pool = dataclasses.replace(mean, inputs=(conv.name,), shape=last.shape)
+    kernel = weights[f"{last.name}/kernel"][np.newaxis, np.newaxis]
+    changed = {f"{last.name}/kernel": kernel, f"{last.name}/bias": np.zeros(last.shape, np.float32)}
+    return Graph((*graph.nodes[:-2], conv, pool)), dict(weights) | changed
+
+
+def check(folder: Path, reference, images: Sequence[np.ndarray]) -> None:
+    """Runs each network of a folder in LiteRT's Python runtime and compares its probabilities.
+
+    Raises:
+      RuntimeError: they differ from the model's.
+    """
+    for row in json.loads((folder / _MANIFEST).read_text("utf-8"))["files"]:
+        content = (folder / row["file"]).read_bytes()
+        content = gzip.decompress(content) if row["file"].endswith(".gz") else content
+        runner = Runner(content, 1, row["file"])
+        for image in images:
+            logits = runner.run(image.astype(np.float32))[0].astype(np.float64)
+            powers = np.exp(logits - logits.max())
+            worst = np.abs(powers / powers.sum() - reference(image)).max()
+            if not worst <= {"float32": 1e-3}.get(row["name"], 0.5):
+                raise RuntimeError(f"{row['file']} differs from the model by {worst:.3g}.")
+
+
+def compressed_beside(model_dir: str | Path) -> Trained | None:
+    """Returns what `model.sqz` in a model directory holds, None without one."""
+    path = Path(model_dir) / "model.sqz"
+    return trained.load(path) if path.is_file() else None
+
+
+def images(model: Trained, data_dir: str | Path | None) -> list[np.ndarray]:
+    """Returns what int8 is calibrated on, nothing without data."""
+    if not data_dir:
+        return []
+    like = model.config.images, model.labels
+    return [x for x, _ in photographs.read(data_dir, ("train", "validation"), 200, *like)]
+
+
+def replace_folder(made: Path, place: Path) -> None:
+    """Puts a folder where another of its kind may be.
+
+    Raises:
+      InputError: there is something else.
+    """
+    before = place.with_name(f".{place.name}.before-{os.getpid()}")
+    if place.exists():
+        if not (place / _MANIFEST).is_file() and any(place.iterdir()):
+            raise InputError(f"--output {place} holds something else; choose another folder.")
+        os.replace(place, before)
+    os.replace(made, place)
+    shutil.rmtree(before, ignore_errors=True)

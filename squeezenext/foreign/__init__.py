@@ -1,0 +1,1 @@
+"""Weights in others' formats: Deep Compression's, ncnn's, Caffe's, PyTorch's."""

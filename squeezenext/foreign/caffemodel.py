@@ -1,0 +1,146 @@
+"""Reads Caffe's `.caffemodel` for the networks of github.com/forresti/SqueezeNet,
+github.com/songhan/SqueezeNet-Residual and github.com/amirgholami/SqueezeNext.
+
+Convolutions, batch norms and scales stand in the order of the prototxt, which is that of our
+networks; types, shapes, strides, padding and groups must agree.
+"""
+
+import math
+
+import numpy as np
+
+from squeezenext import graph
+from squeezenext.config import Config
+from squeezenext.errors import InputError
+from squeezenext.foreign import caffe_proto
+from squeezenext.foreign.caffe_proto import Damaged, Layer
+
+_WEIGHTED = ("Convolution", "InnerProduct", "BatchNorm", "Scale")
+
+
+def decode(data: bytes, config: Config, source: str) -> dict[str, np.ndarray]:
+    """Decodes a file.
+
+    Args:
+      data: the whole file.
+      config: the network.
+      source: named in messages.
+
+    Returns:
+      Variables by "model/layer/variable"; moving statistics divided by Caffe's scale factor.
+
+    Raises:
+      InputError: the file is damaged, or of another network.
+    """
+    try:
+        return _variables(_with_norms(caffe_proto.layers(data)), graph.of(config))
+    except Damaged as error:
+        raise InputError(f"{source} is damaged or of another network: {error}.") from error
+
+
+def _with_norms(layers: list[Layer]) -> list[tuple[Layer, list[Layer]]]:
+    """Returns what has weights or adds, each with the batch norm and scale that follow it."""
+    found: list[tuple[Layer, list[Layer]]] = []
+    for layer in layers:
+        if layer.blobs and layer.kind not in _WEIGHTED:
+            raise Damaged(f"its layer {layer.name} of type {layer.kind} has weights")
+        if layer.kind in ("BatchNorm", "Scale"):
+            if not found:
+                raise Damaged(f"its layer {layer.name} normalises nothing")
+            found[-1][1].append(layer)
+        elif layer.blobs or layer.kind == "Eltwise":
+            found.append((layer, []))
+    if all(layer.blobs for layer in layers):  # stripped, so that additions would not be seen
+        raise Damaged("it says nothing of layers without weights")
+    return found
+
+
+def _variables(
+    layers: list[tuple[Layer, list[Layer]]], network: graph.Graph
+) -> dict[str, np.ndarray]:
+    nodes = [node for node in network.nodes if node.op in ("conv", "dense", "add")]
+    wanted = {"conv": "Convolution", "dense": "InnerProduct", "add": "Eltwise"}
+    kinds, expected = [x.kind for x, _ in layers], [wanted[node.op] for node in nodes]
+    if sorted(kinds) != sorted(expected):
+        told = ", ".join(f"{kinds.count(k)} {k} ({expected.count(k)})" for k in wanted.values())
+        raise Damaged(f"of each type it has, and the network should have: {told}")
+    weighted = [(layer, norms) for layer, norms in layers if layer.kind != "Eltwise"]
+    found = {}
+    for (layer, norms), node in zip(weighted, network.weighted, strict=True):
+        found |= _weights(layer, node, network)
+        if node.norm:
+            found |= _norm(norms, node)
+        elif norms:
+            raise Damaged(f"its layer {norms[0].name} normalises {node.name}")
+    return found
+
+
+def _weights(layer: Layer, node: graph.Node, network: graph.Graph) -> dict[str, np.ndarray]:
+    shape = network.kernel_shape(node.name)
+    order = (3, 2, 0, 1) if node.op == "conv" else (1, 0)
+    theirs = [shape[axis] for axis in order]
+    while theirs[0] == 1:
+        theirs = theirs[1:]
+    sizes = [theirs, list(node.shape[-1:])][: 1 + node.bias]
+    if [list(blob.shape) for blob in layer.blobs] != sizes:
+        told = [blob.shape for blob in layer.blobs]
+        raise Damaged(f"its layer {layer.name} has the shapes {told}, {node.name} {sizes}")
+    if node.op == "conv" and layer.convolution is not None:
+        _check_convolution(layer, node, network)
+    kernel = layer.blobs[0].reshape([shape[axis] for axis in order])
+    back = (2, 3, 1, 0) if node.op == "conv" else (1, 0)
+    found = {f"model/{node.name}/kernel": kernel.transpose(back)}
+    if node.bias:
+        found[f"model/{node.name}/bias"] = layer.blobs[1]
+    return found
+
+
+def _check_convolution(layer: Layer, node: graph.Node, network: graph.Graph) -> None:
+    """Compares stride, padding, groups and dilation, which no shape tells."""
+
+    def pair(both: int, height: int, width: int, default: int) -> tuple[int, int]:
+        values = layer.convolution.get(both) or [default]
+        get = layer.convolution.get
+        return (get(height) or values)[0], (get(width) or values[-1:])[0]
+
+    before = network[node.inputs[0]]
+    extra = before.padding[0][0] if before.op == "pad" else 0
+    sides = tuple(side[0] + extra for side in node.padding)
+    told = (
+        pair(6, 13, 14, 1),
+        pair(3, 9, 10, 0),
+        (layer.convolution.get(5) or [1])[0],
+        set(layer.convolution.get(18) or [1]),
+    )
+    if told != ((node.strides, node.strides), sides, node.groups, {1}):
+        raise Damaged(
+            f"its layer {layer.name} strides, pads, groups and dilates by {told}, {node.name} does "
+            "not"
+        )
+
+
+def _norm(norms: list[Layer], node: graph.Node) -> dict[str, np.ndarray]:
+    """Returns batch norm's variables: of BatchNorm and Scale, or of Intel Caffe's merged layer."""
+    kinds = [norm.kind for norm in norms]
+    blobs = [blob.reshape(-1) for norm in norms for blob in norm.blobs]
+    counts = [len(norm.blobs) for norm in norms]
+    if (kinds, counts) == (["BatchNorm"], [5]):
+        if blobs[2].size != 1:  # intel/caffe's batch_norm_layer.cpp before MKL's
+            blobs = [blobs[place] for place in (2, 3, 4, 0, 1)]
+    elif (kinds, counts) != (["BatchNorm", "Scale"], [3, 2]):
+        raise Damaged(f"{node.name} is normalised by {kinds} with {counts} blobs")
+    mean, variance, factor, gamma, beta = blobs  # mkl_batch_norm_layer.cpp
+    if [x.size for x in blobs] != [node.shape[-1]] * 2 + [1] + [node.shape[-1]] * 2:
+        raise Damaged(f"the batch norm of {node.name} has other sizes")
+    # float32's 1e-5 is not ours to the last digit, and a variance may be 0.
+    same = math.isclose(norms[0].epsilon, graph.EPSILON, rel_tol=1e-6)
+    more = 0.0 if same else norms[0].epsilon - graph.EPSILON
+    with np.errstate(all="ignore"):  # what is not finite is refused afterwards, by name
+        scale = 1.0 / np.float64(factor[0]) if factor[0] else 0.0  # batch_norm_layer.cpp: 0 is 0
+        parts = {
+            "gamma": gamma,
+            "beta": beta,
+            "moving_mean": mean * scale,
+            "moving_variance": variance * scale + more,
+        }
+    return {f"model/{node.norm}/{part}": array for part, array in parts.items()}

@@ -1,0 +1,146 @@
+"""Files of other programs: read, checked and kept with their source.
+
+One module a format does the reading; none runs or unpickles anything, and each bounds what it
+believes. No TensorFlow: a published model's first prediction does not wait for it.
+"""
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from squeezenext import atomic, card, checkpoint, description, graph
+from squeezenext.config import CAFFE_SQUASH, TORCHVISION, Config, Images
+from squeezenext.errors import InputError
+from squeezenext.foreign import caffemodel, deep_compression, ncnn, npz, pytorch_weights, variables
+from squeezenext.labels import Label
+from squeezenext.litert import writer
+
+MAX_BYTES = 128 << 20  # of one file; the largest network here has 18 MB
+FORMATS = ("deep_compression", "ncnn", "caffemodel", "torchvision", "pytorchcv", "npz")
+
+
+def import_weights(
+    kind: str,
+    paths: Sequence[Path],
+    config: Config,
+    directory: Path,
+    classes: Sequence[Label],
+    origin: dict[str, str] | None = None,
+    quiet: bool = False,
+) -> None:
+    """Makes a model directory of a format's files.
+
+    Args:
+      kind: one of `FORMATS`.
+      paths: its files, as `files` returns them.
+      config: the network, with the images it was trained on.
+      directory: the model directory to make.
+      classes: what the network tells apart, in the order of its logits.
+      origin: what else META.json is to say of where the weights come from.
+      quiet: say nothing of what the files leave open.
+
+    Raises:
+      InputError: a file is not of that format and network, the configuration shows other pixels
+        than the weights know, or the directory holds another model.
+    """
+    if len(classes) != config.model.classes:
+        raise InputError(
+            f"The network tells {config.model.classes} classes apart, and {len(classes)} are named."
+        )
+    contents = [_content(path) for path in paths]
+    arrays, notes = read(kind, contents, config, str(paths[0]))
+    arrays = variables.complete(config, arrays, str(paths[0]))
+    for note in () if quiet else notes:
+        print(note, file=sys.stderr)
+    files = {
+        path.name: hashlib.sha256(data).hexdigest()
+        for path, data in zip(paths, contents, strict=True)
+    }
+    source = {"format": kind, "files": files} | (origin or {})
+    _write(directory, config, classes, arrays, {"imported": source})
+
+
+def _write(directory: Path, config: Config, classes, arrays, meta: dict) -> None:
+    content = writer.write(graph.of(config), graph.fold(config, arrays))
+    description.write(directory, config, classes)
+    checkpoint.save(directory / "checkpoints", 0, arrays, meta)
+    atomic.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
+    card.write(directory)
+
+
+def files(kind: str, path: Path) -> list[Path]:
+    """Returns the files that belong to the one that a user names: ncnn's are two."""
+    if kind != "ncnn":
+        return [path]
+    if path.suffix not in (".param", ".bin"):
+        raise InputError(f"--input {path}: name the .param or the .bin; both are read.")
+    return [path.with_suffix(".param"), path.with_suffix(".bin")]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MB: no weights of this family.")
+    return data
+
+
+def read(
+    kind: str, contents: Sequence[bytes], config: Config, source: str
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns the variables that a format's files hold, and sentences on what they leave open.
+
+    Raises:
+      InputError: as `import_weights`.
+    """
+    if kind not in FORMATS:
+        raise InputError(f"--format {kind}: must be one of {', '.join(FORMATS)}.")
+    if kind == "deep_compression":
+        _check_images(kind, config, CAFFE_SQUASH, source)
+        return _deep_compression(contents[0], config, source), []
+    if kind == "caffemodel":
+        _check_images(kind, config, CAFFE_SQUASH, source)
+        return caffemodel.decode(contents[0], config, source), []
+    if kind == "npz":
+        return npz.decode(contents[0], config, source), []
+    if kind in ("torchvision", "pytorchcv"):
+        _check_images(kind, config, TORCHVISION, source)
+        return pytorch_weights.decode(contents[0], config, kind, source), []
+    arrays, notes = ncnn.decode(*contents, config, source)
+    images = config.images
+    pixels = f"{images.channels} less {images.mean} by {images.std}, as the configuration says"
+    return arrays, [*notes, f"{source} says nothing of pixels: the network is shown {pixels}."]
+
+
+def _check_images(kind: str, config: Config, usual: Images, source: str) -> None:
+    """Refuses a configuration that shows other pixels than a format's weights were trained on."""
+    fields = ("channels", "mean", "std")
+    told = {field: getattr(usual, field) for field in fields}
+    if told != {field: getattr(config.images, field) for field in fields}:
+        changes = " ".join(f"--set 'images.{field}={value}'" for field, value in told.items())
+        raise InputError(
+            f"{source}: weights of the format {kind} know other pixels than this configuration "
+            f"shows; take one with {usual.channels} images, or add {changes}."
+        )
+
+
+def _deep_compression(data: bytes, config: Config, source: str) -> dict[str, np.ndarray]:
+    names, shapes = deep_compression.layers(config)
+    try:
+        layers = deep_compression.decode(data, shapes, source)
+    except InputError as error:
+        try:
+            layers = deep_compression.decode(data, shapes, source, bits=4)
+        except InputError:
+            raise error from None  # nearly all files have 8
+    arrays = {}
+    for name, (weights, biases) in zip(names, layers, strict=True):
+        arrays[f"model/{name}/kernel"] = weights.transpose(2, 3, 1, 0)
+        arrays[f"model/{name}/bias"] = biases
+    return arrays

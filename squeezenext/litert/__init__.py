@@ -1,0 +1,1 @@
+"""LiteRT files, without TensorFlow: written, quantised, described, read and run."""

@@ -1,0 +1,154 @@
+"""Looks into a LiteRT file: the classifier's input, and what each place says for each class.
+
+The networks end in a convolution and a mean over all places (SqueezeNet), or in that mean and one
+dense layer without bias (SqueezeNext). Either way a class's logit is exactly the mean of a map:
+its class-activation map (arXiv:1512.04150), for which no gradient is needed. The file is read by
+what its operators are, not by names, which differ from one converter to the next.
+"""
+
+import dataclasses
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from squeezenext.errors import InputError
+from squeezenext.litert.flatbuffer import Buffer
+
+_CODES = schema.BuiltinOperator
+_MEANS = {_CODES.MEAN, _CODES.AVERAGE_POOL_2D}
+# What changes no place's meaning: shape, number format, zeros around, activation at the end.
+_TRANSPARENT = {
+    _CODES.RESHAPE,
+    _CODES.SQUEEZE,
+    _CODES.QUANTIZE,
+    _CODES.DEQUANTIZE,
+    _CODES.PAD,
+    _CODES.PADV2,
+    _CODES.RELU,
+    _CODES.ELU,
+    _CODES.SOFTMAX,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tapped:
+    """A LiteRT file with two more outputs, in this order after the logits.
+
+    Attributes:
+      content: outputs are logits, the classifier's input, and (SqueezeNet) the class maps.
+      kernel: [classes, channels] float32 of a dense classifier, else None.
+    """
+
+    content: bytes
+    kernel: np.ndarray | None
+
+    def features(self, outputs: list[np.ndarray]) -> np.ndarray:
+        """Returns the mean over all places of what the classifier reads, [channels] float32."""
+        return outputs[1].mean((0, 1))
+
+    def class_map(self, outputs: list[np.ndarray], index: int) -> np.ndarray:
+        """Returns a class's map, [height, width] float32, whose mean is its logit."""
+        if self.kernel is None:
+            return outputs[2][..., index]
+        return outputs[1] @ self.kernel[index]
+
+
+def tap(content: bytes, name: str) -> Tapped:
+    """Adds the outputs.
+
+    Args:
+      content: a LiteRT file that the interpreter has accepted: the offsets inside are believed.
+
+    Raises:
+      InputError: the file does not end as these networks do.
+    """
+    try:
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+        graph = _Graph(model)
+        logits = graph.outputs[0]
+        end = graph.producer(logits, _MEANS | {_CODES.FULLY_CONNECTED})
+        if graph.code(end) == _CODES.FULLY_CONNECTED:
+            kernel = graph.constant(end.inputs[1])
+            mean = graph.producer(end.inputs[0], _MEANS)
+            wanted = [mean.inputs[0]]
+        else:
+            kernel = None
+            conv = graph.producer(end.inputs[0], {_CODES.CONV_2D})
+            wanted = [graph.before(conv.inputs[0]), end.inputs[0]]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{name} does not end in a pooled convolution or dense layer; features and maps need "
+            "that."
+        ) from error
+    graph.outputs[:] = [logits, *wanted]
+    model.buffers = [_aligned(buffer) for buffer in model.buffers]
+    # A signature lists its outputs itself; without one the subgraph's hold.
+    model.signatureDefs = []
+    builder = flatbuffers.Builder(len(content) + 4096)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return Tapped(bytes(builder.Output()), kernel)
+
+
+def _aligned(buffer) -> Buffer:
+    aligned = Buffer()
+    aligned.data = None if buffer.data is None else np.asarray(buffer.data, np.uint8).tobytes()
+    return aligned
+
+
+class _Graph:
+    """The operators of a file's only subgraph, found by what they make."""
+
+    def __init__(self, model):
+        self._model = model
+        (self._subgraph,) = model.subgraphs
+        self.outputs = list(self._subgraph.outputs)
+        self._subgraph.outputs = self.outputs
+        self._makers = {
+            int(output): operator
+            for operator in self._subgraph.operators
+            for output in operator.outputs
+        }
+
+    def code(self, operator) -> int:
+        entry = self._model.operatorCodes[operator.opcodeIndex]
+        return max(entry.builtinCode, entry.deprecatedBuiltinCode)  # schema.fbs: the larger holds
+
+    def producer(self, tensor: int, wanted: set[int]):
+        """Returns the nearest operator of a wanted kind before `tensor`.
+
+        Raises:
+          LookupError: another kind comes first.
+        """
+        operator = self._makers[int(tensor)]
+        while self.code(operator) not in wanted:
+            if self.code(operator) not in _TRANSPARENT:
+                raise LookupError(self.code(operator))
+            operator = self._makers[int(operator.inputs[0])]
+        return operator
+
+    def before(self, tensor: int) -> int:
+        """Returns the tensor that padding and the like were given."""
+        operator = self._makers[int(tensor)]
+        while self.code(operator) in _TRANSPARENT - {_CODES.RELU, _CODES.ELU}:
+            tensor = operator.inputs[0]
+            operator = self._makers[int(tensor)]
+        return tensor
+
+    def constant(self, index: int) -> np.ndarray:
+        """Returns a constant [classes, channels] as float32, whatever its number format."""
+        while int(index) in self._makers:  # half-precision weights pass through DEQUANTIZE
+            index = self._makers[int(index)].inputs[0]
+        tensor = self._subgraph.tensors[int(index)]
+        kinds = {
+            schema.TensorType.FLOAT32: np.float32,
+            schema.TensorType.FLOAT16: np.float16,
+            schema.TensorType.INT8: np.int8,
+        }
+        data = np.asarray(self._model.buffers[tensor.buffer].data, np.uint8)
+        values = data.view(kinds[tensor.type]).reshape(tensor.shape).astype(np.float32)
+        if tensor.type != schema.TensorType.INT8:
+            return values
+        quantization = tensor.quantization
+        scale = np.asarray(quantization.scale, np.float32).reshape(-1, 1)
+        return (values - np.asarray(quantization.zeroPoint, np.float32).reshape(-1, 1)) * scale

@@ -1,0 +1,1 @@
+"""What prediction without TensorFlow needs below `predictor.py`."""

@@ -1,0 +1,141 @@
+"""Which workers train together, and which of them this process is.
+
+Read from TF_CONFIG, as TensorFlow's own launchers set it, or from what Slurm tells each task. The
+first worker, or the one under the key "chief", writes the files.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping
+
+from squeezenext.errors import InputError
+from squeezenext.training.options import Cluster as Choice
+
+_EXPECTED = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
+_PORTS = 12000, 20000  # Slurm names none: the first, and how many from there on
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """`workers`: host:port of each, the chief first; `index`: this process's place."""
+
+    workers: tuple[str, ...]
+    index: int
+
+    def name(self, index: int) -> str:
+        return f"worker {index} ({self.workers[index]})"
+
+
+def find(choice: Choice, environment: Mapping[str, str] = os.environ) -> Cluster | None:
+    """Returns the cluster, or None where this process trains alone.
+
+    Raises:
+      InputError: the environment names none, or not in the way it should.
+    """
+    if choice == "slurm":
+        found = _slurm(environment)
+    elif choice == "auto" and environment.get("TF_CONFIG"):
+        found = _tf_config(environment["TF_CONFIG"])
+    else:
+        return None
+    return found if len(found.workers) > 1 else None
+
+
+def _tf_config(text: str) -> Cluster:
+    try:
+        document = json.loads(text)
+        named = document["cluster"]
+        chiefs = [str(address) for address in named.get("chief", [])]
+        workers = [str(address) for address in named.get("worker", [])]
+        kind, index = document["task"]["type"], int(document["task"]["index"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"TF_CONFIG is not {_EXPECTED}: {error!r}.") from error
+    known = {"chief": chiefs, "worker": workers}
+    if len(chiefs) > 1:
+        raise InputError(f"TF_CONFIG names {len(chiefs)} chiefs; there can be one.")
+    if kind not in known or not 0 <= index < len(known[kind]):
+        raise InputError(
+            f"TF_CONFIG: task {kind} {index} is none of the {len(chiefs) + len(workers)} workers."
+        )
+    return Cluster((*chiefs, *workers), index + (len(chiefs) if kind == "worker" else 0))
+
+
+def _slurm(environment: Mapping[str, str]) -> Cluster:
+    """Reads what srun sets for each task; tasks fill one node after the other.
+
+    https://slurm.schedmd.com/srun.html, "Output environment variables"
+    """
+
+    def number(*names: str) -> int:
+        text = next((environment[name] for name in names if name in environment), None)
+        if text is None or not text.isdigit():
+            raise InputError(
+                f"--cluster slurm: {names[0]} is {'not set' if text is None else repr(text)}; "
+                "start the workers with srun."
+            )
+        return int(text)
+
+    if "cyclic" in environment.get("SLURM_DISTRIBUTION", ""):
+        raise InputError("--cluster slurm: start srun with --distribution=block.")
+    tasks, index = number("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), number("SLURM_PROCID")
+    hosts = hosts_of(_given(environment, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"))
+    shares = _shares(_given(environment, "SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"))
+    first = _PORTS[0] + number("SLURM_JOB_ID") % _PORTS[1]
+    workers = [
+        f"{host}:{first + place}"
+        for host, share in zip(hosts, shares, strict=False)
+        for place in range(share)
+    ]
+    if len(hosts) != len(shares) or len(workers) != tasks or index >= tasks:
+        raise InputError(
+            f"--cluster slurm: {tasks} tasks do not fit {len(hosts)} nodes with {shares} tasks."
+        )
+    return Cluster(tuple(workers), index)
+
+
+def _given(environment: Mapping[str, str], *names: str) -> str:
+    for name in names:
+        if environment.get(name):
+            return environment[name]
+    raise InputError(f"--cluster slurm: {names[0]} is not set; start the workers with srun.")
+
+
+def hosts_of(text: str) -> list[str]:
+    """Returns the hosts of a Slurm list, e.g. "gpu[01-03,7],login" -> gpu01, gpu02, gpu03, ...
+
+    Raises:
+      InputError: it is no such list.
+    """
+    hosts: list[str] = []
+    for part in re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", text):
+        pieces = re.split(r"\[([^\]]*)\]", part)  # outside, inside, outside, ...
+        names = [""]
+        for place, piece in enumerate(pieces):
+            ends = _range(piece, text) if place % 2 else [piece]
+            names = [name + end for name in names for end in ends]
+        hosts += names
+    return hosts
+
+
+def _range(text: str, whole: str) -> list[str]:
+    found = []
+    for item in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
+        if not match or int(match[2] or match[1]) - int(match[1]) > 100_000:
+            raise InputError(f"--cluster slurm: {whole!r} is no list of nodes.")
+        numbers = range(int(match[1]), int(match[2] or match[1]) + 1)
+        found += [str(number).zfill(len(match[1])) for number in numbers]
+    return found
+
+
+def _shares(text: str) -> list[int]:
+    """Returns the tasks of each node, e.g. "2(x3),1" -> 2, 2, 2, 1."""
+    shares: list[int] = []
+    for item in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", item.strip())
+        if not match:
+            raise InputError(f"--cluster slurm: {text!r} is no list of tasks a node.")
+        shares += [int(match[1])] * min(int(match[2] or 1), 100_000)
+    return shares

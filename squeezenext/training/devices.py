@@ -1,0 +1,167 @@
+"""Which devices a run uses, how they are tied together, and in which precision they compute."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from squeezenext.errors import InputError
+from squeezenext.training.cluster import Cluster
+from squeezenext.training.options import check_precision
+
+
+def strategy(devices: int = 0, cluster: Cluster | None = None) -> tf.distribute.Strategy:
+    """Returns the distribution for this process; call before TensorFlow touches a device.
+
+    One device needs none, several take MirroredStrategy, a cluster MultiWorkerMirroredStrategy,
+    which waits here until all workers have come.
+
+    Args:
+      devices: the first so many GPUs, or so many logical CPU devices where there is no GPU;
+        0 is all GPUs, or one CPU.
+      cluster: the workers, where there are several.
+
+    Raises:
+      InputError: there are fewer GPUs, or a worker would have several CPU devices.
+    """
+    if cluster is not None and devices > 1 and not tf.config.list_physical_devices("GPU"):
+        raise InputError(
+            f"--devices {devices}: a worker without GPUs has one device; start more workers."
+        )
+    names = _names(devices)
+    if cluster is not None:
+        spec = tf.train.ClusterSpec({"worker": list(cluster.workers)})
+        return tf.distribute.MultiWorkerMirroredStrategy(
+            tf.distribute.cluster_resolver.SimpleClusterResolver(
+                spec, task_type="worker", task_id=cluster.index, rpc_layer="grpc"
+            )
+        )
+    return tf.distribute.get_strategy() if len(names) == 1 else mirrored(tuple(names))
+
+
+@functools.cache
+def mirrored(names: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
+    """One strategy a set of devices and process.
+
+    Each strategy numbers its collectives from 100, and two of them on the same devices mix theirs
+    up: "Shape mismatch in the collective instance 100" (TensorFlow 2.21).
+    """
+    return tf.distribute.MirroredStrategy(names)
+
+
+def make_deterministic() -> None:
+    """Makes every operation give the same bits each time; call before TensorFlow touches a device.
+
+    TensorFlow's own switch does not cover the CPU. A sum shared out among an operation's threads
+    now and then differs in the last bit, so there is one. And oneDNN shapes the first convolution
+    that a thread ever executes for all cores, every later one for the operation's threads: which
+    of the gradients summed in another order depended on how operations met threads, in about one
+    process in ten under load (by 1e-10, TensorFlow 2.21). With one thread for the operations, too,
+    the first is always the first layer's.
+
+    Raises:
+      InputError: this process has used TensorFlow already.
+    """
+    threading = tf.config.threading
+    try:
+        if threading.get_intra_op_parallelism_threads() != 1:
+            threading.set_intra_op_parallelism_threads(1)
+        if threading.get_inter_op_parallelism_threads() != 1:
+            threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError as error:
+        raise InputError("--deterministic comes too late in this process.") from error
+    tf.config.experimental.enable_op_determinism()
+
+
+def _names(devices: int) -> list[str]:
+    """Returns the devices' names, after making the logical ones."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if devices > len(gpus) > 0:
+        raise InputError(f"--devices {devices}: this machine has {len(gpus)} GPUs.")
+    if gpus:
+        chosen = gpus[: devices or len(gpus)]
+        try:
+            tf.config.set_visible_devices(chosen, "GPU")
+            for gpu in chosen:  # else the first process takes all memory of every GPU
+                tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError as error:
+            if tf.config.get_visible_devices("GPU") != chosen:
+                raise InputError(f"--devices {devices} comes too late in this process.") from error
+        return [f"GPU:{i}" for i in range(len(chosen))]
+    if devices > 1:
+        _split_cpu(devices)
+    return [f"CPU:{i}" for i in range(devices or 1)]
+
+
+def _split_cpu(devices: int) -> None:
+    """Makes logical devices of the CPU, unless this process has enough of them already."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    try:
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * devices
+        )
+    except RuntimeError as error:
+        if len(tf.config.list_logical_devices("CPU")) < devices:
+            raise InputError(f"--devices {devices} comes too late in this process.") from error
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Says whether this process is the one that writes files."""
+    resolver = strategy.cluster_resolver
+    return resolver is None or not resolver.task_id
+
+
+def workers(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """Returns (this worker's number, number of workers)."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.cluster_spec().as_dict():
+        return 0, 1
+    return resolver.task_id or 0, len(resolver.cluster_spec().as_dict()["worker"])
+
+
+def exchange(strategy: tf.distribute.Strategy, numbers: Sequence[int]) -> np.ndarray:
+    """Returns what each worker has to say, [workers, n] int64, alike on all of them.
+
+    All workers must call it together.
+    """
+    worker, count = workers(strategy)
+    rows = np.zeros((count, len(numbers)), np.int64)
+    rows[worker] = numbers
+    if count == 1:
+        return rows
+    replicas = strategy.num_replicas_in_sync // count
+
+    def mine(context):  # one replica speaks for its worker
+        first = context.replica_id_in_sync_group % replicas == 0
+        return tf.constant(rows if first else np.zeros_like(rows))
+
+    shared = strategy.experimental_distribute_values_from_function(mine)
+    return strategy.reduce(tf.distribute.ReduceOp.SUM, shared, axis=None).numpy()
+
+
+def precision(choice: str) -> str:
+    """Returns the Keras dtype policy for `--precision`: one of `PRECISIONS`, or "auto".
+
+    "auto": float16 on GPUs; bfloat16 on CPUs with AVX512-BF16 or AMX, where SqueezeNet 1.1
+    trains 2.5 times as fast (docs/benchmarks.md); else float32.
+
+    Raises:
+      InputError: no such choice.
+    """
+    check_precision(choice)
+    if choice != "auto":
+        return choice
+    if tf.config.list_physical_devices("GPU"):
+        return "mixed_float16"
+    return "mixed_bfloat16" if {"avx512_bf16", "amx_bf16"} & _cpu_features() else "float32"
+
+
+def _cpu_features() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return set()
+    lines = [line for line in text.splitlines() if line.startswith("flags")]
+    return set(lines[0].split()) if lines else set()

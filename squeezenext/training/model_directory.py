@@ -1,0 +1,125 @@
+"""A model directory: what a run leaves behind and every later command reads.
+
+config.json labels.json       the resolved configuration and the classes
+checkpoints/step-00001234/    see checkpoint.py
+model.tflite                  the float32 network, for prediction without TensorFlow
+history.csv train.log tensorboard/ model_stats.csv final.json MODEL_CARD.md
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from squeezenext import atomic, card, checkpoint, config_io, description, labels, models, stats
+from squeezenext.config import Config
+from squeezenext.errors import InputError
+from squeezenext.litert import from_keras
+from squeezenext.training.loop import model_variables
+
+AVERAGE = "average/"
+HEADS = ("classifier", "conv10")  # the layers whose shape follows the number of classes
+
+
+def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> None:
+    """Writes what describes the model: config.json, labels.json and model_stats.csv.
+
+    Raises:
+      InputError: the directory holds a model of another configuration or other classes.
+    """
+    description.write(directory, config, classes)
+    table = stats.to_csv(stats.layers(models.build(config)))
+    atomic.write_file(directory / "model_stats.csv", lambda file: file.write_text(table, "utf-8"))
+
+
+def read_weights(
+    directory: Path, report: Callable[[str], None] = lambda text: None
+) -> dict[str, np.ndarray]:
+    """Returns the trained variables by "model/layer/variable", moving averages where kept.
+
+    Raises:
+      InputError: there is no whole checkpoint.
+    """
+    found = checkpoint.newest(directory / "checkpoints", report)
+    if found is None:
+        raise InputError(f"{directory} holds no checkpoint yet; train it first.")
+    return evaluated(found[0], config_io.read_model(directory))
+
+
+def evaluated(state: dict[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
+    """Returns the variables that a state is evaluated with, from `Loop.state`'s arrays."""
+    weights = {name: array for name, array in state.items() if name.startswith("model/")}
+    averages = [state[name] for name in sorted(state) if name.startswith(AVERAGE)]
+    if averages:
+        trainable = _trainable_names(models.build(config))
+        weights.update(zip(trainable, averages, strict=True))
+    return weights
+
+
+def _trainable_names(model: keras.Model) -> list[str]:
+    names = {id(variable): name for name, variable in model_variables(model).items()}
+    return [names[id(variable)] for variable in model.trainable_variables]
+
+
+def assign(
+    model: keras.Model, weights: dict[str, np.ndarray], source: str, new_head: bool = False
+) -> list[str]:
+    """Gives a network weights by name.
+
+    Args:
+      model: built, under the strategy's scope or not.
+      weights: by "model/layer/variable".
+      source: where they come from, for messages.
+      new_head: leave the classifier as it is where its shape differs.
+
+    Returns:
+      The names of the variables left as they were.
+
+    Raises:
+      InputError: a variable is missing or has another shape.
+    """
+    left = []
+    for name, variable in model_variables(model).items():
+        array = weights.get(name)
+        if array is not None and array.shape == tuple(variable.shape):
+            variable.assign(array)
+        elif new_head and name.split("/")[1] in HEADS:
+            left.append(name)
+        else:
+            shape = "absent" if array is None else f"of shape {array.shape}"
+            raise InputError(
+                f"{source} does not fit this network: {name} is {shape}, not {variable.shape}."
+            )
+    return left
+
+
+def load(directory: Path) -> tuple[keras.Model, Config, tuple[labels.Label, ...]]:
+    """Returns the float32 network with its trained weights, its configuration and classes."""
+    config = config_io.read_model(directory)
+    model = models.build(config)
+    assign(model, read_weights(directory), str(directory))
+    return model, config, labels.read(directory / "labels.json")
+
+
+def write_litert(directory: Path, model: keras.Model) -> None:
+    """Writes model.tflite."""
+    content = from_keras.convert(model, config_io.read_model(directory))
+    atomic.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
+
+
+def write_final(directory: Path, document: dict) -> None:
+    """Writes final.json and the model card, which tells its figures."""
+    text = json.dumps(document, indent=1) + "\n"
+    atomic.write_file(directory / "final.json", lambda file: file.write_text(text, "utf-8"))
+    card.write(directory)
+
+
+def read_final(directory: Path) -> dict | None:
+    """Reads final.json; None where there is none that can be read."""
+    try:
+        document = json.loads((directory / "final.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None

@@ -1,0 +1,58 @@
+"""What is said and done when a gradient is not finite and no loss scale is to blame.
+
+No weight has been harmed then: such a step changes none. `stop` ends the run. `rollback` takes up
+the last checkpoint and goes on with the examples behind the bad batch, so that those from the
+checkpoint to that batch are left out once; steps, epochs and the learning rate count as before.
+(PaLM went past its spikes in the same way: arXiv:2204.02311, section 5.1.) An image that is bad in
+every epoch uses the rollbacks up: the names tell which to mend.
+"""
+
+from pathlib import Path
+
+from squeezenext import data
+from squeezenext.atomic import write_file
+from squeezenext.records import example
+from squeezenext.records.schema import FILENAME
+
+MAX_ROLLBACKS = 5  # in a run; more is not bad luck but a bad recipe
+_SHOWN = 3
+
+
+def keys(reader: data.Reader, *, seed: int, start: int, count: int, echo: int) -> list[str]:
+    """Returns the file names, as the records hold them, of a part of the order of training.
+
+    Args:
+      reader: of the training split.
+      seed: of the order.
+      start: the place of the first example.
+      count: how many.
+      echo: as `data.training_numbers`.
+    """
+    numbers = data.training_numbers(
+        reader.split.examples,
+        seed=seed,
+        start=start,
+        micro_batch=count,
+        share=data.Share(),
+        echo=echo,
+    )
+    payloads = reader.read(next(numbers)[0])
+    return [_key(payload, place) for place, payload in enumerate(payloads, start)]
+
+
+def _key(payload: bytes, place: int) -> str:
+    values = example.decode_example(payload).get(FILENAME)
+    return values[0].decode("utf-8", "replace") if values else f"example {place}"
+
+
+def report(directory: Path, step: int, names: list[str], write: bool) -> str:
+    """Returns a sentence that names the batch, after writing all of its examples to a file."""
+    path = directory / f"not-finite-{step:08d}.txt"
+    if write:
+        text = "".join(f"{name}\n" for name in names)
+        write_file(path, lambda file: file.write_text(text, "utf-8"))
+    more = f" and {len(names) - _SHOWN} more, all in {path}" if len(names) > _SHOWN else ""
+    return (
+        f"The gradient of step {step} is not finite; the batch was "
+        f"{', '.join(names[:_SHOWN])}{more}."
+    )

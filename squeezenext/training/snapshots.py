@@ -1,0 +1,203 @@
+"""A run's checkpoints: what is saved beside the arrays, and what a run that goes on demands."""
+
+import dataclasses
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import squeezenext
+from squeezenext import checkpoint, config_io
+from squeezenext.errors import InputError
+from squeezenext.training import devices
+from squeezenext.training.history import LOG
+from squeezenext.training.loop import Loop, Sums
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands beside what its variables say.
+
+    Attributes:
+      epoch_sums: of the epoch's steps so far.
+      epoch_seconds: that they took, but for a process's first, which builds the graph.
+      epoch_timed: images trained on in these seconds.
+      best: {"step", "top1"} of the best evaluation, or None.
+      epoch_ended: saved at the end of an epoch whose evaluation is still to come.
+      passed_over: examples left out of the order of training; see nan.py.
+      rollbacks: what each of them was, as JSON.
+    """
+
+    epoch_sums: Sums = Sums(0, 0, 0.0, 0.0, 0.0)
+    epoch_seconds: float = 0.0
+    epoch_timed: int = 0
+    best: dict[str, Any] | None = None
+    epoch_ended: bool = False
+    passed_over: int = 0
+    rollbacks: list[dict[str, int]] = dataclasses.field(default_factory=list)
+
+
+class Snapshots:
+    """Saves and takes up one run. Only the chief writes; all workers call all methods together.
+
+    Args:
+      loop: whose state it is.
+      model_dir: on storage that all workers share.
+      examples: in an epoch.
+      chief: whether this process writes.
+      keep: so many of the newest stay.
+    """
+
+    def __init__(self, loop: Loop, model_dir: Path, *, examples: int, chief: bool, keep: int):
+        self._loop = loop
+        self._model_dir = model_dir
+        self._directory = model_dir / "checkpoints"
+        self._examples = examples
+        self._chief = chief
+        self._keep = keep
+
+    def resume(self) -> Progress | None:
+        """Takes up the newest whole checkpoint, the same on all workers; None: there is none.
+
+        Raises:
+          InputError: none is whole, it is of another network or recipe, or a worker has no sight
+            of it.
+        """
+        found = self._agreed()
+        if found is None:
+            return None
+        state, meta = found
+        self._check(meta)
+        try:
+            exact = self._loop.restore(state)
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                f"The checkpoint in {self._model_dir} is of another recipe ({error}); choose "
+                "another directory."
+            ) from error
+        if not exact:
+            LOG.warning(
+                "The run was saved on %d devices and goes on on %d: each begins with the mean of "
+                "their moving statistics.",
+                meta.get("replicas", 1),
+                self._loop.share.total,
+            )
+        fields = {field.name for field in dataclasses.fields(Progress)} & set(meta)
+        progress = Progress(**{name: meta[name] for name in fields})
+        progress.epoch_sums = Sums(**meta["epoch_sums"])
+        self._loop.passed_over = progress.passed_over
+        return progress
+
+    def _agreed(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """The chief chooses: on storage with caches a worker may still see an older directory."""
+        found = checkpoint.newest(self._directory, LOG.info) if self._chief else None
+        strategy = self._loop.strategy
+        mine = found[1]["step"] if found else -1
+        step = int(devices.exchange(strategy, [mine])[0, 0])
+        if step < 0:
+            return None
+        fault = ""
+        if not self._chief:
+            try:
+                found = checkpoint.load(self._directory, step)
+            except InputError as error:
+                fault = str(error)
+        blind = np.flatnonzero(devices.exchange(strategy, [bool(fault)])[:, 0])
+        if fault or blind.size:
+            raise InputError(
+                f"Worker {', '.join(map(str, blind))} cannot read step {step} of "
+                f"{self._directory}, which the chief resumes from; --model_dir must be on storage "
+                f"that all workers share. {fault}".strip()
+            )
+        return found
+
+    def _check(self, meta: dict[str, Any]) -> None:
+        """Refuses to go on with another network, images, recipe or data; more epochs are welcome.
+
+        Raises:
+          InputError: the same.
+        """
+        if "seed" not in meta:
+            raise InputError(
+                f"{self._model_dir} holds imported weights; give --fine_tune_from "
+                f"{self._model_dir} and another --model_dir."
+            )
+        now = json.loads(config_io.to_json(self._loop.config))
+        for group, fields in now.items():
+            for field, value in fields.items():
+                old = meta["config"][group].get(field)
+                if (group, field) != ("training", "epochs") and value != old:
+                    raise InputError(
+                        f"{self._model_dir} holds a run with {group}.{field} = {old}, not "
+                        f"{value}; choose another --model_dir."
+                    )
+        if meta["seed"] != self._loop.seed or meta["examples"] != self._examples:
+            raise InputError(
+                f"{self._model_dir} holds a run with seed {meta['seed']} on {meta['examples']} "
+                f"images, not {self._loop.seed} on {self._examples}; choose another directory."
+            )
+        for name, version in versions().items():
+            if meta["versions"].get(name, version) != version:
+                LOG.warning(
+                    "The run was saved by %s %s and goes on with %s: the figures may differ.",
+                    *(name, meta["versions"][name], version),
+                )
+
+    def save(self, progress: Progress, state: dict[str, np.ndarray]) -> None:
+        """Commits a checkpoint and removes those that are no longer to be kept.
+
+        Args:
+          progress: of the run.
+          state: `Loop.state()`, which all workers must have called together.
+
+        Raises:
+          OSError: it cannot be written; those before it are still there.
+        """
+        if self._chief:
+            step = int(state["update/step"])
+            checkpoint.save(self._directory, step, state, self._meta(progress))
+            best = progress.best["step"] if progress.best else None
+            checkpoint.prune(self._directory, self._keep, best, step)
+
+    def amend(self, progress: Progress) -> None:
+        """Writes what has been found out since the checkpoint of this step was saved.
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        step = int(self._loop.update.step.numpy())
+        if self._chief and step in checkpoint.steps(self._directory):
+            checkpoint.amend(self._directory, step, self._meta(progress))
+
+    def last(self) -> str:
+        """Names the newest checkpoint."""
+        steps = checkpoint.steps(self._directory)
+        return f"step {steps[-1]}" if steps else "none"
+
+    def _meta(self, progress: Progress) -> dict[str, Any]:
+        seen = int(self._loop.update.examples_seen.numpy())
+        return {
+            "epoch": seen / self._examples,
+            "examples_seen": seen,
+            "examples": self._examples,
+            "seed": self._loop.seed,
+            "config": json.loads(config_io.to_json(self._loop.config)),
+            "replicas": self._loop.share.total,
+            "versions": versions(),
+            **dataclasses.asdict(progress),
+        }
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that a run's figures may depend on."""
+    return {
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "squeezenext": squeezenext.__version__,
+    }

@@ -1,0 +1,59 @@
+"""How fast this machine trains a network: measured, on a batch that lies in memory."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from squeezenext import draws
+from squeezenext.config import Config
+from squeezenext.training import devices
+from squeezenext.training.loop import Loop
+
+BATCH = 32
+_STEPS = 4  # that are timed
+
+
+def training_rate(config: Config, precision: str = "auto") -> float:
+    """Returns images a second of training steps on one device, all weights learning.
+
+    Some ten seconds, most of them TensorFlow building the step. The first steps do not count.
+    """
+    train = trainer(config, precision)
+    train(2)
+    return _STEPS * BATCH / train(_STEPS)
+
+
+def trainer(config: Config, precision: str) -> Callable[[int], float]:
+    """Returns a function that takes so many steps of `BATCH` images and says their seconds."""
+    training = dataclasses.replace(config.training, batch_size=BATCH, frozen_epochs=0)
+    images = dataclasses.replace(config.images, progressive=())
+    config = dataclasses.replace(config, training=training, images=images)
+    loop = Loop(
+        config,
+        strategy=devices.strategy(0),
+        precision=devices.precision(precision),
+        examples=BATCH,
+        micro_batch=BATCH,
+        seed=0,
+    )
+    batch = tf.data.Dataset.from_tensors(_batch(config))
+    iterator = iter(batch.repeat())
+
+    def train(steps: int) -> float:
+        started = time.perf_counter()
+        loop.train(iterator, steps)
+        return time.perf_counter() - started
+
+    return train
+
+
+def _batch(config: Config) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Random pixels, as `data.training` would give them."""
+    shape = (BATCH, config.images.size, config.images.size, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    labels = np.arange(BATCH) % config.model.classes
+    numbers = draws.of_steps(config.images.augmentation, 0, np.zeros(BATCH, int), np.arange(BATCH))
+    return tf.constant(pixels), tf.constant(labels, tf.int64), tf.constant(numbers, tf.float32)
