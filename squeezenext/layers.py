@@ -208,7 +208,23 @@ class Dropout(keras.layers.Layer):
         seed = tf.stack(
             [tf.constant(self.seed, tf.int64), count * 4096 + tf.cast(number, tf.int64)]
         )
-        return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed)
+        return self._dropped(inputs, seed)
+
+    def _dropped(self, inputs, seed):
+        """Zeroes each element with the rate, to 1 / 65,536, and scales the others up.
+
+        Two elements share a random number of 32 bits, and a product replaces the choice: on a CPU
+        TensorFlow's way took 9 % of SqueezeNet 1.1's step (docs/benchmarks.md).
+        """
+        elements = tf.size(inputs)
+        words = tf.random.stateless_uniform(
+            [(elements + 1) // 2], seed, minval=None, maxval=None, dtype=tf.int32
+        )
+        numbers = tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:elements]
+        kept = tf.cast(numbers >= round(self.rate * 65536), inputs.dtype)
+        return (
+            inputs * tf.reshape(kept, tf.shape(inputs)) * tf.cast(1 / (1 - self.rate), inputs.dtype)
+        )
 
     def compute_output_shape(self, input_shape):
         return input_shape
