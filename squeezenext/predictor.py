@@ -6,7 +6,6 @@ predictor.predict(Image.open("photo.jpg").convert("RGB"))
 
 import contextlib
 import dataclasses
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from PIL import Image
 
 from squeezenext import preprocessing
 from squeezenext.errors import InputError
-from squeezenext.litert.runner import Runner
+from squeezenext.litert.runner import Runner, cores
 from squeezenext.prediction import shipped, sources
 
 _LARGE_PIXELS = 12_000_000  # 12 million pixels take up to 100 MB on their way to RGB
@@ -91,7 +90,7 @@ class Predictor:
         self.config = self._model.config
         self.labels = self._model.labels
         self._content = self._model.litert
-        self._runner = self._make_runner(_cores())
+        self._runner = self._make_runner(cores())
         self._tapped = self._tap() if inside else None
         if self._runner.size != self.config.images.size:
             raise InputError(
@@ -106,7 +105,7 @@ class Predictor:
         content = content if isinstance(content, bytes) else content.read_bytes()
         tapped = taps.tap(content, self._model.name)
         self._content = tapped.content
-        self._runner = self._make_runner(_cores())
+        self._runner = self._make_runner(cores())
         return tapped
 
     def _make_runner(self, threads: int) -> Runner:
@@ -187,7 +186,7 @@ class Predictor:
 
         `look(image)` is what `view` does, with a network of the thread's own.
         """
-        workers = min(_cores(), len(items))
+        workers = min(cores(), len(items))
         if workers < 2:
             yield from (work(item, self.view) for item in items)
             return
@@ -229,12 +228,6 @@ def _in_order(work: Callable, items: Sequence, workers: int) -> Iterator:
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -13,14 +13,13 @@ ROWS = [
     {"atomic", "config_augmentation", "errors", "layers", "quiet"},
     {"checkpoint", "config", "flags", "labels"},
     {"config_io", "draws", "networks", "optimization", "preprocessing", "records"},
-    {"augmentation", "card", "description", "graph", "models", "photographs", "prediction",
-     "stats"},
-    {"data", "litert"},
+    {"augmentation", "card", "description", "graph", "models", "photographs", "stats"},
+    {"data", "litert", "prediction"},
     {"foreign", "predictor"},
     {"predict", "reporting", "trained"},
-    {"exporting", "training", "weights"},
+    {"exporting", "training"},
     {"compression", "demo", "evaluate", "export", "train"},
-    {"compress"},
+    {"compress", "weights"},
     {"adapt"},
 ]  # fmt: skip
 # The modules that importing TensorFlow is for; no other reaches it.

@@ -112,7 +112,7 @@ def public_address(host: str, port: int) -> str:
 
     Raises:
       OSError: the name has no address.
-      InputError: one of them is private, loopback, link-local, or otherwise not public.
+      _Refused: one of them is private, loopback, link-local, or otherwise not public.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [entry[4][0] for entry in found]
