@@ -265,6 +265,8 @@ class Training:
         for field in ("residual_scale", "frozen_epochs", "classifier_multiplier"):
             check(self, getattr(self, field) >= 0, field, "must not be negative")
         check(self, self.echo >= 1, "echo", "must be at least 1")
+        thawed = not self.frozen_epochs or self.frozen_epochs < self.epochs
+        check(self, thawed, "frozen_epochs", f"must be less than epochs ({self.epochs:g})")
         for field in ("momentum", "label_smoothing", "ema", "batch_norm_momentum"):
             check(self, 0 <= getattr(self, field) < 1, field, "must be in [0, 1)")
 

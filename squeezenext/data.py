@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -56,6 +56,20 @@ class Reader:
         self._first = np.cumsum([0, *(shard.examples for shard in split.shards)])
         self.bad: BadRecords | None = None
         self.fault: InputError | None = None  # TensorFlow passes on only its text
+
+    def leave_out(self, report: Callable[[str], None], listed: Iterable[int] = ()) -> None:
+        """Leaves damaged records out from now on, those `listed` by an earlier run at once.
+
+        They are read once: what has been mended since is used again.
+
+        Args:
+          report: is told of the first few.
+
+        Raises:
+          InputError: there are too many.
+        """
+        self.bad = BadRecords(self.split.examples, self._read_one, report)
+        self.bad.look_at(listed)
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the serialised examples of these record numbers, [n] objects of bytes."""

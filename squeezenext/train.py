@@ -77,14 +77,19 @@ def _locked(model_dir: Path, chief: bool) -> contextlib.AbstractContextManager:
 def _configured(values: flags.FlagValues) -> Config:
     """Returns the configuration with the command line's changes."""
     config = config_io.load(values["configuration"].value)
+    fields = {
+        "teacher": "training.distillation.teacher",
+        "batch_size": "training.batch_size",
+        "num_epochs": "training.epochs",
+    }
+    given = [f"{fields[n]}={values[n].value}" for n in fields if values[n].value is not None]
+    # Before the recipe, which may reckon with them, and after it, for they win.
+    config = _changed(config, given)
     config = recipes.apply(values["recipe"].value, config)
-    changes = list(values["set"].value)
-    if values["teacher"].value is not None:
-        changes.append(f"training.distillation.teacher={values['teacher'].value}")
-    if values["batch_size"].value is not None:
-        changes.append(f"training.batch_size={values['batch_size'].value}")
-    if values["num_epochs"].value is not None:
-        changes.append(f"training.epochs={values['num_epochs'].value}")
+    return _changed(config, [*values["set"].value, *given])
+
+
+def _changed(config: Config, changes: Sequence[str]) -> Config:
     for change in changes:
         config = config_io.override(config, change)
     return config

@@ -141,6 +141,16 @@ def test_one_that_falls_silent_is_named_in_time(bench):
     assert wrong.startswith("worker 1 (b:1) has not answered for 16 s") and now == 19
 
 
+def test_a_process_that_was_stopped_itself_blames_nobody(bench):
+    start(bench)
+    bench.now += 1000
+    assert bench.dogs[0].look() is None
+    assert bench.go(60)[0] is None
+    bench.now += 1000
+    wrong, now = bench.go(60, beating=(0, 2))
+    assert wrong.startswith("worker 1") and now > 2060 + 15
+
+
 def test_one_that_has_left_says_why(bench):
     start(bench)
     bench.dogs[2].left("the disk is on fire")
@@ -181,5 +191,7 @@ def test_what_an_earlier_start_left_is_no_sign_of_life(bench, tmp_path):
         tmp_path, Cluster(("a:1", "b:1", "c:1"), 0), pytest.fail, pytest.fail, lambda: bench.now
     )
     again.joined()
-    bench.now += 20
-    assert "no sign of it" in again.look()
+    for _ in range(20):
+        bench.now += 1
+        wrong = again.look()
+    assert "no sign of it" in wrong

@@ -62,8 +62,7 @@ def train(
             watchdog.joined()
         reader = data.Reader(splits["train"])
         if options.on_bad_record == "skip":
-            listed = model_dir / bad_records.FILE if chief else None
-            reader.bad = bad_records.BadRecords(reader.split.examples, LOG.warning, listed)
+            reader.leave_out(LOG.warning, bad_records.listed(model_dir / bad_records.FILE))
         policy = devices.precision(options.precision)
         loop = Loop(
             config,

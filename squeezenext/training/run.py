@@ -1,5 +1,6 @@
 """One run from where it stands to its last epoch: epochs, checkpoints, evaluation, signals."""
 
+import contextlib
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ import tensorflow as tf
 from squeezenext import checkpoint, data, labels, models, quiet
 from squeezenext.errors import NotFinite, RunAgain
 from squeezenext.optimization import learning_rate
+from squeezenext.records import bad_records
 from squeezenext.training import devices, mixing, model_directory, nan, pictures
 from squeezenext.training.history import LOG, History, ProgressBar
 from squeezenext.training.loop import Loop, Sums
@@ -102,6 +104,7 @@ class Run:
             return finished
         handlers = {kind: signal.signal(kind, self._stop) for kind in _signals()}
         try:
+            self._share_bad_records()  # those that an earlier start has listed
             if self.chief:
                 self.history = History(self.model_dir, self.step - self.progress.epoch_ended)
                 for name in ("final.json", "model.tflite"):  # of an earlier end, or of none
@@ -116,6 +119,8 @@ class Run:
                 signal.signal(kind, handler)
             if self.history:
                 self.history.close()
+            with contextlib.suppress(OSError):  # whatever has ended the run is told already
+                self._list_bad_records()
 
     def _finished(self) -> dict | None:
         """Returns final.json where the run has come to its end already."""
@@ -344,9 +349,33 @@ class Run:
           RunAgain: it had to.
         """
         self.save_at = time.monotonic() + 60 * self.options.checkpoint_minutes
+        self._share_bad_records()
         state = self.loop.state()  # before anything can fail: the other workers take part
-        self._write(lambda: self.snapshots.save(self.progress, state), must)
+
+        def save() -> None:
+            self._list_bad_records()
+            self.snapshots.save(self.progress, state)
+
+        self._write(save, must)
         self._progressed()
+
+    def _share_bad_records(self) -> None:
+        """Tells all workers what any of them has left out; all must call this together.
+
+        Raises:
+          InputError: together that is too much.
+        """
+        if (bad := self.reader.bad) is None:
+            return
+        mine, strategy = bad.numbers, self.loop.strategy
+        most = devices.exchange(strategy, [len(mine)]).max()
+        if most:
+            rows = devices.exchange(strategy, mine + [-1] * (most - len(mine)))
+            bad.merge(rows[rows >= 0].tolist())
+
+    def _list_bad_records(self) -> None:
+        if self.chief and self.reader.bad is not None:
+            self.reader.bad.write(self.model_dir / bad_records.FILE)
 
     def _write(self, write, must: bool) -> None:
         try:
@@ -371,6 +400,7 @@ class Run:
         scores: dict[str, Any] = {"top1": None, "top5": None, "loss": None}
         if self.validation:
             scores = self.scores or self._evaluate()
+        self._share_bad_records()
         state = self.loop.state()
         self._part()
         document = {
@@ -382,6 +412,7 @@ class Run:
         }
         if self.reader.bad is not None:
             document["bad_records"] = len(self.reader.bad)
+            self._write(self._list_bad_records, must=True)
         if self.chief:
             config = self.loop.config
             evaluated = model_directory.evaluated(state, config)

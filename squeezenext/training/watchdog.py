@@ -4,7 +4,7 @@ A collective waits for ever for a worker that is gone. TensorFlow's own time lim
 a collective and second (CommunicationOptions.timeout_seconds), and its errors name nobody. So
 each worker writes a small file in the shared model directory every second, with a number that
 grows, and reads the others'. Clocks are not compared: a worker is lost when its number has not
-changed for `LOST_SECONDS` of the reader's own time.
+changed for `LOST_SECONDS` of the reader's own time, in which it was not stopped itself.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from squeezenext.training.cluster import Cluster
 
 FOLDER = ".workers"
 BEAT_SECONDS = 1.0
+STOPPED_SECONDS = 5.0  # between two looks: this process did not run
 LOST_SECONDS = 15.0  # TensorFlow's own heartbeat takes 7; all shall be gone within 30
 STALL_SECONDS = 900.0  # without a finished call, save or evaluation step; the first call compiles
 START_SECONDS = 600.0  # until all have come
@@ -66,7 +67,7 @@ class Watchdog:
         self._mine = {"beat": 0, "calls": 0, "state": "on", "reason": ""}
         self._mine |= {"host": socket.gethostname(), "process": os.getpid()}
         others = (i for i in range(len(cluster.workers)) if i != cluster.index)
-        self._started = self._moved = clock()
+        self._started = self._moved = self._looked = clock()
         self._joined: float | None = None
         self._told = False
         self._peers = {i: self._first_look(i) for i in others}
@@ -131,6 +132,8 @@ class Watchdog:
     def look(self) -> str | None:
         """Reads the others' files; returns what is wrong, in a sentence without its end."""
         now = self._clock()
+        self._forgive(now - self._looked)
+        self._looked = now
         for index, peer in self._peers.items():
             found = self._read(index)
             if found and found["beat"] != peer.beat:
@@ -140,6 +143,15 @@ class Watchdog:
                 )
         verdicts = (self._verdict(index, peer, now) for index, peer in self._peers.items())
         return next((verdict for verdict in verdicts if verdict), self._stalled(now))
+
+    def _forgive(self, gap: float) -> None:
+        """A process that was stopped itself, perhaps with all the others, has seen nothing."""
+        if gap <= STOPPED_SECONDS:
+            return
+        self._moved += gap
+        self._joined = None if self._joined is None else self._joined + gap
+        for peer in self._peers.values():
+            peer.changed += gap
 
     def _verdict(self, index: int, peer: _Peer, now: float) -> str | None:
         name = self._cluster.name(index)
