@@ -113,7 +113,7 @@ def _shared(model: Trained, probe: Probe, method: Method, say: Say) -> allocatio
 def _retrained(model: Trained, model_dir, data_dir, method: Method, say: Say) -> Made:
     """Prunes and retrains, shares, trains the values; or only shares, where that is nearer.
 
-    A budget that leaves the network its bits needs no retraining, and epochs that are too few harm.
+    A budget that leaves the network its bits needs no retraining, and too few epochs do harm.
     """
     from squeezenext import quiet
 
@@ -128,7 +128,8 @@ def _retrained(model: Trained, model_dir, data_dir, method: Method, say: Say) ->
     config = method.recipe(model.config, str(model_dir))
     probe = _probe(model, data_dir)
     importance = pruning.importance(probe.graph, moments := probe.moments(), probe.costs(moments))
-    plain = _without_training(model, probe, method, say)
+    # Without a budget the two would differ in size, and nearness alone would tell nothing.
+    plain = _without_training(model, probe, method, say) if method.max_bytes else None
     say(f"Pruning to {method.density:.0%} of the weights in {config.training.epochs} epochs.")
     arrays = retraining.prune(config, _variables(model_dir), reader, importance, method.density)
     pruned = dataclasses.replace(model, weights=graph.fold(config, arrays))
