@@ -68,7 +68,7 @@ def torchvision(shards: list[str], batch: int) -> Iterator[int]:
 
     import torch
     from PIL import Image
-    from torch.utils.data import DataLoader, Dataset
+    from torch.utils.data import DataLoader, Dataset, RandomSampler
     from torchvision import transforms
 
     from squeezenext.records import example
@@ -94,10 +94,8 @@ def torchvision(shards: list[str], batch: int) -> Iterator[int]:
             transforms.Normalize(mean, deviation),
         ]
     )
-    loader = DataLoader(
-        Records(), batch, shuffle=True, num_workers=WORKERS, persistent_workers=True,
-        drop_last=True,
-    )  # fmt: skip
-    while True:
-        for images in loader:
-            yield images.shape[0]
+    records = Records()
+    # One long epoch: at an epoch's end its workers would idle, which a hundred images reach often.
+    sampler = RandomSampler(records, replacement=True, num_samples=10_000_000)
+    for images in DataLoader(records, batch, sampler=sampler, num_workers=WORKERS):
+        yield images.shape[0]

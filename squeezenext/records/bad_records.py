@@ -59,8 +59,15 @@ class BadRecords:
             self._faults[number] = str(fault)
             if len(self._faults) <= _TOLD:
                 self._report(f"Left out: {fault}")
-            if self._path:
+            self._write()
+
+    def _write(self) -> None:
+        """Lists all; a disk that is full must not end the run: the next one is written with it."""
+        if self._path:
+            try:
                 write_file(self._path, lambda file: file.write_text(self._csv(), "utf-8"))
+            except OSError as error:
+                self._report(f"{self._path} cannot be written: {error.strerror}.")
 
     def _csv(self) -> str:
         text = io.StringIO()
