@@ -90,7 +90,7 @@ def evaluate(
 
 
 def _scorer(keep_logits: bool) -> type:
-    from squeezenext.training.loop import Scorer
+    from squeezenext.training.scoring import Scorer
 
     class LogitScorer(Scorer):
         """Gives each example's logits in the place of its probability."""
