@@ -48,7 +48,8 @@ def compress(
       say: is told of each step.
 
     Returns:
-      The report: "bytes", "dense_bytes", "layers" (a `report.Row` each), "accuracy" or None.
+      The report: "bytes", "dense_bytes", "retrained", "accuracy" or None, "layers" (a `report.Row`
+      each).
 
     Raises:
       InputError: there is no such model or data, or the budget is impossible.
@@ -67,6 +68,7 @@ def compress(
         "bytes": len(made.encoded.data),
         "dense_bytes": sum(array.nbytes for array in model.weights.values()),
         "coder": method.coder,
+        "retrained": made.retrained,
         "layers": [dataclasses.asdict(x) for x in report.rows(model, made.weights, made.encoded)],
         "accuracy": examination.told(made.weights) if examination else None,
     }

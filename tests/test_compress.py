@@ -99,9 +99,34 @@ def test_with_photographs_accuracy_is_told(model, records, tmp_path, capsys, mon
     assert accuracy["after"] == pytest.approx(scored.summary()["top1"])
 
 
+@pytest.mark.parametrize("nearer", [True, False])
+def test_the_nearer_of_shared_and_retrained_is_kept(
+    model, records, tmp_path, capsys, monkeypatch, nearer
+):
+    """The retraining stands in: what it makes is the network itself, or another one."""
+    from squeezenext.compression import retraining
+
+    monkeypatch.setattr(making, "PROBES", 4)
+    monkeypatch.setattr(allocation, "LOST", 50.0)
+    monkeypatch.setattr(retraining, "prune", lambda config, arrays, *_: arrays)
+
+    def trained(config, weights, kernels, reader):
+        exact = {name: Shared.of(weights[f"{name}/kernel"]) for name in kernels}
+        wrong = {name: Shared.of(-kernel.values) for name, kernel in exact.items()}
+        return (exact if nearer else wrong), weights
+
+    monkeypatch.setattr(retraining, "train_values", trained)
+    arguments = [f"--data_dir={records}", "--num_epochs=4", "--max_bytes=3500", "--json"]
+    assert command(model, tmp_path / "model.sqz", *arguments) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["retrained"] == nearer
+    assert ("Without retraining they are nearer" in captured.err) == (not nearer)
+
+
 def test_retrained(model, records, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(making, "PROBES", 4)
     monkeypatch.setattr(allocation, "LOST", 50.0)
+    monkeypatch.setattr(making, "_without_training", lambda *_: None)
     output = tmp_path / "model.sqz"
     arguments = [f"--data_dir={records}", "--num_epochs=4", "--density=0.4", "--max_bytes=2600"]
     recipe = ["--set=training.batch_size=4", "--set=training.learning_rate=0.5", "--json"]
@@ -111,7 +136,7 @@ def test_retrained(model, records, tmp_path, capsys, monkeypatch):
     assert told["bytes"] == output.stat().st_size <= 2600
     weights = sum(row["weights"] for row in told["layers"])
     kept = sum(row["weights"] * row["density"] for row in told["layers"])
-    assert kept / weights < 0.5 and told["accuracy"]["images"] > 0
+    assert told["retrained"] and kept / weights < 0.5 and told["accuracy"]["images"] > 0
     assert "Pruning to 40%" in captured.err and "Training the shared values" in captured.err
 
 

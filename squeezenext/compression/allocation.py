@@ -61,13 +61,14 @@ def by_rate_distortion(probe: Probe) -> Sharer:
     """Returns the sharer that weighs every weight's error against its bits."""
     moments = probe.moments()
     costs = probe.costs(moments)
+    plans = {  # which take as long as the rest of a trial
+        name: rate_distortion.plans(moment, costs[name]) for name, moment in moments.items()
+    }
 
     def shared(slope: float) -> Kernels:
         return {
-            node.name: rate_distortion.share(
-                probe.weights[f"{node.name}/kernel"], moments[node.name], costs[node.name], slope
-            )
-            for node in probe.graph.weighted
+            name: rate_distortion.share(probe.weights[f"{name}/kernel"], plan, slope)
+            for name, plan in plans.items()
         }
 
     return shared

@@ -20,10 +20,11 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Made:
-    """A file, and the weights that have to come out of it."""
+    """A file, the weights that have to come out of it, and whether they have been retrained."""
 
     encoded: Encoded
     weights: Mapping[str, np.ndarray]
+    retrained: bool = False
 
 
 def make(
@@ -110,7 +111,10 @@ def _shared(model: Trained, probe: Probe, method: Method, say: Say) -> allocatio
 
 
 def _retrained(model: Trained, model_dir, data_dir, method: Method, say: Say) -> Made:
-    """Prunes and retrains, shares, trains the values."""
+    """Prunes and retrains, shares, trains the values; or only shares, where that is nearer.
+
+    A budget that leaves the network its bits needs no retraining, and epochs that are too few harm.
+    """
     from squeezenext import quiet
 
     quiet.import_tensorflow()
@@ -124,6 +128,7 @@ def _retrained(model: Trained, model_dir, data_dir, method: Method, say: Say) ->
     config = method.recipe(model.config, str(model_dir))
     probe = _probe(model, data_dir)
     importance = pruning.importance(probe.graph, moments := probe.moments(), probe.costs(moments))
+    plain = _without_training(model, probe, method, say)
     say(f"Pruning to {method.density:.0%} of the weights in {config.training.epochs} epochs.")
     arrays = retraining.prune(config, _variables(model_dir), reader, importance, method.density)
     pruned = dataclasses.replace(model, weights=graph.fold(config, arrays))
@@ -131,10 +136,25 @@ def _retrained(model: Trained, model_dir, data_dir, method: Method, say: Say) ->
     say(f"Training the shared values in {config.training.epochs} epochs.")
     kernels, folded = retraining.train_values(config, pruned.weights, trial.kernels, reader)
     encoded = _encode(pruned, kernels, folded, method)
+    made = Made(encoded, allocation.stored(folded, kernels), retrained=True)
     if method.max_bytes is not None and len(encoded.data) > method.max_bytes:
         say(f"The trained values need {len(encoded.data):,} bytes: those before training are kept.")
-        return Made(trial.encoded, trial.weights)
-    return Made(encoded, allocation.stored(folded, kernels))
+        made = Made(trial.encoded, trial.weights, retrained=True)
+    nats = probe.divergence(made.weights)
+    say(f"Retrained, its answers are {nats:.4f} nats from the dense network's.")
+    if plain and plain.nats < nats:
+        say(f"Without retraining they are nearer, {plain.nats:.4f} nats: that file is kept.")
+        return Made(plain.encoded, plain.weights)
+    return made
+
+
+def _without_training(model, probe: Probe, method: Method, say: Say) -> allocation.Trial | None:
+    say("Sharing the dense network's weights, to compare with.")
+    try:
+        return _shared(model, probe, method, say)
+    except InputError as error:
+        say(f"Without retraining: {error}")
+        return None
 
 
 def _variables(model_dir: str | Path) -> dict[str, np.ndarray]:
