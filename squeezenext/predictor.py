@@ -1,7 +1,7 @@
 """Prediction without TensorFlow: LiteRT, Pillow and numpy.
 
 predictor = Predictor("squeezenet_v1_0")
-predictor.predict(Image.open("photo.jpg").convert("RGB"))
+predictor.predict(Image.open("photo.jpg"))
 """
 
 import contextlib
@@ -114,21 +114,22 @@ class Predictor:
     def predict(
         self, image: Image.Image, top_k: int = 5, threshold: float = 0.0
     ) -> list[Prediction]:
-        """Returns the `top_k` most probable classes of an RGB image, the best first.
+        """Returns the `top_k` most probable classes of an image, the best first.
 
         Classes less probable than `threshold` are left out.
         """
         return self._best(self.probabilities(image), top_k, threshold)
 
     def probabilities(self, image: Image.Image) -> np.ndarray:
-        """Returns [classes] float32 that sum to 1 of an RGB image of any size."""
+        """Returns [classes] float32 that sum to 1 of an image of any size."""
         return self.view(image).probabilities
 
     def view(self, image: Image.Image) -> View:
-        """Returns all that the network makes of an RGB image of any size."""
+        """Returns all that the network makes of an image of any size."""
         return self._view(image, self._runner)
 
     def _view(self, image: Image.Image, runner: Runner) -> View:
+        image = preprocessing.to_rgb(image)
         pixels = preprocessing.centre_pixels(image, self.config.images).astype(np.float32)
         if self._model.rgb is None:
             outputs = runner.run(preprocessing.normalize(pixels, self.config.images))

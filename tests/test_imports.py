@@ -24,11 +24,13 @@ ROWS = [
 ]  # fmt: skip
 # The modules that importing TensorFlow is for; no other reaches it.
 HEAVY = {"augmentation", "compression.retraining", "data", "exporting.export_keras", "layers",
-         "litert.from_keras", "models", "optimization", "training.devices",
-         "training.distillation", "training.history", "training.job", "training.loop",
-         "training.losses", "training.mixing", "training.model_directory", "training.nan",
-         "training.pictures", "training.profiling", "training.run", "training.snapshots",
-         "training.speed"}  # fmt: skip
+         "litert.from_keras", "models", "optimization.optimizers", "optimization.schedule",
+         "optimization.update", "training.departure", "training.devices", "training.distillation",
+         "training.history", "training.job", "training.journal", "training.left_out",
+         "training.loop", "training.losses", "training.mixing", "training.model_directory",
+         "training.moving_statistics", "training.nan", "training.pace", "training.pictures",
+         "training.profiling", "training.run", "training.saving", "training.scoring",
+         "training.snapshots", "training.speed", "training.xla"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 

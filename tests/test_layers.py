@@ -84,6 +84,7 @@ def test_dropout_is_a_function_of_its_count():
     layer.calls.assign(0)
     np.testing.assert_array_equal(layer(ones, training=True), first)
     np.testing.assert_array_equal(layer(ones), ones)
+    assert not np.array_equal(Dropout(0.5, seed=1)(ones, training=True), first)
 
 
 @pytest.mark.parametrize("side", [5, 6, 7, 8, 27, 28])

@@ -27,7 +27,7 @@ def random_weights(network: Graph, seed: int = 0) -> dict[str, np.ndarray]:
         shape = network.kernel_shape(node.name)
         deviation = (2 / np.prod(shape[:-1])) ** 0.5
         weights[f"{node.name}/kernel"] = random.normal(0, deviation, shape).astype(np.float32)
-        if node.op == "conv":
+        if node.op == "conv" or node.bias:
             weights[f"{node.name}/bias"] = random.normal(0, 0.1, shape[-1:]).astype(np.float32)
     return weights
 

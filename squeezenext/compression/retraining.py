@@ -17,9 +17,10 @@ from squeezenext.compression.sharing import Shared
 from squeezenext.config import Config
 from squeezenext.errors import NotFinite
 from squeezenext.foreign import variables
+from squeezenext.models import model_variables
 from squeezenext.training import devices, distillation, model_directory
 from squeezenext.training.history import ProgressBar
-from squeezenext.training.loop import Loop, model_variables
+from squeezenext.training.loop import Loop
 
 PRUNING_SHARE = 0.5  # of the pruning epochs in which weights go; in the rest the others recover
 CALLS = 20  # in that time, each with masks of its own

@@ -107,12 +107,6 @@ def _split_cpu(devices: int) -> None:
             raise InputError(f"--devices {devices} comes too late in this process.") from error
 
 
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Says whether this process is the one that writes files."""
-    resolver = strategy.cluster_resolver
-    return resolver is None or not resolver.task_id
-
-
 def workers(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     """Returns (this worker's number, number of workers)."""
     resolver = strategy.cluster_resolver
