@@ -40,9 +40,10 @@ def write_all(jobs: Sequence[shards.Job], options: Sequence[str]) -> None:
                 | apache_beam.Map(_write)
             )
     except Exception as error:  # every runner has its own kinds
+        told = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise RunAgain(
-            f"The Beam pipeline failed ({str(error).splitlines()[0][:300]}); run the same command "
-            "again to go on at the shards that are missing."
+            f"The Beam pipeline failed ({told}); run the same command again to go on at the shards "
+            "that are missing."
         ) from error
 
 

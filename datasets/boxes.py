@@ -20,7 +20,7 @@ import numpy as np
 from squeezenext.errors import InputError
 
 from . import tar
-from .listing import Fault
+from .listing import Fault, add_all
 from .pool import Pool
 
 _NAME = re.compile(r"(?:\./)?(?:[\w-]+/){0,3}(n\d{8}_\d+)\.xml")
@@ -28,6 +28,7 @@ _SYNSET = re.compile(r"n\d{8}")
 MAX_XML_BYTES = 1 << 20
 MAX_TAIL_BYTES = 16 << 20  # tar pads an archive to 10 KB
 _BATCH = 2000  # files sent to a worker at once: the sending then costs nothing
+_BATCH_BYTES = 8 << 20  # or fewer, where they are large: ImageNet's have 500 bytes each
 
 
 class _Gzip:
@@ -74,12 +75,12 @@ def read(path: Path, wanted: set[str], pool: Pool) -> tuple[dict[str, bytes], li
     rejected: list[Fault] = []
     for found, faults in pool.run(_parse_all, _batches(path, wanted, rejected)):
         boxes.update(found)
-        rejected += faults
+        add_all(rejected, faults)
     return boxes, rejected
 
 
 def _batches(path: Path, wanted: set[str], rejected: list[Fault]) -> Iterator[list]:
-    batch, seen = [], set()
+    batch, seen, size = [], set(), 0
     with gzip.open(path, "rb") as file:
         stream = _Gzip(file, str(path))
         for member in tar.members(stream, str(path)):
@@ -90,13 +91,14 @@ def _batches(path: Path, wanted: set[str], rejected: list[Fault]) -> Iterator[li
             if match and match[1] in seen:
                 fault = "appears twice"
             if fault:
-                rejected.append(Fault(f"{path.name}: {member.name}", fault))
+                add_all(rejected, [Fault(f"{path.name}: {member.name}", fault)])
             elif match[1] in wanted:
                 seen.add(match[1])
                 batch.append((match[1], stream.read_at(member.offset, member.size)))
-            if len(batch) == _BATCH:
+                size += member.size
+            if len(batch) == _BATCH or size > _BATCH_BYTES:
                 yield batch
-                batch = []
+                batch, size = [], 0
         stream.finish()
     yield batch
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,13 @@ def _removed_on_error(temporary: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def swept(directory: Path) -> Iterator[None]:
-    """Removes the drafts that nobody will put in place, of an earlier run and of this one."""
+    """Removes the drafts that nobody will put in place, of an earlier run and of this one.
+
+    What a source that cannot seek was laid by in goes, too: its next pass lays it by anew.
+    """
 
     def sweep() -> None:
+        shutil.rmtree(directory / SPOOL, ignore_errors=True)
         for left_over in (directory / WORK).glob("*.tmp"):
             with contextlib.suppress(OSError):
                 left_over.unlink(missing_ok=True)
@@ -79,7 +84,8 @@ def swept(directory: Path) -> Iterator[None]:
 def write_json(path: Path, document: Any, work: Path) -> None:
     """Writes the document with stable bytes: the same content gives the same file."""
     with written(path, work) as file:
-        file.write(json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
+        text = json.dumps(document, indent=1, ensure_ascii=False)
+        file.write(text.encode("utf-8", "backslashreplace") + b"\n")  # \udcff: a name not in UTF-8
 
 
 def make_folder(path: Path) -> None:

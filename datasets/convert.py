@@ -7,6 +7,7 @@ The output is finished when its manifest.json exists; killed before, the same co
 on at the next shard, and the bytes are those of an undisturbed run.
 """
 
+import contextlib
 import dataclasses
 import functools
 import sys
@@ -19,7 +20,7 @@ from squeezenext import flags as command_line
 from squeezenext import records
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 
-from . import beam, commit, estimate, existing, jobs, layouts, lock, progress, shards, space
+from . import beam, commit, estimate, existing, jobs, layouts, lock, plan, progress, shards, space
 from . import output as outputs
 from .listing import Collection
 from .options import LAYOUTS, RUNNERS, Options
@@ -41,32 +42,43 @@ def convert(source: Path, output: Path, **options) -> records.Manifest:
     source, output, chosen = Path(source), Path(output), Options(**options)
     if not source.exists():
         raise InputError(f"--source {source} is no folder; give the one that holds the data.")
+    layouts.check_apart(source, output, chosen)
     commit.make_folder(output)
     workers = chosen.workers or default_workers()
     with lock.held(output), commit.swept(output), Pool(workers) as pool:
         collection = layouts.collect(source, chosen, pool, output / commit.SPOOL)
         identity = outputs.identity(collection, chosen)
-        if chosen.overwrite:
-            outputs.clear(output, source)
-        if (done := outputs.finished(output, identity)) is not None:
+        if not chosen.overwrite and (done := outputs.finished(output, identity)) is not None:
             return done
         space.check(output, estimate.needed(collection, output, chosen))
-        fingerprint = outputs.fingerprint(collection)
-        outputs.begin(output, {"identity": identity, "fingerprint": fingerprint})
+        planned = _begin(collection, source, output, chosen, identity)
         if chosen.layout == "tfrecord":
             adopted = existing.write(collection, source, output, pool, chosen.show_progress)
             collection, written = adopted
         else:
-            written = _write_shards(collection, output, chosen, pool)
-        if outputs.fingerprint(collection) != fingerprint:
+            written = _write_shards(collection, output, chosen, pool, planned.key)
+        if outputs.fingerprint(collection) != planned.fingerprint:
             raise RunAgain(f"{source} changed while it was read; run the same command again.")
         return outputs.finish(collection, output, chosen, written, identity)
 
 
+def _begin(
+    collection: Collection, source: Path, output: Path, options: Options, identity: str
+) -> plan.Plan:
+    """Makes the work folder and clears away what is not to stay."""
+    in_place = options.layout == "tfrecord" and output.samefile(source)
+    files = () if in_place else plan.files(collection, options)
+    planned = plan.Plan(identity, outputs.fingerprint(collection), files)
+    if options.overwrite:
+        plan.clear(output, planned, in_place)
+    plan.begin(output, planned, in_place)
+    return planned
+
+
 def _write_shards(
-    collection: Collection, output: Path, options: Options, pool: Pool
+    collection: Collection, output: Path, options: Options, pool: Pool, plan_key: str
 ) -> dict[str, list[shards.Written]]:
-    named = jobs.all_of(collection, output, options)
+    named = jobs.all_of(collection, output, options, plan_key)
     images = sum(len(job.listing.names) for _, job in named)
     size = sum(job.listing.bytes for _, job in named)
     written: dict[str, list[shards.Written]] = {name: [] for name in collection.splits}
@@ -74,10 +86,10 @@ def _write_shards(
         beam.write_all([job for _, job in named], options.beam_options)
     with progress.shown("Converting", images, size, options.show_progress) as advance:
         drafts = pool.run(shards.draft, (job for _, job in named))
-        results = behind(functools.partial(shards.put, output), drafts)
-        for (name, job), result in zip(named, results, strict=True):
-            written[name].append(result)
-            advance(len(job.listing.names), job.listing.bytes)
+        with contextlib.closing(behind(functools.partial(shards.put, output), drafts)) as results:
+            for (name, job), result in zip(named, results, strict=True):
+                written[name].append(result)
+                advance(len(job.listing.names), job.listing.bytes)
     return written
 
 
@@ -158,7 +170,6 @@ def _command(values: flags.FlagValues, positional: list[str]) -> None:
     source, output = Path(values["source"].value), Path(values["output"].value)
     if values["dry_run"].value:
         workers = values["workers"].value or default_workers()
-        options |= {"sequential": False}  # nothing is laid by
         print(estimate.told(estimate.plan(source, output, Options(**options)), workers))
         return
     report(convert(source, output, **options))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext import records
+from squeezenext.errors import InputError
 from squeezenext.records import tfrecord
 
 from .shards import Written
@@ -68,7 +69,12 @@ def _image(output: Path, results: list[Written], number: int) -> tuple[str, byte
         number -= result.examples
     start = int(result.table["offset"][number])
     ends = np.append(result.table["offset"], result.bytes)
-    descriptor = os.open(output / result.file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(output / result.file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise InputError(
+            f"{output / result.file} cannot be read ({error.strerror}); run the command again."
+        ) from error
     try:
         length = int(ends[number + 1]) - start
         payload = tfrecord.read(descriptor, start, length, result.file, number)

@@ -34,16 +34,15 @@ class Plan:
 
 
 def needed(collection: Collection, output: Path, options: Options) -> int:
-    """Returns how many bytes are still to be written, from above."""
+    """Returns how many bytes of shards and lists are still to be written, from above."""
     examples = sum(len(split.names) for split in collection.splits.values())
     images = sum(split.bytes for split in collection.splits.values())
     if options.layout == "tfrecord":
         return 0 if _same_file_system(collection, output) else images
     if options.max_side:
         images = min(images, int(examples * options.max_side**2 * _BYTES_A_PIXEL))
-    spooled = images if options.sequential else 0
     done = sum(path.stat().st_size for path in output.glob("*-of-*")) if output.is_dir() else 0
-    return max(0, images + examples * _RECORD_BYTES - done) + spooled
+    return max(0, images + examples * _RECORD_BYTES - done)
 
 
 def _same_file_system(collection: Collection, output: Path) -> bool:
@@ -57,17 +56,20 @@ def plan(source: Path, output: Path, options: Options) -> Plan:
     Raises:
       InputError: the source or an option is at fault, or the output cannot be written.
     """
+    layouts.check_apart(source, output, options)
     with tempfile.TemporaryDirectory() as spool, Pool(options.workers or 1) as pool:
         archive = imagenet.train_archive(source, options)
         if options.layout == "imagenet" and imagenet_stream.is_pipe(archive):
             raise InputError("--dry_run cannot look into a pipe, which is read once; give a file.")
-        collection = layouts.collect(source, options, pool, Path(spool))
+        seekable = dataclasses.replace(options, sequential=False)  # nothing is laid by
+        collection = layouts.collect(source, seekable, pool, Path(spool))
     named = jobs.all_of(collection, output, options)
     counts = {name: len(split.names) for name, split in collection.splits.items()}
     of_split = {name: sum(name == other for other, _ in named) for name in counts}
     size = sum(split.bytes for split in collection.splits.values())
     seconds = 0.0 if options.layout == "tfrecord" else _trial(named[0][1], output, size)
-    needs, free = needed(collection, output, options), space.free(output)
+    spooled = collection.splits["train"].bytes if options.sequential else 0
+    needs, free = needed(collection, output, options) + spooled, space.free(output)
     refused = len(collection.rejected)
     return Plan(counts, of_split, len(collection.classes), refused, needs, free, seconds)
 

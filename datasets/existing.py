@@ -8,17 +8,18 @@ import contextlib
 import dataclasses
 import os
 import re
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from squeezenext import atomic, labels, records
-from squeezenext.errors import InputError
+from squeezenext.errors import InputError, RunAgain
 from squeezenext.records import schema, tfrecord
 
 from . import commit, images, jpeg, progress
-from .listing import Collection, listing
+from .listing import Collection, is_text, listing, printable
 from .pool import Pool
 from .shards import RECORD, Written, fingerprint, sha256
 
@@ -27,7 +28,8 @@ _SHARD = re.compile(
 )
 _SPLITS = {"valid": "validation", "val": "validation"}
 _LABELS = "labels.txt"
-_LABEL_LINE = re.compile(r"(\d+):(.*)")
+_LABEL_LINE = re.compile(r"(\d{1,9}):(.*)")
+_MAX_LABEL = 100_000  # ImageNet-21k has 21,841; a class is an object even if no record is of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +115,8 @@ def _classes(seen: dict[int, labels.Label], source: Path) -> tuple[labels.Label,
     texts: dict[int, str] = {}
     with contextlib.suppress(OSError, UnicodeDecodeError):
         lines = (source / _LABELS).read_text("utf-8").splitlines()
-        texts = {int(m[1]): m[2] for line in lines if (m := _LABEL_LINE.fullmatch(line))}
+        rows = [(int(m[1]), m[2]) for line in lines if (m := _LABEL_LINE.fullmatch(line))]
+        texts = {number: printable(text) for number, text in rows if number <= _MAX_LABEL}
     found = []
     for number in range(1, max(*seen, *texts, 1) + 1):
         label = seen.get(number, labels.Label("", ""))
@@ -126,7 +129,7 @@ def adopt(job: Job) -> tuple[Written, dict[int, labels.Label]]:
     """Reads a shard and links or copies it into its place; returns its classes, too."""
     result, rows, classes = Written(job.path.name), [], {}
     starts = tfrecord.offsets(job.source)
-    with job.source.open("rb") as file:
+    with _readable(job.source) as file:
         result.sha256 = sha256(file)
         for number, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
             length = int(end - start)
@@ -136,8 +139,19 @@ def adopt(job: Job) -> tuple[Written, dict[int, labels.Label]]:
             classes.setdefault(label, known)
             result.names.append(name or f"{job.path.name}-{number}")
     result.table, result.bytes = np.array(rows, RECORD), int(starts[-1])
-    _place(job)
+    _place(job, result.sha256)
     return result, classes
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); mend that and run the command again."
+        ) from error
 
 
 def _example(payload: bytes, shard: str, number: int) -> tuple[int, labels.Label, str, bytes]:
@@ -148,8 +162,11 @@ def _example(payload: bytes, shard: str, number: int) -> tuple[int, labels.Label
     fault = ""
     if len(label) != 1 or len(data) != 1 or not isinstance(label[0], int):
         fault = f"has no {schema.LABEL} or no {schema.ENCODED}"
-    elif label[0] < 1:
-        fault = f"has the label {label[0]}, but labels count from 1; convert the images themselves"
+    elif not 1 <= label[0] <= _MAX_LABEL:
+        fault = f"has the label {label[0]}, but labels count from 1 to {_MAX_LABEL} at most; "
+        fault += "convert the images themselves"
+    elif not all(map(is_text, texts)):
+        fault = "has a name that is no text; convert the images themselves"
     else:
         try:
             if images.sniff(data[0]) != "JPEG" or jpeg.header(data[0]).components not in (1, 3):
@@ -157,7 +174,7 @@ def _example(payload: bytes, shard: str, number: int) -> tuple[int, labels.Label
         except images.ImageError as error:
             fault = f"holds an image that {error}"
     if fault:
-        raise InputError(f"{shard}: record {number} ({texts[2]}) {fault}.")
+        raise InputError(f"{shard}: record {number} ({printable(texts[2])}) {fault}.")
     return label[0], labels.Label(texts[0], texts[1]), texts[2], data[0]
 
 
@@ -166,16 +183,26 @@ def _text(features: dict, key: str) -> str:
     return values[0].decode("utf-8", "backslashreplace") if values else ""
 
 
-def _place(job: Job) -> None:
+def _place(job: Job, digest: str) -> None:
     if job.path.exists() and job.path.samefile(job.source):
-        atomic.flush(job.path)  # whoever wrote it may not have
+        with commit.explained(job.path):
+            atomic.flush(job.path)  # whoever wrote it may not have
         return
-    temporary = job.path.parent / commit.WORK / f"{job.path.name}.link"
+    temporary = job.path.parent / commit.WORK / f"{job.path.name}.link.tmp"
     try:
         temporary.unlink(missing_ok=True)
         os.link(job.source, temporary)
-        atomic.put(temporary, job.path)
     except OSError:  # another file system, or one without links
-        with job.source.open("rb") as file:
-            with commit.written(job.path, job.path.parent / commit.WORK) as copy:
-                shutil.copyfileobj(file, copy, 4 << 20)
+        temporary = _copied(job, digest)
+    commit.put(temporary, job.path)
+
+
+def _copied(job: Job, digest: str) -> Path:
+    """Copies a shard into the work folder, and makes sure that it is what was read before."""
+    with commit.drafted(job.path, job.path.parent / commit.WORK) as copy:
+        with _readable(job.source) as file:
+            while block := file.read(4 << 20):
+                copy.write(block)
+    if copy.sha256 != digest:
+        raise RunAgain(f"{job.source} changed while it was read; run the same command again.")
+    return copy.path

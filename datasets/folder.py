@@ -10,7 +10,7 @@ from squeezenext import labels
 from squeezenext.errors import InputError
 
 from . import split
-from .listing import Collection, Fault, Listing, check_name, listing
+from .listing import Collection, Fault, Listing, check_name, listing, printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
 _SPLIT_NAMES = {
@@ -64,7 +64,7 @@ def collect(
     if not source.is_dir():
         raise InputError(f"{source} is no folder; give the one that holds a folder per class.")
     seen = _Found(follow_links, names or Names())
-    roots = _split_folders(source)
+    roots = split_folders(source)
     found = {name: _images(root, seen) for name, root in roots.items()}
     classes = sorted(found["train"])
     for name, images in found.items():
@@ -104,7 +104,7 @@ def _check_names(classes: tuple[labels.Label, ...], source: Path) -> None:
         )
 
 
-def _split_folders(source: Path) -> dict[str, Path]:
+def split_folders(source: Path) -> dict[str, Path]:
     """Returns the folder of each split; without a train folder, all is "train"."""
     roots: dict[str, Path] = {}
     for path in _entries(source):
@@ -155,7 +155,8 @@ def _class_images(root: Path, folder: Path, seen: _Found) -> list[Path]:
         if path.is_dir() and any(is_image(deeper) for deeper in _entries(path)):
             if seen.names.nested_refused:
                 raise InputError(f"{path} holds images one folder too deep; {_HINT}.")
-            seen.warnings.append(f"{path.relative_to(root)} is a folder in a class: left out.")
+            name = printable(str(path.relative_to(root)))
+            seen.warnings.append(f"{name} is a folder in a class: left out.")
         if not is_image(path) or path.is_dir():
             continue
         fault = ""

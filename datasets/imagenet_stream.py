@@ -76,9 +76,11 @@ def collect(path: Path, options: Options, faults: list[Fault], spool: Path) -> t
     """
     shutil.rmtree(spool, ignore_errors=True)
     commit.make_folder(spool)
-    if path.is_file():
-        space.check(spool, path.stat().st_size)
+    if path.is_file():  # what is laid by, and then the shards
+        space.check(spool, path.stat().st_size * (1 if options.max_side else 2))
     name = "standard input" if str(path) == "-" else str(path)
+    if str(path) == "-" and sys.stdin is None:
+        raise InputError("--train_tar -: standard input is closed; pipe the archive into it.")
     with contextlib.ExitStack() as stack:
         file = sys.stdin.buffer if str(path) == "-" else stack.enter_context(path.open("rb"))
         stream = Stream(file, name, options.checksum)

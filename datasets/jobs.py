@@ -1,5 +1,6 @@
 """Cuts a collection into shards: which examples, in which order, under which name."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,25 @@ from .shards import Job
 SHARD_BYTES = 100 << 20  # tensorflow.org/guide/data_performance_analysis: 100 to 200 MB
 
 
-def all_of(collection: Collection, output: Path, options: Options) -> list[tuple[str, Job]]:
-    """Returns (split, job) of every shard; a function of the names, the seed and the options."""
+def names(collection: Collection, split: str, options: Options) -> list[str]:
+    """Returns the names of a split's shards."""
+    if options.layout == "tfrecord":
+        return [path.name for path in collection.splits[split].files]
+    examples = max(1, len(collection.splits[split].names))
+    count = min(_shard_count(collection, split, options), examples)
+    return [f"{split}-{place:05d}-of-{count:05d}" for place in range(count)]
+
+
+def all_of(
+    collection: Collection, output: Path, options: Options, plan: str = ""
+) -> list[tuple[str, Job]]:
+    """Returns (split, job) of every shard; a function of the names, the seed and the options.
+
+    Args:
+      plan: of which these are a part, see `Plan.key`.
+    """
     return [
-        (name, job)
+        (name, dataclasses.replace(job, plan=plan))
         for name in collection.splits
         for job in _of_split(collection, name, output, options)
     ]
@@ -24,14 +40,12 @@ def all_of(collection: Collection, output: Path, options: Options) -> list[tuple
 def _of_split(collection: Collection, name: str, output: Path, options: Options) -> list[Job]:
     split = collection.splits[name]
     ordered = split.take(shuffled(split.names, options.seed))
-    count = min(_shard_count(collection, name, options), max(1, len(split.names)))
+    paths = [output / file for file in names(collection, name, options)]
     sample = summary.mean_sample(len(split.names), split.bytes) if name == "train" else 0
-    runs = parts(len(split.names), count)
+    runs = parts(len(split.names), len(paths)), parts(sample, len(paths))
     return [
-        _job(
-            collection, ordered, run, quota, output / f"{name}-{place:05d}-of-{count:05d}", options
-        )
-        for place, (run, quota) in enumerate(zip(runs, parts(sample, count), strict=True))
+        _job(collection, ordered, run, quota, path, options)
+        for path, run, quota in zip(paths, *runs, strict=True)
     ]
 
 

@@ -12,6 +12,7 @@ from .pool import Pool
 
 _CALTECH_PATTERN = r"\d{3}\.(.+)"
 _CALTECH_FOLDER = "256_ObjectCategories"
+_CLASS_FOLDERS = ("folder", "caltech256")
 _CLUTTER = re.compile(r"257\.clutter")
 
 
@@ -22,8 +23,18 @@ def collect(source: Path, options: Options, pool: Pool, spool: Path) -> Collecti
       spool: a folder for what cannot be read twice.
 
     Raises:
-      InputError: the source does not hold that layout.
+      InputError: the source does not hold that layout, or cannot be read.
     """
+    try:
+        return _collect(source, options, pool, spool)
+    except OSError as error:  # a file that is gone since its folder was read, for one
+        raise InputError(
+            f"{error.filename or source} cannot be read ({error.strerror}); mend that and run the "
+            "command again."
+        ) from error
+
+
+def _collect(source: Path, options: Options, pool: Pool, spool: Path) -> Collection:
     if options.checksum and (options.layout != "imagenet" or imagenet_folders.found(source)):
         raise InputError("--checksum is for ImageNet's archives; nothing else has an official one.")
     if (options.train_tar or options.sequential) and options.layout != "imagenet":
@@ -44,10 +55,33 @@ def collect(source: Path, options: Options, pool: Pool, spool: Path) -> Collecti
     return _folders(source, options, names)
 
 
+def check_apart(source: Path, output: Path, options: Options) -> None:
+    """Refuses an output that would be read as a class, or would replace the source's own lists.
+
+    Raises:
+      InputError: the same.
+    """
+    roots: list[Path] = []
+    if options.layout == "csv":
+        roots = [source if source.is_dir() else source.parent]
+    elif options.layout in _CLASS_FOLDERS and source.is_dir():
+        roots = list(folder.split_folders(_caltech_folder(source)).values())
+    place = output.resolve()
+    for root in (root.resolve() for root in roots):
+        a_class = options.layout in _CLASS_FOLDERS and not place.name.startswith(".")
+        if place == root or (a_class and place.parent == root):
+            raise InputError(
+                f"--output {output} lies among the data in {root}; choose a folder elsewhere."
+            )
+
+
+def _caltech_folder(source: Path) -> Path:
+    return source / _CALTECH_FOLDER if (source / _CALTECH_FOLDER).is_dir() else source
+
+
 def _caltech256(source: Path, options: Options) -> Collection:
     """001.ak47/001_0001.jpg and so on; class 257 is what belongs to no class."""
-    if (source / _CALTECH_FOLDER).is_dir():
-        source = source / _CALTECH_FOLDER
+    source = _caltech_folder(source)
     names = folder.Names(
         re.compile(options.class_pattern or _CALTECH_PATTERN),
         None if options.clutter else _CLUTTER,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from squeezenext.errors import InputError
 
 # 28 bytes an example: the million examples of ImageNet stay far below a gigabyte.
 _MAX_FAULTS = 100_000
+_NO_TEXT = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 ROW = np.dtype([("file", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("label", "<i4")])
 
 
@@ -24,6 +26,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "file", printable(self.file))
+        object.__setattr__(self, "reason", printable(self.reason))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +94,21 @@ def add_all(faults: list[Fault], more: Iterable[Fault]) -> None:
         )
 
 
+def is_text(name: str) -> bool:
+    """Tells whether a name has no control character, line end or half of a character.
+
+    Other spaces than " " will do: macOS puts one (U+202F) into the names of screenshots.
+    """
+    return not _NO_TEXT.search(name)
+
+
 def check_name(name: str, source: Path) -> None:
-    """Refuses a file name that no CSV or JSON file could carry.
+    """Refuses a file or class name that no CSV or JSON file could carry.
 
     Raises:
-      InputError: it has control characters, or is not UTF-8 (its surrogates are not printable).
+      InputError: it has control characters, or is not UTF-8 (which shows as surrogates).
     """
-    if not name.isprintable():
+    if not is_text(name):
         raise InputError(f"{ascii(name)} in {source} has a name that is no text; rename it.")
 
 

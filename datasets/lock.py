@@ -11,6 +11,7 @@ import filelock
 from squeezenext.errors import RunAgain
 
 from . import commit
+from .listing import printable
 
 LOCK = ".convert.lock"
 
@@ -29,17 +30,31 @@ def held(directory: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
-        with contextlib.suppress(OSError):
-            holder = owner.read_text("utf-8")[:200].strip()
-            raise RunAgain(f"{directory} is being written by {holder}; wait for it.") from error
-        raise RunAgain(f"{directory} is being written by another process.") from error
+        raise RunAgain(f"{directory} is being written by {_told(owner)}; wait for it.") from error
     except OSError as error:
         raise commit.explanation(error, directory) from error
     try:
-        with contextlib.suppress(OSError):
-            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
+        _tell(owner)
         yield
     finally:
         with contextlib.suppress(OSError):
             owner.unlink()
         lock.release()
+
+
+def _tell(owner: Path) -> None:
+    """Whole or not at all, for whoever looks just now. Not flushed: it dies with the process."""
+    draft = owner.with_name(f"{owner.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        draft.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
+        os.replace(draft, owner)
+    with contextlib.suppress(OSError):
+        draft.unlink(missing_ok=True)
+
+
+def _told(owner: Path) -> str:
+    try:
+        with owner.open(encoding="utf-8", errors="replace") as file:
+            return printable(file.read(200).strip()) or "another process"
+    except OSError:
+        return "another process"

@@ -1,4 +1,4 @@
-"""The output directory: whose it is, what is done already, and the files that finish it."""
+"""The output directory: what is done already, and the files that finish it."""
 
 import dataclasses
 import hashlib
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import atomic, records
+from squeezenext import records
 from squeezenext.errors import InputError
 
 from . import commit, duplicates, imagenet, summary
@@ -17,8 +17,6 @@ from .options import Options
 from .shards import Written
 
 MAX_ROWS = 10_000  # of each list in the manifest; how many more there are is told beside it
-NOTES = "*-of-*.json"  # what datasets.shards leaves beside each shard it has written
-_PLAN = "plan.json"
 
 
 def identity(collection: Collection, options: Options) -> str:
@@ -71,44 +69,6 @@ def finished(output: Path, identity: str) -> records.Manifest | None:
     for left_over in (commit.WORK, commit.SPOOL):  # killed just before their own removal
         shutil.rmtree(output / left_over, ignore_errors=True)
     return manifest
-
-
-def begin(output: Path, plan: dict[str, str]) -> None:
-    """Makes the work folder. What another conversion left unfinished there is removed."""
-    work = output / commit.WORK
-    if work.exists() and _read_plan(work) != plan:
-        for note in work.glob(NOTES):
-            (output / note.name.removesuffix(".json")).unlink(missing_ok=True)
-        shutil.rmtree(work)
-    commit.make_folder(work)
-    commit.write_json(work / _PLAN, plan, work)
-
-
-def _read_plan(work: Path) -> dict | None:
-    try:
-        return json.loads((work / _PLAN).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def clear(output: Path, keep: Path) -> None:
-    """Removes a finished data set, its manifest first: what is left is none.
-
-    Shards in the folder `keep`, the source of this very conversion, stay.
-    """
-    try:
-        manifest = records.load_manifest(output)
-    except InputError:
-        manifest = None
-    (output / records.MANIFEST).unlink(missing_ok=True)
-    atomic.flush(output)
-    if manifest and not output.samefile(keep):
-        for split in manifest.splits.values():
-            for shard in (*split.shards, *([split.sidecar] if split.sidecar else [])):
-                shard.path.unlink(missing_ok=True)
-        for name in summary.FILES:
-            (output / name).unlink(missing_ok=True)
-    shutil.rmtree(output / commit.WORK, ignore_errors=True)
 
 
 def finish(

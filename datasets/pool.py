@@ -41,7 +41,7 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         if self._executor:
-            self._executor.shutdown(wait=True, cancel_futures=True)
+            _end(self._executor, cancel=True)
 
     def warm(self) -> None:
         """Starts the processes, which takes a second, while this one does something else."""
@@ -122,16 +122,36 @@ def _lean_start() -> Iterator[None]:
 def behind(function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
     """Yields `function(job)` of every job, in order, done by two threads as the next ones come.
 
-    For what waits for the disk: one of them may wait while the other's turn comes.
+    For what waits for the disk: one of them may wait while the other's turn comes. Close it
+    (contextlib.closing) before what the function works on is let go: that ends the threads.
     """
-    with concurrent.futures.ThreadPoolExecutor(2) as executor:
-        pending: collections.deque = collections.deque()
+    executor = concurrent.futures.ThreadPoolExecutor(2)
+    pending: collections.deque = collections.deque()
+    try:
         for job in jobs:
             pending.append(executor.submit(function, job))
             if len(pending) > 2:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+    finally:
+        _end(executor, cancel=False)  # each is a shard that is written but for its rename
+
+
+def _end(executor: concurrent.futures.Executor, cancel: bool) -> None:
+    """Returns when nothing runs any more, however often Ctrl-C comes meanwhile.
+
+    What runs may rename a shard, and the lock on the folder must not be let go before.
+    """
+    interrupted = None
+    while True:
+        try:
+            executor.shutdown(wait=True, cancel_futures=cancel)
+            break
+        except KeyboardInterrupt as error:
+            interrupted = error
+    if interrupted:
+        raise interrupted
 
 
 def _initialise() -> None:

@@ -12,10 +12,10 @@ import google_crc32c
 import numpy as np
 
 from squeezenext import labels, records
-from squeezenext.errors import InputError
 
 from . import commit, images
 from .listing import Fault, Listing
+from .reader import Reader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Job:
     verify_images: bool = False
     mean_of: int = 0  # the first so many count towards rgb_mean
     smaller: images.Smaller | None = None
+    plan: str = ""  # the conversion's, `Plan.key`
 
 
 # What is known of each record: where it starts, its class, its image's length and `fingerprint`.
@@ -40,11 +41,12 @@ class Written:
 
     `table`: [examples] of RECORD; `names`: each one's file name; `rgb_sum`: the sum of the
     mean colours of the `rgb_images` images that were decoded; `draft`: its name in the work
-    folder as long as it is not in its place.
+    folder as long as it is not in its place; `plan`: the conversion's.
     """
 
     file: str
     draft: str = ""
+    plan: str = ""
     bytes: int = 0
     sha256: str = ""
     table: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, RECORD))
@@ -59,18 +61,22 @@ class Written:
         return len(self.names)
 
     def note(self) -> bytes:
-        """Returns this as JSON, to be read after a restart."""
+        """Returns this as JSON behind its own SHA-256, to be read after a restart."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["table"] = self.table.tolist()
-        return json.dumps(fields, default=dataclasses.asdict).encode()
+        text = json.dumps(fields, default=dataclasses.asdict).encode()
+        return hashlib.sha256(text).hexdigest().encode() + b"\n" + text
 
 
-def read_note(text: bytes) -> Written:
+def read_note(note: bytes) -> Written:
     """Returns what `Written.note` wrote.
 
     Raises:
-      ValueError, TypeError, KeyError: it is something else.
+      ValueError, TypeError, KeyError: it is something else, or damaged.
     """
+    digest, _, text = note.partition(b"\n")
+    if hashlib.sha256(text).hexdigest().encode() != digest:
+        raise ValueError("the note is damaged")
     fields = json.loads(text)
     for key in ("repairs", "rejected"):
         fields[key] = [Fault(**row) for row in fields[key]]
@@ -93,9 +99,9 @@ def draft(job: Job) -> Written:
     `put`, in whichever process, does the rest: a worker need not wait for the disk.
     """
     work = job.path.parent / commit.WORK
-    if (known := _noted(_note(job.path), job.path)) is not None:
+    if (known := _noted(job)) is not None:
         return known
-    result, rows = Written(job.path.name), []
+    result, rows = Written(job.path.name, plan=job.plan), []
     labels_of, names = job.listing.table["label"].tolist(), job.listing.names
     with commit.drafted(job.path, work) as file:
         for place, image in _images(job, result):
@@ -112,7 +118,7 @@ def put(folder: Path, drafted: Written) -> Written:
     """Puts a drafted shard in its place in `folder`, then its note. Raises as `write`.
 
     A shard without a note is written again. The note is not flushed: whatever a power cut
-    makes of it, the shard's SHA-256 tells.
+    makes of it, its own SHA-256 and the shard's tell.
     """
     if not drafted.draft:
         return drafted
@@ -136,11 +142,13 @@ def fingerprint(image: bytes) -> int:
     return google_crc32c.value(image[middle : middle + 1024])
 
 
-def _noted(note: Path, shard: Path) -> Written | None:
+def _noted(job: Job) -> Written | None:
     """Returns what the note says if the shard still is what was written, to the last bit."""
     try:
-        known = read_note(note.read_bytes())
-        with shard.open("rb") as file:
+        known = read_note(_note(job.path).read_bytes())
+        if (known.file, known.plan) != (job.path.name, job.plan):
+            return None
+        with job.path.open("rb") as file:
             return known if sha256(file) == known.sha256 else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -156,7 +164,7 @@ def sha256(file: BinaryIO) -> str:
 
 def _images(job: Job, result: Written) -> Iterator[tuple[int, images.Normalised]]:
     """Yields each usable image with its place; what is seen on the way goes to `result`."""
-    reader = _Reader(job.listing)
+    reader = Reader(job.listing)
     try:
         for place, name in enumerate(job.listing.names):
             try:
@@ -184,47 +192,3 @@ def _encode(job: Job, name: str, label: int, image: images.Normalised) -> list[b
         image.data, image.height, image.width, label, known.synset, known.text, name, corners
     )
     return records.example_parts(example)
-
-
-class _Reader:
-    """Reads examples' bytes; the last file stays open, since an archive holds many."""
-
-    def __init__(self, listing: Listing) -> None:
-        self._files = listing.files
-        self._rows = listing.table[["file", "offset", "size"]].tolist()  # numpy's cost 5 us each
-        self._file = self._descriptor = -1
-
-    def read(self, place: int) -> bytes:
-        """Returns the bytes of the example at `place`.
-
-        Raises:
-          ImageError: they are too many.
-          InputError: the file is gone, or shorter than when it was listed.
-        """
-        file, offset, size = self._rows[place]
-        if size > images.MAX_BYTES:
-            raise images.ImageError(f"is larger than {images.MAX_BYTES >> 20} MB")
-        try:
-            if file != self._file:
-                self._open(file)
-            data = os.pread(self._descriptor, size, offset)
-        except OSError as error:
-            raise InputError(
-                f"{self._files[file]} cannot be read ({error.strerror}); mend that and run the "
-                "command again."
-            ) from error
-        if len(data) != size:
-            raise InputError(
-                f"{self._files[file]} became shorter while it was read; run the command again."
-            )
-        return data
-
-    def _open(self, file: int) -> None:
-        self.close()
-        self._descriptor = os.open(self._files[file], os.O_RDONLY | os.O_CLOEXEC)
-        self._file = file
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._file = self._descriptor = -1

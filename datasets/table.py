@@ -21,6 +21,7 @@ _IMAGE_HEADS = ("image", "file", "filename", "file_name", "path", "image_path")
 _LABEL_HEADS = ("label", "class", "category", "target", "class_name")
 _CATEGORIES = "categories.csv"
 _MAX_FIELD = 64 << 10
+_MAX_DIGITS = 1000  # int() takes 4,300
 
 Row = tuple[str, str]  # image, label
 
@@ -47,6 +48,9 @@ def collect(source: Path, fraction: float, seed: int) -> Collection:
     described = [{"file": path.name, "bytes": listed[name].bytes} for name, path in files.items()]
     names = _names(files["train"].with_name(_CATEGORIES))
     labelled = tuple(labels.Label(key, names.get(key, key)) for key in classes)
+    for label in labelled:
+        check_name(label.synset, files["train"])
+        check_name(label.text, files["train"].with_name(_CATEGORIES))
     return Collection(labelled, ordered, tuple(faults), tuple(described))
 
 
@@ -102,8 +106,8 @@ def _classes(rows: list[Row], path: Path) -> list[str]:
     found = {label for _, label in rows}
     if len(found) < 2:
         raise InputError(f"{path} has {len(found)} class; a classifier needs two at least.")
-    if all(label.isdecimal() for label in found):
-        return sorted(found, key=int)
+    if all(label.isdecimal() and len(label) < _MAX_DIGITS for label in found):
+        return sorted(found, key=lambda label: (int(label), label))  # 1 and 01 are two classes
     return sorted(found)
 
 

@@ -18,6 +18,7 @@ from .listing import printable
 
 BLOCK = 512
 _HEADER = struct.Struct("100s24x12s12x8sc")  # name, size, checksum, kind
+_OCTAL = re.compile(rb"[\0 ]*([0-7]*)[\0 ]*")
 MAX_EXTENSION_BYTES = 64 << 10  # a PAX or long-name header; names are at most 4096 bytes
 # What macOS adds to archives: a file's attributes beside the file, and the Finder's notes.
 _APPLE = re.compile(r"(?:^|/)(?:\._[^/]*|\.DS_Store)$|^__MACOSX/")
@@ -108,11 +109,14 @@ def _checksum_fits(block: bytes, checksum: bytes) -> bool:
 
 
 def _size(digits: bytes, member: str, name: str) -> int:
-    """An octal number; the base-256 form, for files above 8 GB, has no place here."""
-    try:
-        return int(digits.strip(b"\0 ") or b"0", 8)
-    except ValueError as error:
-        raise _damaged(name, f"declares no proper size for {member}") from error
+    """An octal number; the base-256 form, for files above 8 GB, has no place here.
+
+    Nor has a sign, which int() would take: to read -1 bytes is to read all there are.
+    """
+    found = _OCTAL.fullmatch(digits)
+    if not found:
+        raise _damaged(name, f"declares no proper size for {member}")
+    return int(found[1] or b"0", 8)
 
 
 def _name(field: bytes, block: bytes) -> str:

@@ -2,11 +2,12 @@
 
     python scripts/fault_convert.py [--kills 50] [--every 1] [--pairs 20] [--folder DIR]
 
-In turn: every write, fsync and rename fails (disk full, I/O error) or is the last thing the
-process does (before it, after half of it); SIGKILL at random moments with two workers while a
-reader watches; a limit on the size of files; a full disk, where one may be mounted; two
-converters at once. After each the same command is run again, and every file must be the
-undisturbed one's, bit for bit. Exit code 0: so it was; 1: it was not, and the first difference
+In turn: every call that makes, fills, flushes, closes, links or renames a file fails (disk full,
+I/O error) or is the last thing the process does (before it, after half of it), with all work done
+in one thread, so that each call is met; SIGKILL at random moments with two workers while a reader
+watches; a limit on the size of files; a full disk, where one may be mounted; two converters at
+once. After each the same command is run again, and every file must be the undisturbed one's, bit
+for bit. Exit code 0: so it was; 1: it was not, and the first difference
 is told.
 """
 
@@ -34,6 +35,7 @@ def main_work(folder: Path, kills: int, every: int, pairs: int, seed: int) -> No
     source = fault_setup.photos(folder / "photos", 24)
     whole = fault_setup.undisturbed(source, folder / "whole")
     fault_disk.at_every_call(source, folder / "calls", whole, every)
+    _adopted(folder / "whole", folder, every)
     fault_disk.too_large(source, folder / "limit", whole)
     fault_disk.full(source, folder / "full", whole)
     larger = fault_setup.photos(folder / "larger", 240)
@@ -41,6 +43,17 @@ def main_work(folder: Path, kills: int, every: int, pairs: int, seed: int) -> No
     whole = fault_setup.undisturbed(larger, folder / "whole-larger", **arguments)
     _killed(larger, folder / "killed", whole, kills, random.Random(seed))
     _two_at_once(larger, folder / "pair", whole, pairs)
+
+
+def _adopted(whole: Path, folder: Path, every: int) -> None:
+    """The shards without a manifest, as --layout tfrecord takes them: its links fail, too."""
+    source = folder / "shards"
+    source.mkdir()
+    for shard in whole.glob("*-of-*"):
+        shutil.copy(shard, source)
+    options = {"layout": "tfrecord", "train_shards": None}
+    wanted = fault_setup.undisturbed(source, folder / "adopted", **options)
+    fault_disk.at_every_call(source, folder / "adopting", wanted, every, **options)
 
 
 def _started(source: Path, output: Path) -> subprocess.Popen:

@@ -3,8 +3,11 @@
 Each is tried on a conversion of its own; the next run must end with the undisturbed bytes.
 """
 
+import concurrent.futures
 import errno
+import itertools
 import os
+import re
 import resource
 import shutil
 import signal
@@ -16,67 +19,150 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from datasets import commit, space, writer
+from datasets import commit, lock, space, writer
 from scripts import fault_setup
 
-CALLS = ("writev", "fsync", "replace")  # all by which a conversion changes the disk
-MODES = ("disk full", "input/output error", "killed before", "killed half-way")
+MODES = {"disk full": 75, "input/output error": 2, "killed before": -9, "killed half-way": -9}
+_TOKEN = re.compile(r"\.[0-9a-f]{16}\.tmp$")  # of a draft's name
+_OTHER_CALLS = 98  # exit code of a run that did not make the calls of the one before
 
 
-def at_every_call(source: Path, output: Path, whole: fault_setup.Hashes, every: int) -> None:
-    calls = fault_setup.forked(lambda: _count(source, output))
+def at_every_call(
+    source: Path, output: Path, whole: fault_setup.Hashes, every: int, **options
+) -> None:
+    """Lets each call fail, or be the last of the process, each time on a conversion of its own."""
+    calls = _calls(source, output, options)
     done = 0
-    for mode in MODES:
-        for number in range(1, calls + 1, every):
+    for mode, wanted in MODES.items():
+        for number in range(0, len(calls), every):
             shutil.rmtree(output, ignore_errors=True)
-            what = f"{mode} at call {number} of {calls}"
-            code = fault_setup.forked(lambda n=number, m=mode: _with_fault(source, output, n, m))
-            if code == 0:
-                raise fault_setup.Different(f"{what}: the fault was not noticed.")
-            fault_setup.check(what, output, whole, finished=False)
-            if fault_setup.forked(lambda: fault_setup.plainly(source, output)) != 0:
+            what = f"{mode} at call {number + 1} of {len(calls)}, {calls[number]}"
+            code = fault_setup.forked(
+                lambda n=number, m=mode: _with_fault(source, output, calls, n, m, options)
+            )
+            # What cannot be linked is copied, and that is no fault.
+            copied = code == 0 and calls[number].startswith("link ")
+            if code != wanted and not copied:
+                raise fault_setup.Different(f"{what}: the exit code is {code}, not {wanted}.")
+            fault_setup.check(what, output, whole, finished=copied)
+            if fault_setup.forked(lambda: fault_setup.plainly(source, output, **options)) != 0:
                 raise fault_setup.Different(f"{what}: the second run failed.")
             fault_setup.check(what, output, whole, finished=True)
             done += 1
-    print(f"{done} faults at {calls} writes, fsyncs and renames: all as undisturbed", flush=True)
+    kinds = ", ".join(sorted({call.split()[0] for call in calls}))
+    print(f"{done} faults at {len(calls)} calls ({kinds}): all as undisturbed", flush=True)
 
 
-def _count(source: Path, output: Path) -> int:
-    counter = iter(range(1, 10_000))
-    last = [0]
+def _calls(source: Path, output: Path, options: dict) -> list[str]:
+    """Returns the calls by which an undisturbed conversion changes the disk, in their order."""
+    listed = output.parent / "calls.txt"
 
-    def counted(_name: str, call: Callable, *arguments):
-        last[0] = next(counter)
-        return call(*arguments)
+    def count() -> int:
+        names: list[str] = []
+        _stand_before(lambda name, call, *arguments: (names.append(name), call(*arguments))[1])
+        code = fault_setup.plainly(source, output, **options)
+        listed.write_text("\n".join(names))
+        return code
 
-    _replace_calls(counted)
-    return last[0] if fault_setup.plainly(source, output) == 0 else 99
+    if fault_setup.forked(count) != 0:
+        raise fault_setup.Different(f"{output} cannot be converted at all.")
+    return listed.read_text().splitlines()
 
 
-def _with_fault(source: Path, output: Path, number: int, mode: str) -> int:
-    counter = iter(range(1, 10_000))
+def _with_fault(
+    source: Path, output: Path, calls: list[str], number: int, mode: str, options: dict
+) -> int:
+    counter = itertools.count()
 
     def faulty(name: str, call: Callable, *arguments):
-        if next(counter) != number:
+        if (place := next(counter)) > number:
             return call(*arguments)
+        if name != calls[place]:
+            os._exit(_OTHER_CALLS)
+        if place < number:
+            return call(*arguments)
+        if mode == "killed half-way" and name.startswith("writev "):
+            os.write(arguments[0], bytes(arguments[1][0])[: len(arguments[1][0]) // 2])
+        elif mode == "killed half-way" or name.startswith("close "):
+            call(*arguments)
         if mode.startswith("killed"):
-            if mode == "killed half-way" and name == "writev":
-                os.write(arguments[0], bytes(arguments[1][0])[: len(arguments[1][0]) // 2])
-            elif mode == "killed half-way":
-                call(*arguments)
             os.kill(os.getpid(), signal.SIGKILL)
         raise OSError(errno.ENOSPC if mode == "disk full" else errno.EIO, mode)
 
-    _replace_calls(faulty)
-    return fault_setup.plainly(source, output)
+    _stand_before(faulty)
+    return fault_setup.plainly(source, output, **options)
 
 
-def _replace_calls(wrapper: Callable) -> None:
-    """Puts `wrapper(name, call, *arguments)` before the operating system's calls."""
-    for name in CALLS:
-        call = getattr(os, name)
-        setattr(os, name, lambda *args, n=name, c=call: wrapper(n, c, *args))
-    writer._GATHER_BYTES = 8_000  # several writes a shard
+def _stand_before(wrapper: Callable) -> None:
+    """Puts `wrapper("call file", call, *arguments)` before the system's calls, for ever.
+
+    They are those that make, fill, flush, close, link and rename the files of the conversion.
+    What is else done in threads is done where it is asked for, so that each run makes the same
+    calls in the same order.
+    """
+    files: dict[int, str] = {}  # open for writing, by descriptor
+    calls = {name: getattr(os, name) for name in ("open", "close", "writev", "fsync", "link")}
+
+    def opened(path, flags, *more, **named) -> int:
+        def call() -> int:
+            return calls["open"](path, flags, *more, **named)
+
+        made = flags & os.O_CREAT and _is_ours(path)
+        descriptor = wrapper(f"open {_name(path)}", call) if made else call()
+        if flags & (os.O_WRONLY | os.O_RDWR) and _is_ours(path):
+            files[descriptor] = _name(path)
+        return descriptor
+
+    def closed(descriptor) -> None:
+        if name := files.pop(descriptor, None):
+            wrapper(f"close {name}", calls["close"], descriptor)
+        else:
+            calls["close"](descriptor)
+
+    def of_descriptor(kind: str, call: Callable) -> Callable:
+        return lambda descriptor, *more: wrapper(
+            f"{kind} {files.get(descriptor, 'a folder')}", call, descriptor, *more
+        )
+
+    def of_target(kind: str, call: Callable) -> Callable:
+        return lambda path, target: (
+            wrapper(f"{kind} {_name(target)}", call, path, target)
+            if _is_ours(target)
+            else call(path, target)
+        )
+
+    os.open, os.close = opened, closed
+    os.writev, os.fsync = (of_descriptor(name, calls[name]) for name in ("writev", "fsync"))
+    os.link, os.replace = of_target("link", calls["link"]), of_target("replace", os.replace)
+    writer._sync = of_descriptor("fdatasync", writer._sync)
+    writer._GATHER_BYTES, writer._SYNC_BYTES = 8_000, 16_000  # several writes a shard
+    concurrent.futures.ThreadPoolExecutor = _AtOnce
+
+
+class _AtOnce:
+    """A pool that does all in the calling thread."""
+
+    def __init__(self, *_) -> None:
+        pass
+
+    def submit(self, function: Callable, *arguments) -> concurrent.futures.Future:
+        future: concurrent.futures.Future = concurrent.futures.Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:  # told where the result is asked for, as a thread's is
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, **_) -> None:
+        pass
+
+
+def _is_ours(path) -> bool:
+    return not os.path.basename(path).startswith(lock.LOCK)
+
+
+def _name(path) -> str:
+    return _TOKEN.sub("", os.path.basename(path))
 
 
 def too_large(source: Path, output: Path, whole: fault_setup.Hashes) -> None:

@@ -77,9 +77,10 @@ def forked(work: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def plainly(source: Path, output: Path) -> int:
+def plainly(source: Path, output: Path, **options) -> int:
+    """Returns the exit code of a conversion; 99, as `forked`, for an error that is no sentence."""
     try:
-        convert(source, output, **OPTIONS)
+        convert(source, output, **OPTIONS | options)
     except RunAgain:
         return 75
     except InputError:

@@ -7,6 +7,7 @@ solvers (github.com/amirgholami/SqueezeNext) share one set of hyper-parameters. 
 """
 
 import dataclasses
+import math
 from typing import Literal, get_args
 
 from squeezenext.config_augmentation import (
@@ -174,6 +175,8 @@ class Images:
         _check_choice(self, "resize_mode", ResizeMode)
         _check_choice(self, "channels", Channels)
         check(self, 8 <= self.size <= self.resize, "size", f"must be 8..resize ({self.resize})")
+        finite = all(math.isfinite(x) for x in (*self.mean, *self.std))  # NaN is below nothing
+        check(self, finite, "mean and std", "must be finite")
         check(self, min(self.std) > 0, "std", "must be positive")
         rule = "must be one crop, then ShiftScaleRotate, changes in place, mixing, in this order"
         check(self, in_order(self.augmentation), "augmentation", rule)

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -62,6 +62,20 @@ class Reader:
         self.fault: InputError | None = None  # TensorFlow passes on only its text
         self._pool = concurrent.futures.ThreadPoolExecutor(_READS, "reader")
         self._latest: collections.deque[np.ndarray] = collections.deque(maxlen=_LATEST)
+
+    def leave_out(self, report: Callable[[str], None], listed: Iterable[int] = ()) -> None:
+        """Leaves damaged records out from now on, those `listed` by an earlier run at once.
+
+        They are read once: what has been mended since is used again.
+
+        Args:
+          report: is told of the first few.
+
+        Raises:
+          InputError: there are too many.
+        """
+        self.bad = BadRecords(self.split.examples, self._read_one, report)
+        self.bad.look_at(listed)
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the serialised examples of these record numbers, [n] objects of bytes."""

@@ -17,7 +17,7 @@ from absl import flags
 
 from squeezenext import trained
 from squeezenext.errors import InputError
-from squeezenext.exporting import export_web
+from squeezenext.exporting import checking, export_web
 from squeezenext.flags import run
 
 
@@ -69,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not values["model_dir"].value:
             raise InputError("--model_dir is missing: a model directory or a published model.")
         model = trained.load(values["model_dir"].value)
+        data_dir, count = values["data_dir"].value, checking.CALIBRATION_IMAGES
+        shown = checking.images(model, data_dir, count) if data_dir else []
         with tempfile.TemporaryDirectory() as folder:
-            export_web.write(
-                model, Path(folder), export_web.images(model, values["data_dir"].value)
-            )
+            export_web.write(model, Path(folder), shown)
             with server(Path(folder), values["port"].value) as serving:
                 print(f"http://127.0.0.1:{serving.server_port}/ until you press Ctrl-C", flush=True)
                 serving.serve_forever()

@@ -37,9 +37,16 @@ def test_a_failing_element_fails_the_run(photos, tmp_path, monkeypatch):
     def fails(job):
         raise OSError("worker lost\nand more")
 
+    def silent(**_):
+        raise RuntimeError
+
     monkeypatch.setattr(beam.shards, "write", fails)
     with pytest.raises(RunAgain, match="pipeline failed .*worker lost.*run the same"):
         convert(photos, tmp_path / "out", **OPTIONS, runner="beam")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["apache_beam"], "Pipeline", silent)
+        with pytest.raises(RunAgain, match="pipeline failed .RuntimeError.; run the same"):
+            convert(photos, tmp_path / "out", **OPTIONS, runner="beam")
     monkeypatch.undo()
     convert(photos, tmp_path / "out", **OPTIONS, runner="beam")
 

@@ -632,6 +632,7 @@ def test_a_cut_pipe_names_the_member(source, tmp_path):
     done = subprocess.run(line, cwd=ROOT, capture_output=True, input=data[:place])
     assert done.returncode == 2
     assert f"{GOLDFISH}.tar is cut inside its member {GOLDFISH}_3.JPEG" in done.stderr.decode()
+    assert not (tmp_path / "out" / ".convert.spool").exists()  # it may be 150 GB
 
 
 def test_checksums(source, tmp_path, monkeypatch):
@@ -671,6 +672,23 @@ def test_space_is_checked_before_any_work(photos, tmp_path, monkeypatch, capsys)
         convert(photos, out, **FOLDER)
     assert not (out / ".convert").exists() and not list(out.glob("train*"))
     assert run("--layout=folder", "--source", photos, "--output", out) == 75
+
+
+def test_a_sequential_pass_counts_what_it_lays_by_once(source, tmp_path, monkeypatch):
+    """It asks for the room of both before the first; what is laid by is not asked for again."""
+    size = (source / "ILSVRC2012_img_train.tar").stat().st_size
+    estimate, asked = command.estimate, []
+    monkeypatch.setattr(command.space, "check", lambda folder, size: asked.append(size))
+    convert(source, tmp_path / "out", **IMAGENET, sequential=True)
+    convert(source, tmp_path / "plain", **IMAGENET)
+    assert asked == [2 * size, asked[2], asked[2]]
+    plans = [
+        estimate.plan(source, tmp_path / "new", command.Options(**IMAGENET, sequential=sequential))
+        for sequential in (False, True)
+    ]
+    rows = examples(records.load_manifest(tmp_path / "out"), "train").values()
+    laid_by = sum(len(row["image/encoded"][0]) for row in rows)
+    assert plans[1].bytes - plans[0].bytes == laid_by
 
 
 def test_a_dry_run_writes_nothing(photos, tmp_path, capsys):

@@ -1,7 +1,9 @@
 """Tests for `squeezenext/data.py` and `dataset.py`."""
 
 import dataclasses
+import errno
 import itertools
+import os
 import threading
 
 import numpy as np
@@ -201,7 +203,7 @@ def damage(reader, number):
 
 def leaving_out(folder, report):
     reader = tiny.reader(folder, 12)
-    reader.bad = bad_records.BadRecords(12, report, folder / bad_records.FILE)
+    reader.leave_out(report, bad_records.listed(folder / bad_records.FILE))
     return reader
 
 
@@ -217,9 +219,52 @@ def test_the_next_whole_record_stands_in_for_a_damaged_one(tmp_path):
         assert list(reader.read(np.arange(12))) == expected
     assert len(told) == len(reader.bad) == 3
     assert "record 3 fails its checksum" in told[0]
+    reader.bad.write(tmp_path / bad_records.FILE)
     again = leaving_out(tmp_path, told.append)
+    assert again.bad.numbers == [3, 4, 11]
     assert list(again.read(np.array([4, 3]))) == [whole[5]] * 2
-    assert len(told) == len(again.bad) == 3
+
+
+def test_a_mended_record_is_used_again(tmp_path):
+    whole = list(tiny.reader(tmp_path, 12).read(np.arange(12)))
+    reader = leaving_out(tmp_path, print)
+    for number in (3, 7):
+        damage(reader, number)
+    reader.read(np.arange(12))
+    reader.bad.write(tmp_path / bad_records.FILE)
+    damage(reader, 3)  # the same bit again: mended
+    again = leaving_out(tmp_path, print)
+    assert list(again.read(np.array([3, 7]))) == [whole[3], whole[8]]
+    assert again.bad.numbers == [7]
+    again.bad.write(tmp_path / bad_records.FILE)
+    assert bad_records.listed(tmp_path / bad_records.FILE) == [7]
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EACCES, errno.ENOTCONN])
+def test_a_disk_that_is_gone_is_no_damaged_record(tmp_path, monkeypatch, code):
+    reader = leaving_out(tmp_path, print)
+
+    def fails(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(data.tfrecord.os, "pread", fails)
+    with pytest.raises(InputError, match=f"00000-of-00001 cannot be read .{os.strerror(code)}.; "):
+        reader.read(np.array([1]))
+    assert len(reader.bad) == 0 and reader.fault is not None
+
+
+@pytest.mark.parametrize(("times", "left_out"), [(1, 0), (2, 1)])
+def test_an_error_of_the_disk_must_come_twice(tmp_path, monkeypatch, times, left_out):
+    reader, pread, errors = leaving_out(tmp_path, print), os.pread, [errno.EIO] * times
+    wanted = tiny.reader(tmp_path, 12).read(np.array([1, 2]))
+
+    def fails(*arguments):
+        if errors:
+            raise OSError(errors.pop(), "Input/output error")
+        return pread(*arguments)
+
+    monkeypatch.setattr(data.tfrecord.os, "pread", fails)
+    assert reader.read(np.array([1])) == wanted[left_out] and len(reader.bad) == left_out
 
 
 def test_the_training_batches_but_for_the_damaged_are_the_same(tmp_path):
@@ -249,21 +294,7 @@ def test_too_many_damaged_records_stop(tmp_path):
     with pytest.raises(InputError, match=r"More than 10 of 12 records are damaged.*\d fails"):
         reader.read(np.arange(12)[::-1])
     assert reader.fault is not None and len(reader.bad) == 10
-    assert bad_records.BadRecords(1_281_167, print, None).limit == 1281
-
-
-def test_a_list_that_cannot_be_written_ends_nothing(tmp_path):
-    told = []
-    path = tmp_path / "gone" / bad_records.FILE
-    bad = bad_records.BadRecords(12, told.append, path)
-    bad.add(3, InputError("record 3 fails"))
-    assert told == [
-        "Left out: record 3 fails",
-        f"{path} cannot be written: No such file or directory.",
-    ]
-    path.parent.mkdir()
-    bad.add(4, InputError("record 4 fails"))
-    assert 3 in bad_records.BadRecords(12, told.append, path)
+    assert bad_records.BadRecords(1_281_167, print, print).limit == 1281
 
 
 def test_a_missing_shard_is_never_left_out(tmp_path):

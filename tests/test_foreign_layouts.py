@@ -195,7 +195,11 @@ def test_labels_txt_names_the_classes(tmp_path):
     assert [label.text for label in manifest.classes] == ["cat", "dog", "owl"]
 
 
-def test_bad_shards_are_named(tmp_path):
+def unreadable(_):
+    raise OSError(5, "Input/output error")
+
+
+def test_bad_shards_are_named(tmp_path, monkeypatch):
     source = slim_shards(tmp_path / "slim")
     path = source / "train-00001-of-00002"
     data = bytearray(path.read_bytes())
@@ -206,6 +210,10 @@ def test_bad_shards_are_named(tmp_path):
     os.truncate(path, 100)
     with pytest.raises(InputError, match="train-00001-of-00002: record 0 ends at"):
         convert(source, tmp_path / "out", **TFRECORD)
+    with monkeypatch.context() as patch:
+        patch.setattr(existing, "sha256", unreadable)
+        with pytest.raises(InputError, match="00000-of-00002 cannot be read .Input/output error"):
+            convert(source, tmp_path / "out", **TFRECORD)
     path.unlink()
     with pytest.raises(InputError, match="holds 1 shards like .*promise 00002"):
         convert(source, tmp_path / "out", **TFRECORD)
@@ -217,6 +225,11 @@ def test_bad_shards_are_named(tmp_path):
     ("changes", "message"),
     [
         ({"labels": (0, 1)}, "record 0 .00.jpg. has the label 0, but labels count from 1"),
+        (
+            {"labels": (1 << 40, 1)},
+            "label 1099511627776, but labels count from 1 to 100000",
+        ),
+        ({"image/class/text": [b"a\n7:forged"]}, "has a name that is no text"),
         ({"image": encoded(picture(), "PNG")}, "holds no JPEG in grey or RGB"),
         ({"image": jpeg()[:40]}, "is cut short"),
         ({"image/encoded": []}, "has no image/class/label or no image/encoded"),

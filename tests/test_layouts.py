@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from defusedxml import DefusedXmlException
 
-from datasets import boxes, folder, imagenet, listing, tar
+from datasets import boxes, folder, imagenet, layouts, listing, tar
 from datasets.listing import parts, shuffled
 from datasets.options import Options
 from datasets.pool import Pool
@@ -329,6 +329,18 @@ def test_huge_declarations_cost_no_memory():
     tracemalloc.stop()
 
 
+@pytest.mark.parametrize("digits", [b"-0000000001\0", b"-0000000512\0", b"+0000000512\0", b"1_0\0"])
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_size_is_digits_alone(digits, kind):
+    """A stream that is asked for -1 bytes would give all that it has."""
+    header = bytearray(special("a", kind))
+    header[124 : 124 + len(digits)] = digits
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    with pytest.raises(InputError, match="declares no proper size for a"):
+        members(bytes(header) + tar_bytes({"b": b"x"}))
+
+
 def test_ten_thousand_empty_members():
     many = {f"n01440764_{number}.JPEG": b"" for number in range(10_000)}
     assert len(members(tar_bytes(many))) == 10_000
@@ -416,6 +428,19 @@ def test_the_archive_of_boxes(tmp_path):
         "evil.xml": "is no box file",
         "n01440764_4.xml": "is larger than 1 MB",
     }
+
+
+def test_boxes_and_their_faults_are_bounded(tmp_path, monkeypatch):
+    """Large files go to a worker in small batches; an archive of nothing but faults is refused."""
+    large = {f"{TENCH}_{n}.xml": b"<a>" + b" " * 900_000 + b"</a>" for n in range(40)}
+    path = tmp_path / "boxes.tar.gz"
+    path.write_bytes(tar_bytes(large, "w:gz"))
+    batches = list(boxes._batches(path, {name.removesuffix(".xml") for name in large}, []))
+    assert max(sum(len(text) for _, text in batch) for batch in batches) < 10 << 20
+    assert sum(len(batch) for batch in batches) == 40
+    monkeypatch.setattr(listing, "_MAX_FAULTS", 50)
+    with pytest.raises(InputError, match="is no box file, like 50 files before it"):
+        read_boxes(tmp_path, tar_bytes({f"{n}.txt": b"" for n in range(60)}, "w:gz"))
 
 
 def test_a_damaged_archive_of_boxes(tmp_path):
@@ -514,6 +539,29 @@ def test_names_that_are_no_text(tmp_path):
         file.write(jpeg(1))
     with pytest.raises(InputError, match="no text; rename it"):
         listed(source)
+
+
+def test_names_as_macos_gives_them(tmp_path):
+    """A screenshot's has a narrow space before PM; others have accents in two parts."""
+    names = ["cat/Screenshot 2024-05-01 at 1.00.00\u202fPM.png", "cat/Cafe\u0301\u00a01.jpg"]
+    source = tree(tmp_path, *names, "dog/1.jpg", "dog/2.jpg")
+    found = listed(source)
+    assert {name for split in found.splits.values() for name in split.names} >= set(names)
+    for bad in ("\n", "\x1b", "\x7f", "\x85", "\u2028", "\ud800"):
+        assert not listing.is_text(f"a{bad}b")
+
+
+def test_a_file_that_vanishes_is_named(tmp_path, monkeypatch):
+    """Between the look at its folder and the look at itself."""
+    source = tree(tmp_path, "cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/2.jpg")
+
+    def vanishes(name, root):
+        (root / name).unlink()
+
+    monkeypatch.setattr(folder, "check_name", vanishes)
+    with Pool(1) as pool:
+        with pytest.raises(InputError, match="1.jpg cannot be read .No such file or directory"):
+            layouts.collect(source, Options("folder"), pool, tmp_path / "spool")
 
 
 def test_the_order_is_a_function_of_names_and_seed():

@@ -58,8 +58,7 @@ def test_unfolded_weights_compute_the_same(dense):
         np.testing.assert_allclose(again[name], array, rtol=1e-6, atol=1e-7)
 
 
-def test_pruning_reaches_its_density_while_training(dense, reader, monkeypatch):
-    monkeypatch.setattr(retraining, "CALL_STEPS", 1)
+def test_pruning_reaches_its_density_while_training(dense, reader):
     config, arrays = dense
     importance = {node.name: 1.0 for node in graph.of(config).weighted}
     found = retraining.prune(config, arrays, reader, importance, 0.3)

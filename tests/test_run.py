@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from squeezenext import card, checkpoint, config_io, data
 from squeezenext.errors import InputError, NotFinite, RunAgain
+from squeezenext.records import bad_records
 from squeezenext.training import history, loop, model_directory, nan, run, saving
 from squeezenext.training.options import Options
 from tests import tiny
@@ -127,6 +129,32 @@ def test_a_full_disk_stops_nothing_until_the_end(made, start, undisturbed, tmp_p
             start(tmp_path / "full", checkpoint_minutes=0.0).run()
     again = start(tmp_path / "full")
     assert not again.resume() and again.run() == undisturbed
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_list_of_bad_records_that_cannot_be_written(made, start, tmp_path, monkeypatch, code):
+    """As with a checkpoint: training goes on, and the end, which needs it, says so."""
+
+    def fails(*_):
+        raise OSError(code, os.strerror(code))
+
+    _, looped, _ = made
+    reader = tiny.reader(tmp_path)
+    content = bytearray(reader.split.shards[0].path.read_bytes())
+    content[int(reader.index[3]["offset"]) + 40] ^= 1
+    reader.split.shards[0].path.write_bytes(content)
+    reader.leave_out(history.LOG.warning)
+    one = start(tmp_path / "run")
+    one.reader = reader
+    with monkeypatch.context() as patch:
+        patch.setattr(bad_records, "write_file", fails)
+        with pytest.raises(RunAgain, match=rf"Step 10 cannot be saved .*: {os.strerror(code)}; "):
+            one.run()
+    assert looped.update.step.numpy() == 10 and not (tmp_path / "run" / "final.json").exists()
+    again = start(tmp_path / "run")
+    again.reader = reader
+    assert again.run()["bad_records"] == 1
+    assert bad_records.listed(tmp_path / "run" / bad_records.FILE) == [3]
 
 
 def test_a_signal_during_evaluation_leaves_at_once_and_loses_nothing(

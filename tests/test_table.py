@@ -1,5 +1,9 @@
 """Images listed in CSV files, in the forms people have them."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from datasets import table
@@ -7,6 +11,7 @@ from datasets.convert import convert
 from squeezenext import records
 from squeezenext.errors import InputError
 from tests.imagenet_archives import jpeg
+from tests.test_convert import ROOT
 
 CSV = {"layout": "csv", "workers": 1, "show_progress": False}
 
@@ -54,6 +59,28 @@ WANTED = {f"images/{n}.jpg": ("cat", "dog")[n % 2] for n in range(6)}
 def test_forms(images, text):
     (images / "list.csv").write_text(text, "utf-8")
     assert listed(images / "list.csv") == WANTED
+
+
+def test_the_order_of_classes_does_not_depend_on_pythons_hashes(images):
+    """1 and 01 are equal by value, and a set's order is another one in each process."""
+    (images / "list.csv").write_text(rows(range(6), ("1", "01")))
+    code = "import sys; from datasets import table; from pathlib import Path;"
+    code += "print([c.text for c in table.collect(Path(sys.argv[1]), 0.5, 0).classes])"
+    line = [sys.executable, "-c", code, images / "list.csv"]
+    for seed in range(4):
+        environment = os.environ | {"PYTHONHASHSEED": str(seed)}
+        told = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True)
+        assert told.stdout == "['01', '1']\n"
+
+
+@pytest.mark.parametrize("label", ["9" * 5000, '"a\nb"', "a\x1bb"])
+def test_labels_that_no_list_could_carry(images, label):
+    (images / "list.csv").write_text(rows(classes=("7", label)), "utf-8")
+    if label.isdecimal():
+        assert sorted(set(listed(images / "list.csv").values())) == ["7", label]
+        return
+    with pytest.raises(InputError, match="has a name that is no text"):
+        listed(images / "list.csv")
 
 
 def test_numbers_are_ordered_by_value(images):

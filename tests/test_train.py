@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from squeezenext import checkpoint, train
+from squeezenext import checkpoint, records, train
 from tests import tiny
 from tests.conftest import REPOSITORY
 
@@ -117,12 +117,20 @@ def test_killed_stopped_damaged_and_resumed_equals_undisturbed(place, undisturbe
 
 
 def test_a_stopped_worker_is_named_and_both_go_on(place):
+    """The second worker's copy of the data lacks two records: what it leaves out is told, too."""
+    content = bytearray((place / "large").read_bytes())
+    for start_of in records.offsets(place / "large")[[7, 50]]:
+        content[int(start_of) + 40] ^= 1
+    (place / "copy").write_bytes(content)
     flags = ("--num_epochs", "10", "--batch_size", "32", "--evaluate_every_epochs", "0")
-    arguments = command(
-        place, place / "two", *flags, "--checkpoint_minutes", "0",
-        configuration="squeezenext", records="large",
-    )  # fmt: skip
-    chief, worker = (start(arguments, TF_CONFIG=config) for config in tiny.tf_configs(2))
+    flags = (*flags, "--on_bad_record", "skip", "--checkpoint_minutes", "0")
+
+    def both():
+        for name, config in zip(("large", "copy"), tiny.tf_configs(2), strict=True):
+            one = command(place, place / "two", *flags, configuration="squeezenext", records=name)
+            yield start(one, TF_CONFIG=config)
+
+    chief, worker = both()
     wait_for_checkpoint(chief, place / "two")
     worker.send_signal(signal.SIGSTOP)
     stopped = time.monotonic()
@@ -132,9 +140,12 @@ def test_a_stopped_worker_is_named_and_both_go_on(place):
     assert "has not answered" in (place / "two" / "train.log").read_text()
     assert time.monotonic() - stopped < 30
     assert 0 < checkpoint.steps(place / "two" / "checkpoints")[-1] < 20
-    workers = [start(arguments, TF_CONFIG=config) for config in tiny.tf_configs(2)]
+    workers = list(both())
     assert all("Resuming at step" in finish(process) for process in workers)
-    assert final(place / "two")["step"] == 20
+    assert final(place / "two")["step"] == 20 and final(place / "two")["bad_records"] == 2
+    rows = list(csv.DictReader(open(place / "two" / "bad_records.csv")))
+    assert [row["number"] for row in rows] == ["7", "50"]
+    assert all("another worker" in row["fault"] for row in rows)
 
 
 def test_a_second_trainer_is_kept_out(place):
@@ -280,6 +291,10 @@ def test_a_damaged_record_is_left_out_on_request(place, damaged, tmp_path, capsy
     assert len(told) == 1 and "fails its checksum" in told[0]
     rows = list(csv.DictReader(open(model_dir / "bad_records.csv")))
     assert len(rows) == 1 and f"record {rows[0]['number']} fails" in rows[0]["fault"]
+    (model_dir / "bad_records.csv").write_text("number,fault\nx,y\n")
+    assert train.main([*command(place, model_dir)[2:], *flags]) == 2
+    assert f"{model_dir / 'bad_records.csv'} is no list of" in capsys.readouterr().err
+    (model_dir / "bad_records.csv").unlink()
     damaged_scores = ("--validation_file_pattern", str(place / "bad"), "--num_epochs", "2")
     assert train.main([*command(place, model_dir)[2:], *flags, *damaged_scores]) == 2
     assert "fails its checksum" in capsys.readouterr().err  # evaluation leaves nothing out

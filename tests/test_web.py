@@ -9,10 +9,10 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from squeezenext import demo, export, graph, preprocessing, trained
+from squeezenext import demo, graph, preprocessing, trained
 from squeezenext.compression import sqz
 from squeezenext.errors import InputError
-from squeezenext.exporting import export_web, npm
+from squeezenext.exporting import checking, export_web, npm, places
 from squeezenext.litert import writer
 from tests import tiny
 from tests.test_graph import compute
@@ -47,7 +47,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         folder.mkdir()
         folder.joinpath("letter.txt").write_text("dear")
     with pytest.raises(InputError, match="holds something else"):
-        export_web.replace_folder(made, place)
+        places.replace_folder(made, place, export_web.MANIFEST)
     assert place.joinpath("letter.txt").exists()
 
 
@@ -68,7 +68,7 @@ def site(tmp_path_factory, shared):
         export_web.write(model, folder, known, compressed)
     except InputError as error:
         pytest.skip(str(error))
-    export_web.check(folder, export.reference(model), known[:2])
+    export_web.check(folder, checking.reference(model), known[:2])
     with demo.server(folder, 0) as serving:
         threading.Thread(target=serving.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{serving.server_port}/", model, pictures
@@ -157,7 +157,7 @@ def best(driver) -> list[tuple[int, float]]:
 
 def test_the_page_sees_what_predict_sees(browser, site):
     _, model, pictures = site
-    reference = export.reference(model)
+    reference = checking.reference(model)
     for path in pictures:
         give(browser, path)
         expected = reference(_crop(path, model))

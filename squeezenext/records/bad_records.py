@@ -1,13 +1,18 @@
-"""Damaged records that training passes over: counted, listed by name, and not too many."""
+"""Damaged records that training passes over: counted, listed by name, and not too many.
+
+Each worker leaves out what it cannot read itself. Whenever the run is saved the workers tell each
+other, and the chief lists what any of them has met: one file, in which each record stands once.
+"""
 
 import csv
 import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from squeezenext.atomic import write_file
 from squeezenext.errors import InputError
+from squeezenext.records.example import RecordError
 
 FILE = "bad_records.csv"
 COLUMNS = ("number", "fault")
@@ -16,6 +21,7 @@ COLUMNS = ("number", "fault")
 MAX_SHARE = 0.001
 MAX_OF_FEW = 10
 _TOLD = 10  # by name in the log; the file lists all
+_MAX_FILE_BYTES = 64 << 20
 
 
 class BadRecords:
@@ -23,17 +29,19 @@ class BadRecords:
 
     Args:
       examples: in the split.
+      read: reads a record by its number; RecordError if it is damaged.
       report: is told of the first few.
-      path: where they are listed, so that a run that goes on remembers them; None: nowhere.
     """
 
-    def __init__(self, examples: int, report: Callable[[str], None], path: Path | None):
-        self._examples, self._report, self._path = examples, report, path
+    def __init__(self, examples: int, read: Callable[[int], object], report: Callable[[str], None]):
+        self._examples, self._read, self._report = examples, read, report
         self._lock = threading.Lock()
-        self._faults = _read(path) if path else {}
+        self._faults: dict[int, str] = {}
+        self._elsewhere: dict[int, str] = {}  # whole here, but another worker cannot read them
+        self._written: str | None = None
 
     def __len__(self) -> int:
-        return len(self._faults)
+        return len(self._faults) + len(self._elsewhere)
 
     def __contains__(self, number: int) -> bool:
         return number in self._faults
@@ -41,6 +49,12 @@ class BadRecords:
     @property
     def limit(self) -> int:
         return max(MAX_OF_FEW, int(MAX_SHARE * self._examples))
+
+    @property
+    def numbers(self) -> list[int]:
+        """Those that this process cannot read, in order."""
+        with self._lock:
+            return sorted(self._faults)
 
     def add(self, number: int, fault: InputError) -> None:
         """Notes that record `number` of the split is damaged.
@@ -51,37 +65,84 @@ class BadRecords:
         with self._lock:
             if number in self._faults:
                 return
-            if len(self._faults) >= self.limit:
-                raise InputError(
-                    f"More than {self.limit} of {self._examples} records are damaged, too many to "
-                    f"leave out; this one is the latest: {fault}"
-                ) from fault
+            self._elsewhere.pop(number, None)
+            self._check_room(str(fault))
             self._faults[number] = str(fault)
             if len(self._faults) <= _TOLD:
                 self._report(f"Left out: {fault}")
-            self._write()
 
-    def _write(self) -> None:
-        """Lists all; a disk that is full must not end the run: the next one is written with it."""
-        if self._path:
+    def look_at(self, numbers: Iterable[int]) -> list[int]:
+        """Reads records that an earlier run has listed, or another worker has met.
+
+        Returns:
+          Those that are whole here. The others are left out from now on.
+
+        Raises:
+          InputError: there are too many, or a shard cannot be read at all.
+        """
+        whole = []
+        for number in sorted(set(numbers) - self._faults.keys()):
+            if number >= self._examples:  # the list of other data
+                continue
             try:
-                write_file(self._path, lambda file: file.write_text(self._csv(), "utf-8"))
-            except OSError as error:
-                self._report(f"{self._path} cannot be written: {error.strerror}.")
+                self._read(number)
+                whole.append(number)
+            except RecordError as error:
+                self.add(number, error)
+        return whole
 
-    def _csv(self) -> str:
+    def merge(self, met: Iterable[int]) -> None:
+        """Counts what any worker has met so far. Raises as `look_at`."""
+        for number in self.look_at(set(met) - self._elsewhere.keys()):
+            with self._lock:
+                fault = f"record {number} of the split is whole here, but not to another worker"
+                self._check_room(fault)
+                self._elsewhere[number] = fault
+
+    def _check_room(self, latest: str) -> None:
+        if len(self) >= self.limit:
+            raise InputError(
+                f"More than {self.limit} of {self._examples} records are damaged, too many to "
+                f"leave out; this one is the latest: {latest}"
+            )
+
+    def write(self, path: Path) -> None:
+        """Lists them; no file stands for none. Raises OSError."""
+        with self._lock:
+            rows = sorted((self._faults | self._elsewhere).items())
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(sorted(self._faults.items()))
-        return text.getvalue()
+        writer.writerows([COLUMNS, *rows])
+        if text.getvalue() == self._written:
+            return
+        if rows:
+            write_file(path, lambda file: file.write_text(text.getvalue(), "utf-8"))
+        else:
+            path.unlink(missing_ok=True)
+        self._written = text.getvalue()
 
 
-def _read(path: Path) -> dict[int, str]:
-    if not path.exists():
-        return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if any(tuple(row) != COLUMNS or not row["number"].isdigit() for row in rows):
-        raise InputError(f"{path} is damaged; remove it.")
-    return {int(row["number"]): row["fault"] for row in rows}
+def listed(path: Path) -> list[int]:
+    """Returns the numbers of the records that `BadRecords.write` has listed; none without a file.
+
+    Raises:
+      InputError: the file is another one, or cannot be read.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            text = file.read(_MAX_FILE_BYTES)
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+        if tuple(rows[0]) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
+            raise ValueError("its columns are others")
+        numbers = [int(row[0]) for row in rows[1:]]
+        if min(numbers, default=0) < 0:
+            raise ValueError(f"there is no record {min(numbers)}")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, IndexError, csv.Error) as error:
+        raise InputError(
+            f"{path} is no list of bad records ({error}); remove it: training finds them anew."
+        ) from error
+    return numbers

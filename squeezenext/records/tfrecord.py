@@ -4,6 +4,7 @@ A record is its length (uint64), that length's masked CRC32C, the payload and th
 masked CRC32C, little-endian (tensorflow/core/lib/io/record_writer.h).
 """
 
+import errno
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -68,12 +69,10 @@ def read(descriptor: int, offset: int, length: int, name: str, number: int) -> b
       number: the record's place in its shard, for the message.
 
     Raises:
-      RecordError: the file ends early, or a CRC or the length differs.
+      RecordError: the file ends early, a CRC or the length differs, or the disk fails there twice.
+      InputError: nothing of the file can be read, as of a network folder that is gone.
     """
-    try:
-        data = os.pread(descriptor, length, offset)
-    except OSError as error:  # a bad sector, for one
-        raise record_error(name, number, f"cannot be read ({error.strerror})") from error
+    data = _pread(descriptor, length, offset, name, number)
     if len(data) != length or length < FRAMING_BYTES:
         raise record_error(name, number, f"is cut: {len(data)} of {length} bytes at {offset}")
     payload = data[HEADER_BYTES:-4]
@@ -82,6 +81,22 @@ def read(descriptor: int, offset: int, length: int, name: str, number: int) -> b
     if _CRC.unpack(data[-4:])[0] != _masked(payload):
         raise record_error(name, number, "fails its checksum")
     return payload
+
+
+def _pread(
+    descriptor: int, length: int, offset: int, name: str, number: int, tries: int = 2
+) -> bytes:
+    """Only EIO can be a bad sector, and only if it comes again; others blame no single record."""
+    try:
+        return os.pread(descriptor, length, offset)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise InputError(
+                f"{name} cannot be read ({error.strerror}); mend that and run the command again."
+            ) from error
+        if tries == 1:
+            raise record_error(name, number, f"cannot be read ({error.strerror})") from error
+    return _pread(descriptor, length, offset, name, number, tries - 1)
 
 
 def offsets(path: Path) -> np.ndarray:
@@ -109,7 +124,7 @@ def _walk(descriptor: int, end: int, name: str) -> Iterator[int]:
     position = number = 0
     while position < end:
         yield position
-        header = os.pread(descriptor, HEADER_BYTES, position)
+        header = _pread(descriptor, HEADER_BYTES, position, name, number)
         if len(header) < HEADER_BYTES:
             raise record_error(name, number, f"is cut inside its header, {end} bytes in")
         position += FRAMING_BYTES + _payload_length(header, name, number)

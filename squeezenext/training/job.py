@@ -56,7 +56,7 @@ def train(
     history.log_to(model_dir / "train.log" if chief else None)
     with departure.watched(model_dir, cluster, signals) as watchdog:
         strategy = _strategy(options, cluster, watchdog)
-        reader = _reader(splits["train"], options, chief)
+        reader = _reader(splits["train"], options)
         loop = _loop(config, options, strategy, reader)
         if options.profile_input:
             return _profile(loop, reader)
@@ -93,11 +93,11 @@ def _strategy(
     return strategy
 
 
-def _reader(split: Split, options: Options, chief: bool) -> data.Reader:
+def _reader(split: Split, options: Options) -> data.Reader:
     reader = data.Reader(split)
     if options.on_bad_record == "skip":
-        listed = Path(options.model_dir) / bad_records.FILE if chief else None
-        reader.bad = bad_records.BadRecords(split.examples, LOG.warning, listed)
+        listed = bad_records.listed(Path(options.model_dir) / bad_records.FILE)
+        reader.leave_out(LOG.warning, listed)
     return reader
 
 

@@ -1,12 +1,13 @@
 """One run from where it stands to its last epoch: epochs, checkpoints, evaluation, signals."""
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
 
 from squeezenext import checkpoint, data
 from squeezenext.errors import NotFinite, RunAgain
-from squeezenext.training import devices, model_directory, nan
+from squeezenext.training import devices, left_out, model_directory, nan
 from squeezenext.training.history import LOG, History, ProgressBar
 from squeezenext.training.journal import Journal
 from squeezenext.training.loop import Loop
@@ -101,14 +102,17 @@ class Run:
             history = History(self.model_dir, self.step - self.progress.epoch_ended)
             self.journal = Journal(history, self.loop, self.model_dir)
         minutes = self.options.checkpoint_minutes
-        self.saver = Saver(self.snapshots, history, self.model_dir, minutes)
+        self.saver = Saver(self.snapshots, history, self.model_dir, minutes, self._list_left_out)
         try:
+            left_out.share(self.reader, self.loop.strategy)  # those listed by an earlier start
             self._begin()
             self._epochs()
             return self._finish()
         finally:
             if history:
                 history.close()
+            with contextlib.suppress(OSError):  # whatever has ended the run is told already
+                self._list_left_out()
 
     def _finished(self) -> dict | None:
         """Returns final.json where the run has come to its end already."""
@@ -270,15 +274,21 @@ class Run:
         Raises:
           RunAgain: it had to.
         """
+        left_out.share(self.reader, self.loop.strategy)
         state = self.loop.state()  # before anything can fail: the other workers take part
         self.saver.save(self.progress, state, must)
         self._progressed()
+
+    def _list_left_out(self) -> None:
+        if self.chief:
+            left_out.write(self.reader, self.model_dir)
 
     def _finish(self) -> dict:
         """Writes model.tflite and final.json from the weights that evaluation uses."""
         scores: dict[str, Any] = {"top1": None, "top5": None, "loss": None}
         if self.validation:
             scores = self.scores or self._evaluate()
+        left_out.share(self.reader, self.loop.strategy)
         state = self.loop.state()
         self._part()
         document = {
@@ -290,6 +300,7 @@ class Run:
         }
         if self.reader.bad is not None:
             document["bad_records"] = len(self.reader.bad)
+            self.saver.end()
         if self.chief:
             model_directory.write_end(self.model_dir, self.loop.config, state, document)
             LOG.info("Done: %s", document)

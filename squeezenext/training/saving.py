@@ -22,14 +22,21 @@ class Saver:
       history: the chief's; written with each checkpoint.
       model_dir: for messages.
       minutes: between two checkpoints.
+      also: writes what else each save is to bring up to date; it may raise OSError.
     """
 
     def __init__(
-        self, snapshots: Snapshots, history: History | None, model_dir: Path, minutes: float
+        self,
+        snapshots: Snapshots,
+        history: History | None,
+        model_dir: Path,
+        minutes: float,
+        also: Callable[[], None],
     ):
         self._snapshots = snapshots
         self._history = history
         self._model_dir = model_dir
+        self._also = also
         self._seconds = 60 * minutes
         self._next = time.monotonic() + self._seconds
 
@@ -47,7 +54,16 @@ class Saver:
           RunAgain: it had to.
         """
         self._next = time.monotonic() + self._seconds
-        self._write(lambda: self._snapshots.save(progress, state), must)
+
+        def save() -> None:
+            self._also()
+            self._snapshots.save(progress, state)
+
+        self._write(save, must)
+
+    def end(self) -> None:
+        """Brings the rest up to date once more, after the last checkpoint. Raises as `save`."""
+        self._write(self._also, must=True)
 
     def amend(self, progress: Progress) -> None:
         """Adds to the checkpoint of this step what an evaluation has found out."""

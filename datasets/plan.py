@@ -1,0 +1,132 @@
+"""What an unfinished conversion is making: the next one goes on with it or clears it away.
+
+The plan is on the disk before the first shard is, and names every file that the output folder
+will hold. So whatever was interrupted, and whatever is converted next, no file stays there that
+the manifest does not know.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from squeezenext import atomic, records
+from squeezenext.errors import InputError
+
+from . import commit, jobs, summary
+from .listing import Collection
+from .options import Options
+
+_PLAN = "plan.json"
+_NOTES = "*-of-*.json"  # what datasets.shards leaves in the work folder beside each shard
+_SHARD = re.compile(r"(?:train|validation|test)-\d{5}-of-\d{5}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What decides the output's bytes, the source's state, and the files that will come."""
+
+    identity: str
+    fingerprint: str
+    files: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Tells this plan from every other one."""
+        return hashlib.sha256(json.dumps(dataclasses.astuple(self)).encode()).hexdigest()
+
+
+def files(collection: Collection, options: Options) -> tuple[str, ...]:
+    """Returns the names of all that will be written but for the manifest, which comes last."""
+    names = [summary.LABELS, summary.CATEGORIES, summary.MEAN]
+    for split in collection.splits:
+        names += [*jobs.names(collection, split, options), f"{split}.index", summary.LISTS[split]]
+    return tuple(names)
+
+
+def begin(output: Path, plan: Plan, in_place: bool = False) -> None:
+    """Makes the work folder. What another conversion left unfinished is removed.
+
+    Args:
+      in_place: the shards that lie in `output` are the source; nothing is removed.
+
+    Raises:
+      InputError: a file that would be replaced, or a shard, is there that no conversion left.
+    """
+    work = output / commit.WORK
+    known = _read(work)
+    if known != plan and not in_place:
+        _remove(output, _unfinished(work))
+    if not in_place:
+        _check_strangers(output, plan, known)
+    if known != plan:
+        shutil.rmtree(work, ignore_errors=True)
+    commit.make_folder(work)
+    commit.write_json(work / _PLAN, dataclasses.asdict(plan), work)
+
+
+def _check_strangers(output: Path, plan: Plan, known: Plan | None) -> None:
+    ours = plan.files if known == plan else ()
+    for path in sorted(output.iterdir()):
+        awaited = path.name in plan.files or _SHARD.fullmatch(path.name)
+        if awaited and path.name not in ours:
+            raise InputError(
+                f"{path} is there already, but no conversion that could go on left it; choose "
+                "another --output, or give --overwrite to lose it."
+            )
+
+
+def clear(output: Path, plan: Plan, in_place: bool = False) -> None:
+    """Removes a finished data set, what is called like a shard, and what the plan will write.
+
+    Killed on the way, it leaves either the data set or a plan of what is still to be removed.
+    Arguments as in `begin`.
+    """
+    work = output / commit.WORK
+    found = [] if in_place else [*_finished(output), *_unfinished(work), *plan.files]
+    commit.make_folder(work)
+    commit.write_json(work / _PLAN, dataclasses.asdict(Plan("", "", tuple(found))), work)
+    _remove(output, [records.MANIFEST])
+    _remove(output, found)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _finished(output: Path) -> list[str]:
+    """Returns the files of a finished data set; of one whose manifest is damaged, the shards."""
+    found = [path.name for path in output.iterdir() if _SHARD.fullmatch(path.name)]
+    with contextlib.suppress(InputError):
+        for split in records.load_manifest(output).splits.values():
+            parts = (*split.shards, *([split.sidecar] if split.sidecar else []))
+            found += [part.path.name for part in parts]
+        found += summary.FILES
+    return found
+
+
+def _unfinished(work: Path) -> list[str]:
+    """Returns the files of an unfinished conversion; where its plan is damaged, the noted ones."""
+    known = _read(work)
+    noted = [note.name.removesuffix(".json") for note in work.glob(_NOTES)]
+    return [*(known.files if known else ()), *noted]
+
+
+def _remove(output: Path, names: Iterable[str]) -> None:
+    """Returns when they are gone, power cuts included: only then may the plan be."""
+    with commit.explained(output):
+        for name in names:
+            (output / name).unlink(missing_ok=True)
+        atomic.flush(output)
+
+
+def _read(work: Path) -> Plan | None:
+    """Returns the plan of an unfinished conversion; None if there is none, or a damaged one."""
+    try:
+        fields = json.loads((work / _PLAN).read_text("utf-8"))
+        found = Plan(**fields | {"files": tuple(fields["files"])})
+        plain = all(isinstance(name, str) and Path(name).name == name for name in found.files)
+        return found if plain else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
