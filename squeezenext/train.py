@@ -124,7 +124,9 @@ def _define(values: flags.FlagValues) -> None:
     enum("cluster", "auto", get_args(Cluster), "Who trains; auto: TF_CONFIG where set.", **at)
     enum("precision", "auto", ("auto", *PRECISIONS), "In which the network computes.", **at)
     integer("seed", 0, "Of the weights, order and augmentation.", 0, **at)
-    flags.DEFINE_bool("deterministic", False, "The same bits each time; slower.", **at)
+    flags.DEFINE_bool(
+        "deterministic", False, "The same bits each time; slower: a CPU's one core.", **at
+    )
     what = "A gradient not finite: stop, or roll back and go past it."
     enum("on_nan", "stop", get_args(OnNan), what, **at)
     number("checkpoint_minutes", 10.0, "Saves so often, and after each epoch.", 0.0, **at)
