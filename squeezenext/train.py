@@ -46,7 +46,8 @@ def train(config: Config, options: Options) -> dict:
     dataset.check_split(found, "train")
     workers = cluster.find(options.cluster)
     source = named.resolve(options.fine_tune_from) if options.fine_tune_from else None
-    with _locked(Path(options.model_dir), chief=workers is None or workers.index == 0):
+    chief = workers is None or workers.index == 0  # who alone writes the model directory
+    with locked(Path(options.model_dir)) if chief else contextlib.nullcontext():
         quiet.import_tensorflow()
         from squeezenext.training import job  # only now: no error above waits for TensorFlow
 
@@ -56,18 +57,16 @@ def train(config: Config, options: Options) -> dict:
         return job.train(config, options, found.splits, classes, workers, source)
 
 
-def _locked(model_dir: Path, chief: bool) -> contextlib.AbstractContextManager:
-    """Returns a held lock on the model directory, which only the chief writes.
+def locked(model_dir: Path, name: str = ".lock") -> contextlib.AbstractContextManager:
+    """Returns a held lock on a model directory, which is made if absent.
 
     Raises:
       RunAgain: another process holds it.
       InputError: the directory cannot be made or written.
     """
-    if not chief:
-        return contextlib.nullcontext()
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
-        return filelock.FileLock(model_dir / ".lock", timeout=0).acquire()
+        return filelock.FileLock(model_dir / name, timeout=0).acquire()
     except filelock.Timeout as error:
         raise RunAgain(f"Another process is training in {model_dir}; wait or stop it.") from error
     except OSError as error:

@@ -150,7 +150,7 @@ def test_a_stopped_worker_is_named_and_both_go_on(place):
 
 def test_a_second_trainer_is_kept_out(place):
     model_dir = place / "held"
-    with train._locked(model_dir, chief=True):
+    with train.locked(model_dir):
         code = train.main(command(place, model_dir)[2:])
     assert code == 75
 

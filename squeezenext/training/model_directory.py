@@ -16,6 +16,7 @@ import numpy as np
 from squeezenext import atomic, card, checkpoint, config_io, description, labels, models, stats
 from squeezenext.config import Config
 from squeezenext.errors import InputError
+from squeezenext.foreign import named
 from squeezenext.litert import from_keras
 from squeezenext.training.loop import model_variables
 
@@ -114,6 +115,16 @@ def write_final(directory: Path, document: dict) -> None:
     text = json.dumps(document, indent=1) + "\n"
     atomic.write_file(directory / "final.json", lambda file: file.write_text(text, "utf-8"))
     card.write(directory)
+
+
+def origin(model: str) -> dict[str, str]:
+    """Returns {"model", and where it is known, "licence"} of weights that training began with."""
+    try:
+        imported = card.imported(named.resolve(model))
+    except InputError:  # a directory that has gone since
+        imported = {}
+    licence = {"licence": str(imported["licence"])} if "licence" in imported else {}
+    return {"model": Path(model).name} | licence
 
 
 def read_final(directory: Path) -> dict | None:

@@ -107,8 +107,8 @@ class Run:
             self._share_bad_records()  # those that an earlier start has listed
             if self.chief:
                 self.history = History(self.model_dir, self.step - self.progress.epoch_ended)
-                for name in ("final.json", "model.tflite"):  # of an earlier end, or of none
-                    (self.model_dir / name).unlink(missing_ok=True)
+                for name in ("final.json", "model.tflite", "calibration.json", "scores.json"):
+                    (self.model_dir / name).unlink(missing_ok=True)  # of an earlier end
                 self._show_input()
             if self.options.on_nan == "rollback" and not self.step:
                 self._save(must=True)  # else there is nothing to go back to
@@ -410,6 +410,8 @@ class Run:
             **{name: scores[name] for name in ("top1", "top5", "loss")},
             "weights_sha256": checkpoint.weights_sha256(state),
         }
+        if self.options.fine_tune_from:
+            document["fine_tuned_from"] = model_directory.origin(self.options.fine_tune_from)
         if self.reader.bad is not None:
             document["bad_records"] = len(self.reader.bad)
             self._write(self._list_bad_records, must=True)
