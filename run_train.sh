@@ -25,9 +25,9 @@ value_of() {
 }
 
 train_on_digits() {
-  local digits="$repository/data/digits" model_dir
+  local digits=data/digits model_dir
   model_dir="$(value_of model_dir "$@")"
-  model_dir="${model_dir:-${MODEL_DIR:-$repository/models/quickstart}}"
+  model_dir="${model_dir:-${MODEL_DIR:-runs/quickstart}}"
   "$PYTHON" -m datasets.digits --output "$digits/images"
   "$PYTHON" -m datasets.convert --layout folder --source "$digits/images" \
     --output "$digits/tf-records"

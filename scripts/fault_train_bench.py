@@ -15,7 +15,7 @@ from squeezenext import checkpoint
 from squeezenext.errors import SomeInputsFailed
 
 FORKS = multiprocessing.get_context("forkserver")
-SHORT, LONG = 3, 100  # epochs: of a run disturbed at a given call, at a random moment
+SHORT, LONG = 3, 40  # epochs: of a run disturbed at a given call, at a random moment
 FINISH_SECONDS = 600.0
 
 
@@ -57,7 +57,8 @@ class Bench:
             *("train", "--deterministic", "--precision", "float32", "--checkpoint_minutes", "0"),
             *("--configuration", str(self.folder / f"{network}.py")),
             *("--training_file_pattern", records, "--validation_file_pattern", records),
-            *("--num_epochs", str(epochs), "--model_dir", str(model_dir), *more),
+            *("--num_epochs", str(epochs), "--model_dir", str(model_dir)),
+            *("--evaluate_every_epochs", "10" if epochs > SHORT else "1", *more),
         ]
 
     def start(self, arguments: list[str], fault: Callable | None = None, *given, config: str = ""):

@@ -28,7 +28,7 @@ class Group:
 
         self._bench, self.count, self._configs = bench, count, tiny.tf_configs
         more = ("--batch_size", str(8 * count), "--set", "training.synchronized_batch_norm=False")
-        self._more = (*more, "--evaluate_every_epochs", "20")
+        self._more = more
         whole = self.arguments(bench.empty(f"workers-{count}"))
         self.finish(whole, "undisturbed")
         self.whole = weights(bench.folder / f"workers-{count}")

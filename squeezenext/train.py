@@ -62,19 +62,23 @@ def train(config: Config, options: Options) -> dict:
 
 
 def _locked(model_dir: Path, worker: int) -> contextlib.AbstractContextManager:
-    """Returns a worker's held lock on the model directory; the chief's keeps other runs out.
+    """Returns a worker's held lock; the chief's keeps other runs out."""
+    return locked(model_dir, f".lock-{worker}" if worker else ".lock")
+
+
+def locked(model_dir: Path, name: str = ".lock") -> contextlib.AbstractContextManager:
+    """Returns a held lock on a model directory, which is made if absent.
 
     Raises:
       RunAgain: another process holds it.
       InputError: the directory cannot be made or written.
     """
-    name, role = (f".lock-{worker}", f" as worker {worker}") if worker else (".lock", "")
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
         return filelock.FileLock(model_dir / name, timeout=0).acquire()
     except filelock.Timeout as error:
         raise RunAgain(
-            f"Another process is training in {model_dir}{role}; wait or stop it."
+            f"Another process works in {model_dir}, which holds {name}; wait or stop it."
         ) from error
     except OSError as error:
         raise InputError(f"--model_dir {model_dir} cannot be written: {error.strerror}.") from error
@@ -124,7 +128,9 @@ def _define(values: flags.FlagValues) -> None:
     enum("cluster", "auto", get_args(Cluster), "Who trains; auto: TF_CONFIG where set.", **at)
     enum("precision", "auto", ("auto", *PRECISIONS), "In which the network computes.", **at)
     integer("seed", 0, "Of the weights, order and augmentation.", 0, **at)
-    flags.DEFINE_bool("deterministic", False, "The same bits each time; slower.", **at)
+    flags.DEFINE_bool(
+        "deterministic", False, "The same bits each time; slower: a CPU's one core.", **at
+    )
     what = "A gradient not finite: stop, or roll back and go past it."
     enum("on_nan", "stop", get_args(OnNan), what, **at)
     number("checkpoint_minutes", 10.0, "Saves so often, and after each epoch.", 0.0, **at)

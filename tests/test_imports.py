@@ -20,6 +20,7 @@ ROWS = [
     {"exporting", "training"},
     {"compression", "demo", "evaluate", "export", "train"},
     {"compress", "weights"},
+    {"adaptation"},
     {"adapt"},
 ]  # fmt: skip
 # The modules that importing TensorFlow is for; no other reaches it.

@@ -152,6 +152,13 @@ def test_what_is_no_teacher_is_named(name, classes, message):
         distillation.teacher(Distillation(teacher=name), classes, "float32")
 
 
+def test_what_lies_before_the_first_epoch_is_its_phase():
+    """As of a run whose batch is larger than its epoch, which asks what was before."""
+    images = dataclasses.replace(tiny.IMAGES, progressive=())
+    config = dataclasses.replace(tiny.SQUEEZENEXT, images=images)
+    assert phases.phase(config, -3) == phases.phase(config, 0)
+
+
 def test_a_profile_changes_nothing_and_says_what_limits(reader):
     made = make(tiny.SQUEEZENEXT)
     before = made.state()

@@ -150,7 +150,7 @@ def test_a_stopped_worker_is_named_and_both_go_on(place):
 
 def test_a_second_trainer_is_kept_out(place):
     model_dir = place / "held"
-    with train._locked(model_dir, 0):
+    with train.locked(model_dir):
         code = train.main(command(place, model_dir)[2:])
     assert code == 75
 
@@ -161,7 +161,7 @@ def test_a_second_worker_is_kept_out(place, monkeypatch, capsys):
     monkeypatch.setenv("TF_CONFIG", tiny.tf_configs(2)[1])
     with train._locked(model_dir, 1):
         assert train.main(command(place, model_dir)[2:]) == 75
-    assert f"is training in {model_dir} as worker 1" in capsys.readouterr().err
+    assert f"works in {model_dir}, which holds .lock-1" in capsys.readouterr().err
 
 
 def test_several_workers_are_not_profiled(place, tmp_path, monkeypatch, capsys):

@@ -27,6 +27,7 @@ from squeezenext import (
 )
 from squeezenext.config import Config
 from squeezenext.errors import InputError
+from squeezenext.foreign import named
 from squeezenext.litert import from_keras
 from squeezenext.models import model_variables
 from squeezenext.optimization.optimizers import CLASSIFIERS
@@ -141,6 +142,16 @@ def write_end(
         assign(model, evaluated(state, config), "the run")
         write_litert(directory, model)
     write_final(directory, document)
+
+
+def origin(model: str) -> dict[str, str]:
+    """Returns {"model", and where it is known, "licence"} of weights that training began with."""
+    try:
+        imported = card.imported(named.resolve(model))
+    except InputError:  # a directory that has gone since
+        imported = {}
+    licence = {"licence": str(imported["licence"])} if "licence" in imported else {}
+    return {"model": Path(model).name} | licence
 
 
 def read_final(directory: Path) -> dict | None:

@@ -133,8 +133,8 @@ class Run:
 
     def _begin(self) -> None:
         if self.chief:
-            for name in ("final.json", "model.tflite"):  # of an earlier end, or of none
-                (self.model_dir / name).unlink(missing_ok=True)
+            for name in ("final.json", "model.tflite", "calibration.json", "scores.json"):
+                (self.model_dir / name).unlink(missing_ok=True)  # of an earlier end
         if self.journal and not self.step:
             self.journal.input(self.reader)
         if self.options.on_nan == "rollback" and not self.step:
@@ -298,6 +298,8 @@ class Run:
             **{name: scores[name] for name in ("top1", "top5", "loss")},
             "weights_sha256": checkpoint.weights_sha256(state),
         }
+        if self.options.fine_tune_from:
+            document["fine_tuned_from"] = model_directory.origin(self.options.fine_tune_from)
         if self.reader.bad is not None:
             document["bad_records"] = len(self.reader.bad)
             self.saver.end()
