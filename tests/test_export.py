@@ -271,6 +271,32 @@ def test_images_come_evenly_from_the_first_split_there_is(model, records):
         list(photographs.read(records, ("test",), 4, known.config.images, known.labels))
 
 
+def test_accuracy_is_never_of_training_images(model, tmp_path, capsys):
+    payloads = [tiny.payload(number, number % 3 + 1) for number in range(4)]
+    trained_on = tiny.data_set(tmp_path / "records", "train", payloads)
+    out = tmp_path / "a.tflite"
+    more = ["--precision=int8", f"--data_dir={trained_on}", "--json"]
+    assert command(model, out, "litert", *more) == 0
+    assert "top1" not in json.loads(capsys.readouterr().out)
+    assert "top1" not in json.loads((tmp_path / "a.tflite.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "payload, told",
+    [
+        (tiny.payload(0, 1, leave_out="image/encoded"), "has no image or no label"),
+        (tiny.payload(0, 1, leave_out="image/class/label"), "has no image or no label"),
+        (tiny.payload(0, 0), "not in 1..3"),
+        (tiny.payload(0, 4), "not in 1..3"),
+    ],
+)
+def test_a_record_without_image_or_class_is_named(model, tmp_path, capsys, payload, told):
+    payloads = [tiny.payload(1, 1), payload]
+    damaged = tiny.data_set(tmp_path / "records", "validation", payloads)
+    assert command(model, tmp_path / "a.tflite", "litert", f"--data_dir={damaged}") == 2
+    assert f"record 1 of {damaged}" in (err := capsys.readouterr().err) and told in err
+
+
 CLIENT = """
 import sys, numpy, mediapipe
 from mediapipe.tasks.python import BaseOptions, vision
