@@ -35,6 +35,10 @@ PRECISIONS = {
     "keras": ("float32",),
     "web": ("float32",),
 }
+# What a model directory's other files are read by name as; `output` and `output`.json are none.
+OF_A_MODEL = frozenset(
+    f"{name}.json" for name in ("adapt", "calibration", "config", "final", "labels", "scores")
+) | {"model.sqz", "model.tflite"}
 FOLDERS = {"saved_model": "saved_model.pb", "web": export_web.MANIFEST}  # and a file of each
 
 
@@ -88,6 +92,12 @@ def _check_place(output: Path, kind: str) -> None:
         places.check(output, FOLDERS[kind])
     elif output.is_dir():
         raise InputError(f"--output {output} is a folder; name the file to make.")
+    written = {output.name, f"{output.name}.json"} & OF_A_MODEL
+    if written and (output.parent / "config.json").is_file():
+        raise InputError(
+            f"--output {output}: {output.parent} is a model directory, whose own "
+            f"{min(written)} that would replace; choose another name or folder."
+        )
 
 
 def _write(model: Trained, kind: str, precision: str, shown, output: Path, compressed) -> Run:

@@ -168,6 +168,27 @@ def test_what_cannot_be_done_is_said(model, tmp_path, capsys, arguments, told):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["model.tflite", "model.sqz", "config", "calibration", "adapt"])
+def test_no_file_of_a_model_directory_is_replaced(model, tmp_path, capsys, monkeypatch, name):
+    folder = shutil.copytree(model, tmp_path / "mine")
+    before = sorted(path.name for path in folder.iterdir())
+    monkeypatch.chdir(folder)
+    for place in (name, folder / name):
+        assert command(".", place, "litert") == 2
+        assert "is a model directory, whose own" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == before
+    assert command(".", "phone.tflite", "litert") == 0
+
+
+def test_an_exported_file_in_a_model_directory_s_place_is_refused(model, tmp_path):
+    """It reads other pixels and gives probabilities: every answer would be wrong."""
+    folder = shutil.copytree(model, tmp_path / "mine")
+    export.export(model, "litert", tmp_path / "a.tflite")
+    shutil.copyfile(tmp_path / "a.tflite", folder / "model.tflite")
+    with pytest.raises(InputError, match="is an exported file, not the model directory's own"):
+        Predictor(folder)
+
+
 @pytest.mark.parametrize("kind", ["saved_model", "web"])
 def test_a_folder_of_something_else_is_left_alone(model, tmp_path, capsys, kind):
     """Such as `serving`, which holds the versions, for `serving/4`."""
