@@ -77,7 +77,8 @@ def export(
     split = photographs.first_split(data_dir, photographs.TESTED) if data_dir else None
     if split:
         tests = photographs.read(data_dir, (split,), images, model.config.images, model.labels)
-        measured = checking.measure(run, checking.reference(model), tests, split)
+        smallest = "int8" if kind == "web" else precision  # see export_web.runner
+        measured = checking.measure(run, checking.reference(model), tests, split, smallest)
         report |= dataclasses.asdict(measured)
     text = json.dumps(report, indent=1) + "\n"
     beside = output.with_name(f"{output.name}.json")

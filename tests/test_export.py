@@ -207,7 +207,7 @@ def test_a_folder_of_something_else_is_left_alone(model, tmp_path, capsys, kind)
     ("saved_model", "float32"), ("web", "float32"),
 ])  # fmt: skip
 def test_the_fitted_temperature_is_in_every_file(
-    model, records, tmp_path, monkeypatch, kind, precision
+    model, records, tmp_path, monkeypatch, capsys, kind, precision
 ):
     """The export itself compares with what predict.py tells, which the next lines make sure of."""
     if kind == "onnx":
@@ -217,6 +217,9 @@ def test_the_fitted_temperature_is_in_every_file(
     (folder / "calibration.json").write_text('{"temperature": 5.0}')
     out = tmp_path / f"out.{'keras' if kind == 'keras' else kind}"
     assert command(folder, out, kind, f"--precision={precision}", f"--data_dir={records}") == 0
+    measured = json.loads(out.with_name(f"{out.name}.json").read_text())["measured"]
+    assert measured == ("int8" if kind == "web" else precision)
+    assert f"{measured}: top-1 " in capsys.readouterr().out
     if kind == "litert" and precision == "float32":
         (photo,) = [tiny.jpeg(3, 1)]
         image = preprocessing.read_image(photo, "photo")
