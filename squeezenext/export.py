@@ -39,7 +39,11 @@ PRECISIONS = {
 OF_A_MODEL = frozenset(
     f"{name}.json" for name in ("adapt", "calibration", "config", "final", "labels", "scores")
 ) | {"model.sqz", "model.tflite"}
-FOLDERS = {"saved_model": "saved_model.pb", "web": export_web.MANIFEST}  # and a file of each
+_SAVED_MODEL = ("saved_model.pb", "fingerprint.pb", "variables/variables.*")
+FOLDERS = {
+    "saved_model": places.Kind(_SAVED_MODEL, lambda at: (at / _SAVED_MODEL[0]).is_file()),
+    "web": places.Kind(export_web.FILES, export_web.is_page),
+}
 
 
 def export(

@@ -10,13 +10,14 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from squeezenext import demo, graph, preprocessing, trained
+from squeezenext import demo, export, graph, preprocessing, trained
 from squeezenext.compression import sqz
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_web, npm, places
 from squeezenext.litert import writer
 from tests import browser as browsers
 from tests import tiny
+from tests.test_export import made as made_model
 from tests.test_graph import compute
 from tests.test_litert_writer import close, random_weights, run
 
@@ -53,8 +54,61 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         folder.mkdir()
         folder.joinpath("letter.txt").write_text("dear")
     with pytest.raises(InputError, match="holds something else"):
-        places.replace_folder(made, place, export_web.MANIFEST)
+        places.replace_folder(made, place, export.FOLDERS["web"])
     assert place.joinpath("letter.txt").exists()
+
+
+def exported(model_dir, place, *more) -> int:
+    return export.main(["export", f"--model_dir={model_dir}", "--format=web", f"--output={place}",
+                        *more])  # fmt: skip
+
+
+@pytest.fixture
+def model_dir(tmp_path, monkeypatch):
+    """A tiny model directory; its page has no runtime, which npm would have to fetch."""
+    built = [f"wasm/{name}{end}" for name in export_web._BUILDS for end in (".js", ".wasm")]
+    runtime = dict.fromkeys(["index.js", "wasm-utils.js", *built], b"")
+    monkeypatch.setattr(export_web, "_runtime", lambda: runtime)
+    (tmp_path / "mine").mkdir()
+    return made_model(tmp_path / "mine", tiny.SQUEEZENEXT)
+
+
+@pytest.mark.parametrize("name", [".git/HEAD", "CNAME", "runtime/mine.txt", "other/index.html"])
+def test_what_lies_beside_a_page_is_not_deleted(model_dir, tmp_path, capsys, name):
+    site = tmp_path / "site"
+    assert exported(model_dir, site) == 0
+    assert exported(model_dir, site) == 0  # of its own kind
+    path = site / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("precious")
+    assert exported(model_dir, site) == 2
+    assert f"holds something else ({name})" in capsys.readouterr().err
+    assert path.read_text() == "precious" and (site / "index.html").is_file()
+
+
+def test_another_program_s_model_json_is_no_page(model_dir, tmp_path):
+    site = tmp_path / "site"
+    site.mkdir()
+    for text in ('{"format": "graph-model", "weightsManifest": []}', "[]", "no"):
+        (site / "model.json").write_text(text)
+        assert exported(model_dir, site) == 2
+        assert (site / "model.json").read_text() == text
+
+
+def test_a_page_that_cannot_be_put_in_place_leaves_the_old_one(model_dir, tmp_path, monkeypatch):
+    site = tmp_path / "site"
+    assert exported(model_dir, site) == 0
+    before, replace = sorted(site.rglob("*")), os.replace
+
+    def refuse(source, target):
+        if target == site and ".tmp-" in source.name:
+            raise OSError(5, "Input/output error", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(places.os, "replace", refuse)
+    assert exported(model_dir, site) == 1
+    assert sorted(site.rglob("*")) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "site", "site.json"]
 
 
 def test_the_demo_ends_well_and_looks_at_its_port_first(monkeypatch, capsys):

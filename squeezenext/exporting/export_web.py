@@ -34,6 +34,23 @@ UTILS = npm.Package(
 )
 _BUILDS = ("litert_wasm_internal", "litert_wasm_compat_internal")  # with relaxed SIMD and without
 MANIFEST = "model.json"
+_WORDS = ("files", "images", "labels", "model", "temperature")  # of the manifest
+_COMPRESSED = "compressed.tflite.gz"
+FILES = (  # all that a page's folder holds
+    *("app.js", "heat.js", "network.js", "picture.js", "preprocessing.js", "style.css"),
+    *("index.html", "runtime-licence.txt"),
+    *("runtime/*.js", "runtime/wasm/*.js", "runtime/wasm/*.wasm"),
+    *("float32.tflite", "int8.tflite", _COMPRESSED, MANIFEST),
+)
+
+
+def is_page(folder: Path) -> bool:
+    """Says whether a folder holds a manifest of this module; TensorFlow.js has one of its name."""
+    try:
+        document = _manifest(folder)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.keys() >= set(_WORDS)
 
 
 def write(
@@ -62,7 +79,7 @@ def write(
     networks = {f"{n}.tflite": data for n, data in _networks(model, calibration).items()}
     if compressed:
         content = _networks(compressed, ())["float32"]
-        networks["compressed.tflite.gz"] = gzip.compress(content, 9, mtime=0)
+        networks[_COMPRESSED] = gzip.compress(content, 9, mtime=0)
     for name, content in networks.items():
         (folder / name).write_bytes(content)
         rows.append({"name": name.split(".")[0], "file": name, "bytes": len(content)})
