@@ -75,8 +75,7 @@ def export(
     integers = precision == "int8" or kind == "web"  # which needs many images to be calibrated on
     limit = checking.CALIBRATION_IMAGES if integers else checking.PROBES
     shown = checking.images(model, data_dir, limit) if data_dir else []
-    compressed = export_web.compressed_beside(model_dir) if kind == "web" else None
-    run = _write(model, kind, precision, shown, output, compressed)
+    run = _write(model, model_dir, kind, precision, shown, output)
     report = {"format": kind, "precision": precision, "bytes": _bytes(output)}
     split = photographs.first_split(data_dir, photographs.TESTED) if data_dir else None
     if split:
@@ -105,12 +104,12 @@ def _check_place(output: Path, kind: str) -> None:
         )
 
 
-def _write(model: Trained, kind: str, precision: str, shown, output: Path, compressed) -> Run:
+def _write(model: Trained, model_dir, kind: str, precision: str, shown, output: Path) -> Run:
     """Writes beside the place, checks, renames; returns what runs the result."""
     temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}{output.suffix}")
     try:
         if kind == "web":
-            run = _web(model, shown, temporary, compressed)
+            run = _web(model, model_dir, shown, temporary)
         else:
             make = {"litert": _litert, "onnx": _onnx, "keras": _keras, "saved_model": _saved_model}
             run = make[kind](model, precision, shown, temporary)
@@ -126,10 +125,9 @@ def _write(model: Trained, kind: str, precision: str, shown, output: Path, compr
     return run
 
 
-def _web(model: Trained, shown, folder: Path, compressed: Trained | None) -> Run:
+def _web(model: Trained, model_dir: str | Path, shown, folder: Path) -> Run:
     folder.mkdir()
-    export_web.write(model, folder, shown, compressed)
-    export_web.check(folder, checking.reference(model), checking.probes(model, shown))
+    export_web.make(model, model_dir, folder, shown, lambda text: print(text, file=sys.stderr))
     return export_web.runner(folder)
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import trained
-from squeezenext.exporting import checking, npm, pixels
+from squeezenext.exporting import checking, compressed_file, npm, pixels
+from squeezenext.exporting.compressed_file import Say
 from squeezenext.graph import Graph, Node
 from squeezenext.litert import int8, numbers, writer
 from squeezenext.litert.runner import Runner
@@ -53,6 +53,25 @@ def is_page(folder: Path) -> bool:
     return isinstance(document, dict) and document.keys() >= set(_WORDS)
 
 
+def make(
+    model: Trained, model_dir: str | Path, folder: Path, calibration: Sequence[np.ndarray], say: Say
+) -> None:
+    """Writes the page of a model into an empty folder and checks it.
+
+    Args:
+      model_dir: of which `model` was loaded; it may hold a compressed network, too.
+      calibration: images, as `photographs.read` yields them; without them there is no int8.
+      say: is told of what is left out.
+
+    Raises:
+      InputError: the runtime cannot be had, or the folder cannot be written.
+      RuntimeError: a network of the page answers otherwise than the model.
+    """
+    shown = checking.probes(model, calibration)
+    write(model, folder, calibration, compressed_file.beside(model, model_dir, shown, say))
+    check(folder, checking.reference(model), shown)
+
+
 def write(
     model: Trained,
     folder: Path,
@@ -86,7 +105,7 @@ def write(
     images = model.config.images
     document = {
         "files": rows,
-        "images": {x: getattr(images, x) for x in ("size", "resize", "resize_mode")},
+        "images": {x: getattr(images, x) for x in compressed_file.IMAGES},
         "labels": [label.text for label in model.labels],
         "model": model.name,
         "temperature": model.temperature,
@@ -164,11 +183,3 @@ def _run(folder: Path, file: str) -> checking.Run:
     content = gzip.decompress(content) if file.endswith(".gz") else content
     network, temperature = Runner(content, 1, file), np.float32(_manifest(folder)["temperature"])
     return lambda image: softmax(network.run(image.astype(np.float32))[0] / temperature)
-
-
-def compressed_beside(model_dir: str | Path) -> Trained | None:
-    """Returns what `model.sqz` of a model directory holds, its own or `adapt`'s; None without."""
-    for path in (Path(model_dir) / "model.sqz", Path(model_dir) / "exported" / "model.sqz"):
-        if path.is_file():
-            return trained.load(path)
-    return None

@@ -74,3 +74,8 @@ def replace_folder(made: Path, place: Path, kind: Kind) -> None:
         raise
     atomic.flush(place.parent)
     shutil.rmtree(before, ignore_errors=True)
+
+
+def note(path: Path) -> Path:
+    """Returns where `adapt` keeps what a file was made of: {"weights_sha256": ...} and more."""
+    return path.with_name(f".{path.name}.made_of")
