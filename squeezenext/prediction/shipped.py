@@ -148,9 +148,10 @@ def read_temperature(directory: Path) -> float:
     path = directory / CALIBRATION
     try:
         value = json.loads(path.read_text("utf-8"))["temperature"]
+        value = float(value) if isinstance(value, int) else value  # a long one overflows
     except FileNotFoundError:
         return 1.0
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise InputError(f"{path} is damaged: {error}; delete it or fit it again.") from error
     if not isinstance(value, int | float) or not 0 < value < math.inf:
         raise InputError(f"{path} is damaged: temperature is {value!r}; delete it or fit it again.")
