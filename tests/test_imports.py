@@ -28,10 +28,11 @@ HEAVY = {"augmentation", "compression.retraining", "data", "exporting.export_ker
          "litert.from_keras", "models", "optimization.optimizers", "optimization.schedule",
          "optimization.update", "training.departure", "training.devices", "training.distillation",
          "training.history", "training.job", "training.journal", "training.left_out",
-         "training.loop", "training.losses", "training.mixing", "training.model_directory",
-         "training.moving_statistics", "training.nan", "training.pace", "training.pictures",
-         "training.profiling", "training.run", "training.saving", "training.scoring",
-         "training.snapshots", "training.speed", "training.xla"}  # fmt: skip
+         "training.loop", "training.losses", "training.micro_batches", "training.mixing",
+         "training.model_directory", "training.moving_statistics", "training.nan",
+         "training.pace", "training.pictures", "training.profiling", "training.run",
+         "training.saving", "training.scoring", "training.snapshots", "training.speed",
+         "training.xla"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 

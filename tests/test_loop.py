@@ -53,6 +53,12 @@ def with_training(config, **changes):
     return dataclasses.replace(config, training=dataclasses.replace(config.training, **changes))
 
 
+def test_a_batch_that_is_no_whole_micro_batches_is_refused(reader):
+    for count, micro_batch in ((2, 32), (1, 24)):
+        with pytest.raises(ValueError, match="is not whole micro-batches"):
+            make(GENTLE, count, reader, micro_batch=micro_batch)
+
+
 # Training with ReLU and batch norm is chaotic: at the quickstart's rate, a change of the initial
 # weights by 1e-7 grows to 1e-1 within 5 steps on a single device. At this one it does not.
 GENTLE = with_training(

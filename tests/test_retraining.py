@@ -10,7 +10,7 @@ from squeezenext import graph, models
 from squeezenext.compression import retraining, sharing
 from squeezenext.foreign import variables
 from squeezenext.models import model_variables
-from squeezenext.training import devices
+from squeezenext.training import devices, speed
 from tests import tiny
 
 
@@ -58,8 +58,12 @@ def test_unfolded_weights_compute_the_same(dense):
         np.testing.assert_allclose(again[name], array, rtol=1e-6, atol=1e-7)
 
 
-def test_pruning_reaches_its_density_while_training(dense, reader):
+@pytest.mark.parametrize("count", [1, 2])
+def test_pruning_reaches_its_density_while_training(dense, reader, monkeypatch, count):
+    """On several GPUs, too, which are what `strategy(0)` takes: each has a part of the batch."""
     config, arrays = dense
+    strategy = devices.strategy(count)
+    monkeypatch.setattr(devices, "strategy", lambda *_: strategy)
     importance = {node.name: 1.0 for node in graph.of(config).weighted}
     found = retraining.prune(config, arrays, reader, importance, 0.3)
     kernels = [found[f"model/{node.name}/kernel"] for node in graph.of(config).weighted]
@@ -87,6 +91,15 @@ def test_shared_values_are_trained_and_stay_shared(dense, reader):
         moved += np.abs(trained[name].values - kernel.values).max()
     assert moved > 0.01
     assert any(not np.array_equal(weights[n], folded[n]) for n in folded if n.endswith("bias"))
+
+
+def test_speed_is_measured_on_one_device(monkeypatch):
+    asked = {}
+    both = devices.strategy(2)
+    monkeypatch.setattr(devices, "strategy", lambda *_: both)
+    monkeypatch.setattr(speed, "Loop", lambda config, **how: asked.update(how))
+    speed.trainer(tiny.SQUEEZENEXT, "float32")
+    assert asked["strategy"].num_replicas_in_sync == 1 and asked["micro_batch"] == speed.BATCH
 
 
 def test_masks_hold_on_several_devices(dense):

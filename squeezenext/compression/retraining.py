@@ -18,7 +18,7 @@ from squeezenext.config import Config
 from squeezenext.errors import NotFinite
 from squeezenext.foreign import variables
 from squeezenext.models import model_variables
-from squeezenext.training import devices, distillation, model_directory
+from squeezenext.training import devices, distillation, micro_batches, model_directory
 from squeezenext.training.history import ProgressBar
 from squeezenext.training.loop import Loop
 
@@ -73,13 +73,12 @@ def _loop(config: Config, reader: data.Reader, arrays: Mapping[str, np.ndarray],
     with strategy.scope():
         how = config.training.distillation
         teacher = distillation.teacher(how, config.model.classes, precision)
-    batch = config.training.batch_size
     loop = Loop(
         config,
         strategy=strategy,
         precision=precision,
         examples=reader.split.examples,
-        micro_batch=max(n for n in range(1, min(batch, 32) + 1) if batch % n == 0),
+        micro_batch=micro_batches.size(config, strategy),
         seed=seed,
         teacher=teacher,
     )

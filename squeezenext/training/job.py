@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from squeezenext import data, labels
 from squeezenext.config import Config
-from squeezenext.errors import InputError
 from squeezenext.records import bad_records
 from squeezenext.records.manifest import Split
 from squeezenext.training import (
@@ -16,6 +15,7 @@ from squeezenext.training import (
     devices,
     distillation,
     history,
+    micro_batches,
     model_directory,
     profiling,
     xla,
@@ -27,8 +27,6 @@ from squeezenext.training.options import Options
 from squeezenext.training.run import Run
 from squeezenext.training.signals import StopSignals
 from squeezenext.training.watchdog import Watchdog
-
-_FEW = 16  # images for batch norm's statistics
 
 
 def train(
@@ -113,7 +111,7 @@ def _loop(
         strategy=strategy,
         precision=policy,
         examples=reader.split.examples,
-        micro_batch=_micro_batch(config, strategy, options.micro_batch_size),
+        micro_batch=micro_batches.size(config, strategy, options.micro_batch_size),
         seed=options.seed,
         teacher=teacher,
     )
@@ -126,33 +124,6 @@ def _profile(loop: Loop, reader: data.Reader) -> dict:
         measured = profiling.profile(loop, reader)
     print(measured.report(loop.config.training.echo))
     return dataclasses.asdict(measured)
-
-
-def _micro_batch(config: Config, strategy: tf.distribute.Strategy, wanted: int | None) -> int:
-    """Returns how many images a replica takes at once, a divisor of its share of the batch."""
-    batch, replicas = config.training.batch_size, strategy.num_replicas_in_sync
-    share, rest = divmod(batch, replicas)
-    if rest:
-        raise InputError(f"--batch_size {batch} does not divide among {replicas} devices.")
-    echo = config.training.echo
-    if wanted:
-        if wanted < 1 or share % wanted or wanted % echo:
-            raise InputError(
-                f"--micro_batch_size {wanted} does not divide each device's {share} images into "
-                f"whole groups of training.echo {echo}."
-            )
-        return wanted
-    limit = 256 if tf.config.list_physical_devices("GPU") else 32
-    sizes = [s for s in range(echo, min(limit, share) + 1, echo) if share % s == 0]
-    if not sizes:
-        raise InputError(f"training.echo {echo} does not divide each device's {share} images.")
-    if sizes[-1] < _FEW < share:
-        LOG.warning(
-            "A device's %d images go through in micro-batches of %d, few for batch norm; take a "
-            "batch that a number from %d to %d divides, or --micro_batch_size.",
-            *(share, sizes[-1], _FEW, limit),
-        )
-    return sizes[-1]
 
 
 def _report(config: Config, loop: Loop, reader: data.Reader, precision: str) -> None:

@@ -51,6 +51,9 @@ class Loop(scoring.Scorer):
       micro_batch: images a replica takes at once; gradients are accumulated up to the batch.
       seed: of the initial weights and of every random number.
       teacher: what `config.training.distillation` names, see distillation.py.
+
+    Raises:
+      ValueError: the batch is not whole micro-batches of all replicas, see micro_batches.py.
     """
 
     def __init__(
@@ -73,7 +76,12 @@ class Loop(scoring.Scorer):
         self.as_evaluated = False  # train without dropout and batch statistics, see retraining.py
         self.fed = 0  # micro-batches delivered by the input, counted where there are other workers
         self.passed_over = 0  # examples left out of the order of training, see nan.py
-        self.micro_steps = config.training.batch_size // (micro_batch * self.share.total)
+        self.micro_steps, rest = divmod(config.training.batch_size, micro_batch * self.share.total)
+        if rest or not self.micro_steps:  # a step without a pass would train nothing, silently
+            raise ValueError(
+                f"A batch of {config.training.batch_size} is not whole micro-batches of "
+                f"{micro_batch} on {self.share.total} replicas."
+            )
         with strategy.scope():
             self.update = Update(self.model, config.training, examples, precision)
             sizes = set(config.images.progressive) - {config.images.size}

@@ -32,9 +32,10 @@ def trainer(config: Config, precision: str) -> Callable[[int], float]:
     training = dataclasses.replace(config.training, batch_size=BATCH, frozen_epochs=0)
     images = dataclasses.replace(config.images, progressive=())
     config = dataclasses.replace(config, training=training, images=images)
+    devices.strategy(0)  # which settles what later work of this process needs of the GPUs
     loop = Loop(
         config,
-        strategy=devices.strategy(0),
+        strategy=tf.distribute.get_strategy(),
         precision=devices.precision(precision),
         examples=BATCH,
         micro_batch=BATCH,
