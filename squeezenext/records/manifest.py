@@ -99,7 +99,9 @@ def _load_json(directory: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); convert the data again with --overwrite.") from error
+        raise InputError(
+            f"{path} is damaged ({error}); convert the data again with --overwrite."
+        ) from error
 
 
 def _absent(directory: Path) -> str:
