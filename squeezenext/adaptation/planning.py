@@ -35,7 +35,7 @@ EPOCH_SECONDS = 0.5  # a checkpoint, and now and then an evaluation
 EVALUATIONS = 6  # in the course of training
 # What takes as long as building so many training steps: export, evaluation and report; the search
 # for a file that fits; its retraining.
-EXPORTING, SEARCHING, RETRAINING = 4, 10, 3
+EXPORTING, SEARCHING, RETRAINING = 2, 4, 3
 _CALIBRATION_IMAGES, _LOOKS = 200, 5  # how often export and evaluation look at a held-out image
 
 
