@@ -7,8 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from squeezenext import checkpoint, compress, config_io, evaluate, graph, labels
+from squeezenext import checkpoint, compress, config_io, evaluate, graph, labels, trained
 from squeezenext.compression import allocation, making, sqz
+from squeezenext.compression.report import Examination
 from squeezenext.compression.sharing import Shared
 from squeezenext.errors import InputError
 from squeezenext.foreign import variables as variables_
@@ -100,39 +101,44 @@ def test_with_photographs_accuracy_is_told(model, records, tmp_path, capsys, mon
     assert accuracy["after"] == pytest.approx(scored.summary()["top1"])
 
 
-@pytest.mark.parametrize("nearer", [True, False])
-def test_the_nearer_of_shared_and_retrained_is_kept(
-    model, records, tmp_path, capsys, monkeypatch, nearer
+@pytest.mark.parametrize("better", ["plain", "retrained", "neither"])
+def test_the_more_accurate_of_shared_and_retrained_is_kept(
+    model, records, tmp_path, capsys, monkeypatch, better
 ):
-    """The retraining stands in: what it makes is the network itself, or another one."""
-    from squeezenext.compression import retraining
-
-    monkeypatch.setattr(making, "PROBES", 4)
-    monkeypatch.setattr(allocation, "LOST", 50.0)
-    monkeypatch.setattr(retraining, "prune", lambda config, arrays, *_: arrays)
-
-    def trained(config, weights, kernels, reader):
-        exact = {name: Shared.of(weights[f"{name}/kernel"]) for name in kernels}
-        wrong = {name: Shared.of(-kernel.values) for name, kernel in exact.items()}
-        return (exact if nearer else wrong), weights
-
-    monkeypatch.setattr(retraining, "train_values", trained)
-    share = making._without_training
-    found = {"nats": 1e-3}  # a tiny network's few weights cost next to nothing to keep
-    monkeypatch.setattr(
-        making, "_without_training", lambda *given: dataclasses.replace(share(*given), **found)
-    )
-    arguments = [f"--data_dir={records}", "--num_epochs=4", "--max_bytes=3500", "--json"]
-    assert command(model, tmp_path / "model.sqz", *arguments) == 0
+    """Both stand in; of two that are right as often the nearer is taken."""
+    found = {}
+    for name, nats in (("plain", 0.2), ("retrained", 0.1)):
+        weights = dict(trained.load(model).weights)
+        weights["classifier/kernel"] = weights["classifier/kernel"] * (1 if name == better else -1)
+        loaded = dataclasses.replace(trained.load(model), weights=weights)
+        found[name] = making._losslessly(loaded, compress.Method(lossless=True))
+        found[name] = dataclasses.replace(found[name], nats=nats, retrained=name == "retrained")
+    monkeypatch.setattr(making, "make", lambda *_: list(found.values()))
+    monkeypatch.setattr(Examination, "_answers", answers_of(found, better))
+    output = tmp_path / "model.sqz"
+    assert command(model, output, f"--data_dir={records}", "--json") == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["retrained"] == nearer
-    assert ("Without retraining they are nearer" in captured.err) == (not nearer)
+    kept = "plain" if better == "plain" else "retrained"
+    assert json.loads(captured.out)["retrained"] == (kept == "retrained")
+    assert output.read_bytes() == found[kept].encoded.data
+    assert "Without retraining: top-1" in captured.err and "Retrained: top-1" in captured.err
+
+
+def answers_of(found, better):
+    """Answers for an examination: those of `better` are right, as the model's own."""
+
+    def answers(self, weights):
+        others = [made.weights for name, made in found.items() if name != better]
+        right = not any(weights is other for other in others)
+        return np.array([(1, 1), (2, 2 if right else 0)])
+
+    return answers
 
 
 def test_retrained(model, records, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(making, "PROBES", 4)
     monkeypatch.setattr(allocation, "LOST", 50.0)
-    monkeypatch.setattr(making, "_without_training", lambda *_: None)
+    monkeypatch.setattr(making, "_without_training", lambda *_: [])
     output = tmp_path / "model.sqz"
     arguments = [f"--data_dir={records}", "--num_epochs=4", "--density=0.4", "--max_bytes=2600"]
     recipe = ["--set=training.batch_size=4", "--set=training.learning_rate=0.5", "--json"]

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import subprocess
 import sys
 
@@ -131,12 +130,11 @@ def test_a_full_disk_stops_nothing_until_the_end(made, start, undisturbed, tmp_p
     assert not again.resume() and again.run() == undisturbed
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
-def test_a_list_of_bad_records_that_cannot_be_written(made, start, tmp_path, monkeypatch, code):
+def test_a_list_of_bad_records_that_cannot_be_written(made, start, tmp_path, monkeypatch):
     """As with a checkpoint: training goes on, and the end, which needs it, says so."""
 
     def fails(*_):
-        raise OSError(code, os.strerror(code))
+        raise OSError(errno.EROFS, "Read-only file system")
 
     _, looped, _ = made
     reader = tiny.reader(tmp_path)
@@ -148,7 +146,7 @@ def test_a_list_of_bad_records_that_cannot_be_written(made, start, tmp_path, mon
     one.reader = reader
     with monkeypatch.context() as patch:
         patch.setattr(bad_records, "write_file", fails)
-        with pytest.raises(RunAgain, match=rf"Step 10 cannot be saved .*: {os.strerror(code)}; "):
+        with pytest.raises(RunAgain, match="Step 10 cannot be saved .*: Read-only file system; "):
             one.run()
     assert looped.update.step.numpy() == 10 and not (tmp_path / "run" / "final.json").exists()
     again = start(tmp_path / "run")

@@ -22,6 +22,7 @@ PROBE = 0.03  # of each weight: the noise whose effect on the logits is measured
 # How much of the moments is spread evenly over all inputs. Measured on the published network with
 # drawn images, against the real ones' logits: docs/compression.md.
 SHRINKAGE = 0.1
+CERTAIN = 0.7  # the mean probability of the first class, at most
 # Drawn images understate what errors in the outermost layers cost: in the published network by
 # these factors against the layers between them. That both ends need more bits is common knowledge.
 FIRST, LAST = 6.0, 2.0
@@ -89,16 +90,20 @@ class Probe:
         self, graph: Graph, weights: Weights, inputs: Sequence[np.ndarray], drawn: bool = False
     ):
         self.graph, self.weights, self.inputs, self.drawn = graph, weights, inputs, drawn
-        self._expected = self.logits(weights)
+        dense = self._logits(weights)
+        self.temperature = _softening(dense)
+        self._expected = _log_softmax(dense / self.temperature)
 
-    def logits(self, weights: Weights) -> np.ndarray:
-        """Returns [images, classes] log probabilities, float64."""
+    def _logits(self, weights: Weights) -> np.ndarray:
         runner = Runner(writer.write(self.graph, weights), cores(), "the network")
-        return _log_softmax(np.stack([runner.run(image)[0] for image in self.inputs]))
+        return np.stack([runner.run(image)[0] for image in self.inputs])
 
     def divergence(self, weights: Weights) -> float:
-        """Returns how far the answers of other weights are, in nats an image (Kullback-Leibler)."""
-        found = self.logits(weights)
+        """Returns how far the answers of other weights are, in nats an image (Kullback-Leibler).
+
+        Answers are softmax(logits / temperature), see `_softening`.
+        """
+        found = _log_softmax(self._logits(weights) / self.temperature)
         gap = np.exp(self._expected) * (self._expected - found)
         return float(max(gap.sum(1).mean(), 0.0))
 
@@ -136,6 +141,18 @@ class Probe:
             found[first] *= FIRST
             found[last] *= LAST
         return found
+
+
+def _softening(logits: np.ndarray) -> float:
+    """Returns the least power of 2 by which logits are to be divided so that answers tell much.
+
+    A network is certain of the photographs that it was trained on, and an error moves a certain
+    answer by next to nothing until it moves others' altogether.
+    """
+    temperature = 1.0
+    while np.exp(_log_softmax(logits / temperature).max(1)).mean() > CERTAIN and temperature < 1024:
+        temperature *= 2
+    return temperature
 
 
 def squared(error: np.ndarray, moments: np.ndarray) -> float:

@@ -20,17 +20,24 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Made:
-    """A file, the weights that have to come out of it, and whether they have been retrained."""
+    """A file.
+
+    Attributes:
+      weights: that have to come out of it.
+      retrained: whether they are others than the model's were near.
+      nats: how far their answers are from the model's on the probes; 0 where nobody has asked.
+    """
 
     encoded: Encoded
     weights: Mapping[str, np.ndarray]
     retrained: bool = False
+    nats: float = 0.0
 
 
 def make(
     model: Trained, model_dir: str | Path, data_dir: str | Path | None, method: Method, say: Say
-) -> Made:
-    """Makes the file of a model.
+) -> list[Made]:
+    """Makes the file of a model, or several to choose from.
 
     Args:
       model: the network, as loaded from `model_dir`.
@@ -42,11 +49,18 @@ def make(
       NotFinite: the retraining's recipe leads nowhere.
     """
     if method.lossless:
-        return _losslessly(model, method)
-    if method.epochs:
-        return _retrained(model, model_dir, data_dir, method, say)
-    trial = _shared(model, _probe(model, data_dir), method, say)
-    return Made(trial.encoded, trial.weights)
+        return [_losslessly(model, method)]
+    probe = _probe(model, data_dir)
+    if not method.epochs:
+        return [_made(_shared(model, probe, method, say))]
+    # Without a budget the two would differ in size, and accuracy alone would tell nothing. One that
+    # leaves the network its bits needs no retraining, and too few epochs do harm.
+    plain = _without_training(model, probe, method, say) if method.max_bytes else []
+    return [*plain, _retrained(model, model_dir, data_dir, probe, method, say)]
+
+
+def _made(trial: allocation.Trial) -> Made:
+    return Made(trial.encoded, trial.weights, nats=trial.nats)
 
 
 def check(made: Made, output: Path) -> None:
@@ -110,11 +124,17 @@ def _shared(model: Trained, probe: Probe, method: Method, say: Say) -> allocatio
     return allocation.search(sharer, encode, probe, method.max_bytes, say)
 
 
-def _retrained(model: Trained, model_dir, data_dir, method: Method, say: Say) -> Made:
-    """Prunes and retrains, shares, trains the values; or only shares, where that is nearer.
+def _without_training(model, probe: Probe, method: Method, say: Say) -> list[Made]:
+    say("Sharing the dense network's weights, to compare with.")
+    try:
+        return [_made(_shared(model, probe, method, say))]
+    except InputError as error:
+        say(f"Without retraining: {error}")
+        return []
 
-    A budget that leaves the network its bits needs no retraining, and too few epochs do harm.
-    """
+
+def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: Say) -> Made:
+    """Prunes and retrains, shares, trains the values."""
     from squeezenext import quiet
 
     quiet.import_tensorflow()
@@ -126,36 +146,20 @@ def _retrained(model: Trained, model_dir, data_dir, method: Method, say: Say) ->
     dataset.check_split(found, "train")
     reader = data.Reader(found.splits["train"])
     config = method.recipe(model.config, str(model_dir))
-    probe = _probe(model, data_dir)
     importance = pruning.importance(probe.graph, moments := probe.moments(), probe.costs(moments))
-    # Without a budget the two would differ in size, and nearness alone would tell nothing.
-    plain = _without_training(model, probe, method, say) if method.max_bytes else None
     say(f"Pruning to {method.density:.0%} of the weights in {config.training.epochs} epochs.")
     arrays = retraining.prune(config, _variables(model_dir), reader, importance, method.density)
     pruned = dataclasses.replace(model, weights=graph.fold(config, arrays))
     trial = _shared(pruned, _probe(pruned, data_dir), method.before_training(), say)
     say(f"Training the shared values in {config.training.epochs} epochs.")
     kernels, folded = retraining.train_values(config, pruned.weights, trial.kernels, reader)
-    encoded = _encode(pruned, kernels, folded, method)
-    made = Made(encoded, allocation.stored(folded, kernels), retrained=True)
+    encoded, weights = _encode(pruned, kernels, folded, method), allocation.stored(folded, kernels)
     if method.max_bytes is not None and len(encoded.data) > method.max_bytes:
         say(f"The trained values need {len(encoded.data):,} bytes: those before training are kept.")
-        made = Made(trial.encoded, trial.weights, retrained=True)
-    nats = probe.divergence(made.weights)
-    say(f"Retrained, its answers are {nats:.4f} nats from the dense network's.")
-    if plain and plain.nats < nats:
-        say(f"Without retraining they are nearer, {plain.nats:.4f} nats: that file is kept.")
-        return Made(plain.encoded, plain.weights)
-    return made
-
-
-def _without_training(model, probe: Probe, method: Method, say: Say) -> allocation.Trial | None:
-    say("Sharing the dense network's weights, to compare with.")
-    try:
-        return _shared(model, probe, method, say)
-    except InputError as error:
-        say(f"Without retraining: {error}")
-        return None
+        encoded, weights = trial.encoded, trial.weights
+    nats = probe.divergence(weights)
+    say(f"Retrained, the answers are {nats:.4f} nats from the dense network's.")
+    return Made(encoded, weights, retrained=True, nats=nats)
 
 
 def _variables(model_dir: str | Path) -> dict[str, np.ndarray]:

@@ -73,13 +73,13 @@ def load_manifest(directory: Path) -> Manifest:
     if version != FORMAT_VERSION:
         raise InputError(
             f"{directory / MANIFEST} has format_version {version!r}, this program reads "
-            f"{FORMAT_VERSION}; convert the data again."
+            f"{FORMAT_VERSION}; convert the data again with --overwrite."
         )
     try:
         return _manifest(directory, document)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{directory / MANIFEST} is damaged: {error}; convert the data again."
+            f"{directory / MANIFEST} is damaged: {error}; convert the data again with --overwrite."
         ) from error
 
 
@@ -99,7 +99,9 @@ def _load_json(directory: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); convert the data again.") from error
+        raise InputError(
+            f"{path} is damaged ({error}); convert the data again with --overwrite."
+        ) from error
 
 
 def _absent(directory: Path) -> str:
