@@ -23,8 +23,8 @@ GROWTH = (0.7, 0.85, 1.0)  # of that side, each for a third of the epochs, as in
 MIN_EPOCHS, MIN_STEPS = 8.0, 120
 MAX_EPOCHS, MAX_STEPS = 40.0, 600
 FROZEN_STEPS = 20  # of the classifier alone, which begins with random weights
-# A file of more bits a weight needs no retraining: at 2.7 a fine-tuned SqueezeNet 1.0 named 0.8827
-# of the clothing photographs' validation images, before it 0.8798.
+# A file of more bits a weight needs no retraining: at 2.7 an adapted SqueezeNet 1.1 lost 0.6 points
+# on the clothing photographs' validation images (docs/compression.md).
 RETRAINED_BELOW = 2.5
 COMPRESSION_SHARE = 0.3  # of what training and retraining have together
 MAX_COMPRESSION_EPOCHS, MAX_COMPRESSION_STEPS = 16.0, 400
