@@ -5,7 +5,7 @@
 #   DATA_DIR=/data/imagenet bash run_train.sh            1.0-SqNxt-23 on DATA_DIR/tf-records
 #   DATA_DIR=... bash run_train.sh --configuration NAME [any flag of squeezenext.train]
 #
-# MODEL_DIR says where the run lives; run again to go on after an interruption.
+# MODEL_DIR says where the run lives, else runs/NAME; run again to go on after an interruption.
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$repository/scripts/setup.sh"
@@ -25,9 +25,9 @@ value_of() {
 }
 
 train_on_digits() {
-  local digits="$repository/data/digits" model_dir
+  local digits=data/digits model_dir
   model_dir="$(value_of model_dir "$@")"
-  model_dir="${model_dir:-${MODEL_DIR:-$repository/models/quickstart}}"
+  model_dir="${model_dir:-${MODEL_DIR:-runs/quickstart}}"
   "$PYTHON" -m datasets.digits --output "$digits/images"
   "$PYTHON" -m datasets.convert --layout folder --source "$digits/images" \
     --output "$digits/tf-records"
@@ -52,7 +52,7 @@ if [[ ! -d $DATA_DIR ]]; then
 fi
 name="$(value_of configuration "$@")"
 name="${name:-v_1_0_SqNxt_23}"
-model_dir="${MODEL_DIR:-runs/$(basename "$name" .py)-$(date +%Y-%m-%d)}"
+model_dir="${MODEL_DIR:-runs/$(basename "$name" .py)}"
 data=(--data_dir "$DATA_DIR/tf-records")
 # Records made elsewhere take the place of DATA_DIR's.
 if [[ -n "$(value_of training_file_pattern "$@")" ]]; then data=(); fi

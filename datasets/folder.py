@@ -8,11 +8,11 @@ from pathlib import Path
 
 from squeezenext import labels
 from squeezenext.errors import InputError
+from squeezenext.prediction.sources import ENDINGS
 
 from . import split
 from .listing import Collection, Fault, Listing, check_name, listing, printable
 
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
 _SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -45,6 +45,7 @@ class _Found:
     names: Names
     faults: list[Fault] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
+    others: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
 
 def collect(
@@ -66,6 +67,12 @@ def collect(
     seen = _Found(follow_links, names or Names())
     roots = split_folders(source)
     found = {name: _images(root, seen) for name, root in roots.items()}
+    if seen.others:
+        counts = ", ".join(f"{count} {ending}" for ending, count in seen.others.most_common(5))
+        seen.warnings.append(
+            f"{seen.others.total()} files in class folders are left out by their endings "
+            f"({counts}); photographs among them must be made JPEG first."
+        )
     classes = sorted(found["train"])
     for name, images in found.items():
         for other in sorted(set(images) - set(classes)):
@@ -109,7 +116,8 @@ def split_folders(source: Path) -> dict[str, Path]:
     roots: dict[str, Path] = {}
     for path in _entries(source):
         name = _SPLIT_NAMES.get(path.name.lower())
-        if name and path.is_dir():
+        # A folder of images alone is a class that bears a split's name: bus, plane, train.
+        if name and path.is_dir() and any(inner.is_dir() for inner in _entries(path)):
             if name in roots:
                 raise InputError(f"{roots[name]} and {path} both are the {name} split; keep one.")
             roots[name] = path
@@ -158,6 +166,8 @@ def _class_images(root: Path, folder: Path, seen: _Found) -> list[Path]:
             name = printable(str(path.relative_to(root)))
             seen.warnings.append(f"{name} is a folder in a class: left out.")
         if not is_image(path) or path.is_dir():
+            if not path.is_dir():
+                seen.others[path.suffix.lower() or "no ending"] += 1
             continue
         fault = ""
         if path.is_symlink() and not seen.follow_links:
@@ -172,7 +182,7 @@ def _class_images(root: Path, folder: Path, seen: _Found) -> list[Path]:
 
 
 def is_image(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS
+    return path.suffix.lower() in ENDINGS
 
 
 def _listing(root: Path, classes: list[str], images: dict[str, list[Path]]) -> Listing:

@@ -19,6 +19,10 @@ from .shards import Written
 MAX_ROWS = 10_000  # of each list in the manifest; how many more there are is told beside it
 
 
+class OtherData(InputError):
+    """The place of the output is taken by another conversion's."""
+
+
 def identity(collection: Collection, options: Options) -> str:
     """Returns a digest of all that decides the output's bytes but the images themselves."""
     digest = hashlib.sha256()
@@ -61,7 +65,7 @@ def finished(output: Path, identity: str) -> records.Manifest | None:
         return None
     manifest = records.load_manifest(output)
     if manifest.raw.get("arguments", {}).get("identity") != identity:
-        raise InputError(
+        raise OtherData(
             f"{output} holds another data set, or this one converted with other flags; choose "
             "another --output, or give --overwrite."
         )

@@ -6,17 +6,23 @@ Each reader gets that many files: cut, with bits flipped, bytes replaced, moved,
 inserted, numbers made huge, or random from the first byte. A reader has to refuse one in a
 sentence (InputError) or to return a whole network of finite numbers; in the text of an ncnn
 .param, which holds no weights, and in a .sqz, which has a checksum, it has to return the very
-weights; a .sqz is also given with a checksum that holds again. No file may take a second or
-a gigabyte. Exit code 0: so it was; 1: it was not, and the first such file is kept.
+weights; a .sqz is also given with a checksum that holds again, and with a damaged header that is
+packed and sealed as a whole one. PyTorch's files are read where it is installed. No file may take
+a second or a gigabyte; one that takes ten is ended. Exit code 0: so it was; 1: it was not, and the
+first such file is kept.
 """
 
+import contextlib
 import dataclasses
+import importlib.util
 import random
 import resource
+import signal
+import struct
 import sys
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +31,18 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from scripts.damage import damage
 from squeezenext import flags as command_line
 from squeezenext import graph, labels
 from squeezenext.compression import sharing, sqz
-from squeezenext.config import Config
+from squeezenext.config import TORCHVISION, Config
 from squeezenext.errors import InputError, SomeInputsFailed
-from squeezenext.foreign import deep_compression, importing, variables
+from squeezenext.foreign import deep_compression, importing, npz, pytorch_weights, variables
 from tests import foreign_files as files
 from tests.foreign_files import BYPASS, SQUEEZENET, SQUEEZENEXT, trained
 
 SECONDS, BYTES = 1.0, 1 << 30
-HUGE = (0, 1, 127, 128, 255, 1 << 15, 1 << 31, (1 << 32) - 1, 1 << 62, (1 << 64) - 1)
+HOPELESS = 10.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +67,7 @@ def readers() -> list[Reader]:
         Reader(".bin", "ncnn", SQUEEZENET, half, damaged=1),
         Reader(".bin of float32", "ncnn", SQUEEZENET, whole, damaged=1),
         Reader(".net of 4 bits", "deep_compression", SQUEEZENET, (_net_of_4_bits(),)),
-        Reader(".npz", "npz", SQUEEZENEXT, (importing.npz.encode(next_, SQUEEZENEXT),)),
+        Reader(".npz", "npz", SQUEEZENEXT, (npz.encode(next_, SQUEEZENEXT),)),
     ]
     forms = [(SQUEEZENET, arrays, ""), (BYPASS, bypass, "legacy"), (SQUEEZENEXT, next_, ""),
              (SQUEEZENEXT, next_, "merged")]  # fmt: skip
@@ -68,11 +75,32 @@ def readers() -> list[Reader]:
         name = f".caffemodel {type(config.model).__name__} {style}".strip()
         data = files.caffemodel_of(config, values, style)
         found.append(Reader(name, "caffemodel", config, (data,)))
+    large = dataclasses.replace(
+        SQUEEZENEXT, model=dataclasses.replace(SQUEEZENEXT.model, head_filters=256)
+    )  # whose kernel is larger than what zipfile reads, and checks, at once
+    data = npz.encode(trained(large), large)
+    found.append(Reader(".npz of a large layer", "npz", large, (data,)))
     for coder in sqz.CODERS:
         data = _sqz_of(SQUEEZENEXT, next_, coder)
         found.append(Reader(f".sqz {coder}", "sqz", SQUEEZENEXT, (data,), exact=True))
         found.append(Reader(f".sqz {coder}, sealed", "sealed sqz", SQUEEZENEXT, (data,)))
-    return found
+    start = _SQZ_HEAD.size
+    header = zlib.decompress(data[start : start + _SQZ_HEAD.unpack_from(data)[1]])
+    found.append(Reader(".sqz, header", "sqz header", SQUEEZENEXT, (header, data)))
+    return found + _of_pytorch()
+
+
+_SQZ_HEAD = struct.Struct("<12sII")  # what comes first, the lengths of the header and the streams
+
+
+def _of_pytorch() -> list[Reader]:
+    if importlib.util.find_spec("torch") is None:
+        return []
+    model = dataclasses.replace(SQUEEZENET.model, head_padding=0)
+    images = dataclasses.replace(TORCHVISION, size=32, resize=32)
+    config = dataclasses.replace(SQUEEZENET, model=model, images=images)
+    data = pytorch_weights.encode(trained(config), config, "torchvision")
+    return [Reader(".pth", "torchvision", config, (data,))]
 
 
 def _net_of_4_bits() -> bytes:
@@ -98,103 +126,17 @@ def _sqz_of(config: Config, arrays: dict[str, np.ndarray], coder: sqz.Coder) -> 
     return sqz.encode(config, classes, kernels, biases, coder=coder).data
 
 
-def damage(data: bytes, rng: random.Random) -> bytes:
-    """Returns another file: one to four faults of random kinds."""
-    for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        data = rng.choice(FAULTS)(data, rng)
-    return data
-
-
-def _place(data: bytes, rng: random.Random) -> int:
-    """A place, every third time among the first hundred bytes, where the headers are."""
-    end = len(data) if rng.random() < 0.67 else min(len(data), 100)
-    return rng.randrange(end + 1)
-
-
-def _cut(data, rng):
-    return data[: _place(data, rng)]
-
-
-def _flip(data, rng):
-    out = bytearray(data or b"\0")
-    for _ in range(rng.choice((1, 1, 8))):
-        out[min(_place(data, rng), len(out) - 1)] ^= 1 << rng.randrange(8)
-    return bytes(out)
-
-
-def _replace(data, rng):
-    place, count = _place(data, rng), rng.choice((1, 2, 4, 8, 64))
-    value = rng.choice((b"\xff", b"\0", rng.randbytes(1))) * count
-    return data[:place] + value + data[place + count :]
-
-
-def _number(data, rng):
-    place, size, value = _place(data, rng), rng.choice((1, 2, 4, 8)), rng.choice(HUGE)
-    content = (value % (1 << 8 * size)).to_bytes(size, "little")
-    return data[:place] + content + data[place + size :]
-
-
-def _digits(data, rng):
-    """Another number where text has one; else a varint."""
-    place, value = _place(data, rng), rng.choice(HUGE)
-    end = place
-    while end < len(data) and data[end : end + 1].isdigit():
-        end += 1
-    text = str(rng.choice((-value, value))).encode() if end > place else files.varint(value)
-    return data[:place] + text + data[max(end, place + 1) :]
-
-
-def _insert(data, rng):
-    place = _place(data, rng)
-    size = rng.choice((1, 4, 100, 1_000_000) if rng.random() < 0.02 else (1, 4, 100))
-    return data[:place] + rng.randbytes(size) + data[place:]
-
-
-def _remove(data, rng):
-    place = _place(data, rng)
-    return data[:place] + data[place + rng.choice((1, 2, 4, 100)) :]
-
-
-def _swap(data, rng):
-    first, second = sorted((_place(data, rng), _place(data, rng)))
-    third = min(len(data), second + second - first)
-    return data[:first] + data[second:third] + data[first:second] + data[third:]
-
-
-def _lines(data, rng):
-    """Swaps, doubles or removes words or lines."""
-    mark = rng.choice((b"\n", b" ", b"="))
-    parts = data.split(mark)
-    one, two = rng.randrange(len(parts)), rng.randrange(len(parts))
-    kind = rng.randrange(3)
-    if kind == 0:
-        parts[one], parts[two] = parts[two], parts[one]
-    elif kind == 1:
-        parts.insert(one, parts[two])
-    else:
-        del parts[one]
-    return mark.join(parts)
-
-
-def _random(data, rng):
-    return rng.randbytes(rng.choice((0, 1, 10, 1000, len(data))))
-
-
-FAULTS: tuple[Callable, ...] = (
-    _cut, _flip, _flip, _replace, _number, _digits, _insert, _remove, _swap, _lines, _random,
-)  # fmt: skip
-
-
 def try_one(reader: Reader, data: bytes) -> str:
     """Reads one damaged file; returns "refused" or "read".
 
     Raises:
       RuntimeError: something else happened.
     """
-    contents = [data if i == reader.damaged else x for i, x in enumerate(reader.files)]
+    contents = assembled(reader, data)
     began = time.process_time()
     try:
-        found = _read(reader, contents)
+        with _ended_after(HOPELESS):
+            found = _read(reader, contents)
     except InputError as error:
         outcome = "refused"
         if not str(error).strip():
@@ -210,19 +152,49 @@ def try_one(reader: Reader, data: bytes) -> str:
     return outcome
 
 
+def assembled(reader: Reader, damaged: bytes) -> list[bytes]:
+    """Returns the files that are read, as one who means harm would make them."""
+    if reader.kind == "sqz header":
+        first, _, streams = _SQZ_HEAD.unpack_from(reader.files[1])
+        header = zlib.compress(damaged)
+        tail = reader.files[1][-streams - 4 :]
+        return [_sealed(_SQZ_HEAD.pack(first, len(header), streams) + header + tail)]
+    if reader.kind == "sealed sqz":
+        return [_sealed(damaged)]
+    return [damaged if i == reader.damaged else x for i, x in enumerate(reader.files)]
+
+
+def _sealed(data: bytes) -> bytes:
+    return data[:-4] + zlib.crc32(data[:-4]).to_bytes(4, "little") if len(data) > 4 else data
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: float) -> Iterator[None]:
+    """Raises RuntimeError in what takes longer, of the processor's time."""
+
+    def end(*_):
+        raise RuntimeError(f"It would have taken more than {seconds:.0f} s.")
+
+    before = signal.signal(signal.SIGVTALRM, end)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
 def _read(reader: Reader, contents: Sequence[bytes]) -> dict[str, np.ndarray]:
-    if reader.kind.endswith("sqz"):
-        data = contents[0]
-        if reader.kind.startswith("sealed") and len(data) > 4:  # as one who means harm would
-            data = data[:-4] + zlib.crc32(data[:-4]).to_bytes(4, "little")
-        found = sqz.decode(data, "file").weights
-        return variables.unfold(reader.config, found)  # which refuses what is not finite
+    if "sqz" in reader.kind:
+        found = sqz.decode(contents[0], "file")
+        # Which refuses what is not finite; a header may well be another network's.
+        return variables.unfold(found.config, found.weights)
     arrays, _ = importing.read(reader.kind, contents, reader.config, "file")
     return variables.complete(reader.config, arrays, "file")
 
 
 def _same(found: dict[str, np.ndarray], reader: Reader) -> None:
-    arrays = _read(reader, reader.files)
+    arrays = _read(reader, assembled(reader, reader.files[reader.damaged]))
     for name, array in arrays.items():
         if not np.array_equal(found[name], array):
             raise RuntimeError(f"{name} is not what was written.")
@@ -243,7 +215,7 @@ def fuzz(cases: int, seed: int, kept: Path) -> list[tuple[str, int, int]]:
             try:
                 outcomes.append(try_one(reader, data))
             except RuntimeError as error:
-                kept.write_bytes(data)
+                kept.write_bytes(assembled(reader, data)[reader.damaged])
                 raise SomeInputsFailed(
                     f"{reader.name}, seed {seed}, case {number}, kept as {kept}: {error}"
                 ) from error

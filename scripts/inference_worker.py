@@ -3,8 +3,10 @@
     python inference_worker.py RUNTIME FILE THREADS
 
 RUNTIME is litert, onnx, tensorflow, torch or ncnn; this file imports that runtime and numpy alone,
-so that it also works in an environment of its own. It prints "ready VERSION", then, for each
-number N that it reads, the milliseconds of N single images as a JSON list.
+so that it also works in an environment of its own. It prints "ready VERSION", then does what each
+line says: "answer IN OUT" writes the logits of the images in the file IN, [N, size, size, 3] uint8,
+to OUT; "time IN N" prints the milliseconds of N single images as a JSON list. Timed is the same
+everywhere: an array in the runtime's own layout goes in, the logits come out as an array.
 """
 
 import json
@@ -15,126 +17,180 @@ import time
 import numpy as np
 
 
-def litert(path, threads):
-    import importlib.metadata
+class Litert:
+    def __init__(self, path, threads):
+        import importlib.metadata
 
-    from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(path, num_threads=threads)
-    interpreter.allocate_tensors()
-    (given,) = interpreter.get_input_details()
-    interpreter.set_tensor(given["index"], np.zeros(given["shape"], given["dtype"]))
-    return interpreter.invoke, importlib.metadata.version("ai-edge-litert")
+        self.version = importlib.metadata.version("ai-edge-litert")
+        self._interpreter = Interpreter(path, num_threads=threads)
+        self._interpreter.allocate_tensors()
+        (self._given,) = self._interpreter.get_input_details()
+        (self._found,) = self._interpreter.get_output_details()
 
+    def prepared(self, image):
+        return image[np.newaxis].astype(self._given["dtype"])
 
-def onnx(path, threads):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-    shape = [1, *session.get_inputs()[0].shape[1:]]
-    images = {"images": np.zeros(shape, np.float32)}
-    return lambda: session.run(["logits"], images), onnxruntime.__version__
+    def run(self, images):
+        self._interpreter.set_tensor(self._given["index"], images)
+        self._interpreter.invoke()
+        return self._interpreter.get_tensor(self._found["index"])[0]
 
 
-def tensorflow(path, threads):
-    import keras
-    import tensorflow as tf
+class Onnx:
+    def __init__(self, path, threads):
+        import onnxruntime
 
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    network = keras.models.load_model(path, compile=False)
-    run = tf.function(lambda images: network(images, training=False))
-    images = tf.zeros((1, *network.input_shape[1:]))
-    return lambda: run(images).numpy(), tf.__version__
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.version = onnxruntime.__version__
+        self._session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+
+    def prepared(self, image):
+        return np.ascontiguousarray(image.transpose(2, 0, 1)[np.newaxis], np.float32)
+
+    def run(self, images):
+        return self._session.run(["logits"], {"images": images})[0][0]
 
 
-def torch(path, threads):
+class Tensorflow:
+    def __init__(self, path, threads):
+        import keras
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        self.version = tf.__version__
+        whole = keras.models.load_model(path, compile=False)
+        network = keras.Model(whole.input, whole.get_layer("probabilities").input)
+        self._run = tf.function(lambda images: network(images, training=False))
+        self._tensor = tf.constant
+
+    def prepared(self, image):
+        return image[np.newaxis].astype(np.float32)
+
+    def run(self, images):
+        return self._run(self._tensor(images)).numpy()[0]
+
+
+class Torch:
     """Interprets the nodes; channels_last is the layout in which PyTorch is fastest here."""
-    import torch
-    import torch.nn.functional as F
 
-    torch.set_num_threads(threads)
-    nodes, weights = json.load(open(f"{path}/nodes.json")), np.load(f"{path}/weights.npz")
-    w = {name: torch.from_numpy(weights[name]) for name in weights.files}
-    for name, value in w.items():
-        w[name] = value.to(memory_format=torch.channels_last) if value.ndim == 4 else value
+    def __init__(self, path, threads):
+        import torch
 
-    def padded(node, x, value=0.0):
+        self._torch, self.version = torch, torch.__version__
+        torch.set_num_threads(threads)
+        self._nodes, weights = json.load(open(f"{path}/nodes.json")), np.load(f"{path}/weights.npz")
+        self._weights = {name: torch.from_numpy(weights[name]) for name in weights.files}
+        for name, value in self._weights.items():
+            if value.ndim == 4:
+                self._weights[name] = value.to(memory_format=torch.channels_last)
+
+    def prepared(self, image):
+        return np.ascontiguousarray(image[np.newaxis], np.float32)
+
+    def run(self, images):
+        with self._torch.inference_mode():
+            # A view: what is channels last in memory already.
+            values = {self._nodes[0]["name"]: self._torch.from_numpy(images).permute(0, 3, 1, 2)}
+            for node in self._nodes[1:]:
+                x = getattr(self, node["op"])(node, *(values[name] for name in node["inputs"]))
+                functional = self._torch.nn.functional
+                change = {"relu": functional.relu_, "elu": functional.elu_}.get(node["activation"])
+                values[node["name"]] = change(x) if change else x
+            return x.numpy()[0]
+
+    def pad(self, node, x, value=0.0):
         (top, bottom), (left, right) = node["padding"]
-        return (
-            F.pad(x, (left, right, top, bottom), value=value)
-            if any((top, bottom, left, right))
-            else x
-        )
+        if not any((top, bottom, left, right)):
+            return x
+        return self._torch.nn.functional.pad(x, (left, right, top, bottom), value=value)
 
-    def conv(node, x):
+    def conv(self, node, x):
         (top, bottom), (left, right) = node["padding"]
         even = top == bottom and left == right
-        x = x if even else padded(node, x)
-        name, pads = node["name"], (top, left) if even else 0
-        kernel, bias = w[f"{name}/kernel"], w[f"{name}/bias"]
-        return F.conv2d(x, kernel, bias, node["strides"], pads, groups=node["groups"])
+        x = x if even else self.pad(node, x)
+        kernel, bias = (self._weights[f"{node['name']}/{part}"] for part in ("kernel", "bias"))
+        pads, groups = (top, left) if even else 0, node["groups"]
+        run = self._torch.nn.functional.conv2d
+        return run(x, kernel, bias, node["strides"], pads, groups=groups)
 
-    ops = {
-        "conv": conv,
-        "max_pool": lambda n, x: F.max_pool2d(padded(n, x, -1e30), n["kernel"], n["strides"]),
-        "pad": padded,
-        "concat": lambda n, *xs: torch.cat(xs, 1),
-        "add": lambda n, x, y: x + y,
-        "global_pool": lambda n, x: x.mean((2, 3)),
-        "dense": lambda n, x: x @ w[f"{n['name']}/kernel"],
-    }
-    activations = {"relu": F.relu_, "elu": F.elu_, "linear": lambda x: x}
-    size = nodes[0]["shape"][0]
-    images = torch.zeros(1, 3, size, size).to(memory_format=torch.channels_last)
+    def max_pool(self, node, x):
+        x = self.pad(node, x, -1e30)
+        return self._torch.nn.functional.max_pool2d(x, node["kernel"], node["strides"])
 
-    def run():
-        with torch.inference_mode():
-            values = {nodes[0]["name"]: images}
-            for node in nodes[1:]:
-                x = ops[node["op"]](node, *(values[name] for name in node["inputs"]))
-                values[node["name"]] = activations[node["activation"]](x)
-            return x
+    def concat(self, node, *inputs):
+        return self._torch.cat(inputs, 1)
 
-    return run, torch.__version__
+    def add(self, node, x, y):
+        return x + y
+
+    def global_pool(self, node, x):
+        return x.mean((2, 3))
+
+    def dense(self, node, x):
+        x = x @ self._weights[f"{node['name']}/kernel"]
+        return x + self._weights[f"{node['name']}/bias"] if node["bias"] else x
 
 
-def ncnn(path, threads):
-    import importlib.metadata
+class Ncnn:
+    def __init__(self, path, threads):
+        import importlib.metadata
 
-    import ncnn
+        import ncnn
 
-    network = ncnn.Net()
-    network.opt.num_threads = threads
-    network.load_param(f"{path}/network.param")
-    network.load_model(f"{path}/network.bin")
-    size = int(open(f"{path}/size").read())
-    images = ncnn.Mat(np.zeros((3, size, size), np.float32)).clone()  # else numpy frees it
+        self.version = importlib.metadata.version("ncnn")
+        self._matrix, self._network = ncnn.Mat, ncnn.Net()
+        self._network.opt.num_threads = threads
+        self._network.load_param(f"{path}/network.param")
+        self._network.load_model(f"{path}/network.bin")
 
-    def run():
-        with network.create_extractor() as extractor:
-            extractor.input("images", images)
-            return extractor.extract("logits")
+    def prepared(self, image):
+        return np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
 
-    return run, importlib.metadata.version("ncnn")
+    def run(self, images):
+        with self._network.create_extractor() as extractor:
+            extractor.input("images", self._matrix(images))  # a view; `images` outlives it
+            return np.array(extractor.extract("logits")[1])
+
+
+RUNTIMES = {
+    "litert": Litert,
+    "onnx": Onnx,
+    "tensorflow": Tensorflow,
+    "torch": Torch,
+    "ncnn": Ncnn,
+}
+
+
+def answer(runtime, source: str, target: str) -> None:
+    images = np.load(source, mmap_mode="r")
+    np.save(target, np.stack([runtime.run(runtime.prepared(image)) for image in images]))
+
+
+def times(runtime, source: str, count: int) -> list[float]:
+    prepared, found = runtime.prepared(np.load(source, mmap_mode="r")[0]), []
+    for _ in range(count):
+        started = time.perf_counter()
+        runtime.run(prepared)
+        found.append(1e3 * (time.perf_counter() - started))
+    return found
 
 
 def main() -> None:
-    runtime, path, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    name, path, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    run, version = globals()[runtime](path, threads)
-    for _ in range(5):
-        run()
-    print(f"ready {version}", flush=True)
+    runtime = RUNTIMES[name](path, threads)
+    print(f"ready {runtime.version}", flush=True)
     for line in sys.stdin:
-        times = []
-        for _ in range(int(line)):
-            started = time.perf_counter()
-            run()
-            times.append(1e3 * (time.perf_counter() - started))
-        print(json.dumps(times), flush=True)
+        command, *words = line.rstrip("\n").split("\t")
+        if command == "answer":
+            answer(runtime, *words)
+            print("done", flush=True)
+        else:
+            print(json.dumps(times(runtime, words[0], int(words[1]))), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,11 @@ squeezenext_setup() {
       return 2
     }
     echo "Making the environment $venv ..." >&2
-    "$base" -m venv "$venv" || return
+    "$base" -m venv "$venv" || {  # Debian without python3-venv leaves one that has no pip
+      rm -rf "$venv"
+      echo "error: $venv cannot be made; on Debian and Ubuntu: apt-get install python3-venv." >&2
+      return 2
+    }
   fi
   PYTHON="$venv/bin/python"
   local files=(requirements.txt constraints.txt ${extra:+"$extra"})

@@ -5,6 +5,7 @@ Written beside every model as MODEL_CARD.md, with the front matter that Hugging 
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import jinja2
@@ -15,6 +16,7 @@ from squeezenext.config import Config, SqueezeNet
 from squeezenext.errors import InputError
 
 FILE = "MODEL_CARD.md"
+SCORES = "scores.json"  # of adapt: the network's and its files' on images never trained on
 _SHOWN = 20  # class names
 
 
@@ -27,21 +29,24 @@ def write(directory: Path) -> Path:
     config = config_io.read(directory / "config.json")
     classes = labels.read(directory / "labels.json")
     parameters, macs = _size(directory / "model_stats.csv")
-    imported = _imported(directory)
+    source = imported(directory)
+    final, scores = _json(directory / "final.json"), _json(directory / SCORES)
     text = _template().render(
-        name=_one_line(directory.resolve().name),
+        name=" ".join(directory.resolve().name.split()),
         config=config,
         family="SqueezeNet" if isinstance(config.model, SqueezeNet) else "SqueezeNext",
         paper="1602.07360" if isinstance(config.model, SqueezeNet) else "1803.10615",
         classes=len(classes),
         names=[_one_line(label.name) for label in classes[:_SHOWN]],
         imagenet=classes == labels.imagenet(),
-        final=_json(directory / "final.json"),
-        imported=imported,
-        sources=[f"`{name}`" for name in imported.get("files", ())],
+        final=final | scores.get("network", {}),
+        scores=scores,
+        base=final.get("fine_tuned_from"),
+        imported=source,
+        sources=[f"`{name}`" for name in source.get("files", ())],
         parameters=parameters,
         macs=macs,
-        files=_files(directory),
+        files=_files(directory, scores.get("files", {})),
         preprocessing=_preprocessing(config),
         temperature=_json(directory / "calibration.json").get("temperature"),
     )
@@ -59,6 +64,8 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["plain"] = _one_line
+    environment.filters["shell"] = shlex.quote
     # A JSON string is a YAML string, whatever is in it.
     environment.filters["quoted"] = lambda text: json.dumps(text, ensure_ascii=False)
     return environment.get_template("card.md.j2")
@@ -78,7 +85,7 @@ def _json(path: Path) -> dict:
     return document if isinstance(document, dict) else {}
 
 
-def _imported(directory: Path) -> dict:
+def imported(directory: Path) -> dict:
     """Returns where imported weights come from, as their checkpoint says; {} for own training."""
     steps = checkpoint.steps(directory / "checkpoints")
     try:
@@ -98,11 +105,16 @@ def _size(path: Path) -> tuple[int | None, int | None]:
         return None, None
 
 
-def _files(directory: Path) -> list[tuple[str, int]]:
+def _files(directory: Path, scores: dict) -> list[tuple[str, int, float | None]]:
+    """Returns (path, bytes, top-1 where it was measured) of each file that other programs read."""
     kinds = (".tflite", ".sqz", ".onnx", ".keras")
     places = [*directory.iterdir(), *directory.glob("exported/*")]
     found = sorted(path for path in places if path.suffix in kinds and path.is_file())
-    return [(path.relative_to(directory).as_posix(), path.stat().st_size) for path in found]
+    names = [path.relative_to(directory).as_posix() for path in found]
+    return [
+        (name, path.stat().st_size, scores.get(name, {}).get("top1"))
+        for name, path in zip(names, found, strict=True)
+    ]
 
 
 def _preprocessing(config: Config) -> str:

@@ -5,13 +5,14 @@ A checkpoint is a directory `step-00001234` with `state.npz` (arrays by name, no
 name, flushed to the disk, and put in place by one rename.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from squeezenext.errors import InputError
 
 _NAME = re.compile(r"step-(\d{8,})")
 FORMAT_VERSION = 2  # 1 had no hash of META.json itself
+
+
+class Damaged(InputError):
+    """A checkpoint that is not what was saved, and never will be again."""
 
 
 def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict) -> Path:
@@ -62,9 +67,9 @@ def amend(directory: Path, step: int, meta: dict) -> None:
     """Replaces what META.json of a checkpoint says, arguments as in `save`.
 
     Raises:
-      InputError: the checkpoint is damaged.
+      InputError: META.json is damaged. The other files are not looked at.
     """
-    files = read_meta(directory, step)["files"]
+    files = _read_meta(directory / f"step-{step:08d}", step)["files"]
     text = _meta_text(meta, step, files)
     path = directory / f"step-{step:08d}" / "META.json"
     write_file(path, lambda file: file.write_text(text, "utf-8"))
@@ -101,34 +106,58 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
     """Returns META.json of a checkpoint after checking every file's hash.
 
     Raises:
-      InputError: the checkpoint is damaged; the file is named.
+      Damaged: a file is missing or is not what was saved; it is named.
+      InputError: a file cannot be read just now, or is of a later release.
     """
     folder = directory / f"step-{step:08d}"
-    try:
-        meta = json.loads((folder / "META.json").read_text("utf-8"))
-        files = meta["files"]
-        if meta["format_version"] not in (1, FORMAT_VERSION) or meta["step"] != step or not files:
-            raise InputError(f"{folder}/META.json is not of this checkpoint and version.")
-        unsigned = meta["format_version"] == 1 and "sha256" not in meta
-        if not unsigned and meta.get("sha256") != _meta_sha256(meta):
-            raise InputError(f"{folder}/META.json is damaged: its SHA-256 is another.")
-        for name, sha256 in files.items():
+    with _faults_of(folder):
+        meta = _read_meta(folder, step)
+        for name, sha256 in meta["files"].items():
             if _sha256(folder / name) != sha256:
-                raise InputError(f"{folder}/{name} is damaged: its SHA-256 is not META.json's.")
-    except OSError as error:
-        raise InputError(f"{error.filename} cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{folder}/META.json is damaged: {error}.") from error
+                raise Damaged(f"{folder}/{name} is damaged: its SHA-256 is not META.json's.")
     return meta
+
+
+@contextlib.contextmanager
+def _faults_of(folder: Path) -> Iterator[None]:
+    """Tells a checkpoint that is damaged from one that cannot be read just now."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Damaged(f"{error.filename} is missing.") from error
+    except OSError as error:  # a server that is away, a permission: later it may well be read
+        raise InputError(
+            f"{folder} cannot be read: {error.strerror}. Mend that and run again, or move the "
+            "folder elsewhere to go on from the checkpoint before it."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{folder}/META.json is damaged: {error!r}.") from error
+
+
+def _read_meta(folder: Path, step: int) -> dict[str, Any]:
+    with _faults_of(folder):
+        meta = json.loads((folder / "META.json").read_text("utf-8"))
+        version = meta["format_version"]
+        unsigned = version == 1 and "sha256" not in meta
+        if not unsigned and meta.get("sha256") != _meta_sha256(meta):
+            raise Damaged(f"{folder}/META.json is damaged: its SHA-256 is another.")
+        if version not in (1, FORMAT_VERSION):
+            raise InputError(
+                f"{folder} is of another release (format {version}, this one reads up to "
+                f"{FORMAT_VERSION}); go on with that, or move the folder elsewhere."
+            )
+        if meta["step"] != step or not meta["files"]:
+            raise Damaged(f"{folder}/META.json is of another checkpoint.")
+        return meta
 
 
 def load(directory: Path, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Returns (arrays by name, meta) of a checkpoint whose hashes hold.
 
     Raises:
-      InputError: it is damaged.
+      InputError: it is `Damaged`, or as `read_meta`.
     """
     meta = read_meta(directory, step)
     path = directory / f"step-{step:08d}" / "state.npz"
@@ -136,7 +165,7 @@ def load(directory: Path, step: int) -> tuple[dict[str, np.ndarray], dict[str, A
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}, meta
     except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is damaged: {error}.") from error
+        raise Damaged(f"{path} is damaged: {error}.") from error
 
 
 def newest(
@@ -148,13 +177,13 @@ def newest(
       As `load`, or None where there is no checkpoint at all.
 
     Raises:
-      InputError: there are checkpoints and none is whole.
+      InputError: there are checkpoints and none is whole, or one cannot be read just now.
     """
     found = steps(directory)
     for step in reversed(found):
         try:
             return load(directory, step)
-        except InputError as error:
+        except Damaged as error:
             report(f"{error} Passing over this checkpoint.")
     if found:
         raise InputError(
@@ -167,11 +196,14 @@ def newest(
 def prune(directory: Path, keep: int, best: int | None, current: int) -> None:
     """Removes all but the newest `keep` checkpoints and the step `best`, and torn leftovers.
 
-    A checkpoint after `current`, the one just saved, was passed over as damaged: it goes first.
+    A checkpoint after `current`, the one just saved, was passed over as damaged: it is renamed,
+    for a person to look at.
     """
     for step in steps(directory):
         if step > current:
-            shutil.rmtree(directory / f"step-{step:08d}", ignore_errors=True)
+            name = f"step-{step:08d}"
+            shutil.rmtree(directory / f"damaged-{name}", ignore_errors=True)
+            os.replace(directory / name, directory / f"damaged-{name}")
     for path in directory.glob(".step-*.tmp-*"):
         shutil.rmtree(path, ignore_errors=True)
     for step in steps(directory)[:-keep]:

@@ -7,6 +7,7 @@ solvers (github.com/amirgholami/SqueezeNext) share one set of hyper-parameters. 
 """
 
 import dataclasses
+import math
 from typing import Literal, get_args
 
 from squeezenext.config_augmentation import (
@@ -174,6 +175,8 @@ class Images:
         _check_choice(self, "resize_mode", ResizeMode)
         _check_choice(self, "channels", Channels)
         check(self, 8 <= self.size <= self.resize, "size", f"must be 8..resize ({self.resize})")
+        finite = all(math.isfinite(x) for x in (*self.mean, *self.std))  # NaN is below nothing
+        check(self, finite, "mean and std", "must be finite")
         check(self, min(self.std) > 0, "std", "must be positive")
         rule = "must be one crop, then ShiftScaleRotate, changes in place, mixing, in this order"
         check(self, in_order(self.augmentation), "augmentation", rule)
@@ -262,6 +265,8 @@ class Training:
         for field in ("residual_scale", "frozen_epochs", "classifier_multiplier"):
             check(self, getattr(self, field) >= 0, field, "must not be negative")
         check(self, self.echo >= 1, "echo", "must be at least 1")
+        thawed = not self.frozen_epochs or self.frozen_epochs < self.epochs
+        check(self, thawed, "frozen_epochs", f"must be less than epochs ({self.epochs:g})")
         for field in ("momentum", "label_smoothing", "ema", "batch_norm_momentum"):
             check(self, 0 <= getattr(self, field) < 1, field, "must be in [0, 1)")
 

@@ -6,6 +6,8 @@ holds one integer, and every example comes exactly once an epoch over any number
 share each batch out among them.
 """
 
+import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -24,6 +26,8 @@ from squeezenext.records.bad_records import BadRecords
 from squeezenext.records.example import RecordError
 from squeezenext.records.manifest import Split
 
+_READS = 8  # records read at once: on a file server each takes a few round trips
+_LATEST = 64  # micro-batches whose numbers are remembered, more than are under way at once
 _SCHEMA = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),
     "image/class/label": tf.io.FixedLenFeature([], tf.int64),
@@ -56,6 +60,8 @@ class Reader:
         self._first = np.cumsum([0, *(shard.examples for shard in split.shards)])
         self.bad: BadRecords | None = None
         self.fault: InputError | None = None  # TensorFlow passes on only its text
+        self._pool = concurrent.futures.ThreadPoolExecutor(_READS, "reader")
+        self._latest: collections.deque[np.ndarray] = collections.deque(maxlen=_LATEST)
 
     def leave_out(self, report: Callable[[str], None], listed: Iterable[int] = ()) -> None:
         """Leaves damaged records out from now on, those `listed` by an earlier run at once.
@@ -73,14 +79,32 @@ class Reader:
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the serialised examples of these record numbers, [n] objects of bytes."""
+        self._latest.append(np.array(numbers))
         payloads = np.empty(len(numbers), object)
+
+        def fill(places: np.ndarray) -> None:
+            for place in places:
+                number = int(numbers[place])
+                payloads[place] = self._read(number) if number >= 0 else b""
+
+        shares = np.array_split(np.arange(len(numbers)), min(_READS, len(numbers)))
         try:
-            for place, number in enumerate(numbers):
-                payloads[place] = self._read(int(number)) if number >= 0 else b""
+            list(self._pool.map(fill, shares))
         except InputError as error:
             self.fault = error
             raise
         return payloads
+
+    def undecodable(self) -> InputError | None:
+        """Looks for a record that TensorFlow cannot take among those that were read last."""
+        for number in np.unique(np.concatenate([[], *self._latest])).astype(int):
+            if number >= 0 and (reason := _fault_of(self._read(number))):
+                shard = int(self.index[number][0])
+                place = number - int(self._first[shard])
+                return InputError(
+                    f"{self._names[shard]}: record {place} cannot be used: {reason}; write it anew."
+                )
+        return None
 
     def _read(self, number: int) -> bytes:
         if self.bad is None:
@@ -109,12 +133,24 @@ class Reader:
             os.close(descriptor)
 
 
+def _fault_of(payload: bytes) -> str:
+    """Says why an example cannot be trained on, in TensorFlow's words; "" if it can."""
+    try:
+        parsed = tf.io.parse_single_example(payload, _SCHEMA)
+        real = tuple(tf.io.decode_jpeg(parsed["image/encoded"], channels=3).shape[:2])
+    except tf.errors.OpError as error:
+        return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*?\]", "", error.message.splitlines()[0])
+    told = int(parsed["image/height"]), int(parsed["image/width"])
+    return f"its image is {real}, not {told} pixels" if min(told) > 0 and told != real else ""
+
+
 @contextlib.contextmanager
 def faults_named(*readers: Reader):
     """Turns TensorFlow's account of a bad record of one of them into the one sentence about it.
 
     Raises:
-      InputError: a record is damaged, or its label is none of the network's.
+      InputError: a record is damaged, its image cannot be decoded, or its label is none of the
+        network's.
     """
     try:
         yield
@@ -124,6 +160,10 @@ def faults_named(*readers: Reader):
         if found := re.search(r"the label of a record is not in 1\.\.\d+", error.message):
             folder = readers[0].split.shards[0].path.parent
             raise InputError(f"{folder}: {found[0]}.") from error
+        if isinstance(error, tf.errors.InvalidArgumentError):
+            for reader in readers:
+                if fault := reader.undecodable():
+                    raise fault from error
         raise
 
 

@@ -6,6 +6,7 @@ The page is what `export --format web` writes; it is made anew in a temporary fo
 machine reaches it. --data_dir adds the int8 network.
 """
 
+import contextlib
 import functools
 import http.server
 import sys
@@ -17,7 +18,7 @@ from absl import flags
 
 from squeezenext import trained
 from squeezenext.errors import InputError
-from squeezenext.exporting import export_web
+from squeezenext.exporting import checking, export_web
 from squeezenext.flags import run
 
 
@@ -43,7 +44,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         del arguments
 
 
-def server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
+def server(folder: str | Path, port: int) -> http.server.ThreadingHTTPServer:
     """Returns a server of a folder on 127.0.0.1; port 0 takes a free one.
 
     Raises:
@@ -68,13 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(f"Unexpected argument {positional[0]!r}; flags begin with --.")
         if not values["model_dir"].value:
             raise InputError("--model_dir is missing: a model directory or a published model.")
-        model = trained.load(values["model_dir"].value)
-        with tempfile.TemporaryDirectory() as folder:
-            export_web.write(
-                model, Path(folder), export_web.images(model, values["data_dir"].value)
-            )
-            with server(Path(folder), values["port"].value) as serving:
-                print(f"http://127.0.0.1:{serving.server_port}/ until you press Ctrl-C", flush=True)
+        model, port = trained.load(values["model_dir"].value), values["port"].value
+        data_dir, count = values["data_dir"].value, checking.CALIBRATION_IMAGES
+        with tempfile.TemporaryDirectory() as folder, server(folder, port) as serving:
+            shown = checking.images(model, data_dir, count) if data_dir else []
+            compressed = export_web.compressed_beside(values["model_dir"].value)
+            export_web.write(model, Path(folder), shown, compressed)
+            print(f"http://127.0.0.1:{serving.server_port}/ until you press Ctrl-C", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
                 serving.serve_forever()
 
     return run(command, values, __doc__, argv)

@@ -8,6 +8,21 @@ from squeezenext.config import Config
 from squeezenext.errors import InputError
 
 
+def read(directory: Path) -> tuple[Config, tuple[labels.Label, ...]]:
+    """Returns the configuration and the classes.
+
+    Raises:
+      InputError: it is no model directory, or the two do not fit.
+    """
+    config = config_io.read_model(directory)
+    known = labels.read(directory / "labels.json")
+    if len(known) != config.model.classes:
+        raise InputError(
+            f"{directory}/labels.json has {len(known)} classes, the network {config.model.classes}."
+        )
+    return config, known
+
+
 def write(directory: Path, config: Config, classes: Sequence[labels.Label]) -> None:
     """Makes the directory and the two files.
 

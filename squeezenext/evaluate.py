@@ -5,7 +5,7 @@ python -m squeezenext.evaluate --model_dir DIR|NAME|FILE --data_dir DIR [--json]
 FILE is a .sqz or an exported .tflite: it is run as it is shipped, without TensorFlow's kernels.
 """
 
-import csv
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from squeezenext import config_io, labels, quiet
+from squeezenext import card, config_io, labels, quiet
 from squeezenext.atomic import write_file
 from squeezenext.errors import InputError
-from squeezenext.flags import run
+from squeezenext.flags import check_file, check_folder, run
 from squeezenext.foreign import named
 from squeezenext.prediction import shipped
 from squeezenext.predictor import Predictor, softmax
 from squeezenext.records import dataset
-from squeezenext.reporting import metrics
+from squeezenext.reporting import metrics, table
 from squeezenext.reporting.metrics import Evaluation
 from squeezenext.training.options import PRECISIONS, check_precision
 
@@ -57,9 +57,9 @@ def evaluate(
     check_precision(precision)
     found = dataset.find(data_dir, None, validation_file_pattern)
     dataset.check_split(found, split)
+    if fit_temperature:
+        _check_own(model_dir)
     if Path(model_dir).is_file():
-        if fit_temperature:
-            raise InputError(f"--fit_temperature needs a model directory, not {model_dir}.")
         return _evaluate_file(Path(model_dir), found, split)
     directory = named.resolve(model_dir)
     config = config_io.read_model(directory)
@@ -81,16 +81,27 @@ def evaluate(
         result = scorer.evaluate(reader, batch_size)
     if not keep_logits:
         return result
-    logits = result.probability
+    logits = result.probability  # see `_scorer`
     if fit_temperature:
         temperature = metrics.fit_temperature(logits, result.labels)
         _store(directory, temperature, found.source, split, len(logits))
     probability = softmax(logits / np.float32(temperature)).max(-1)
-    return Evaluation(**(vars(result) | {"probability": probability}))
+    return dataclasses.replace(result, probability=probability)
+
+
+def _check_own(model_dir: str | Path) -> None:
+    """Refuses to calibrate what is not the user's own model directory."""
+    if Path(model_dir).is_file():
+        raise InputError(f"--fit_temperature needs a model directory, not {model_dir}.")
+    if not Path(model_dir).is_dir():
+        raise InputError(
+            f"--fit_temperature: {model_dir} is a published model, which every command shares; "
+            "copy its folder, or train your own."
+        )
 
 
 def _scorer(keep_logits: bool) -> type:
-    from squeezenext.training.loop import Scorer
+    from squeezenext.training.scoring import Scorer
 
     class LogitScorer(Scorer):
         """Gives each example's logits in the place of its probability."""
@@ -110,6 +121,7 @@ def _store(directory: Path, temperature: float, source: Path, split: str, exampl
     }
     text = json.dumps(document, indent=1) + "\n"
     write_file(directory / shipped.CALIBRATION, lambda file: file.write_text(text, "utf-8"))
+    card.write(directory)
 
 
 def _evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
@@ -137,26 +149,16 @@ def _evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation
     return Evaluation.of_rows(typed, reader.split.examples)
 
 
-def write_predictions(path: Path, reader_labels, result: Evaluation) -> None:
-    """Writes a CSV row an example, in the order of the records."""
+def write_report(
+    folder: Path, model: str | Path, found: dataset.Dataset, split: str, result: Evaluation
+) -> Path:
+    """Writes the page about an evaluation of `found`'s split to `folder` and returns its path."""
+    from squeezenext import data
+    from squeezenext.reporting import report
 
-    def write(file: Path) -> None:
-        with open(file, "w", newline="", encoding="utf-8") as text:
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(["example", "label", "predicted", "probability", "top5", "loss"])
-            columns = (
-                result.labels,
-                result.predicted,
-                result.probability,
-                result.top5,
-                result.loss,
-            )
-            for number, row in enumerate(zip(*columns, strict=True)):
-                label, predicted, probability, top5, loss = row
-                names = [reader_labels[int(i)].synset for i in (label, predicted)]
-                writer.writerow([number, *names, f"{probability:.6f}", int(top5), f"{loss:.6f}"])
-
-    write_file(path, write)
+    reader = data.Reader(found.splits[split])
+    source = f"{found.source} ({split})"
+    return report.write(folder, model, known_labels(model), result, reader, source)
 
 
 def known_labels(model: str | Path) -> tuple[labels.Label, ...]:
@@ -182,6 +184,17 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("fit_temperature", False, "Calibrate probabilities on this split.", **at)
 
 
+def _check(values: flags.FlagValues) -> None:
+    """Refuses what would be found out after the work."""
+    for name in ("devices", "precision", "batch_size"):
+        if values[name].present and Path(values["model_dir"].value).is_file():
+            raise InputError(f"--{name} means nothing for a file, which runs as it is shipped.")
+    if values["predictions"].value:
+        check_file("predictions", Path(values["predictions"].value))
+    if values["report"].value:
+        check_folder("report", Path(values["report"].value))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
     define(values)
@@ -191,6 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(f"Unexpected argument {positional[0]!r}; flags begin with --.")
         if not values["model_dir"].value:
             raise InputError("--model_dir is missing: a model directory or a published model.")
+        _check(values)
         model = values["model_dir"].value
         result = evaluate(
             model_dir=model,
@@ -203,26 +217,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             fit_temperature=values["fit_temperature"].value,
         )
         known = known_labels(model)
+        if values["fit_temperature"].value:
+            print(
+                "The temperature was fitted to these very images: their calibration error says "
+                "nothing of others.",
+                file=sys.stderr,
+            )
         _print(metrics.document(result, len(known)), values["json"].value)
         if values["predictions"].value:
-            write_predictions(Path(values["predictions"].value), known, result)
+            table.write(Path(values["predictions"].value), known, result)
         if values["report"].value:
-            _report(values, known, result)
+            found = dataset.find(
+                values["data_dir"].value, None, values["validation_file_pattern"].value
+            )
+            folder, split = Path(values["report"].value), values["split"].value
+            path = write_report(folder, model, found, split, result)
+            print(f"The report is {path}.", file=sys.stderr)
 
     return run(command, values, __doc__, argv)
-
-
-def _report(values: flags.FlagValues, known, result: Evaluation) -> None:
-    from squeezenext import data
-    from squeezenext.reporting import report
-
-    found = dataset.find(values["data_dir"].value, None, values["validation_file_pattern"].value)
-    reader = data.Reader(found.splits[values["split"].value])
-    source = f"{found.source} ({values['split'].value})"
-    path = report.write(
-        Path(values["report"].value), values["model_dir"].value, known, result, reader, source
-    )
-    print(f"The report is {path}.", file=sys.stderr)
 
 
 def _print(document: dict, as_json: bool) -> None:

@@ -7,7 +7,8 @@
 Formats: litert (phones, MediaPipe), onnx, saved_model (TensorFlow Serving), keras, and web, a
 folder for any web host. Each file takes RGB and gives probabilities, is run in its own runtime and
 compared with the model before it is put in place; docs/export.md says what each holds. With
---data_dir its accuracy on the validation split is measured, printed and stored in OUTPUT.json.
+--data_dir its accuracy on the validation (else the test) split is measured, printed and stored in
+OUTPUT.json.
 """
 
 import dataclasses
@@ -15,46 +16,26 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 
-from squeezenext import checkpoint, photographs, trained
+from squeezenext import atomic, photographs, trained
 from squeezenext.errors import InputError
-from squeezenext.exporting import export_litert, export_web
+from squeezenext.exporting import checking, export_litert, export_onnx, export_web, places
+from squeezenext.exporting.checking import Measured, Run
 from squeezenext.flags import run
 from squeezenext.trained import Trained
 
 PRECISIONS = {
     "litert": export_litert.PRECISIONS,
-    "onnx": ("float32", "int8"),
+    "onnx": export_onnx.PRECISIONS,
     "saved_model": ("float32",),
     "keras": ("float32",),
     "web": ("float32",),
 }
-CALIBRATION_IMAGES = 200
-# Of probabilities, against float32: rounding of the kernels; of the weights to half precision. What
-# eight bits change depends on the images, so there only a broken file is refused.
-TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "dynamic": 0.5, "int8": 0.5}
-Run = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """What an exported file does on images of the validation split."""
-
-    images: int
-    top1: float
-    float32_top1: float
-    agreement: float  # how often its first class is float32's
-
-    def __str__(self) -> str:
-        return (
-            f"top-1 {self.top1:.4f} on {self.images:,} images; float32 {self.float32_top1:.4f}, "
-            f"the same first class on {self.agreement:.2%}"
-        )
+FOLDERS = {"saved_model": "saved_model.pb", "web": export_web.MANIFEST}  # and a file of each
 
 
 def export(
@@ -72,7 +53,7 @@ def export(
       kind: one of `PRECISIONS`' formats.
       output: the file, or folder (saved_model, web), to make.
       data_dir: records for calibration (training split, where there is one) and for accuracy.
-      images: how many of the validation split accuracy is measured on, at most.
+      images: how many of the validation (else test) split accuracy is measured on, at most.
 
     Raises:
       InputError: there is no such model or data, or the format lacks the precision.
@@ -81,101 +62,73 @@ def export(
         raise InputError(
             f"--precision {precision}: --format {kind} has {', '.join(PRECISIONS[kind])}."
         )
-    if not output.parent.is_dir():
-        raise InputError(f"--output {output}: there is no folder {output.parent}.")
+    _check_place(output, kind)
     model = trained.load(model_dir)
-    if kind == "web":
-        compressed = export_web.compressed_beside(model_dir)
-        return _web(model, output, data_dir, compressed)
-    shown = list(_images(data_dir, ("train", "validation"), CALIBRATION_IMAGES, model))
-    calibration = [pixels for pixels, _ in shown] if precision == "int8" else []
-    run = _write(model, kind, precision, calibration, output, shown)
+    integers = precision == "int8" or kind == "web"  # which needs many images to be calibrated on
+    limit = checking.CALIBRATION_IMAGES if integers else checking.PROBES
+    shown = checking.images(model, data_dir, limit) if data_dir else []
+    compressed = export_web.compressed_beside(model_dir) if kind == "web" else None
+    run = _write(model, kind, precision, shown, output, compressed)
     report = {"format": kind, "precision": precision, "bytes": _bytes(output)}
-    if data_dir:
-        tests = _images(data_dir, ("validation", "test", "train"), images, model)
-        report |= dataclasses.asdict(measure(run, reference(model), tests))
+    split = photographs.first_split(data_dir, photographs.TESTED) if data_dir else None
+    if split:
+        tests = photographs.read(data_dir, (split,), images, model.config.images, model.labels)
+        measured = checking.measure(run, checking.reference(model), tests, split)
+        report |= dataclasses.asdict(measured)
     text = json.dumps(report, indent=1) + "\n"
     beside = output.with_name(f"{output.name}.json")
-    checkpoint.write_file(beside, lambda file: file.write_text(text, "utf-8"))
+    atomic.write_file(beside, lambda file: file.write_text(text, "utf-8"))
     return report
 
 
-def _images(data_dir, splits: tuple[str, ...], limit: int, model: Trained):
-    if not data_dir:
-        return ()
-    return photographs.read(data_dir, splits, limit, model.config.images, model.labels)
+def _check_place(output: Path, kind: str) -> None:
+    if not output.parent.is_dir():
+        raise InputError(f"--output {output}: there is no folder {output.parent}.")
+    if kind in FOLDERS:
+        places.check(output, FOLDERS[kind])
+    elif output.is_dir():
+        raise InputError(f"--output {output} is a folder; name the file to make.")
 
 
-def reference(model: Trained) -> Run:
-    """Returns the model itself: from [size, size, 3] uint8, RGB, to probabilities."""
-    return export_litert.runner(export_litert.convert(model, "float32"), "float32")
-
-
-def measure(run: Run, reference: Run, images) -> Measured:
-    """Counts how often two runners are right, and agree."""
-    rows = []
-    for pixels, label in images:
-        first, other = int(run(pixels).argmax()), int(reference(pixels).argmax())
-        rows.append((first == label, other == label, first == other))
-    top1, float32_top1, agreement = np.mean(rows, 0)
-    return Measured(len(rows), float(top1), float(float32_top1), float(agreement))
-
-
-def _write(model: Trained, kind: str, precision: str, calibration, output: Path, shown) -> Run:
+def _write(model: Trained, kind: str, precision: str, shown, output: Path, compressed) -> Run:
     """Writes beside the place, checks, renames; returns what runs the result."""
     temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}{output.suffix}")
     try:
-        make = {"litert": _litert, "onnx": _onnx, "keras": _keras, "saved_model": _saved_model}
-        run = make[kind](model, precision, calibration, temporary)
-        compare(run, reference(model), _probes(model, shown), TOLERANCES[precision])
-        if temporary.is_dir():
-            replace_folder(temporary, output)
+        if kind == "web":
+            run = _web(model, shown, temporary, compressed)
         else:
-            checkpoint.write_file(output, lambda file: os.replace(temporary, file))
+            make = {"litert": _litert, "onnx": _onnx, "keras": _keras, "saved_model": _saved_model}
+            run = make[kind](model, precision, shown, temporary)
+            probes = checking.probes(model, shown)
+            checking.compare(run, checking.reference(model), probes, precision)
+        if kind in FOLDERS:
+            places.replace_folder(temporary, output, FOLDERS[kind])
+        else:
+            atomic.put(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.unlink(missing_ok=True)
     return run
 
 
-def _web(
-    model: Trained, output: Path, data_dir: str | Path | None, compressed: Trained | None
-) -> dict:
-    temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}")
-    temporary.mkdir()
-    try:
-        calibration = export_web.images(model, data_dir)
-        export_web.write(model, temporary, calibration, compressed)
-        probes = calibration[:8] or _probes(model, ())
-        export_web.check(temporary, reference(model), probes)
-        export_web.replace_folder(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return {"format": "web", "precision": "float32", "bytes": _bytes(output)}
+def _web(model: Trained, shown, folder: Path, compressed: Trained | None) -> Run:
+    folder.mkdir()
+    export_web.write(model, folder, shown, compressed)
+    export_web.check(folder, checking.reference(model), checking.probes(model, shown))
+    return export_web.runner(folder)
 
 
-def replace_folder(made: Path, place: Path) -> None:
-    """Puts a folder where another may be."""
-    before = place.with_name(f".{place.name}.before-{os.getpid()}")
-    if place.exists():
-        os.replace(place, before)
-    os.replace(made, place)
-    shutil.rmtree(before, ignore_errors=True)
-
-
-def _litert(model: Trained, precision: str, calibration, path: Path) -> Run:
-    path.write_bytes(export_litert.convert(model, precision, calibration))
+def _litert(model: Trained, precision: str, shown, path: Path) -> Run:
+    path.write_bytes(export_litert.convert(model, precision, shown))
     return export_litert.runner(path.read_bytes(), precision)
 
 
-def _onnx(model: Trained, precision: str, calibration, path: Path) -> Run:
-    from squeezenext.exporting import export_onnx
-
-    path.write_bytes(export_onnx.convert(model, precision, calibration))
+def _onnx(model: Trained, precision: str, shown, path: Path) -> Run:
+    path.write_bytes(export_onnx.convert(model, precision, shown))
     return export_onnx.runner(path.read_bytes())
 
 
-def _keras(model: Trained, precision: str, calibration, path: Path) -> Run:
+def _keras(model: Trained, precision: str, shown, path: Path) -> Run:
     from squeezenext.exporting import export_keras
 
     if path.suffix != ".keras":
@@ -184,35 +137,12 @@ def _keras(model: Trained, precision: str, calibration, path: Path) -> Run:
     return export_keras.run_keras(path)
 
 
-def _saved_model(model: Trained, precision: str, calibration, path: Path) -> Run:
+def _saved_model(model: Trained, precision: str, shown, path: Path) -> Run:
     from squeezenext.exporting import export_keras
 
-    export_keras.write_saved_model(model, path)
-    return export_keras.run_saved_model(path)
-
-
-def _probes(model: Trained, shown) -> list[np.ndarray]:
-    """Some images to compare on: real ones where there are, else smooth random ones."""
-    if shown:
-        return [pixels for pixels, _ in shown[:8]]
-    size, random = model.config.images.size, np.random.default_rng(0)
-    coarse = random.integers(0, 256, (4, 8, 8, 3), np.uint8)
-    places = np.arange(size) * 8 // size
-    return [image[places][:, places] for image in coarse]
-
-
-def compare(run: Run, reference: Run, images: Sequence[np.ndarray], tolerance: float) -> None:
-    """Checks that two runners give nearly the same probabilities.
-
-    Raises:
-      RuntimeError: they do not.
-    """
-    worst = max(np.abs(run(image) - reference(image)).max() for image in images)
-    if not worst <= tolerance:
-        raise RuntimeError(
-            f"The exported file's probabilities differ from the model's by {worst:.3g}; it was not "
-            "kept."
-        )
+    loaded = export_keras.write_saved_model(model, path)
+    export_keras.check_encoded(loaded, model, checking.probes(model, shown)[0])
+    return export_keras.run_saved_model(loaded)
 
 
 def _bytes(path: Path) -> int:

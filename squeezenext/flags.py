@@ -8,11 +8,13 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TextIO
 
 from absl import flags
 
 from squeezenext import quiet
-from squeezenext.errors import EXIT_CODES
+from squeezenext.errors import EXIT_CODES, InputError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -62,7 +64,8 @@ def _guarded(work: Callable[[], None], debug: bool) -> int:
     except KeyboardInterrupt:
         return _say("Interrupted; run the same command again to go on.", 75)
     except Exception as error:
-        if isinstance(error, OSError) and (fault := _output_fault()):
+        unnamed = isinstance(error, OSError) and error.filename is None
+        if unnamed and (fault := _output_fault()):
             return _say(fault, 1)
         if debug:
             raise
@@ -96,5 +99,33 @@ def _sentence(error: Exception) -> tuple[str, int]:
 
 
 def _say(sentence: str, code: int) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"error: {shown(sentence, sys.stderr)}", file=sys.stderr)
     return code
+
+
+def shown(text: str, stream: TextIO) -> str:
+    """Returns text in which a stranger's name cannot drive a terminal, if `stream` is one.
+
+    What is no character to be seen is escaped, as `ls` does; a pipe gets the text as it is.
+    """
+    if not stream.isatty():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def check_file(flag: str, path: Path) -> None:
+    """Raises:
+    InputError: no file can be written there.
+    """
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"--{flag} {path} cannot be written: {folder} must be a folder of yours.")
+
+
+def check_folder(flag: str, path: Path) -> None:
+    """Raises:
+    InputError: there is no such folder that can be written, and none can be made.
+    """
+    nearest = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise InputError(f"--{flag} {path} cannot be a folder: {nearest} cannot be written to.")

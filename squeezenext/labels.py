@@ -1,5 +1,6 @@
 """The classes a model tells apart: their order, synsets and names."""
 
+import collections
 import dataclasses
 import functools
 import json
@@ -18,8 +19,14 @@ class Label:
 
     @property
     def name(self) -> str:
-        """The first of the names in `text`: "tench" of "tench, Tinca tinca"."""
-        return self.text.split(",")[0]
+        """The first of ImageNet's names, "tench" of "tench, Tinca tinca"; a folder's whole name."""
+        return self.text if self.text == self.synset else self.text.split(",")[0]
+
+
+def names(labels: Sequence[Label]) -> list[str]:
+    """Returns each class's `name`, with its synset where another class has the same: two cranes."""
+    count = collections.Counter(label.name for label in labels)
+    return [x.name if count[x.name] == 1 else f"{x.name} ({x.synset})" for x in labels]
 
 
 @functools.cache

@@ -20,20 +20,23 @@ _INITIALIZERS = {
 }
 
 
-def build(config: Config, size: int | None = None, precision: str = "float32") -> keras.Model:
+def build(
+    config: Config, size: int | None = None, precision: str = "float32", seed: int = 0
+) -> keras.Model:
     """Builds the network of a configuration.
 
     Args:
       config: which network, and for which images.
       size: side of the input in pixels; default `config.images.size`.
       precision: Keras dtype policy: float32, mixed_float16, mixed_bfloat16.
+      seed: of Dropout's masks.
 
     Returns:
       A model from [batch, size, size, 3] floats, normalised as `preprocessing.normalize` does, to
       [batch, classes] float32 logits.
     """
     with _dtype_policy(precision):
-        images, logits = networks.build(KerasOps(config.training), config, size)
+        images, logits = networks.build(KerasOps(config.training, seed), config, size)
         logits = L.Activation("linear", dtype="float32", name="logits")(logits)
         return keras.Model(images, logits, name=type(config.model).__name__.lower())
 
@@ -53,6 +56,15 @@ def resized(model: keras.Model, size: int) -> keras.Model:
     return keras.models.clone_model(model, images, lambda layer: layer, call)
 
 
+def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """Returns every variable of a network by "model/layer/variable"."""
+    return {
+        f"model/{layer.name}/{variable.name}": variable
+        for layer in model.layers
+        for variable in layer.variables
+    }
+
+
 @contextlib.contextmanager
 def _dtype_policy(precision: str):
     before = keras.config.dtype_policy()
@@ -66,8 +78,9 @@ def _dtype_policy(precision: str):
 class KerasOps:
     """`networks.Ops` over Keras tensors; the recipe says how batch norm keeps its statistics."""
 
-    def __init__(self, training: Training):
+    def __init__(self, training: Training, seed: int = 0):
         self._training = training
+        self._seed = seed
 
     def input(self, size: int):
         return keras.Input((size, size, 3), name="images")
@@ -129,7 +142,7 @@ class KerasOps:
         return L.Add(name=name)(tensors)
 
     def dropout(self, x, name: str, rate: float):
-        return Dropout(rate, name=name)(x)
+        return Dropout(rate, self._seed, name=name)(x)
 
     def global_pool(self, x, name: str):
         return L.GlobalAveragePooling2D(dtype="float32", name=name)(x)

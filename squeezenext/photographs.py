@@ -12,6 +12,9 @@ from squeezenext.errors import InputError
 from squeezenext.labels import Label
 from squeezenext.records import dataset, example, tfrecord
 
+# Where accuracy is told: the first that the data has, never what was trained on.
+TESTED = ("validation", "test")
+
 
 def read(
     data_dir: str | Path,
@@ -35,10 +38,10 @@ def read(
     """
     found = dataset.find(data_dir, None, None)
     dataset.check_classes(found, known, Path(data_dir))
-    names = [name for name in splits if name in found.splits and found.splits[name].examples]
-    if not names:
+    name = _first(found, splits)
+    if name is None:
         raise InputError(f"{data_dir} has no {' or '.join(splits)} split; convert it with one.")
-    split = found.splits[names[0]]
+    split = found.splits[name]
     index = records.index(split)
     first = np.cumsum([0, *(shard.examples for shard in split.shards)])
     for number in np.linspace(0, len(index) - 1, min(limit, len(index))).round().astype(int):
@@ -48,6 +51,16 @@ def read(
         features = example.decode_example(payload)
         image = preprocessing.read_image(features["image/encoded"][0], f"record {number} of {path}")
         yield preprocessing.centre_pixels(image, images), features["image/class/label"][0] - 1
+
+
+def first_split(data_dir: str | Path, splits: tuple[str, ...]) -> str | None:
+    """Returns the first of `splits` that the data has, None where it has none of them."""
+    return _first(dataset.find(data_dir, None, None), splits)
+
+
+def _first(found: dataset.Dataset, splits: tuple[str, ...]) -> str | None:
+    held = (name for name in splits if name in found.splits and found.splits[name].examples)
+    return next(held, None)
 
 
 def _payload(path: Path, offset: int, length: int, number: int) -> bytes:

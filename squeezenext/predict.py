@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext.errors import InputError, SomeInputsFailed
-from squeezenext.flags import run
+from squeezenext.flags import check_file, check_folder, run, shown
 from squeezenext.prediction import sources
 from squeezenext.predictor import Answer, Predictor
 
@@ -28,12 +28,12 @@ def write_text(answers: Iterable[Answer]) -> int:
     failed = 0
     for answer in answers:
         if answer.error:
-            print(f"error: {answer.error}", file=sys.stderr)
+            print(f"error: {shown(answer.error, sys.stderr)}", file=sys.stderr)
             failed += 1
             continue
-        print(answer.path)
+        print(shown(answer.path, sys.stdout))
         for row in answer.predictions:
-            print(f"  {row.probability:7.2%}  {row.label}  ({row.synset})")
+            print(f"  {row.probability:7.2%}  {shown(f'{row.label}  ({row.synset})', sys.stdout)}")
     return failed
 
 
@@ -62,9 +62,9 @@ def write_csv(answers: Iterable[Answer]) -> int:
     for answer in answers:
         for rank, row in enumerate(answer.predictions, start=1):
             writer.writerow([answer.path, rank, *vars(row).values(), ""])
-        if answer.error:
-            writer.writerow([answer.path, "", "", "", "", "", answer.error])
-            failed += 1
+        if answer.error or not answer.predictions:  # none is as probable as --threshold
+            writer.writerow([answer.path, "", "", "", "", "", answer.error or ""])
+        failed += answer.error is not None
     return failed
 
 
@@ -94,6 +94,10 @@ def predict(
     names = sources.expand(paths, allow_url)
     if features and features.suffix != ".npy":
         raise InputError(f"--features {features} must end in .npy.")
+    if features:
+        check_file("features", features)
+    if explain:
+        check_folder("explain", explain)
     predictor = Predictor(model, inside=bool(features or explain))
     draw = _drawer(explain, predictor) if explain else None
     answers = predictor.answers(names, top_k, threshold, draw)

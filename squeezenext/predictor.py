@@ -1,12 +1,11 @@
 """Prediction without TensorFlow: LiteRT, Pillow and numpy.
 
 predictor = Predictor("squeezenet_v1_0")
-predictor.predict(Image.open("photo.jpg").convert("RGB"))
+predictor.predict(Image.open("photo.jpg"))
 """
 
 import contextlib
 import dataclasses
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from PIL import Image
 
 from squeezenext import preprocessing
 from squeezenext.errors import InputError
-from squeezenext.litert.runner import Runner
+from squeezenext.litert.runner import Runner, cores
 from squeezenext.prediction import shipped, sources
 
 _LARGE_PIXELS = 12_000_000  # 12 million pixels take up to 100 MB on their way to RGB
@@ -91,7 +90,7 @@ class Predictor:
         self.config = self._model.config
         self.labels = self._model.labels
         self._content = self._model.litert
-        self._runner = self._make_runner(_cores())
+        self._runner = self._make_runner(cores())
         self._tapped = self._tap() if inside else None
         if self._runner.size != self.config.images.size:
             raise InputError(
@@ -106,7 +105,7 @@ class Predictor:
         content = content if isinstance(content, bytes) else content.read_bytes()
         tapped = taps.tap(content, self._model.name)
         self._content = tapped.content
-        self._runner = self._make_runner(_cores())
+        self._runner = self._make_runner(cores())
         return tapped
 
     def _make_runner(self, threads: int) -> Runner:
@@ -115,21 +114,22 @@ class Predictor:
     def predict(
         self, image: Image.Image, top_k: int = 5, threshold: float = 0.0
     ) -> list[Prediction]:
-        """Returns the `top_k` most probable classes of an RGB image, the best first.
+        """Returns the `top_k` most probable classes of an image, the best first.
 
         Classes less probable than `threshold` are left out.
         """
         return self._best(self.probabilities(image), top_k, threshold)
 
     def probabilities(self, image: Image.Image) -> np.ndarray:
-        """Returns [classes] float32 that sum to 1 of an RGB image of any size."""
+        """Returns [classes] float32 that sum to 1 of an image of any size."""
         return self.view(image).probabilities
 
     def view(self, image: Image.Image) -> View:
-        """Returns all that the network makes of an RGB image of any size."""
+        """Returns all that the network makes of an image of any size."""
         return self._view(image, self._runner)
 
     def _view(self, image: Image.Image, runner: Runner) -> View:
+        image = preprocessing.to_rgb(image)
         pixels = preprocessing.centre_pixels(image, self.config.images).astype(np.float32)
         if self._model.rgb is None:
             outputs = runner.run(preprocessing.normalize(pixels, self.config.images))
@@ -187,7 +187,7 @@ class Predictor:
 
         `look(image)` is what `view` does, with a network of the thread's own.
         """
-        workers = min(_cores(), len(items))
+        workers = min(cores(), len(items))
         if workers < 2:
             yield from (work(item, self.view) for item in items)
             return
@@ -229,12 +229,6 @@ def _in_order(work: Callable, items: Sequence, workers: int) -> Iterator:
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -126,7 +126,7 @@ def decode(image: Image.Image, name: str) -> Image.Image:
       InputError: it is damaged.
     """
     try:
-        return _to_rgb(image)
+        return to_rgb(image)
     except Exception as error:
         raise InputError(f"{name} is not an image that can be read: {_reason(error)}") from error
 
@@ -137,7 +137,8 @@ def _reason(error: Exception) -> str:
     return f"{error or type(error).__name__}."
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Returns an image of any of Pillow's modes as RGB; what is transparent shows white."""
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip to white
         wide = np.asarray(image)
         return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")

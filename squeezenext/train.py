@@ -11,6 +11,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import filelock
 from absl import flags
@@ -22,7 +23,8 @@ from squeezenext.flags import run
 from squeezenext.foreign import named
 from squeezenext.records import dataset
 from squeezenext.training import cluster, recipes
-from squeezenext.training.options import Options
+from squeezenext.training.options import PRECISIONS, Cluster, OnBadRecord, OnNan, Options
+from squeezenext.training.signals import StopSignals
 
 
 def train(config: Config, options: Options) -> dict:
@@ -45,31 +47,39 @@ def train(config: Config, options: Options) -> dict:
     classes = dataset.classes_for(found, config)
     dataset.check_split(found, "train")
     workers = cluster.find(options.cluster)
+    if workers and options.profile_input:
+        raise InputError("--profile_input measures one machine; give --cluster none with it.")
     source = named.resolve(options.fine_tune_from) if options.fine_tune_from else None
-    with _locked(Path(options.model_dir), chief=workers is None or workers.index == 0):
+    worker = workers.index if workers else 0
+    with _locked(Path(options.model_dir), worker), StopSignals() as signals:
         quiet.import_tensorflow()
         from squeezenext.training import job  # only now: no error above waits for TensorFlow
 
         config = dataclasses.replace(
             config, model=dataclasses.replace(config.model, classes=len(classes))
         )
-        return job.train(config, options, found.splits, classes, workers, source)
+        return job.train(config, options, found.splits, classes, workers, source, signals)
 
 
-def _locked(model_dir: Path, chief: bool) -> contextlib.AbstractContextManager:
-    """Returns a held lock on the model directory, which only the chief writes.
+def _locked(model_dir: Path, worker: int) -> contextlib.AbstractContextManager:
+    """Returns a worker's held lock; the chief's keeps other runs out."""
+    return locked(model_dir, f".lock-{worker}" if worker else ".lock")
+
+
+def locked(model_dir: Path, name: str = ".lock") -> contextlib.AbstractContextManager:
+    """Returns a held lock on a model directory, which is made if absent.
 
     Raises:
       RunAgain: another process holds it.
       InputError: the directory cannot be made or written.
     """
-    if not chief:
-        return contextlib.nullcontext()
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
-        return filelock.FileLock(model_dir / ".lock", timeout=0).acquire()
+        return filelock.FileLock(model_dir / name, timeout=0).acquire()
     except filelock.Timeout as error:
-        raise RunAgain(f"Another process is training in {model_dir}; wait or stop it.") from error
+        raise RunAgain(
+            f"Another process works in {model_dir}, which holds {name}; wait or stop it."
+        ) from error
     except OSError as error:
         raise InputError(f"--model_dir {model_dir} cannot be written: {error.strerror}.") from error
 
@@ -77,14 +87,19 @@ def _locked(model_dir: Path, chief: bool) -> contextlib.AbstractContextManager:
 def _configured(values: flags.FlagValues) -> Config:
     """Returns the configuration with the command line's changes."""
     config = config_io.load(values["configuration"].value)
+    fields = {
+        "teacher": "training.distillation.teacher",
+        "batch_size": "training.batch_size",
+        "num_epochs": "training.epochs",
+    }
+    given = [f"{fields[n]}={values[n].value}" for n in fields if values[n].value is not None]
+    # Before the recipe, which may reckon with them, and after it, for they win.
+    config = _changed(config, given)
     config = recipes.apply(values["recipe"].value, config)
-    changes = list(values["set"].value)
-    if values["teacher"].value is not None:
-        changes.append(f"training.distillation.teacher={values['teacher'].value}")
-    if values["batch_size"].value is not None:
-        changes.append(f"training.batch_size={values['batch_size'].value}")
-    if values["num_epochs"].value is not None:
-        changes.append(f"training.epochs={values['num_epochs'].value}")
+    return _changed(config, [*values["set"].value, *given])
+
+
+def _changed(config: Config, changes: Sequence[str]) -> Config:
     for change in changes:
         config = config_io.override(config, change)
     return config
@@ -92,7 +107,7 @@ def _configured(values: flags.FlagValues) -> Config:
 
 def _define(values: flags.FlagValues) -> None:
     string, integer, number = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
-    at = {"flag_values": values}
+    enum, at = flags.DEFINE_enum, {"flag_values": values}
     string("configuration", "v_1_0_SqNxt_23", "A module in configs/, or a path to a .py.", **at)
     string("data_dir", None, "Folder with the shards and manifest.json.", **at)
     string(
@@ -104,22 +119,25 @@ def _define(values: flags.FlagValues) -> None:
     string("validation_file_pattern", None, "The same for validation.", **at)
     string("model_dir", None, "Where the run lives; resumes what is there.", **at)
     string("fine_tune_from", None, "Model directory or published model to start from.", **at)
-    string("recipe", "published", f"How to train: {', '.join(recipes.NAMES)}.", **at)
+    enum("recipe", "published", recipes.NAMES, "How to train.", **at)
     string("teacher", None, "Model to learn from: directory, name or keras:NAME.", **at)
     integer("batch_size", None, "Global batch; overrides the configuration.", 1, **at)
     number("num_epochs", None, "Overrides the configuration.", **at)
     integer("micro_batch_size", None, "Images a device takes at once.", 1, **at)
     integer("devices", 0, "GPUs, or logical CPU devices; 0: all GPUs or one CPU.", 0, **at)
-    string("cluster", "auto", "Workers: auto (TF_CONFIG where set), slurm or none.", **at)
-    string("precision", "auto", "auto, float32, mixed_float16 or mixed_bfloat16.", **at)
+    enum("cluster", "auto", get_args(Cluster), "Who trains; auto: TF_CONFIG where set.", **at)
+    enum("precision", "auto", ("auto", *PRECISIONS), "In which the network computes.", **at)
     integer("seed", 0, "Of the weights, order and augmentation.", 0, **at)
-    flags.DEFINE_bool("deterministic", False, "The same bits each time; slower.", **at)
-    string("on_nan", "stop", "A gradient not finite: stop, or rollback and go past it.", **at)
+    flags.DEFINE_bool(
+        "deterministic", False, "The same bits each time; slower: a CPU's one core.", **at
+    )
+    what = "A gradient not finite: stop, or roll back and go past it."
+    enum("on_nan", "stop", get_args(OnNan), what, **at)
     number("checkpoint_minutes", 10.0, "Saves so often, and after each epoch.", 0.0, **at)
     integer("keep_checkpoints", 2, "The newest so many are kept, and the best.", 1, **at)
     integer("evaluate_every_epochs", 1, "0: only at the end.", 0, **at)
     what = "At a damaged training record: stop, or skip it (few may be, see docs/data.md)."
-    flags.DEFINE_enum("on_bad_record", "stop", ["stop", "skip"], what, **at)
+    enum("on_bad_record", "stop", get_args(OnBadRecord), what, **at)
     what = "Measure input and network apart, say which is the limit, and train nothing."
     flags.DEFINE_bool("profile_input", False, what, **at)
     flags.DEFINE_multi_string("set", [], "FIELD=VALUE of the configuration; repeatable.", **at)

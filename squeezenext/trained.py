@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import checkpoint, config_io, graph, labels
+from squeezenext import checkpoint, description, graph
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.foreign import named
@@ -46,14 +46,7 @@ def load(model: str | Path) -> Trained:
     if Path(model).suffix == ".sqz" and Path(model).is_file():
         return _of_sqz(Path(model))
     directory = named.resolve(model)
-    if not (directory / "config.json").is_file():
-        raise InputError(f"{directory} is not a model directory: it has no config.json.")
-    config = config_io.read(directory / "config.json")
-    known = labels.read(directory / "labels.json")
-    if len(known) != config.model.classes:
-        raise InputError(
-            f"{directory}/labels.json has {len(known)} classes, the network {config.model.classes}."
-        )
+    config, known = description.read(directory)
     folded = graph.fold(config, variables(directory))
     temperature = shipped.read_temperature(directory)
     return Trained(Path(model).name, config, known, graph.of(config), folded, temperature)
@@ -64,7 +57,8 @@ def _of_sqz(path: Path) -> Trained:
 
     found = sqz.read(path)
     network = graph.of(found.config)
-    return Trained(path.stem, found.config, found.classes, network, found.weights)
+    weights, temperature = found.weights, found.temperature
+    return Trained(path.stem, found.config, found.classes, network, weights, temperature)
 
 
 def variables(directory: Path) -> dict[str, np.ndarray]:
@@ -79,6 +73,9 @@ def variables(directory: Path) -> dict[str, np.ndarray]:
     state = found[0]
     if not any(name.startswith("average/") for name in state):
         return state
-    from squeezenext.training import model_directory  # which variables are averaged, Keras knows
+    from squeezenext import quiet  # which variables are averaged, Keras knows
+
+    quiet.import_tensorflow()
+    from squeezenext.training import model_directory
 
     return model_directory.read_weights(directory)

@@ -2,7 +2,7 @@
 
     python -m squeezenext.weights import --format FORMAT --input FILE \\
         --configuration NAME --model_dir DIR
-    python -m squeezenext.weights export --format FORMAT --model_dir DIR|NAME --output FILE
+    python -m squeezenext.weights export --format FORMAT --model_dir DIR|NAME|FILE.sqz --output FILE
 
 Formats, see docs/weights.md: deep_compression, ncnn, caffemodel, torchvision, pytorchcv, npz.
 
@@ -18,10 +18,11 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext import config_io, labels, trained
+from squeezenext.compression import sqz
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.flags import run
-from squeezenext.foreign import importing, writing
+from squeezenext.foreign import importing, variables, writing
 from squeezenext.foreign.named import resolve
 
 
@@ -58,10 +59,15 @@ def _import(values: flags.FlagValues) -> None:
 
 def _export(values: flags.FlagValues) -> None:
     _need(values, "format", "model_dir", "output")
-    directory, path = resolve(values["model_dir"].value), Path(values["output"].value)
-    config = config_io.read(directory / "config.json")
-    writing.write(values["format"].value, config, trained.variables(directory), path)
-    print(f"{path} holds the weights of {directory}.", file=sys.stderr)
+    model, path = values["model_dir"].value, Path(values["output"].value)
+    if model.endswith(sqz.SUFFIX):
+        held = sqz.read(Path(model))
+        config, arrays = held.config, variables.unfold(held.config, held.weights)
+    else:
+        directory = resolve(model)
+        config, arrays = config_io.read_model(directory), trained.variables(directory)
+    writing.write(values["format"].value, config, arrays, path)
+    print(f"{path} holds the weights of {model}.", file=sys.stderr)
 
 
 def _classes(values: flags.FlagValues, config: Config) -> tuple[labels.Label, ...]:

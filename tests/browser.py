@@ -8,18 +8,27 @@ from collections.abc import Iterator
 import pytest
 
 
-@contextlib.contextmanager
-def chromium(width: int = 1280, height: int = 900) -> Iterator:
-    """Lends a selenium WebDriver of the system's Chromium; console and requests are logged."""
+def wanted() -> tuple[str, str]:
+    """Returns the paths of Chromium and its driver; skips the test where there are none."""
     binary = shutil.which("chromium") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not binary or not driver:
         pytest.skip("chromium and chromedriver are absent: apt-get install chromium-driver")
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    return binary, driver
+
+
+@contextlib.contextmanager
+def chromium(width: int = 1280, height: int = 900) -> Iterator:
+    """Lends a selenium WebDriver of the system's Chromium; console and requests are logged."""
+    binary, driver = wanted()
+    from selenium import webdriver as selenium
+
     options = selenium.ChromeOptions()
     options.binary_location = binary
     for argument in ("--headless=new", "--disable-dev-shm-usage", "--disable-gpu",
                      "--disable-background-networking", "--no-first-run", "--disable-sync",
+                     "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
                      f"--window-size={width},{height}"):  # fmt: skip
         options.add_argument(argument)
     if hasattr(os, "geteuid") and os.geteuid() == 0:

@@ -191,6 +191,8 @@ def caffemodel_of(
     for node in network.nodes:
         if node.op == "add":
             out += caffe_layer(node.name, "Eltwise", first=first)
+            if node.activation == "relu":
+                out += caffe_layer(f"{node.name}_relu", "ReLU", first=first)
         if node.op == "dense":
             out += caffe_layer(
                 node.name, "InnerProduct", [blob(arrays[f"model/{node.name}/kernel"].T)]
@@ -209,7 +211,8 @@ def caffemodel_of(
         out += caffe_layer(node.name, "Convolution", blobs, extra, first)
         if node.norm:
             out += _norm(node.norm, arrays, style, factor)
-        out += caffe_layer(f"{node.name}_relu", "ReLU", first=first)
+        if node.activation == "relu":
+            out += caffe_layer(f"{node.name}_relu", "ReLU", first=first)
     return out
 
 

@@ -1,71 +1,189 @@
-"""Tests for `squeezenext/adapt.py`: from a folder of photographs to the exported files."""
+"""Tests for `squeezenext/adapt.py` and `adaptation/`; test_docs.py runs the command itself."""
 
-import dataclasses
-import subprocess
+import math
+import types
 
 import pytest
 
-from squeezenext import adapt, predictor
+from squeezenext import adapt, compress, export
+from squeezenext.adaptation import planning, shipping
 from squeezenext.errors import InputError
+from squeezenext.records.manifest import Split
 
-CLASSES = ("n01440764", "n01530575", "n01601694")
-COPIES = 5  # of the one image there is of each class
-
-
-@pytest.fixture(scope="module")
-def photographs(shared, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photographs")
-    names = [f"./{name}" for name in CLASSES]
-    subprocess.run(["tar", "xf", shared / "imagenet-100.tar", "-C", folder, *names], check=True)
-    for name in CLASSES:
-        (image,) = (folder / name).iterdir()
-        for number in range(COPIES):  # another end of the file makes another file
-            data = image.read_bytes() + bytes([number])
-            (folder / name / f"{number}.jpg").write_bytes(data)
-        image.unlink()
-    return folder
+SPEED = (100.0, 10.0)  # images a second, seconds to build a step: some laptop
 
 
-@pytest.fixture(scope="module")
-def adapted(shared, photographs, tmp_path_factory):
-    """As fast as it can be: two epochs on small images."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SQUEEZENEXT_WEIGHTS", str(shared / "weights"))
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        folder = tmp_path_factory.mktemp("model")
-        made = adapt.adapt(photographs, folder, minutes=0.001, max_bytes=0)
-        yield made
+def splits(train: int, validation: int = 40, test: int = 0) -> dict[str, Split]:
+    counts = {"train": train, "validation": validation, "test": test}
+    return {name: types.SimpleNamespace(examples=n) for name, n in counts.items() if n}
 
 
-def test_two_files_come_out_and_predict_the_folders(adapted, photographs):
-    assert adapted.plan.epochs == 2 and adapted.plan.size == 128
-    assert set(adapted.files) == {"float32", "int8"}
-    assert adapted.files["int8"].stat().st_size < 0.35 * adapted.files["float32"].stat().st_size
-    model = predictor.Predictor(adapted.model_dir)
-    assert {label.synset for label in model.labels} == set(CLASSES)
-    assert set(adapted.scores) == {"validation", "float32", "int8"}
+def plan(train: int, minutes: float, speed=SPEED, max_bytes=250_000) -> planning.Plan:
+    return planning.plan(
+        "squeezenet_v1_1", splits(train), 10, minutes=minutes, seconds=60 * minutes - 30,
+        speed=speed, max_bytes=max_bytes,
+    )  # fmt: skip
 
 
-def test_the_same_command_goes_on_and_another_is_refused(adapted, photographs):
-    folder = adapted.model_dir
-    plan = adapt._planned(folder / adapt.PLAN, folder / adapt.RECORDS, "squeezenet_v1_1", 0.001)
-    assert plan == adapted.plan
+def test_more_time_gives_more_epochs_then_larger_images():
+    plans = [plan(3000, minutes) for minutes in (0.1, 4, 6, 10, 15, 30, 240)]
+    sizes, epochs = zip(*((each.size, each.epochs) for each in plans), strict=True)
+    assert list(sizes) == sorted(sizes) and sizes[0] == 128 and sizes[-1] == 227
+    assert epochs[0] == 2 and epochs[-1] == planning.MAX_EPOCHS
+    assert not plans[-1].growing  # with all the time there is no need
+    assert any(each.growing and "at up to" in str(each) for each in plans)
+    for each in plans:
+        config = each.config()
+        assert config.training.epochs == each.epochs and config.images.size == each.size
+        assert bool(config.images.progressive) == each.growing
+        assert each.frozen_epochs < each.epochs
+
+
+def test_a_small_set_is_seen_more_often():
+    small = plan(160, 5)
+    assert small.epochs > planning.MIN_EPOCHS and small.size == 227
+    assert small.frozen_epochs * 160 / planning.BATCH >= planning.FROZEN_STEPS
+    assert plan(160, 60).epochs * 160 / planning.BATCH >= planning.MAX_STEPS
+    assert plan(160, 60).evaluate_every_epochs > 1
+
+
+@pytest.mark.parametrize("train", [160, 3000, 20_000])
+@pytest.mark.parametrize("minutes", [5, 15, 60])
+@pytest.mark.parametrize("speed", [(20.0, 30.0), SPEED, (1000.0, 5.0)])
+def test_a_plan_fits_into_its_time(train, minutes, speed):
+    """Images of training and of retraining, with a teacher's answers, at the measured rate."""
+    found, (rate, build) = plan(train, minutes, speed, max_bytes=100_000), speed
+    side = (found.size / 227) ** 2
+    mean = sum(g * g for g in planning.GROWTH) / 3 if found.growing else 1.0
+    seconds = train * side * (found.epochs * mean + found.compression_epochs * 4 / 3) / rate
+    seconds += 8 * build  # what has to be built at least
+    assert seconds < 60 * minutes or found.epochs == 2  # which is the least
+
+
+def test_compression_has_what_time_is_left_where_it_retrains():
+    assert plan(3000, 15).compression_epochs == plan(3000, 15, max_bytes=0).compression_epochs == 0
+    assert plan(3000, 15, max_bytes=0).epochs > plan(3000, 15).epochs
+    assert plan(3000, 15).compression_epochs_within(0, 3000) == 0
+    found = plan(3000, 30, max_bytes=150_000)
+    assert found.compression_epochs > 2 and "more to compress it" in str(found)
+    assert found.compression_epochs_within(1e9, 3000) == found.compression_epochs
+    assert found.compression_epochs_within(math.inf, 3000) == found.compression_epochs
+    assert found.compression_epochs_within(0, 3000) == 2
+
+
+def test_a_plan_is_kept_and_another_is_refused(tmp_path):
+    path, made = tmp_path / "adapt.json", plan(160, 5)
+    assert planning.kept(path, "squeezenet_v1_1", 5) is None
+    planning.keep(path, made)
+    assert planning.kept(path, "squeezenet_v1_1", 5) == made
     with pytest.raises(InputError, match="was begun with --configuration squeezenet_v1_1"):
-        adapt.adapt(photographs, folder, minutes=5)
+        planning.kept(path, "squeezenet_v1_1", 6)
+    path.write_text("{}")
+    with pytest.raises(InputError, match=r"adapt\.json is damaged"):
+        planning.kept(path, "squeezenet_v1_1", 5)
 
 
-def test_a_network_without_published_weights_is_refused(tmp_path, photographs):
-    with pytest.raises(InputError, match="no published weights to start from"):
-        adapt.adapt(photographs, tmp_path, configuration="v_1_0_SqNxt_23")
+@pytest.fixture
+def makers(monkeypatch):
+    """Stand-ins of the makers of files: each call is noted, and writes a file."""
+    called = []
+
+    def make(path, *_, **__):
+        called.append(path.name)
+        path.write_bytes(b"made")
+
+    monkeypatch.setattr(export, "export", lambda model, kind, path, *_: make(path))
+    monkeypatch.setattr(compress, "compress", lambda model, path, *_, **__: make(path))
+    return called
 
 
-def test_more_time_gives_more_epochs_then_larger_images(adapted, monkeypatch):
-    from squeezenext.training import speed
+def ship(folder, sha256="a", max_bytes=250_000):
+    files = shipping.export_once(folder, folder / "records", sha256, print)
+    more, faults = shipping.compress_once(folder, folder / "records", sha256, max_bytes, 2.0, print)
+    return files | more, faults
 
-    monkeypatch.setattr(speed, "training_rate", lambda config: 1.0)  # 12 training images
-    records = adapted.model_dir / adapt.RECORDS
-    plans = [adapt._plan(records, "squeezenet_v1_1", minutes) for minutes in (0.5, 1, 2, 4, 60)]
-    sizes, epochs = zip(*((plan.size, plan.epochs) for plan in plans), strict=True)
-    assert list(sizes) == sorted(sizes) and sizes[-1] == 227
-    assert epochs[-1] == adapt.MAX_EPOCHS and min(epochs) >= 2
-    assert dataclasses.replace(plans[0], epochs=3.0).config().training.epochs == 3.0
+
+def test_a_file_is_made_once_for_the_same_weights(makers, tmp_path, monkeypatch):
+    everything = ["model-float32.tflite", "model-int8.tflite", "model.sqz"]
+    files, faults = ship(tmp_path)
+    assert [path.name for path in files.values()] == makers == everything and not faults
+    ship(tmp_path)
+    assert makers == everything
+    ship(tmp_path, max_bytes=200_000)
+    assert makers == [*everything, "model.sqz"]
+    files["int8"].unlink()  # the note beside it is not enough
+    ship(tmp_path, max_bytes=200_000)
+    assert makers[4:] == ["model-int8.tflite"]
+    ship(tmp_path, sha256="b")  # trained on
+    assert makers[5:] == everything
+
+    def interrupted(model, path, *_, **__):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    whole = compress.compress
+    monkeypatch.setattr(compress, "compress", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ship(tmp_path, sha256="c")
+    monkeypatch.setattr(compress, "compress", whole)
+    ship(tmp_path, sha256="c")
+    assert makers[8:] == everything
+
+
+def test_a_budget_that_cannot_be_met_costs_nothing_else(makers, tmp_path, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise InputError("--max_bytes 10 is too little.")
+
+    monkeypatch.setattr(compress, "compress", refuse)
+    files, (fault,) = ship(tmp_path, max_bytes=10)
+    assert set(files) == {"float32", "int8"}
+    assert "--max_bytes 10 is too little" in fault and "--max_bytes" in fault
+    done = adapt.Adapted(
+        tmp_path, plan(160, 5), {"network": 0.5, "float32": 0.5}, "test", 40, files,
+        tmp_path / "report/index.html", 60.0, (fault,),
+    )  # fmt: skip
+    monkeypatch.setattr(adapt, "adapt", lambda *_, **__: done)
+    assert adapt.main(["adapt", "photos", "--model_dir", str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert "0.5000 (0.3520 to 0.6480)" in told.out and "40 test images" in told.out
+    assert "too little" in told.err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"configuration": "v_1_0_SqNxt_23"}, "no published weights to start from"),
+        ({"minutes": 0.0}, "must be positive"),
+        ({"minutes": float("inf")}, "must be positive and finite"),
+        ({"minutes": float("nan")}, "must be positive and finite"),
+        ({"photos": "absent"}, "absent is no folder"),
+        ({"model_dir": "photos/mine"}, "lies in photos"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(tmp_path, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(InputError, match=message):
+        adapt.adapt(**({"photos": "photos", "model_dir": "mine"} | change))
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_other_photographs_want_another_directory_and_twins_are_told(tmp_path, capsys):
+    from tests import tiny
+
+    for split in ("train", "validation"):
+        for label in (1, 2):
+            folder = tmp_path / "photos" / split / f"n{label}"
+            folder.mkdir(parents=True)
+            for number in range(2):
+                (folder / f"{number}.jpg").write_bytes(tiny.jpeg(label * 10 + number, label))
+    (tmp_path / "photos/train/n1/broken.jpg").write_bytes(b"no image")
+    (tmp_path / "photos/train/n1/IMG.HEIC").write_bytes(b"of a telephone")
+    records, faults = adapt._convert(tmp_path / "photos", tmp_path / "mine" / "records", 0)
+    told = capsys.readouterr().err
+    assert "4 images lie in two splits" in told and "1 .heic" in told
+    assert len(faults) == 1 and "broken.jpg" in told
+    assert adapt._convert(tmp_path / "photos", records, 0)[0] == records
+    (tmp_path / "photos/train/n1/9.jpg").write_bytes(tiny.jpeg(9, 1))
+    with pytest.raises(InputError, match="begun with other photographs"):
+        adapt._convert(tmp_path / "photos", records, 0)

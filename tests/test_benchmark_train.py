@@ -1,5 +1,7 @@
 """Tests for `../scripts/benchmark_train.py`: the same network as a peer, and honest ratios."""
 
+import re
+
 import keras
 import pytest
 
@@ -25,8 +27,14 @@ def test_ratios_are_of_the_same_round():
     rows = {
         "ours float32": [60.0, 30.0, 60.0],
         "Keras float32": [30.0, 10.0, 30.0],
+        "ours bfloat16": [60.0, 60.0, 60.0],
         "matmul float32": [100.0, 100.0, 100.0],
+        "matmul bfloat16": [1000.0, 1000.0, 1000.0],
     }
     table = benchmark_train.told("squeezenet_v1_1", rows)
-    assert "| Keras float32 | 30.0 | 2.00 | nan |" in table
-    assert "| ours float32 | 60.0 | 1.00 |" in table
+    assert "| Keras float32 | 30.0 | 2.00 | 2.00 |" in table
+    # 227 px: 388 MMAC x 6, less the stem's 22 x 2 for its inputs' gradient, x 60 a second
+    floats, halves = (
+        re.search(rf"ours {kind} .* (\d+)% \|", table)[1] for kind in ("float32", "bfloat16")
+    )
+    assert (floats, halves) == ("137", "14")

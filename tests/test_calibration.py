@@ -74,3 +74,15 @@ def test_divergence_grows_with_noise(probe):
     costs = probe.costs(probe.moments())
     assert set(costs) == {node.name for node in probe.graph.weighted}
     assert all(cost > 0 for cost in costs.values())
+
+
+def test_certain_answers_are_softened(probe):
+    """As a network's on what it was trained on: errors would else seem to cost nothing."""
+    sure = {n: 40 * a if n.startswith("classifier") else a for n, a in probe.weights.items()}
+    certain = Probe(probe.graph, sure, probe.inputs)
+    assert certain.temperature >= 8 * probe.temperature
+    rng = np.random.default_rng(0)
+    noise = {n: a * (1 + 0.1 * rng.normal(size=a.shape)) for n, a in probe.weights.items()}
+    noise = {n: a.astype(np.float32) for n, a in noise.items()}
+    surely = {n: 40 * a if n.startswith("classifier") else a for n, a in noise.items()}
+    assert certain.divergence(surely) > 0.02 * probe.divergence(noise)

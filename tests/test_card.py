@@ -13,7 +13,7 @@ FINAL = {"step": 10, "epoch": 2.0, "examples_seen": 80, "top1": 0.75, "top5": 1.
 
 @pytest.fixture
 def model(tmp_path):
-    folder = tmp_path / "my model"
+    folder = tmp_path / "my_model"
     folder.mkdir()
     (folder / "config.json").write_text(config_io.to_json(tiny.SQUEEZENEXT))
     names = ["cat", "a\n# heading", "<b>dog</b> | [x](y)"]
@@ -34,12 +34,38 @@ def front_matter(text):
 def test_a_trained_model(model):
     (model / "final.json").write_text(json.dumps(FINAL))
     matter, body = front_matter(card.write(model).read_text())
-    assert "value: 0.750000" in matter and 'name: "my model"' in matter
+    assert "value: 0.750000" in matter and 'name: "my_model"' in matter
     for told in ("1,234 parameters", "6 million", "`model.tflite`: 4,321 bytes", "2 epochs",
-                 "top-1 75.00 %", "RGB", "mean (128, 128, 128)", "## Limits"):  # fmt: skip
+                 "top-1 75.00 %", "RGB", "mean (128, 128, 128)", "## Limits",
+                 "# my\\_model\n", "--model_dir my_model\n"):  # fmt: skip
         assert told in body
     assert "\n# heading" not in body and "a \\# heading" in body
     assert "\\<b\\>dog" in body and "\\[x\\](y)" in body
+
+
+def test_an_adapted_model_tells_its_photographs_base_and_each_file_s_score(model):
+    base = {"model": "squeezenet_v1_1", "licence": "BSD (x_y)"}
+    (model / "final.json").write_text(json.dumps(FINAL | {"fine_tuned_from": base}))
+    (model / "exported").mkdir()
+    for name in ("model-int8.tflite", "model.sqz"):
+        (model / "exported" / name).write_bytes(bytes(1000))
+    scores = {
+        "split": "test",
+        "images": {"train": 3068, "validation": 341, "test": 372},
+        "network": {"top1": 0.85, "top5": 1.0, "loss": 0.4, "examples": 372},
+        "files": {"exported/model.sqz": {"top1": 0.845}},
+    }
+    (model / card.SCORES).write_text(json.dumps(scores))
+    matter, body = front_matter(card.write(model).read_text())
+    assert "value: 0.850000" in matter and '"test photographs"' in matter
+    for told in (
+        "- `exported/model-int8.tflite`: 1,000 bytes\n",
+        "- `exported/model.sqz`: 1,000 bytes, top-1 84.50 %\n",
+        "squeezenet\\_v1\\_1 (licence: BSD (x\\_y)).",
+        "3,068 train, 341 validation, 372 test",
+        "On the test split (372 images), of which nothing was seen in training",
+    ):
+        assert told in body
 
 
 def test_a_model_without_figures(model):

@@ -1,5 +1,6 @@
 """Tests for `squeezenext/checkpoint.py`."""
 
+import errno
 import json
 import os
 
@@ -83,7 +84,33 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path):
         saved(tmp_path, step)
     (tmp_path / ".step-00000009.tmp-1").mkdir()
     checkpoint.prune(tmp_path, keep=2, best=2, current=5)
-    assert sorted(os.listdir(tmp_path)) == ["step-00000002", "step-00000004", "step-00000005"]
+    kept = ["step-00000002", "step-00000004", "step-00000005"]
+    assert sorted(os.listdir(tmp_path)) == ["damaged-step-00000006", *kept]
+    assert checkpoint.steps(tmp_path) == [2, 4, 5]
+
+
+def test_what_cannot_be_read_just_now_is_not_passed_over(tmp_path, monkeypatch):
+    """A file server that is away for a minute must not cost the newest checkpoint."""
+    saved(tmp_path, 1)
+    saved(tmp_path, 2)
+
+    def away(path):
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_sha256", away)
+        with pytest.raises(InputError, match="step-00000002 cannot be read: Stale file handle"):
+            checkpoint.newest(tmp_path, pytest.fail)
+    assert checkpoint.newest(tmp_path, pytest.fail)[1]["step"] == 2
+
+
+def test_a_later_release_s_checkpoint_is_not_passed_over(tmp_path, monkeypatch):
+    saved(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT_VERSION", 3)
+        saved(tmp_path, 2)
+    with pytest.raises(InputError, match=r"another release \(format 3, this one reads up to 2\)"):
+        checkpoint.newest(tmp_path, pytest.fail)
 
 
 def test_the_hash_sees_every_change():
@@ -100,6 +127,10 @@ def test_what_meta_says_can_be_amended(tmp_path):
     checkpoint.amend(tmp_path, 3, {"seed": 2, "best": None})
     state, meta = checkpoint.load(tmp_path, 3)
     assert (meta["seed"], meta["best"]) == (2, None) and state.keys() == STATE.keys()
+    (tmp_path / "step-00000003" / "state.npz").unlink()
+    checkpoint.amend(tmp_path, 3, {"seed": 3})  # the arrays are in memory, what the disk does
+    with pytest.raises(checkpoint.Damaged, match=r"state\.npz is missing"):
+        checkpoint.load(tmp_path, 3)
 
 
 def test_every_flipped_byte_of_meta_is_found(tmp_path):

@@ -1,5 +1,6 @@
 """Tests for `training/cluster.py` and `watchdog.py`: who is there, and who no longer."""
 
+import errno
 import json
 
 import pytest
@@ -51,7 +52,7 @@ SLURM = {
 
 def test_slurm():
     found = cluster.find("slurm", SLURM)
-    assert found == Cluster(("gpu08:12003", "gpu09:12003", "login1:12003", "login1:12004"), 2)
+    assert found == Cluster(("gpu08:12192", "gpu09:12192", "login1:12192", "login1:12193"), 2)
     alone = {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}
     alone |= {"SLURM_JOB_NODELIST": "a", "SLURM_TASKS_PER_NODE": "1"}
     assert cluster.find("slurm", alone) is None
@@ -141,6 +142,16 @@ def test_one_that_falls_silent_is_named_in_time(bench):
     assert wrong.startswith("worker 1 (b:1) has not answered for 16 s") and now == 19
 
 
+def test_a_process_that_was_stopped_itself_blames_nobody(bench):
+    start(bench)
+    bench.now += 1000
+    assert bench.dogs[0].look() is None
+    assert bench.go(60)[0] is None
+    bench.now += 1000
+    wrong, now = bench.go(60, beating=(0, 2))
+    assert wrong.startswith("worker 1") and now > 2060 + 15
+
+
 def test_one_that_has_left_says_why(bench):
     start(bench)
     bench.dogs[2].left("the disk is on fire")
@@ -161,6 +172,45 @@ def test_one_that_beats_but_does_nothing_is_named(bench):
     assert wrong.startswith("worker 1 (b:1) and worker 2 (c:1) got stuck") and now > 1700
 
 
+def test_the_one_whose_input_got_stuck_is_named(bench):
+    """All workers sit in the same call: no other can finish it without the stuck one."""
+    start(bench)
+    fed = {0: 41, 1: 40, 2: 41}
+    for index, dog in enumerate(bench.dogs):
+        dog.feed(lambda index=index: fed[index])
+    wrong, _ = bench.go(2000, working=())
+    assert wrong.startswith("worker 1 (b:1) got stuck")
+
+
+def test_a_network_that_got_stuck_is_nobodys_fault(bench):
+    start(bench)
+    wrong, _ = bench.go(2000, working=())
+    assert wrong.startswith("no worker has got on for 9")
+
+
+def test_a_full_disk_makes_nobody_leave(bench, monkeypatch):
+    start(bench)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(watchdog.os, "pwrite", full)
+        assert bench.go(60)[0] is None
+    assert len(bench.told) == 3 and "No space left on device" in bench.told[0]  # one a worker
+    assert bench.go(60)[0] is None
+
+
+def test_a_beat_overwrites_its_file_in_place(bench, tmp_path):
+    start(bench)
+    path = tmp_path / watchdog.FOLDER / "0.json"
+    before = path.stat()
+    bench.dogs[0].left("x" * 5000)
+    after = path.stat()
+    assert (before.st_ino, before.st_size) == (after.st_ino, after.st_size)
+    assert "has left: xxx" in bench.dogs[1].look()
+
+
 def test_storage_that_is_not_shared_is_said(bench):
     for dog in bench.dogs:
         dog.joined()
@@ -172,6 +222,7 @@ def test_storage_that_is_not_shared_is_said(bench):
 def test_one_that_never_comes_is_told_and_then_named(bench):
     wrong, now = bench.go(1000, beating=(0, 1))
     assert bench.told == ["Waiting for worker 2 (c:1)."]
+    assert bench.go(1, beating=(0, 1))[0] and len(bench.told) == 1
     assert wrong.startswith("worker 2 (c:1) has not come") and now == watchdog.START_SECONDS + 1
 
 
@@ -181,5 +232,7 @@ def test_what_an_earlier_start_left_is_no_sign_of_life(bench, tmp_path):
         tmp_path, Cluster(("a:1", "b:1", "c:1"), 0), pytest.fail, pytest.fail, lambda: bench.now
     )
     again.joined()
-    bench.now += 20
-    assert "no sign of it" in again.look()
+    for _ in range(20):
+        bench.now += 1
+        wrong = again.look()
+    assert "no sign of it" in wrong

@@ -1,14 +1,18 @@
 """Tests for `squeezenext/compress.py` and `allocation.py`."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from squeezenext import checkpoint, compress, config_io, evaluate, graph, labels
-from squeezenext.compression import allocation, sqz
+from squeezenext import checkpoint, compress, config_io, evaluate, graph, labels, trained
+from squeezenext.compression import allocation, making, sqz
+from squeezenext.compression.report import Examination
+from squeezenext.compression.sharing import Shared
+from squeezenext.errors import InputError
 from squeezenext.foreign import variables as variables_
-from squeezenext.litert.runner import Runner
 from squeezenext.predictor import Predictor
 from tests import tiny
 
@@ -55,9 +59,9 @@ def document(capsys):
 def test_losslessly(model, tmp_path, capsys, coder):
     output = tmp_path / "model.sqz"
     assert command(model, output, "--lossless", f"--coder={coder}", "--json") == 0
-    report = document(capsys)
-    assert report["bytes"] == output.stat().st_size and report["accuracy"] is None
-    assert all(row["error"] == 0 for row in report["layers"])
+    told = document(capsys)
+    assert told["bytes"] == output.stat().st_size and told["accuracy"] is None
+    assert all(row["error"] == 0 for row in told["layers"])
     folded = graph.fold(tiny.SQUEEZENEXT, checkpoint.load(model / "checkpoints", 1)[0])
     found = sqz.read(output).weights
     for name, array in folded.items():
@@ -66,25 +70,25 @@ def test_losslessly(model, tmp_path, capsys, coder):
 
 @pytest.mark.parametrize("sharing", ["rate_distortion", "k_means"])
 def test_within_a_budget(model, tmp_path, capsys, monkeypatch, sharing):
-    monkeypatch.setattr(compress, "PROBES", 4)
+    monkeypatch.setattr(making, "PROBES", 4)
     monkeypatch.setattr(allocation, "LOST", 50.0)  # a tiny network is soon another
     output = tmp_path / "model.sqz"
     budget = 2600
     arguments = [f"--max_bytes={budget}", f"--sharing={sharing}", "--json"]
     assert command(model, output, *arguments) == 0
-    report = document(capsys)
-    assert report["bytes"] == output.stat().st_size <= budget
-    assert sum(row["weights"] for row in report["layers"]) == sum(
+    told = document(capsys)
+    assert told["bytes"] == output.stat().st_size <= budget
+    assert sum(row["weights"] for row in told["layers"]) == sum(
         int(np.prod(s)) for n, s in variables_.shapes(tiny.SQUEEZENEXT).items() if "kernel" in n
     )
     if sharing == "k_means":
-        assert all(row["values"] < 256 for row in report["layers"])
+        assert all(row["values"] < 256 for row in told["layers"])
     assert command(model, output, "--max_bytes=300") == 2
     assert "--max_bytes 300 is too little" in capsys.readouterr().err
 
 
 def test_with_photographs_accuracy_is_told(model, records, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(compress, "PROBES", 4)
+    monkeypatch.setattr(making, "PROBES", 4)
     output = tmp_path / "model.sqz"
     assert command(model, output, f"--data_dir={records}") == 0
     out = " ".join(capsys.readouterr().out.split())  # however wide the terminal is
@@ -92,25 +96,60 @@ def test_with_photographs_accuracy_is_told(model, records, tmp_path, capsys, mon
     predictor = Predictor(output)
     assert [label.synset for label in predictor.labels] == ["n1", "n2", "n3"]
     scored = evaluate.evaluate(model_dir=output, data_dir=records)
-    told = compress.compress(model, output, compress.Method(), records)["accuracy"]
-    assert told["after"] == pytest.approx(scored.summary()["top1"])
+    accuracy = compress.compress(model, output, compress.Method(), records)["accuracy"]
+    assert accuracy["split"] == "validation"
+    assert accuracy["after"] == pytest.approx(scored.summary()["top1"])
+
+
+@pytest.mark.parametrize("better", ["plain", "retrained", "neither"])
+def test_the_more_accurate_of_shared_and_retrained_is_kept(
+    model, records, tmp_path, capsys, monkeypatch, better
+):
+    """Both stand in; of two that are right as often the nearer is taken."""
+    found = {}
+    for name, nats in (("plain", 0.2), ("retrained", 0.1)):
+        weights = dict(trained.load(model).weights)
+        weights["classifier/kernel"] = weights["classifier/kernel"] * (1 if name == better else -1)
+        loaded = dataclasses.replace(trained.load(model), weights=weights)
+        found[name] = making._losslessly(loaded, compress.Method(lossless=True))
+        found[name] = dataclasses.replace(found[name], nats=nats, retrained=name == "retrained")
+    monkeypatch.setattr(making, "make", lambda *_: list(found.values()))
+    monkeypatch.setattr(Examination, "_answers", answers_of(found, better))
+    output = tmp_path / "model.sqz"
+    assert command(model, output, f"--data_dir={records}", "--json") == 0
+    captured = capsys.readouterr()
+    kept = "plain" if better == "plain" else "retrained"
+    assert json.loads(captured.out)["retrained"] == (kept == "retrained")
+    assert output.read_bytes() == found[kept].encoded.data
+    assert "Without retraining: top-1" in captured.err and "Retrained: top-1" in captured.err
+
+
+def answers_of(found, better):
+    """Answers for an examination: those of `better` are right, as the model's own."""
+
+    def answers(self, weights):
+        others = [made.weights for name, made in found.items() if name != better]
+        right = not any(weights is other for other in others)
+        return np.array([(1, 1), (2, 2 if right else 0)])
+
+    return answers
 
 
 def test_retrained(model, records, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(compress, "PROBES", 4)
+    monkeypatch.setattr(making, "PROBES", 4)
     monkeypatch.setattr(allocation, "LOST", 50.0)
+    monkeypatch.setattr(making, "_without_training", lambda *_: [])
     output = tmp_path / "model.sqz"
     arguments = [f"--data_dir={records}", "--num_epochs=4", "--density=0.4", "--max_bytes=2600"]
     recipe = ["--set=training.batch_size=4", "--set=training.learning_rate=0.5", "--json"]
     assert command(model, output, *arguments, *recipe) == 0
     captured = capsys.readouterr()
-    report = json.loads(captured.out)
-    assert report["bytes"] == output.stat().st_size <= 2600
-    weights = sum(row["weights"] for row in report["layers"])
-    kept = sum(row["weights"] * row["density"] for row in report["layers"])
-    assert kept / weights < 0.5 and report["accuracy"]["images"] > 0
+    told = json.loads(captured.out)
+    assert told["bytes"] == output.stat().st_size <= 2600
+    weights = sum(row["weights"] for row in told["layers"])
+    kept = sum(row["weights"] * row["density"] for row in told["layers"])
+    assert told["retrained"] and kept / weights < 0.5 and told["accuracy"]["images"] > 0
     assert "Pruning to 40%" in captured.err and "Training the shared values" in captured.err
-    assert isinstance(Predictor(output)._runner, Runner)
 
 
 @pytest.mark.parametrize(
@@ -129,11 +168,103 @@ def test_retrained(model, records, tmp_path, capsys, monkeypatch):
     ],
 )
 def test_bad_use(model, tmp_path, capsys, monkeypatch, arguments, message):
-    monkeypatch.setattr(compress, "PROBES", 1)
+    monkeypatch.setattr(making, "PROBES", 1)
     assert command(model, tmp_path / "model.sqz", *arguments) == 2
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_found_before_any_work(model, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert command(model, tmp_path / "file" / "model.sqz") == 2
+    assert "cannot be written there" in capsys.readouterr().err
+
+
+def test_what_a_coder_lost_is_not_kept(model, tmp_path, monkeypatch):
+    """A fault of the coder itself: every value comes out twice as large."""
+    encode = sqz.encode
+
+    def broken(config, classes, kernels, biases, **how):
+        return encode(config, classes, {n: 2 * k for n, k in kernels.items()}, biases, **how)
+
+    monkeypatch.setattr(sqz, "encode", broken)
+    with pytest.raises(RuntimeError, match="was not kept"):
+        compress.compress(model, tmp_path / "model.sqz", compress.Method(lossless=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_accuracy_is_never_of_training_images(model, records, tmp_path, monkeypatch):
+    """Data without another split: none is told."""
+    monkeypatch.setattr(compress.photographs, "first_split", lambda *_: None)
+    told, said = [], []
+    method = compress.Method(lossless=True)
+    told = compress.compress(model, tmp_path / "a.sqz", method, records, say=said.append)
+    assert told["accuracy"] is None and "accuracy is not told" in said[0]
+
+
+def test_a_file_keeps_the_fitted_temperature(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model")
+    (folder / "calibration.json").write_text('{"temperature": 1.75}')
+    compress.compress(folder, tmp_path / "a.sqz", compress.Method(lossless=True))
+    assert sqz.read(tmp_path / "a.sqz").temperature == 1.75
+
+
+def test_trained_values_that_need_more_are_told_of(model, records, tmp_path, capsys, monkeypatch):
+    from squeezenext.compression import retraining
+
+    monkeypatch.setattr(making, "PROBES", 4)
+    monkeypatch.setattr(allocation, "LOST", 50.0)
+
+    def apart(config, weights, kernels, reader):
+        """Every weight a value of its own."""
+        rng, grown = np.random.default_rng(0), {}
+        for name, kernel in kernels.items():
+            grown[name] = Shared.of(kernel.values + rng.normal(size=kernel.codes.shape))
+        return grown, weights
+
+    monkeypatch.setattr(retraining, "train_values", apart)
+    monkeypatch.setattr(retraining, "prune", lambda config, arrays, *_: arrays)
+    arguments = [f"--data_dir={records}", "--num_epochs=4", "--max_bytes=1500"]
+    assert command(model, tmp_path / "model.sqz", *arguments) == 0
+    assert "those before training are kept" in capsys.readouterr().err
+    assert (tmp_path / "model.sqz").stat().st_size <= 1500
+
+
+class Line:
+    """A trial whose size and answers follow a law of the price."""
+
+    def __init__(self, slope):
+        self.encoded = sqz.Encoded(bytes(int(1e4 * slope**-0.3)), {})
+        self.nats = 1e5 * slope
+
+
+def test_the_price_is_found_in_few_trials(monkeypatch):
+    tried = []
+
+    def attempt(slope):
+        tried.append(slope)
+        return Line(slope)
+
+    for budget in (500_000, 1_000_000, 5_000_000):
+        tried.clear()
+        found = allocation._fitting(attempt, budget)
+        assert 0.99 * budget <= len(found.encoded.data) <= budget and len(tried) <= 8
+    tried.clear()
+    found = allocation._nearest(attempt)
+    assert 0.9 * allocation.NEAR <= found.nats <= allocation.NEAR and len(tried) <= 8
+    with pytest.raises(InputError, match="too little"):
+        allocation._fitting(attempt, 80_000)
+
+
+def test_answers_that_no_price_keeps_are_refused():
+    def attempt(slope):
+        trial = Line(slope)
+        trial.nats = 0.5
+        return trial
+
+    with pytest.raises(InputError, match="keeps its answers within 0.02 nats"):
+        allocation._nearest(attempt)
 
 
 def test_missing_flags(capsys):

@@ -1,89 +1,356 @@
-"""What README.md and docs/ tell people to type exists: every command, flag, file and field."""
+"""README.md and docs/ are followed literally: every command and Python example, on tiny real data.
 
+The blocks of a document are run line by line, in its order, in a folder where the names that they
+use (PHOTOS, photo.jpg, imagenet) are real files. What makes a command smaller than a reader's is
+in `SMALLER`; what is not run at all is in `NOT_RUN`, with the reason, and is still checked for its
+flags. Commands run in this process; shell scripts as they are.
+"""
+
+import contextlib
+import dataclasses
+import functools
 import importlib
+import importlib.util
+import io
+import json
 import re
 import shlex
+import shutil
+import string
+import subprocess
+import tarfile
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from squeezenext import config_io
+from squeezenext.errors import InputError
+from squeezenext.exporting import export_web, npm
+from squeezenext.foreign import named
 from tests.conftest import REPOSITORY
+from tests.imagenet_archives import real_imagenet
+
+SMALLER = {  # what is looked for in a command: what is put in its place
+    r"--minutes 15\b": "--minutes 0.001",
+    r"minutes=15\b": "minutes=0.001",
+    r"--num_epochs (8|16)\b": "--num_epochs 2",
+    r"--data_dir records --model_dir steps$": r"\g<0> --num_epochs 2",
+    r"^bash run_train.sh$": r"\g<0> --num_epochs 1",
+    r"^bash run_train.sh --configuration v_1_0_SqNxt_23$": r"\g<0> --num_epochs 1 --batch_size 32",
+}
+PLACEHOLDERS = {  # of single documents: a word, or the end of one
+    "export.md": {"DIR": "mine"},
+    "compression.md": {"DIR|NAME": "mine", "DIR": "mine", "FILE.sqz": "file.sqz",
+                       "RECORDS": "records", "[--max_bytes N]": "--max_bytes 400000"},
+    "data.md": {"DIR": "converted"},
+}  # fmt: skip
+NOT_RUN = {  # how a command begins: why no test runs it
+    "bash scripts/test.sh": "runs these very tests",
+    "bash scripts/tensorboard.sh": "serves until it is stopped",
+    "python -m squeezenext.demo": "serves until Ctrl-C; tests/test_web.py drives its server",
+    "pip install": "needs the network",
+    "docker run": "needs docker and the network",
+    "curl": "asks the server of `docker run`",
+    "python predict.py https://": "needs the network; tests/test_fetch.py has a server of its own",
+    "bash datasets/process_downloaded_imagenet.sh $DATA_DIR": "wants all of ImageNet; "
+    "docs/reproduce.md runs it on a part",
+    "bash datasets/process_downloaded_imagenet.sh DATA_DIR": "the same",
+    "python -m datasets.convert --layout imagenet --source $RAW": "is for clusters; "
+    "tests/test_beam.py runs Beam",
+    "RAW=": "names a cluster's places",
+    "FLINK=": "names a cluster's places",
+    "PROJECT=": "names a cluster's places",
+    "python -m squeezenext.train ...": "is a flag of the command above it",
+    "python -m squeezenext.train --configuration v_1_0_SqNxt_23 --data_dir DIR": "is for several "
+    "GPUs; tests/test_loop.py has logical devices",
+    "TF_CONFIG=": "is for several machines; tests/test_loop.py starts two workers",
+    "srun": "is Slurm's; tests/test_cluster.py reads its variables",
+    "[[": "is Slurm's",
+    "python -m squeezenext.train --configuration v_1_0_SqNxt_23 --teacher": "wants all of "
+    "ImageNet; tests/test_phases.py distils",
+    "python -m squeezenext.compress --model_dir DIR --output FILE.sqz": "is docs/ship.md's, "
+    "retrained for longer",
+    "python scripts/benchmark_": "measures for minutes",
+}
+
 
 SCRIPTS = {  # what the shell scripts hand their arguments to
     "run_train.sh": "squeezenext.train",
     "datasets/process_downloaded_imagenet.sh": "datasets.convert",
-    "predict.py": "predict",
+    "predict.py": "squeezenext.predict",
 }
-FOREIGN = {"source", "pip", "cd", "docker", "curl", "kubectl", "srun", "sbatch", "export", "git",
-           "apt-get", "[[", "mkdir", "tar", "for", "done", "npm"}  # fmt: skip
+FOREIGN = {"pip", "docker", "curl", "mkdir", "[["}
+FRAGMENTS = {  # how Python begins that cannot run by itself
+    "augmentation = (": "is a part of a configuration",
+    "from mediapipe": "is tests/test_export.py's, in an environment with MediaPipe",
+}
 
 
-def commands():
-    """(file, command's words) of every line of every ```bash block, continuations joined."""
-    for path in [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]:
-        for block in re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL):
-            for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
-                while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-                    words.pop(0)  # the command's environment
-                if words:
-                    yield path.name, words
+@functools.cache
+def _runtime_of_the_page() -> bool:
+    try:
+        return all(npm.files(package, {}) == {} for package in (export_web.CORE, export_web.UTILS))
+    except InputError:
+        return False
 
 
-def own(words):
+NEEDED = {  # what a command asks for beyond requirements.txt: whether it is here, and its name
+    "--format web": (_runtime_of_the_page, "npm, or its packages in SQUEEZENEXT_NPM"),
+    "--format onnx": (lambda: bool(importlib.util.find_spec("onnxruntime")), "onnxruntime"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One command, or a whole ```python block, of a document."""
+
+    document: str
+    text: str
+    python: bool = False
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not run, None for what is."""
+        if not self.python:
+            matching = [start for start in NOT_RUN if self.text.startswith(start)]
+            if matching:
+                start = max(matching, key=len)
+                # Without its flag the script wants all of ImageNet, with it a part is enough.
+                return None if "--partial" in self.text else NOT_RUN[start]
+        for start, reason in FRAGMENTS.items():
+            if self.text.startswith(start):
+                return reason
+        for word, (there, what) in NEEDED.items():
+            if word in self.text and not there():
+                return f"needs {what}"
+        return None
+
+
+def lines(path: Path) -> list[Line]:
+    """What a document tells people to type, in its order; comments dropped."""
+    found = []
+    for kind, block in re.findall(r"```(bash|python)\n(.*?)```", path.read_text(), re.DOTALL):
+        if kind == "python":
+            found.append(Line(path.name, block, python=True))
+            continue
+        for text in block.replace("\\\n", " ").splitlines():
+            if text := re.sub(r"(^|\s)#.*", "", text).strip():
+                found.append(Line(path.name, " ".join(text.split())))
+    return found
+
+
+DOCUMENTS = {
+    path.name: lines(path)
+    for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+}
+EVERYTHING = [line for document in DOCUMENTS.values() for line in document]
+
+
+class Reader:
+    """Somebody who follows documents in a folder; what was typed already is not typed again."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]):
+        self.folder, self.environment = folder, environment
+        self.done: set[str] = set()
+
+    def follow(self, document: str) -> None:
+        for line in DOCUMENTS[document]:
+            if line.reason is None and line.text not in self.done:
+                with contextlib.chdir(self.folder), _set(self.environment):
+                    self._type(line)
+                self.done.add(line.text)
+
+    def _type(self, line: Line) -> None:
+        text = _smaller(line)
+        if line.python:
+            exec(compile(text, line.document, "exec"), {"__name__": "example"})
+            return
+        words = shlex.split(string.Template(text).safe_substitute(self.environment))
+        if words[0] == "export":
+            self.environment.update(word.split("=", 1) for word in words[1:])
+            return
+        found = own(words)
+        if found is None or words[0] == "bash":
+            words = [str(REPOSITORY / w) if w.endswith(".sh") else w for w in words]
+            result = subprocess.run(words, capture_output=True, text=True, timeout=400)
+            assert result.returncode == 0, f"{text}\n{result.stderr[-3000:]}"
+            return
+        module, rest = found
+        told = io.StringIO()
+        with contextlib.redirect_stderr(told):
+            code = importlib.import_module(module).main([module, *rest])
+        assert code == 0, f"{line.document}: {text}\n{told.getvalue()[-3000:]}"
+
+
+@contextlib.contextmanager
+def _set(environment: dict[str, str]):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield
+
+
+def _smaller(line: Line) -> str:
+    text = line.text
+    for word, real in PLACEHOLDERS.get(line.document, {}).items():
+        text = re.sub(rf"(?<![\w|$/]){re.escape(word)}(?![\w|])", real, text)
+    for words, fewer in SMALLER.items():
+        text = re.sub(words, fewer, text)
+    return text
+
+
+def own(words: list[str]) -> tuple[str, list[str]] | None:
     """(what main takes the flags, its words) of a command of ours; None for another program's."""
     program, *rest = words
-    if program in FOREIGN:
-        return None
     if program in ("bash", "python"):
         if rest[0] == "-m":
             return rest[1], rest[2:]
         assert (REPOSITORY / rest[0]).is_file(), f"{' '.join(words)}: there is no {rest[0]}"
         script = rest[0].removesuffix(".py").replace("/", ".") if program == "python" else None
-        return SCRIPTS.get(rest[0], script), rest[1:]
-    assert program.startswith("squeezenext-"), f"{' '.join(words)}: whose command is this?"
-    return f"squeezenext.{program.removeprefix('squeezenext-')}", rest
+        return (SCRIPTS.get(rest[0], script), rest[1:]) if SCRIPTS.get(rest[0], script) else None
+    assert program in FOREIGN, f"{' '.join(words)}: whose command is this?"
+    return None
 
 
-CASES = list(dict.fromkeys((name, tuple(words)) for name, words in commands()))
+@pytest.fixture(scope="module")
+def photographs(shared, tmp_path_factory) -> Reader:
+    """PHOTOS with 15 photographs of 3 classes, photos, photo.jpg, and the published weights."""
+    folder = tmp_path_factory.mktemp("photographs")
+    subprocess.run(["tar", "xf", shared / "imagenet-100.tar", "-C", folder], check=True)
+    sources = sorted(folder.glob("n*/*"))[:3]
+    (folder / "photos" / "more").mkdir(parents=True)
+    for place, source in enumerate(sources):
+        inside = folder / "PHOTOS" / source.parent.name
+        inside.mkdir(parents=True)
+        for number in range(5):
+            with Image.open(source) as image:
+                image.rotate(4 * number).convert("RGB").save(inside / f"{number}.jpg")
+        shutil.copy(source, folder / "photos" / "more" / f"{place}.jpg")
+    shutil.copy(sources[0], folder / "photo.jpg")
+    for path in folder.glob("n*"):
+        shutil.rmtree(path)
+    return Reader(folder, _environment(shared, tmp_path_factory))
 
 
-@pytest.mark.parametrize(("name", "words"), CASES, ids=lambda x: x if isinstance(x, str) else "")
-def test_documented_command_exists(name, words, capsys):
-    found = own(list(words))
-    if found is None or found[0] is None:
+def _environment(shared, tmp_path_factory) -> dict[str, str]:
+    """A cache of its own, but for the page's runtime, which is fetched once a machine."""
+    cache = tmp_path_factory.mktemp("cache")
+    fetched = named.cache().parent / "npm"
+    fetched.mkdir(parents=True, exist_ok=True)
+    (cache / "squeezenext").mkdir()
+    (cache / "squeezenext" / fetched.name).symlink_to(fetched)
+    weights = str(shared / "weights")
+    return {"SQUEEZENEXT_WEIGHTS": weights, "XDG_CACHE_HOME": str(cache)}
+
+
+@pytest.fixture(scope="module")
+def imagenet(shared, tmp_path_factory) -> Reader:
+    """The archives of a part of ImageNet in `imagenet`, and photo.jpg."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    (folder / "imagenet").mkdir()
+    real_imagenet(folder / "imagenet")
+    image = next(name for name in _members(shared))
+    (folder / "photo.jpg").write_bytes(image)
+    return Reader(folder, {})
+
+
+def _members(shared):
+    with tarfile.open(shared / "imagenet-100.tar") as archive:
+        for member in archive:
+            if member.isfile():
+                yield archive.extractfile(member).read()
+
+
+@pytest.fixture(scope="module")
+def reproduced(imagenet) -> Reader:
+    imagenet.follow("reproduce.md")
+    return imagenet
+
+
+@pytest.fixture(scope="module")
+def adapted(photographs) -> Reader:
+    photographs.follow("adapt.md")
+    return photographs
+
+
+def test_reproduce(reproduced):
+    run = reproduced.folder / "runs" / "v_1_0_SqNxt_23"
+    final = json.loads((run / "final.json").read_text())
+    assert final["step"] == 3 and final["examples_seen"] == 96
+    manifest = json.loads((reproduced.folder / "imagenet/tf-records/manifest.json").read_text())
+    counts = {name: split["examples"] for name, split in manifest["splits"].items()}
+    assert counts == {"train": 100, "validation": 100} and len(manifest["classes"]) == 1000
+    assert not list(reproduced.folder.rglob("*.JPEG"))  # nothing was extracted
+    for made in ("sheet.png", "history.png"):
+        assert (reproduced.folder / made).stat().st_size > 10_000
+
+
+def test_adapt(adapted):
+    mine = adapted.folder / "mine"
+    scores = json.loads((mine / "scores.json").read_text())
+    assert scores["split"] == "validation" and scores["images"] == {"train": 12, "validation": 3}
+    names = {"exported/model-float32.tflite", "exported/model-int8.tflite", "exported/model.sqz"}
+    assert set(scores["files"]) == names
+    assert (mine / "exported" / "model.sqz").stat().st_size <= 250_000
+    card = (mine / "MODEL_CARD.md").read_text()
+    assert "12 train, 3 validation" in card and "weights of squeezenet\\_v1\\_1" in card
+    for name in names:
+        assert f"`{name}`" in card
+    report = (mine / "report" / "index.html").read_text()
+    assert "Reliability" in report and "<polyline" in report  # the figures and the run's curves
+    assert len(list((adapted.folder / "maps").iterdir())) == 3
+
+
+def test_ship(adapted):
+    adapted.follow("ship.md")
+    sizes = {
+        path.name: path.stat().st_size for path in adapted.folder.glob("mine*") if path.is_file()
+    }
+    assert sizes["mine-int8.tflite"] < 0.35 * sizes["mine.tflite"]
+    assert sizes["mine.sqz"] <= 250_000
+    assert (adapted.folder / "serving/1/saved_model.pb").is_file()
+    assert (adapted.folder / "site/index.html").is_file()
+    assert "Probabilities are calibrated" in (adapted.folder / "mine/MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize("document", ["predict.md", "export.md", "compression.md", "weights.md",
+                                      "training.md", "data.md", "clusters.md"])  # fmt: skip
+def test_each_document(adapted, document):
+    adapted.follow(document)
+
+
+def test_readme(adapted, reproduced):
+    """What the tutorials have not typed already."""
+    adapted.done |= reproduced.done
+    adapted.follow("README.md")
+    left = [line.text for line in EVERYTHING if not line.reason and line.text not in adapted.done]
+    assert not left
+
+
+def test_what_is_not_run_is_in_the_documents():
+    """No reason outlives its command."""
+    for start in NOT_RUN:
+        assert any(line.text.startswith(start) for line in EVERYTHING if not line.python), start
+
+
+@pytest.mark.parametrize("line", [x for x in EVERYTHING if x.reason and not x.python],
+                         ids=lambda line: f"{line.document}: {line.text[:60]}")  # fmt: skip
+def test_a_command_that_is_not_run_has_such_flags(line, capsys):
+    words = shlex.split(line.text)
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0], re.DOTALL):
+        words.pop(0)  # the command's environment
+    if words[:1] == ["srun"]:
+        words = words[words.index("python") :]
+    found = own(words) if words else None
+    if found is None:
         return
     module, rest = found
-    importlib.import_module(module)  # there is such a module
-    flags = [
-        re.match(r"\[?--(?:no)?([a-z0-9_]+)", word)[1]
-        for word in rest
-        if re.match(r"\[?--[a-z]", word)
-    ]
-    if flags:
-        known = _known(module, capsys)
-        for flag in flags:
-            assert flag in known, f"{name}: {module} has no flag --{flag}"
-    _check_values(rest)
-
-
-_KNOWN: dict[str, set] = {}
-
-
-def _known(module, capsys):
-    if module not in _KNOWN:
-        assert importlib.import_module(module).main([module, "--help"]) == 0
-        told = capsys.readouterr()
-        _KNOWN[module] = set(re.findall(r"--(?:\[no\])?([a-z0-9_]+)", told.out + told.err))
-    return _KNOWN[module]
-
-
-def _check_values(rest):
-    """--configuration names a module of configs/, and --set a field that takes the value."""
-    config = None
+    assert importlib.import_module(module).main([module, "--help"]) == 0
+    told = capsys.readouterr()
+    known = set(re.findall(r"--(?:\[no\])?([a-z0-9_]+)", told.out + told.err))
+    flags = [found[1] for word in rest if (found := re.match(r"--(?:no)?([a-z0-9_]+)", word))]
+    assert set(flags) <= known
     for flag, value in zip(rest, rest[1:], strict=False):
-        if flag == "--configuration" and value.islower():
-            config = config_io.load(value)
-    for flag, value in zip(rest, rest[1:], strict=False):
-        if flag == "--set" and not value.isupper():
-            config_io.override(config or config_io.load("v_1_0_SqNxt_23"), value)
+        if flag == "--configuration" and value != "NAME":
+            config_io.load(value)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -10,9 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squeezenext import checkpoint, config_io, export, graph, labels, photographs, trained
+from squeezenext import (
+    checkpoint,
+    config_io,
+    export,
+    graph,
+    labels,
+    photographs,
+    preprocessing,
+    trained,
+)
 from squeezenext.errors import InputError
+from squeezenext.exporting import checking, export_litert, export_web
 from squeezenext.litert import metadata
+from squeezenext.predictor import Predictor
 from tests import tiny
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
@@ -36,7 +48,9 @@ def made(folder, config):
         if node.bias:
             variables[f"model/{node.name}/bias"] = random.normal(0, 1, shape[-1]).astype(np.float32)
         for part in ("gamma", "beta", "moving_mean", "moving_variance") if node.norm else ():
-            values = random.uniform(0.5, 1.5, shape[-1]) if part != "beta" else np.zeros(shape[-1])
+            values = random.uniform(0.5, 1.5, shape[-1])
+            if part in ("beta", "moving_mean"):  # so that no ReLU is silent for every image
+                values = random.normal(0, 0.3, shape[-1])
             variables[f"model/{node.norm}/{part}"] = values.astype(np.float32)
     checkpoint.save(folder / "checkpoints", 1, variables, {})
     return folder
@@ -73,6 +87,7 @@ def test_litert_files_carry_labels_and_metadata(model, records, tmp_path, precis
     report = json.loads(tmp_path.joinpath("model.tflite.json").read_text())
     assert report["bytes"] == out.stat().st_size and report["images"] > 0
     assert report["agreement"] == 1 or precision in ("int8", "dynamic")
+    assert report["split"] == "validation"
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, f"{out.name}.json"]
 
 
@@ -102,9 +117,10 @@ def test_keras_files_hold_plain_layers_and_refuse_another_ending(model, tmp_path
     assert "must end in .keras" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["litert", "onnx", "keras"])
-def test_a_classifier_s_bias_is_in_every_file(kind, tmp_path):
+@pytest.mark.parametrize("kind", ["litert", "onnx", "keras", "web"])
+def test_a_classifier_s_bias_is_in_every_file(kind, tmp_path, monkeypatch):
     """pytorchcv's layout; the export itself compares the file with the network."""
+    monkeypatch.setattr(export_web, "_runtime", dict)  # which npm would have to fetch
     if kind == "onnx":
         pytest.importorskip("onnxruntime", reason="requirements-onnx.txt is not installed")
     change = {"groups": 1, "biases": True, "stem_padding": 1, "pair_order": "1x3_first"}
@@ -127,10 +143,8 @@ def test_saved_models_serve_pixels_and_files(model, tmp_path):
     found = loaded.signatures["encoded"](images=tf.constant(photos))
     assert found["classes"].shape == (2, 3) and found["classes"][0, 0].numpy()[:1] == b"n"
     known = trained.load(model)
-    run = export.reference(known)
+    run = checking.reference(known)
     for place, photo in enumerate(photos):
-        from squeezenext import preprocessing
-
         image = preprocessing.read_image(photo, "photo")
         expected = run(preprocessing.centre_pixels(image, known.config.images))
         np.testing.assert_allclose(found["probabilities"][place], expected, atol=1e-3)
@@ -154,11 +168,98 @@ def test_what_cannot_be_done_is_said(model, tmp_path, capsys, arguments, told):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind", ["saved_model", "web"])
+def test_a_folder_of_something_else_is_left_alone(model, tmp_path, capsys, kind):
+    """Such as `serving`, which holds the versions, for `serving/4`."""
+    place = tmp_path / "serving"
+    (place / "3").mkdir(parents=True)
+    (place / "3" / "saved_model.pb").touch()
+    assert command(model, place, kind) == 2
+    assert "holds something else" in capsys.readouterr().err
+    assert (place / "3" / "saved_model.pb").is_file()
+    assert command(model, place, "litert") == 2  # a folder where a file is to be
+    assert "is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind, precision", [
+    ("litert", "float32"), ("litert", "int8"), ("onnx", "float32"), ("keras", "float32"),
+    ("saved_model", "float32"), ("web", "float32"),
+])  # fmt: skip
+def test_the_fitted_temperature_is_in_every_file(
+    model, records, tmp_path, monkeypatch, kind, precision
+):
+    """The export itself compares with what predict.py tells, which the next lines make sure of."""
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime", reason="requirements-onnx.txt is not installed")
+    monkeypatch.setattr(export_web, "_runtime", dict)
+    folder = shutil.copytree(model, tmp_path / "model")
+    (folder / "calibration.json").write_text('{"temperature": 5.0}')
+    out = tmp_path / f"out.{'keras' if kind == 'keras' else kind}"
+    assert command(folder, out, kind, f"--precision={precision}", f"--data_dir={records}") == 0
+    if kind == "litert" and precision == "float32":
+        (photo,) = [tiny.jpeg(3, 1)]
+        image = preprocessing.read_image(photo, "photo")
+        told = [Predictor(x).probabilities(image) for x in (out.rename(out.with_suffix(".tflite")),
+                                                            folder, model)]  # fmt: skip
+        np.testing.assert_allclose(told[0], told[1], atol=1e-4)
+        assert np.abs(told[1] - told[2]).max() > 0.01
+
+
+def test_eight_bits_make_no_ties_of_a_dense_classifier_s_logits(tmp_path):
+    """SqueezeNext's 1000 logits: more different ones than eight bits could hold."""
+    network = dataclasses.replace(tiny.SQUEEZENEXT.model, classes=1000, head_filters=256)
+    config = dataclasses.replace(tiny.SQUEEZENEXT, model=network)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    made(folder, config)
+    labels.write(folder / "labels.json", list(labels.imagenet()))
+    known = trained.load(folder)
+    shown = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
+    content = export_litert.convert(known, "int8", shown)
+    probabilities = export_litert.runner(content, "int8")(shown[0])
+    assert len(np.unique(probabilities)) > 900
+    with_floats = export_litert.convert(known, "float32")
+    assert len(content) < 0.4 * len(with_floats)
+
+
 def test_a_file_that_computes_something_else_is_not_kept(model):
-    right = export.reference(trained.load(model))
+    right = checking.reference(trained.load(model))
     images = [np.zeros((32, 32, 3), np.uint8)]
     with pytest.raises(RuntimeError, match="was not kept"):
-        export.compare(lambda image: right(image) + 0.01, right, images, 1e-3)
+        checking.compare(lambda image: right(image) + 0.01, right, images, "float32")
+    rows = iter([np.full(3, 1 / 3), np.full(3, np.nan)])
+    with pytest.raises(RuntimeError, match="are no numbers"):
+        checking.compare(lambda image: next(rows), right, images * 2, "int8")
+
+
+def test_a_file_of_equal_chances_or_of_another_class_is_not_kept():
+    """A thousand classes, none above one half: no probability is off by much."""
+    rng = np.random.default_rng(0)
+    powers = np.exp(rng.normal(0, 2, (3, 1000)))
+    wanted = powers / powers.sum(1, keepdims=True)
+    images = [np.full(1, place) for place in range(3)]
+
+    def right(image):
+        return wanted[image[0]]
+
+    for wrong in (np.full((3, 1000), 1e-3), wanted[:, ::-1]):
+        with pytest.raises(RuntimeError, match="was not kept"):
+            checking.compare(lambda image, wrong=wrong: wrong[image[0]], right, images, "int8")
+    close = wanted ** (1 + 0.03 * rng.normal(size=wanted.shape))
+    close /= close.sum(1, keepdims=True)
+    checking.compare(lambda image: close[image[0]], right, images, "int8")
+
+
+def test_the_float_file_is_compared_with_another_network(model, tmp_path, monkeypatch):
+    """A fault of what only exported files pass through is seen in LiteRT's, too."""
+
+    def upside_down(network, weights, *arguments):
+        return network, {n: a[::-1] if a.ndim == 4 else a for n, a in weights.items()}
+
+    monkeypatch.setattr(export_litert.pixels, "take_rgb", upside_down)
+    with pytest.raises(RuntimeError, match="was not kept"):
+        export.export(model, "litert", tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
 
 
 def test_images_come_evenly_from_the_first_split_there_is(model, records):
@@ -217,7 +318,8 @@ def test_mediapipe_loads_the_files_as_they_are(shared, mediapipe, tmp_path, monk
         [mediapipe, "-c", CLIENT, tmp_path / "images.npy", *files],
         check=True, capture_output=True, text=True, timeout=300,
     ).stdout.splitlines()  # fmt: skip
-    run = export.reference(known)
+    # What predict.py answers, for the very pixels: a crop of that size is shown as it is.
+    run = checking.reference(known)
     expected = [int(run(image).argmax()) for image in images]
     for lines, least in ((told[:100], 99), (told[100:], 94)):
         rows = [line.split("\t") for line in lines]

@@ -1,5 +1,6 @@
 """Tests for `prediction/fetch.py`: a URL from a stranger reaches no private address."""
 
+import contextlib
 import http.server
 import shutil
 import socket
@@ -18,7 +19,7 @@ from squeezenext.prediction import fetch
     "address",
     ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0",
      "100.64.0.1", "224.0.0.1", "255.255.255.255", "192.0.2.1", "::1", "::", "fe80::1%eth0",
-     "fd00::1", "ff02::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
+     "fd00::1", "fec0::1", "ff02::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
      "2001:0:4136:e378:8000:63bf:f5ff:fffe"],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address):
@@ -168,6 +169,33 @@ def test_a_server_that_drips_is_cut_off(home):
     with pytest.raises(InputError, match="it took over 0.5 s"):
         fetch.fetch(f"{home[0]}/slow", max_bytes=500, seconds=0.5)
     assert time.monotonic() - started < 5
+
+
+def test_a_handshake_that_drips_is_cut_off(home, monkeypatch):
+    """A record of TLS is announced, and comes a byte at a time: each within a socket's timeout."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    connect = socket.socket.connect
+
+    def drip():
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"\x16\x03\x03\x40\x00")
+            for _ in range(60):
+                time.sleep(0.1)
+                connection.sendall(b"\0")
+
+    def reach(address, *_):
+        found = socket.socket()
+        found.settimeout(5)
+        connect(found, listener.getsockname())
+        return found
+
+    monkeypatch.setattr(socket, "create_connection", reach)
+    threading.Thread(target=drip, daemon=True).start()
+    started = time.monotonic()
+    with listener, pytest.raises(InputError, match="it took over 0.5 s"):
+        fetch.fetch(f"{home[0]}/small", max_bytes=500, seconds=0.5)
+    assert time.monotonic() - started < 3
 
 
 def test_a_certificate_of_another_name_is_refused(home, monkeypatch):

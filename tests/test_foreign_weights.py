@@ -4,15 +4,24 @@ The files are made by `foreign_files.py`; ncnn's published ones are read in test
 """
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
 
 from squeezenext import config_io
+from squeezenext.config import Stage
 from squeezenext.errors import InputError
 from squeezenext.foreign import caffemodel, ncnn, npz, variables
 from tests import foreign_files
 from tests.foreign_files import BYPASS, SQUEEZENET, SQUEEZENEXT, VERSION_5, field, trained
+
+WITHOUT_RELU = dataclasses.replace(
+    SQUEEZENEXT, model=dataclasses.replace(SQUEEZENEXT.model, relu_before_add=False)
+)
+WITH_ELU = dataclasses.replace(
+    SQUEEZENET, model=dataclasses.replace(SQUEEZENET.model, activation="elu")
+)
 
 
 def equal(actual, expected, tolerance=0.0):
@@ -97,6 +106,56 @@ def test_caffe_s_squeezenext(name, style):
     assert complete["model/stem_norm/scale_factor"] == 1.0
 
 
+# The first two units in the order of 1.0-SqNxt-23/train_val.prototxt
+# (amirgholami/SqueezeNext), typed in by hand, then the head: outputs, kernel, our layer.
+OFFICIAL = [
+    (64, (7, 7), "stem"),
+    (32, (1, 1), "stage1_unit1_shortcut"),
+    (16, (1, 1), "stage1_unit1_reduce1"),
+    (8, (1, 1), "stage1_unit1_reduce2"),
+    (16, (3, 1), "stage1_unit1_conv3x1"),
+    (16, (1, 3), "stage1_unit1_conv1x3"),
+    (32, (1, 1), "stage1_unit1_expand"),
+    "Eltwise",
+    (16, (1, 1), "stage1_unit2_reduce1"),
+    (8, (1, 1), "stage1_unit2_reduce2"),
+    (16, (1, 3), "stage1_unit2_conv1x3"),
+    (16, (3, 1), "stage1_unit2_conv3x1"),
+    (32, (1, 1), "stage1_unit2_expand"),
+    "Eltwise",
+    (128, (1, 1), "head"),
+]
+
+
+def test_caffe_s_order_is_the_official_prototxt_s():
+    model = dataclasses.replace(
+        SQUEEZENEXT.model, stem_filters=64, stem_kernel=7, stages=(Stage(32, 2, 1),), groups=1,
+        head_filters=128,
+    )  # fmt: skip
+    config = dataclasses.replace(SQUEEZENEXT, model=model)
+    shapes, data = variables.shapes(config), b""
+    for number, row in enumerate(OFFICIAL, start=1):
+        if row == "Eltwise":
+            data += foreign_files.caffe_layer(f"Eltwise{number}", "Eltwise")
+        else:
+            outputs, sides, name = row
+            inputs = shapes[f"model/{name}/kernel"][2]
+            kernel = foreign_files.blob(np.full((outputs, inputs, *sides), float(number)))
+            data += foreign_files.caffe_layer(f"Convolution{number}", "Convolution", [kernel])
+            three = [np.zeros(outputs), np.ones(outputs), np.ones(1)]
+            norms = (("BatchNorm", three), ("Scale", [np.ones(outputs), np.zeros(outputs)]))
+            for kind, values in norms:
+                blobs = map(foreign_files.blob, values)
+                data += foreign_files.caffe_layer(f"{kind}{number}", kind, blobs)
+        data += foreign_files.caffe_layer(f"ReLU{number}", "ReLU")
+    last = [foreign_files.blob(np.zeros((3, 128)))]
+    data += foreign_files.caffe_layer("fc", "InnerProduct", last)
+    found = caffemodel.decode(data, config, "twin")
+    for number, row in enumerate(OFFICIAL, start=1):
+        if row != "Eltwise":
+            assert (found[f"model/{row[2]}/kernel"] == number).all(), row
+
+
 def test_caffe_s_batch_norm_without_batches_is_zero_and_its_epsilon_counts():
     arrays = trained(SQUEEZENEXT)
     data = foreign_files.caffemodel_of(SQUEEZENEXT, arrays, factor=0.0)
@@ -117,6 +176,8 @@ def test_caffe_s_batch_norm_without_batches_is_zero_and_its_epsilon_counts():
         (SQUEEZENET, BYPASS, r"0 Eltwise \(2\)"),
         (SQUEEZENET, SQUEEZENEXT, "of each type it has"),
         (SQUEEZENEXT, VERSION_5, "stage2_unit1_reduce1 strides"),
+        (SQUEEZENEXT, WITHOUT_RELU, r"22 ReLU layers, the network should have 17"),
+        (SQUEEZENET, WITH_ELU, r"8 ReLU layers, the network should have 0"),
     ],
 )
 def test_a_caffemodel_of_another_network_is_refused(of, read_as, message):
@@ -139,15 +200,38 @@ def test_a_caffemodel_with_other_strides_padding_or_norms_is_refused():
 def test_npz_there_and_back():
     arrays = trained(SQUEEZENEXT)
     data = npz.encode(arrays, SQUEEZENEXT)
-    equal(npz.decode(data, SQUEEZENEXT, "my.npz"), arrays)
+    found, notes = npz.decode(data, SQUEEZENEXT, "my.npz")
+    equal(found, arrays)
+    assert not notes
     for damaged in (b"", data[:100], data[:-30]):
         with pytest.raises(InputError, match=r"my\.npz"):
-            found = npz.decode(damaged, SQUEEZENEXT, "my.npz")
+            found, _ = npz.decode(damaged, SQUEEZENEXT, "my.npz")
             variables.complete(SQUEEZENEXT, found, "my.npz")
     with pytest.raises(InputError, match="not float32 of"):
         npz.decode(npz.encode(trained(SQUEEZENET), SQUEEZENET),
                    dataclasses.replace(SQUEEZENET, model=dataclasses.replace(
                        SQUEEZENET.model, classes=4)), "my.npz")  # fmt: skip
+
+
+def test_npz_knows_its_pixels():
+    data = npz.encode(trained(SQUEEZENEXT), SQUEEZENEXT)
+    images = dataclasses.replace(SQUEEZENEXT.images, channels="RGB")
+    with pytest.raises(InputError, match="know pixels of.*BGR.*shows.*RGB"):
+        npz.decode(data, dataclasses.replace(SQUEEZENEXT, images=images), "my.npz")
+    bare = io.BytesIO()
+    np.savez(bare, **trained(SQUEEZENEXT))
+    found, notes = npz.decode(bare.getvalue(), SQUEEZENEXT, "my.npz")
+    equal(found, trained(SQUEEZENEXT))
+    assert "says nothing of pixels" in notes[0]
+
+
+def test_an_npz_s_headers_are_never_parsed():
+    """A brace that is not closed made numpy's own reader raise tokenize.TokenError."""
+    data = npz.encode(trained(SQUEEZENEXT), SQUEEZENEXT)
+    place = data.index(b"}", data.index(b"descr"))
+    for byte in (b"|", b"="):
+        with pytest.raises(InputError, match=r"my\.npz"):
+            npz.decode(data[:place] + byte + data[place + 1 :], SQUEEZENEXT, "my.npz")
 
 
 @pytest.mark.parametrize(

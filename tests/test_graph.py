@@ -6,7 +6,7 @@ import pytest
 from squeezenext import config_io, graph, models
 from squeezenext.errors import InputError
 from squeezenext.foreign import variables
-from squeezenext.training.loop import model_variables
+from squeezenext.models import model_variables
 from tests.networks import built
 
 # Between them: bypasses, ELU, groups, both bottleneck inputs, biases, padding of stem and head, odd

@@ -118,7 +118,7 @@ def test_errors_name_the_file_and_the_reason(result):
         "declared_declared9000.jpg": "over 50,000,000 pixels",
         "dangling.jpg": "No such file",
         "circle.jpg": "symbolic links",
-        "a folder.jpg": "a folder",
+        "a folder.jpg": "is a folder; name an image",
         "pipe.jpg": "no regular file",
         "sparse.jpg": "larger than 64 MB",
         "strangers_really_EPS.jpg": "not JPEG, PNG, WebP, GIF or BMP",

@@ -471,6 +471,14 @@ def test_one_level(tmp_path):
     names = [name for split in collection.splits.values() for name in split.names]
     assert sorted(names) == ["cat/1.JPG", "cat/2.jpeg", "dog/1.PNG", "dog/2.WebP"]
     assert collection.rejected == ()
+    (warning,) = collection.warnings
+    assert warning.startswith("1 files in class folders are left out by their endings (1 .txt)")
+
+
+def test_a_class_may_bear_a_split_s_name(tmp_path):
+    """Buses, planes and trains: what holds images itself is a class."""
+    tree(tmp_path, *(f"{name}/{n}.jpg" for name in ("bus", "plane", "train") for n in (1, 2)))
+    assert [label.synset for label in listed(tmp_path).classes] == ["bus", "plane", "train"]
 
 
 @pytest.mark.parametrize("validation", ["validation", "val", "Valid"])

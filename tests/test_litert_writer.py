@@ -13,7 +13,7 @@ from ai_edge_litert.interpreter import Interpreter
 from squeezenext import config_io, graph, preprocessing
 from squeezenext.exporting import pixels
 from squeezenext.graph import Graph, Node
-from squeezenext.litert import int8, writer
+from squeezenext.litert import int8, numbers, writer
 from tests import tiny
 from tests.test_graph import NAMES, compute
 
@@ -27,7 +27,7 @@ def random_weights(network: Graph, seed: int = 0) -> dict[str, np.ndarray]:
         shape = network.kernel_shape(node.name)
         deviation = (2 / np.prod(shape[:-1])) ** 0.5
         weights[f"{node.name}/kernel"] = random.normal(0, deviation, shape).astype(np.float32)
-        if node.op == "conv":
+        if node.op == "conv" or node.bias:
             weights[f"{node.name}/bias"] = random.normal(0, 0.1, shape[-1:]).astype(np.float32)
     return weights
 
@@ -89,7 +89,7 @@ def test_float16_weights_halve_the_file_and_hardly_change_it():
     weights = random_weights(network)
     images = np.random.default_rng(1).normal(0, 1, (SIZE, SIZE, 3))
     whole = writer.write(network, weights)
-    half = writer.write(network, weights, numbers=writer.Float16())
+    half = writer.write(network, weights, numbers=numbers.Float16())
     assert len(half) < 0.51 * len(whole)
     close(run(half, images)[0], run(whole, images)[0], 1e-2)
 
@@ -98,7 +98,7 @@ def test_scores_and_features_are_outputs_with_names():
     network = graph.of(tiny.SQUEEZENEXT)
     weights = random_weights(network)
     images = np.random.default_rng(1).normal(0, 1, (32, 32, 3)).astype(np.float32)
-    content = writer.write(network, weights, outputs=[network.features], softmax=True)
+    content = writer.write(network, weights, outputs=[network.features], softmax=1.0)
     runner = Interpreter(model_content=content).get_signature_runner("serving_default")
     found = runner(images=images[np.newaxis])
     assert set(found) == {"probabilities", network.features}
@@ -116,15 +116,15 @@ def test_integer_networks_come_near(name):
     shown = [random.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8) for _ in range(4)]
     weights[f"{network.weighted[0].name}/kernel"] /= 128  # as if normalised
     expected = run(writer.write(network, weights), shown[0])[0]
-    numbers = int8.calibrated(network, weights, shown)
-    content = writer.write(network, weights, numbers=numbers)
+    integers = int8.calibrated(network, weights, shown)
+    content = writer.write(network, weights, numbers=integers)
     codes = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0)).operatorCodes
     assert schema.BuiltinOperator.CUSTOM not in {code.builtinCode for code in codes}
     (given,) = Interpreter(model_content=content).get_input_details()
     assert given["dtype"] == np.uint8
     spread = expected.std()
     assert np.abs(run(content, shown[0])[0] - expected).std() < 0.3 * spread
-    dynamic = writer.write(network, weights, numbers=int8.DynamicRange())
+    dynamic = writer.write(network, weights, numbers=numbers.DynamicRange())
     assert np.abs(run(dynamic, shown[0])[0] - expected).std() < 0.3 * spread
 
 

@@ -10,22 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from scripts.fault_nan import Planted
 from squeezenext import checkpoint
-from squeezenext.training import cluster, devices, loop, losses
+from squeezenext.layers import Dropout
+from squeezenext.reporting.metrics import Evaluation
+from squeezenext.training import cluster, devices, loop, losses, scoring, xla
 from tests import tiny
-
-
-class Planted(loop.Loop):
-    """A loop in which the images of one replica can be spoilt; -1 spoils none."""
-
-    def __init__(self, config, **options):
-        self.bad = tf.Variable(-1, trainable=False)
-        super().__init__(config, **options)
-
-    def _network_input(self, images):
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        factor = tf.where(tf.equal(replica, self.bad), float("nan"), 1.0)
-        return super()._network_input(images) * factor
 
 
 def make(config, count, reader, micro_batch=None, precision="float32", kind=loop.Loop):
@@ -94,6 +84,22 @@ def test_devices_agree_after_20_steps(gentle, count):
             np.testing.assert_allclose(several[name], one[name], rtol=1e-3, atol=1e-4)
 
 
+def test_devices_agree_on_keras_optimizers_and_averages(logical_devices, reader):
+    config = with_training(GENTLE, optimizer="lamb", ema=0.9, weight_decay=0.01)
+    states = []
+    for count in (1, 2):
+        made = make(config, count, reader)
+        before = made.state()
+        made.train(made.batches(reader), 10)
+        states.append(made.state())
+    one, two = states
+    assert {name.partition("/")[0] for name in one} >= {"model", "optimizer", "average", "update"}
+    for name, array in two.items():
+        if "moving" not in name and name != loop.REPLICAS:
+            np.testing.assert_allclose(array, one[name], rtol=1e-3, atol=2e-5, err_msg=name)
+    assert difference(model_of(two), before, "kernel") > 1e-3
+
+
 @pytest.mark.parametrize(("count", "batch"), [(1, 3), (2, 16), (4, 3)])
 def test_evaluation_counts_every_example_once(gentle, reader, count, batch):
     result = gentle[count][0].evaluate(reader, batch)
@@ -145,7 +151,7 @@ def test_nan_on_any_replica_harms_no_weight_and_lowers_every_scale(logical_devic
     for old, weight in zip(before, made.update.weights, strict=True):
         for copy in made.strategy.experimental_local_results(weight.value):
             np.testing.assert_array_equal(copy.numpy(), old)
-    assert np.isfinite(made.statistics()).all()
+    assert np.isfinite(made.statistics.rows()).all()
     assert made.update.skipped.numpy() == 2 * count
     made.update.loss_scale.assign(1.0)
     assert made.train(batches, 7)[1] and made.update.skipped.numpy() == 2 * count + 1
@@ -219,13 +225,13 @@ def alone(logical_devices, reader):
 
 def test_evaluation_uses_the_mean_of_the_statistics_and_leaves_each_its_own(alone, reader):
     live, state = alone
-    rows = live.statistics()
+    rows = live.statistics.rows()
     assert np.abs(rows[0] - rows[1]).max() > 1e-4
     loss = live.evaluate(reader, 4).loss
-    np.testing.assert_array_equal(live.statistics(), rows)
+    np.testing.assert_array_equal(live.statistics.rows(), rows)
     again = make(ALONE, 1, reader)
     assert not again.restore(state)  # one device has no use for two devices' statistics
-    np.testing.assert_allclose(again.evaluate(reader, 4).loss, loss, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(again.evaluate(reader, 4).loss, loss, rtol=1e-6, atol=1e-6)
 
 
 def test_resumed_on_as_many_devices_each_has_its_own_statistics(alone, reader):
@@ -235,7 +241,7 @@ def test_resumed_on_as_many_devices_each_has_its_own_statistics(alone, reader):
     expected = live.state()
     live.train(live.batches(reader), 1)
     assert live.restore(state)
-    np.testing.assert_array_equal(live.statistics(), state[loop.REPLICAS])
+    np.testing.assert_array_equal(live.statistics.rows(), state[loop.REPLICAS])
     live.train(live.batches(reader), 5)
     actual = live.state()
     assert actual.keys() == expected.keys()
@@ -247,16 +253,16 @@ def test_an_evaluation_can_be_left(alone, reader):
     def leave():
         raise KeyboardInterrupt
 
-    rows = alone[0].statistics()
+    rows = alone[0].statistics.rows()
     with pytest.raises(KeyboardInterrupt):
         alone[0].evaluate(reader, 4, leave)
-    np.testing.assert_array_equal(alone[0].statistics(), rows)
+    np.testing.assert_array_equal(alone[0].statistics.rows(), rows)
 
 
 def test_a_missing_or_doubled_example_is_an_error():
     columns = [np.array([0, 1, 1, -1])] + [np.zeros(4)] * 6
     with pytest.raises(RuntimeError, match="not each of 3 once"):
-        loop.Evaluation.of_rows(columns, 3)
+        Evaluation.of_rows(columns, 3)
 
 
 def test_label_smoothing_is_cross_entropy_with_a_smoothed_target():
@@ -269,20 +275,23 @@ def test_label_smoothing_is_cross_entropy_with_a_smoothed_target():
 
 def test_of_equal_logits_only_the_lowest_class_is_a_hit():
     logits = tf.zeros([2, 8])
-    top1, top5 = loop._hits(tf.constant([0, 5], tf.int64), logits)
+    top1, top5 = scoring.hits(tf.constant([0, 5], tf.int64), logits)
     assert list(top1.numpy()) == [1, 0] and list(top5.numpy()) == [1, 0]
 
 
 def test_measuring_xla_changes_nothing(logical_devices, reader, monkeypatch):
     """Without XLA itself: compiling this network takes it 20 s."""
     made = make(tiny.SQUEEZENET, 1, reader)
+    assert {layer.seed for layer in made.model.layers if isinstance(layer, Dropout)} == {3}
     before = made.state()
-    time_pass = loop.Loop._time_pass
-    monkeypatch.setattr(
-        loop.Loop, "_time_pass", lambda self, one, jit: time_pass(self, one, False) / (1 + 9 * jit)
-    )
-    seconds = made.measure_jit(made.batches(reader))
-    assert made.jit == (seconds[True] < seconds[False]) and 0 < seconds[False] < np.inf
+    time_pass = xla._time_pass
+
+    def quick(looped, element, jit):
+        return time_pass(looped, element, False) * (1e-3 if jit else 1.0)
+
+    monkeypatch.setattr(xla, "_time_pass", quick)
+    seconds = xla.measure(made, made.batches(reader))
+    assert made.jit and 0 < seconds[True] < seconds[False] < np.inf
     for name, array in made.state().items():
         np.testing.assert_array_equal(array, before[name], err_msg=name)
     assert made.update.gathered_sum() == 0

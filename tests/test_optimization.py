@@ -1,4 +1,4 @@
-"""Tests for `squeezenext/optimization.py`, against Caffe's formulas in numpy."""
+"""Tests for `squeezenext/optimization/`, against Caffe's formulas in numpy."""
 
 import dataclasses
 import math
@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import config_io, optimization
+from squeezenext import config_io
 from squeezenext.config import Training
+from squeezenext.optimization import update as updates
+from squeezenext.optimization.schedule import learning_rate
 
 EXAMPLES = 1_281_167
 
 
 def rate(training, examples_seen):
     seen = tf.constant(round(examples_seen), tf.int64)
-    return float(optimization.learning_rate(training, seen, EXAMPLES))
+    return float(learning_rate(training, seen, EXAMPLES))
 
 
 def test_the_published_schedule():
@@ -68,7 +70,7 @@ def test_momentum_and_decay_are_caffe_s(decayed):
     training = Training(
         epochs=2.0, warmup_epochs=0.5, batch_size=10, weight_decay=0.01, decayed=decayed
     )
-    update = optimization.Update(net, training, examples=100, precision="float32")
+    update = updates.Update(net, training, examples=100, precision="float32")
     kernel, bias = (weight.numpy() for weight in update.weights)
     bias += 1.0
     update.weights[1].assign(bias)
@@ -108,7 +110,7 @@ def test_keras_s_optimizers_are_keras_s(name):
     decay = 0.0 if name == "lamb" else 0.01
     training = Training(optimizer=name, warmup_epochs=0.0, batch_size=1024, weight_decay=decay,
                         learning_rate=0.1, schedule="cosine", epochs=1e9)  # fmt: skip
-    update = optimization.Update(net, training, examples=1024, precision="float32")
+    update = updates.Update(net, training, examples=1024, precision="float32")
     theirs = kinds[name](0.1, **({"weight_decay": decay} if name == "adamw" else {}))
     for step in range(4):
         rng = np.random.default_rng(step)
@@ -128,7 +130,7 @@ def test_lamb_decays_inside_its_trust_ratio():
         optimizer="lamb", warmup_epochs=0.0, batch_size=1024, weight_decay=0.3,
         learning_rate=0.1, schedule="cosine", epochs=1e9, decayed="kernels",
     )  # fmt: skip
-    update = optimization.Update(net, training, examples=1024, precision="float32")
+    update = updates.Update(net, training, examples=1024, precision="float32")
     update.weights[1].assign(np.ones(update.weights[1].shape))
     weights = [w.numpy().astype(np.float64) for w in update.weights]
     m, v = [0.0, 0.0], [0.0, 0.0]
@@ -152,7 +154,7 @@ def test_the_schedule_begins_when_all_weights_learn():
         warmup_learning_rate=0.2, batch_size=1024,
     )  # fmt: skip
     rates = [
-        float(optimization.learning_rate(training, tf.constant(seen), 100))
+        float(learning_rate(training, tf.constant(seen), 100))
         for seen in (0, 199, 200, 250, 300, 400, 600)
     ]
     cosine = [0.5 * (1 + math.cos(math.pi * epoch / 4)) for epoch in (1, 2, 4)]
@@ -163,7 +165,7 @@ def test_moving_average_and_clipping():
     net = model()
     training = Training(ema=0.9, clip_norm=1.0, warmup_epochs=0.0, weight_decay=0.0, momentum=0.0,
                         batch_size=1024)  # fmt: skip
-    update = optimization.Update(net, training, examples=10**9, precision="float32")
+    update = updates.Update(net, training, examples=10**9, precision="float32")
     before = [weight.numpy() for weight in update.weights]
     take_step(update, [np.full(w.shape, 10.0, np.float32) for w in before])
     moved = [w - b for w, b in zip((w.numpy() for w in update.weights), before, strict=True)]
@@ -175,21 +177,48 @@ def test_moving_average_and_clipping():
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_halves_the_scale():
     net = model()
-    update = optimization.Update(net, Training(), examples=100, precision="mixed_float16")
+    update = updates.Update(net, Training(), examples=100, precision="mixed_float16")
     before = net.get_weights()
     for bad in (float("nan"), float("inf")):
         take_step(update, [np.full(w.shape, bad, np.float32) for w in before])
     for weight, old in zip(net.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, old)
     assert (update.skipped.numpy(), update.step.numpy()) == (2, 2)
-    assert update.loss_scale.numpy() == optimization.LOSS_SCALE_START / 4
+    assert update.loss_scale.numpy() == updates.LOSS_SCALE_START / 4
 
 
 def test_the_scale_grows_after_2000_clean_steps(monkeypatch):
-    monkeypatch.setattr(optimization, "LOSS_SCALE_GROWTH_STEPS", 3)
-    update = optimization.Update(model(), Training(), examples=100, precision="mixed_float16")
+    monkeypatch.setattr(updates, "LOSS_SCALE_GROWTH_STEPS", 3)
+    update = updates.Update(model(), Training(), examples=100, precision="mixed_float16")
     scales = []
     for _ in range(4):
         take_step(update, [np.zeros(w.shape, np.float32) for w in update.weights])
-        scales.append(update.loss_scale.numpy() / optimization.LOSS_SCALE_START)
+        scales.append(update.loss_scale.numpy() / updates.LOSS_SCALE_START)
     assert scales == [1, 1, 2, 2]
+
+
+def resumed(before, after):
+    """The update of a run that was saved in one precision and goes on in another."""
+    old = updates.Update(model(), Training(), examples=100, precision=before)
+    new = updates.Update(model(), Training(), examples=100, precision=after)
+    for name, variable in new.state().items():
+        variable.assign(old.state()[name])
+    new.settle_scale()
+    return new
+
+
+def test_a_run_that_goes_on_without_a_loss_scale_stops_at_its_first_nan():
+    update = resumed("mixed_float16", "float32")
+    assert update.loss_scale.numpy() == 1
+    update.gather([tf.fill(w.shape, math.nan) for w in update.weights], [tf.constant(0.0)] * 3)
+    shaped, finite, _ = update.take()
+    assert update.apply(tf.distribute.get_strategy(), shaped, finite).numpy()
+
+
+def test_a_run_that_goes_on_in_float16_begins_with_its_loss_scale():
+    assert resumed("float32", "mixed_float16").loss_scale == updates.LOSS_SCALE_START
+    update = resumed("mixed_float16", "mixed_float16")
+    update.loss_scale.assign(1.0)
+    update.skipped.assign(15)  # lowered so far by gradients that were not finite
+    update.settle_scale()
+    assert update.loss_scale == 1

@@ -18,7 +18,7 @@ from squeezenext.config import (
     RandomResizedCrop,
 )
 from squeezenext.errors import InputError
-from squeezenext.training import devices, distillation, loop, losses, phases
+from squeezenext.training import devices, distillation, loop, losses, phases, profiling
 from tests import tiny
 
 EVERYTHING = (
@@ -150,3 +150,33 @@ def test_keras_teachers_get_their_own_preprocessing_and_side():
 def test_what_is_no_teacher_is_named(name, classes, message):
     with pytest.raises(InputError, match=message):
         distillation.teacher(Distillation(teacher=name), classes, "float32")
+
+
+def test_what_lies_before_the_first_epoch_is_its_phase():
+    """As of a run whose batch is larger than its epoch, which asks what was before."""
+    images = dataclasses.replace(tiny.IMAGES, progressive=())
+    config = dataclasses.replace(tiny.SQUEEZENEXT, images=images)
+    assert phases.phase(config, -3) == phases.phase(config, 0)
+
+
+def test_a_profile_changes_nothing_and_says_what_limits(reader):
+    made = make(tiny.SQUEEZENEXT)
+    before = made.state()
+    measured = profiling.profile(made, reader, seconds=0.1)
+    assert measured.input_rate > 0 and measured.model_rate > 0 and measured.shared
+    for name, value in made.state().items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("rates", "shared", "told"),
+    [
+        ((1_000.0, 4_000.0), False, ["wait for input 75% of the time", "training.echo=3"]),
+        ((4_000.0, 1_000.0), False, ["wait for input 0% of the time", "The network is the limit"]),
+        ((300.0, 300.0), True, ["150 images/s, 50% input", "--max_side 400"]),
+        ((1_000.0, 100.0), True, ["91 images/s, 9% input", "The network is the limit"]),
+    ],
+)
+def test_the_report_of_a_profile(rates, shared, told):
+    text = profiling.Profile(*rates, shared).report(echo=2)
+    assert all(part in text for part in told), text

@@ -10,8 +10,8 @@ from scripts import plot_history, show_augmentation
 from squeezenext import data
 from squeezenext.config import HorizontalFlip, RandomCrop
 from squeezenext.labels import Label
+from squeezenext.reporting.metrics import Evaluation
 from squeezenext.training import pictures
-from squeezenext.training.loop import Evaluation
 from tests import tiny
 
 CLASSES = tuple(Label(f"n{i}", f"class {i}") for i in range(4))

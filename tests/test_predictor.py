@@ -1,9 +1,11 @@
 """Tests for `squeezenext/predictor.py`, `predict.py`, `taps.py` and `explain.py`."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -144,6 +146,44 @@ def test_features_are_written_in_the_order_of_the_output(squeezenext, photos, tm
     assert run(capsys, squeezenext[0], photos, "--features", tmp_path / "x.csv")[0] == 2
 
 
+@pytest.mark.parametrize("flag", [("--features", "absent/x.npy"), ("--explain", "taken/maps")])
+def test_a_place_that_cannot_be_written_is_named_before_any_work(
+    squeezenext, photos, tmp_path, capsys, flag
+):
+    (tmp_path / "taken").write_text("a file")
+    code, out, err = run(capsys, squeezenext[0], photos, flag[0], tmp_path / flag[1])
+    assert code == 2 and out == "" and flag[0] in err
+
+
+def test_a_csv_keeps_images_below_the_threshold(squeezenext, photos, capsys):
+    code, out, _ = run(capsys, squeezenext[0], photos, "--format", "csv", "--threshold", "1")
+    rows = list(csv.reader(io.StringIO(out)))
+    assert code == 0 and len(rows) == 13 and {tuple(row[1:]) for row in rows[1:]} == {("",) * 6}
+
+
+def test_names_cannot_drive_a_terminal(monkeypatch):
+    from squeezenext import flags
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    name = "a.jpg\n  99.99%  safe\x1b[2J\udcff"
+    assert flags.shown(name, io.StringIO()) == name
+    assert flags.shown(name, Terminal()) == "a.jpg\\n  99.99%  safe\\x1b[2J\\udcff"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "YCbCr", "I;16"])
+def test_any_mode_is_seen_as_its_file_would_be(squeezenext, photos, tmp_path, mode):
+    known, image = Predictor(squeezenext[0]), predictor.read(photos / "01.jpg")
+    given = image.convert("L").convert(mode) if mode == "I;16" else image.convert(mode)
+    seen = known.probabilities(given)
+    expected = known.probabilities(preprocessing.to_rgb(given.copy()))
+    np.testing.assert_array_equal(seen, expected)
+    if mode in ("RGBA", "YCbCr"):
+        np.testing.assert_allclose(seen, known.probabilities(image), atol=0.05)
+
+
 def test_explanations_show_the_window_that_the_network_sees(squeezenet, photos, tmp_path, capsys):
     folder = tmp_path / "maps"
     code, out, _ = run(capsys, squeezenet[0], photos, "--explain", folder, "--format", "json")
@@ -231,6 +271,51 @@ def test_an_exported_file_answers_as_its_model(model, photos, tmp_path, precisio
         Predictor(tmp_path / "plain.tflite")
 
 
+def test_a_temperature_is_in_every_shipped_form(model, photos, tmp_path):
+    """At 2, predict.py says the same of a file as of the model directory."""
+    from squeezenext import compress, trained
+    from squeezenext.exporting import export_litert
+
+    folder = tmp_path / "calibrated"
+    shutil.copytree(model[0], folder)
+    (folder / shipped.CALIBRATION).write_text('{"temperature": 2.0}')
+    own, known = Predictor(folder), trained.load(folder)
+    image = predictor.read(photos / "01.jpg")
+    expected = own.probabilities(image)
+    assert np.abs(expected - Predictor(model[0]).probabilities(image)).max() > 0.02
+    crop = preprocessing.centre_pixels(image, own.config.images)
+    for precision, close in (("float32", 1e-4), ("int8", 0.1)):
+        file = tmp_path / f"{precision}.tflite"
+        file.write_bytes(export_litert.convert(known, precision, [crop]))
+        np.testing.assert_allclose(Predictor(file).probabilities(image), expected, atol=close)
+    compress.compress(folder, tmp_path / "model.sqz", compress.Method(lossless=True))
+    found = Predictor(tmp_path / "model.sqz").probabilities(image)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_maps_of_a_dense_classifier_hold_its_bias(photos, tmp_path):
+    """pytorchcv's layout, exported in float32 and int8: a map's mean is the logit, bias and all."""
+    from squeezenext import trained
+    from squeezenext.exporting import export_litert
+
+    change = {"groups": 1, "biases": True, "stem_padding": 1, "pair_order": "1x3_first"}
+    network = dataclasses.replace(tiny.SQUEEZENEXT.model, **change)
+    tiny.model_directory(tmp_path, dataclasses.replace(tiny.SQUEEZENEXT, model=network))
+    image = predictor.read(photos / "03.jpg")
+    own = Predictor(tmp_path, inside=True)
+    logits = np.log(own.probabilities(image))
+    crop = preprocessing.centre_pixels(image, own.config.images)
+    for precision, close in (("", 1e-3), ("int8", 0.3)):
+        if precision:
+            file = tmp_path / "int8.tflite"
+            content = export_litert.convert(trained.load(tmp_path), precision, [crop])
+            file.write_bytes(content)
+            own = Predictor(file, inside=True)
+        view = own.view(image)
+        means = np.array([view.class_map(index).mean() for index in range(tiny.CLASSES)])
+        np.testing.assert_allclose(means - means[0], logits - logits[0], atol=close)
+
+
 def test_progress_leaves_standard_output_alone(squeezenext, photos, tmp_path):
     """With a terminal for standard error and a file for standard output."""
     import pty
@@ -254,3 +339,13 @@ def test_progress_leaves_standard_output_alone(squeezenext, photos, tmp_path):
     assert process.wait(60) == 0 and b"images" in shown
     lines = (tmp_path / "out").read_text().splitlines()
     assert len(lines) == 12 and all(json.loads(line)["error"] is None for line in lines)
+
+
+def test_an_overlay_dims_what_the_network_is_not_shown():
+    """The centre square of a wide image, where its short side is resized."""
+    images = dataclasses.replace(tiny.IMAGES, resize_mode="short_side")
+    drawn = explain.overlay(Image.new("RGB", (600, 300), "grey"), np.zeros((2, 2)), images)
+    bright = np.asarray(drawn, int).mean((0, 2))
+    edge = drawn.width // 4
+    assert bright[: edge - 2].max() < bright[edge + 2 : -edge - 2].min() - 30
+    assert bright[-edge + 2 :].max() < bright[edge + 2 : -edge - 2].min() - 30

@@ -4,6 +4,7 @@
 checked without them. What needs torch is skipped where it is not installed.
 """
 
+import io
 import json
 from pathlib import Path
 
@@ -124,3 +125,26 @@ def test_files_that_are_no_state_dictionary(torch, tmp_path):
     for data in (b"", b"PK\x03\x04", b"\x80\x02", bytes(1000)):
         with pytest.raises(InputError):
             pytorch_weights.decode(data, config, "torchvision", "a")
+
+
+def test_a_tensor_is_measured_before_it_is_made(torch):
+    """Of any shape it may stand on two bytes, and thousands may stand on the same ones."""
+    config = config_io.load("squeezenet_v1_1_torchvision")
+    state = {k: torch.from_numpy(a) for k, a in twin_state("squeezenet_v1_1_torchvision").items()}
+    huge = torch.zeros(1, dtype=torch.float16).expand(65536, 65536)
+    for changed, message in (
+        ({"features.0.bias": huge}, "features.0.bias has shape"),
+        ({"x.weight": huge}, "it has x.weight, too"),
+        ({"a.num_batches_tracked": huge}, "has shape"),
+    ):
+        file = io.BytesIO()
+        torch.save({**state, **changed}, file)
+        with pytest.raises(InputError, match=message):
+            pytorch_weights.decode(file.getvalue(), config, "torchvision", "a.pth")
+
+
+def test_a_squeezenet_that_pytorch_does_not_have():
+    for name in ("squeezenet_v1_0", "squeezenet_v1_1_caltech256"):
+        for layout in ("torchvision", "pytorchcv"):
+            with pytest.raises(InputError, match="pads no classifier and has ReLU"):
+                pytorch_weights.keys(config_io.load(name), layout)

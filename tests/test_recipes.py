@@ -3,8 +3,9 @@
 import dataclasses
 
 import pytest
+from absl import flags
 
-from squeezenext import config_io
+from squeezenext import config_io, train
 from squeezenext.config import HorizontalFlip, Images, RandomResizedCrop
 from squeezenext.errors import InputError
 from squeezenext.training import phases, recipes
@@ -61,3 +62,30 @@ def test_another_size_keeps_the_crop_s_share():
     smaller = phases.resized(images, 160)
     assert (smaller.size, smaller.resize, smaller.progressive) == (160, 180, ())
     assert phases.resized(smaller, 160) == smaller
+
+
+def test_what_cannot_be_trained_is_refused():
+    config = recipes.fine_tune(tiny.SQUEEZENEXT)
+    with pytest.raises(InputError, match="frozen_epochs is 1; it must be less than epochs"):
+        config_io.override(config, "training.epochs=1")
+    with pytest.raises(InputError, match=r"progressive is \(4,\); it must be sizes of 8"):
+        config_io.override(config, "images.progressive=(4,)")
+
+
+def configured(*arguments):
+    values = flags.FlagValues()
+    train._define(values)
+    values(["train", *arguments])
+    return train._configured(values).training
+
+
+def test_a_recipe_reckons_with_the_command_line():
+    """`modern` warms up for a twentieth of the epochs: of those that will be trained."""
+    training = configured("--recipe", "modern", "--num_epochs", "40", "--batch_size", "64")
+    assert (training.epochs, training.warmup_epochs, training.batch_size) == (40, 2, 64)
+    assert training.ema == 0.998
+    training = configured("--recipe", "seed_caltech256", "--num_epochs", "40", "--teacher", "x")
+    assert (training.epochs, training.batch_size) == (40, 64)
+    assert training.distillation.teacher == "x"
+    training = configured("--recipe", "modern", "--set", "training.warmup_epochs=7")
+    assert training.warmup_epochs == 7

@@ -1,6 +1,7 @@
 """Tests for `squeezenext/evaluate.py` and `report.py`: the forms of a model agree; the page."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -71,17 +72,23 @@ def test_temperature_is_stored_and_lowers_the_loss(model, pattern, scored, tmp_p
     copy = tmp_path / "copy"
     shutil.copytree(model, copy)
     common = ("--model_dir", copy, "--validation_file_pattern", pattern, "--json")
-    code, out, _ = run(capsys, *common, "--fit_temperature")
-    assert code == 0
+    code, out, err = run(capsys, *common, "--fit_temperature")
+    assert code == 0 and "fitted to these very images" in err
     fitted = json.loads(out)
     assert fitted["top1"] == scored.summary()["top1"]
     temperature = shipped.load(copy).temperature
     assert temperature != 1.0
     code, out, _ = run(capsys, *common)  # now it is used without being fitted
     assert json.loads(out)["ece"] == pytest.approx(fitted["ece"], abs=1e-6)
+    assert "Probabilities are calibrated" in (copy / "MODEL_CARD.md").read_text()
     code, _, err = run(capsys, "--model_dir", copy / "model.tflite", "--validation_file_pattern",
                        pattern, "--fit_temperature")  # fmt: skip
     assert code == 2 and "needs a model directory" in err
+    code, _, err = run(capsys, "--model_dir", "squeezenet_v1_0", "--validation_file_pattern",
+                       pattern, "--fit_temperature")  # fmt: skip
+    assert code == 2 and "which every command shares" in err
+    code, _, err = run(capsys, *common, "--report", copy / "config.json")
+    assert code == 2 and "--report" in err
 
 
 def test_the_json_has_intervals_and_every_class(model, pattern, capsys, tmp_path):
@@ -108,9 +115,20 @@ def test_the_page_is_one_file_that_names_strangers_safely(report, model, pattern
     text = report.read_text("utf-8")
     assert [path.name for path in report.parent.iterdir()] == ["index.html"]
     assert "class 1" in text and "Reliability" in text and "data:image/jpeg" in text
-    assert text.count("<polyline") == 5 and "nan" not in text.split("<style>")[0]
+    assert text.count("<polyline") == 5 and "nan" not in str(re.findall("(?s)<svg.*?</svg>", text))
     for word in ("http://", "https://", 'src="/', "@import", "url("):
         assert word not in text
+
+
+def test_classes_of_one_name_are_told_apart():
+    from squeezenext import labels
+
+    known = labels.imagenet()
+    cranes = [name for name in labels.names(known) if name.startswith("crane")]
+    assert sorted(cranes) == ["crane (n02012849)", "crane (n03126707)"]
+    assert len(set(labels.names(known))) == 1000
+    folders = [labels.Label(name, name) for name in ("shirts, red", "shirts, blue")]
+    assert labels.names(folders) == ["shirts, red", "shirts, blue"]
 
 
 def test_names_cannot_become_markup(scored, tmp_path, model, pattern):
@@ -169,4 +187,5 @@ def test_the_page_in_a_browser(report):
 def test_metrics_are_light():
     from tests.test_imports import PACKAGE
 
-    assert not {"tensorflow", "keras"} & imported(PACKAGE / "metrics.py", whole=True)
+    found = imported(PACKAGE / "reporting" / "metrics.py", whole=True)
+    assert not {"tensorflow", "keras"} & found

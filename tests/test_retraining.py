@@ -1,4 +1,4 @@
-"""Tests for `compression/retraining.py`, and the restrictions of `optimization.Update`."""
+"""Tests for `compression/retraining.py`, and the restrictions of `Update`."""
 
 import dataclasses
 
@@ -9,8 +9,8 @@ import tensorflow as tf
 from squeezenext import graph, models
 from squeezenext.compression import retraining, sharing
 from squeezenext.foreign import variables
+from squeezenext.models import model_variables
 from squeezenext.training import devices
-from squeezenext.training.loop import model_variables
 from tests import tiny
 
 
@@ -58,8 +58,7 @@ def test_unfolded_weights_compute_the_same(dense):
         np.testing.assert_allclose(again[name], array, rtol=1e-6, atol=1e-7)
 
 
-def test_pruning_reaches_its_density_while_training(dense, reader, monkeypatch):
-    monkeypatch.setattr(retraining, "CALL_STEPS", 1)
+def test_pruning_reaches_its_density_while_training(dense, reader):
     config, arrays = dense
     importance = {node.name: 1.0 for node in graph.of(config).weighted}
     found = retraining.prune(config, arrays, reader, importance, 0.3)
@@ -93,13 +92,13 @@ def test_shared_values_are_trained_and_stay_shared(dense, reader):
 def test_masks_hold_on_several_devices(dense):
     config, arrays = dense
     strategy = devices.strategy(2)
-    from squeezenext import optimization
+    from squeezenext.optimization.update import Update
     from squeezenext.training import model_directory
 
     with strategy.scope():
         model = models.build(config)
         model_directory.assign(model, arrays, "the test")
-        update = optimization.Update(model, config.training, 16, "float32")
+        update = Update(model, config.training, 16, "float32")
         kernel = update.weights[0]
         kept = np.zeros(kernel.shape, np.float32)
         kept[0] = 1

@@ -1,6 +1,7 @@
-"""Tests for `training/run.py` with `snapshots.py`, `nan.py` and `history.py`, in process."""
+"""Tests for `training/run.py` with `snapshots`, `saving`, `nan` and `history`, in process."""
 
 import errno
+import json
 import subprocess
 import sys
 
@@ -8,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import card, checkpoint, data
+from squeezenext import card, checkpoint, config_io, data
 from squeezenext.errors import InputError, NotFinite, RunAgain
 from squeezenext.records import bad_records
-from squeezenext.training import history, loop, model_directory, nan, run
+from squeezenext.training import history, loop, model_directory, nan, run, saving
 from squeezenext.training.options import Options
 from tests import tiny
 from tests.conftest import REPOSITORY
@@ -113,7 +114,7 @@ def test_stop_names_the_batch_and_rollbacks_have_an_end(made, start, tmp_path, m
     with pytest.raises(NotFinite, match=r"is not finite; the batch was .* and 5 more, all in"):
         start(tmp_path / "stop").run()
     monkeypatch.setattr(nan, "MAX_ROLLBACKS", 0)
-    with pytest.raises(NotFinite, match="the last checkpoint is step 0. Lower"):
+    with pytest.raises(NotFinite, match=r"the last checkpoint is step 0\. Go on with --on_nan"):
         start(tmp_path / "end", on_nan="rollback").run()
 
 
@@ -161,7 +162,7 @@ def test_a_signal_during_evaluation_leaves_at_once_and_loses_nothing(
     evaluate = first.loop.evaluate
 
     def interrupted(*arguments):
-        first.stopping = True
+        first.signals.came = True
         return evaluate(*arguments)
 
     with monkeypatch.context() as patch:
@@ -202,19 +203,69 @@ def test_another_recipe_data_or_version_is_told(made, start, tmp_path, caplog):
     folder = tmp_path / "run" / "checkpoints"
     meta = checkpoint.read_meta(folder, 10)
     assert meta["epoch_sums"]["examples"] == 0 and not meta["epoch_ended"]
+    squeezenet = json.loads(config_io.to_json(tiny.SQUEEZENET))["model"]
     changes = [
         ({"seed": 4}, "a run with seed 4"),
         ({"examples": 41}, "on 41 images"),
-        ({"config": meta["config"] | {"training": {}}}, "training.batch_size = None"),
+        ({"config": meta["config"] | {"training": {}}}, "training.batch_size = 1024, not 8"),
+        ({"config": meta["config"] | {"model": squeezenet}}, "model = SqueezeNet, not SqueezeNext"),
     ]
     for change, message in changes:
         checkpoint.amend(folder, 10, meta | change)
         with pytest.raises(InputError, match=message):
             start(tmp_path / "run").resume()
-    checkpoint.amend(folder, 10, meta | {"versions": meta["versions"] | {"keras": "2.0"}})
+    versions = {"versions": meta["versions"] | {"keras": "2.0"}}
+    checkpoint.amend(folder, 10, meta | versions | {"precision": "mixed_float16", "micro_batch": 4})
     history.LOG.propagate = True
     assert start(tmp_path / "run").resume()
     assert "saved by keras 2.0" in caplog.text
+    assert "saved in mixed_float16 and goes on in float32" in caplog.text
+    assert "saved with micro-batches of 4 and goes on with micro-batches of 8" in caplog.text
+
+
+def test_a_field_that_the_checkpoint_does_not_know_has_its_default(made, start, tmp_path):
+    """An upgrade that adds a field must not end the runs that were begun before it."""
+    start(tmp_path / "run").run()
+    folder = tmp_path / "run" / "checkpoints"
+    meta = checkpoint.read_meta(folder, 10)
+    del meta["config"]["model"]["stem_padding"], meta["config"]["training"]["echo"]
+    checkpoint.amend(folder, 10, meta)
+    assert start(tmp_path / "run").resume()
+
+
+def test_a_damaged_amendment_ends_no_run(made, start, undisturbed, tmp_path, monkeypatch):
+    """META.json goes bad between a save and the evaluation that belongs to it."""
+    amend = checkpoint.amend
+
+    def spoilt(folder, step, meta):
+        if step == 5:
+            (folder / f"step-{step:08d}" / "META.json").write_text("{}")
+        amend(folder, step, meta)
+
+    monkeypatch.setattr(checkpoint, "amend", spoilt)
+    assert start(tmp_path / "run").run() == undisturbed
+
+
+def test_a_full_disk_for_tensorboard_alone_is_no_failed_save(made, start, tmp_path, monkeypatch):
+    def full(self):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(history.History, "commit", full)
+    told = []
+    monkeypatch.setattr(saving.LOG, "warning", lambda *words: told.append(words[0] % words[1:]))
+    assert start(tmp_path / "run").run()["step"] == 10
+    assert all("TensorBoard's curves up to step" in text for text in told) and told
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [2, 3, 5, 6, 7]), (2, [3, 6, 7])])
+def test_evaluations_follow_whole_epochs(made, start, tmp_path, monkeypatch, every, expected):
+    """Of 11 examples in batches of 8 epochs end at 1.45, 2.18, 3.64, 4.36 and 5.09."""
+    one = start(tmp_path / "run", evaluate_every_epochs=every)
+    one.examples, one.total_steps = 11, 7
+    evaluated, scores = [], {"top1": 0.5, "top5": 1.0, "loss": 1.0}
+    monkeypatch.setattr(one, "_evaluate", lambda: evaluated.append(one.step) or scores)
+    one.run()
+    assert evaluated == [*expected, 7]  # and for final.json
 
 
 def test_the_error_that_ends_a_run_is_in_its_log(tmp_path):

@@ -5,6 +5,7 @@ import json
 import struct
 import subprocess
 import sys
+import time
 import zlib
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from squeezenext import config_io, graph, labels
-from squeezenext.compression import sharing, sqz
+from squeezenext.compression import kernel_form, sharing, sqz, sqz_header
 from squeezenext.errors import InputError
 from squeezenext.foreign import importing
 from squeezenext.labels import Label
@@ -55,6 +56,10 @@ def network(config, kind):
     return kernels, biases
 
 
+def shown(config):
+    return {field: getattr(config.images, field) for field in sqz_header.IMAGES}
+
+
 @pytest.mark.parametrize("coder", sqz.CODERS)
 @pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
@@ -63,9 +68,11 @@ def test_networks_come_back(coder, wide, kind, monkeypatch):
         monkeypatch.setattr("squeezenext.compression.kernel_form.MAX_VALUES", 8)
     config = tiny.SQUEEZENET if kind == "dense" else tiny.SQUEEZENEXT
     kernels, biases = network(config, kind)
-    data = sqz.encode(config, CLASSES, kernels, biases, coder=coder, wide=wide).data
+    how = {"coder": coder, "wide": wide, "temperature": 1.5}
+    data = sqz.encode(config, CLASSES, kernels, biases, **how).data
     found = sqz.decode(data, "file")
-    assert found.config == config and found.classes == CLASSES and found.coder == coder
+    assert found.config.model == config.model and shown(found.config) == shown(config)
+    assert found.classes == CLASSES and found.coder == coder and found.temperature == 1.5
     kept = np.float32 if wide else np.float16
     for name, kernel in kernels.items():
         values = kernel.values if isinstance(kernel, sharing.Shared) else kernel
@@ -106,7 +113,7 @@ def test_a_file_is_read_without_tensorflow(files, tmp_path):
     path = tmp_path / "model.sqz"
     sqz.write(path, files[1])
     code = (
-        "import sys, pathlib; from squeezenext import sqz\n"
+        "import sys, pathlib; from squeezenext.compression import sqz\n"
         f"assert sqz.read(pathlib.Path({str(path)!r})).coder == 'arithmetic'\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)"
     )
@@ -177,29 +184,58 @@ def set_in(document, path, value):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda d: set_in(d, ["config", "model", "stages", 0, "units"], 10**9),
-        lambda d: set_in(d, ["config", "model", "stages", 0, "filters"], 10**9 * 8),
-        lambda d: set_in(d, ["config", "model", "stages", 0, "filters"], 1 << 16),
-        lambda d: set_in(d, ["config", "model", "stages", 0, "filters"], 0),
-        lambda d: set_in(d, ["config", "model", "head_filters"], -1),
-        lambda d: set_in(d, ["config", "model", "head_filters"], "8"),
-        lambda d: set_in(d, ["config", "model", "stem_kernel"], 500),
-        lambda d: set_in(d, ["config", "model", "stages"], []),
-        lambda d: set_in(d, ["config", "images", "size"], 10**9),
-        lambda d: set_in(d, ["config", "model", "type"], "Config"),
+        lambda d: set_in(d, ["model", "stages", 0, "units"], 10**9),
+        lambda d: set_in(d, ["model", "stages", 0, "filters"], 10**9 * 8),
+        lambda d: set_in(d, ["model", "stages", 0, "filters"], 1 << 16),
+        lambda d: set_in(d, ["model", "stages", 0, "filters"], 0),
+        lambda d: set_in(d, ["model", "head_filters"], -1),
+        lambda d: set_in(d, ["model", "head_filters"], "8"),
+        lambda d: set_in(d, ["model", "stem_kernel"], 500),
+        lambda d: set_in(d, ["model", "stem_kernel"], 17),
+        lambda d: set_in(d, ["model", "stem_padding"], 65536),
+        lambda d: set_in(d, ["images", "size"], 31.5),
+        lambda d: set_in(d, ["images", "resize"], 10**9),
+        lambda d: set_in(d, ["images", "mean"], [float("nan"), 0, 0]),
+        lambda d: set_in(d, ["images", "std"], [1, float("nan"), 1]),
+        lambda d: set_in(d, ["images", "std"], [1, 1e-300, 1]),
+        lambda d: set_in(d, ["temperature"], 0),
+        lambda d: set_in(d, ["temperature"], float("inf")),
+        lambda d: set_in(d, ["temperature"], "warm"),
+        lambda d: set_in(d, ["model", "stages"], []),
+        lambda d: set_in(d, ["images", "size"], 10**9),
+        lambda d: set_in(d, ["model", "type"], "Config"),
         lambda d: set_in(d, ["labels"], "other"),
         lambda d: set_in(d, ["labels"], [["a", "b"]]),
         lambda d: set_in(d, ["labels"], 5),
         lambda d: d.pop("labels"),
         lambda d: b"[" * 100_000,
         lambda d: b"\xff\xfe",
-        lambda d: b" " * (sqz.MAX_HEADER + 1),
+        lambda d: b" " * (sqz_header.MAX_HEADER + 1),
         lambda d: b"null",
     ],
 )
 def test_headers_that_mean_harm(files, change):
     with pytest.raises(InputError, match="file"):
         sqz.decode(with_header(files[1], change), "file")
+
+
+@pytest.mark.parametrize("lanes", [1, 512])
+@pytest.mark.parametrize("places", ["dense", "mask"])
+def test_a_small_file_of_a_large_network_is_refused_soon(places, lanes):
+    """16 million weights in a kilobyte, behind a checksum that holds: the largest there may be."""
+    changes = {"stem_kernel": 15, "stem_filters": 20_000, "fires": (), "pool_after": ()}
+    model = dataclasses.replace(tiny.SQUEEZENET.model, bypass="none", **changes)
+    config = dataclasses.replace(tiny.SQUEEZENET, model=model)
+    header = sqz_header.encode(sqz_header.Header(config, CLASSES))
+    form = kernel_form.Form(places, places == "dense", 0, 0, 0)
+    if places == "mask":
+        form = dataclasses.replace(form, positive=1)
+    streams = 2 * form.pack() + struct.pack("<H", lanes) + bytes(lanes)
+    head = struct.pack("<8sHBBII", sqz.MAGIC, 1, 1, 4, len(header), len(streams))
+    began = time.process_time()
+    with pytest.raises(InputError, match="file is damaged"):
+        sqz.decode(resealed(head + header + streams + bytes(4)), "file")
+    assert time.process_time() - began < 30  # hours, before; a loaded machine's seconds now
 
 
 def test_the_published_network(shared):
@@ -230,6 +266,12 @@ def test_prediction_reads_a_file(files, tmp_path):
         found.append(predictor.probabilities(pixels))
     np.testing.assert_array_equal(*found)
     assert found[0].sum() == pytest.approx(1)
+    kernels, biases = network(tiny.SQUEEZENEXT, "sparse")
+    warm = sqz.encode(tiny.SQUEEZENEXT, CLASSES, kernels, biases, temperature=2.0).data
+    sqz.write(tmp_path / "warm.sqz", warm)
+    expected = np.sqrt(found[0]) / np.sqrt(found[0]).sum()
+    actual = Predictor(tmp_path / "warm.sqz").probabilities(pixels)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
     (tmp_path / "cut.sqz").write_bytes(files[0][:-1])
     with pytest.raises(InputError, match="cut.sqz has"):
         Predictor(tmp_path / "cut.sqz")

@@ -150,9 +150,24 @@ def test_a_stopped_worker_is_named_and_both_go_on(place):
 
 def test_a_second_trainer_is_kept_out(place):
     model_dir = place / "held"
-    with train._locked(model_dir, chief=True):
+    with train.locked(model_dir):
         code = train.main(command(place, model_dir)[2:])
     assert code == 75
+
+
+def test_a_second_worker_is_kept_out(place, monkeypatch, capsys):
+    """Else its sign of life would hide that the true one has died, or its end would end the run."""
+    model_dir = place / "held"
+    monkeypatch.setenv("TF_CONFIG", tiny.tf_configs(2)[1])
+    with train._locked(model_dir, 1):
+        assert train.main(command(place, model_dir)[2:]) == 75
+    assert f"works in {model_dir}, which holds .lock-1" in capsys.readouterr().err
+
+
+def test_several_workers_are_not_profiled(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TF_CONFIG", tiny.tf_configs(2)[0])
+    assert train.main([*command(place, tmp_path / "model")[2:], "--profile_input"]) == 2
+    assert "--profile_input measures one machine" in capsys.readouterr().err
 
 
 def test_fine_tuning_with_another_number_of_classes(place, undisturbed, tmp_path, capfd):
@@ -177,7 +192,7 @@ def test_fine_tuning_with_another_number_of_classes(place, undisturbed, tmp_path
         (["--set", "training.epoks=3"], "no field 'epoks'"),
         (["--batch_size", "0"], "--batch_size"),
         (["--micro_batch_size", "3"], "--micro_batch_size 3 does not divide"),
-        (["--precision", "float64"], "--precision float64"),
+        (["--precision", "float64"], "--precision=float64"),
         (["--training_file_pattern", "/nowhere/*"], "No file matches /nowhere"),
         (["--data_dir", "/nowhere"], "/nowhere"),
         (["--fine_tune_from", "/nowhere"], "no model directory /nowhere"),

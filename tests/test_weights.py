@@ -226,7 +226,7 @@ def test_without_network_the_sentence_names_the_url_and_the_variable(tmp_path, m
 def test_a_changed_file_at_its_home_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("SQUEEZENEXT_WEIGHTS", raising=False)
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(b"other"))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(bytes(700_000)))
     with pytest.raises(InputError, match="SHA-256 is another"):
         named.resolve("squeezenet_v1_0")
 
@@ -280,14 +280,77 @@ def test_import_and_export(shared, tmp_path, capsys):
     capsys.readouterr()
     assert run_weights("import", "--format", "ncnn", "--input", file, "--model_dir", made,
                        "--configuration", "squeezenet_v1_1", "--set", "images.size=224",
-                       "--set", "model.classes=1000") == 0  # fmt: skip
-    for kind, message in (("deep_compression", "different weights"), ("pytorchcv", "PyTorch"),
-                          ("caffemodel", "must be one of")):  # fmt: skip
-        code = run_weights("export", "--format", kind, "--model_dir", made, "--output", path)
-        assert code == (0 if kind == "pytorchcv" and code == 0 else 2)
-        assert code == 0 or message in capsys.readouterr().err
+                       "--set", "model.classes=1000") == 2  # fmt: skip
+    assert "holds a model already" in capsys.readouterr().err
+    assert run_weights("import", "--format", "ncnn", "--input", file, "--model_dir", made,
+                       *network) == 0  # fmt: skip
+    checkpoint.save(made / "checkpoints", 5000, first, {})  # training went on in it
+    assert run_weights("import", "--format", "ncnn", "--input", file, "--model_dir", made,
+                       *network) == 2  # fmt: skip
+    other = ["--configuration", "squeezenet_v1_1", "--set", "images.size=224"]
+    assert run_weights("import", "--format", "npz", "--input", path, "--model_dir",
+                       tmp_path / "bgr", *other) == 2  # fmt: skip
+    assert "know pixels of {'channels': 'RGB'" in capsys.readouterr().err
+    for kind, message in (("deep_compression", "other pixels"), ("caffemodel", "must be one of")):
+        assert run_weights("export", "--format", kind, "--model_dir", made, "--output", path) == 2
+        assert message in capsys.readouterr().err
     missing = tmp_path / "absent" / "x.npz"
     assert run_weights("export", "--format", "npz", "--model_dir", made, "--output", missing) == 2
+
+
+def test_weights_are_not_written_for_pixels_they_do_not_know(published, tmp_path, capsys):
+    """Nor those of a network that PyTorch's libraries do not have: its classifier is padded."""
+    for name, message in (("squeezenet_v1_1", "other pixels"), ("squeezenet_v1_0", "other pixels")):
+        for kind in ("torchvision", "pytorchcv"):
+            assert run_weights("export", "--format", kind, "--model_dir", name, "--output",
+                               tmp_path / "a.pth") == 2  # fmt: skip
+            assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_cache_is_made_anew(shared, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SQUEEZENEXT_WEIGHTS", str(shared / "weights"))
+    directory = named.resolve("squeezenet_v1_0")
+    path = directory / "model.tflite"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000] + b"?" + whole[1001:])
+    assert named.resolve("squeezenet_v1_0") == directory
+    assert path.read_bytes() == whole
+    before = path.stat().st_mtime_ns
+    named.resolve("squeezenet_v1_0")
+    assert path.stat().st_mtime_ns == before
+    file = named.PUBLISHED["squeezenet_v1_0"].files[0]
+    kept = tmp_path / "squeezenext/models/files" / file.sha256
+    kept.parent.mkdir()
+    kept.write_bytes(b"damaged")
+    monkeypatch.delenv("SQUEEZENEXT_WEIGHTS")
+    content = (shared / "weights/squeezenet_v1.0.deep-compression-8bit.net").read_bytes()
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(content))
+    path.unlink()
+    named.resolve("squeezenet_v1_0")
+    assert kept.read_bytes() == content and path.read_bytes() == whole
+
+
+def test_a_cut_download_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("SQUEEZENEXT_WEIGHTS", raising=False)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(b"cut"))
+    with pytest.raises(InputError, match="3 of 675,763 bytes came"):
+        named.resolve("squeezenet_v1_0")
+
+
+def test_a_compressed_file_is_exported(published, tmp_path):
+    """From .net to .sqz and back: the same weights, in as many bytes."""
+    from squeezenext import compress
+
+    file, path = tmp_path / "a.sqz", tmp_path / "a.net"
+    compress.compress("squeezenet_v1_0", file, compress.Method(lossless=True, coder="huffman"))
+    assert run_weights("export", "--format", "deep_compression", "--model_dir", file, "--output",
+                       path) == 0  # fmt: skip
+    assert path.stat().st_size == 675_763
+    assert run_weights("export", "--format", "npz", "--model_dir", tmp_path / "b.sqz", "--output",
+                       path) == 2  # fmt: skip
 
 
 def test_the_published_net_is_written_again(published, tmp_path):

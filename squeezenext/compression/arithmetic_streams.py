@@ -4,6 +4,7 @@ One run of the coder holds everything: all codebooks, all biases, then layer by 
 signs and codes. See kernel_coding.py for the contexts.
 """
 
+import math
 import struct
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ import numpy as np
 from squeezenext.compression import kernel_coding as coding
 from squeezenext.compression import kernel_form as forms
 from squeezenext.compression.kernel_form import Form, Parts, Shape
-from squeezenext.compression.range_coder import MAX_LANES, Decoder, Encoder, Meter
+from squeezenext.compression.range_coder import Decoder, Encoder, Meter
 from squeezenext.errors import InputError
 
 _HEAD = struct.Struct("<H")
@@ -106,7 +107,7 @@ def read(
     if len(data) < start + _HEAD.size:
         raise InputError(f"{source} is cut inside its table of layers.")
     (lanes,) = _HEAD.unpack_from(data, start)
-    if not 1 <= lanes <= MAX_LANES:
+    if lanes != _lanes(sum(math.prod(shape) for shape in shapes)):
         raise InputError(f"{source} is damaged: it has {lanes} lanes.")
     decoder = Decoder(data[start + _HEAD.size :], lanes, source)
     codebooks = _codebooks(decoder, table, None, kind)
@@ -116,7 +117,6 @@ def read(
     kernels = []
     for form, shape, codebook in zip(table, shapes, codebooks, strict=True):
         kernels.append(_read_kernel(decoder, form, shape, codebook, kind, source))
-        decoder.check()
     decoder.finish()
     return kernels, offsets.astype(np.float32)
 

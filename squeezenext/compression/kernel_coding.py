@@ -34,7 +34,14 @@ def _bits(coder: Coder, chances: Contexts, contexts: np.ndarray, known) -> np.nd
         found[part] = coder.code(ones, None if known is None else known[part])
         chances.learn(contexts[part], found[part])
         start = part.stop
+        _check(coder, known)
     return found
+
+
+def _check(coder: Coder, known) -> None:
+    """Ends the reading of a damaged file where its data end, not where its layer would."""
+    if known is None:
+        coder.check()
 
 
 def positions(coder: Coder, shape: tuple[int, int, int, int], known) -> np.ndarray:
@@ -53,9 +60,10 @@ def positions(coder: Coder, shape: tuple[int, int, int, int], known) -> np.ndarr
     chances = Contexts(_BUCKETS * 4 * _SHARES)
     filters = np.tile(np.arange(outputs), inputs)
     density = _Density(outputs)
+    earlier = np.zeros(inputs * outputs, np.int64)  # planes in which a place has a weight
     for plane in range(height * width):
-        neighbours = _neighbours(found, plane, width)
-        before = found[:plane].reshape(plane, inputs, outputs).sum((0, 2))
+        neighbours = _neighbours(found, earlier, plane, width)
+        before = earlier.reshape(inputs, outputs).sum(1)
         channels = np.repeat(density.odds(before, outputs * plane), outputs)
         for start in range(0, inputs * outputs, _UPDATE):
             part = slice(start, start + _UPDATE)
@@ -65,16 +73,17 @@ def positions(coder: Coder, shape: tuple[int, int, int, int], known) -> np.ndarr
             bits = _bits(coder, chances, contexts, None if known is None else known[plane, part])
             found[plane, part] = bits
             density.count(filters[part], bits)
+        earlier += found[plane]
     return found
 
 
-def _neighbours(found: np.ndarray, plane: int, width: int) -> np.ndarray:
+def _neighbours(found: np.ndarray, earlier: np.ndarray, plane: int, width: int) -> np.ndarray:
     """Returns what is known of the same filter and channel at earlier places, 0..31."""
     if not plane:
         return np.zeros(found.shape[1], np.int64)
     left = found[plane - 1] if plane % width else 0
     above = found[plane - width] if plane >= width else 0
-    share = 1 + found[:plane].sum(0) * (_SHARES - 2) // plane
+    share = 1 + earlier * (_SHARES - 2) // plane
     return left + 2 * above + 4 * share
 
 
@@ -114,16 +123,18 @@ def signs(coder: Coder, shape: tuple[int, int, int, int], there: np.ndarray, kno
     width = shape[1]
     found = np.zeros(there.shape, np.int8)
     chances = Contexts(3 * 3 * 5)
+    sums = np.zeros(there.shape[1], np.int64)
     for plane in range(len(there)):
         places = np.flatnonzero(there[plane])
         left = found[plane - 1, places] if plane % width else 0
         above = found[plane - width, places] if plane >= width else 0
-        total = np.clip(found[:plane, places].sum(0, dtype=np.int64), -2, 2)
+        total = np.clip(sums[places], -2, 2)
         contexts = ((left + 1) * 3 + above + 1) * 5 + total + 2
         positive = _bits(
             coder, chances, contexts, None if known is None else known[plane, places] > 0
         )
         found[plane, places] = np.where(positive, 1, -1)
+        sums += found[plane]
     return found
 
 
@@ -147,6 +158,7 @@ def symbols(coder: Coder, families: np.ndarray, depths: tuple[int, ...], known) 
         part = slice(start, start + min(coder.lanes, max(chances.seen // 4, _FIRST_BATCH)))
         found[part] = _tree(coder, chances, families[part], depths, size, known, part)
         start = part.stop
+        _check(coder, known)
     return found
 
 
@@ -184,4 +196,5 @@ def plain(coder: Coder, widths: np.ndarray, known) -> np.ndarray:
             wanted = None if known is None else known[now] >> bit & 1 == 1
             bits = coder.code(np.full(len(now), HALF), wanted)
             found[now] += bits.astype(np.int64) << bit
+        _check(coder, known)
     return found

@@ -13,7 +13,6 @@ import numpy as np
 
 from squeezenext.errors import InputError
 
-MAX_LANES = 4096
 HALF = np.uint64(1 << 15)  # an even chance, in 65,536ths
 _ONE = np.uint64(16)  # bits of a probability
 # Counts are halved here: no decision is more certain than 1 in 4096, which keeps `bound` and the
@@ -197,7 +196,7 @@ class Decoder:
         return found
 
     def check(self) -> None:
-        """Raises InputError if more has been read than is there."""
+        """Raises InputError if more has been read than is there; `kernel_coding` asks often."""
         # An interval is three words wide, so that many may lie behind the last one written.
         if (self._next - self._end).max() > 3:
             raise self._damaged()

@@ -8,6 +8,7 @@ in GPTQ (Frantar and others, arXiv:2210.17323), which is Optimal Brain Surgeon i
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -83,22 +84,30 @@ def _moved(before: Quantizer, codes, weights, importance) -> Quantizer:
     return Quantizer(values[order], bits, before.slope)
 
 
-def share(kernel: np.ndarray, moments: np.ndarray, scale: float, slope: float) -> Shared:
-    """Shares a kernel's weights.
+def plans(moments: np.ndarray, scale: float) -> list["Plan"]:
+    """Returns how the weights of each group are to be quantised, at whatever price of a bit.
 
     Args:
-      kernel: [..., out] float32.
       moments: [groups, n, n] second moments of what a filter of each group reads, n being the
         weights of one filter in the kernel's order; or [groups, n], their diagonal alone, and
         then no error is made good by other weights.
       scale: of the moments: what one unit of squared error of the outputs costs.
+    """
+    return [Plan.of(moment * scale) for moment in moments]
+
+
+def share(kernel: np.ndarray, plans: Sequence["Plan"], slope: float) -> Shared:
+    """Shares a kernel's weights.
+
+    Args:
+      kernel: [..., out] float32.
+      plans: one a group.
       slope: what a bit costs.
     """
     outputs = kernel.shape[-1]
     matrix = kernel.reshape(-1, outputs).astype(np.float64)
-    groups = np.split(matrix, len(moments), axis=1)
-    plans = [_Plan.of(moment * scale) for moment in moments]
-    wide = [np.repeat(p.importance, outputs // len(moments)) for p in plans]
+    groups = np.split(matrix, len(plans), axis=1)
+    wide = [np.repeat(p.importance, outputs // len(plans)) for p in plans]
     quantizer = design(np.concatenate([g.ravel() for g in groups]), np.concatenate(wide), slope)
     codes = [plan.codes(g, quantizer) for g, plan in zip(groups, plans, strict=True)]
     values = quantizer.values[np.concatenate(codes, axis=1)]
@@ -106,7 +115,7 @@ def share(kernel: np.ndarray, moments: np.ndarray, scale: float, slope: float) -
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Plan:
+class Plan:
     """In which order rows are quantised, and how an error is passed on.
 
     Attributes:
@@ -120,7 +129,7 @@ class _Plan:
     passed: np.ndarray | None
 
     @classmethod
-    def of(cls, moments: np.ndarray) -> "_Plan":
+    def of(cls, moments: np.ndarray) -> "Plan":
         if moments.ndim == 1:
             return cls(moments, np.arange(len(moments)), None)
         diagonal = np.diag(moments)

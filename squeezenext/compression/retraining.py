@@ -15,13 +15,15 @@ from squeezenext import data, graph
 from squeezenext.compression import pruning
 from squeezenext.compression.sharing import Shared
 from squeezenext.config import Config
+from squeezenext.errors import NotFinite
 from squeezenext.foreign import variables
+from squeezenext.models import model_variables
 from squeezenext.training import devices, distillation, model_directory
 from squeezenext.training.history import ProgressBar
-from squeezenext.training.loop import Loop, model_variables
+from squeezenext.training.loop import Loop
 
 PRUNING_SHARE = 0.5  # of the pruning epochs in which weights go; in the rest the others recover
-CALL_STEPS = 50
+CALLS = 20  # in that time, each with masks of its own
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,7 +69,7 @@ class Fixed:
 
 def _loop(config: Config, reader: data.Reader, arrays: Mapping[str, np.ndarray], seed: int) -> Loop:
     strategy = devices.strategy(0)
-    precision = "float32"
+    precision = devices.precision("auto")
     with strategy.scope():
         how = config.training.distillation
         teacher = distillation.teacher(how, config.model.classes, precision)
@@ -86,16 +88,20 @@ def _loop(config: Config, reader: data.Reader, arrays: Mapping[str, np.ndarray],
     return loop
 
 
-def _train(loop: Loop, reader: data.Reader, steps: int, before: Callable[[int], None]) -> None:
-    """Takes `steps` steps in calls of `CALL_STEPS`; `before` is told the step each begins at."""
+def _train(
+    loop: Loop, reader: data.Reader, steps: int, call: int, before: Callable[[int], None]
+) -> None:
+    """Takes `steps` steps, `call` at a time; `before` is told at which step each call begins."""
     iterator, done, batch = loop.batches(reader), 0, loop.config.training.batch_size
     with data.faults_named(reader), ProgressBar(steps, 0) as bar:
         while done < steps:
             before(done)
-            sums, hopeless = loop.train(iterator, min(CALL_STEPS, steps - done))
+            sums, hopeless = loop.train(iterator, min(call, steps - done))
             done += sums.steps
             if hopeless:
-                raise FloatingPointError("The gradient is not finite; lower the learning rate.")
+                raise NotFinite(
+                    "The retraining's gradient is not finite; lower --set training.learning_rate."
+                )
             bar.update(done, done * batch / reader.split.examples, 0, sums.means()["loss"])
 
 
@@ -142,15 +148,16 @@ def prune(
     loop.update.restrict([(kernels[name], Mask(mask)) for name, mask in kept.items()])
     steps = _steps(config, reader)
     last = max(1, int(PRUNING_SHARE * steps))
+    call = max(1, last // CALLS)
 
     def update_masks(step: int) -> None:
-        now = pruning.density((step + CALL_STEPS) / last, share)
+        now = pruning.density((step + call) / last, share)
         values = {name: kernel.numpy() for name, kernel in kernels.items()}
         for name, mask in pruning.masks(values, importance, now).items():
             kept[name].assign(mask.astype(np.float32))
             kernels[name].assign(values[name] * mask)
 
-    _train(loop, reader, steps, update_masks)
+    _train(loop, reader, steps, call, update_masks)
     return loop.state()
 
 
@@ -180,7 +187,8 @@ def train_values(
     ties = [(kernels[name], _tie(kernel)) for name, kernel in shared.items()]
     scales = [(v, Fixed()) for v in loop.update.weights if v.name == "gamma"]
     loop.update.restrict([*ties, *scales])
-    _train(loop, reader, _steps(config, reader), lambda step: None)
+    steps = _steps(config, reader)
+    _train(loop, reader, steps, max(1, steps // CALLS), lambda step: None)
     folded = graph.fold(config, loop.state())
     trained = {name: _again(kernel, folded[f"{name}/kernel"]) for name, kernel in shared.items()}
     return trained, folded

@@ -3,6 +3,7 @@
 Batch norm is folded and no layer is this package's own, so both load without it.
 """
 
+import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +11,16 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
-from squeezenext import augmentation
+from squeezenext import augmentation, preprocessing
 from squeezenext.exporting import pixels
 from squeezenext.exporting.export_litert import DESCRIPTION, describe
 from squeezenext.graph import Node
 from squeezenext.trained import Trained
 
 L = keras.layers
+_SAME = 1e-2  # of probabilities: TensorFlow's and Pillow's JPEG differ in a last bit
 
 
 def write_keras(model: Trained, path: Path) -> None:
@@ -38,6 +41,8 @@ def build(model: Trained) -> keras.Model:
     for node in graph.nodes[1:]:
         values[node.name] = _layer(node, [values[name] for name in node.inputs])
     logits = values[graph.nodes[-1].name]
+    if model.temperature != 1:
+        logits = L.Rescaling(1 / model.temperature, name="temperature")(logits)
     network = keras.Model(images, L.Softmax(name="probabilities")(logits), name="squeezenext")
     for node in graph.weighted:
         parts = ("kernel", "bias") if node.op == "conv" or node.bias else ("kernel",)
@@ -79,8 +84,8 @@ def _padded(node: Node, x):
     return L.ZeroPadding2D(node.padding, name=f"{node.name}_padding")(x)
 
 
-def write_saved_model(model: Trained, path: Path) -> None:
-    """Writes a SavedModel with two signatures.
+def write_saved_model(model: Trained, path: Path):
+    """Writes a SavedModel with two signatures, and returns it as it is loaded again.
 
     serving_default: `images` [N, size, size, 3] uint8, RGB, already cropped; `encoded`: `images`
     [N] strings, JPEG files as they are. Both give `probabilities` [N, classes] float32, and of the
@@ -119,6 +124,7 @@ def write_saved_model(model: Trained, path: Path) -> None:
         "describe": module.describe,
     }
     tf.saved_model.save(module, str(path), signatures)
+    return tf.saved_model.load(str(path))
 
 
 def run_keras(path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -127,12 +133,29 @@ def run_keras(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda image: np.asarray(network(image[np.newaxis].astype(np.float32)))[0]
 
 
-def run_saved_model(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The same of a SavedModel, through its serving signature."""
-    loaded = tf.saved_model.load(str(path))
+def run_saved_model(loaded) -> Callable[[np.ndarray], np.ndarray]:
+    """The same of a SavedModel, as `tf.saved_model.load` returns it, through `serving_default`."""
 
     def run(image: np.ndarray) -> np.ndarray:
         serve = loaded.signatures["serving_default"]  # which does not keep `loaded` alive
         return serve(images=tf.constant(image[np.newaxis]))["probabilities"].numpy()[0]
 
     return run
+
+
+def check_encoded(loaded, model: Trained, pixels: np.ndarray) -> None:
+    """Checks that a SavedModel reads a JPEG file as the rest of this package does.
+
+    Args:
+      pixels: [size, size, 3] uint8, RGB; a JPEG is made of them.
+
+    Raises:
+      RuntimeError: it does not.
+    """
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=95)
+    shown = preprocessing.read_image(file.getvalue(), "the probe")
+    expected = run_saved_model(loaded)(preprocessing.centre_pixels(shown, model.config.images))
+    found = loaded.signatures["encoded"](images=tf.constant([file.getvalue()]))["probabilities"]
+    if not np.abs(found.numpy()[0] - expected).max() <= _SAME:
+        raise RuntimeError("The SavedModel reads JPEG files in another way; it was not kept.")

@@ -13,14 +13,12 @@ import squeezenext
 from squeezenext import config_io
 from squeezenext.errors import InputError
 from squeezenext.exporting import pixels
-from squeezenext.litert import int8, metadata, writer
+from squeezenext.litert import int8, metadata, numbers, writer
 from squeezenext.litert.runner import Runner
+from squeezenext.prediction.shipped import DESCRIPTION, PHONES, PIXELS
 from squeezenext.trained import Trained
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
-# MobileNet's convention, -1..1: half precision on a phone's GPU has its digits around 0.
-MEAN = STD = 127.5
-DESCRIPTION = "squeezenext.json"
 
 
 def convert(model: Trained, precision: str, calibration: Sequence[np.ndarray] = ()) -> bytes:
@@ -33,14 +31,15 @@ def convert(model: Trained, precision: str, calibration: Sequence[np.ndarray] = 
     Raises:
       InputError: int8 without images.
     """
-    mean, std = (0.0, 1.0) if precision == "int8" else (MEAN, STD)
+    # Half precision on a phone's GPU has its digits around 0.
+    mean, std = PIXELS if precision == "int8" else PHONES
     network, weights = pixels.take_rgb(model.graph, model.weights, model.config.images, mean, std)
     return metadata.with_files(
         writer.write(
             network,
             weights,
             numbers=_numbers(precision, network, weights, calibration),
-            softmax=True,
+            softmax=1 / model.temperature,
             description=f"{model.name}, {precision}",
             metadata={metadata.NAME: _metadata(model, precision, mean, std)},
         ),
@@ -57,9 +56,9 @@ def _numbers(precision: str, network, weights, calibration: Sequence[np.ndarray]
             raise InputError("--precision int8 needs real images for its ranges: give --data_dir.")
         return int8.calibrated(network, weights, calibration)
     kinds = {
-        "float32": writer.Float32,
-        "float16": writer.Float16,
-        "dynamic": int8.DynamicRange,
+        "float32": numbers.Float32,
+        "float16": numbers.Float16,
+        "dynamic": numbers.DynamicRange,
     }
     return kinds[precision]()
 
@@ -97,4 +96,5 @@ def runner(content: bytes, precision: str) -> Callable[[np.ndarray], np.ndarray]
     found = Runner(content, 1, "the exported file")
     if precision == "int8":
         return lambda image: found.run(image.astype(np.float32))[0]
-    return lambda image: found.run((image.astype(np.float32) - MEAN) / STD)[0]
+    mean, std = np.float32(PHONES)
+    return lambda image: found.run((image.astype(np.float32) - mean) / std)[0]

@@ -4,29 +4,26 @@ Input `images` [N, 3, size, size] float32, RGB, pixels in 0..255; outputs `proba
 `logits` [N, classes]. The `onnx` package is imported where it is used: requirements-onnx.txt.
 """
 
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from squeezenext.errors import InputError
-from squeezenext.exporting import pixels
+from squeezenext.exporting import onnx_int8, pixels
 from squeezenext.exporting.export_litert import describe
-from squeezenext.graph import Node
+from squeezenext.graph import Graph, Node
+from squeezenext.litert import int8
 from squeezenext.trained import Trained
 
 PRECISIONS = ("float32", "int8")
 OPSET = 17  # of 2022, which every runtime still kept reads
-# The mean and the softmax stay float32: eight bits would make ties of unequal logits.
-_QUANTIZED = ["Conv", "MaxPool", "Concat", "Add", "Pad", "Elu"]
 
 
 def convert(model: Trained, precision: str, calibration: Sequence[np.ndarray] = ()) -> bytes:
     """Writes the file.
 
     Args:
-      precision: one of `PRECISIONS`.
+      precision: one of `PRECISIONS`, "float32" or "int8".
       calibration: for int8, images as `photographs.read` yields them.
 
     Raises:
@@ -34,8 +31,17 @@ def convert(model: Trained, precision: str, calibration: Sequence[np.ndarray] = 
     """
     if precision == "int8" and not len(calibration):
         raise InputError("--precision int8 needs real images for its ranges: give --data_dir.")
-    content = _float32(model, precision)
-    return content if precision == "float32" else _int8(content, calibration)
+    onnx = _onnx()
+    helper = onnx.helper
+    network, weights = pixels.take_rgb(model.graph, model.weights, model.config.images)
+    nodes, constants = [], {}
+    for node in network.nodes[1:]:
+        nodes += _nodes(helper, node, weights, constants)
+    if precision == "int8":
+        numbers = int8.calibrated(network, weights, calibration)
+        nodes = onnx_int8.quantized(helper, nodes, constants, network, numbers)
+    nodes += _answers(helper, network.nodes[-1].name, model.temperature, constants)
+    return _file(onnx, model, precision, network, nodes, constants)
 
 
 def _onnx():
@@ -49,25 +55,23 @@ def _onnx():
     return onnx
 
 
-def _float32(model: Trained, precision: str) -> bytes:
-    onnx = _onnx()
-    helper = onnx.helper
-    graph, weights = pixels.take_rgb(model.graph, model.weights, model.config.images)
-    nodes, constants = [], {}
-    for node in graph.nodes[1:]:
-        nodes += _nodes(helper, node, weights, constants)
-    last = graph.nodes[-1].name
-    nodes.append(helper.make_node("Identity", [last], ["logits"]))
-    nodes.append(helper.make_node("Softmax", [last], ["probabilities"], axis=1))
-    size, kind = model.config.images.size, onnx.TensorProto.FLOAT
-    sides = ["N", 3, size, size]
+def _answers(helper, last: str, temperature: float, constants: dict[str, np.ndarray]) -> list:
+    constants["temperature"] = np.float32(temperature).reshape(())
+    return [
+        helper.make_node("Identity", [last], ["logits"]),
+        helper.make_node("Div", [last, "temperature"], ["tempered"]),
+        helper.make_node("Softmax", ["tempered"], ["probabilities"], axis=1),
+    ]
+
+
+def _file(onnx, model: Trained, precision: str, network: Graph, nodes, constants) -> bytes:
+    helper, kind, size = onnx.helper, onnx.TensorProto.FLOAT, model.config.images.size
     names = ("probabilities", "logits")
-    outputs = [helper.make_tensor_value_info(n, kind, ["N", len(model.labels)]) for n in names]
     body = helper.make_graph(
         nodes,
         model.name,
-        [helper.make_tensor_value_info(graph.nodes[0].name, kind, sides)],
-        outputs,
+        [helper.make_tensor_value_info(network.nodes[0].name, kind, ["N", 3, size, size])],
+        [helper.make_tensor_value_info(n, kind, ["N", len(model.labels)]) for n in names],
         [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     made = helper.make_model(
@@ -120,34 +124,6 @@ def _activated(helper, node: Node, kind: str, inputs: list[str], **attributes) -
         helper.make_node(kind, inputs, [before], **attributes),
         helper.make_node(activation, [before], [node.name]),
     ]
-
-
-def _int8(content: bytes, calibration: Sequence[np.ndarray]) -> bytes:
-    """Quantises with ONNX Runtime's own tool: kernels int8, a scale a channel."""
-    from onnxruntime import quantization
-
-    class Images(quantization.CalibrationDataReader):
-        def __init__(self):
-            self._left = iter(calibration)
-
-        def get_next(self):
-            image = next(self._left, None)
-            return None if image is None else {"images": _batch(image)}
-
-    with tempfile.TemporaryDirectory() as folder:
-        before, after = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
-        before.write_bytes(content)
-        quantization.quantize_static(
-            before,
-            after,
-            Images(),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=_QUANTIZED,
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-        )
-        return after.read_bytes()
 
 
 def _batch(image: np.ndarray) -> np.ndarray:

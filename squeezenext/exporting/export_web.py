@@ -7,19 +7,18 @@ model.json says what to show the network and which sizes of it there are.
 import dataclasses
 import gzip
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from squeezenext import photographs, trained
-from squeezenext.errors import InputError
-from squeezenext.exporting import npm, pixels
+from squeezenext import trained
+from squeezenext.exporting import checking, npm, pixels
 from squeezenext.graph import Graph, Node
-from squeezenext.litert import int8, writer
+from squeezenext.litert import int8, numbers, writer
 from squeezenext.litert.runner import Runner
+from squeezenext.predictor import softmax
 from squeezenext.trained import Trained
 
 PAGE = Path(__file__).with_name("web")
@@ -34,7 +33,7 @@ UTILS = npm.Package(
     "4fJiw6tBQnIs+0jH/OQ16nYOiSl8/+zZnn5h2ul8aTKHi05sVqZW580Tmk78pC2kT39A9OYBVdFawteZ/sI1kQ==",
 )
 _BUILDS = ("litert_wasm_internal", "litert_wasm_compat_internal")  # with relaxed SIMD and without
-_MANIFEST = "model.json"
+MANIFEST = "model.json"
 
 
 def write(
@@ -75,7 +74,7 @@ def write(
         "model": model.name,
         "temperature": model.temperature,
     }
-    (folder / _MANIFEST).write_text(json.dumps(document, ensure_ascii=False) + "\n", "utf-8")
+    (folder / MANIFEST).write_text(json.dumps(document, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _runtime() -> dict[str, bytes]:
@@ -92,13 +91,13 @@ def _networks(model: Trained, calibration: Sequence[np.ndarray]) -> dict[str, by
     graph, weights = pixels.take_rgb(model.graph, model.weights, model.config.images)
     graph, weights = with_class_maps(graph, weights)
     # No float16: LiteRT.js 2.5 widens such weights at every run, and took 3 times float32's time.
-    numbers = {"float32": writer.Float32()}
+    kinds = {"float32": numbers.Float32()}
     if len(calibration):
-        numbers["int8"] = int8.calibrated(graph, weights, calibration)
+        kinds["int8"] = int8.calibrated(graph, weights, calibration)
     outputs = [graph.features]
     return {
         name: writer.write(graph, weights, numbers=kind, outputs=outputs)
-        for name, kind in numbers.items()
+        for name, kind in kinds.items()
     }
 
 
@@ -116,52 +115,43 @@ def with_class_maps(graph: Graph, weights) -> tuple[Graph, dict[str, np.ndarray]
     conv = Node(op="conv", name=last.name, inputs=mean.inputs, shape=(height, width, *last.shape))
     pool = dataclasses.replace(mean, inputs=(conv.name,), shape=last.shape)
     kernel = weights[f"{last.name}/kernel"][np.newaxis, np.newaxis]
-    changed = {f"{last.name}/kernel": kernel, f"{last.name}/bias": np.zeros(last.shape, np.float32)}
+    bias = weights.get(f"{last.name}/bias", np.zeros(last.shape, np.float32))
+    changed = {f"{last.name}/kernel": kernel, f"{last.name}/bias": bias}
     return Graph((*graph.nodes[:-2], conv, pool)), dict(weights) | changed
 
 
-def check(folder: Path, reference, images: Sequence[np.ndarray]) -> None:
+def check(folder: Path, reference: checking.Run, images: Sequence[np.ndarray]) -> None:
     """Runs each network of a folder in LiteRT's Python runtime and compares its probabilities.
 
     Raises:
       RuntimeError: they differ from the model's.
     """
-    for row in json.loads((folder / _MANIFEST).read_text("utf-8"))["files"]:
-        content = (folder / row["file"]).read_bytes()
-        content = gzip.decompress(content) if row["file"].endswith(".gz") else content
-        runner = Runner(content, 1, row["file"])
-        for image in images:
-            logits = runner.run(image.astype(np.float32))[0].astype(np.float64)
-            powers = np.exp(logits - logits.max())
-            worst = np.abs(powers / powers.sum() - reference(image)).max()
-            if not worst <= {"float32": 1e-3}.get(row["name"], 0.5):
-                raise RuntimeError(f"{row['file']} differs from the model by {worst:.3g}.")
+    for row in _manifest(folder)["files"]:
+        exact = row["name"] == "float32"
+        run = _run(folder, row["file"])
+        checking.compare(run, reference, images, "float32" if exact else "int8")
+
+
+def runner(folder: Path) -> checking.Run:
+    """Returns what runs the smallest uncompressed network of a folder, int8 where there is one."""
+    names = [row["name"] for row in _manifest(folder)["files"]]
+    return _run(folder, "int8.tflite" if "int8" in names else "float32.tflite")
+
+
+def _manifest(folder: Path) -> dict:
+    return json.loads((folder / MANIFEST).read_text("utf-8"))
+
+
+def _run(folder: Path, file: str) -> checking.Run:
+    content = (folder / file).read_bytes()
+    content = gzip.decompress(content) if file.endswith(".gz") else content
+    network, temperature = Runner(content, 1, file), np.float32(_manifest(folder)["temperature"])
+    return lambda image: softmax(network.run(image.astype(np.float32))[0] / temperature)
 
 
 def compressed_beside(model_dir: str | Path) -> Trained | None:
-    """Returns what `model.sqz` in a model directory holds, None without one."""
-    path = Path(model_dir) / "model.sqz"
-    return trained.load(path) if path.is_file() else None
-
-
-def images(model: Trained, data_dir: str | Path | None) -> list[np.ndarray]:
-    """Returns what int8 is calibrated on, nothing without data."""
-    if not data_dir:
-        return []
-    like = model.config.images, model.labels
-    return [x for x, _ in photographs.read(data_dir, ("train", "validation"), 200, *like)]
-
-
-def replace_folder(made: Path, place: Path) -> None:
-    """Puts a folder where another of its kind may be.
-
-    Raises:
-      InputError: there is something else.
-    """
-    before = place.with_name(f".{place.name}.before-{os.getpid()}")
-    if place.exists():
-        if not (place / _MANIFEST).is_file() and any(place.iterdir()):
-            raise InputError(f"--output {place} holds something else; choose another folder.")
-        os.replace(place, before)
-    os.replace(made, place)
-    shutil.rmtree(before, ignore_errors=True)
+    """Returns what `model.sqz` of a model directory holds, its own or `adapt`'s; None without."""
+    for path in (Path(model_dir) / "model.sqz", Path(model_dir) / "exported" / "model.sqz"):
+        if path.is_file():
+            return trained.load(path)
+    return None

@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from squeezenext import checkpoint
+from squeezenext import atomic
 from squeezenext.errors import InputError
 from squeezenext.foreign import named
 
@@ -58,7 +58,7 @@ def _content(package: Package) -> bytes:
         return content
     content = _pack(package)
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_file(path, lambda file: file.write_bytes(content))
+    atomic.write_file(path, lambda file: file.write_bytes(content))
     return content
 
 

@@ -13,7 +13,12 @@ import numpy as np
 
 MAX_FIELDS = 200_000  # of a file; SqueezeNext's have some ten thousand
 EPSILON = 1e-5  # BatchNormParameter.eps, where a file says nothing
-_NAMES_OF_V1 = {4: "Convolution", 14: "InnerProduct", 25: "Eltwise"}  # V1LayerParameter.LayerType
+_NAMES_OF_V1 = {
+    4: "Convolution",
+    14: "InnerProduct",
+    18: "ReLU",
+    25: "Eltwise",
+}  # V1LayerParameter.LayerType
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LAYER = {1: "name", 2: "type", 7: "blob", 106: "convolution", 139: "norm"}
 _LAYER_OF_V1 = {4: "name", 5: "type", 6: "blob", 10: "convolution"}

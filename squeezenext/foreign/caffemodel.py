@@ -33,7 +33,10 @@ def decode(data: bytes, config: Config, source: str) -> dict[str, np.ndarray]:
       InputError: the file is damaged, or of another network.
     """
     try:
-        return _variables(_with_norms(caffe_proto.layers(data)), graph.of(config))
+        layers, network = caffe_proto.layers(data), graph.of(config)
+        found = _variables(_with_norms(layers), network)
+        _check_activations(layers, network)
+        return found
     except Damaged as error:
         raise InputError(f"{source} is damaged or of another network: {error}.") from error
 
@@ -73,6 +76,15 @@ def _variables(
         elif norms:
             raise Damaged(f"its layer {norms[0].name} normalises {node.name}")
     return found
+
+
+def _check_activations(layers: list[Layer], network: graph.Graph) -> None:
+    """Compares how often each activation stands there; where, the order of layers says."""
+    for kind in ("ReLU", "ELU"):
+        told = sum(layer.kind == kind for layer in layers)
+        wanted = sum(node.activation == kind.lower() for node in network.nodes)
+        if told != wanted:
+            raise Damaged(f"it has {told} {kind} layers, the network should have {wanted}")
 
 
 def _weights(layer: Layer, node: graph.Node, network: graph.Graph) -> dict[str, np.ndarray]:

@@ -11,14 +11,30 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import atomic, card, checkpoint, description, graph
+from squeezenext import (
+    atomic,
+    card,
+    checkpoint,
+    config_io,
+    description,
+    graph,
+    preprocessing,
+)
 from squeezenext.config import CAFFE_SQUASH, TORCHVISION, Config, Images
 from squeezenext.errors import InputError
 from squeezenext.foreign import caffemodel, deep_compression, ncnn, npz, pytorch_weights, variables
 from squeezenext.labels import Label
 from squeezenext.litert import writer
+from squeezenext.litert.runner import Runner
 
 MAX_BYTES = 128 << 20  # of one file; the largest network here has 18 MB
+# What the weights of a format that does not say it are shown.
+_IMAGES: dict[str, Images] = {
+    "deep_compression": CAFFE_SQUASH,
+    "caffemodel": CAFFE_SQUASH,
+    "torchvision": TORCHVISION,
+    "pytorchcv": TORCHVISION,
+}
 FORMATS = ("deep_compression", "ncnn", "caffemodel", "torchvision", "pytorchcv", "npz")
 
 
@@ -60,15 +76,40 @@ def import_weights(
         for path, data in zip(paths, contents, strict=True)
     }
     source = {"format": kind, "files": files} | (origin or {})
-    _write(directory, config, classes, arrays, {"imported": source})
+    _check_directory(directory, config, files)
+    _write(directory, config, classes, arrays, source)
 
 
-def _write(directory: Path, config: Config, classes, arrays, meta: dict) -> None:
+def _check_directory(directory: Path, config: Config, files: dict[str, str]) -> None:
+    """Refuses a directory that holds any model but this one, half made or whole."""
+    steps = checkpoint.steps(directory / "checkpoints")
+    if not steps:
+        return
+    fault = InputError(f"{directory} holds a model already; choose another --model_dir.")
+    if steps != [0]:
+        raise fault
+    imported = checkpoint.read_meta(directory / "checkpoints", 0).get("imported", {})
+    if imported.get("files") != files or config_io.read_model(directory) != config:
+        raise fault
+
+
+def _write(directory: Path, config: Config, classes, arrays, source: dict) -> None:
     content = writer.write(graph.of(config), graph.fold(config, arrays))
+    _try(content, config)
+    meta = {"imported": source, "litert_sha256": hashlib.sha256(content).hexdigest()}
     description.write(directory, config, classes)
     checkpoint.save(directory / "checkpoints", 0, arrays, meta)
     atomic.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
     card.write(directory)
+
+
+def _try(content: bytes, config: Config) -> None:
+    """Runs a network on a grey image before it is put in place."""
+    grey = np.full((config.images.size,) * 2 + (3,), 128, np.float32)
+    runner = Runner(content, 1, "the network")
+    (logits,) = runner.run(preprocessing.normalize(grey, config.images))
+    if logits.shape != (config.model.classes,) or not np.isfinite(logits).all():
+        raise RuntimeError("The network's answer is no number a class; it was not kept.")
 
 
 def files(kind: str, path: Path) -> list[Path]:
@@ -101,16 +142,14 @@ def read(
     """
     if kind not in FORMATS:
         raise InputError(f"--format {kind}: must be one of {', '.join(FORMATS)}.")
+    check_images(kind, config, source)
     if kind == "deep_compression":
-        _check_images(kind, config, CAFFE_SQUASH, source)
         return _deep_compression(contents[0], config, source), []
     if kind == "caffemodel":
-        _check_images(kind, config, CAFFE_SQUASH, source)
         return caffemodel.decode(contents[0], config, source), []
     if kind == "npz":
-        return npz.decode(contents[0], config, source), []
+        return npz.decode(contents[0], config, source)
     if kind in ("torchvision", "pytorchcv"):
-        _check_images(kind, config, TORCHVISION, source)
         return pytorch_weights.decode(contents[0], config, kind, source), []
     arrays, notes = ncnn.decode(*contents, config, source)
     images = config.images
@@ -118,8 +157,15 @@ def read(
     return arrays, [*notes, f"{source} says nothing of pixels: the network is shown {pixels}."]
 
 
-def _check_images(kind: str, config: Config, usual: Images, source: str) -> None:
-    """Refuses a configuration that shows other pixels than a format's weights were trained on."""
+def check_images(kind: str, config: Config, source: str) -> None:
+    """Refuses a configuration that shows other pixels than a format's weights know.
+
+    Raises:
+      InputError: it does.
+    """
+    if kind not in _IMAGES:
+        return
+    usual = _IMAGES[kind]
     fields = ("channels", "mean", "std")
     told = {field: getattr(usual, field) for field in fields}
     if told != {field: getattr(config.images, field) for field in fields}:

@@ -12,6 +12,8 @@ from squeezenext import config_io, labels  # what is heavier is imported where i
 from squeezenext.errors import InputError
 from squeezenext.foreign.published import PUBLISHED, File, Published
 
+FORMAT = 2  # of the directories in the cache; another makes them anew
+
 
 def resolve(name: str | Path) -> Path:
     """Returns the model directory that a user means: a folder, or a published model's name.
@@ -21,21 +23,40 @@ def resolve(name: str | Path) -> Path:
     """
     path = Path(name)
     if path.exists() or str(name) not in PUBLISHED:
+        if path.suffix in (".sqz", ".tflite"):
+            told = "is a file; a model directory is needed" if path.exists() else "is absent"
+            raise InputError(f"{name} {told}.")
         if not path.is_dir():
             raise InputError(
                 f"There is no model directory {name}; published models are {', '.join(PUBLISHED)}."
             )
         return path
     published = PUBLISHED[str(name)]
-    directory = cache() / f"{name}-{published.files[-1].sha256[:12]}"
-    if not (directory / "model.tflite").is_file():
+    directory = cache() / f"{name}-{published.files[-1].sha256[:12]}-{FORMAT}"
+    if not _whole(directory):
         import filelock
 
-        directory.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(directory / ".lock"):
-            if not (directory / "model.tflite").is_file():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(directory.with_name(f"{directory.name}.lock")):
+            if not _whole(directory):
+                import shutil
+
+                shutil.rmtree(directory, ignore_errors=True)
                 _install(published, directory)
     return directory
+
+
+def _whole(directory: Path) -> bool:
+    """Whether a directory holds the network that was once made of checked files, bit for bit."""
+    import hashlib
+    import json
+
+    try:
+        meta = json.loads((directory / "checkpoints/step-00000000/META.json").read_text("utf-8"))
+        content = (directory / "model.tflite").read_bytes()
+    except (OSError, ValueError):
+        return False
+    return hashlib.sha256(content).hexdigest() == meta.get("litert_sha256")
 
 
 def _install(published: Published, directory: Path) -> None:
@@ -68,7 +89,7 @@ def _fetch(wanted: File) -> Path:
             if hashlib.sha256(path.read_bytes()).hexdigest() == wanted.sha256:
                 return path
     path = cache() / "files" / wanted.sha256
-    if not path.is_file():
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != wanted.sha256:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = _download(wanted)
         atomic.write_file(path, lambda file: file.write_bytes(content))
@@ -77,13 +98,15 @@ def _fetch(wanted: File) -> Path:
 
 def _download(wanted: File) -> bytes:
     import hashlib
-    import urllib.error
+    import http.client
     import urllib.request
 
     try:
         with urllib.request.urlopen(wanted.url, timeout=60) as response:
             content = response.read(wanted.bytes + 1)
-    except (urllib.error.URLError, OSError) as error:
+            if len(content) < wanted.bytes:
+                raise OSError(f"{len(content):,} of {wanted.bytes:,} bytes came")
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         raise InputError(
             f"{wanted.url} cannot be fetched ({error}); fetch it elsewhere, put it into a "
             "folder and name that folder in SQUEEZENEXT_WEIGHTS."

@@ -30,6 +30,8 @@ def keys(config: Config, layout: Layout) -> dict[str, str]:
       InputError: that library has no such network.
     """
     model = config.model
+    if isinstance(model, SqueezeNet) and (model.head_padding or model.activation != "relu"):
+        raise InputError(f"{layout}'s SqueezeNet pads no classifier and has ReLU alone.")
     if isinstance(model, SqueezeNet) and layout == "torchvision" and model.bypass == "none":
         layers = _torchvision(model)
     elif isinstance(model, SqueezeNet) and layout == "pytorchcv" and model.bypass != "complex":
@@ -142,13 +144,30 @@ def decode(data: bytes, config: Config, layout: Layout, source: str) -> dict[str
     ):
         raise InputError(f"{source} is no state dictionary: tensors by name.")
     # Saved from nn.DataParallel, every name has this before it.
-    arrays = {key.removeprefix("module."): _array(value, torch) for key, value in state.items()}
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    # Before any is made an array: a tensor of any shape may stand on two bytes of storage.
+    _check_shapes(state, config, layout, source)
+    arrays = {key: _array(tensor, torch, source) for key, tensor in state.items()}
     return from_state(arrays, config, layout, source)
 
 
-def _array(tensor, torch) -> np.ndarray:
+def _check_shapes(state: Mapping, config: Config, layout: Layout, source: str) -> None:
+    shapes, wanted = variables.shapes(config), {}
+    for name, key in keys(config, layout).items():
+        wanted[key] = _axes(np.broadcast_to(0, shapes[name]), (3, 2, 0, 1), (1, 0)).shape
+    for key, tensor in state.items():
+        counter = key.endswith(f".{_COUNTER}")
+        if not counter and key not in wanted:
+            raise InputError(f"{source} is not of this network: it has {key}, too.")
+        if tuple(tensor.shape) not in ([(), (1,)] if counter else [wanted[key]]):
+            raise InputError(
+                f"{source} is not of this network: {key} has shape {tuple(tensor.shape)}."
+            )
+
+
+def _array(tensor, torch, source: str) -> np.ndarray:
     if tensor.layout != torch.strided or tensor.is_quantized:
-        raise InputError("Sparse and quantised tensors are not read; save dense ones.")
+        raise InputError(f"{source}: sparse and quantised tensors are not read; save dense ones.")
     return tensor.detach().to(torch.float32).numpy()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from squeezenext import atomic
 from squeezenext.config import Config
 from squeezenext.errors import InputError
-from squeezenext.foreign import deep_compression, npz, pytorch_weights
+from squeezenext.foreign import deep_compression, importing, npz, pytorch_weights
 
 FORMATS = ("deep_compression", "npz", "torchvision", "pytorchcv")
 
@@ -20,12 +20,13 @@ def write(kind: str, config: Config, arrays: dict[str, np.ndarray], path: Path) 
       arrays: by name, as `trained.variables` returns them.
 
     Raises:
-      InputError: the format cannot hold this network.
+      InputError: the format cannot hold this network, or its weights know other pixels.
     """
     if kind not in FORMATS:
         raise InputError(f"--format {kind}: must be one of {', '.join(FORMATS)}.")
     if not path.parent.is_dir():
         raise InputError(f"--output {path}: there is no folder {path.parent}.")
+    importing.check_images(kind, config, "the model")
     if kind == "npz":
         content = npz.encode(arrays, config)
     elif kind == "deep_compression":

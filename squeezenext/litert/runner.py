@@ -14,6 +14,13 @@ from squeezenext.errors import InputError
 _SILENCED = threading.Lock()
 
 
+def cores() -> int:
+    """Returns how many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Runner:
     """A LiteRT file of one input and any number of outputs. Not for two threads at once.
 

@@ -1,7 +1,7 @@
 """Looks into a LiteRT file: the classifier's input, and what each place says for each class.
 
 The networks end in a convolution and a mean over all places (SqueezeNet), or in that mean and one
-dense layer without bias (SqueezeNext). Either way a class's logit is exactly the mean of a map:
+dense layer (SqueezeNext). Either way a class's logit is exactly the mean of a map:
 its class-activation map (arXiv:1512.04150), for which no gradient is needed. The file is read by
 what its operators are, not by names, which differ from one converter to the next.
 """
@@ -37,11 +37,12 @@ class Tapped:
 
     Attributes:
       content: outputs are logits, the classifier's input, and (SqueezeNet) the class maps.
-      kernel: [classes, channels] float32 of a dense classifier, else None.
+      kernel, bias: [classes, channels] and [classes] float32 of a dense classifier, else None.
     """
 
     content: bytes
     kernel: np.ndarray | None
+    bias: np.ndarray | None
 
     def features(self, outputs: list[np.ndarray]) -> np.ndarray:
         """Returns the mean over all places of what the classifier reads, [channels] float32."""
@@ -51,7 +52,7 @@ class Tapped:
         """Returns a class's map, [height, width] float32, whose mean is its logit."""
         if self.kernel is None:
             return outputs[2][..., index]
-        return outputs[1] @ self.kernel[index]
+        return outputs[1] @ self.kernel[index] + self.bias[index]
 
 
 def tap(content: bytes, name: str) -> Tapped:
@@ -69,11 +70,11 @@ def tap(content: bytes, name: str) -> Tapped:
         logits = graph.outputs[0]
         end = graph.producer(logits, _MEANS | {_CODES.FULLY_CONNECTED})
         if graph.code(end) == _CODES.FULLY_CONNECTED:
-            kernel = graph.constant(end.inputs[1])
+            kernel, bias = graph.constant(end.inputs[1]), graph.bias(end)
             mean = graph.producer(end.inputs[0], _MEANS)
             wanted = [mean.inputs[0]]
         else:
-            kernel = None
+            kernel = bias = None
             conv = graph.producer(end.inputs[0], {_CODES.CONV_2D})
             wanted = [graph.before(conv.inputs[0]), end.inputs[0]]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -87,7 +88,7 @@ def tap(content: bytes, name: str) -> Tapped:
     model.signatureDefs = []
     builder = flatbuffers.Builder(len(content) + 4096)
     builder.Finish(model.Pack(builder), b"TFL3")
-    return Tapped(bytes(builder.Output()), kernel)
+    return Tapped(bytes(builder.Output()), kernel, bias)
 
 
 def _aligned(buffer) -> Buffer:
@@ -135,8 +136,15 @@ class _Graph:
             operator = self._makers[int(tensor)]
         return tensor
 
+    def bias(self, dense) -> np.ndarray:
+        """Returns the bias of a dense layer, 0 where it has none."""
+        if len(dense.inputs) > 2 and dense.inputs[2] >= 0:
+            return self.constant(dense.inputs[2])
+        classes = self._subgraph.tensors[int(dense.inputs[1])].shape[0]
+        return np.zeros(classes, np.float32)
+
     def constant(self, index: int) -> np.ndarray:
-        """Returns a constant [classes, channels] as float32, whatever its number format."""
+        """Returns a constant, classes first, as float32, whatever its number format."""
         while int(index) in self._makers:  # half-precision weights pass through DEQUANTIZE
             index = self._makers[int(index)].inputs[0]
         tensor = self._subgraph.tensors[int(index)]
@@ -144,11 +152,13 @@ class _Graph:
             schema.TensorType.FLOAT32: np.float32,
             schema.TensorType.FLOAT16: np.float16,
             schema.TensorType.INT8: np.int8,
+            schema.TensorType.INT32: np.int32,  # a bias
         }
         data = np.asarray(self._model.buffers[tensor.buffer].data, np.uint8)
         values = data.view(kinds[tensor.type]).reshape(tensor.shape).astype(np.float32)
-        if tensor.type != schema.TensorType.INT8:
+        if kinds[tensor.type] in (np.float32, np.float16):
             return values
-        quantization = tensor.quantization
-        scale = np.asarray(quantization.scale, np.float32).reshape(-1, 1)
-        return (values - np.asarray(quantization.zeroPoint, np.float32).reshape(-1, 1)) * scale
+        each = (-1,) + (1,) * (values.ndim - 1)
+        scale = np.asarray(tensor.quantization.scale, np.float32).reshape(each)
+        zero = np.asarray(tensor.quantization.zeroPoint, np.float32).reshape(each)
+        return (values - zero) * scale

@@ -1,4 +1,4 @@
-"""A folded network as a LiteRT file: float32, float16 weights, or what int8.py adds.
+"""A folded network as a LiteRT file, its numbers stored as numbers.py or int8.py says.
 
 `write(graph, weights)` takes a tenth of a second and no TensorFlow; only built-in operators are
 written. Convolutions carry their ReLU; an ELU is an operator of its own.
@@ -11,6 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from squeezenext.graph import Graph, Node
 from squeezenext.litert.flatbuffer import LitertFile
+from squeezenext.litert.numbers import Float32
 
 INPUT, LOGITS, SCORES = "images", "logits", "probabilities"
 _FUSED = {
@@ -20,51 +21,13 @@ _FUSED = {
 }
 
 
-class Float32:
-    """How numbers are stored: activations and weights are float32."""
-
-    versions: Mapping[str, int] = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1}
-    integer = False  # activations
-
-    def activation(self, file: LitertFile, name: str, shape: Sequence[int]) -> int:
-        """Adds the tensor of a node's output, `shape` without the batch."""
-        return file.tensor(name, (1, *shape), np.float32)
-
-    def weights(
-        self, file: LitertFile, name: str, kernel: np.ndarray, bias: np.ndarray, source: str
-    ) -> list[int]:
-        """Adds kernel and bias (of the layer `name`, which reads `source`).
-
-        Args:
-          kernel: output channel first, or last for a depthwise one of [1, height, width, channels].
-        """
-        del source
-        return [
-            self._kernel(file, f"{name}/kernel", kernel),
-            file.tensor(f"{name}/bias", bias.shape, np.float32, bias),
-        ]
-
-    def _kernel(self, file: LitertFile, name: str, kernel: np.ndarray) -> int:
-        return file.tensor(name, kernel.shape, np.float32, kernel)
-
-
-class Float16(Float32):
-    """Kernels are float16 and made float32 once, when the file is loaded."""
-
-    def _kernel(self, file: LitertFile, name: str, kernel: np.ndarray) -> int:
-        half = file.tensor(f"{name}_float16", kernel.shape, np.float16, kernel)
-        whole = file.tensor(name, kernel.shape, np.float32)
-        file.operator("DEQUANTIZE", 3, [half], [whole], {}, "DequantizeOptions")
-        return whole
-
-
 def write(
     graph: Graph,
     weights: Mapping[str, np.ndarray],
     *,
     numbers: Float32 | None = None,
     outputs: Sequence[str] = (),
-    softmax: bool = False,
+    softmax: float | None = None,
     description: str = "",
     metadata: Mapping[str, bytes] | None = None,
 ) -> bytes:
@@ -74,7 +37,7 @@ def write(
       graph, weights: as `graph.of` and `graph.fold` make them.
       numbers: how activations and weights are stored; default `Float32()`.
       outputs: names of nodes to give out beside the last, such as `graph.features`.
-      softmax: probabilities instead of logits.
+      softmax: give out softmax(softmax x logits) instead of the logits.
       metadata: named buffers to carry along.
 
     Returns:
@@ -111,7 +74,7 @@ class _Emitter:
         strides = {"strideW": node.strides, "strideH": node.strides, "padding": padding}
         options = strides | {"fusedActivationFunction": _FUSED[node.activation]}
         if kernel.shape[2] == 1 and node.groups == kernel.shape[3]:
-            stored = self._stored(node, kernel.transpose(2, 0, 1, 3), bias)
+            stored = self._stored(node, kernel.transpose(2, 0, 1, 3), bias, axis=3)
             options |= {"depthMultiplier": 1}
             self._operator("DEPTHWISE_CONV_2D", 0, [source, *stored], output, options)
         else:
@@ -120,8 +83,8 @@ class _Emitter:
             self._operator("CONV_2D", 0, [source, *stored], output, options)
         self._elu(node, output)
 
-    def _stored(self, node: Node, kernel: np.ndarray, bias: np.ndarray) -> list[int]:
-        return self.numbers.weights(self.file, node.name, kernel, bias, node.inputs[0])
+    def _stored(self, node: Node, kernel: np.ndarray, bias: np.ndarray, axis=0) -> list[int]:
+        return self.numbers.weights(self.file, node.name, kernel, bias, node.inputs[0], axis)
 
     def _padded(self, node: Node) -> tuple[int, int]:
         """Returns the tensor a window moves over and the padding mode, padding it first if need be.
@@ -198,24 +161,24 @@ class _Emitter:
         self._elu(node, output)
 
     def global_pool(self, node: Node) -> None:
+        # From here on all is float32: eight bits would make ties of the logits.
         axes = self.file.constant(f"{node.name}_axes", (1, 2))
-        mean = {"keepDims": False}
-        if node is not self.graph.nodes[-1]:
-            source = self.tensors[node.inputs[0]]
-            self._operator("MEAN", 1, [source, axes], self._output(node), mean)
-            return
-        # These are the logits. Eight bits would make ties of them, so they are averaged in float32.
-        source = self._float(self.graph[node.inputs[0]])
-        logits = self.file.tensor(node.name, (1, *node.shape), np.float32)
-        self.file.operator("MEAN", 1, [source, axes], [logits], mean, "ReducerOptions")
-        self.tensors[node.name] = self.floats[node.name] = logits
+        inputs = [self._float(self.graph[node.inputs[0]]), axes]
+        self._float_operator("MEAN", 1, inputs, node, {"keepDims": False})
 
     def dense(self, node: Node) -> None:
         kernel = self.weights[f"{node.name}/kernel"]
         bias = self.weights.get(f"{node.name}/bias", np.zeros(node.shape, np.float32))
-        stored = self._stored(node, kernel.T, bias)
-        source = self.tensors[node.inputs[0]]
-        self._operator("FULLY_CONNECTED", 0, [source, *stored], self._output(node), {})
+        numbers, source = self.numbers.classifier, node.inputs[0]
+        stored = numbers.weights(self.file, node.name, kernel.T, bias, source)
+        inputs = [self._float(self.graph[source]), *stored]
+        version = numbers.versions["FULLY_CONNECTED"]
+        self._float_operator("FULLY_CONNECTED", version, inputs, node, {})
+
+    def _float_operator(self, name: str, version: int, inputs, node: Node, options) -> None:
+        output = self.file.tensor(node.name, (1, *node.shape), np.float32)
+        self.file.operator(name, version, inputs, [output], options, _KINDS[name])
+        self.tensors[node.name] = self.floats[node.name] = output
 
     def _operator(self, name: str, version: int, inputs, output: int, options) -> None:
         """Adds an operator; integer activations raise the version where it is not the number's."""
@@ -225,12 +188,12 @@ class _Emitter:
             version = self.numbers.versions.get(name, version + self.numbers.integer)
         self.file.operator(name, version, inputs, [output], options, _KINDS[name])
 
-    def finish(self, outputs: Sequence[str], softmax: bool, metadata) -> bytes:
+    def finish(self, outputs: Sequence[str], softmax: float | None, metadata) -> bytes:
         last = self.graph.nodes[-1]
         given = {LOGITS: self._float(last)}
-        if softmax:
+        if softmax is not None:
             scores = self.file.tensor(SCORES, (1, *last.shape), np.float32)
-            options = {"beta": 1.0}
+            options = {"beta": softmax}
             self.file.operator("SOFTMAX", 1, [given[LOGITS]], [scores], options, "SoftmaxOptions")
             given = {SCORES: scores}
         given |= {name: self._float(self.graph[name]) for name in outputs}

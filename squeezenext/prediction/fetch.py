@@ -27,7 +27,8 @@ def fetch(url: str, *, max_bytes: int, seconds: float = SECONDS) -> bytes:
 
     Args:
       max_bytes: more is refused; no more is ever read.
-      seconds: for everything, however slowly the server sends.
+      seconds: for everything, however slowly the server sends; looking up the name, which is the
+        system's resolver's work, takes its own time.
 
     Raises:
       InputError: the URL is not allowed, or cannot be fetched within the limits.
@@ -112,7 +113,7 @@ def public_address(host: str, port: int) -> str:
 
     Raises:
       OSError: the name has no address.
-      InputError: one of them is private, loopback, link-local, or otherwise not public.
+      _Refused: one of them is private, loopback, link-local, or otherwise not public.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [entry[4][0] for entry in found]
@@ -131,7 +132,9 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast
+    # fec0::/10, which ipaddress counts as global: each site's own, before RFC 3879 ended it.
+    site_local = getattr(ip, "is_site_local", False)
+    return ip.is_global and not ip.is_multicast and not site_local
 
 
 class _Checked(http.client.HTTPSConnection):
@@ -140,17 +143,25 @@ class _Checked(http.client.HTTPSConnection):
     def __init__(self, host: str, port: int, address: str, timeout: float):
         super().__init__(host, port, timeout=timeout, context=_context())
         self._address = address
+        self._late = False
 
     def connect(self) -> None:
         plain = socket.create_connection((self._address, self.port), self.timeout)
         try:
-            self.sock = self._context.wrap_socket(plain, server_hostname=self.host)
+            # Without the handshake, so that `cut` finds a socket while that goes on.
+            self.sock = self._context.wrap_socket(
+                plain, server_hostname=self.host, do_handshake_on_connect=False
+            )
+            if self._late:
+                raise TimeoutError("too slow")
+            self.sock.do_handshake()
         except BaseException:
-            plain.close()
+            (self.sock or plain).close()
             raise
 
     def cut(self) -> None:
-        """Ends whatever waits for the server."""
+        """Ends whatever waits for the server, and what would begin to."""
+        self._late = True
         if self.sock is not None:
             try:
                 socket.socket.shutdown(self.sock, socket.SHUT_RDWR)

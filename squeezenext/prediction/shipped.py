@@ -9,7 +9,7 @@ import json
 import math
 from pathlib import Path
 
-from squeezenext import config_io, labels
+from squeezenext import config_io, description
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.labels import Label
@@ -17,6 +17,12 @@ from squeezenext.labels import Label
 CALIBRATION = "calibration.json"
 DESCRIPTION = "squeezenext.json"  # behind an exported LiteRT file
 _MAX_DESCRIPTION = 16 << 20
+# What zipfile (RuntimeError: an encrypted entry) and json make of bytes that are something else.
+_NO_DESCRIPTION = (
+    KeyError, ValueError, TypeError, NotImplementedError, RuntimeError, RecursionError,
+)  # fmt: skip
+PHONES = (127.5, 127.5)  # mean and deviation of an exported float file: MobileNet's, -1..1
+PIXELS = (0.0, 1.0)  # of an int8 one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +73,13 @@ def _of_sqz(path: Path) -> Shipped:
 
     held = sqz.read(path)
     content = writer.write(graph.of(held.config), held.weights)
-    return Shipped(str(path), held.config, held.classes, content)
+    return Shipped(str(path), held.config, held.classes, content, held.temperature)
 
 
 def _of_litert(path: Path) -> Shipped:
     """Reads a file of `squeezenext.export`, behind which its description lies as a zip."""
     import zipfile
+    import zlib
 
     try:
         with zipfile.ZipFile(path) as archive:
@@ -87,7 +94,7 @@ def _of_litert(path: Path) -> Shipped:
         raise
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, NotImplementedError) as error:
+    except _NO_DESCRIPTION + (zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"{path} was not exported by this program: no {DESCRIPTION} lies behind it; give the "
             "model directory it was made of."
@@ -96,20 +103,12 @@ def _of_litert(path: Path) -> Shipped:
         raise InputError(
             f"{path} names {len(known)} classes, its network has {config.model.classes}."
         )
-    # export_litert.convert: what phones' half precision and int8 each want.
-    rgb = (0.0, 1.0) if precision == "int8" else (127.5, 127.5)
+    rgb = PIXELS if precision == "int8" else PHONES
     return Shipped(str(path), config, known, path, rgb=rgb)
 
 
 def _of_directory(directory: Path) -> Shipped:
-    if not (directory / "config.json").is_file():
-        raise InputError(f"{directory} is not a model directory: it has no config.json.")
-    config = config_io.read(directory / "config.json")
-    known = labels.read(directory / "labels.json")
-    if len(known) != config.model.classes:
-        raise InputError(
-            f"{directory}/labels.json has {len(known)} classes, the network {config.model.classes}."
-        )
+    config, known = description.read(directory)
     path = directory / "model.tflite"
     litert: Path | bytes = path if path.is_file() else _of_checkpoint(directory, config)
     return Shipped(str(path), config, known, litert, read_temperature(directory))

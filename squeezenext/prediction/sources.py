@@ -9,7 +9,7 @@ from pathlib import Path
 
 from squeezenext.errors import InputError
 
-ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"})
 MAX_BYTES = 64 << 20  # of an encoded image
 
 
@@ -82,14 +82,17 @@ def read(path: str) -> bytes:
     try:
         # A named pipe that nobody writes to would block for ever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
                 raise InputError(f"{path} is {kind}; name an image, or give it to -.")
             if status.st_size > MAX_BYTES:
                 raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MB.")
-            return _bounded(file.read(MAX_BYTES + 1), path)
+            with open(descriptor, "rb", closefd=False) as file:  # which refuses a folder itself
+                return _bounded(file.read(MAX_BYTES + 1), path)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:

@@ -13,6 +13,7 @@ from squeezenext.atomic import write_file
 from squeezenext.errors import InputError
 from squeezenext.foreign import named
 from squeezenext.labels import Label
+from squeezenext.labels import names as class_names
 from squeezenext.prediction import explain
 from squeezenext.predictor import Predictor
 from squeezenext.reporting import charts, examples, metrics
@@ -47,6 +48,7 @@ def write(
         date=datetime.date.today().isoformat(),
         figures=metrics.document(result, len(labels)),
         labels=labels,
+        names=class_names(labels),
         bins=metrics.reliability(result),
         charts=_charts(model),
         matrix=_matrix(result, len(labels)) if len(labels) <= MATRIX else None,
@@ -96,7 +98,7 @@ def _mistakes(model, labels, result: Evaluation, reader) -> list[dict]:
         predictor = Predictor(model, inside=True) if len(worst) else None
     except InputError:  # a file whose end is not the usual one: shown without maps
         predictor = None
-    shown = []
+    shown, names = [], class_names(labels)
     for number in worst:
         image, _ = examples.read(reader, int(number), len(labels))
         predicted = int(result.predicted[number])
@@ -109,8 +111,8 @@ def _mistakes(model, labels, result: Evaluation, reader) -> list[dict]:
                 "number": int(number),
                 "image": _data_url(image),
                 "heat": heat,
-                "label": labels[int(result.labels[number])].name,
-                "predicted": labels[predicted].name,
+                "label": names[int(result.labels[number])],
+                "predicted": names[predicted],
                 "probability": float(result.probability[number]),
             }
         )

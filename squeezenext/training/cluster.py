@@ -14,7 +14,7 @@ from squeezenext.errors import InputError
 from squeezenext.training.options import Cluster as Choice
 
 _EXPECTED = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-_PORTS = 12000, 20000  # Slurm names none: the first, and how many from there on
+_PORTS = 12000, 20000  # Slurm names none: the first, and how many from there on; 64 a job
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _slurm(environment: Mapping[str, str]) -> Cluster:
     tasks, index = number("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), number("SLURM_PROCID")
     hosts = hosts_of(_given(environment, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"))
     shares = _shares(_given(environment, "SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"))
-    first = _PORTS[0] + number("SLURM_JOB_ID") % _PORTS[1]
+    first = _PORTS[0] + 64 * number("SLURM_JOB_ID") % _PORTS[1]
     workers = [
         f"{host}:{first + place}"
         for host, share in zip(hosts, shares, strict=False)

@@ -1,6 +1,7 @@
 """Which devices a run uses, how they are tied together, and in which precision they compute."""
 
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,10 +57,11 @@ def make_deterministic() -> None:
 
     TensorFlow's own switch does not cover the CPU. A sum shared out among an operation's threads
     now and then differs in the last bit, so there is one. And oneDNN shapes the first convolution
-    that a thread ever executes for all cores, every later one for the operation's threads: which
-    of the gradients summed in another order depended on how operations met threads, in about one
-    process in ten under load (by 1e-10, TensorFlow 2.21). With one thread for the operations, too,
-    the first is always the first layer's.
+    that a thread ever executes for all cores that the process may use, every later one for the
+    operation's threads: which of the gradients summed in another order depended on how operations
+    met threads, in about one process in ten under load (by 1e-10, TensorFlow 2.21), even with one
+    thread for the operations. So, without a GPU, the process may use one core: oneDNN's
+    `get_max_threads_to_use` asks for the affinity.
 
     Raises:
       InputError: this process has used TensorFlow already.
@@ -73,6 +75,9 @@ def make_deterministic() -> None:
     except RuntimeError as error:
         raise InputError("--deterministic comes too late in this process.") from error
     tf.config.experimental.enable_op_determinism()
+    if hasattr(os, "sched_setaffinity") and not tf.config.list_physical_devices("GPU"):
+        cores = sorted(os.sched_getaffinity(0))  # other runs may be on this machine
+        os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
 
 
 def _names(devices: int) -> list[str]:
@@ -105,12 +110,6 @@ def _split_cpu(devices: int) -> None:
     except RuntimeError as error:
         if len(tf.config.list_logical_devices("CPU")) < devices:
             raise InputError(f"--devices {devices} comes too late in this process.") from error
-
-
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Says whether this process is the one that writes files."""
-    resolver = strategy.cluster_resolver
-    return resolver is None or not resolver.task_id
 
 
 def workers(strategy: tf.distribute.Strategy) -> tuple[int, int]:

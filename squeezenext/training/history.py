@@ -33,6 +33,7 @@ COLUMNS = (
     "validation_top5",
     "images_per_second",
     "seconds",
+    "skipped",
 )
 LOG = logging.getLogger("squeezenext")
 LINE_SECONDS = 60.0

@@ -12,15 +12,27 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from squeezenext import atomic, card, checkpoint, config_io, description, labels, models, stats
+from squeezenext import (
+    atomic,
+    card,
+    checkpoint,
+    config_io,
+    description,
+    labels,
+    models,
+    quiet,
+    stats,
+)
 from squeezenext.config import Config
 from squeezenext.errors import InputError
+from squeezenext.foreign import named
 from squeezenext.litert import from_keras
-from squeezenext.training.loop import model_variables
+from squeezenext.models import model_variables
+from squeezenext.optimization.optimizers import CLASSIFIERS
 
 AVERAGE = "average/"
-HEADS = ("classifier", "conv10")  # the layers whose shape follows the number of classes
 
 
 def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> None:
@@ -85,7 +97,7 @@ def assign(
         array = weights.get(name)
         if array is not None and array.shape == tuple(variable.shape):
             variable.assign(array)
-        elif new_head and name.split("/")[1] in HEADS:
+        elif new_head and name.split("/")[1] in CLASSIFIERS:
             left.append(name)
         else:
             shape = "absent" if array is None else f"of shape {array.shape}"
@@ -114,6 +126,32 @@ def write_final(directory: Path, document: dict) -> None:
     text = json.dumps(document, indent=1) + "\n"
     atomic.write_file(directory / "final.json", lambda file: file.write_text(text, "utf-8"))
     card.write(directory)
+
+
+def write_end(
+    directory: Path, config: Config, state: dict[str, np.ndarray], document: dict
+) -> None:
+    """Writes model.tflite and final.json of a run that has come to its end.
+
+    Args:
+      state: `Loop.state`'s arrays.
+      document: what final.json holds.
+    """
+    with tf.device("CPU:0"), quiet.native():  # a GPU's precision is no reference
+        model = models.build(config)
+        assign(model, evaluated(state, config), "the run")
+        write_litert(directory, model)
+    write_final(directory, document)
+
+
+def origin(model: str) -> dict[str, str]:
+    """Returns {"model", and where it is known, "licence"} of weights that training began with."""
+    try:
+        imported = card.imported(named.resolve(model))
+    except InputError:  # a directory that has gone since
+        imported = {}
+    licence = {"licence": str(imported["licence"])} if "licence" in imported else {}
+    return {"model": Path(model).name} | licence
 
 
 def read_final(directory: Path) -> dict | None:

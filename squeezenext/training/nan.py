@@ -7,12 +7,14 @@ checkpoint to that batch are left out once; steps, epochs and the learning rate 
 every epoch uses the rollbacks up: the names tell which to mend.
 """
 
+import contextlib
 from pathlib import Path
 
 from squeezenext import data
 from squeezenext.atomic import write_file
 from squeezenext.records import example
 from squeezenext.records.schema import FILENAME
+from squeezenext.training.loop import Loop
 
 MAX_ROLLBACKS = 5  # in a run; more is not bad luck but a bad recipe
 _SHOWN = 3
@@ -45,14 +47,38 @@ def _key(payload: bytes, place: int) -> str:
     return values[0].decode("utf-8", "replace") if values else f"example {place}"
 
 
-def report(directory: Path, step: int, names: list[str], write: bool) -> str:
-    """Returns a sentence that names the batch, after writing all of its examples to a file."""
+def batch_names(loop: Loop, reader: data.Reader) -> list[str]:
+    """Returns the file names of the last batch that a loop was trained on."""
+    training = loop.config.training
+    behind = int(loop.update.examples_seen.numpy()) + loop.passed_over
+    start, count = behind - training.batch_size, training.batch_size
+    return keys(reader, seed=loop.seed, start=start, count=count, echo=training.echo)
+
+
+def report(directory: Path, step: int, names: list[str]) -> str:
+    """Returns a sentence that names the batch, after writing all of its examples to a file.
+
+    Args:
+      names: of its examples; empty for a worker that leaves them to the chief.
+    """
     path = directory / f"not-finite-{step:08d}.txt"
-    if write:
-        text = "".join(f"{name}\n" for name in names)
+    if not names:
+        return f"The gradient of step {step} is not finite; the chief names the batch in {path}."
+    text = "".join(f"{name}\n" for name in names)
+    with contextlib.suppress(OSError):  # a full disk: the sentence still tells some
         write_file(path, lambda file: file.write_text(text, "utf-8"))
     more = f" and {len(names) - _SHOWN} more, all in {path}" if len(names) > _SHOWN else ""
     return (
         f"The gradient of step {step} is not finite; the batch was "
         f"{', '.join(names[:_SHOWN])}{more}."
+    )
+
+
+def verdict(sentence: str, last: str, rollbacks: int) -> str:
+    """Returns what a run ends with: `report`'s sentence, the last checkpoint, what one can do."""
+    times = f" after {rollbacks} rollbacks" if rollbacks else ""
+    return (
+        f"{sentence} No weight has been harmed; the last checkpoint is {last}{times}. Go on with "
+        "--on_nan rollback or --precision float32, or begin anew in another --model_dir with a "
+        "lower training.learning_rate."
     )

@@ -19,7 +19,8 @@ class Phase:
 
 
 def phase(config: Config, epoch: int) -> Phase:
-    """Returns the phase of an epoch, counted from 0."""
+    """Returns the phase of an epoch, counted from 0; what lies before is the first's."""
+    epoch = max(epoch, 0)
     sizes = config.images.progressive or (config.images.size,)
     epochs = math.ceil(config.training.epochs)
     place = min(epoch * len(sizes) // epochs, len(sizes) - 1)

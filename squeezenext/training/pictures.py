@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw
 from squeezenext import data
 from squeezenext.config import Images
 from squeezenext.labels import Label
+from squeezenext.reporting.metrics import Evaluation
 from squeezenext.training.history import History
-from squeezenext.training.loop import Evaluation
 
 CURVES = 50  # classes: more curves than that nobody looks at
 SIDE = 512  # of the confusion, at least

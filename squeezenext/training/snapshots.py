@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 import squeezenext
 from squeezenext import checkpoint, config_io
+from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.training import devices
 from squeezenext.training.history import LOG
@@ -40,6 +42,18 @@ class Progress:
     passed_over: int = 0
     rollbacks: list[dict[str, int]] = dataclasses.field(default_factory=list)
 
+    def took(self, sums: Sums, seconds: float, images: int) -> None:
+        """Adds a call; `images`: on which it trained in these seconds."""
+        self.epoch_sums += sums
+        self.epoch_seconds += seconds
+        self.epoch_timed += images
+
+    def new_epoch(self) -> None:
+        """Begins the next epoch's sums."""
+        self.epoch_sums = Sums(0, 0, 0.0, 0.0, 0.0)
+        self.epoch_seconds, self.epoch_timed = 0.0, 0
+        self.epoch_ended = False
+
 
 class Snapshots:
     """Saves and takes up one run. Only the chief writes; all workers call all methods together.
@@ -59,6 +73,11 @@ class Snapshots:
         self._examples = examples
         self._chief = chief
         self._keep = keep
+
+    @property
+    def step(self) -> int:
+        """At which the run stands."""
+        return int(self._loop.update.step.numpy())
 
     def resume(self) -> Progress | None:
         """Takes up the newest whole checkpoint, the same on all workers; None: there is none.
@@ -126,20 +145,26 @@ class Snapshots:
                 f"{self._model_dir} holds imported weights; give --fine_tune_from "
                 f"{self._model_dir} and another --model_dir."
             )
-        now = json.loads(config_io.to_json(self._loop.config))
-        for group, fields in now.items():
-            for field, value in fields.items():
-                old = meta["config"][group].get(field)
-                if (group, field) != ("training", "epochs") and value != old:
-                    raise InputError(
-                        f"{self._model_dir} holds a run with {group}.{field} = {old}, not "
-                        f"{value}; choose another --model_dir."
-                    )
+        before = config_io.from_json(json.dumps(meta["config"]), f"{self._directory}'s META.json")
+        for name, old, value in _differences(before, self._loop.config):
+            if name != "training.epochs":
+                raise InputError(
+                    f"{self._model_dir} holds a run with {name} = {old}, not {value}; choose "
+                    "another --model_dir."
+                )
         if meta["seed"] != self._loop.seed or meta["examples"] != self._examples:
             raise InputError(
                 f"{self._model_dir} holds a run with seed {meta['seed']} on {meta['examples']} "
                 f"images, not {self._loop.seed} on {self._examples}; choose another directory."
             )
+        self._tell_changes(meta)
+
+    def _tell_changes(self, meta: dict[str, Any]) -> None:
+        """Warns of what a run may go on with, though not to the same bits."""
+        for name, word in (("precision", "in"), ("micro_batch", "with micro-batches of")):
+            now = getattr(self._loop, name)
+            if (old := meta.get(name, now)) != now:
+                LOG.warning("The run was saved %s %s and goes on %s %s.", word, old, word, now)
         for name, version in versions().items():
             if meta["versions"].get(name, version) != version:
                 LOG.warning(
@@ -167,11 +192,10 @@ class Snapshots:
         """Writes what has been found out since the checkpoint of this step was saved.
 
         Raises:
-          OSError: it cannot be written.
+          OSError or InputError: it cannot be written, or has been damaged since.
         """
-        step = int(self._loop.update.step.numpy())
-        if self._chief and step in checkpoint.steps(self._directory):
-            checkpoint.amend(self._directory, step, self._meta(progress))
+        if self._chief and self.step in checkpoint.steps(self._directory):
+            checkpoint.amend(self._directory, self.step, self._meta(progress))
 
     def last(self) -> str:
         """Names the newest checkpoint."""
@@ -187,9 +211,24 @@ class Snapshots:
             "seed": self._loop.seed,
             "config": json.loads(config_io.to_json(self._loop.config)),
             "replicas": self._loop.share.total,
+            "precision": self._loop.precision,
+            "micro_batch": self._loop.micro_batch,
             "versions": versions(),
             **dataclasses.asdict(progress),
         }
+
+
+def _differences(before: Config, now: Config) -> Iterator[tuple[str, Any, Any]]:
+    """Yields (name, value before, value now) of each field that is another one now."""
+    if type(before.model) is not type(now.model):
+        yield "model", type(before.model).__name__, type(now.model).__name__
+        return
+    for group in ("model", "images", "training"):
+        old, new = getattr(before, group), getattr(now, group)
+        for field in dataclasses.fields(new):
+            pair = getattr(old, field.name), getattr(new, field.name)
+            if pair[0] != pair[1]:
+                yield f"{group}.{field.name}", *pair
 
 
 def versions() -> dict[str, str]:

@@ -16,14 +16,15 @@ BATCH = 32
 _STEPS = 4  # that are timed
 
 
-def training_rate(config: Config, precision: str = "auto") -> float:
-    """Returns images a second of training steps on one device, all weights learning.
+def measure(config: Config, precision: str = "auto") -> tuple[float, float]:
+    """Returns images a second of training steps on one device, all weights learning, and the
+    seconds that TensorFlow took to build such a step.
 
-    Some ten seconds, most of them TensorFlow building the step. The first steps do not count.
+    Some ten seconds, most of them for building. The first steps do not count.
     """
     train = trainer(config, precision)
-    train(2)
-    return _STEPS * BATCH / train(_STEPS)
+    first, steps = train(1), train(_STEPS)
+    return _STEPS * BATCH / steps, max(0.0, first - steps / _STEPS)
 
 
 def trainer(config: Config, precision: str) -> Callable[[int], float]:

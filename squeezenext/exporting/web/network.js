@@ -27,10 +27,7 @@ async function fetchAndCompile(row) {
     ? response.body.pipeThrough(new DecompressionStream("gzip"))
     : response.body;
   const content = new Uint8Array(await new Response(stream).arrayBuffer());
-  const network = await loadAndCompile(content, { accelerator: "wasm" });
-  const [input] = network.getInputDetails(); // the first run lays out the weights: not a latency
-  await run(network, new Uint8Array(input.shape.reduce((a, b) => a * b, 1)), 1);
-  return network;
+  return loadAndCompile(content, { accelerator: "wasm" });
 }
 
 /** Returns {probabilities, maps, side, milliseconds} for bytes [size, size, 3]. */

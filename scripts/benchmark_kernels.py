@@ -1,0 +1,202 @@
+"""Measures pieces of the training step beside other ways to compute the same.
+
+    python scripts/benchmark_kernels.py [--rounds 8]
+
+What layers.py, mixing.py and preprocessing.py choose follows from this table (docs/benchmarks.md).
+The ways of a row take turns; told is the shortest of the rounds, in milliseconds, for a batch of
+32. Gradients are included where a way's name says so.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from squeezenext import flags as command_line
+
+BATCH = 32
+Ways = dict[str, Callable[[], object]]
+
+
+def _mirrors() -> Ways:
+    import tensorflow as tf
+
+    pixels = tf.cast(tf.random.uniform((BATCH, 227, 227, 3), 0, 256, tf.int32), tf.uint8)
+    chosen = tf.random.uniform((BATCH,)) < 0.5
+    floats = tf.cast(pixels, tf.float32)
+    where = tf.reshape(chosen, (-1, 1, 1, 1))
+    select = tf.raw_ops.Select
+    return {
+        "float32, [:, :, ::-1] and where": lambda: tf.where(where, floats[:, :, ::-1], floats),
+        "uint8, reverse and where": lambda: tf.where(where, tf.reverse(pixels, [2]), pixels),
+        "uint8, reverse and Select": lambda: select(
+            condition=chosen, x=tf.reverse(pixels, [2]), y=pixels
+        ),
+    }
+
+
+def _channels() -> Ways:
+    import tensorflow as tf
+
+    pixels = tf.random.uniform((BATCH, 227, 227, 3))
+    return {
+        "[..., ::-1]": lambda: pixels[..., ::-1],
+        "gather": lambda: tf.gather(pixels, [2, 1, 0], axis=3),
+        "reverse": lambda: tf.reverse(pixels, [-1]),
+    }
+
+
+def _dropouts() -> Ways:
+    import tensorflow as tf
+
+    from squeezenext.layers import Dropout
+
+    x = tf.cast(tf.random.normal((BATCH, 14, 14, 512)), tf.bfloat16)
+    layer = Dropout(0.5)
+    layer.build(x.shape)
+    seed = tf.constant((0, 1))  # captured: a literal would be folded, and the mask with it
+
+    def theirs(x):
+        return tf.nn.experimental.stateless_dropout(x, 0.5, seed)
+
+    return {
+        "stateless_dropout, gradient": lambda: _gradient(theirs, x),
+        "16 bits and a product, gradient": lambda: _gradient(lambda x: layer(x, training=True), x),
+    }
+
+
+def _norms(channels: int) -> Ways:
+    import tensorflow as tf
+
+    ones, zeros = tf.ones(channels), tf.zeros(channels)
+    x = tf.cast(tf.random.normal((BATCH, 55, 55, channels)), tf.bfloat16)
+
+    def norm(x):
+        return tf.raw_ops.FusedBatchNormV3(
+            x=x, scale=ones, offset=zeros, mean=[], variance=[], epsilon=1e-5
+        )[0]
+
+    def cast(x):
+        return tf.cast(norm(tf.cast(x, tf.float32)), tf.bfloat16)
+
+    return {
+        "bfloat16, gradient": lambda: _gradient(norm, x),
+        "through float32, gradient": lambda: _gradient(cast, x),
+    }
+
+
+def _pointwise(dtype: str, size: int, channels: int, filters: int) -> Ways:
+    import tensorflow as tf
+
+    x = tf.cast(tf.random.normal((BATCH, size, size, channels)), dtype)
+    kernel = tf.cast(tf.random.normal((1, 1, channels, filters)), dtype)
+
+    def matmul(x, kernel):
+        flat = tf.matmul(tf.reshape(x, (-1, channels)), tf.reshape(kernel, (channels, filters)))
+        return tf.reshape(flat, (BATCH, size, size, filters))
+
+    return {
+        "conv2d, gradients": lambda: _gradient(
+            lambda x, k: tf.nn.conv2d(x, k, 1, "SAME"), x, kernel
+        ),
+        "matmul, gradients": lambda: _gradient(matmul, x, kernel),
+    }
+
+
+def _stems(dtype: str) -> Ways:
+    import tensorflow as tf
+
+    images = tf.cast(tf.random.normal((BATCH, 227, 227, 3)), dtype)
+    kernel = tf.cast(tf.random.normal((7, 7, 3, 64)), dtype)
+    folded = tf.nn.space_to_depth(tf.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0))), 2)
+    wide = tf.cast(tf.random.normal((4, 4, 12, 64)), dtype)
+    return {
+        "7x7, stride 2, gradient": lambda: _gradient(
+            lambda k: tf.nn.conv2d(images, k, 2, "VALID"), kernel
+        ),
+        "space to depth, 4x4, gradient": lambda: _gradient(
+            lambda k: tf.nn.conv2d(folded, k, 1, "VALID"), wide
+        ),
+    }
+
+
+def _concats() -> Ways:
+    import tensorflow as tf
+
+    halves = [tf.cast(tf.random.normal((BATCH, 56, 56, 64)), tf.bfloat16) for _ in range(2)]
+
+    @tf.custom_gradient
+    def joined(x, y):
+        return tf.concat((x, y), -1), lambda upstream: tf.split(upstream, 2, -1)
+
+    return {
+        "concat, gradients (slices)": lambda: _gradient(
+            lambda x, y: tf.concat((x, y), -1), *halves
+        ),
+        "concat, gradients (split)": lambda: _gradient(joined, *halves),
+    }
+
+
+def _gradient(function, *inputs):
+    """The gradients of half the sum of a function's squares."""
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = function(*inputs)
+    return tape.gradient(outputs, inputs, outputs)  # nothing that is known beforehand
+
+
+def rows() -> dict[str, Ways]:
+    """Returns what is compared, by what it computes."""
+    return {
+        "mirror half of the images": _mirrors(),
+        "RGB to BGR": _channels(),
+        "dropout of 14 x 14 x 512, bfloat16": _dropouts(),
+        "batch norm of 55 x 55 x 8, bfloat16": _norms(8),
+        "batch norm of 55 x 55 x 16, bfloat16": _norms(16),
+        "1x1, 55 x 55, 64 to 32, float32": _pointwise("float32", 55, 64, 32),
+        "1x1, 55 x 55, 64 to 32, bfloat16": _pointwise("bfloat16", 55, 64, 32),
+        "1x1, 13 x 13, 512 to 1000, bfloat16": _pointwise("bfloat16", 13, 512, 1000),
+        "stem, float32": _stems("float32"),
+        "stem, bfloat16": _stems("bfloat16"),
+        "concat of two 56 x 56 x 64, bfloat16": _concats(),
+    }
+
+
+def measure(ways: Ways, rounds: int) -> dict[str, float]:
+    """Returns each way's shortest time in milliseconds; the first two calls do not count."""
+    import tensorflow as tf
+
+    compiled = {name: tf.function(way) for name, way in ways.items()}
+    best = dict.fromkeys(ways, float("inf"))
+    for number in range(rounds + 2):
+        for name, function in compiled.items():
+            started = time.perf_counter()
+            for tensor in tf.nest.flatten(function()):
+                tf.reshape(tensor, [-1])[0].numpy()  # waits for it
+            if number > 1:
+                best[name] = min(best[name], 1e3 * (time.perf_counter() - started))
+    return best
+
+
+def main(argv=None) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_integer("rounds", 8, "Turns of each way.", 1, flag_values=values)
+
+    def command(values, _):
+        print("| what | way | ms |\n|---|---|---|")
+        for what, ways in rows().items():
+            for way, best in measure(ways, values["rounds"].value).items():
+                print(f"| {what} | `{way}` | {best:.1f} |", flush=True)
+
+    return command_line.run(command, values, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Faults of the disk while a run saves: calls that fail or are its last, limits, flipped bytes."""
+
+import errno
+import json
+import os
+import random
+import resource
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from scripts.fault_train_bench import SHORT, Bench, Different, check, last_words, newest
+
+FULL = ("disk full", "disk full half-way")
+KILLS = ("killed before", "killed half-way", "killed after")
+KILLED = 137
+FLIPS = 3  # in each file
+LIMIT = 4096
+
+
+def inside_saves(bench: Bench, every: int) -> int:
+    """Faults at the calls by which a run changes the disk; TensorBoard's writer is not among them.
+
+    Returns:
+      The number of faults.
+    """
+    whole = bench.undisturbed(SHORT)
+    counted = bench.folder / "calls"
+    process = bench.start(bench.arguments(bench.empty("counted"), SHORT), at_call, -1, "", counted)
+    process.join()
+    calls, done = counted.stat().st_size, 0
+    for mode in (*FULL, *KILLS):
+        for number in range(1 + done % every, calls + 1, every):
+            arguments = bench.arguments(bench.empty("call"), SHORT)
+            what = f"{mode} at call {number} of {calls}"
+            process = bench.start(arguments, at_call, number, mode, Path(os.devnull))
+            process.join()
+            if process.exitcode not in ((0, 75) if mode in FULL else (0, KILLED)):
+                raise Different(f"{what}: exit code {process.exitcode}: {last_words(process)}")
+            check(what, whole, bench.finish(arguments, what))
+            done += 1
+    return done
+
+
+def at_call(number: int, mode: str, counted: Path) -> None:
+    """Makes the `number`-th write, fsync, rename or removal go wrong; `counted` grows by each."""
+    import numpy as np
+
+    calls = 0
+
+    def faulty(function: Callable, half: Callable):
+        def call(*arguments, **options):
+            nonlocal calls
+            calls += 1
+            with open(counted, "ab") as file:
+                file.write(b".")
+            if calls != number:
+                return function(*arguments, **options)
+            if mode.endswith("half-way"):
+                half(*arguments, **options)
+            if mode in FULL:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            if mode == "killed after":
+                function(*arguments, **options)
+            os._exit(KILLED)
+
+        return call
+
+    def nothing(*_, **__) -> None:
+        return None
+
+    np.savez = faulty(np.savez, lambda file, **state: file.write(b"PK\x03\x04 and then nothing"))
+    Path.write_text = faulty(Path.write_text, lambda path, text, *_: path.write_bytes(b'{"sha'))
+    for name in ("fsync", "replace"):
+        setattr(os, name, faulty(getattr(os, name), nothing))
+    if mode not in FULL:  # removing needs no room
+        shutil.rmtree = faulty(shutil.rmtree, _remove_half)
+
+
+def _remove_half(path: Path, **_) -> None:
+    for file in sorted(Path(path).glob("*"))[:1]:
+        file.unlink()
+
+
+def limited(bench: Bench) -> int:
+    """The kernel itself refuses to write more than some bytes of each file."""
+    whole = bench.undisturbed(SHORT)
+    arguments = bench.arguments(bench.empty("limit"), SHORT)
+    process = bench.start(arguments, limit_files)
+    process.join()
+    if process.exitcode != 75:
+        raise Different(f"files of 4 kB: exit code {process.exitcode}: {last_words(process)}")
+    check("files of 4 kB", whole, bench.finish(arguments, "files of 4 kB"))
+    return 1
+
+
+def no_room() -> None:
+    """No checkpoint can be written."""
+    import numpy as np
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    np.savez = full
+
+
+def limit_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
+
+
+def flips(bench: Bench, chance: random.Random) -> int:
+    """A byte of the newest checkpoint is another, in each of its files in turn."""
+    whole = bench.undisturbed(SHORT)
+    start = bench.empty("flip")
+    bench.finish(bench.arguments(start, SHORT - 1), "before the flip")
+    names = sorted(path.name for path in newest(start).iterdir())
+    for name in names * FLIPS:
+        model_dir = bench.empty("flipped")
+        shutil.copytree(start, model_dir)
+        folder = newest(model_dir)
+        what = f"byte {flip(folder / name, chance)} of {name} flipped"
+        arguments = bench.arguments(model_dir, SHORT)
+        check(what, whole, bench.finish(arguments, what))
+        if folder.name not in (model_dir / "train.log").read_text():
+            raise Different(f"{what}: nobody has said so.")
+    return FLIPS * len(names)
+
+
+def flip(path: Path, chance: random.Random) -> int:
+    """Flips a bit of a file; returns the byte's place. JSON must then mean something else."""
+    before = path.read_bytes()
+    while True:
+        content = bytearray(before)
+        place = chance.randrange(len(content))
+        content[place] ^= 1 << chance.randrange(8)
+        if path.suffix != ".json" or _meaning(content) != _meaning(before):
+            path.write_bytes(content)
+            return place
+
+
+def _meaning(content: bytes) -> object:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None

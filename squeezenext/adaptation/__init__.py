@@ -1,0 +1,1 @@
+"""The stages of `adapt`: the plan before training, and what is shipped after it."""

@@ -1,0 +1,224 @@
+"""How `adapt` spends the minutes it is given: sizes and epochs, from this machine's speed.
+
+What an image costs follows from the measured rate of training; the fixed costs are counted in
+graphs, each of which TensorFlow takes as long to build as it took for the measurement.
+"""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+from squeezenext import atomic, config_io, graph, quiet
+from squeezenext.config import Config
+from squeezenext.errors import InputError
+from squeezenext.records.manifest import Split
+from squeezenext.training import phases, recipes
+
+BATCH = 32  # of recipes.fine_tune and compress' retraining
+SHARES = (1.0, 0.85, 0.7, 0.56)  # of the network's own side, for training's images
+GROWTH = (0.7, 0.85, 1.0)  # of that side, each for a third of the epochs, as in recipes.fine_tune
+# Rather than fewer epochs, or fewer steps where a set is small, smaller images; more of them teach
+# nothing new.
+MIN_EPOCHS, MIN_STEPS = 8.0, 120
+MAX_EPOCHS, MAX_STEPS = 40.0, 600
+FROZEN_STEPS = 20  # of the classifier alone, which begins with random weights
+# A file of more bits a weight needs no retraining: at 2.7 an adapted SqueezeNet 1.1 lost 0.6 points
+# on the clothing photographs' validation images (docs/compression.md).
+RETRAINED_BELOW = 2.5
+COMPRESSION_SHARE = 0.3  # of what training and retraining have together
+MAX_COMPRESSION_EPOCHS, MAX_COMPRESSION_STEPS = 16.0, 400
+MARGIN = 0.9  # of the time that is left is planned; the rest is for what was not foreseen
+# In images of training: decoding beside it, forward alone, a single one in LiteRT, a teacher's too.
+DECODED, FORWARD, ALONE, TAUGHT = 1.1, 0.35, 0.15, 1.5
+EPOCH_SECONDS = 0.5  # a checkpoint, and now and then an evaluation
+EVALUATIONS = 6  # in the course of training
+# What takes as long as building so many training steps: export, evaluation and report; the search
+# for a file that fits; its retraining.
+EXPORTING, SEARCHING, RETRAINING = 2, 4, 3
+_CALIBRATION_IMAGES, _LOOKS = 200, 5  # how often export and evaluation look at a held-out image
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What was chosen for this machine and time; kept in adapt.json, so that a run goes on by it.
+
+    Attributes:
+      images_per_second: of training at the network's own size, measured.
+      build_seconds: to build a training step, measured.
+      size: of training's last images, and of prediction's, in pixels.
+      growing: begin with smaller ones.
+      frozen_epochs: at the start, in which the classifier alone learns.
+      compression_epochs: of retraining while the network is compressed; 0 for none.
+    """
+
+    configuration: str
+    minutes: float
+    images_per_second: float
+    build_seconds: float
+    size: int
+    growing: bool
+    epochs: float
+    frozen_epochs: int
+    compression_epochs: float
+
+    def __str__(self) -> str:
+        growing = "up to " if self.growing else ""
+        retrained = self.compression_epochs
+        more = f", {retrained:g} more to compress it" if retrained else ""
+        return (
+            f"{self.epochs:g} epochs of {self.configuration} at {growing}{self.size} x {self.size} "
+            f"pixels{more}: this machine trains {self.images_per_second:.0f} images/s at full "
+            f"size, and has {self.minutes:g} minutes"
+        )
+
+    def config(self) -> Config:
+        """The fine-tuning recipe with what was chosen."""
+        config = recipes.apply("fine_tune", config_io.load(self.configuration))
+        images = phases.resized(config.images, self.size)
+        if self.growing:
+            images = dataclasses.replace(images, progressive=_grown(self.size))
+        training = dataclasses.replace(
+            config.training, epochs=self.epochs, frozen_epochs=self.frozen_epochs
+        )
+        return dataclasses.replace(config, images=images, training=training)
+
+    @property
+    def evaluate_every_epochs(self) -> int:
+        return max(1, round(self.epochs / EVALUATIONS))
+
+    def compression_epochs_within(self, seconds: float, examples: int) -> float:
+        """Returns how many of the planned epochs of compression there is time for, 2 at least."""
+        if seconds == math.inf or not self.compression_epochs:
+            return self.compression_epochs
+        each = TAUGHT * examples * self._side_cost() / self.images_per_second
+        fitting = (seconds - (SEARCHING + RETRAINING) * self.build_seconds) / each
+        return min(self.compression_epochs, max(2.0, float(math.floor(fitting))))
+
+    def _side_cost(self) -> float:
+        return (self.size / config_io.load(self.configuration).images.size) ** 2
+
+
+def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
+    """Returns the plan that an earlier call has made, if any.
+
+    Raises:
+      InputError: it is for another model or time, or damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        plan = Plan(**json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is damaged; remove {path.parent} and start again.") from error
+    if (plan.configuration, plan.minutes) != (configuration, minutes):
+        raise InputError(
+            f"{path.parent} was begun with --configuration {plan.configuration} --minutes "
+            f"{plan.minutes:g}; give these again, or another --model_dir."
+        )
+    return plan
+
+
+def keep(path: Path, plan: Plan) -> None:
+    """Writes a plan."""
+    text = json.dumps(dataclasses.asdict(plan), indent=1) + "\n"
+    atomic.write_file(path, lambda file: file.write_text(text, "utf-8"))
+
+
+def measured(configuration: str) -> tuple[float, float]:
+    """Returns (images a second, seconds to build a step) of training this network here."""
+    quiet.import_tensorflow()
+    from squeezenext.training import speed
+
+    return speed.measure(recipes.apply("fine_tune", config_io.load(configuration)))
+
+
+def plan(
+    configuration: str,
+    splits: dict[str, Split],
+    classes: int,
+    *,
+    minutes: float,
+    seconds: float,
+    speed: tuple[float, float],
+    max_bytes: int,
+) -> Plan:
+    """Chooses as many epochs, on as large images, as there is time for.
+
+    Args:
+      splits: of the photographs, "train" among them.
+      minutes: that were given.
+      seconds: that are left of them.
+      speed: as `measured` returns it.
+      max_bytes: of the `.sqz` file; 0 for none.
+    """
+    rate, build = speed
+    train = splits["train"].examples
+    held_out = sum(split.examples for name, split in splits.items() if name != "train")
+    alone = ALONE * (_CALIBRATION_IMAGES + _LOOKS * held_out)
+    left = MARGIN * seconds - EXPORTING * build
+    left -= (alone + EVALUATIONS * FORWARD * splits["validation"].examples) / rate
+    share = 0.0
+    if max_bytes:
+        left -= SEARCHING * build
+        if max_bytes < RETRAINED_BELOW * _weights(configuration, classes) / 8:
+            left -= RETRAINING * build
+            share = COMPRESSION_SHARE
+    full = config_io.load(configuration).images.size
+    size, growing, epochs = _training(full, train, (1 - share) * left, speed)
+    retraining = share * left * rate / (TAUGHT * train * (size / full) ** 2)
+    return Plan(
+        configuration=configuration,
+        minutes=minutes,
+        images_per_second=round(rate, 1),
+        build_seconds=round(build, 1),
+        size=size,
+        growing=growing,
+        epochs=epochs,
+        frozen_epochs=min(math.ceil(FROZEN_STEPS * BATCH / train), int(epochs) - 1),
+        compression_epochs=_whole(retraining, MAX_COMPRESSION_EPOCHS, MAX_COMPRESSION_STEPS, train)
+        if share
+        else 0.0,
+    )
+
+
+def _weights(configuration: str, classes: int) -> int:
+    config = config_io.load(configuration)
+    model = dataclasses.replace(config.model, classes=classes)
+    network = graph.of(dataclasses.replace(config, model=model))
+    return sum(math.prod(network.kernel_shape(node.name)) for node in network.weighted)
+
+
+def _training(
+    full: int, examples: int, seconds: float, speed: tuple[float, float]
+) -> tuple[int, bool, float]:
+    """Returns (size, growing, epochs): the largest images with enough epochs, else the smallest."""
+    rate, build = speed
+    enough = max(MIN_EPOCHS, MIN_STEPS * BATCH / examples)
+    for share in SHARES:
+        size = _side(full, share) if share < 1 else full
+        ways = []
+        for growing in (False, True):
+            graphs = 2 + (len(GROWTH) if growing else 1)  # frozen, evaluation; one a size
+            sides = _grown(size) if growing else (size,)
+            cost = DECODED * sum((side / full) ** 2 for side in sides) / len(sides)
+            epochs = (seconds - graphs * build) / (cost * examples / rate + EPOCH_SECONDS)
+            ways.append((_whole(epochs, MAX_EPOCHS, MAX_STEPS, examples), not growing))
+        epochs, constant = max(ways)
+        if epochs >= enough:
+            break
+    return size, not constant, epochs
+
+
+def _side(full: int, share: float) -> int:
+    return max(8, 8 * round(full * share / 8))
+
+
+def _grown(size: int) -> tuple[int, ...]:
+    return (*(_side(size, share) for share in GROWTH[:-1]), size)
+
+
+def _whole(epochs: float, most: float, steps: int, examples: int) -> float:
+    """Returns whole epochs, 2 at least, at most `most` or as many as are `steps` steps."""
+    most = max(most, math.ceil(steps * BATCH / examples))
+    return float(min(most, max(2, math.floor(epochs))))

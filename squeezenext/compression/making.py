@@ -1,0 +1,169 @@
+"""Makes the content of a `.sqz` file, in one of three ways: as it is, shared, or retrained."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from squeezenext import photographs
+from squeezenext.compression import allocation, report, sqz
+from squeezenext.compression.calibration import Probe, drawn
+from squeezenext.compression.method import Method
+from squeezenext.compression.sqz import Encoded
+from squeezenext.errors import InputError
+from squeezenext.trained import Trained
+
+PROBES = 32  # images on which answers are compared
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Made:
+    """A file.
+
+    Attributes:
+      weights: that have to come out of it.
+      retrained: whether they are others than the model's were near.
+      nats: how far their answers are from the model's on the probes; 0 where nobody has asked.
+    """
+
+    encoded: Encoded
+    weights: Mapping[str, np.ndarray]
+    retrained: bool = False
+    nats: float = 0.0
+
+
+def make(
+    model: Trained, model_dir: str | Path, data_dir: str | Path | None, method: Method, say: Say
+) -> list[Made]:
+    """Makes the file of a model, or several to choose from.
+
+    Args:
+      model: the network, as loaded from `model_dir`.
+      data_dir: records, for the probes and for retraining; None: images are drawn.
+      say: is told of each step.
+
+    Raises:
+      InputError: the budget is impossible, or the data are missing.
+      NotFinite: the retraining's recipe leads nowhere.
+    """
+    if method.lossless:
+        return [_losslessly(model, method)]
+    probe = _probe(model, data_dir)
+    if not method.epochs:
+        return [_made(_shared(model, probe, method, say))]
+    # Without a budget the two would differ in size, and accuracy alone would tell nothing. One that
+    # leaves the network its bits needs no retraining, and too few epochs do harm.
+    plain = _without_training(model, probe, method, say) if method.max_bytes else []
+    return [*plain, _retrained(model, model_dir, data_dir, probe, method, say)]
+
+
+def _made(trial: allocation.Trial) -> Made:
+    return Made(trial.encoded, trial.weights, nats=trial.nats)
+
+
+def check(made: Made, output: Path) -> None:
+    """Reads the file as others will; `output` is named in messages.
+
+    Raises:
+      RuntimeError: its weights are not those that were to be written.
+    """
+    found = sqz.decode(made.encoded.data, str(output)).weights
+    for name, array in made.weights.items():
+        if not np.array_equal(found[name], array):
+            raise RuntimeError(f"The file gives another {name} than was written; it was not kept.")
+
+
+def _losslessly(model: Trained, method: Method) -> Made:
+    exact = all(np.array_equal(a, a.astype(np.float16)) for a in model.weights.values())
+    kernels = {n.name: model.weights[f"{n.name}/kernel"] for n in model.graph.weighted}
+    encoded = _encode(model, kernels, model.weights, method, wide=not exact)
+    size = len(encoded.data)
+    if method.max_bytes is not None and size > method.max_bytes:
+        raise InputError(
+            f"--max_bytes {method.max_bytes:,}: losslessly this network takes {size:,} bytes; "
+            "allow more or drop --lossless."
+        )
+    return Made(encoded, model.weights)
+
+
+def _encode(model: Trained, kernels, weights, method: Method, wide: bool = False) -> Encoded:
+    names = [node.name for node in model.graph.weighted]
+    biases = {n: weights[f"{n}/bias"] for n in names if f"{n}/bias" in weights}
+    return sqz.encode(
+        model.config,
+        model.labels,
+        kernels,
+        biases,
+        coder=method.coder,
+        wide=wide,
+        temperature=model.temperature,
+    )
+
+
+def _probe(model: Trained, data_dir: str | Path | None) -> Probe:
+    if not data_dir:
+        images = drawn(model.config.images, PROBES)
+        return Probe(model.graph, model.weights, images, drawn=True)
+    splits = ("train", "validation")
+    shown = photographs.read(data_dir, splits, PROBES, model.config.images, model.labels)
+    inputs = [report.as_input(pixels, model.config) for pixels, _ in shown]
+    return Probe(model.graph, model.weights, inputs)
+
+
+def _shared(model: Trained, probe: Probe, method: Method, say: Say) -> allocation.Trial:
+    if method.sharing == "k_means":
+        sharer = allocation.by_k_means(probe, method.initialization)
+    else:
+        sharer = allocation.by_rate_distortion(probe)
+
+    def encode(kernels: allocation.Kernels) -> Encoded:
+        return _encode(model, kernels, probe.weights, method)
+
+    return allocation.search(sharer, encode, probe, method.max_bytes, say)
+
+
+def _without_training(model, probe: Probe, method: Method, say: Say) -> list[Made]:
+    say("Sharing the dense network's weights, to compare with.")
+    try:
+        return [_made(_shared(model, probe, method, say))]
+    except InputError as error:
+        say(f"Without retraining: {error}")
+        return []
+
+
+def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: Say) -> Made:
+    """Prunes and retrains, shares, trains the values."""
+    from squeezenext import quiet
+
+    quiet.import_tensorflow()
+    from squeezenext import data, graph
+    from squeezenext.compression import pruning, retraining
+    from squeezenext.records import dataset
+
+    found = dataset.find(data_dir, None, None)
+    dataset.check_split(found, "train")
+    reader = data.Reader(found.splits["train"])
+    config = method.recipe(model.config, str(model_dir))
+    importance = pruning.importance(probe.graph, moments := probe.moments(), probe.costs(moments))
+    say(f"Pruning to {method.density:.0%} of the weights in {config.training.epochs} epochs.")
+    arrays = retraining.prune(config, _variables(model_dir), reader, importance, method.density)
+    pruned = dataclasses.replace(model, weights=graph.fold(config, arrays))
+    trial = _shared(pruned, _probe(pruned, data_dir), method.before_training(), say)
+    say(f"Training the shared values in {config.training.epochs} epochs.")
+    kernels, folded = retraining.train_values(config, pruned.weights, trial.kernels, reader)
+    encoded, weights = _encode(pruned, kernels, folded, method), allocation.stored(folded, kernels)
+    if method.max_bytes is not None and len(encoded.data) > method.max_bytes:
+        say(f"The trained values need {len(encoded.data):,} bytes: those before training are kept.")
+        encoded, weights = trial.encoded, trial.weights
+    nats = probe.divergence(weights)
+    say(f"Retrained, the answers are {nats:.4f} nats from the dense network's.")
+    return Made(encoded, weights, retrained=True, nats=nats)
+
+
+def _variables(model_dir: str | Path) -> dict[str, np.ndarray]:
+    from squeezenext.foreign import named
+    from squeezenext.training import model_directory
+
+    return model_directory.read_weights(named.resolve(model_dir))

@@ -1,0 +1,70 @@
+"""How a network is to be compressed, and the recipe by which it is retrained meanwhile."""
+
+import dataclasses
+
+from squeezenext import config_io
+from squeezenext.compression.allocation import Sharing
+from squeezenext.compression.sharing import Initialization
+from squeezenext.compression.sqz import Coder
+from squeezenext.config import Config, Distillation
+from squeezenext.errors import InputError
+
+# Of the retraining, where the model's own recipe would be for many more epochs from scratch.
+RECIPE = {"optimizer": "adam", "learning_rate": 0.0032, "schedule": "cosine", "batch_size": 32}
+ROOM = 0.01  # of the budget: values that training has moved apart take some bytes more
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """How to compress.
+
+    Attributes:
+      lossless: keep every weight to the last bit.
+      max_bytes: of the file; None lets the answers move by `allocation.NEAR` at most.
+      coder: see `sqz.encode`.
+      sharing, initialization: see allocation.py; the second is k-means'.
+      epochs: of retraining, 0 for none.
+      density: of the weights that stay where the network is pruned and retrained.
+      changes: of the retraining's recipe, as --set takes them.
+    """
+
+    lossless: bool = False
+    max_bytes: int | None = None
+    coder: Coder = "arithmetic"
+    sharing: Sharing = "rate_distortion"
+    initialization: Initialization = "linear"
+    epochs: float = 0.0
+    density: float = 0.35
+    changes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise InputError(f"--max_bytes {self.max_bytes}: must be positive.")
+        if self.lossless and self.epochs:
+            raise InputError("--lossless keeps the weights, --num_epochs changes them: drop one.")
+        if not 0 < self.density <= 1:
+            raise InputError(f"--density {self.density}: must be above 0 and at most 1.")
+
+    def before_training(self) -> "Method":
+        """Returns the method with room left for values that are still to be trained."""
+        if self.max_bytes is None:
+            return self
+        return dataclasses.replace(self, max_bytes=max(1, int(self.max_bytes * (1 - ROOM))))
+
+    def recipe(self, config: Config, teacher: str) -> Config:
+        """Returns the configuration with which either half of the retraining is done."""
+        training = dataclasses.replace(
+            config.training,
+            **RECIPE,
+            epochs=self.epochs / 2,
+            warmup_epochs=0.0,
+            frozen_epochs=0,
+            ema=0.0,
+            weight_decay=0.0,
+            distillation=Distillation(teacher=teacher, temperature=2.0, label_share=0.3),
+        )
+        images = dataclasses.replace(config.images, progressive=())
+        config = dataclasses.replace(config, training=training, images=images)
+        for change in self.changes:
+            config = config_io.override(config, change)
+        return config

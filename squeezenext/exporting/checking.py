@@ -1,0 +1,110 @@
+"""What an exported file is compared with: the model as predict.py runs it."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from squeezenext import photographs, preprocessing
+from squeezenext.litert import writer
+from squeezenext.litert.runner import Runner
+from squeezenext.predictor import softmax
+from squeezenext.trained import Trained
+
+# Of probabilities, against the model: rounding of the kernels; of the weights to half precision.
+TOLERANCES = {"float32": 1e-3, "float16": 2e-2}
+# What eight bits change depends on the images: a file has to be so much nearer to the model than
+# equal chances for all classes are, in nats; a thousandth of which is common.
+_NEARER, _NEAR = 0.25, 0.02
+CALIBRATION_IMAGES = 200  # on which the ranges of eight bits are found
+PROBES = 8  # on which a file is compared
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What an exported file does on images of a split that was not trained on."""
+
+    split: str
+    images: int
+    top1: float
+    float32_top1: float
+    agreement: float  # how often its first class is the model's
+
+    def __str__(self) -> str:
+        return (
+            f"top-1 {self.top1:.4f} on {self.images:,} {self.split} images; the model "
+            f"{self.float32_top1:.4f}, the same first class on {self.agreement:.2%}"
+        )
+
+
+def reference(model: Trained) -> Run:
+    """Returns the model itself: from [size, size, 3] uint8, RGB, to probabilities.
+
+    What it shares with an exported file is graph and weights alone.
+    """
+    network = Runner(writer.write(model.graph, model.weights), 1, model.name)
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        shown = preprocessing.normalize(pixels.astype(np.float32), model.config.images)
+        return softmax(network.run(shown)[0] / np.float32(model.temperature))
+
+    return run
+
+
+def measure(run: Run, reference: Run, images: Iterable, split: str) -> Measured:
+    """Counts how often two runners are right, and agree; `images` are (pixels, class) pairs."""
+    rows = []
+    for pixels, label in images:
+        first, other = int(run(pixels).argmax()), int(reference(pixels).argmax())
+        rows.append((first == label, other == label, first == other))
+    top1, float32_top1, agreement = np.mean(rows, 0)
+    return Measured(split, len(rows), float(top1), float(float32_top1), float(agreement))
+
+
+def images(model: Trained, data_dir: str | Path, limit: int) -> list[np.ndarray]:
+    """Returns up to `limit` images of the training split, where there is none of the validation's.
+
+    Each is [size, size, 3] uint8, RGB.
+    """
+    splits, like = ("train", "validation"), (model.config.images, model.labels)
+    return [pixels for pixels, _ in photographs.read(data_dir, splits, limit, *like)]
+
+
+def probes(model: Trained, shown: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Returns some images to compare on: real ones where there are, else random mosaics."""
+    if shown:
+        return list(shown[:PROBES])
+    size, random = model.config.images.size, np.random.default_rng(0)
+    coarse = random.integers(0, 256, (4, 8, 8, 3), np.uint8)
+    places = np.arange(size) * 8 // size
+    return [image[places][:, places] for image in coarse]
+
+
+def compare(run: Run, reference: Run, images: Sequence[np.ndarray], precision: str) -> None:
+    """Checks that two runners give nearly the same probabilities.
+
+    Raises:
+      RuntimeError: they do not.
+    """
+    found = np.stack([run(image) for image in images]).astype(np.float64)
+    wanted = np.stack([reference(image) for image in images]).astype(np.float64)
+    if found.shape != wanted.shape or not np.isfinite(found).all():
+        raise RuntimeError("The exported file's probabilities are no numbers; it was not kept.")
+    if precision in TOLERANCES:
+        off, limit = np.abs(found - wanted).max(), TOLERANCES[precision]
+    else:
+        off = _divergence(wanted, found)
+        limit = _NEARER * _divergence(wanted, np.full_like(found, 1 / found.shape[-1])) + _NEAR
+    if off > limit:
+        raise RuntimeError(
+            f"The exported file's probabilities differ from the model's by {off:.3g}, more than "
+            f"{limit:.3g}; it was not kept."
+        )
+
+
+def _divergence(wanted: np.ndarray, found: np.ndarray) -> float:
+    """Returns Kullback and Leibler's, in nats an image."""
+    logs = [np.log(np.maximum(x, 1e-9)) for x in (wanted, found)]
+    return float((wanted * (logs[0] - logs[1])).sum(1).mean())

@@ -1,0 +1,38 @@
+// A picture as the page keeps it. The whole of a photograph takes 48 MB; a few would be a phone's all.
+import { centrePixels } from "./preprocessing.js";
+
+const MAX_PIXELS = 50e6; // preprocessing.py's limit
+const SHOWN_SIDE = 800;
+
+/** Returns `prepare`'s picture of a file, or throws why there is none. */
+export async function decode(file, images) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
+  } catch {
+    throw new Error(`${file.name} is not a picture that this browser can read.`);
+  }
+  try {
+    if (bitmap.width * bitmap.height > MAX_PIXELS) {
+      throw new Error(`${file.name} is over ${MAX_PIXELS / 1e6} million pixels; make it smaller.`);
+    }
+    return prepare(file.name, bitmap, bitmap.width, bitmap.height, images);
+  } finally {
+    bitmap.close();
+  }
+}
+
+/** Keeps of a picture what is needed of it: {name, width, height}, the network's pixels, a view. */
+export function prepare(name, source, width, height, images) {
+  const canvas = new OffscreenCanvas(width, height);
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "white"; // behind what is transparent, as preprocessing.py shows it
+  context.fillRect(0, 0, width, height);
+  context.drawImage(source, 0, 0, width, height);
+  const pixels = centrePixels(context.getImageData(0, 0, width, height), images);
+  const scale = Math.min(1, SHOWN_SIDE / Math.max(width, height));
+  const sides = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
+  const view = new OffscreenCanvas(...sides);
+  view.getContext("2d").drawImage(canvas, 0, 0, ...sides);
+  return { name, width, height, pixels, view };
+}

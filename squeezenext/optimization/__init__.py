@@ -1,0 +1,1 @@
+"""From gradients to weights: the learning rate, the optimizers, the step over all replicas."""

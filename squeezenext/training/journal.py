@@ -1,0 +1,101 @@
+"""What is told of a run while it goes on: the log's lines, history.csv's rows, TensorBoard."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from squeezenext import data, labels, models
+from squeezenext.optimization.schedule import learning_rate
+from squeezenext.reporting.metrics import Evaluation
+from squeezenext.training import mixing, phases, pictures
+from squeezenext.training.history import LOG, History
+from squeezenext.training.loop import Loop
+from squeezenext.training.snapshots import Progress
+
+SHOWN = 16  # images of training
+
+
+class Journal:
+    """Tells of one run, on the chief.
+
+    Args:
+      history: where it is written.
+      loop: what runs.
+      model_dir: with labels.json.
+    """
+
+    def __init__(self, history: History, loop: Loop, model_dir: Path):
+        self.history = history
+        self._loop = loop
+        self._model_dir = model_dir
+
+    def input(self, reader: data.Reader) -> None:
+        """Shows the first images that training sees, and the graph."""
+        config = self._loop.config
+        images = phases.resized(config.images, self._loop.phase.size)
+        shown = data.training(
+            reader,
+            images,
+            config.model.classes,
+            seed=self._loop.seed,
+            start=0,
+            micro_batch=min(SHOWN, config.training.batch_size),
+            share=data.Share(),
+        )
+        pixels, known, draws = next(iter(shown))
+        seen, _ = mixing.augmented(pixels, known, draws, images, config.model.classes)
+        self.history.images("train/images", tf.cast(seen + 0.5, tf.uint8).numpy(), 0)
+        self.history.histogram("train/labels", known.numpy(), 0)
+        with tf.device("CPU:0"):
+            self.history.graph(models.inference(models.build(config)))
+
+    def call(self, step: int, loss: float, rate: float, cores: float) -> None:
+        """Adds the curves of one call; `rate` in images a second, `cores` that were busy.
+
+        Without a GPU all cores should be; with one, cores that are all busy say that the input is
+        the limit.
+        """
+        curves = {"train/batch_loss": loss, "train/images_per_second": rate}
+        curves["train/cpu_utilisation"] = cores / (os.cpu_count() or 1)
+        self.history.point(step, curves)
+
+    def evaluation(self, step: int, result: Evaluation, reader: data.Reader) -> None:
+        """Shows the labels, the classes' scores, the confusion and the worst mistakes."""
+        self.history.histogram("validation/predicted_labels", result.predicted, step)
+        self.history.histogram("validation/labels", result.labels, step)
+        names = self._model_dir / "labels.json"
+        if names.is_file():
+            images, classes = self._loop.config.images, labels.read(names)
+            pictures.show(self.history, result, reader, images, classes, step)
+
+    def epoch(self, progress: Progress, scores: dict[str, Any] | None) -> None:
+        """Tells of the epoch that has just ended; `scores`: of its evaluation, if there was one."""
+        update = self._loop.update
+        step, seen = int(update.step.numpy()), int(update.examples_seen.numpy())
+        rate = float(learning_rate(self._loop.config.training, tf.constant(seen), update.examples))
+        means = progress.epoch_sums.means()
+        speed = progress.epoch_timed / max(progress.epoch_seconds, 1e-9)
+        validation = {k: v for k, v in (scores or {}).items() if k != "examples"}
+        epoch, skipped = round(seen / update.examples, 3), int(update.skipped.numpy())
+        self.history.row(
+            step,
+            epoch=epoch,
+            examples_seen=seen,
+            learning_rate=rate,
+            images_per_second=round(speed, 1),
+            seconds=round(progress.epoch_seconds, 1),
+            skipped=skipped,
+            **means,
+            **{f"validation_{name}": value for name, value in validation.items()},
+        )
+        curves = {"learning_rate": rate} | {f"train/{k}": v for k, v in means.items()}
+        curves |= {f"validation/{name}": value for name, value in validation.items()}
+        self.history.point(step, curves)
+        after = "".join(f", validation {k}={v:.4f}" for k, v in validation.items())
+        after += f", {skipped} steps left out as not finite" if skipped else ""
+        LOG.info(
+            "epoch=%g, step=%d, loss=%.4f, top1=%.4f, top5=%.4f%s, lr=%.5g, %.0f images/s",
+            *(epoch, step, *means.values(), after, rate, speed),
+        )

@@ -1,0 +1,102 @@
+"""The evaluation step, the same on one device, several, or several workers."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from squeezenext import data, models
+from squeezenext.config import Config
+from squeezenext.preprocessing import normalize
+from squeezenext.reporting.metrics import Evaluation
+from squeezenext.training import devices, losses
+from squeezenext.training.moving_statistics import MovingStatistics
+
+
+class Scorer:
+    """A network on a strategy, and what it makes of each example.
+
+    Args:
+      config: `config.model.classes` as it is to be used.
+      strategy: see `devices.strategy`.
+      precision: a Keras dtype policy.
+      seed: of Dropout's masks.
+    """
+
+    def __init__(
+        self, config: Config, strategy: tf.distribute.Strategy, precision: str, seed: int = 0
+    ):
+        self.config = config
+        self.precision = precision
+        self.strategy = strategy
+        worker, workers = devices.workers(strategy)
+        total = strategy.num_replicas_in_sync
+        replicas = total // workers
+        self.share = data.Share(worker * replicas, replicas, total)
+        with strategy.scope():
+            self.model = models.build(config, precision=precision, seed=seed)
+        self.statistics = MovingStatistics(self.model, strategy)
+
+    def _network_input(self, images):
+        return normalize(tf.cast(images, tf.float32), self.config.images)
+
+    def evaluate(
+        self, reader: data.Reader, batch: int, each_step: Callable[[], None] = lambda: None
+    ) -> Evaluation:
+        """Scores every example of a split once, with the weights as they are.
+
+        Args:
+          reader: of the split.
+          batch: images a replica takes at once; the figures do not depend on it.
+          each_step: called before each step; what it raises ends the evaluation.
+        """
+        with self.statistics.joined():
+            return self._evaluate(reader, batch, each_step)
+
+    def _evaluate(self, reader, batch, each_step) -> Evaluation:
+        steps = 0
+
+        def dataset(_):
+            nonlocal steps
+            batches, steps = data.evaluation(
+                reader, self.config.images, self.config.model.classes, batch=batch, share=self.share
+            )
+            return batches
+
+        iterator = iter(self.strategy.distribute_datasets_from_function(dataset))
+        parts = []
+        for _ in range(steps):
+            each_step()
+            parts.append(self._score(*next(iterator)))
+        columns = [np.concatenate([part[i].numpy() for part in parts]) for i in range(7)]
+        return Evaluation.of_rows(columns, reader.split.examples)
+
+    @tf.function(reduce_retracing=True)
+    def _score(self, images, labels, numbers):
+        per_replica = self.strategy.run(self._score_replica, (images, labels, numbers))
+        return [self.strategy.gather(value, axis=0) for value in per_replica]
+
+    def _score_replica(self, images, labels, numbers):
+        logits = self.model(self._network_input(images), training=False)
+        top1, top5 = hits(labels, logits)
+        probabilities = tf.nn.softmax(logits)
+        best = tf.argmax(logits, axis=-1)
+        return (
+            numbers,
+            labels,
+            losses.cross_entropy(labels, logits, 0.0),
+            top1,
+            top5,
+            best,
+            tf.reduce_max(probabilities, axis=-1),
+        )
+
+
+def hits(labels: tf.Tensor, logits: tf.Tensor) -> list[tf.Tensor]:
+    """Returns top-1 and top-5 hits, [batch] float32 each.
+
+    Of equal logits the lower class comes first, as in prediction; in_top_k would count all.
+    """
+    best = tf.math.top_k(logits, min(5, logits.shape[-1])).indices
+    hits = tf.cast(tf.cast(best, labels.dtype) == labels[:, tf.newaxis], tf.float32)
+    return [hits[:, 0], tf.reduce_sum(hits, -1)]

@@ -1,0 +1,72 @@
+"""Tests for `../scripts/benchmark_inference.py`, its worker and the files it writes."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from scripts import benchmark_inference
+from scripts.peers import ncnn_files, runtimes
+from squeezenext import graph
+from squeezenext.exporting import pixels
+from squeezenext.foreign import ncnn
+from squeezenext.litert import writer
+from squeezenext.trained import Trained
+from tests import foreign_files, tiny
+from tests.test_litert_writer import random_weights
+
+
+@pytest.fixture(scope="module")
+def model():
+    network = graph.of(tiny.SQUEEZENEXT)
+    return Trained("tiny", tiny.SQUEEZENEXT, (), network, random_weights(network))
+
+
+def test_a_worker_answers_and_is_timed(model, tmp_path):
+    network, weights = pixels.take_rgb(model.graph, model.weights, model.config.images)
+    rng, rows = np.random.default_rng(0), []
+    np.save(tmp_path / "images.npy", rng.integers(0, 256, (4, 32, 32, 3)).astype(np.uint8))
+    other = {n: 1.1 * a if n.endswith("kernel") else a for n, a in weights.items()}
+    for name, arrays in (("right", weights), ("wrong", other)):
+        path = tmp_path / f"{name}.tflite"
+        path.write_bytes(writer.write(network, arrays))
+        rows.append(runtimes.Row("litert", "float32", path, (path,)))
+    rows.append(runtimes.Row("ncnn", "float32", tmp_path, ()))
+    workers = runtimes.start(rows, [1], {"ncnn": "/bin/false"})
+    kept = runtimes.right_ones(workers, model, tmp_path / "images.npy")
+    assert [worker.row.path.stem for worker in kept] == ["right"]
+    kept[0].run(tmp_path / "images.npy", 3)
+    row = benchmark_inference._row("tiny", kept[0], tmp_path / "images.npy", [])
+    assert row["milliseconds"] > 0 and row["top1"] is None and row["bytes"] > 1000
+    assert json.dumps(row)
+
+
+def test_ncnn_s_files_are_those_that_the_importer_reads(tmp_path):
+    """For SqueezeNet, which it reads; a padded classifier stands there as a layer of its own."""
+    config = foreign_files.SQUEEZENET
+    arrays = foreign_files.trained(config)
+    network, weights = graph.of(config), graph.fold(config, arrays)
+    oihw = {n: a.transpose(3, 2, 0, 1) if a.ndim == 4 else a for n, a in weights.items()}
+    ncnn_files.write(network, oihw, tmp_path)
+    param = (tmp_path / "network.param").read_text()
+    assert "Padding conv10_padding 1 1 fire3_concat conv10_padding 0=1 1=1 2=1 3=1" in param
+    # As a part of the convolution, which is how ncnn's own converter writes it.
+    lines = [line for line in param.splitlines()[2:] if not line.startswith("Padding")]
+    lines = [line.replace("conv10_padding", "fire3_concat") for line in lines]
+    lines = [
+        line.replace("4=0 14=0 15=0 16=0", "4=1 14=1 15=1 16=1") if " conv10 " in line else line
+        for line in lines
+    ]
+    blobs = int(param.splitlines()[1].split()[1]) - 1
+    text = "\n".join(["7767517", f"{len(lines)} {blobs}", *lines, ""])
+    text = re.sub(r"3=0 13=0 14=\d 15=\d 5=1", "", text)  # ncnn's own ceil, padding mode 0
+    found, _ = ncnn.decode(
+        text.encode(), (tmp_path / "network.bin").read_bytes(), config, "network.param"
+    )
+    for name, array in weights.items():
+        np.testing.assert_array_equal(found[f"model/{name}"], array)
+
+
+def test_a_classifier_s_bias_is_told(tmp_path):
+    assert benchmark_inference.load("sqnxt23_w1")[0].weights["classifier/bias"].shape == (1000,)
