@@ -167,7 +167,7 @@ def _class_images(root: Path, folder: Path, seen: _Found) -> list[Path]:
             seen.warnings.append(f"{name} is a folder in a class: left out.")
         if not is_image(path) or path.is_dir():
             if not path.is_dir():
-                seen.others[path.suffix.lower() or "no ending"] += 1
+                seen.others[printable(path.suffix.lower()) or "no ending"] += 1
             continue
         fault = ""
         if path.is_symlink() and not seen.follow_links:
