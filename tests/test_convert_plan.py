@@ -273,6 +273,19 @@ def test_the_owner_s_file_is_never_partial(tmp_path, monkeypatch):
     assert re.fullmatch(rf"process {os.getpid()} on \S+", seen[0][1])
 
 
+def test_an_owner_killed_before_its_rename_leaves_nothing_for_ever(photos, tmp_path):
+    out = tmp_path / "out"
+
+    def dies():
+        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        return fault_setup.plainly(photos, out)
+
+    assert fault_setup.forked(dies) == -signal.SIGKILL
+    assert len(list(out.glob(f"{lock.LOCK}.owner*"))) == 1
+    convert(photos, out, **FOLDER)
+    assert {path.name for path in out.iterdir() if path.name[0] == "."} <= {lock.LOCK}
+
+
 def test_threads_end_before_what_they_work_on_is_let_go(monkeypatch):
     """However often Ctrl-C comes; the interrupt itself is not lost."""
     going, begun, done, interrupts = threading.Event(), [], [], [1, 2]
