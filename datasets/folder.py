@@ -112,16 +112,20 @@ def _check_names(classes: tuple[labels.Label, ...], source: Path) -> None:
 
 
 def split_folders(source: Path) -> dict[str, Path]:
-    """Returns the folder of each split; without a train folder, all is "train"."""
+    """Returns the folder of each split; without a train folder that has folders, all is "train"."""
     roots: dict[str, Path] = {}
-    for path in _entries(source):
-        name = _SPLIT_NAMES.get(path.name.lower())
-        # A folder of images alone is a class that bears a split's name: bus, plane, train.
-        if name and path.is_dir() and any(inner.is_dir() for inner in _entries(path)):
-            if name in roots:
-                raise InputError(f"{roots[name]} and {path} both are the {name} split; keep one.")
-            roots[name] = path
-    return roots if "train" in roots else {"train": source}
+    named = [(_SPLIT_NAMES.get(path.name.lower()), path) for path in _entries(source)]
+    named = [(name, path) for name, path in named if name and path.is_dir()]
+    # A train folder of images alone is a class that bears a split's name: bus, plane, train.
+    if not any(
+        inner.is_dir() for name, path in named if name == "train" for inner in _entries(path)
+    ):
+        return {"train": source}
+    for name, path in named:
+        if name in roots:
+            raise InputError(f"{roots[name]} and {path} both are the {name} split; keep one.")
+        roots[name] = path
+    return roots
 
 
 def _entries(folder: Path) -> list[Path]:
