@@ -191,7 +191,7 @@ def _place(job: Job, digest: str) -> None:
     temporary = job.path.parent / commit.WORK / f"{job.path.name}.link.tmp"
     try:
         temporary.unlink(missing_ok=True)
-        os.link(job.source, temporary)
+        os.link(job.source.resolve(), temporary)  # Linux links a symbolic link, not its target
     except OSError:  # another file system, or one without links
         temporary = _copied(job, digest)
     commit.put(temporary, job.path)

@@ -1,9 +1,12 @@
 """Sources that are strange, reached by other ways, or change: nothing of the user's is lost."""
 
+import os
+
 import pytest
 
 from datasets import convert as command
 from datasets.convert import convert
+from squeezenext import records
 from tests.imagenet_archives import jpeg
 from tests.test_convert import FOLDER
 
@@ -23,3 +26,30 @@ def test_a_name_cannot_forge_a_line_of_the_report(photos, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "\x1b" not in said and said.count("\n") == 2
     assert r"\n\x1b[2jrejected: all is well" in said
+
+
+TFRECORD = FOLDER | {"layout": "tfrecord"}
+
+
+@pytest.fixture
+def slim(photos, tmp_path):
+    """Shards as another program would leave them, two of training and one of validation."""
+    convert(photos, tmp_path / "made", **FOLDER, train_shards=2)
+    (tmp_path / "slim").mkdir()
+    for shard in (tmp_path / "made").glob("*-of-*"):
+        shard.rename(tmp_path / "slim" / shard.name)
+    return tmp_path / "slim"
+
+
+def test_symbolic_links_to_shards_are_followed(slim, tmp_path):
+    """A relative one, and absolute ones: what is made holds the shards themselves."""
+    view = tmp_path / "view"
+    view.mkdir()
+    for number, shard in enumerate(sorted(slim.iterdir())):
+        target = shard if number else os.path.relpath(shard, view)
+        (view / shard.name).symlink_to(target)
+    convert(view, tmp_path / "out", **TFRECORD)
+    for shard in slim.iterdir():
+        assert not (tmp_path / "out" / shard.name).is_symlink()
+        assert (tmp_path / "out" / shard.name).samefile(shard)
+    records.check_shards(records.load_manifest(tmp_path / "out"))
