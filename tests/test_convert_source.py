@@ -7,8 +7,9 @@ import pytest
 from datasets import convert as command
 from datasets.convert import convert
 from squeezenext import records
+from squeezenext.errors import InputError
 from tests.imagenet_archives import jpeg
-from tests.test_convert import FOLDER
+from tests.test_convert import FOLDER, hashes
 
 
 @pytest.fixture
@@ -53,3 +54,17 @@ def test_symbolic_links_to_shards_are_followed(slim, tmp_path):
         assert not (tmp_path / "out" / shard.name).is_symlink()
         assert (tmp_path / "out" / shard.name).samefile(shard)
     records.check_shards(records.load_manifest(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("size", [None, 100])
+def test_what_is_said_of_a_bad_shard_of_a_finished_set_helps(photos, tmp_path, size):
+    out = tmp_path / "out"
+    convert(photos, out, **FOLDER)
+    whole = hashes(out)
+    shard = out / "train-00000-of-00001"
+    os.truncate(shard, size) if size else shard.unlink()
+    for _ in range(2):
+        with pytest.raises(InputError, match="copy it again, or convert .* with --overwrite"):
+            convert(photos, out, **FOLDER)
+    convert(photos, out, **FOLDER, overwrite=True)
+    assert hashes(out) == whole
