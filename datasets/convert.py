@@ -67,6 +67,8 @@ def _begin(
 ) -> plan.Plan:
     """Makes the work folder and clears away what is not to stay."""
     in_place = options.layout == "tfrecord" and output.samefile(source)
+    if options.layout == "tfrecord" and not in_place:
+        existing.check_apart(collection, output)
     files = () if in_place else plan.files(collection, options)
     planned = plan.Plan(identity, outputs.fingerprint(collection), files)
     if options.overwrite:

@@ -72,6 +72,20 @@ def collect(source: Path) -> Collection:
     return Collection((), splits, (), (described,))
 
 
+def check_apart(collection: Collection, output: Path) -> None:
+    """Refuses an output that holds the very files which the source's symbolic links lead to.
+
+    Raises:
+      InputError: the same. To clear the output would be to lose them.
+    """
+    for path in (path for split in collection.splits.values() for path in split.files):
+        if path.resolve().parent == output.resolve():
+            raise InputError(
+                f"{path} leads to {path.resolve()}, in --output {output}; give --source {output}, "
+                "too, or another --output."
+            )
+
+
 def _check_complete(paths: list[Path]) -> None:
     counts = {match[2] for path in paths if (match := _SHARD.fullmatch(path.name))[2]}
     if len(counts) > 1 or (counts and int(min(counts)) != len(paths)):

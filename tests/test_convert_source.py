@@ -68,3 +68,14 @@ def test_what_is_said_of_a_bad_shard_of_a_finished_set_helps(photos, tmp_path, s
             convert(photos, out, **FOLDER)
     convert(photos, out, **FOLDER, overwrite=True)
     assert hashes(out) == whole
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_output_that_links_of_the_source_lead_to_is_refused(slim, tmp_path, overwrite):
+    before = hashes(slim)
+    (tmp_path / "view").mkdir()
+    for shard in slim.iterdir():
+        (tmp_path / "view" / shard.name).symlink_to(f"../slim/{shard.name}")
+    with pytest.raises(InputError, match="leads to .*, in --output .*; give --source .*slim, too"):
+        convert(tmp_path / "view", slim, **TFRECORD, overwrite=overwrite)
+    assert hashes(slim) == before
