@@ -57,7 +57,7 @@ def convert(source: Path, output: Path, **options) -> records.Manifest:
             collection, written = adopted
         else:
             written = _write_shards(collection, output, chosen, pool, planned.key)
-        if outputs.fingerprint(collection) != planned.fingerprint:
+        if collection.watch.changed():
             raise RunAgain(f"{source} changed while it was read; run the same command again.")
         return outputs.finish(collection, output, chosen, written, identity)
 
@@ -70,7 +70,7 @@ def _begin(
     if options.layout == "tfrecord" and not in_place:
         existing.check_apart(collection, output)
     files = () if in_place else plan.files(collection, options)
-    planned = plan.Plan(identity, outputs.fingerprint(collection), files)
+    planned = plan.Plan(identity, collection.watch.digest, files)
     if options.overwrite:
         plan.clear(output, planned, in_place)
     plan.begin(output, planned, in_place)

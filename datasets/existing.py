@@ -19,7 +19,7 @@ from squeezenext.errors import InputError, RunAgain
 from squeezenext.records import schema, tfrecord
 
 from . import commit, images, jpeg, progress
-from .listing import Collection, is_text, listing, printable
+from .listing import Collection, Watch, is_text, listing, printable
 from .pool import Pool
 from .shards import RECORD, Written, fingerprint, sha256
 
@@ -58,10 +58,11 @@ def collect(source: Path) -> Collection:
         )
     for paths in found.values():
         _check_complete(paths)
+    watch = Watch()
     splits = {
         name: listing(
             found[name],
-            [(n, 0, path.stat().st_size, 1) for n, path in enumerate(found[name])],
+            [(n, 0, watch.size(path), 1) for n, path in enumerate(found[name])],
             [path.name for path in found[name]],
         )
         for name in ("train", "validation", "test")
@@ -69,7 +70,7 @@ def collect(source: Path) -> Collection:
     }
     size = sum(split.bytes for split in splits.values())
     described = {"file": source.resolve().name, "bytes": size}
-    return Collection((), splits, (), (described,))
+    return Collection((), splits, (), (described,), watch)
 
 
 def check_apart(collection: Collection, output: Path) -> None:

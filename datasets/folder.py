@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import os
 import re
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from squeezenext.errors import InputError
 from squeezenext.prediction.sources import ENDINGS
 
 from . import split
-from .listing import Collection, Fault, Listing, check_name, listing, printable
+from .listing import Collection, Fault, Listing, Watch, check_name, listing, printable
 
 _SPLIT_NAMES = {
     "train": "train",
@@ -79,7 +78,8 @@ def collect(
             raise InputError(f"{roots[name] / other} is a class that {roots['train']} lacks.")
     if len(classes) < 2:
         raise InputError(f"{roots['train']} has {len(classes)} class folders with images; {_HINT}.")
-    splits = {name: _listing(roots[name], classes, images) for name, images in found.items()}
+    watch = Watch()
+    splits = {name: _listing(roots[name], classes, images, watch) for name, images in found.items()}
     if "validation" not in splits:
         splits |= split.cut(splits["train"], fraction, seed)
     ordered = {name: splits[name] for name in ("train", "validation", "test") if name in splits}
@@ -89,7 +89,8 @@ def collect(
     }
     labelled = tuple(_label(_class_name(name, seen.names, source)) for name in classes)
     _check_names(labelled, source)
-    return Collection(labelled, ordered, tuple(seen.faults), (described,), tuple(seen.warnings))
+    faults, warnings = tuple(seen.faults), tuple(seen.warnings)
+    return Collection(labelled, ordered, faults, (described,), watch, warnings)
 
 
 def _class_name(folder: str, names: Names, source: Path) -> str:
@@ -189,15 +190,15 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in ENDINGS
 
 
-def _listing(root: Path, classes: list[str], images: dict[str, list[Path]]) -> Listing:
+def _listing(
+    root: Path, classes: list[str], images: dict[str, list[Path]], watch: Watch
+) -> Listing:
     files = [path for name in classes for path in images.get(name, [])]
     ids = {name: number for number, name in enumerate(classes, 1)}
     names = [path.relative_to(root).as_posix() for path in files]
     for name in names:
         check_name(name, root)
-    rows = [
-        (place, 0, os.stat(path).st_size, ids[path.parent.name]) for place, path in enumerate(files)
-    ]
+    rows = [(place, 0, watch.size(path), ids[path.parent.name]) for place, path in enumerate(files)]
     return listing(files, rows, names)
 
 

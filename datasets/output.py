@@ -38,27 +38,6 @@ def identity(collection: Collection, options: Options) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(collection: Collection) -> str:
-    """Returns a digest of the source files' sizes and times: what an edit would change.
-
-    It is no part of the identity: a copy of the source makes the same data set.
-
-    Raises:
-      InputError: a file is gone.
-    """
-    digest = hashlib.sha256()
-    files = (path for split in collection.splits.values() for path in split.files)
-    for path in files if collection.watched is None else collection.watched:
-        try:
-            stat = path.stat()
-        except OSError as error:
-            raise InputError(
-                f"{path} is gone ({error.strerror}); run the command again."
-            ) from error
-        digest.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
 def finished(output: Path, identity: str) -> records.Manifest | None:
     """Returns the manifest if this very conversion was done before; refuses another one."""
     if not (output / records.MANIFEST).exists():

@@ -5,11 +5,16 @@ import os
 import pytest
 
 from datasets import convert as command
+from datasets import imagenet_tar
 from datasets.convert import convert
 from squeezenext import records
-from squeezenext.errors import InputError
+from squeezenext.errors import InputError, RunAgain
+from tests import imagenet_archives as archives
 from tests.imagenet_archives import jpeg
 from tests.test_convert import FOLDER, hashes
+
+SYNSETS = ("n01440764", "n01443537")
+VALIDATION = archives.validation_name(SYNSETS[0])
 
 
 @pytest.fixture
@@ -79,3 +84,55 @@ def test_an_output_that_links_of_the_source_lead_to_is_refused(slim, tmp_path, o
     with pytest.raises(InputError, match="leads to .*, in --output .*; give --source .*slim, too"):
         convert(tmp_path / "view", slim, **TFRECORD, overwrite=overwrite)
     assert hashes(slim) == before
+
+
+@pytest.mark.parametrize("layout", ["folder", "csv", "tfrecord", "imagenet folders"])
+def test_a_change_between_listing_and_plan_is_noticed(photos, slim, tmp_path, monkeypatch, layout):
+    """Of an image or shard whose length is known, but which has not been read."""
+    (tmp_path / "train.csv").write_text(
+        "".join(f"photos/{name}/{n}.jpg,{name}\n" for name in ("cat", "dog") for n in range(4))
+    )
+    victim, source = photos / "cat" / "0.jpg", photos
+    if layout == "csv":
+        source = tmp_path
+    elif layout == "tfrecord":
+        victim, source = slim / "train-00001-of-00002", slim
+    elif layout == "imagenet folders":
+        source, layout = tmp_path / "extracted", "imagenet"
+        for split, name in (("train", f"{SYNSETS[0]}_0.JPEG"), ("val", VALIDATION)):
+            victim = source / split / SYNSETS[0] / name
+            victim.parent.mkdir(parents=True)
+            victim.write_bytes(jpeg(1))
+    collect = command.layouts.collect
+
+    def edited(*arguments):
+        collection = collect(*arguments)
+        os.utime(victim, ns=(1, 1))
+        return collection
+
+    options = FOLDER | {"layout": layout, "partial": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(command.layouts, "collect", edited)
+        with pytest.raises(RunAgain, match="changed while it was read"):
+            convert(source, tmp_path / "out", **options)
+    convert(source, tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_an_archive_that_changes_while_it_is_listed_is_noticed(tmp_path, monkeypatch, sequential):
+    """Written anew behind the reader: a sequential pass reads all of it before there is a plan."""
+    train = {s: {f"{s}_{n}.JPEG": jpeg(n) for n in range(2)} for s in SYNSETS}
+    validation = {VALIDATION: jpeg(9)}
+    source = archives.write_imagenet(tmp_path / "source", train, validation)
+    archive, listed = source / "ILSVRC2012_img_train.tar", imagenet_tar.train_listing
+
+    def rewritten(*arguments):
+        os.utime(archive, ns=(1, 1))
+        return listed(*arguments)
+
+    options = FOLDER | {"layout": "imagenet", "partial": True, "sequential": sequential}
+    with monkeypatch.context() as patch:
+        patch.setattr(imagenet_tar, "train_listing", rewritten)
+        with pytest.raises(RunAgain, match="changed while it was read"):
+            convert(source, tmp_path / "out", **options)
+    convert(source, tmp_path / "out", **options)
