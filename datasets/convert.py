@@ -70,7 +70,7 @@ def _begin(
     if options.layout == "tfrecord" and not in_place:
         existing.check_apart(collection, output)
     files = () if in_place else plan.files(collection, options)
-    planned = plan.Plan(identity, collection.watch.digest, files)
+    planned = plan.Plan(identity, outputs.fingerprint(collection), files)
     if options.overwrite:
         plan.clear(output, planned, in_place)
     plan.begin(output, planned, in_place)

@@ -38,6 +38,16 @@ def identity(collection: Collection, options: Options) -> str:
     return digest.hexdigest()
 
 
+def fingerprint(collection: Collection) -> str:
+    """Returns a digest of the state the source was found in: sizes, times, and checksums taken.
+
+    It is no part of the identity: a copy of the source makes the same data set. What was made of
+    unchecked bytes, as of a pipe, is not gone on with under a checksum.
+    """
+    state = [collection.watch.digest, list(collection.source)]
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
 def finished(output: Path, identity: str) -> records.Manifest | None:
     """Returns the manifest if this very conversion was done before; refuses another one."""
     if not (output / records.MANIFEST).exists():

@@ -1,6 +1,7 @@
 """Sources that are strange, reached by other ways, or change: nothing of the user's is lost."""
 
 import os
+import threading
 
 import pytest
 
@@ -136,3 +137,29 @@ def test_an_archive_that_changes_while_it_is_listed_is_noticed(tmp_path, monkeyp
         with pytest.raises(RunAgain, match="changed while it was read"):
             convert(source, tmp_path / "out", **options)
     convert(source, tmp_path / "out", **options)
+
+
+def test_shards_of_unchecked_bytes_are_made_again_under_a_checksum(tmp_path, monkeypatch):
+    """A pipe gave a flipped byte; killed, and begun again with --checksum."""
+    train = {s: {f"{s}_{n}.JPEG": jpeg(n) for n in range(4)} for s in SYNSETS}
+    source = archives.write_imagenet(tmp_path / "source", train, {VALIDATION: jpeg(9)})
+    options = FOLDER | {"layout": "imagenet", "partial": True, "train_shards": 2}
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    convert(source, whole, **options, checksum=True)
+    right = (source / "ILSVRC2012_img_train.tar").rename(tmp_path / "moved.tar").read_bytes()
+    wrong = bytearray(right)
+    wrong[right.index(jpeg(3)) + len(jpeg(3)) - 40] ^= 1
+    os.mkfifo(source / "ILSVRC2012_img_train.tar")
+    with monkeypatch.context() as patch:
+        patch.setattr(command.outputs, "finish", lambda *_: None)
+        piped(source, wrong, out, **options)
+    piped(source, right, out, **options, checksum=True)
+    assert hashes(out) == hashes(whole)
+
+
+def piped(source, data, out, **options):
+    pipe = source / "ILSVRC2012_img_train.tar"
+    writer = threading.Thread(target=pipe.write_bytes, args=(data,))
+    writer.start()
+    convert(source, out, **options)
+    writer.join()
