@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from squeezenext import atomic, records
-from squeezenext.errors import InputError
+from squeezenext.errors import InputError, RunAgain
 
 from . import commit, jobs, summary
 from .listing import Collection
@@ -78,6 +78,17 @@ def _check_strangers(output: Path, plan: Plan, known: Plan | None) -> None:
                 f"{path} is there already, but no conversion that could go on left it; choose "
                 "another --output, or give --overwrite to lose it."
             )
+
+
+def check(output: Path, key: str) -> None:
+    """Tells a worker of a cluster, which no lock stops, whether its shard is still awaited.
+
+    Raises:
+      RunAgain: the conversion was ended, or another one has begun.
+    """
+    known = _read(output / commit.WORK)
+    if known is None or known.key != key:
+        raise RunAgain(f"{output} is no longer written by this conversion; run it again.")
 
 
 def clear(output: Path, plan: Plan, in_place: bool = False) -> None:
