@@ -59,7 +59,7 @@ def convert(source: Path, output: Path, **options) -> records.Manifest:
             written = _write_shards(collection, output, chosen, pool, planned.key)
         if collection.watch.changed():
             raise RunAgain(f"{source} changed while it was read; run the same command again.")
-        return outputs.finish(collection, output, chosen, written, identity)
+        return outputs.finish(collection, output, chosen, written, planned)
 
 
 def _begin(
@@ -69,11 +69,12 @@ def _begin(
     in_place = options.layout == "tfrecord" and output.samefile(source)
     if options.layout == "tfrecord" and not in_place:
         existing.check_apart(collection, output)
-    files = () if in_place else plan.files(collection, options)
+    kept = plan.source_files(collection, output) if in_place else frozenset()
+    files = plan.files(collection, options, kept)
     planned = plan.Plan(identity, outputs.fingerprint(collection), files)
     if options.overwrite:
-        plan.clear(output, planned, in_place)
-    plan.begin(output, planned, in_place)
+        plan.clear(output, planned, kept)
+    plan.begin(output, planned, kept)
     return planned
 
 

@@ -1,7 +1,8 @@
 """Shards that TF-slim's or Inception's scripts wrote: read through once, and given a manifest.
 
 Nothing is encoded anew. The shards become hard links in the output folder, or copies where
-the file system has no links between the two; an output that is the source leaves them alone.
+the file system has no links between the two. An output that is the source leaves them alone, and
+the source's labels.txt.
 """
 
 import contextlib

@@ -11,7 +11,7 @@ import numpy as np
 from squeezenext import records
 from squeezenext.errors import InputError
 
-from . import commit, duplicates, imagenet, summary
+from . import commit, duplicates, imagenet, plan, summary
 from .listing import Collection, Fault
 from .options import Options
 from .shards import Written
@@ -69,14 +69,16 @@ def finish(
     output: Path,
     options: Options,
     written: dict[str, list[Written]],
-    identity: str,
+    planned: plan.Plan,
 ) -> records.Manifest:
-    """Writes the offsets, the lists and, when all else is on the disk, the manifest."""
+    """Writes the offsets, the planned lists and, when all else is on the disk, the manifest."""
     for name, results in written.items():
         if not sum(result.examples for result in results):
             raise InputError(f"No image of the {name} split can be used; all were rejected.")
     document = _document(collection, output, options, written)
-    document["arguments"]["identity"] = identity
+    document["arguments"]["identity"] = planned.identity
+    if summary.LABELS in planned.files:
+        summary.write_labels(output, collection.classes)
     summary.write(output, collection.classes, written, document["rgb_mean"])
     commit.write_json(output / records.MANIFEST, document, output / commit.WORK)
     shutil.rmtree(output / commit.WORK)

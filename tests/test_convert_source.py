@@ -163,3 +163,52 @@ def piped(source, data, out, **options):
     writer.start()
     convert(source, out, **options)
     writer.join()
+
+
+@pytest.mark.parametrize("name", ["train.csv", "categories.csv", "validation.index"])
+def test_in_place_nobody_elses_list_is_replaced(slim, name):
+    (slim / name).write_text("precious")
+    before = hashes(slim)
+    with pytest.raises(InputError, match=rf"{name} is there already.*--overwrite to lose it"):
+        convert(slim, slim, **TFRECORD)
+    assert hashes(slim) == before
+    convert(slim, slim, **TFRECORD, overwrite=True)
+    assert (slim / name).read_bytes() != b"precious"
+    before.pop(name)
+    assert before.items() <= hashes(slim).items()
+
+
+@pytest.mark.parametrize("own_labels", [False, True])
+def test_in_place_an_interrupted_conversion_goes_on(slim, monkeypatch, own_labels):
+    """Its own lists are no strangers; the source's labels.txt stays as it is throughout."""
+    if own_labels:
+        (slim / "labels.txt").write_text("0:background\n1:a cat\n2:a dog\n")
+    before = hashes(slim)
+    write_json = command.commit.write_json
+
+    def interrupted(path, *more):
+        if path.name == "manifest.json":
+            raise KeyboardInterrupt
+        write_json(path, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command.commit, "write_json", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            convert(slim, slim, **TFRECORD)
+    assert (slim / "train.csv").exists() and (slim / "labels.txt").exists()
+    convert(slim, slim, **TFRECORD)
+    for options in ({}, {"overwrite": True}):
+        convert(slim, slim, **TFRECORD, **options)
+        assert before.items() <= hashes(slim).items()
+        assert {"train.csv", "train.index", "labels.txt"} <= set(hashes(slim))
+
+
+def test_overwriting_in_place_takes_what_was_unfinished_away_but_no_shard(slim, monkeypatch):
+    before = hashes(slim)
+    with monkeypatch.context() as patch:
+        patch.setattr(command.outputs, "finish", lambda *_: None)
+        convert(slim, slim, **TFRECORD)
+    (slim / "rgb_val.json").write_text("left by the plan")
+    convert(slim, slim, **TFRECORD, overwrite=True)
+    assert before.items() <= hashes(slim).items()
+    assert not (slim / "rgb_val.json").exists()  # these shards' colours are not looked at
