@@ -124,13 +124,14 @@ def clear(output: Path, plan: Plan, kept: frozenset[str] = frozenset()) -> None:
 
 
 def _finished(output: Path) -> list[str]:
-    """Returns the files of a finished data set; of one whose manifest is damaged, the shards."""
+    """Returns the files of a finished data set, as far as known where its manifest is damaged."""
     found = [path.name for path in output.iterdir() if _SHARD.fullmatch(path.name)]
+    if (output / records.MANIFEST).exists():
+        found += [*summary.FILES, *(f"{split}.index" for split in summary.LISTS)]
     with contextlib.suppress(InputError):
         for split in records.load_manifest(output).splits.values():
             parts = (*split.shards, *([split.sidecar] if split.sidecar else []))
             found += [part.path.name for part in parts]
-        found += summary.FILES
     return found
 
 

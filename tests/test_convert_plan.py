@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -97,8 +98,11 @@ def test_a_stranger_that_came_meanwhile_is_refused(photos, tmp_path, monkeypatch
 
 
 def test_overwriting_what_has_a_damaged_manifest_leaves_nothing_of_it(photos, tmp_path):
-    out = tmp_path / "out"
-    convert(photos, out, **FOLDER, train_shards=4)
+    out, splits = tmp_path / "out", tmp_path / "splits"
+    for split in ("train", "test"):
+        shutil.copytree(photos, splits / split)
+    convert(splits, out, **FOLDER, train_shards=4)
+    assert {"test.csv", "test.index"} <= set(hashes(out))
     (out / records.MANIFEST).write_text("{")
     with pytest.raises(InputError, match="manifest.json is damaged"):
         convert(photos, out, **FOLDER, train_shards=2)
@@ -195,7 +199,7 @@ def test_a_damaged_plan_names_nothing_outside(tmp_path):
     assert (tmp_path / "precious").exists()
 
 
-def test_what_was_laid_by_goes_at_the_start_of_the_next_run(tmp_path):
+def test_what_was_laid_by_goes_at_the_start_of_the_next_run(tmp_path, monkeypatch):
     """And a link that was not put in place."""
     out = tmp_path / "out"
     (out / commit.SPOOL).mkdir(parents=True)
@@ -203,9 +207,16 @@ def test_what_was_laid_by_goes_at_the_start_of_the_next_run(tmp_path):
     (out / commit.WORK).mkdir()
     (out / commit.WORK / "train-00000-of-00001.link.tmp").write_bytes(b"x")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError):
+    left = []
+
+    def looks(*_):
+        left.extend([*out.glob(f"{commit.SPOOL}*"), *(out / commit.WORK).iterdir()])
+        raise InputError("before there is anything new")
+
+    monkeypatch.setattr(command.layouts, "collect", looks)
+    with pytest.raises(InputError, match="before there is anything new"):
         convert(tmp_path / "empty", out, **FOLDER)
-    assert not (out / commit.SPOOL).exists() and not list((out / commit.WORK).iterdir())
+    assert not left
 
 
 def test_a_link_that_cannot_be_put_in_place_is_removed(photos, tmp_path, monkeypatch):
