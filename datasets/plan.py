@@ -84,6 +84,8 @@ def begin(output: Path, plan: Plan, kept: frozenset[str] = frozenset()) -> None:
         shutil.rmtree(work, ignore_errors=True)
     commit.make_folder(work)
     commit.write_json(work / _PLAN, dataclasses.asdict(plan), work)
+    with commit.explained(output):
+        atomic.flush(output)  # the work folder's own name
 
 
 def _check_strangers(output: Path, plan: Plan, known: Plan | None, kept: frozenset[str]) -> None:

@@ -368,3 +368,23 @@ def test_the_lists_of_the_source_are_not_replaced(photos, tmp_path):
             convert(source, tmp_path, **FOLDER | {"layout": "csv"}, overwrite=True)
     assert (tmp_path / "train.csv").read_text() == "".join(rows)
     convert(tmp_path, tmp_path / "out", **FOLDER | {"layout": "csv"})
+
+
+def test_the_plan_is_on_the_disk_before_the_first_shard(photos, tmp_path, monkeypatch):
+    """With the names on the way to it: the work folder's own is in the output's entries."""
+    flushed, draft = [], shards.draft
+    out, flush = tmp_path / "out", plan.atomic.flush
+
+    def flushes(path):
+        if (out / ".convert" / "plan.json").exists():
+            flushed.append(path)
+        flush(path)
+
+    def looks(job):
+        assert out in flushed
+        return draft(job)
+
+    monkeypatch.setattr(plan.atomic, "flush", flushes)
+
+    monkeypatch.setattr(command.shards, "draft", looks)
+    convert(photos, out, **FOLDER)

@@ -212,3 +212,15 @@ def test_overwriting_in_place_takes_what_was_unfinished_away_but_no_shard(slim, 
     convert(slim, slim, **TFRECORD, overwrite=True)
     assert before.items() <= hashes(slim).items()
     assert not (slim / "rgb_val.json").exists()  # these shards' colours are not looked at
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, BlockingIOError])
+def test_what_is_not_the_source_s_fault_is_not_called_so(photos, tmp_path, monkeypatch, error):
+    """Standard error that nobody reads any more; no room for another process."""
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(command.layouts.folder, "collect", fails)
+    with pytest.raises(error):
+        convert(photos, tmp_path / "out", **FOLDER)
