@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -98,8 +99,11 @@ def test_a_stranger_that_came_meanwhile_is_refused(photos, tmp_path, monkeypatch
 
 
 def test_overwriting_what_has_a_damaged_manifest_leaves_nothing_of_it(photos, tmp_path):
-    out = tmp_path / "out"
-    convert(photos, out, **FOLDER, train_shards=4)
+    out, splits = tmp_path / "out", tmp_path / "splits"
+    for split in ("train", "test"):
+        shutil.copytree(photos, splits / split)
+    convert(splits, out, **FOLDER, train_shards=4)
+    assert {"test.csv", "test.index"} <= set(hashes(out))
     (out / records.MANIFEST).write_text("{")
     with pytest.raises(InputError, match="manifest.json is damaged"):
         convert(photos, out, **FOLDER, train_shards=2)
@@ -198,7 +202,7 @@ def test_a_damaged_plan_names_nothing_outside(tmp_path):
     assert (tmp_path / "precious").exists()
 
 
-def test_what_was_laid_by_goes_at_the_start_of_the_next_run(tmp_path):
+def test_what_was_laid_by_goes_at_the_start_of_the_next_run(tmp_path, monkeypatch):
     """And a link that was not put in place."""
     out = tmp_path / "out"
     (out / commit.SPOOL).mkdir(parents=True)
@@ -206,9 +210,16 @@ def test_what_was_laid_by_goes_at_the_start_of_the_next_run(tmp_path):
     (out / commit.WORK).mkdir()
     (out / commit.WORK / "train-00000-of-00001.link.tmp").write_bytes(b"x")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError):
+    left = []
+
+    def looks(*_):
+        left.extend([*out.glob(f"{commit.SPOOL}*"), *(out / commit.WORK).iterdir()])
+        raise InputError("before there is anything new")
+
+    monkeypatch.setattr(command.layouts, "collect", looks)
+    with pytest.raises(InputError, match="before there is anything new"):
         convert(tmp_path / "empty", out, **FOLDER)
-    assert not (out / commit.SPOOL).exists() and not list((out / commit.WORK).iterdir())
+    assert not left
 
 
 def test_a_link_that_cannot_be_put_in_place_is_removed(photos, tmp_path, monkeypatch):
@@ -274,6 +285,19 @@ def test_the_owner_s_file_is_never_partial(tmp_path, monkeypatch):
         pass
     assert len(seen) == 1 and not seen[0][0]
     assert re.fullmatch(rf"process {os.getpid()} on \S+", seen[0][1])
+
+
+def test_an_owner_killed_before_its_rename_leaves_nothing_for_ever(photos, tmp_path):
+    out = tmp_path / "out"
+
+    def dies():
+        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        return fault_setup.plainly(photos, out)
+
+    assert fault_setup.forked(dies) == -signal.SIGKILL
+    assert len(list(out.glob(f"{lock.LOCK}.owner*"))) == 1
+    convert(photos, out, **FOLDER)
+    assert {path.name for path in out.iterdir() if path.name[0] == "."} <= {lock.LOCK}
 
 
 def test_threads_end_before_what_they_work_on_is_let_go(monkeypatch):
@@ -346,3 +370,23 @@ def test_the_lists_of_the_source_are_not_replaced(photos, tmp_path):
             convert(source, tmp_path, **FOLDER | {"layout": "csv"}, overwrite=True)
     assert (tmp_path / "train.csv").read_text() == "".join(rows)
     convert(tmp_path, tmp_path / "out", **FOLDER | {"layout": "csv"})
+
+
+def test_the_plan_is_on_the_disk_before_the_first_shard(photos, tmp_path, monkeypatch):
+    """With the names on the way to it: the work folder's own is in the output's entries."""
+    flushed, draft = [], shards.draft
+    out, flush = tmp_path / "out", plan.atomic.flush
+
+    def flushes(path):
+        if (out / ".convert" / "plan.json").exists():
+            flushed.append(path)
+        flush(path)
+
+    def looks(job):
+        assert out in flushed
+        return draft(job)
+
+    monkeypatch.setattr(plan.atomic, "flush", flushes)
+
+    monkeypatch.setattr(command.shards, "draft", looks)
+    convert(photos, out, **FOLDER)

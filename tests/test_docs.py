@@ -354,3 +354,9 @@ def test_a_command_that_is_not_run_has_such_flags(line, capsys):
     for flag, value in zip(rest, rest[1:], strict=False):
         if flag == "--configuration" and value != "NAME":
             config_io.load(value)
+
+
+@pytest.mark.parametrize("document", sorted(DOCUMENTS))
+def test_no_figure_is_a_placeholder(document):
+    path = REPOSITORY / ("" if document == "README.md" else "docs") / document
+    assert not re.findall(r"@[A-Z]+@", path.read_text())
