@@ -57,7 +57,11 @@ def load(name: str) -> tuple[trained.Trained, bool]:
 
 
 def write_files(model: trained.Trained, folder: Path, images) -> list[Row]:
-    """Writes what the runtimes load: networks that read RGB pixels and give logits."""
+    """Writes what the runtimes load: networks that read RGB pixels and give logits.
+
+    A fitted temperature is left out: the logits that are compared are the network's own.
+    """
+    model = dataclasses.replace(model, temperature=1.0)
     network, weights = pixels.take_rgb(model.graph, model.weights, model.config.images)
     rows = []
     for precision in ("float32", "int8"):

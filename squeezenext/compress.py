@@ -48,8 +48,8 @@ def compress(
       say: is told of each step.
 
     Returns:
-      The report: "bytes", "dense_bytes", "retrained", "accuracy" or None, "layers" (a `report.Row`
-      each).
+      The report: "bytes", "dense_bytes", "retrained" and "values_trained" (see `Made`), "accuracy"
+      or None, "layers" (a `report.Row` each).
 
     Raises:
       InputError: there is no such model or data, or the budget is impossible.
@@ -57,6 +57,11 @@ def compress(
     """
     if method.epochs and not data_dir:
         raise InputError("--num_epochs needs --data_dir: there is nothing to train on.")
+    if method.epochs and Path(model_dir).is_file():
+        raise InputError(
+            f"--num_epochs trains what a model directory holds; {model_dir} is a file, give the "
+            "directory that it was made of."
+        )
     _check_place(output)
     model = trained_models.load(model_dir)
     examination = _examination(model, data_dir, images, say)
@@ -75,6 +80,7 @@ def compress(
         "dense_bytes": sum(array.nbytes for array in model.weights.values()),
         "coder": method.coder,
         "retrained": made.retrained,
+        "values_trained": made.values_trained,
         "layers": [dataclasses.asdict(x) for x in report.rows(model, made.weights, made.encoded)],
         "accuracy": accuracy,
     }

@@ -71,10 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError("--model_dir is missing: a model directory or a published model.")
         model, port = trained.load(values["model_dir"].value), values["port"].value
         data_dir, count = values["data_dir"].value, checking.CALIBRATION_IMAGES
+        model_dir = values["model_dir"].value
         with tempfile.TemporaryDirectory() as folder, server(folder, port) as serving:
             shown = checking.images(model, data_dir, count) if data_dir else []
-            compressed = export_web.compressed_beside(values["model_dir"].value)
-            export_web.write(model, Path(folder), shown, compressed)
+            export_web.make(
+                model, model_dir, Path(folder), shown, lambda text: print(text, file=sys.stderr)
+            )
             print(f"http://127.0.0.1:{serving.server_port}/ until you press Ctrl-C", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 serving.serve_forever()

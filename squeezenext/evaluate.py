@@ -49,7 +49,8 @@ def evaluate(
       fit_temperature: fit it to this split and store it in the model directory, for prediction.
 
     Returns:
-      The scores; probabilities are divided by the stored temperature, losses are the network's.
+      The scores; probabilities and losses are of the logits divided by the stored temperature, as
+      predict.py tells them, whatever form the model has.
 
     Raises:
       InputError: no such model or data, or their classes differ.
@@ -85,8 +86,9 @@ def evaluate(
     if fit_temperature:
         temperature = metrics.fit_temperature(logits, result.labels)
         _store(directory, temperature, found.source, split, len(logits))
-    probability = softmax(logits / np.float32(temperature)).max(-1)
-    return dataclasses.replace(result, probability=probability)
+    tempered = logits / np.float32(temperature)
+    loss = metrics.cross_entropy(tempered, result.labels).astype(np.float32)
+    return dataclasses.replace(result, loss=loss, probability=softmax(tempered).max(-1))
 
 
 def _check_own(model_dir: str | Path) -> None:

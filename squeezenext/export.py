@@ -35,7 +35,15 @@ PRECISIONS = {
     "keras": ("float32",),
     "web": ("float32",),
 }
-FOLDERS = {"saved_model": "saved_model.pb", "web": export_web.MANIFEST}  # and a file of each
+# What a model directory's other files are read by name as; `output` and `output`.json are none.
+OF_A_MODEL = frozenset(
+    f"{name}.json" for name in ("adapt", "calibration", "config", "final", "labels", "scores")
+) | {"model.sqz", "model.tflite"}
+_SAVED_MODEL = ("saved_model.pb", "fingerprint.pb", "variables/variables.*")
+FOLDERS = {
+    "saved_model": places.Kind(_SAVED_MODEL, lambda at: (at / _SAVED_MODEL[0]).is_file()),
+    "web": places.Kind(export_web.FILES, export_web.is_page),
+}
 
 
 def export(
@@ -67,13 +75,13 @@ def export(
     integers = precision == "int8" or kind == "web"  # which needs many images to be calibrated on
     limit = checking.CALIBRATION_IMAGES if integers else checking.PROBES
     shown = checking.images(model, data_dir, limit) if data_dir else []
-    compressed = export_web.compressed_beside(model_dir) if kind == "web" else None
-    run = _write(model, kind, precision, shown, output, compressed)
+    run = _write(model, model_dir, kind, precision, shown, output)
     report = {"format": kind, "precision": precision, "bytes": _bytes(output)}
     split = photographs.first_split(data_dir, photographs.TESTED) if data_dir else None
     if split:
         tests = photographs.read(data_dir, (split,), images, model.config.images, model.labels)
-        measured = checking.measure(run, checking.reference(model), tests, split)
+        smallest = "int8" if kind == "web" else precision  # see export_web.runner
+        measured = checking.measure(run, checking.reference(model), tests, split, smallest)
         report |= dataclasses.asdict(measured)
     text = json.dumps(report, indent=1) + "\n"
     beside = output.with_name(f"{output.name}.json")
@@ -88,14 +96,20 @@ def _check_place(output: Path, kind: str) -> None:
         places.check(output, FOLDERS[kind])
     elif output.is_dir():
         raise InputError(f"--output {output} is a folder; name the file to make.")
+    written = {output.name, f"{output.name}.json"} & OF_A_MODEL
+    if written and (output.parent / "config.json").is_file():
+        raise InputError(
+            f"--output {output}: {output.parent} is a model directory, whose own "
+            f"{min(written)} that would replace; choose another name or folder."
+        )
 
 
-def _write(model: Trained, kind: str, precision: str, shown, output: Path, compressed) -> Run:
+def _write(model: Trained, model_dir, kind: str, precision: str, shown, output: Path) -> Run:
     """Writes beside the place, checks, renames; returns what runs the result."""
     temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}{output.suffix}")
     try:
         if kind == "web":
-            run = _web(model, shown, temporary, compressed)
+            run = _web(model, model_dir, shown, temporary)
         else:
             make = {"litert": _litert, "onnx": _onnx, "keras": _keras, "saved_model": _saved_model}
             run = make[kind](model, precision, shown, temporary)
@@ -111,10 +125,9 @@ def _write(model: Trained, kind: str, precision: str, shown, output: Path, compr
     return run
 
 
-def _web(model: Trained, shown, folder: Path, compressed: Trained | None) -> Run:
+def _web(model: Trained, model_dir: str | Path, shown, folder: Path) -> Run:
     folder.mkdir()
-    export_web.write(model, folder, shown, compressed)
-    export_web.check(folder, checking.reference(model), checking.probes(model, shown))
+    export_web.make(model, model_dir, folder, shown, lambda text: print(text, file=sys.stderr))
     return export_web.runner(folder)
 
 

@@ -34,7 +34,8 @@ def read(
       [size, size, 3] uint8, RGB: the centre crop, and the place of its class in `known`.
 
     Raises:
-      InputError: there is no such data, its classes are others, or a record is damaged.
+      InputError: there is no such data, its classes are others, or a record is damaged or of
+        another class.
     """
     found = dataset.find(data_dir, None, None)
     dataset.check_classes(found, known, Path(data_dir))
@@ -48,9 +49,9 @@ def read(
         shard, offset, length = (int(value) for value in index[number])
         path = split.shards[shard].path
         payload = _payload(path, offset, length, int(number - first[shard]))
-        features = example.decode_example(payload)
-        image = preprocessing.read_image(features["image/encoded"][0], f"record {number} of {path}")
-        yield preprocessing.centre_pixels(image, images), features["image/class/label"][0] - 1
+        name = f"record {number} of {path}"
+        encoded, label = example.image_and_class(payload, len(known), name)
+        yield preprocessing.centre_pixels(preprocessing.read_image(encoded, name), images), label
 
 
 def first_split(data_dir: str | Path, splits: tuple[str, ...]) -> str | None:

@@ -134,8 +134,13 @@ def test_a_budget_that_cannot_be_met_costs_nothing_else(makers, tmp_path, monkey
     def refuse(*_, **__):
         raise InputError("--max_bytes 10 is too little.")
 
+    old = tmp_path / "exported" / "model.sqz"
+    ship(tmp_path)
     monkeypatch.setattr(compress, "compress", refuse)
-    files, (fault,) = ship(tmp_path, max_bytes=10)
+    ship(tmp_path, max_bytes=10)
+    assert old.is_file()  # for another budget, of the same weights
+    files, (fault,) = ship(tmp_path, sha256="b", max_bytes=10)
+    assert not old.exists()
     assert set(files) == {"float32", "int8"}
     assert "--max_bytes 10 is too little" in fault and "--max_bytes" in fault
     done = adapt.Adapted(

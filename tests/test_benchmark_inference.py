@@ -1,5 +1,6 @@
 """Tests for `../scripts/benchmark_inference.py`, its worker and the files it writes."""
 
+import dataclasses
 import json
 import re
 
@@ -11,7 +12,9 @@ from scripts.peers import ncnn_files, runtimes
 from squeezenext import graph
 from squeezenext.exporting import pixels
 from squeezenext.foreign import ncnn
+from squeezenext.labels import Label
 from squeezenext.litert import writer
+from squeezenext.litert.runner import Runner
 from squeezenext.trained import Trained
 from tests import foreign_files, tiny
 from tests.test_litert_writer import random_weights
@@ -70,3 +73,18 @@ def test_ncnn_s_files_are_those_that_the_importer_reads(tmp_path):
 
 def test_a_classifier_s_bias_is_told(tmp_path):
     assert benchmark_inference.load("sqnxt23_w1")[0].weights["classifier/bias"].shape == (1000,)
+
+
+def test_a_calibrated_model_s_files_give_its_own_logits(model, tmp_path):
+    """Keras' file, too, whose logits are what goes into its softmax."""
+    import keras
+
+    warm = dataclasses.replace(model, temperature=2.0, labels=(Label("a", "a"),) * 3)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    rows = benchmark_inference.write_files(warm, tmp_path, list(images))
+    (path,) = (row.path for row in rows if row.runtime == "tensorflow")
+    whole = keras.models.load_model(path, compile=False)
+    network = keras.Model(whole.input, whole.get_layer("probabilities").input)
+    found = network(images[:1].astype(np.float32)).numpy()[0]
+    own = Runner((tmp_path / "float32.tflite").read_bytes(), 1, "float32")
+    np.testing.assert_allclose(found, own.run(images[0].astype(np.float32))[0], atol=1e-3)

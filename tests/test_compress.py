@@ -148,7 +148,8 @@ def test_retrained(model, records, tmp_path, capsys, monkeypatch):
     assert told["bytes"] == output.stat().st_size <= 2600
     weights = sum(row["weights"] for row in told["layers"])
     kept = sum(row["weights"] * row["density"] for row in told["layers"])
-    assert told["retrained"] and kept / weights < 0.5 and told["accuracy"]["images"] > 0
+    assert told["retrained"] and told["values_trained"]
+    assert kept / weights < 0.5 and told["accuracy"]["images"] > 0
     assert "Pruning to 40%" in captured.err and "Training the shared values" in captured.err
 
 
@@ -175,6 +176,17 @@ def test_bad_use(model, tmp_path, capsys, monkeypatch, arguments, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_is_not_retrained_and_that_is_said_before_any_work(
+    model, records, tmp_path, capsys, monkeypatch
+):
+    file = tmp_path / "model.sqz"
+    compress.compress(model, file, compress.Method(lossless=True))
+    monkeypatch.setattr(trained, "load", lambda *_: pytest.fail("It was loaded."))
+    more = [f"--data_dir={records}", "--num_epochs=2"]
+    assert command(file, tmp_path / "again.sqz", *more) == 2
+    assert "is a file, give the directory" in capsys.readouterr().err
+
+
 def test_a_place_that_cannot_be_written_is_found_before_any_work(model, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert command(model, tmp_path / "file" / "model.sqz") == 2
@@ -194,12 +206,12 @@ def test_what_a_coder_lost_is_not_kept(model, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_accuracy_is_never_of_training_images(model, records, tmp_path, monkeypatch):
+def test_accuracy_is_never_of_training_images(model, tmp_path):
     """Data without another split: none is told."""
-    monkeypatch.setattr(compress.photographs, "first_split", lambda *_: None)
-    told, said = [], []
+    payloads = [tiny.payload(number, number % 3 + 1) for number in range(4)]
+    trained_on, said = tiny.data_set(tmp_path / "records", "train", payloads), []
     method = compress.Method(lossless=True)
-    told = compress.compress(model, tmp_path / "a.sqz", method, records, say=said.append)
+    told = compress.compress(model, tmp_path / "a.sqz", method, trained_on, say=said.append)
     assert told["accuracy"] is None and "accuracy is not told" in said[0]
 
 
@@ -225,9 +237,13 @@ def test_trained_values_that_need_more_are_told_of(model, records, tmp_path, cap
 
     monkeypatch.setattr(retraining, "train_values", apart)
     monkeypatch.setattr(retraining, "prune", lambda config, arrays, *_: arrays)
-    arguments = [f"--data_dir={records}", "--num_epochs=4", "--max_bytes=1500"]
+    monkeypatch.setattr(making, "_without_training", lambda *_: [])
+    arguments = [f"--data_dir={records}", "--num_epochs=4", "--max_bytes=1500", "--json"]
     assert command(model, tmp_path / "model.sqz", *arguments) == 0
-    assert "those before training are kept" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "those before training are kept" in told.err
+    found = json.loads(told.out)
+    assert found["retrained"] and not found["values_trained"]
     assert (tmp_path / "model.sqz").stat().st_size <= 1500
 
 

@@ -168,6 +168,27 @@ def test_what_cannot_be_done_is_said(model, tmp_path, capsys, arguments, told):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["model.tflite", "model.sqz", "config", "calibration", "adapt"])
+def test_no_file_of_a_model_directory_is_replaced(model, tmp_path, capsys, monkeypatch, name):
+    folder = shutil.copytree(model, tmp_path / "mine")
+    before = sorted(path.name for path in folder.iterdir())
+    monkeypatch.chdir(folder)
+    for place in (name, folder / name):
+        assert command(".", place, "litert") == 2
+        assert "is a model directory, whose own" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == before
+    assert command(".", "phone.tflite", "litert") == 0
+
+
+def test_an_exported_file_in_a_model_directory_s_place_is_refused(model, tmp_path):
+    """It reads other pixels and gives probabilities: every answer would be wrong."""
+    folder = shutil.copytree(model, tmp_path / "mine")
+    export.export(model, "litert", tmp_path / "a.tflite")
+    shutil.copyfile(tmp_path / "a.tflite", folder / "model.tflite")
+    with pytest.raises(InputError, match="is an exported file, not the model directory's own"):
+        Predictor(folder)
+
+
 @pytest.mark.parametrize("kind", ["saved_model", "web"])
 def test_a_folder_of_something_else_is_left_alone(model, tmp_path, capsys, kind):
     """Such as `serving`, which holds the versions, for `serving/4`."""
@@ -186,7 +207,7 @@ def test_a_folder_of_something_else_is_left_alone(model, tmp_path, capsys, kind)
     ("saved_model", "float32"), ("web", "float32"),
 ])  # fmt: skip
 def test_the_fitted_temperature_is_in_every_file(
-    model, records, tmp_path, monkeypatch, kind, precision
+    model, records, tmp_path, monkeypatch, capsys, kind, precision
 ):
     """The export itself compares with what predict.py tells, which the next lines make sure of."""
     if kind == "onnx":
@@ -196,6 +217,9 @@ def test_the_fitted_temperature_is_in_every_file(
     (folder / "calibration.json").write_text('{"temperature": 5.0}')
     out = tmp_path / f"out.{'keras' if kind == 'keras' else kind}"
     assert command(folder, out, kind, f"--precision={precision}", f"--data_dir={records}") == 0
+    measured = json.loads(out.with_name(f"{out.name}.json").read_text())["measured"]
+    assert measured == ("int8" if kind == "web" else precision)
+    assert f"{measured}: top-1 " in capsys.readouterr().out
     if kind == "litert" and precision == "float32":
         (photo,) = [tiny.jpeg(3, 1)]
         image = preprocessing.read_image(photo, "photo")
@@ -269,6 +293,32 @@ def test_images_come_evenly_from_the_first_split_there_is(model, records):
     assert {label for _, label in read} <= {0, 1, 2}
     with pytest.raises(InputError, match="no test split"):
         list(photographs.read(records, ("test",), 4, known.config.images, known.labels))
+
+
+def test_accuracy_is_never_of_training_images(model, tmp_path, capsys):
+    payloads = [tiny.payload(number, number % 3 + 1) for number in range(4)]
+    trained_on = tiny.data_set(tmp_path / "records", "train", payloads)
+    out = tmp_path / "a.tflite"
+    more = ["--precision=int8", f"--data_dir={trained_on}", "--json"]
+    assert command(model, out, "litert", *more) == 0
+    assert "top1" not in json.loads(capsys.readouterr().out)
+    assert "top1" not in json.loads((tmp_path / "a.tflite.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "payload, told",
+    [
+        (tiny.payload(0, 1, leave_out="image/encoded"), "has no image or no label"),
+        (tiny.payload(0, 1, leave_out="image/class/label"), "has no image or no label"),
+        (tiny.payload(0, 0), "not in 1..3"),
+        (tiny.payload(0, 4), "not in 1..3"),
+    ],
+)
+def test_a_record_without_image_or_class_is_named(model, tmp_path, capsys, payload, told):
+    payloads = [tiny.payload(1, 1), payload]
+    damaged = tiny.data_set(tmp_path / "records", "validation", payloads)
+    assert command(model, tmp_path / "a.tflite", "litert", f"--data_dir={damaged}") == 2
+    assert f"record 1 of {damaged}" in (err := capsys.readouterr().err) and told in err
 
 
 CLIENT = """

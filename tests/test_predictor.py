@@ -108,7 +108,8 @@ def test_threshold_and_temperature(squeezenext, photos, tmp_path):
     best = plain.predict(image, 1)[0].probability
     assert len(plain.predict(image, 3, threshold=best)) == 1
     assert plain.predict(image, 3, threshold=1.0) == []
-    for damaged in ("{}", "no", '{"temperature": 0}', '{"temperature": "2"}', "[]"):
+    long = f'{{"temperature": {10**400}}}'
+    for damaged in ("{}", "no", '{"temperature": 0}', '{"temperature": "2"}', "[]", long):
         (folder / shipped.CALIBRATION).write_text(damaged)
         with pytest.raises(InputError, match="is damaged"):
             Predictor(folder)

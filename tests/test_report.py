@@ -2,11 +2,12 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
-from squeezenext import evaluate
+from squeezenext import compress, evaluate, export
 from squeezenext.prediction import shipped
 from tests import browser, tiny
 from tests.test_imports import imported
@@ -67,8 +68,6 @@ def run(capsys, *arguments):
 
 
 def test_temperature_is_stored_and_lowers_the_loss(model, pattern, scored, tmp_path, capsys):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(model, copy)
     common = ("--model_dir", copy, "--validation_file_pattern", pattern, "--json")
@@ -89,6 +88,20 @@ def test_temperature_is_stored_and_lowers_the_loss(model, pattern, scored, tmp_p
     assert code == 2 and "which every command shares" in err
     code, _, err = run(capsys, *common, "--report", copy / "config.json")
     assert code == 2 and "--report" in err
+
+
+def test_every_form_of_a_calibrated_model_has_one_loss(model, pattern, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "warm")
+    (folder / "calibration.json").write_text('{"temperature": 2.0}')
+    compress.compress(folder, tmp_path / "a.sqz", compress.Method(lossless=True))
+    export.export(folder, "litert", tmp_path / "a.tflite")
+    forms = (folder, tmp_path / "a.sqz", tmp_path / "a.tflite")
+    own, *others = (
+        evaluate.evaluate(model_dir=form, validation_file_pattern=pattern) for form in forms
+    )
+    for other in others:
+        np.testing.assert_allclose(own.loss, other.loss, atol=0.02)
+        np.testing.assert_allclose(own.probability, other.probability, atol=0.01)
 
 
 def test_the_json_has_intervals_and_every_class(model, pattern, capsys, tmp_path):

@@ -201,6 +201,8 @@ def set_in(document, path, value):
         lambda d: set_in(d, ["temperature"], 0),
         lambda d: set_in(d, ["temperature"], float("inf")),
         lambda d: set_in(d, ["temperature"], "warm"),
+        lambda d: set_in(d, ["temperature"], 10**400),
+        lambda d: set_in(d, ["images", "mean"], [10**400, 0, 0]),
         lambda d: set_in(d, ["model", "stages"], []),
         lambda d: set_in(d, ["images", "size"], 10**9),
         lambda d: set_in(d, ["model", "type"], "Config"),

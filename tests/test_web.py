@@ -2,6 +2,7 @@
 
 import dataclasses
 import http.server
+import json
 import os
 import socket
 import threading
@@ -10,13 +11,14 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from squeezenext import demo, graph, preprocessing, trained
-from squeezenext.compression import sqz
+from squeezenext import compress, demo, export, graph, preprocessing, trained
+from squeezenext.compression import making, sqz
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_web, npm, places
 from squeezenext.litert import writer
 from tests import browser as browsers
 from tests import tiny
+from tests.test_export import made as made_model
 from tests.test_graph import compute
 from tests.test_litert_writer import close, random_weights, run
 
@@ -53,14 +55,118 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         folder.mkdir()
         folder.joinpath("letter.txt").write_text("dear")
     with pytest.raises(InputError, match="holds something else"):
-        places.replace_folder(made, place, export_web.MANIFEST)
+        places.replace_folder(made, place, export.FOLDERS["web"])
     assert place.joinpath("letter.txt").exists()
+
+
+def exported(model_dir, place, *more) -> int:
+    return export.main(["export", f"--model_dir={model_dir}", "--format=web", f"--output={place}",
+                        *more])  # fmt: skip
+
+
+@pytest.fixture
+def model_dir(tmp_path, monkeypatch):
+    """A tiny model directory; its page has no runtime, which npm would have to fetch."""
+    built = [f"wasm/{name}{end}" for name in export_web._BUILDS for end in (".js", ".wasm")]
+    runtime = dict.fromkeys(["index.js", "wasm-utils.js", *built], b"")
+    monkeypatch.setattr(export_web, "_runtime", lambda: runtime)
+    (tmp_path / "mine").mkdir()
+    return made_model(tmp_path / "mine", tiny.SQUEEZENEXT)
+
+
+@pytest.mark.parametrize("name", [".git/HEAD", "CNAME", "runtime/mine.txt", "other/index.html"])
+def test_what_lies_beside_a_page_is_not_deleted(model_dir, tmp_path, capsys, name):
+    site = tmp_path / "site"
+    assert exported(model_dir, site) == 0
+    assert exported(model_dir, site) == 0  # of its own kind
+    path = site / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("precious")
+    assert exported(model_dir, site) == 2
+    assert f"holds something else ({name})" in capsys.readouterr().err
+    assert path.read_text() == "precious" and (site / "index.html").is_file()
+
+
+def test_another_program_s_model_json_is_no_page(model_dir, tmp_path):
+    site = tmp_path / "site"
+    site.mkdir()
+    for text in ('{"format": "graph-model", "weightsManifest": []}', "[]", "no"):
+        (site / "model.json").write_text(text)
+        assert exported(model_dir, site) == 2
+        assert (site / "model.json").read_text() == text
+
+
+def test_a_page_that_cannot_be_put_in_place_leaves_the_old_one(model_dir, tmp_path, monkeypatch):
+    site = tmp_path / "site"
+    assert exported(model_dir, site) == 0
+    before, replace = sorted(site.rglob("*")), os.replace
+
+    def refuse(source, target):
+        if target == site and ".tmp-" in source.name:
+            raise OSError(5, "Input/output error", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(places.os, "replace", refuse)
+    assert exported(model_dir, site) == 1
+    assert sorted(site.rglob("*")) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "site", "site.json"]
+
+
+def far_from(model_dir, path):
+    """Writes a `.sqz` file of the same network with other answers."""
+    known = trained.load(model_dir)
+    weights = dict(known.weights)
+    weights["classifier/kernel"] = -20 * weights["classifier/kernel"]
+    path.parent.mkdir(exist_ok=True)
+    made = making._losslessly(
+        dataclasses.replace(known, weights=weights), compress.Method(lossless=True)
+    )
+    sqz.write(path, made.encoded.data)
+
+
+def names(site) -> list[str]:
+    return [row["name"] for row in json.loads((site / "model.json").read_text())["files"]]
+
+
+def test_a_page_has_the_compressed_network_only_where_it_is_the_same(model_dir, tmp_path, capsys):
+    site, path = tmp_path / "site", model_dir / "exported" / "model.sqz"
+    far_from(model_dir, path)
+    assert exported(model_dir, site) == 0
+    assert "too far from the model's" in capsys.readouterr().err and names(site) == ["float32"]
+    compress.compress(model_dir, path, compress.Method(lossless=True))
+    assert exported(model_dir, site) == 0 and names(site) == ["float32", "compressed"]
+    places.note(path).write_text('{"weights_sha256": "a", "max_bytes": 9}')  # as `adapt` writes it
+    (model_dir / "final.json").write_text('{"weights_sha256": "a"}')
+    assert exported(model_dir, site) == 0 and names(site) == ["float32", "compressed"]
+    for later in ('{"weights_sha256": "b"}', None):  # trained on; being trained
+        (model_dir / "final.json").write_text(later) if later else (
+            model_dir / "final.json"
+        ).unlink()
+        capsys.readouterr()
+        assert exported(model_dir, site) == 0 and names(site) == ["float32"]
+        assert f"goes without {path}: it was made of other weights" in capsys.readouterr().err
+    path.write_bytes(b"damaged")
+    places.note(path).unlink()
+    assert exported(model_dir, site) == 0 and names(site) == ["float32"]
+
+
+def test_the_demo_shows_no_page_that_answers_otherwise(model_dir, monkeypatch, capsys):
+    def upside_down(network, weights, *_):
+        return network, {n: a[::-1] if a.ndim == 4 else a for n, a in weights.items()}
+
+    def shown(_):
+        raise AssertionError("The page is shown.")
+
+    monkeypatch.setattr(http.server.ThreadingHTTPServer, "serve_forever", shown)
+    monkeypatch.setattr(export_web.pixels, "take_rgb", upside_down)
+    assert demo.main(["demo", "--model_dir", str(model_dir), "--port", "0"]) == 1
+    assert "probabilities differ from the model's" in capsys.readouterr().err
 
 
 def test_the_demo_ends_well_and_looks_at_its_port_first(monkeypatch, capsys):
     made = []
     monkeypatch.setattr(trained, "load", lambda name: name)
-    monkeypatch.setattr(export_web, "write", lambda *_: made.append(True))
+    monkeypatch.setattr(export_web, "make", lambda *_: made.append(True))
 
     def interrupted(_):
         raise KeyboardInterrupt

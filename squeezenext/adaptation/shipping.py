@@ -6,6 +6,7 @@ from pathlib import Path
 
 from squeezenext import atomic, card, compress, evaluate, export
 from squeezenext.errors import InputError
+from squeezenext.exporting.places import note
 from squeezenext.records.dataset import Dataset
 from squeezenext.reporting.metrics import Evaluation
 
@@ -37,6 +38,7 @@ def compress_once(
     """
     path = model_dir / FOLDER / "model.sqz"
     if not _is_made(path, source := {"weights_sha256": sha256, "max_bytes": max_bytes}):
+        _remove_of_others(path, sha256)  # else it would stand where none could be made
         method = compress.Method(max_bytes=max_bytes, epochs=epochs)
         try:
             compress.compress(model_dir, path, method, records, say=say)
@@ -49,21 +51,28 @@ def compress_once(
     return {"sqz": path}, ()
 
 
-def _note(path: Path) -> Path:
-    return path.with_name(f".{path.name}.made_of")
+def _remove_of_others(path: Path, sha256: str) -> None:
+    """Removes a file that was made of other weights; one for another budget may stay."""
+    try:
+        other = json.loads(note(path).read_text("utf-8"))["weights_sha256"] != sha256
+    except (OSError, ValueError, KeyError, TypeError):
+        other = True
+    if other:
+        path.unlink(missing_ok=True)
+        note(path).unlink(missing_ok=True)
 
 
 def _is_made(path: Path, source: dict) -> bool:
     """Says whether a file is there that was made of this very source."""
     try:
-        return path.is_file() and json.loads(_note(path).read_text("utf-8")) == source
+        return path.is_file() and json.loads(note(path).read_text("utf-8")) == source
     except (OSError, ValueError):
         return False
 
 
 def _remember(path: Path, source: dict) -> None:
     text = json.dumps(source) + "\n"
-    atomic.write_file(_note(path), lambda file: file.write_text(text, "utf-8"))
+    atomic.write_file(note(path), lambda file: file.write_text(text, "utf-8"))
 
 
 def held_out(found: Dataset) -> str:

@@ -25,12 +25,15 @@ class Made:
     Attributes:
       weights: that have to come out of it.
       retrained: whether they are others than the model's were near.
+      values_trained: whether the shared values are those that training moved; what pruning and
+        retraining left, shared, is kept where they need too much room.
       nats: how far their answers are from the model's on the probes; 0 where nobody has asked.
     """
 
     encoded: Encoded
     weights: Mapping[str, np.ndarray]
     retrained: bool = False
+    values_trained: bool = False
     nats: float = 0.0
 
 
@@ -154,12 +157,13 @@ def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: 
     say(f"Training the shared values in {config.training.epochs} epochs.")
     kernels, folded = retraining.train_values(config, pruned.weights, trial.kernels, reader)
     encoded, weights = _encode(pruned, kernels, folded, method), allocation.stored(folded, kernels)
-    if method.max_bytes is not None and len(encoded.data) > method.max_bytes:
+    too_large = method.max_bytes is not None and len(encoded.data) > method.max_bytes
+    if too_large:
         say(f"The trained values need {len(encoded.data):,} bytes: those before training are kept.")
         encoded, weights = trial.encoded, trial.weights
     nats = probe.divergence(weights)
     say(f"Retrained, the answers are {nats:.4f} nats from the dense network's.")
-    return Made(encoded, weights, retrained=True, nats=nats)
+    return Made(encoded, weights, retrained=True, values_trained=not too_large, nats=nats)
 
 
 def _variables(model_dir: str | Path) -> dict[str, np.ndarray]:

@@ -69,7 +69,9 @@ def decode(data: bytes, source: str) -> Header:
         header = _read(json.loads(text), source)
     except InputError:
         raise
-    except (zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (
+        zlib.error, ValueError, KeyError, TypeError, ArithmeticError, RecursionError,
+    ) as error:  # fmt: skip
         raise InputError(f"{source} is damaged: its header cannot be read ({error}).") from error
     _check_network(header.config, source)
     if len(header.classes) != header.config.model.classes:

@@ -26,6 +26,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 class Measured:
     """What an exported file does on images of a split that was not trained on."""
 
+    measured: str  # the precision of the network that all figures but float32_top1 are of
     split: str
     images: int
     top1: float
@@ -34,8 +35,8 @@ class Measured:
 
     def __str__(self) -> str:
         return (
-            f"top-1 {self.top1:.4f} on {self.images:,} {self.split} images; the model "
-            f"{self.float32_top1:.4f}, the same first class on {self.agreement:.2%}"
+            f"{self.measured}: top-1 {self.top1:.4f} on {self.images:,} {self.split} images; "
+            f"the model {self.float32_top1:.4f}, the same first class on {self.agreement:.2%}"
         )
 
 
@@ -53,14 +54,18 @@ def reference(model: Trained) -> Run:
     return run
 
 
-def measure(run: Run, reference: Run, images: Iterable, split: str) -> Measured:
-    """Counts how often two runners are right, and agree; `images` are (pixels, class) pairs."""
+def measure(run: Run, reference: Run, images: Iterable, split: str, precision: str) -> Measured:
+    """Counts how often two runners are right, and agree; `images` are (pixels, class) pairs.
+
+    `split` is what they are of, `precision` that of `run`'s network.
+    """
     rows = []
     for pixels, label in images:
         first, other = int(run(pixels).argmax()), int(reference(pixels).argmax())
         rows.append((first == label, other == label, first == other))
     top1, float32_top1, agreement = np.mean(rows, 0)
-    return Measured(split, len(rows), float(top1), float(float32_top1), float(agreement))
+    shares = float(top1), float(float32_top1), float(agreement)
+    return Measured(precision, split, len(rows), *shares)
 
 
 def images(model: Trained, data_dir: str | Path, limit: int) -> list[np.ndarray]:

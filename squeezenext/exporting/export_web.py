@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import trained
-from squeezenext.exporting import checking, npm, pixels
+from squeezenext.exporting import checking, compressed_file, npm, pixels
+from squeezenext.exporting.compressed_file import Say
 from squeezenext.graph import Graph, Node
 from squeezenext.litert import int8, numbers, writer
 from squeezenext.litert.runner import Runner
@@ -34,6 +34,42 @@ UTILS = npm.Package(
 )
 _BUILDS = ("litert_wasm_internal", "litert_wasm_compat_internal")  # with relaxed SIMD and without
 MANIFEST = "model.json"
+_WORDS = ("files", "images", "labels", "model", "temperature")  # of the manifest
+_COMPRESSED = "compressed.tflite.gz"
+FILES = (  # all that a page's folder holds
+    *("app.js", "heat.js", "network.js", "picture.js", "preprocessing.js", "style.css"),
+    *("index.html", "runtime-licence.txt"),
+    *("runtime/*.js", "runtime/wasm/*.js", "runtime/wasm/*.wasm"),
+    *("float32.tflite", "int8.tflite", _COMPRESSED, MANIFEST),
+)
+
+
+def is_page(folder: Path) -> bool:
+    """Says whether a folder holds a manifest of this module; TensorFlow.js has one of its name."""
+    try:
+        document = _manifest(folder)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.keys() >= set(_WORDS)
+
+
+def make(
+    model: Trained, model_dir: str | Path, folder: Path, calibration: Sequence[np.ndarray], say: Say
+) -> None:
+    """Writes the page of a model into an empty folder and checks it.
+
+    Args:
+      model_dir: of which `model` was loaded; it may hold a compressed network, too.
+      calibration: images, as `photographs.read` yields them; without them there is no int8.
+      say: is told of what is left out.
+
+    Raises:
+      InputError: the runtime cannot be had, or the folder cannot be written.
+      RuntimeError: a network of the page answers otherwise than the model.
+    """
+    shown = checking.probes(model, calibration)
+    write(model, folder, calibration, compressed_file.beside(model, model_dir, shown, say))
+    check(folder, checking.reference(model), shown)
 
 
 def write(
@@ -62,14 +98,14 @@ def write(
     networks = {f"{n}.tflite": data for n, data in _networks(model, calibration).items()}
     if compressed:
         content = _networks(compressed, ())["float32"]
-        networks["compressed.tflite.gz"] = gzip.compress(content, 9, mtime=0)
+        networks[_COMPRESSED] = gzip.compress(content, 9, mtime=0)
     for name, content in networks.items():
         (folder / name).write_bytes(content)
         rows.append({"name": name.split(".")[0], "file": name, "bytes": len(content)})
     images = model.config.images
     document = {
         "files": rows,
-        "images": {x: getattr(images, x) for x in ("size", "resize", "resize_mode")},
+        "images": {x: getattr(images, x) for x in compressed_file.IMAGES},
         "labels": [label.text for label in model.labels],
         "model": model.name,
         "temperature": model.temperature,
@@ -147,11 +183,3 @@ def _run(folder: Path, file: str) -> checking.Run:
     content = gzip.decompress(content) if file.endswith(".gz") else content
     network, temperature = Runner(content, 1, file), np.float32(_manifest(folder)["temperature"])
     return lambda image: softmax(network.run(image.astype(np.float32))[0] / temperature)
-
-
-def compressed_beside(model_dir: str | Path) -> Trained | None:
-    """Returns what `model.sqz` of a model directory holds, its own or `adapt`'s; None without."""
-    for path in (Path(model_dir) / "model.sqz", Path(model_dir) / "exported" / "model.sqz"):
-        if path.is_file():
-            return trained.load(path)
-    return None

@@ -1,41 +1,81 @@
 """Puts a folder that was made beside its place into it."""
 
+import dataclasses
 import os
 import shutil
-from pathlib import Path
+from collections.abc import Callable
+from pathlib import Path, PurePath
 
 from squeezenext import atomic
 from squeezenext.errors import InputError
 
 
-def check(place: Path, mark: str) -> None:
-    """Refuses to replace what is no folder of the same kind.
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """Folders that one writer makes.
+
+    Attributes:
+      files: all that it writes, as patterns of paths; "*" stands for part of a name.
+      is_one: says whether a folder of such files is one.
+    """
+
+    files: tuple[str, ...]
+    is_one: Callable[[Path], bool]
+
+    def stranger(self, folder: Path) -> PurePath | None:
+        """Returns what lies in a folder and was not written by its writer, None without."""
+        for path in sorted(folder.rglob("*")):
+            place = path.relative_to(folder)
+            if path.is_dir() and not path.is_symlink():
+                continue
+            if not any(_fits(place, pattern) for pattern in self.files):
+                return place
+        return None
+
+
+def _fits(place: PurePath, pattern: str) -> bool:
+    return len(place.parts) == len(PurePath(pattern).parts) and place.match(pattern)
+
+
+def check(place: Path, kind: Kind) -> None:
+    """Refuses to replace what is no folder of the same kind, or holds more than its writer made.
 
     Args:
       place: where the folder is to be; it may be absent, or empty.
-      mark: a file that every folder of the kind holds.
 
     Raises:
       InputError: something else is there.
     """
-    if not place.exists() or (place.is_dir() and (place / mark).is_file()):
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return
-    if not place.is_dir() or any(place.iterdir()):
-        raise InputError(f"--output {place} holds something else; choose another folder.")
+    stranger = kind.stranger(place) if place.is_dir() else None
+    if stranger or not place.is_dir() or not kind.is_one(place):
+        which = f" ({stranger})" if stranger else ""
+        raise InputError(f"--output {place} holds something else{which}; choose another folder.")
 
 
-def replace_folder(made: Path, place: Path, mark: str) -> None:
+def replace_folder(made: Path, place: Path, kind: Kind) -> None:
     """Puts a folder where another of its kind may be; arguments as of `check`.
 
     Raises:
       InputError: something else is there.
     """
-    check(place, mark)
+    check(place, kind)
     for path in sorted(made.rglob("*")):
         atomic.flush(path)
     before = place.with_name(f".{place.name}.before-{os.getpid()}")
     if place.exists():
         os.replace(place, before)
-    os.replace(made, place)
+    try:
+        os.replace(made, place)
+    except BaseException:
+        if before.exists() and not place.exists():
+            os.replace(before, place)
+        raise
     atomic.flush(place.parent)
     shutil.rmtree(before, ignore_errors=True)
+
+
+def note(path: Path) -> Path:
+    """Returns where `adapt` keeps what a file was made of: {"weights_sha256": ...} and more."""
+    return path.with_name(f".{path.name}.made_of")

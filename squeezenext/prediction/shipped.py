@@ -17,6 +17,7 @@ from squeezenext.labels import Label
 CALIBRATION = "calibration.json"
 DESCRIPTION = "squeezenext.json"  # behind an exported LiteRT file
 _MAX_DESCRIPTION = 16 << 20
+_ZIP_END = 22  # bytes of a zip's last record
 # What zipfile (RuntimeError: an encrypted entry) and json make of bytes that are something else.
 _NO_DESCRIPTION = (
     KeyError, ValueError, TypeError, NotImplementedError, RuntimeError, RecursionError,
@@ -110,8 +111,23 @@ def _of_litert(path: Path) -> Shipped:
 def _of_directory(directory: Path) -> Shipped:
     config, known = description.read(directory)
     path = directory / "model.tflite"
+    if path.is_file() and _is_exported(path):
+        raise InputError(
+            f"{path} is an exported file, not the model directory's own; move it elsewhere: "
+            "without one the checkpoint is read."
+        )
     litert: Path | bytes = path if path.is_file() else _of_checkpoint(directory, config)
     return Shipped(str(path), config, known, litert, read_temperature(directory))
+
+
+def _is_exported(path: Path) -> bool:
+    """Says whether a zip, the description, lies behind a LiteRT file: by the zip's last record.
+
+    Such a zip has no comment. Without zipfile, whose import prediction does not wait for.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _ZIP_END))
+        return file.read().startswith(b"PK\x05\x06")
 
 
 def _of_checkpoint(directory: Path, config: Config) -> bytes:
@@ -132,9 +148,10 @@ def read_temperature(directory: Path) -> float:
     path = directory / CALIBRATION
     try:
         value = json.loads(path.read_text("utf-8"))["temperature"]
+        value = float(value) if isinstance(value, int) else value  # a long one overflows
     except FileNotFoundError:
         return 1.0
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise InputError(f"{path} is damaged: {error}; delete it or fit it again.") from error
     if not isinstance(value, int | float) or not 0 < value < math.inf:
         raise InputError(f"{path} is damaged: temperature is {value!r}; delete it or fit it again.")

@@ -122,6 +122,29 @@ def decode_example(payload: bytes) -> dict[str, list[bytes] | list[int] | list[f
     return features
 
 
+def image_and_class(payload: bytes, classes: int, name: str) -> tuple[bytes, int]:
+    """Returns a record's encoded image and its class in 0..classes - 1.
+
+    Args:
+      payload: the record.
+      classes: of the network.
+      name: of the record, for messages.
+
+    Raises:
+      InputError: the record is damaged, or its label is none of the network's.
+    """
+    features = decode_example(payload)
+    try:
+        (encoded,), (label,) = features["image/encoded"], features["image/class/label"]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{name} has no image or no label.") from error
+    if not isinstance(encoded, bytes) or not isinstance(label, int):
+        raise InputError(f"{name} has no image or no label.")
+    if not 1 <= label <= classes:
+        raise InputError(f"{name}: the label of a record is not in 1..{classes}.")
+    return encoded, label - 1
+
+
 def _values(feature: bytes) -> list:
     values: list = []
     for number, body in _fields(feature):

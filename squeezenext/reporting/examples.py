@@ -4,8 +4,7 @@ import numpy as np
 from PIL import Image
 
 from squeezenext import preprocessing
-from squeezenext.errors import InputError
-from squeezenext.records.example import decode_example
+from squeezenext.records.example import image_and_class
 
 
 def read(reader, number: int, classes: int) -> tuple[Image.Image, int]:
@@ -14,12 +13,7 @@ def read(reader, number: int, classes: int) -> tuple[Image.Image, int]:
     Raises:
       InputError: the record is damaged, or its label is none of the network's.
     """
-    features = decode_example(reader.read(np.array([number]))[0])
+    payload = reader.read(np.array([number]))[0]
     name = f"{reader.split.shards[0].path.parent}: record {number} of {reader.split.name}"
-    try:
-        (encoded,), (label,) = features["image/encoded"], features["image/class/label"]
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{name} has no image or no label.") from error
-    if not 1 <= label <= classes:
-        raise InputError(f"{name}: the label of a record is not in 1..{classes}.")
-    return preprocessing.decode(preprocessing.open_image(encoded, name), name), int(label) - 1
+    encoded, label = image_and_class(payload, classes, name)
+    return preprocessing.decode(preprocessing.open_image(encoded, name), name), label

@@ -166,6 +166,13 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return math.exp(found.x)
 
 
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns each example's loss, [examples] float64, of logits [examples, classes]."""
+    from scipy.special import log_softmax
+
+    return -log_softmax(logits.astype(np.float64), axis=-1)[np.arange(len(labels)), labels]
+
+
 def document(result: Evaluation, classes: int) -> dict:
     """Returns every figure as plain data, for `--json` and the report.
 
