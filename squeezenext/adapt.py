@@ -160,7 +160,10 @@ def _planned(
     max_bytes: int,
 ) -> tuple[Plan, bool]:
     """Returns the plan, and whether it was made by an earlier call, which this one continues."""
-    if (plan := planning.kept(path, configuration, minutes)) is not None:
+    if (kept := planning.kept(path, configuration, minutes)) is not None:
+        plan = planning.for_budget(kept, found.splits, len(found.classes), max_bytes)
+        if plan != kept:
+            planning.keep(path, plan)
         return plan, True
     speed = planning.measured(configuration)
     plan = planning.plan(

@@ -1,5 +1,6 @@
 """Tests for `squeezenext/adapt.py` and `adaptation/`; test_docs.py runs the command itself."""
 
+import dataclasses
 import math
 import types
 
@@ -71,6 +72,27 @@ def test_compression_has_what_time_is_left_where_it_retrains():
     assert found.compression_epochs_within(0, 3000) == 2
 
 
+@pytest.mark.parametrize("first", [0, 250_000])
+def test_another_budget_gets_retraining_of_its_own(tmp_path, monkeypatch, first):
+    """Training stays as planned, for it may be done."""
+    made = plan(3000, 30, max_bytes=first)
+    planning.keep(tmp_path / "adapt.json", made)
+    found = types.SimpleNamespace(splits=splits(3000), classes=range(10))
+
+    def again(max_bytes):
+        given = (tmp_path / "adapt.json", found, "squeezenet_v1_1", 30, 0.0, max_bytes)
+        return adapt._planned(*given)
+
+    monkeypatch.setattr(planning, "measured", lambda configuration: pytest.fail("measured anew"))
+    assert again(first) == (made, True) and not made.compression_epochs
+    smaller, resumed = again(100_000)
+    assert resumed and smaller.compression_epochs > 2 and smaller.max_bytes == 100_000
+    kept = {"compression_epochs": 0.0, "max_bytes": first}
+    assert dataclasses.replace(smaller, **kept) == made
+    assert again(100_000) == (smaller, True)
+    assert again(first) == (made, True)
+
+
 def test_a_plan_is_kept_and_another_is_refused(tmp_path):
     path, made = tmp_path / "adapt.json", plan(160, 5)
     assert planning.kept(path, "squeezenet_v1_1", 5) is None
@@ -79,7 +101,7 @@ def test_a_plan_is_kept_and_another_is_refused(tmp_path):
     with pytest.raises(InputError, match="was begun with --configuration squeezenet_v1_1"):
         planning.kept(path, "squeezenet_v1_1", 6)
     path.write_text("{}")
-    with pytest.raises(InputError, match=r"adapt\.json is damaged"):
+    with pytest.raises(InputError, match=r"adapt\.json is damaged; remove this file"):
         planning.kept(path, "squeezenet_v1_1", 5)
 
 
