@@ -2,12 +2,15 @@
 
 import dataclasses
 import math
+import re
 import types
 
 import pytest
 
 from squeezenext import adapt, compress, export
 from squeezenext.adaptation import planning, shipping
+from squeezenext.compression import allocation
+from squeezenext.compression.allocation import BudgetTooSmall
 from squeezenext.errors import InputError
 from squeezenext.records.manifest import Split
 
@@ -154,7 +157,7 @@ def test_a_file_is_made_once_for_the_same_weights(makers, tmp_path, monkeypatch)
 
 def test_a_budget_that_cannot_be_met_costs_nothing_else(makers, tmp_path, monkeypatch, capsys):
     def refuse(*_, **__):
-        raise InputError("--max_bytes 10 is too little.")
+        raise BudgetTooSmall("--max_bytes 10 is too little.")
 
     monkeypatch.setattr(compress, "compress", refuse)
     files, (fault,) = ship(tmp_path, max_bytes=10)
@@ -169,6 +172,33 @@ def test_a_budget_that_cannot_be_met_costs_nothing_else(makers, tmp_path, monkey
     told = capsys.readouterr()
     assert "0.5000 (0.3520 to 0.6480)" in told.out and "40 test images" in told.out
     assert "too little" in told.err
+
+
+def test_what_is_no_budget_is_told_as_it_is(makers, tmp_path, monkeypatch):
+    """And does not take report, scores and card with it."""
+
+    def refuse(*_, **__):
+        raise InputError("model.sqz cannot be written: No space left on device.")
+
+    monkeypatch.setattr(compress, "compress", refuse)
+    files, (fault,) = ship(tmp_path)
+    assert set(files) == {"float32", "int8"} and "No space left on device." in fault
+    assert "--" not in fault
+
+
+def test_a_budget_s_sentence_names_no_flag_that_adapt_lacks(tmp_path, monkeypatch):
+    """The search's own, of a network that has no file so small."""
+
+    def search(model, path, method, *_, **__):
+        kernels = types.SimpleNamespace(encoded=types.SimpleNamespace(data=bytes(900)), nats=9.0)
+        allocation._fitting(lambda slope: kernels, method.max_bytes)
+
+    monkeypatch.setattr(compress, "compress", search)
+    (tmp_path / "exported").mkdir()
+    given = (tmp_path, tmp_path / "records", "a", 300, 2.0, print)
+    files, (fault,) = shipping.compress_once(*given)
+    assert not files and "--max_bytes 300 is too little for this network: at 900 bytes" in fault
+    assert set(re.findall(r"--(\w+)", fault)) <= {"max_bytes", "minutes", "model_dir"}
 
 
 @pytest.mark.parametrize(
