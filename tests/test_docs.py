@@ -328,6 +328,21 @@ def test_readme(adapted, reproduced):
     assert not left
 
 
+def test_each_file_that_is_cited_is_there():
+    """Of docs/ and scripts/, in documents, programs and tests."""
+    places = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]
+    for folder in ("squeezenext", "datasets", "scripts", "tests"):
+        places += (REPOSITORY / folder).rglob("*.py")
+    cited = re.compile(r"(?<![\w/.])(?:docs|scripts)/\w+\.(?:md|py|sh)\b")
+    absent = {
+        f"{place.relative_to(REPOSITORY)}: {name}"
+        for place in places
+        for name in cited.findall(place.read_text())
+        if not (REPOSITORY / name).is_file()
+    }
+    assert not absent
+
+
 def test_what_is_not_run_is_in_the_documents():
     """No reason outlives its command."""
     for start in NOT_RUN:
