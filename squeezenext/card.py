@@ -48,7 +48,7 @@ def write(directory: Path) -> Path:
         macs=macs,
         files=_files(directory, scores.get("files", {})),
         preprocessing=_preprocessing(config),
-        temperature=_json(directory / "calibration.json").get("temperature"),
+        calibration=_json(directory / "calibration.json"),
     )
     path = directory / FILE
     write_file(path, lambda file: file.write_text(text, "utf-8"))
