@@ -1,16 +1,18 @@
 """Writes the shards as an Apache Beam pipeline, where one machine is not enough.
 
 One element is one shard, written by the function that writes it here too, beside its place and
-then renamed: an element that is retried, or done twice at once, is harmless. No image passes
-through the pipeline: a worker reads its ranges of the source and writes its shard, so source
-and output must lie on a file system that all workers mount under the same path.
+then renamed: an element that is retried, or done twice at once, is harmless. One that outlives
+its conversion sees so by the plan and puts nothing in place. No image passes through the
+pipeline: a worker reads its ranges of the source and writes its shard, so source and output must
+lie on a file system that all workers mount under the same path.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 from squeezenext.errors import InputError, RunAgain
 
-from . import shards
+from . import plan, shards
 
 
 def write_all(jobs: Sequence[shards.Job], options: Sequence[str]) -> None:
@@ -32,7 +34,8 @@ def write_all(jobs: Sequence[shards.Job], options: Sequence[str]) -> None:
             "pip install -r requirements-beam.txt -c constraints.txt."
         ) from error
     try:
-        with apache_beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+        pipeline = apache_beam.Pipeline(options=PipelineOptions(list(options)))
+        with _cancelled(pipeline), pipeline:
             (
                 pipeline
                 | apache_beam.Create(jobs)
@@ -47,5 +50,22 @@ def write_all(jobs: Sequence[shards.Job], options: Sequence[str]) -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def _cancelled(pipeline) -> Iterator[None]:
+    """Cancels the pipeline if nobody waits for it any more, as after Ctrl-C."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):  # it did not begin, has ended, or its runner cannot
+            pipeline.result.cancel()
+        raise
+
+
 def _write(job: shards.Job) -> str:
-    return shards.write(job).file
+    drafted, folder = shards.draft(job), job.path.parent
+    try:
+        plan.check(folder, job.plan)
+    except RunAgain:
+        shards.drop(folder, drafted)
+        raise
+    return shards.put(folder, drafted).file

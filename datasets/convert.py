@@ -22,7 +22,7 @@ from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 
 from . import beam, commit, estimate, existing, jobs, layouts, lock, plan, progress, shards, space
 from . import output as outputs
-from .listing import Collection
+from .listing import Collection, printable
 from .options import LAYOUTS, RUNNERS, Options
 from .pool import Pool, behind, default_workers
 
@@ -57,9 +57,9 @@ def convert(source: Path, output: Path, **options) -> records.Manifest:
             collection, written = adopted
         else:
             written = _write_shards(collection, output, chosen, pool, planned.key)
-        if outputs.fingerprint(collection) != planned.fingerprint:
+        if collection.watch.changed():
             raise RunAgain(f"{source} changed while it was read; run the same command again.")
-        return outputs.finish(collection, output, chosen, written, identity)
+        return outputs.finish(collection, output, chosen, written, planned)
 
 
 def _begin(
@@ -67,11 +67,14 @@ def _begin(
 ) -> plan.Plan:
     """Makes the work folder and clears away what is not to stay."""
     in_place = options.layout == "tfrecord" and output.samefile(source)
-    files = () if in_place else plan.files(collection, options)
+    if options.layout == "tfrecord" and not in_place:
+        existing.check_apart(collection, output)
+    kept = plan.source_files(collection, output) if in_place else frozenset()
+    files = plan.files(collection, options, kept)
     planned = plan.Plan(identity, outputs.fingerprint(collection), files)
     if options.overwrite:
-        plan.clear(output, planned, in_place)
-    plan.begin(output, planned, in_place)
+        plan.clear(output, planned, kept)
+    plan.begin(output, planned, kept)
     return planned
 
 
@@ -94,28 +97,26 @@ def _write_shards(
 
 
 def report(manifest: records.Manifest) -> None:
-    """Tells what came out, on standard error.
+    """Tells what came out, on standard error; no file's name can forge a line of it.
 
     Raises:
       SomeInputsFailed: images were rejected; each is in the manifest, the first are named.
     """
     counts = ", ".join(f"{split.examples} {name}" for name, split in manifest.splits.items())
     repairs, rejected = manifest.raw["repairs"], manifest.raw["rejected"]
-    print(
+    lines = [
         f"{manifest.directory}: {counts} images of {len(manifest.classes)} classes, "
-        f"{len(repairs)} repaired, {len(rejected)} rejected.",
-        file=sys.stderr,
-    )
+        f"{len(repairs)} repaired, {len(rejected)} rejected."
+    ]
     if twins := manifest.raw.get("duplicates"):
-        print(
+        lines.append(
             f"warning: {len(twins)} images lie in two splits, {twins[0]['file']} = "
-            f'{twins[0]["same_as"]} for one; the manifest lists them under "duplicates".',
-            file=sys.stderr,
+            f'{twins[0]["same_as"]} for one; the manifest lists them under "duplicates".'
         )
-    for warning in manifest.raw.get("warnings", ()):
-        print(f"warning: {warning}", file=sys.stderr)
-    for row in rejected[:_SHOWN_FAULTS]:
-        print(f"rejected: {row['file']} {row['reason']}", file=sys.stderr)
+    lines += [f"warning: {warning}" for warning in manifest.raw.get("warnings", ())]
+    lines += [f"rejected: {row['file']} {row['reason']}" for row in rejected[:_SHOWN_FAULTS]]
+    for line in lines:
+        print(printable(line), file=sys.stderr)
     if rejected:
         count = len(rejected) + manifest.raw.get("omitted", {}).get("rejected", 0)
         raise SomeInputsFailed(

@@ -1,7 +1,8 @@
 """Shards that TF-slim's or Inception's scripts wrote: read through once, and given a manifest.
 
 Nothing is encoded anew. The shards become hard links in the output folder, or copies where
-the file system has no links between the two; an output that is the source leaves them alone.
+the file system has no links between the two. An output that is the source leaves them alone, and
+the source's labels.txt.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from squeezenext.errors import InputError, RunAgain
 from squeezenext.records import schema, tfrecord
 
 from . import commit, images, jpeg, progress
-from .listing import Collection, is_text, listing, printable
+from .listing import Collection, Watch, is_text, listing, printable
 from .pool import Pool
 from .shards import RECORD, Written, fingerprint, sha256
 
@@ -58,10 +59,11 @@ def collect(source: Path) -> Collection:
         )
     for paths in found.values():
         _check_complete(paths)
+    watch = Watch()
     splits = {
         name: listing(
             found[name],
-            [(n, 0, path.stat().st_size, 1) for n, path in enumerate(found[name])],
+            [(n, 0, watch.size(path), 1) for n, path in enumerate(found[name])],
             [path.name for path in found[name]],
         )
         for name in ("train", "validation", "test")
@@ -69,7 +71,21 @@ def collect(source: Path) -> Collection:
     }
     size = sum(split.bytes for split in splits.values())
     described = {"file": source.resolve().name, "bytes": size}
-    return Collection((), splits, (), (described,))
+    return Collection((), splits, (), (described,), watch)
+
+
+def check_apart(collection: Collection, output: Path) -> None:
+    """Refuses an output that holds the very files which the source's symbolic links lead to.
+
+    Raises:
+      InputError: the same. To clear the output would be to lose them.
+    """
+    for path in (path for split in collection.splits.values() for path in split.files):
+        if path.resolve().parent == output.resolve():
+            raise InputError(
+                f"{path} leads to {path.resolve()}, in --output {output}; give --source {output}, "
+                "too, or another --output."
+            )
 
 
 def _check_complete(paths: list[Path]) -> None:
@@ -191,7 +207,7 @@ def _place(job: Job, digest: str) -> None:
     temporary = job.path.parent / commit.WORK / f"{job.path.name}.link.tmp"
     try:
         temporary.unlink(missing_ok=True)
-        os.link(job.source, temporary)
+        os.link(job.source.resolve(), temporary)  # Linux links a symbolic link, not its target
     except OSError:  # another file system, or one without links
         temporary = _copied(job, digest)
     commit.put(temporary, job.path)

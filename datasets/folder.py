@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import os
 import re
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from squeezenext.errors import InputError
 from squeezenext.prediction.sources import ENDINGS
 
 from . import split
-from .listing import Collection, Fault, Listing, check_name, listing, printable
+from .listing import Collection, Fault, Listing, Watch, check_name, listing, printable
 
 _SPLIT_NAMES = {
     "train": "train",
@@ -79,7 +78,8 @@ def collect(
             raise InputError(f"{roots[name] / other} is a class that {roots['train']} lacks.")
     if len(classes) < 2:
         raise InputError(f"{roots['train']} has {len(classes)} class folders with images; {_HINT}.")
-    splits = {name: _listing(roots[name], classes, images) for name, images in found.items()}
+    watch = Watch()
+    splits = {name: _listing(roots[name], classes, images, watch) for name, images in found.items()}
     if "validation" not in splits:
         splits |= split.cut(splits["train"], fraction, seed)
     ordered = {name: splits[name] for name in ("train", "validation", "test") if name in splits}
@@ -89,7 +89,8 @@ def collect(
     }
     labelled = tuple(_label(_class_name(name, seen.names, source)) for name in classes)
     _check_names(labelled, source)
-    return Collection(labelled, ordered, tuple(seen.faults), (described,), tuple(seen.warnings))
+    faults, warnings = tuple(seen.faults), tuple(seen.warnings)
+    return Collection(labelled, ordered, faults, (described,), watch, warnings)
 
 
 def _class_name(folder: str, names: Names, source: Path) -> str:
@@ -112,16 +113,20 @@ def _check_names(classes: tuple[labels.Label, ...], source: Path) -> None:
 
 
 def split_folders(source: Path) -> dict[str, Path]:
-    """Returns the folder of each split; without a train folder, all is "train"."""
+    """Returns the folder of each split; without a train folder that has folders, all is "train"."""
     roots: dict[str, Path] = {}
-    for path in _entries(source):
-        name = _SPLIT_NAMES.get(path.name.lower())
-        # A folder of images alone is a class that bears a split's name: bus, plane, train.
-        if name and path.is_dir() and any(inner.is_dir() for inner in _entries(path)):
-            if name in roots:
-                raise InputError(f"{roots[name]} and {path} both are the {name} split; keep one.")
-            roots[name] = path
-    return roots if "train" in roots else {"train": source}
+    named = [(_SPLIT_NAMES.get(path.name.lower()), path) for path in _entries(source)]
+    named = [(name, path) for name, path in named if name and path.is_dir()]
+    # A train folder of images alone is a class that bears a split's name: bus, plane, train.
+    if not any(
+        inner.is_dir() for name, path in named if name == "train" for inner in _entries(path)
+    ):
+        return {"train": source}
+    for name, path in named:
+        if name in roots:
+            raise InputError(f"{roots[name]} and {path} both are the {name} split; keep one.")
+        roots[name] = path
+    return roots
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -167,7 +172,7 @@ def _class_images(root: Path, folder: Path, seen: _Found) -> list[Path]:
             seen.warnings.append(f"{name} is a folder in a class: left out.")
         if not is_image(path) or path.is_dir():
             if not path.is_dir():
-                seen.others[path.suffix.lower() or "no ending"] += 1
+                seen.others[printable(path.suffix.lower()) or "no ending"] += 1
             continue
         fault = ""
         if path.is_symlink() and not seen.follow_links:
@@ -185,15 +190,15 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in ENDINGS
 
 
-def _listing(root: Path, classes: list[str], images: dict[str, list[Path]]) -> Listing:
+def _listing(
+    root: Path, classes: list[str], images: dict[str, list[Path]], watch: Watch
+) -> Listing:
     files = [path for name in classes for path in images.get(name, [])]
     ids = {name: number for number, name in enumerate(classes, 1)}
     names = [path.relative_to(root).as_posix() for path in files]
     for name in names:
         check_name(name, root)
-    rows = [
-        (place, 0, os.stat(path).st_size, ids[path.parent.name]) for place, path in enumerate(files)
-    ]
+    rows = [(place, 0, watch.size(path), ids[path.parent.name]) for place, path in enumerate(files)]
     return listing(files, rows, names)
 
 

@@ -11,7 +11,7 @@ from squeezenext.errors import InputError
 
 from . import boxes, checksum, imagenet_stream, imagenet_tar, tar
 from .imagenet_tar import TRAIN, VALIDATION
-from .listing import Collection, Fault, Listing, add_all, listing
+from .listing import Collection, Fault, Listing, Watch, add_all, listing
 from .options import Options
 from .pool import Pool
 
@@ -43,7 +43,8 @@ def collect(source: Path, options: Options, pool: Pool, spool: Path) -> Collecti
             _check_archive(path, name, options.partial)
     paths[BOXES] = source / BOXES
     files = {name: path for name, path in paths.items() if path.is_file()}
-    described = [{"file": name, "bytes": path.stat().st_size} for name, path in files.items()]
+    watch = Watch()
+    described = [{"file": name, "bytes": watch.size(path)} for name, path in files.items()]
     if options.checksum:
         described = checksum.check(files, not options.partial, pool, options.show_progress)
     faults: list[Fault] = []
@@ -60,9 +61,7 @@ def collect(source: Path, options: Options, pool: Pool, spool: Path) -> Collecti
     found, refused = read_boxes(paths[BOXES], train, pool)
     add_all(faults, refused)
     splits["train"] = dataclasses.replace(train, boxes=found)
-    return Collection(
-        labels.imagenet(), splits, tuple(faults), tuple(described), watched=tuple(files.values())
-    )
+    return Collection(labels.imagenet(), splits, tuple(faults), tuple(described), watch)
 
 
 def train_archive(source: Path, options: Options) -> Path:

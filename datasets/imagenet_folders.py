@@ -9,7 +9,7 @@ from squeezenext import labels
 from squeezenext.errors import InputError
 
 from . import imagenet
-from .listing import Collection, Fault, Listing, listing
+from .listing import Collection, Fault, Listing, Watch, listing
 from .pool import Pool
 
 _NAMES = {"train": ("train", imagenet.TRAIN.removesuffix(".tar"))}
@@ -18,7 +18,7 @@ _SYNSET = re.compile(r"n\d{8}")
 _TRAIN_IMAGE = re.compile(r"n\d{8}_\d+\.jpeg", re.IGNORECASE)
 _VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.jpeg", re.IGNORECASE)
 
-_Image = tuple[str, int, str, int]  # path, size, name, label
+_Image = tuple[str, int, int, str, int]  # path, size, st_mtime_ns, name, label
 
 
 def found(source: Path) -> bool:
@@ -43,17 +43,22 @@ def collect(source: Path, partial: bool, pool: Pool) -> Collection:
     if roots["validation"] is None:
         raise InputError(f"{source} has no folder val beside {roots['train'].name}; add it.")
     faults: list[Fault] = []
-    splits = {name: _listing(root, name, faults, pool) for name, root in roots.items()}
+    watch = Watch()
+    boxes_path = source / imagenet.BOXES
+    if boxes_path.is_file():
+        watch.size(boxes_path)
+    splits = {name: _listing(root, name, faults, watch, pool) for name, root in roots.items()}
     if not partial:
         imagenet.check_counts(splits, roots)
-    boxes, box_faults = imagenet.read_boxes(source / imagenet.BOXES, splits["train"], pool)
+    boxes, box_faults = imagenet.read_boxes(boxes_path, splits["train"], pool)
     train = splits["train"]
     splits["train"] = Listing(train.files, train.table, train.names, boxes)
     described = [{"file": roots[name].name, "bytes": splits[name].bytes} for name in splits]
-    return Collection(labels.imagenet(), splits, (*faults, *box_faults), tuple(described))
+    refused = (*faults, *box_faults)
+    return Collection(labels.imagenet(), splits, refused, tuple(described), watch)
 
 
-def _listing(root: Path, split: str, faults: list[Fault], pool: Pool) -> Listing:
+def _listing(root: Path, split: str, faults: list[Fault], watch: Watch, pool: Pool) -> Listing:
     ids = {label.synset: number for number, label in enumerate(labels.imagenet(), 1)}
     folders = sorted(path for path in root.iterdir() if _SYNSET.fullmatch(path.name))
     for folder in folders:
@@ -68,8 +73,11 @@ def _listing(root: Path, split: str, faults: list[Fault], pool: Pool) -> Listing
         faults += refused
     if not images:
         raise InputError(f"{root} holds no image of ImageNet's 1000 classes.")
-    rows = [(place, 0, size, label) for place, (_, size, _, label) in enumerate(images)]
-    return listing([Path(image[0]) for image in images], rows, [image[2] for image in images])
+    files = [Path(image[0]) for image in images]
+    for file, (_, size, time, _, _) in zip(files, images, strict=True):
+        watch.add(file, size, time)
+    rows = [(place, 0, size, label) for place, (_, size, _, _, label) in enumerate(images)]
+    return listing(files, rows, [image[3] for image in images])
 
 
 def _images(job: tuple[Path, str, int]) -> tuple[list[_Image], list[Fault]]:
@@ -90,7 +98,9 @@ def _images(job: tuple[Path, str, int]) -> tuple[list[_Image], list[Fault]]:
             faults.append(Fault(f"{folder.name}/{entry.name}", fault))
             continue
         name = entry.name.rpartition(".")[0] + ".JPEG"  # as in the archive
-        images.append((entry.path, entry.stat().st_size, name, label or truth[number - 1]))
+        found = entry.stat()
+        label_of = label or truth[number - 1]
+        images.append((entry.path, found.st_size, found.st_mtime_ns, name, label_of))
     return images, faults
 
 

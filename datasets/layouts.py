@@ -27,6 +27,8 @@ def collect(source: Path, options: Options, pool: Pool, spool: Path) -> Collecti
     """
     try:
         return _collect(source, options, pool, spool)
+    except (BlockingIOError, BrokenPipeError):  # no process can be started; standard error is shut
+        raise
     except OSError as error:  # a file that is gone since its folder was read, for one
         raise InputError(
             f"{error.filename or source} cannot be read ({error.strerror}); mend that and run the "

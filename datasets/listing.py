@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,16 +57,64 @@ class Listing:
         return Listing(tuple(self.files[place] for place in used), table, names, boxes)
 
 
+class Watch:
+    """Files that must not change while they are converted: their sizes and times when listed."""
+
+    def __init__(self) -> None:
+        self._files: list[Path] = []
+        self._digest = hashlib.sha256()
+
+    def size(self, path: Path) -> int:
+        """Adds a file before it is read; returns its size. Raises OSError."""
+        found = path.stat()
+        self.add(path, found.st_size, found.st_mtime_ns)
+        return found.st_size
+
+    def add(self, path: Path, size: int, time: int) -> None:
+        """Adds a file that had this size and `st_mtime_ns`."""
+        self._files.append(path)
+        self._digest.update(_state(size, time))
+
+    @property
+    def digest(self) -> str:
+        """Of all sizes and times as they were added: what an edit would change."""
+        return self._digest.hexdigest()
+
+    def changed(self) -> bool:
+        """Tells whether a size or time is another one now.
+
+        Raises:
+          InputError: a file is gone.
+        """
+        digest = hashlib.sha256()
+        for path in self._files:
+            try:
+                found = os.stat(path)
+            except OSError as error:
+                raise InputError(
+                    f"{path} is gone ({error.strerror}); run the command again."
+                ) from error
+            digest.update(_state(found.st_size, found.st_mtime_ns))
+        return digest.hexdigest() != self.digest
+
+
+def _state(size: int, time: int) -> bytes:
+    return f"{size} {time}\n".encode()
+
+
 @dataclasses.dataclass(frozen=True)
 class Collection:
-    """A whole source: classes, splits, what was refused on the way, and where it is from."""
+    """A whole source: classes, splits, what was refused on the way, and where it is from.
+
+    `watch`: the files that all is read from, those of the listing itself included.
+    """
 
     classes: tuple[labels.Label, ...]
     splits: dict[str, Listing]
     rejected: tuple[Fault, ...]
     source: tuple[dict, ...]
+    watch: Watch
     warnings: tuple[str, ...] = ()
-    watched: tuple[Path, ...] | None = None  # files that must not change; None: all examples'
 
 
 def listing(files: Iterable[Path], rows: list[tuple[int, int, int, int]], names: list[str]):

@@ -44,7 +44,7 @@ def held(directory: Path) -> Iterator[None]:
 
 def _tell(owner: Path) -> None:
     """Whole or not at all, for whoever looks just now. Not flushed: it dies with the process."""
-    draft = owner.with_name(f"{owner.name}.{os.getpid()}")
+    draft = owner.with_name(f"{owner.name}.tmp")  # one name: a killed process's is written over
     with contextlib.suppress(OSError):
         draft.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
         os.replace(draft, owner)

@@ -11,7 +11,7 @@ import numpy as np
 from squeezenext import records
 from squeezenext.errors import InputError
 
-from . import commit, duplicates, imagenet, summary
+from . import commit, duplicates, imagenet, plan, summary
 from .listing import Collection, Fault
 from .options import Options
 from .shards import Written
@@ -39,24 +39,13 @@ def identity(collection: Collection, options: Options) -> str:
 
 
 def fingerprint(collection: Collection) -> str:
-    """Returns a digest of the source files' sizes and times: what an edit would change.
+    """Returns a digest of the state the source was found in: sizes, times, and checksums taken.
 
-    It is no part of the identity: a copy of the source makes the same data set.
-
-    Raises:
-      InputError: a file is gone.
+    It is no part of the identity: a copy of the source makes the same data set. What was made of
+    unchecked bytes, as of a pipe, is not gone on with under a checksum.
     """
-    digest = hashlib.sha256()
-    files = (path for split in collection.splits.values() for path in split.files)
-    for path in files if collection.watched is None else collection.watched:
-        try:
-            stat = path.stat()
-        except OSError as error:
-            raise InputError(
-                f"{path} is gone ({error.strerror}); run the command again."
-            ) from error
-        digest.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+    state = [collection.watch.digest, list(collection.source)]
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def finished(output: Path, identity: str) -> records.Manifest | None:
@@ -80,14 +69,16 @@ def finish(
     output: Path,
     options: Options,
     written: dict[str, list[Written]],
-    identity: str,
+    planned: plan.Plan,
 ) -> records.Manifest:
-    """Writes the offsets, the lists and, when all else is on the disk, the manifest."""
+    """Writes the offsets, the planned lists and, when all else is on the disk, the manifest."""
     for name, results in written.items():
         if not sum(result.examples for result in results):
             raise InputError(f"No image of the {name} split can be used; all were rejected.")
     document = _document(collection, output, options, written)
-    document["arguments"]["identity"] = identity
+    document["arguments"]["identity"] = planned.identity
+    if summary.LABELS in planned.files:
+        summary.write_labels(output, collection.classes)
     summary.write(output, collection.classes, written, document["rgb_mean"])
     commit.write_json(output / records.MANIFEST, document, output / commit.WORK)
     shutil.rmtree(output / commit.WORK)

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from squeezenext import atomic, records
-from squeezenext.errors import InputError
+from squeezenext.errors import InputError, RunAgain
 
 from . import commit, jobs, summary
 from .listing import Collection
@@ -40,37 +40,56 @@ class Plan:
         return hashlib.sha256(json.dumps(dataclasses.astuple(self)).encode()).hexdigest()
 
 
-def files(collection: Collection, options: Options) -> tuple[str, ...]:
-    """Returns the names of all that will be written but for the manifest, which comes last."""
+def files(
+    collection: Collection, options: Options, kept: frozenset[str] = frozenset()
+) -> tuple[str, ...]:
+    """Returns the names of all that will be written but for the manifest, which comes last.
+
+    Args:
+      kept: files of the source, which lie in the output and are not written.
+    """
     names = [summary.LABELS, summary.CATEGORIES, summary.MEAN]
     for split in collection.splits:
         names += [*jobs.names(collection, split, options), f"{split}.index", summary.LISTS[split]]
-    return tuple(names)
+    return tuple(name for name in names if name not in kept)
 
 
-def begin(output: Path, plan: Plan, in_place: bool = False) -> None:
+def source_files(collection: Collection, output: Path) -> frozenset[str]:
+    """Returns what of an `output` that is the source, too, is the source's: it stays as it is.
+
+    They are the shards, and the labels.txt that names their classes if no conversion made it.
+    """
+    shards = {path.name for split in collection.splits.values() for path in split.files}
+    known = _read(output / commit.WORK)
+    ours = known is not None and summary.LABELS in known.files
+    there = (output / summary.LABELS).exists()
+    return frozenset(shards | ({summary.LABELS} if there and not ours else set()))
+
+
+def begin(output: Path, plan: Plan, kept: frozenset[str] = frozenset()) -> None:
     """Makes the work folder. What another conversion left unfinished is removed.
 
     Args:
-      in_place: the shards that lie in `output` are the source; nothing is removed.
+      kept: files of `output` that are the source's, see `source_files`.
 
     Raises:
       InputError: a file that would be replaced, or a shard, is there that no conversion left.
     """
     work = output / commit.WORK
     known = _read(work)
-    if known != plan and not in_place:
-        _remove(output, _unfinished(work))
-    if not in_place:
-        _check_strangers(output, plan, known)
+    if known != plan:
+        _remove(output, set(_unfinished(work)) - kept)
+    _check_strangers(output, plan, known, kept)
     if known != plan:
         shutil.rmtree(work, ignore_errors=True)
     commit.make_folder(work)
     commit.write_json(work / _PLAN, dataclasses.asdict(plan), work)
+    with commit.explained(output):
+        atomic.flush(output)  # the work folder's own name
 
 
-def _check_strangers(output: Path, plan: Plan, known: Plan | None) -> None:
-    ours = plan.files if known == plan else ()
+def _check_strangers(output: Path, plan: Plan, known: Plan | None, kept: frozenset[str]) -> None:
+    ours = {*kept, *(plan.files if known == plan else ())}
     for path in sorted(output.iterdir()):
         awaited = path.name in plan.files or _SHARD.fullmatch(path.name)
         if awaited and path.name not in ours:
@@ -80,14 +99,25 @@ def _check_strangers(output: Path, plan: Plan, known: Plan | None) -> None:
             )
 
 
-def clear(output: Path, plan: Plan, in_place: bool = False) -> None:
+def check(output: Path, key: str) -> None:
+    """Tells a worker of a cluster, which no lock stops, whether its shard is still awaited.
+
+    Raises:
+      RunAgain: the conversion was ended, or another one has begun.
+    """
+    known = _read(output / commit.WORK)
+    if known is None or known.key != key:
+        raise RunAgain(f"{output} is no longer written by this conversion; run it again.")
+
+
+def clear(output: Path, plan: Plan, kept: frozenset[str] = frozenset()) -> None:
     """Removes a finished data set, what is called like a shard, and what the plan will write.
 
     Killed on the way, it leaves either the data set or a plan of what is still to be removed.
     Arguments as in `begin`.
     """
     work = output / commit.WORK
-    found = [] if in_place else [*_finished(output), *_unfinished(work), *plan.files]
+    found = sorted({*_finished(output), *_unfinished(work), *plan.files} - kept)
     commit.make_folder(work)
     commit.write_json(work / _PLAN, dataclasses.asdict(Plan("", "", tuple(found))), work)
     _remove(output, [records.MANIFEST])
@@ -96,13 +126,14 @@ def clear(output: Path, plan: Plan, in_place: bool = False) -> None:
 
 
 def _finished(output: Path) -> list[str]:
-    """Returns the files of a finished data set; of one whose manifest is damaged, the shards."""
+    """Returns the files of a finished data set, as far as known where its manifest is damaged."""
     found = [path.name for path in output.iterdir() if _SHARD.fullmatch(path.name)]
+    if (output / records.MANIFEST).exists():
+        found += [*summary.FILES, *(f"{split}.index" for split in summary.LISTS)]
     with contextlib.suppress(InputError):
         for split in records.load_manifest(output).splits.values():
             parts = (*split.shards, *([split.sidecar] if split.sidecar else []))
             found += [part.path.name for part in parts]
-        found += summary.FILES
     return found
 
 

@@ -1,5 +1,6 @@
 """Writes one shard: the job of a worker process. Imports no TensorFlow."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -130,6 +131,13 @@ def put(folder: Path, drafted: Written) -> Written:
     with commit.explained(path):
         os.replace(file.path, _note(path))
     return result
+
+
+def drop(folder: Path, drafted: Written) -> None:
+    """Removes a draft that is not to be put in its place."""
+    if drafted.draft:
+        with contextlib.suppress(OSError):
+            (folder / commit.WORK / drafted.draft).unlink(missing_ok=True)
 
 
 def _note(shard: Path) -> Path:

@@ -5,6 +5,18 @@ from pathlib import Path
 
 from squeezenext.errors import RunAgain
 
+_BYTES_A_PIXEL = 0.3  # of baseline 4:2:0 at quality 90: 0.29 measured over ImageNet at 400 px
+
+
+def reencoded(size: int, images: int, max_side: int | None) -> int:
+    """Returns how many bytes images of `size` bytes become with --max_side, from above."""
+    return min(size, int(images * max_side**2 * _BYTES_A_PIXEL)) if max_side else size
+
+
+def of_shards(folder: Path) -> int:
+    """Returns how much of a folder are shards: done already, or to be overwritten."""
+    return sum(path.stat().st_size for path in folder.glob("*-of-*")) if folder.is_dir() else 0
+
 
 def parent(folder: Path) -> Path:
     """Returns the folder itself or, if it is still to be made, the one it will be made in."""

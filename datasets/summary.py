@@ -42,17 +42,21 @@ def rgb_mean(results: Sequence[Written]) -> tuple[list[float] | None, int]:
     return ([round(float(value), 3) for value in total / count] if count else None), count
 
 
+def write_labels(output: Path, classes: Sequence[labels.Label]) -> None:
+    """Writes labels.txt."""
+    with commit.written(output / LABELS, output / commit.WORK) as file:
+        for number, label in enumerate(classes, 1):
+            file.write(f"{number}:{label.text}\n".encode())
+
+
 def write(
     output: Path,
     classes: Sequence[labels.Label],
     written: dict[str, list[Written]],
     mean: list[float] | None,
 ) -> None:
-    """Writes all the lists."""
+    """Writes all the lists but labels.txt, which may be the source's."""
     work = output / commit.WORK
-    with commit.written(output / LABELS, work) as file:
-        for number, label in enumerate(classes, 1):
-            file.write(f"{number}:{label.text}\n".encode())
     rows = ((number, label.text) for number, label in enumerate(classes))
     _write_csv(output / CATEGORIES, ("id", "label"), rows)
     for name, results in written.items():

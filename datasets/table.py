@@ -6,7 +6,6 @@ train.csv lie in train/, and categories.csv names the classes.
 """
 
 import csv
-import os
 from pathlib import Path
 
 from squeezenext import labels
@@ -14,7 +13,7 @@ from squeezenext.errors import InputError
 
 from . import split
 from .folder import is_image
-from .listing import Collection, Fault, Listing, check_name, listing
+from .listing import Collection, Fault, Listing, Watch, check_name, listing
 
 _SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 _IMAGE_HEADS = ("image", "file", "filename", "file_name", "path", "image_path")
@@ -35,12 +34,15 @@ def collect(source: Path, fraction: float, seed: int) -> Collection:
     Raises:
       InputError: no file, no usable row, or a class that training lacks.
     """
-    files = _files(source)
+    files, watch = _files(source), Watch()
+    for path in files.values():
+        watch.size(path)
     rows = {name: _rows(path) for name, path in files.items()}
     faults: list[Fault] = []
     classes = _classes(rows["train"], files["train"])
     listed = {
-        name: _listing(files[name], name, pairs, classes, faults) for name, pairs in rows.items()
+        name: _listing(files[name], name, pairs, classes, faults, watch)
+        for name, pairs in rows.items()
     }
     if "validation" not in listed:
         listed |= split.cut(listed["train"], fraction, seed)
@@ -51,7 +53,7 @@ def collect(source: Path, fraction: float, seed: int) -> Collection:
     for label in labelled:
         check_name(label.synset, files["train"])
         check_name(label.text, files["train"].with_name(_CATEGORIES))
-    return Collection(labelled, ordered, tuple(faults), tuple(described))
+    return Collection(labelled, ordered, tuple(faults), tuple(described), watch)
 
 
 def _files(source: Path) -> dict[str, Path]:
@@ -123,7 +125,12 @@ def _names(path: Path) -> dict[str, str]:
 
 
 def _listing(
-    path: Path, name: str, rows: list[Row], classes: list[str], faults: list[Fault]
+    path: Path,
+    name: str,
+    rows: list[Row],
+    classes: list[str],
+    faults: list[Fault],
+    watch: Watch,
 ) -> Listing:
     ids = {label: number for number, label in enumerate(classes, 1)}
     roots = [path.parent, *(path.parent / stem for stem in _SPLITS[name])]
@@ -138,7 +145,7 @@ def _listing(
             faults.append(Fault(image, reason))
             continue
         seen.add(image)
-        table.append((len(files), 0, os.stat(file).st_size, ids[label]))
+        table.append((len(files), 0, watch.size(file), ids[label]))
         files.append(file)
         names.append(image)
     if not files:

@@ -2,7 +2,7 @@
 
     python scripts/benchmark_kernels.py [--rounds 8]
 
-What layers.py, mixing.py and preprocessing.py choose follows from this table (docs/benchmarks.md).
+What layers.py, mixing.py and preprocessing.py choose follows from this table.
 The ways of a row take turns; told is the shortest of the rounds, in milliseconds, for a batch of
 32. Gradients are included where a way's name says so.
 """

@@ -12,6 +12,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from datasets import lock
 from datasets.convert import convert
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 
@@ -52,7 +53,8 @@ def check(what: str, output: Path, whole: Hashes, finished: bool | None) -> None
     """Compares what readers see with the undisturbed files; None: at a moment of its work.
 
     Raises:
-      Different: a file is partial or another one, or, when `finished`, missing.
+      Different: a file is partial or another one, or, when `finished`, missing; or something of
+        the work but the lock is left then.
     """
     found = hashes(output)
     for name in sorted(found):
@@ -60,8 +62,14 @@ def check(what: str, output: Path, whole: Hashes, finished: bool | None) -> None
             raise Different(f"{what}: {output / name} is not the undisturbed one.")
     if finished and found != whole:
         raise Different(f"{what}: {output} lacks {sorted(set(whole) - set(found))[0]}.")
+    if finished and (left := sorted(_hidden(output) - {lock.LOCK})):
+        raise Different(f"{what}: {output / left[0]} stays for ever.")
     if finished is False and "manifest.json" in found and found != whole:
         raise Different(f"{what}: {output} has a manifest but not all of its files.")
+
+
+def _hidden(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.name.startswith(".")}
 
 
 def forked(work: Callable[[], int]) -> int:

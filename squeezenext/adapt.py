@@ -22,7 +22,7 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import card, train
+from squeezenext import card, quiet, train
 from squeezenext.adaptation import planning, shipping
 from squeezenext.adaptation.planning import Plan
 from squeezenext.errors import InputError, SomeInputsFailed
@@ -82,7 +82,8 @@ def adapt(
       minutes: for all of it, about; a run that was interrupted keeps to its plan.
       max_bytes: of the .sqz file; 0 makes none.
       seed: of the split, the new classifier's weights, the order and the augmentation.
-      deterministic: the same bits each time, interrupted or not; slower.
+      deterministic: the same bits for the same adapt.json, interrupted or not; slower. Another
+        directory may get another plan, which follows from the time that a step took.
 
     Raises:
       InputError: a fault in the arguments or the photographs.
@@ -98,6 +99,8 @@ def adapt(
         found = dataset.find(records, None, None)
         dataset.check_split(found, "train")
         dataset.check_split(found, "validation")
+        if deterministic:  # before a step is timed, after which TensorFlow does not take it
+            _make_deterministic()
         plan, resumed = _planned(
             model_dir / PLAN, found, configuration, minutes, deadline, max_bytes
         )
@@ -105,7 +108,8 @@ def adapt(
         sha256 = _train(plan, model_dir, records, seed, deterministic)
         files, unmade = shipping.export_once(model_dir, records, sha256, _say), ()
         if max_bytes:
-            left = math.inf if resumed else deadline - time.monotonic()
+            by_plan = resumed or deterministic
+            left = math.inf if by_plan else deadline - time.monotonic()
             epochs = plan.compression_epochs_within(left, found.splits["train"].examples)
             compressed, unmade = shipping.compress_once(
                 model_dir, records, sha256, max_bytes, epochs, _say
@@ -125,6 +129,13 @@ def adapt(
         seconds=time.monotonic() - started,
         faults=faults + unmade,
     )
+
+
+def _make_deterministic() -> None:
+    quiet.import_tensorflow()
+    from squeezenext.training import devices
+
+    devices.make_deterministic()
 
 
 def _train(plan: Plan, model_dir: Path, records: Path, seed: int, deterministic: bool) -> str:
@@ -149,7 +160,10 @@ def _planned(
     max_bytes: int,
 ) -> tuple[Plan, bool]:
     """Returns the plan, and whether it was made by an earlier call, which this one continues."""
-    if (plan := planning.kept(path, configuration, minutes)) is not None:
+    if (kept := planning.kept(path, configuration, minutes)) is not None:
+        plan = planning.for_budget(kept, found.splits, len(found.classes), max_bytes)
+        if plan != kept:
+            planning.keep(path, plan)
         return plan, True
     speed = planning.measured(configuration)
     plan = planning.plan(
@@ -238,7 +252,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_float("minutes", 15.0, "How long it may take, about.", **at)
     flags.DEFINE_integer("max_bytes", 250_000, "Of the .sqz file; 0 makes none.", 0, **at)
     flags.DEFINE_integer("seed", 0, "Of the split, the order and the augmentation.", 0, **at)
-    flags.DEFINE_bool("deterministic", False, "The same bits each time; slower.", **at)
+    flags.DEFINE_bool(
+        "deterministic", False, "The same bits for the same adapt.json; slower.", **at
+    )
 
     def command(values, positional):
         if len(positional) != 1:

@@ -48,7 +48,7 @@ def write(directory: Path) -> Path:
         macs=macs,
         files=_files(directory, scores.get("files", {})),
         preprocessing=_preprocessing(config),
-        temperature=_json(directory / "calibration.json").get("temperature"),
+        calibration=_json(directory / "calibration.json"),
     )
     path = directory / FILE
     write_file(path, lambda file: file.write_text(text, "utf-8"))
@@ -109,7 +109,8 @@ def _files(directory: Path, scores: dict) -> list[tuple[str, int, float | None]]
     """Returns (path, bytes, top-1 where it was measured) of each file that other programs read."""
     kinds = (".tflite", ".sqz", ".onnx", ".keras")
     places = [*directory.iterdir(), *directory.glob("exported/*")]
-    found = sorted(path for path in places if path.suffix in kinds and path.is_file())
+    whole = [path for path in places if not path.name.startswith(".")]  # what a kill left is hidden
+    found = sorted(path for path in whole if path.suffix in kinds and path.is_file())
     names = [path.relative_to(directory).as_posix() for path in found]
     return [
         (name, path.stat().st_size, scores.get(name, {}).get("top1"))

@@ -23,6 +23,7 @@ from absl import flags
 from squeezenext import photographs
 from squeezenext import trained as trained_models
 from squeezenext.compression import making, report, sqz
+from squeezenext.compression.allocation import BudgetTooSmall
 from squeezenext.compression.making import Made, Say
 from squeezenext.compression.method import Method
 from squeezenext.compression.report import Examination
@@ -52,7 +53,8 @@ def compress(
       or None, "layers" (a `report.Row` each).
 
     Raises:
-      InputError: there is no such model or data, or the budget is impossible.
+      BudgetTooSmall: no file so small gives the model's answers.
+      InputError: there is no such model or data.
       NotFinite: the retraining's recipe leads nowhere.
     """
     if method.epochs and not data_dir:
@@ -155,14 +157,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             density=values["density"].value,
             changes=tuple(values["set"].value),
         )
-        found = compress(
-            values["model_dir"].value,
-            Path(values["output"].value),
-            method,
-            values["data_dir"].value,
-            values["images"].value,
-            lambda text: print(text, file=sys.stderr),
-        )
+        try:
+            found = compress(
+                values["model_dir"].value,
+                Path(values["output"].value),
+                method,
+                values["data_dir"].value,
+                values["images"].value,
+                lambda text: print(text, file=sys.stderr),
+            )
+        except BudgetTooSmall as error:
+            how = "with more --num_epochs" if method.epochs else "(--num_epochs with --data_dir)"
+            raise InputError(f"{error} Retrain it {how}, or allow more.") from error
         print(json.dumps(found)) if values["json"].value else report.show(found)
 
     return run(command, values, __doc__, argv)

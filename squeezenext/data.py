@@ -98,22 +98,29 @@ class Reader:
     def undecodable(self) -> InputError | None:
         """Looks for a record that TensorFlow cannot take among those that were read last."""
         for number in np.unique(np.concatenate([[], *self._latest])).astype(int):
-            if number >= 0 and (reason := _fault_of(self._read(number))):
-                shard = int(self.index[number][0])
-                place = number - int(self._first[shard])
+            if number < 0:
+                continue
+            stand_in, payload = self._whole(number)
+            if reason := _fault_of(payload):
+                shard = int(self.index[stand_in][0])
+                place = stand_in - int(self._first[shard])
                 return InputError(
                     f"{self._names[shard]}: record {place} cannot be used: {reason}; write it anew."
                 )
         return None
 
     def _read(self, number: int) -> bytes:
+        return self._whole(number)[1]
+
+    def _whole(self, number: int) -> tuple[int, bytes]:
+        """Returns the number of the record that is read for this one, and its payload."""
         if self.bad is None:
-            return self._read_one(number)
+            return number, self._read_one(number)
         for place in range(number, number + self.split.examples):
             place %= self.split.examples
             if place not in self.bad:
                 try:
-                    return self._read_one(place)
+                    return place, self._read_one(place)
                 except RecordError as error:
                     self.bad.add(place, error)
         raise InputError(f"{self._names[0]} and its like hold no whole record; copy them again.")

@@ -6,6 +6,7 @@ FILE is a .sqz or an exported .tflite: it is run as it is shipped, without Tenso
 """
 
 import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from squeezenext.foreign import named
 from squeezenext.prediction import shipped
 from squeezenext.predictor import Predictor, softmax
 from squeezenext.records import dataset
+from squeezenext.records.manifest import Split
 from squeezenext.reporting import metrics, table
 from squeezenext.reporting.metrics import Evaluation
 from squeezenext.training.options import PRECISIONS, check_precision
@@ -85,7 +87,7 @@ def evaluate(
     logits = result.probability  # see `_scorer`
     if fit_temperature:
         temperature = metrics.fit_temperature(logits, result.labels)
-        _store(directory, temperature, found.source, split, len(logits))
+        _store(directory, temperature, found, split)
     tempered = logits / np.float32(temperature)
     loss = metrics.cross_entropy(tempered, result.labels).astype(np.float32)
     return dataclasses.replace(result, loss=loss, probability=softmax(tempered).max(-1))
@@ -115,15 +117,36 @@ def _scorer(keep_logits: bool) -> type:
     return LogitScorer if keep_logits else Scorer
 
 
-def _store(directory: Path, temperature: float, source: Path, split: str, examples: int) -> None:
+def _store(directory: Path, temperature: float, found: dataset.Dataset, split: str) -> None:
     document = {
         "temperature": temperature,
-        "fitted_to": f"{source} {split}",
-        "examples": examples,
+        "fitted_to": f"{found.source} {split}",
+        "examples": found.splits[split].examples,
+        "shards_sha256": _shards_sha256(found.splits[split]),
     }
     text = json.dumps(document, indent=1) + "\n"
     write_file(directory / shipped.CALIBRATION, lambda file: file.write_text(text, "utf-8"))
     card.write(directory)
+
+
+def _shards_sha256(split: Split) -> str:
+    """Tells one split from another, wherever its folder lies."""
+    shards = [(shard.path.name, shard.bytes, shard.sha256) for shard in split.shards]
+    return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
+
+
+def fitted_to_these(model: str | Path, found: dataset.Dataset, split: str) -> bool:
+    """Whether a model directory's temperature was fitted to this very split.
+
+    Its calibration error there says nothing of other images. A file does not tell what its
+    temperature was fitted to.
+    """
+    path = Path(model) / shipped.CALIBRATION
+    if not path.is_file():
+        return False
+    return json.loads(path.read_text("utf-8")).get("shards_sha256") == _shards_sha256(
+        found.splits[split]
+    )
 
 
 def _evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
@@ -160,7 +183,8 @@ def write_report(
 
     reader = data.Reader(found.splits[split])
     source = f"{found.source} ({split})"
-    return report.write(folder, model, known_labels(model), result, reader, source)
+    fitted = fitted_to_these(model, found, split)
+    return report.write(folder, model, known_labels(model), result, reader, source, fitted)
 
 
 def known_labels(model: str | Path) -> tuple[labels.Label, ...]:
@@ -219,19 +243,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             fit_temperature=values["fit_temperature"].value,
         )
         known = known_labels(model)
-        if values["fit_temperature"].value:
-            print(
-                "The temperature was fitted to these very images: their calibration error says "
-                "nothing of others.",
-                file=sys.stderr,
-            )
-        _print(metrics.document(result, len(known)), values["json"].value)
+        found = dataset.find(
+            values["data_dir"].value, None, values["validation_file_pattern"].value
+        )
+        fitted = fitted_to_these(model, found, values["split"].value)
+        document = metrics.document(result, len(known)) | {"fitted_to_these": fitted}
+        _print(document, values["json"].value)
         if values["predictions"].value:
             table.write(Path(values["predictions"].value), known, result)
         if values["report"].value:
-            found = dataset.find(
-                values["data_dir"].value, None, values["validation_file_pattern"].value
-            )
             folder, split = Path(values["report"].value), values["split"].value
             path = write_report(folder, model, found, split, result)
             print(f"The report is {path}.", file=sys.stderr)
@@ -250,6 +270,11 @@ def _print(document: dict, as_json: bool) -> None:
         f"loss {document['loss']:.4f} on {document['examples']:,} images{agreement}, "
         f"macro F1 {document['macro_f1']:.4f}, calibration error {document['ece']:.4f}"
     )
+    if document["fitted_to_these"]:
+        print(
+            "The temperature was fitted to these very images: their calibration error says nothing "
+            "of others."
+        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """Tests for `squeezenext/adapt.py` and `adaptation/`; test_docs.py runs the command itself."""
 
+import dataclasses
 import math
+import re
 import types
 
 import pytest
 
 from squeezenext import adapt, compress, export
 from squeezenext.adaptation import planning, shipping
+from squeezenext.compression import allocation
+from squeezenext.compression.allocation import BudgetTooSmall
 from squeezenext.errors import InputError
 from squeezenext.records.manifest import Split
 
@@ -71,6 +75,27 @@ def test_compression_has_what_time_is_left_where_it_retrains():
     assert found.compression_epochs_within(0, 3000) == 2
 
 
+@pytest.mark.parametrize("first", [0, 250_000])
+def test_another_budget_gets_retraining_of_its_own(tmp_path, monkeypatch, first):
+    """Training stays as planned, for it may be done."""
+    made = plan(3000, 30, max_bytes=first)
+    planning.keep(tmp_path / "adapt.json", made)
+    found = types.SimpleNamespace(splits=splits(3000), classes=range(10))
+
+    def again(max_bytes):
+        given = (tmp_path / "adapt.json", found, "squeezenet_v1_1", 30, 0.0, max_bytes)
+        return adapt._planned(*given)
+
+    monkeypatch.setattr(planning, "measured", lambda configuration: pytest.fail("measured anew"))
+    assert again(first) == (made, True) and not made.compression_epochs
+    smaller, resumed = again(100_000)
+    assert resumed and smaller.compression_epochs > 2 and smaller.max_bytes == 100_000
+    kept = {"compression_epochs": 0.0, "max_bytes": first}
+    assert dataclasses.replace(smaller, **kept) == made
+    assert again(100_000) == (smaller, True)
+    assert again(first) == (made, True)
+
+
 def test_a_plan_is_kept_and_another_is_refused(tmp_path):
     path, made = tmp_path / "adapt.json", plan(160, 5)
     assert planning.kept(path, "squeezenet_v1_1", 5) is None
@@ -79,7 +104,7 @@ def test_a_plan_is_kept_and_another_is_refused(tmp_path):
     with pytest.raises(InputError, match="was begun with --configuration squeezenet_v1_1"):
         planning.kept(path, "squeezenet_v1_1", 6)
     path.write_text("{}")
-    with pytest.raises(InputError, match=r"adapt\.json is damaged"):
+    with pytest.raises(InputError, match=r"adapt\.json is damaged; remove this file"):
         planning.kept(path, "squeezenet_v1_1", 5)
 
 
@@ -132,7 +157,7 @@ def test_a_file_is_made_once_for_the_same_weights(makers, tmp_path, monkeypatch)
 
 def test_a_budget_that_cannot_be_met_costs_nothing_else(makers, tmp_path, monkeypatch, capsys):
     def refuse(*_, **__):
-        raise InputError("--max_bytes 10 is too little.")
+        raise BudgetTooSmall("--max_bytes 10 is too little.")
 
     old = tmp_path / "exported" / "model.sqz"
     ship(tmp_path)
@@ -152,6 +177,33 @@ def test_a_budget_that_cannot_be_met_costs_nothing_else(makers, tmp_path, monkey
     told = capsys.readouterr()
     assert "0.5000 (0.3520 to 0.6480)" in told.out and "40 test images" in told.out
     assert "too little" in told.err
+
+
+def test_what_is_no_budget_is_told_as_it_is(makers, tmp_path, monkeypatch):
+    """And does not take report, scores and card with it."""
+
+    def refuse(*_, **__):
+        raise InputError("model.sqz cannot be written: No space left on device.")
+
+    monkeypatch.setattr(compress, "compress", refuse)
+    files, (fault,) = ship(tmp_path)
+    assert set(files) == {"float32", "int8"} and "No space left on device." in fault
+    assert "--" not in fault
+
+
+def test_a_budget_s_sentence_names_no_flag_that_adapt_lacks(tmp_path, monkeypatch):
+    """The search's own, of a network that has no file so small."""
+
+    def search(model, path, method, *_, **__):
+        kernels = types.SimpleNamespace(encoded=types.SimpleNamespace(data=bytes(900)), nats=9.0)
+        allocation._fitting(lambda slope: kernels, method.max_bytes)
+
+    monkeypatch.setattr(compress, "compress", search)
+    (tmp_path / "exported").mkdir()
+    given = (tmp_path, tmp_path / "records", "a", 300, 2.0, print)
+    files, (fault,) = shipping.compress_once(*given)
+    assert not files and "--max_bytes 300 is too little for this network: at 900 bytes" in fault
+    assert set(re.findall(r"--(\w+)", fault)) <= {"max_bytes", "minutes", "model_dir"}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from datasets import beam, folder, jobs, shards
+from datasets import beam, folder, jobs, plan, shards
 from datasets.convert import convert
 from datasets.options import Options
 from squeezenext.errors import InputError, RunAgain
@@ -40,7 +40,7 @@ def test_a_failing_element_fails_the_run(photos, tmp_path, monkeypatch):
     def silent(**_):
         raise RuntimeError
 
-    monkeypatch.setattr(beam.shards, "write", fails)
+    monkeypatch.setattr(beam.shards, "draft", fails)
     with pytest.raises(RunAgain, match="pipeline failed .*worker lost.*run the same"):
         convert(photos, tmp_path / "out", **OPTIONS, runner="beam")
     with monkeypatch.context() as patch:
@@ -69,3 +69,50 @@ def test_without_beam_it_says_so(photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(InputError, match="pip install -r requirements-beam.txt"):
         convert(photos, tmp_path / "out", **OPTIONS, runner="beam")
+
+
+@pytest.mark.parametrize("later", ["none", "finished", "other"])
+def test_an_element_that_outlives_its_conversion_replaces_nothing(photos, tmp_path, later):
+    """Its submitter was killed, and another seed's conversion came meanwhile, or none."""
+    out = tmp_path / "out"
+    collection = folder.collect(photos, 0.2, 0, False)
+    before = plan.Plan("seed 0", "", ())
+    late = jobs.all_of(collection, out, Options(**OPTIONS), before.key)[0][1]
+    if later == "finished":
+        convert(photos, out, **OPTIONS, seed=1)
+        (out / ".convert").mkdir()  # or there is no place for the draft
+    else:
+        out.mkdir()
+        plan.begin(out, before if later == "none" else plan.Plan("seed 1", "", ()))
+    whole = hashes(out)
+    if later == "none":
+        assert beam._write(late) == late.path.name and late.path.exists()
+        return
+    with pytest.raises(RunAgain, match="out is no longer written by this conversion"):
+        beam._write(late)
+    assert hashes(out) == whole and not list(out.glob(".convert/*.tmp"))
+
+
+def test_an_interrupted_submitter_cancels_the_job():
+    done = []
+
+    class Pipeline:
+        """Waits for its result where its `with` ends, as Beam's."""
+
+        result = None
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.result = self
+            raise KeyboardInterrupt
+
+        def cancel(self):
+            done.append("cancelled")
+            raise NotImplementedError
+
+    pipeline = Pipeline()
+    with pytest.raises(KeyboardInterrupt), beam._cancelled(pipeline), pipeline:
+        pass
+    assert done == ["cancelled"]

@@ -84,7 +84,8 @@ def test_within_a_budget(model, tmp_path, capsys, monkeypatch, sharing):
     if sharing == "k_means":
         assert all(row["values"] < 256 for row in told["layers"])
     assert command(model, output, "--max_bytes=300") == 2
-    assert "--max_bytes 300 is too little" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "--max_bytes 300 is too little" in told and "Retrain it (--num_epochs with" in told
 
 
 def test_with_photographs_accuracy_is_told(model, records, tmp_path, capsys, monkeypatch):

@@ -691,6 +691,29 @@ def test_a_sequential_pass_counts_what_it_lays_by_once(source, tmp_path, monkeyp
     assert plans[1].bytes - plans[0].bytes == laid_by
 
 
+def test_a_sequential_pass_asks_for_what_is_still_to_come(source, tmp_path, monkeypatch):
+    """Not for the shards of a killed run once more; with --max_side for smaller ones, too."""
+    size = (source / "ILSVRC2012_img_train.tar").stat().st_size
+    out, options = tmp_path / "out", IMAGENET | {"sequential": True, "train_shards": 3}
+    put, asked = command.shards.put, []
+
+    def interrupted(folder, drafted):
+        if list(folder.glob("*-of-*")):
+            raise KeyboardInterrupt
+        return put(folder, drafted)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command.shards, "put", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            convert(source, out, **options)
+    done = sum(path.stat().st_size for path in out.glob("*-of-*"))
+    monkeypatch.setattr(command.space, "check", lambda folder, size: asked.append(size))
+    convert(source, out, **options)
+    assert 0 < done and asked[0] == 2 * size - done
+    convert(source, tmp_path / "small", **options, max_side=16)
+    assert size < asked[2] < 2 * size
+
+
 def test_a_dry_run_writes_nothing(photos, tmp_path, capsys):
     out = tmp_path / "new" / "out"
     line = ("--layout=folder", "--source", photos, "--output", out, "--train_shards=4")

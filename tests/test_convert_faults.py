@@ -41,6 +41,11 @@ def test_the_comparison_can_fail(tmp_path):
     (tmp_path / "a").write_bytes(b"who")
     with pytest.raises(fault_setup.Different, match="a is not the undisturbed one"):
         fault_setup.check("so far", tmp_path, whole, finished=False)
+    whole = fault_setup.hashes(tmp_path)
+    fault_setup.check("at the end", tmp_path, whole, finished=True)
+    (tmp_path / ".convert").mkdir()
+    with pytest.raises(fault_setup.Different, match="convert stays for ever"):
+        fault_setup.check("at the end", tmp_path, whole, finished=True)
 
 
 def test_a_fault_that_is_not_noticed_fails(tmp_path, monkeypatch):

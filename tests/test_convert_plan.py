@@ -1,9 +1,11 @@
 """What an interrupted conversion leaves: gone on with, or gone; and nobody else's files with it."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -97,8 +99,11 @@ def test_a_stranger_that_came_meanwhile_is_refused(photos, tmp_path, monkeypatch
 
 
 def test_overwriting_what_has_a_damaged_manifest_leaves_nothing_of_it(photos, tmp_path):
-    out = tmp_path / "out"
-    convert(photos, out, **FOLDER, train_shards=4)
+    out, splits = tmp_path / "out", tmp_path / "splits"
+    for split in ("train", "test"):
+        shutil.copytree(photos, splits / split)
+    convert(splits, out, **FOLDER, train_shards=4)
+    assert {"test.csv", "test.index"} <= set(hashes(out))
     (out / records.MANIFEST).write_text("{")
     with pytest.raises(InputError, match="manifest.json is damaged"):
         convert(photos, out, **FOLDER, train_shards=2)
@@ -148,9 +153,9 @@ def test_overwriting_begins_when_there_is_room(photos, tmp_path, monkeypatch):
     assert hashes(out) == before
 
 
-@pytest.mark.parametrize("place", [0, 70, 200, -20, -3])
-def test_a_flipped_byte_in_a_note_is_noticed(photos, tmp_path, monkeypatch, place):
-    """Wherever it is: in a name, an offset, a label, a sum. That shard is made again."""
+@pytest.mark.parametrize("field", ["table", "names", "rgb_sum", "plan"])
+def test_a_flipped_bit_in_a_note_is_noticed(photos, tmp_path, monkeypatch, field):
+    """The note is JSON as before, and names the same shard. That shard is made again."""
     out, made, put = tmp_path / "out", {}, shards.put
     convert(photos, tmp_path / "whole", **FOLDER, train_shards=3)
     with monkeypatch.context() as patch:
@@ -158,7 +163,9 @@ def test_a_flipped_byte_in_a_note_is_noticed(photos, tmp_path, monkeypatch, plac
         convert(photos, out, **FOLDER, train_shards=3)
     note = out / ".convert" / "train-00001-of-00003.json"
     text = bytearray(note.read_bytes())
-    text[place] ^= 1
+    value = text.index(f'"{field}": '.encode()) + len(field) + 4
+    text[re.compile(rb"\w").search(text, value).start()] ^= 1
+    json.loads(text[text.index(b"{") :])
     note.write_bytes(text)
 
     def watched(folder, drafted):
@@ -195,7 +202,7 @@ def test_a_damaged_plan_names_nothing_outside(tmp_path):
     assert (tmp_path / "precious").exists()
 
 
-def test_what_was_laid_by_goes_at_the_start_of_the_next_run(tmp_path):
+def test_what_was_laid_by_goes_at_the_start_of_the_next_run(tmp_path, monkeypatch):
     """And a link that was not put in place."""
     out = tmp_path / "out"
     (out / commit.SPOOL).mkdir(parents=True)
@@ -203,9 +210,16 @@ def test_what_was_laid_by_goes_at_the_start_of_the_next_run(tmp_path):
     (out / commit.WORK).mkdir()
     (out / commit.WORK / "train-00000-of-00001.link.tmp").write_bytes(b"x")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError):
+    left = []
+
+    def looks(*_):
+        left.extend([*out.glob(f"{commit.SPOOL}*"), *(out / commit.WORK).iterdir()])
+        raise InputError("before there is anything new")
+
+    monkeypatch.setattr(command.layouts, "collect", looks)
+    with pytest.raises(InputError, match="before there is anything new"):
         convert(tmp_path / "empty", out, **FOLDER)
-    assert not (out / commit.SPOOL).exists() and not list((out / commit.WORK).iterdir())
+    assert not left
 
 
 def test_a_link_that_cannot_be_put_in_place_is_removed(photos, tmp_path, monkeypatch):
@@ -273,6 +287,19 @@ def test_the_owner_s_file_is_never_partial(tmp_path, monkeypatch):
     assert re.fullmatch(rf"process {os.getpid()} on \S+", seen[0][1])
 
 
+def test_an_owner_killed_before_its_rename_leaves_nothing_for_ever(photos, tmp_path):
+    out = tmp_path / "out"
+
+    def dies():
+        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        return fault_setup.plainly(photos, out)
+
+    assert fault_setup.forked(dies) == -signal.SIGKILL
+    assert len(list(out.glob(f"{lock.LOCK}.owner*"))) == 1
+    convert(photos, out, **FOLDER)
+    assert {path.name for path in out.iterdir() if path.name[0] == "."} <= {lock.LOCK}
+
+
 def test_threads_end_before_what_they_work_on_is_let_go(monkeypatch):
     """However often Ctrl-C comes; the interrupt itself is not lost."""
     going, begun, done, interrupts = threading.Event(), [], [], [1, 2]
@@ -310,16 +337,15 @@ def test_a_conversion_closes_its_threads_within_the_lock(photos, tmp_path, monke
         late.append((folder / f"{lock.LOCK}.owner").exists())
         return put(folder, drafted)
 
-    monkeypatch.setattr(command.shards, "put", slow)
-    draft, drafts = shards.draft, []
-
-    def dies(job):
-        drafts.append(job)
-        if len(drafts) == 3:
+    @contextlib.contextmanager
+    def interrupted(*_):
+        def advance(*_):
             raise KeyboardInterrupt
-        return draft(job)
 
-    monkeypatch.setattr(command.shards, "draft", dies)
+        yield advance
+
+    monkeypatch.setattr(command.shards, "put", slow)
+    monkeypatch.setattr(command.progress, "shown", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convert(photos, tmp_path / "out", **FOLDER, train_shards=6)
     count = len(late)
@@ -344,3 +370,23 @@ def test_the_lists_of_the_source_are_not_replaced(photos, tmp_path):
             convert(source, tmp_path, **FOLDER | {"layout": "csv"}, overwrite=True)
     assert (tmp_path / "train.csv").read_text() == "".join(rows)
     convert(tmp_path, tmp_path / "out", **FOLDER | {"layout": "csv"})
+
+
+def test_the_plan_is_on_the_disk_before_the_first_shard(photos, tmp_path, monkeypatch):
+    """With the names on the way to it: the work folder's own is in the output's entries."""
+    flushed, draft = [], shards.draft
+    out, flush = tmp_path / "out", plan.atomic.flush
+
+    def flushes(path):
+        if (out / ".convert" / "plan.json").exists():
+            flushed.append(path)
+        flush(path)
+
+    def looks(job):
+        assert out in flushed
+        return draft(job)
+
+    monkeypatch.setattr(plan.atomic, "flush", flushes)
+
+    monkeypatch.setattr(command.shards, "draft", looks)
+    convert(photos, out, **FOLDER)

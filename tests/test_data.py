@@ -225,6 +225,19 @@ def test_the_next_whole_record_stands_in_for_a_damaged_one(tmp_path):
     assert list(again.read(np.array([4, 3]))) == [whole[5]] * 2
 
 
+def test_what_cannot_be_decoded_is_named_by_its_own_number(tmp_path):
+    """Not by that of the damaged record before it, for which it stands in."""
+    path = tiny.shard(tmp_path / "train-00000-of-00001", 4)
+    bad = records.ImageExample(b"no image at all", 48, 48, 1, "n1", "class 1", "bad.jpg")
+    with open(path, "ab") as file:
+        file.write(tfrecord.frame(tfrecord.encode_example(records.example_features(bad))))
+    reader = tiny.reader(tmp_path)
+    reader.leave_out(print)
+    damage(reader, 3)
+    reader.read(np.arange(4))
+    assert "train-00000-of-00001: record 4 cannot be used" in str(reader.undecodable())
+
+
 def test_a_mended_record_is_used_again(tmp_path):
     whole = list(tiny.reader(tmp_path, 12).read(np.arange(12)))
     reader = leaving_out(tmp_path, print)

@@ -481,6 +481,17 @@ def test_a_class_may_bear_a_split_s_name(tmp_path):
     assert [label.synset for label in listed(tmp_path).classes] == ["bus", "plane", "train"]
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_without_classes_is_not_passed_over(tmp_path, split):
+    tree(tmp_path, *(f"train/{name}/{n}.jpg" for name in "ab" for n in (1, 2)))
+    (tmp_path / split).mkdir()
+    with pytest.raises(InputError, match=f"{split} has images nowhere in its class folders"):
+        listed(tmp_path)
+    tree(tmp_path, f"{split}/1.jpg")
+    with pytest.raises(InputError, match=f"{split} has images only outside class folders"):
+        listed(tmp_path)
+
+
 @pytest.mark.parametrize("validation", ["validation", "val", "Valid"])
 def test_split_folders(tmp_path, validation):
     tree(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", f"{validation}/dog/2.jpg")

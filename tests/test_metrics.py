@@ -60,6 +60,15 @@ def test_the_fitted_temperature_undoes_a_known_one():
         assert fitted == pytest.approx(temperature, rel=0.05)
 
 
+def test_a_perfect_score_of_a_few_images_makes_nothing_certain():
+    """Of n answers that were all right, n + 1 of n + 2 (Laplace), not all that are to come."""
+    labels = np.arange(30) % 3
+    logits = 4 * np.eye(3, dtype=np.float32)[labels]
+    temperature = metrics.fit_temperature(logits, labels)
+    powers = np.exp(logits / temperature)
+    assert (powers.max(1) / powers.sum(1)) == pytest.approx(31 / 32, abs=1e-3)
+
+
 def test_a_missing_or_doubled_example_is_an_error():
     columns = [np.array([0, 1, 1])] + [np.zeros(3)] * 6
     with pytest.raises(RuntimeError, match="not each of 3 once"):

@@ -72,14 +72,22 @@ def test_temperature_is_stored_and_lowers_the_loss(model, pattern, scored, tmp_p
     shutil.copytree(model, copy)
     common = ("--model_dir", copy, "--validation_file_pattern", pattern, "--json")
     code, out, err = run(capsys, *common, "--fit_temperature")
-    assert code == 0 and "fitted to these very images" in err
     fitted = json.loads(out)
+    assert code == 0 and fitted["fitted_to_these"]
     assert fitted["top1"] == scored.summary()["top1"]
     temperature = shipped.load(copy).temperature
     assert temperature != 1.0
-    code, out, _ = run(capsys, *common)  # now it is used without being fitted
-    assert json.loads(out)["ece"] == pytest.approx(fitted["ece"], abs=1e-6)
-    assert "Probabilities are calibrated" in (copy / "MODEL_CARD.md").read_text()
+    code, out, _ = run(capsys, *common, "--report", tmp_path / "report")
+    again = json.loads(out)  # now it is used without being fitted
+    assert again["fitted_to_these"] and again["ece"] == pytest.approx(fitted["ece"], abs=1e-6)
+    told = "The temperature was fitted to these very images"
+    assert told in (tmp_path / "report" / "index.html").read_text()
+    assert told in run(capsys, *common[:-1])[1]
+    card = (copy / "MODEL_CARD.md").read_text()
+    assert "Probabilities are calibrated" in card and "fitted to 37 images" in card
+    tiny.shard(other := tmp_path / "validation-00000-of-00001", 9, first=50)
+    code, out, _ = run(capsys, *common[:2], "--validation_file_pattern", other, "--json")
+    assert code == 0 and not json.loads(out)["fitted_to_these"]
     code, _, err = run(capsys, "--model_dir", copy / "model.tflite", "--validation_file_pattern",
                        pattern, "--fit_temperature")  # fmt: skip
     assert code == 2 and "needs a model directory" in err

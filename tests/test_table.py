@@ -63,14 +63,16 @@ def test_forms(images, text):
 
 def test_the_order_of_classes_does_not_depend_on_pythons_hashes(images):
     """1 and 01 are equal by value, and a set's order is another one in each process."""
-    (images / "list.csv").write_text(rows(range(6), ("1", "01")))
+    labels = ["1", "01", "001"]
+    lines = [f"images/{n}.jpg,{labels[n % 3]}\n" for n in range(6)]
+    (images / "list.csv").write_text("".join(lines))
     code = "import sys; from datasets import table; from pathlib import Path;"
     code += "print([c.text for c in table.collect(Path(sys.argv[1]), 0.5, 0).classes])"
     line = [sys.executable, "-c", code, images / "list.csv"]
-    for seed in range(4):
+    for seed in range(3):
         environment = os.environ | {"PYTHONHASHSEED": str(seed)}
         told = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True)
-        assert told.stdout == "['01', '1']\n"
+        assert told.stdout == f"{sorted(labels)}\n"
 
 
 @pytest.mark.parametrize("label", ["9" * 5000, '"a\nb"', "a\x1bb"])

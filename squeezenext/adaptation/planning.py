@@ -23,8 +23,8 @@ GROWTH = (0.7, 0.85, 1.0)  # of that side, each for a third of the epochs, as in
 MIN_EPOCHS, MIN_STEPS = 8.0, 120
 MAX_EPOCHS, MAX_STEPS = 40.0, 600
 FROZEN_STEPS = 20  # of the classifier alone, which begins with random weights
-# A file of more bits a weight needs no retraining: at 2.7 a fine-tuned SqueezeNet 1.0 named 0.8827
-# of the clothing photographs' validation images, before it 0.8798.
+# A file of more bits a weight needs no retraining: at 2.7 an adapted SqueezeNet 1.1 lost 0.6 points
+# on the clothing photographs' validation images (docs/compression.md).
 RETRAINED_BELOW = 2.5
 COMPRESSION_SHARE = 0.3  # of what training and retraining have together
 MAX_COMPRESSION_EPOCHS, MAX_COMPRESSION_STEPS = 16.0, 400
@@ -50,6 +50,7 @@ class Plan:
       growing: begin with smaller ones.
       frozen_epochs: at the start, in which the classifier alone learns.
       compression_epochs: of retraining while the network is compressed; 0 for none.
+      max_bytes: that these are for.
     """
 
     configuration: str
@@ -61,6 +62,7 @@ class Plan:
     epochs: float
     frozen_epochs: int
     compression_epochs: float
+    max_bytes: int
 
     def __str__(self) -> str:
         growing = "up to " if self.growing else ""
@@ -91,12 +93,14 @@ class Plan:
         """Returns how many of the planned epochs of compression there is time for, 2 at least."""
         if seconds == math.inf or not self.compression_epochs:
             return self.compression_epochs
-        each = TAUGHT * examples * self._side_cost() / self.images_per_second
-        fitting = (seconds - (SEARCHING + RETRAINING) * self.build_seconds) / each
-        return min(self.compression_epochs, max(2.0, float(math.floor(fitting))))
+        fitting = seconds - (SEARCHING + RETRAINING) * self.build_seconds
+        epochs = math.floor(fitting / self.taught_seconds(examples))
+        return min(self.compression_epochs, max(2.0, float(epochs)))
 
-    def _side_cost(self) -> float:
-        return (self.size / config_io.load(self.configuration).images.size) ** 2
+    def taught_seconds(self, examples: int) -> float:
+        """Returns what an epoch of retraining takes."""
+        side = self.size / config_io.load(self.configuration).images.size
+        return TAUGHT * examples * side**2 / self.images_per_second
 
 
 def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
@@ -110,7 +114,8 @@ def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
     try:
         plan = Plan(**json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path} is damaged; remove {path.parent} and start again.") from error
+        told = f"{path} is damaged; remove this file, and the run is planned anew."
+        raise InputError(told) from error
     if (plan.configuration, plan.minutes) != (configuration, minutes):
         raise InputError(
             f"{path.parent} was begun with --configuration {plan.configuration} --minutes "
@@ -152,34 +157,69 @@ def plan(
       speed: as `measured` returns it.
       max_bytes: of the `.sqz` file; 0 for none.
     """
-    rate, build = speed
     train = splits["train"].examples
-    held_out = sum(split.examples for name, split in splits.items() if name != "train")
-    alone = ALONE * (_CALIBRATION_IMAGES + _LOOKS * held_out)
-    left = MARGIN * seconds - EXPORTING * build
-    left -= (alone + EVALUATIONS * FORWARD * splits["validation"].examples) / rate
-    share = 0.0
-    if max_bytes:
-        left -= SEARCHING * build
-        if max_bytes < RETRAINED_BELOW * _weights(configuration, classes) / 8:
-            left -= RETRAINING * build
-            share = COMPRESSION_SHARE
+    left, share = _left(configuration, splits, classes, seconds, speed, max_bytes)
     full = config_io.load(configuration).images.size
     size, growing, epochs = _training(full, train, (1 - share) * left, speed)
-    retraining = share * left * rate / (TAUGHT * train * (size / full) ** 2)
-    return Plan(
+    made = Plan(
         configuration=configuration,
         minutes=minutes,
-        images_per_second=round(rate, 1),
-        build_seconds=round(build, 1),
+        images_per_second=round(speed[0], 1),
+        build_seconds=round(speed[1], 1),
         size=size,
         growing=growing,
         epochs=epochs,
         frozen_epochs=min(math.ceil(FROZEN_STEPS * BATCH / train), int(epochs) - 1),
-        compression_epochs=_whole(retraining, MAX_COMPRESSION_EPOCHS, MAX_COMPRESSION_STEPS, train)
-        if share
-        else 0.0,
+        compression_epochs=0.0,
+        max_bytes=max_bytes,
     )
+    return _compressing(made, train, left, share)
+
+
+def for_budget(made: Plan, splits: dict[str, Split], classes: int, max_bytes: int) -> Plan:
+    """Returns a plan for a file of another size: with its retraining, training as it was.
+
+    Args:
+      made: by an earlier call.
+      splits, classes, max_bytes: as `plan` takes them.
+    """
+    if max_bytes == made.max_bytes:
+        return made
+    speed = made.images_per_second, made.build_seconds
+    seconds = 60 * made.minutes
+    left, share = _left(made.configuration, splits, classes, seconds, speed, max_bytes)
+    made = dataclasses.replace(made, max_bytes=max_bytes)
+    return _compressing(made, splits["train"].examples, left, share)
+
+
+def _left(
+    configuration: str,
+    splits: dict[str, Split],
+    classes: int,
+    seconds: float,
+    speed: tuple[float, float],
+    max_bytes: int,
+) -> tuple[float, float]:
+    """Returns the seconds for training and retraining, and the share of the latter."""
+    rate, build = speed
+    held_out = sum(split.examples for name, split in splits.items() if name != "train")
+    alone = ALONE * (_CALIBRATION_IMAGES + _LOOKS * held_out)
+    left = MARGIN * seconds - EXPORTING * build
+    left -= (alone + EVALUATIONS * FORWARD * splits["validation"].examples) / rate
+    if max_bytes:
+        left -= SEARCHING * build
+        if max_bytes < RETRAINED_BELOW * _weights(configuration, classes) / 8:
+            return left - RETRAINING * build, COMPRESSION_SHARE
+    return left, 0.0
+
+
+def _compressing(made: Plan, train: int, left: float, share: float) -> Plan:
+    """Returns the plan with as many epochs of retraining as fit into their share, 2 at least."""
+    if not share:
+        return dataclasses.replace(made, compression_epochs=0.0)
+    epochs = share * left / made.taught_seconds(train)
+    whole = _whole(epochs, MAX_COMPRESSION_EPOCHS, MAX_COMPRESSION_STEPS, train)
+    return dataclasses.replace(made, compression_epochs=whole)
 
 
 def _weights(configuration: str, classes: int) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from squeezenext import atomic, card, compress, evaluate, export
+from squeezenext.compression.allocation import BudgetTooSmall
 from squeezenext.errors import InputError
 from squeezenext.exporting.places import note
 from squeezenext.records.dataset import Dataset
@@ -34,7 +35,8 @@ def compress_once(
     """Writes the `.sqz` file, unless it is there already for weights of this hash.
 
     Returns:
-      {"sqz": its path} and (), or {} and why there is none: the budget is too small.
+      {"sqz": its path} and (), or {} and why there is none: the budget is too small, or what
+      `compress` says; the rest of the work does not need this file.
     """
     path = model_dir / FOLDER / "model.sqz"
     if not _is_made(path, source := {"weights_sha256": sha256, "max_bytes": max_bytes}):
@@ -42,11 +44,13 @@ def compress_once(
         method = compress.Method(max_bytes=max_bytes, epochs=epochs)
         try:
             compress.compress(model_dir, path, method, records, say=say)
-        except InputError as error:
+        except BudgetTooSmall as error:
             return {}, (
                 f"{path} was not made: {error} All else is done; more --minutes in another "
                 "--model_dir may do it, or another --max_bytes (0 makes no such file).",
             )
+        except InputError as error:
+            return {}, (f"{path} was not made: {error} All else is done.",)
         _remember(path, source)
     return {"sqz": path}, ()
 

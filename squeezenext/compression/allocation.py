@@ -32,6 +32,10 @@ _NARROW = 0.02  # of the logarithm of the price
 _ENOUGH = 0.01, 0.1  # how far below the budget of bytes, or of nats, may be given away
 
 
+class BudgetTooSmall(InputError):
+    """No file of so few bytes gives the network's answers; what to do depends on the command."""
+
+
 class Sharer(Protocol):
     """Shares all kernels at a price of a bit, in nats."""
 
@@ -120,7 +124,8 @@ def search(
       report: is told of each trial.
 
     Raises:
-      InputError: no file so small gives the network's answers.
+      BudgetTooSmall: no file so small gives the network's answers.
+      InputError: no file at all is near enough.
     """
 
     def attempt(slope: float) -> Trial:
@@ -155,11 +160,8 @@ def _fitting(attempt: Callable[[float], Trial], max_bytes: int) -> Trial:
             raise too_little(f"at {len(trial.encoded.data):,} bytes its answers are others")
         return over
 
-    def too_little(why: str) -> InputError:
-        return InputError(
-            f"--max_bytes {max_bytes:,} is too little for this network: {why}. Retrain it "
-            "(--num_epochs with --data_dir), or allow more."
-        )
+    def too_little(why: str) -> BudgetTooSmall:
+        return BudgetTooSmall(f"--max_bytes {max_bytes:,} is too little for this network: {why}.")
 
     places = math.log(CHEAPEST), math.log(START), math.log(DEAREST)
     found = _search(lambda place: attempt(math.exp(place)), excess, *places, _ENOUGH[0])

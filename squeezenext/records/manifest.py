@@ -213,10 +213,10 @@ def check_shards(manifest: Manifest) -> None:
         except OSError as error:
             raise InputError(
                 f"{shard.path} cannot be read ({error.strerror}) but is in {MANIFEST}; "
-                "copy it again or run the conversion again."
+                "copy it again, or convert the data again with --overwrite."
             ) from error
         if size != shard.bytes:
             raise InputError(
                 f"{shard.path} has {size} bytes, {MANIFEST} says {shard.bytes}; "
-                "copy it again or run the conversion again."
+                "copy it again, or convert the data again with --overwrite."
             )

@@ -83,20 +83,19 @@ def read(descriptor: int, offset: int, length: int, name: str, number: int) -> b
     return payload
 
 
-def _pread(
-    descriptor: int, length: int, offset: int, name: str, number: int, tries: int = 2
-) -> bytes:
+def _pread(descriptor: int, length: int, offset: int, name: str, number: int) -> bytes:
     """Only EIO can be a bad sector, and only if it comes again; others blame no single record."""
-    try:
-        return os.pread(descriptor, length, offset)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise InputError(
-                f"{name} cannot be read ({error.strerror}); mend that and run the command again."
-            ) from error
-        if tries == 1:
-            raise record_error(name, number, f"cannot be read ({error.strerror})") from error
-    return _pread(descriptor, length, offset, name, number, tries - 1)
+    for _ in range(2):
+        try:
+            return os.pread(descriptor, length, offset)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise InputError(
+                    f"{name} cannot be read ({error.strerror}); mend that and run the command "
+                    "again."
+                ) from error
+            fault = error
+    raise record_error(name, number, f"cannot be read ({fault.strerror})") from fault
 
 
 def offsets(path: Path) -> np.ndarray:

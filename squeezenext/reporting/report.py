@@ -31,6 +31,7 @@ def write(
     result: Evaluation,
     reader,
     source: str,
+    fitted: bool = False,
 ) -> Path:
     """Writes `folder`/index.html and returns its path.
 
@@ -41,10 +42,12 @@ def write(
       result: the scores of every example of `reader`.
       reader: a `data.Reader`, for the mistakes' images.
       source: what was evaluated, for the heading.
+      fitted: the model's temperature was fitted to these very images.
     """
     page = _template().render(
         model=str(model),
         source=source,
+        fitted=fitted,
         date=datetime.date.today().isoformat(),
         figures=metrics.document(result, len(labels)),
         labels=labels,

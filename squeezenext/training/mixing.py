@@ -64,7 +64,8 @@ def mean_colour(images: Images) -> tuple[float, ...]:
 def horizontal_flip(pixels: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
     """Mirrors the images (of any dtype) whose number is below a half.
 
-    A slice of step -1 and a broadcast `where` take 20 times as long on a CPU (docs/benchmarks.md).
+    A slice of step -1 and a broadcast `where` take 20 times as long on a CPU
+    (scripts/benchmark_kernels.py).
     """
     mirrored = tf.reverse(pixels, [2])
     return tf.raw_ops.Select(condition=numbers[:, 0] < 0.5, x=mirrored, y=pixels)

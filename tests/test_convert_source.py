@@ -1,0 +1,226 @@
+"""Sources that are strange, reached by other ways, or change: nothing of the user's is lost."""
+
+import os
+import threading
+
+import pytest
+
+from datasets import convert as command
+from datasets import imagenet_tar
+from datasets.convert import convert
+from squeezenext import records
+from squeezenext.errors import InputError, RunAgain
+from tests import imagenet_archives as archives
+from tests.imagenet_archives import jpeg
+from tests.test_convert import FOLDER, hashes
+
+SYNSETS = ("n01440764", "n01443537")
+VALIDATION = archives.validation_name(SYNSETS[0])
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for base, name in ((0, "cat"), (100, "dog")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for n in range(6):
+            (tmp_path / "photos" / name / f"{n}.jpg").write_bytes(jpeg(base + n))
+    return tmp_path / "photos"
+
+
+def test_a_name_cannot_forge_a_line_of_the_report(photos, tmp_path, capsys):
+    (photos / "cat" / "x.\n\x1b[2Jrejected: all is well").write_text("x")
+    command.report(convert(photos, tmp_path / "out", **FOLDER))
+    said = capsys.readouterr().err
+    assert "\x1b" not in said and said.count("\n") == 2
+    assert r"\n\x1b[2jrejected: all is well" in said
+
+
+TFRECORD = FOLDER | {"layout": "tfrecord"}
+
+
+@pytest.fixture
+def slim(photos, tmp_path):
+    """Shards as another program would leave them, two of training and one of validation."""
+    convert(photos, tmp_path / "made", **FOLDER, train_shards=2)
+    (tmp_path / "slim").mkdir()
+    for shard in (tmp_path / "made").glob("*-of-*"):
+        shard.rename(tmp_path / "slim" / shard.name)
+    return tmp_path / "slim"
+
+
+def test_symbolic_links_to_shards_are_followed(slim, tmp_path):
+    """A relative one, and absolute ones: what is made holds the shards themselves."""
+    view = tmp_path / "view"
+    view.mkdir()
+    for number, shard in enumerate(sorted(slim.iterdir())):
+        target = shard if number else os.path.relpath(shard, view)
+        (view / shard.name).symlink_to(target)
+    convert(view, tmp_path / "out", **TFRECORD)
+    for shard in slim.iterdir():
+        assert not (tmp_path / "out" / shard.name).is_symlink()
+        assert (tmp_path / "out" / shard.name).samefile(shard)
+    records.check_shards(records.load_manifest(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("size", [None, 100])
+def test_what_is_said_of_a_bad_shard_of_a_finished_set_helps(photos, tmp_path, size):
+    out = tmp_path / "out"
+    convert(photos, out, **FOLDER)
+    whole = hashes(out)
+    shard = out / "train-00000-of-00001"
+    os.truncate(shard, size) if size else shard.unlink()
+    for _ in range(2):
+        with pytest.raises(InputError, match="copy it again, or convert .* with --overwrite"):
+            convert(photos, out, **FOLDER)
+    convert(photos, out, **FOLDER, overwrite=True)
+    assert hashes(out) == whole
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_output_that_links_of_the_source_lead_to_is_refused(slim, tmp_path, overwrite):
+    before = hashes(slim)
+    (tmp_path / "view").mkdir()
+    for shard in slim.iterdir():
+        (tmp_path / "view" / shard.name).symlink_to(f"../slim/{shard.name}")
+    with pytest.raises(InputError, match="leads to .*, in --output .*; give --source .*slim, too"):
+        convert(tmp_path / "view", slim, **TFRECORD, overwrite=overwrite)
+    assert hashes(slim) == before
+
+
+@pytest.mark.parametrize("layout", ["folder", "csv", "tfrecord", "imagenet folders"])
+def test_a_change_between_listing_and_plan_is_noticed(photos, slim, tmp_path, monkeypatch, layout):
+    """Of an image or shard whose length is known, but which has not been read."""
+    (tmp_path / "train.csv").write_text(
+        "".join(f"photos/{name}/{n}.jpg,{name}\n" for name in ("cat", "dog") for n in range(4))
+    )
+    victim, source = photos / "cat" / "0.jpg", photos
+    if layout == "csv":
+        source = tmp_path
+    elif layout == "tfrecord":
+        victim, source = slim / "train-00001-of-00002", slim
+    elif layout == "imagenet folders":
+        source, layout = tmp_path / "extracted", "imagenet"
+        for split, name in (("train", f"{SYNSETS[0]}_0.JPEG"), ("val", VALIDATION)):
+            victim = source / split / SYNSETS[0] / name
+            victim.parent.mkdir(parents=True)
+            victim.write_bytes(jpeg(1))
+    collect = command.layouts.collect
+
+    def edited(*arguments):
+        collection = collect(*arguments)
+        os.utime(victim, ns=(1, 1))
+        return collection
+
+    options = FOLDER | {"layout": layout, "partial": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(command.layouts, "collect", edited)
+        with pytest.raises(RunAgain, match="changed while it was read"):
+            convert(source, tmp_path / "out", **options)
+    convert(source, tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_an_archive_that_changes_while_it_is_listed_is_noticed(tmp_path, monkeypatch, sequential):
+    """Written anew behind the reader: a sequential pass reads all of it before there is a plan."""
+    train = {s: {f"{s}_{n}.JPEG": jpeg(n) for n in range(2)} for s in SYNSETS}
+    validation = {VALIDATION: jpeg(9)}
+    source = archives.write_imagenet(tmp_path / "source", train, validation)
+    archive, listed = source / "ILSVRC2012_img_train.tar", imagenet_tar.train_listing
+
+    def rewritten(*arguments):
+        os.utime(archive, ns=(1, 1))
+        return listed(*arguments)
+
+    options = FOLDER | {"layout": "imagenet", "partial": True, "sequential": sequential}
+    with monkeypatch.context() as patch:
+        patch.setattr(imagenet_tar, "train_listing", rewritten)
+        with pytest.raises(RunAgain, match="changed while it was read"):
+            convert(source, tmp_path / "out", **options)
+    convert(source, tmp_path / "out", **options)
+
+
+def test_shards_of_unchecked_bytes_are_made_again_under_a_checksum(tmp_path, monkeypatch):
+    """A pipe gave a flipped byte; killed, and begun again with --checksum."""
+    train = {s: {f"{s}_{n}.JPEG": jpeg(n) for n in range(4)} for s in SYNSETS}
+    source = archives.write_imagenet(tmp_path / "source", train, {VALIDATION: jpeg(9)})
+    options = FOLDER | {"layout": "imagenet", "partial": True, "train_shards": 2}
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    convert(source, whole, **options, checksum=True)
+    right = (source / "ILSVRC2012_img_train.tar").rename(tmp_path / "moved.tar").read_bytes()
+    wrong = bytearray(right)
+    wrong[right.index(jpeg(3)) + len(jpeg(3)) - 40] ^= 1
+    os.mkfifo(source / "ILSVRC2012_img_train.tar")
+    with monkeypatch.context() as patch:
+        patch.setattr(command.outputs, "finish", lambda *_: None)
+        piped(source, wrong, out, **options)
+    piped(source, right, out, **options, checksum=True)
+    assert hashes(out) == hashes(whole)
+
+
+def piped(source, data, out, **options):
+    pipe = source / "ILSVRC2012_img_train.tar"
+    writer = threading.Thread(target=pipe.write_bytes, args=(data,))
+    writer.start()
+    convert(source, out, **options)
+    writer.join()
+
+
+@pytest.mark.parametrize("name", ["train.csv", "categories.csv", "validation.index"])
+def test_in_place_nobody_elses_list_is_replaced(slim, name):
+    (slim / name).write_text("precious")
+    before = hashes(slim)
+    with pytest.raises(InputError, match=rf"{name} is there already.*--overwrite to lose it"):
+        convert(slim, slim, **TFRECORD)
+    assert hashes(slim) == before
+    convert(slim, slim, **TFRECORD, overwrite=True)
+    assert (slim / name).read_bytes() != b"precious"
+    before.pop(name)
+    assert before.items() <= hashes(slim).items()
+
+
+@pytest.mark.parametrize("own_labels", [False, True])
+def test_in_place_an_interrupted_conversion_goes_on(slim, monkeypatch, own_labels):
+    """Its own lists are no strangers; the source's labels.txt stays as it is throughout."""
+    if own_labels:
+        (slim / "labels.txt").write_text("0:background\n1:a cat\n2:a dog\n")
+    before = hashes(slim)
+    write_json = command.commit.write_json
+
+    def interrupted(path, *more):
+        if path.name == "manifest.json":
+            raise KeyboardInterrupt
+        write_json(path, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command.commit, "write_json", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            convert(slim, slim, **TFRECORD)
+    assert (slim / "train.csv").exists() and (slim / "labels.txt").exists()
+    convert(slim, slim, **TFRECORD)
+    for options in ({}, {"overwrite": True}):
+        convert(slim, slim, **TFRECORD, **options)
+        assert before.items() <= hashes(slim).items()
+        assert {"train.csv", "train.index", "labels.txt"} <= set(hashes(slim))
+
+
+def test_overwriting_in_place_takes_what_was_unfinished_away_but_no_shard(slim, monkeypatch):
+    before = hashes(slim)
+    with monkeypatch.context() as patch:
+        patch.setattr(command.outputs, "finish", lambda *_: None)
+        convert(slim, slim, **TFRECORD)
+    (slim / "rgb_val.json").write_text("left by the plan")
+    convert(slim, slim, **TFRECORD, overwrite=True)
+    assert before.items() <= hashes(slim).items()
+    assert not (slim / "rgb_val.json").exists()  # these shards' colours are not looked at
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, BlockingIOError])
+def test_what_is_not_the_source_s_fault_is_not_called_so(photos, tmp_path, monkeypatch, error):
+    """Standard error that nobody reads any more; no room for another process."""
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(command.layouts.folder, "collect", fails)
+    with pytest.raises(error):
+        convert(photos, tmp_path / "out", **FOLDER)

@@ -1,0 +1,38 @@
+"""Tests for `../scripts/fault_adapt.py`: adapt, killed, ends as if nothing had happened."""
+
+import functools
+from pathlib import Path
+
+import pytest
+
+from scripts import fault_adapt
+from squeezenext.errors import SomeInputsFailed
+from tests import tiny
+
+
+def _published(folder: Path) -> None:
+    """In a process of its own: a model directory counts as a published model."""
+    from squeezenext import adapt, config_io
+
+    adapt.PUBLISHED[str(folder)] = None
+    config_io.load = lambda name: config_io.read(Path(name) / "config.json")
+
+
+def test_killed_in_training_and_in_export_it_ends_as_undisturbed(tmp_path):
+    """With its own plan the first time, which has to be made before TensorFlow is bound."""
+    tiny.model_directory(base := tmp_path / "base", tiny.SQUEEZENET)
+    for label in (1, 2):
+        for split, count in (("train", 32), ("validation", 4)):
+            folder = tmp_path / "photos" / split / f"n{label}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                image = tiny.jpeg(100 * label + 10_000 * (split == "train") + number, label)
+                (folder / f"{number}.jpg").write_bytes(image)
+    arguments = [str(tmp_path / "photos"), "--configuration", str(base), "--minutes", "0.001"]
+    bench = fault_adapt.Bench(tmp_path, arguments, functools.partial(_published, base))
+    whole = bench.finish("undisturbed")
+    assert {"adapt.json", "scores.json", "MODEL_CARD.md", "model.tflite", "final.json",
+            "exported/model-int8.tflite", "exported/model.sqz"} <= set(whole)  # fmt: skip
+    fault_adapt.both(bench, whole)
+    with pytest.raises(SomeInputsFailed, match=r"not as undisturbed: model\.tflite"):
+        fault_adapt.check("killed", whole, whole | {"model.tflite": "another"})
