@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from squeezenext import flags as command_line
+from squeezenext import quiet
 from squeezenext.errors import InputError, SomeInputsFailed
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -41,6 +42,7 @@ class Bench:
     """
 
     def __init__(self, folder: Path, arguments: list[str], prepare: Callable[[], None] | None):
+        quiet.without_onednn()  # as --deterministic does, which is too late in a forked process
         FORKS.set_forkserver_preload(["squeezenext.training.job", "squeezenext.adapt"])
         self._folder, self._prepare = folder, prepare
         self._arguments = ["adapt", *arguments, "--deterministic"]

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from squeezenext import checkpoint
+from squeezenext import checkpoint, quiet
 from squeezenext.errors import SomeInputsFailed
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -31,6 +31,7 @@ class Bench:
     """
 
     def __init__(self, folder: Path):
+        quiet.without_onednn()  # as --deterministic does, which is too late in a forked process
         from tests import tiny
 
         FORKS.set_forkserver_preload(["squeezenext.training.job", "squeezenext.train"])

@@ -132,6 +132,7 @@ def adapt(
 
 
 def _make_deterministic() -> None:
+    quiet.without_onednn()
     quiet.import_tensorflow()
     from squeezenext.training import devices
 

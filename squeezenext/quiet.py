@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # read when TensorFlow is imported
 NOISE = re.compile(
     rb"All log messages before absl::InitializeLog"
     rb"|oneDNN custom operations are on"
@@ -59,6 +60,17 @@ def native() -> Iterator[None]:
                         os.write(2, line)
     finally:
         os.close(kept)
+
+
+def without_onednn() -> None:
+    """Lets TensorFlow compute with its own kernels alone; call before it is imported."""
+    if "tensorflow" not in sys.modules:
+        os.environ[ONEDNN] = "0"
+
+
+def onednn() -> bool:
+    """Says whether TensorFlow, imported or still to be, uses oneDNN on the CPU."""
+    return os.environ.get(ONEDNN) != "0"
 
 
 def import_tensorflow() -> None:

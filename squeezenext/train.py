@@ -52,6 +52,8 @@ def train(config: Config, options: Options) -> dict:
     source = named.resolve(options.fine_tune_from) if options.fine_tune_from else None
     worker = workers.index if workers else 0
     with _locked(Path(options.model_dir), worker), StopSignals() as signals:
+        if options.deterministic:
+            quiet.without_onednn()
         quiet.import_tensorflow()
         from squeezenext.training import job  # only now: no error above waits for TensorFlow
 
@@ -129,7 +131,7 @@ def _define(values: flags.FlagValues) -> None:
     enum("precision", "auto", ("auto", *PRECISIONS), "In which the network computes.", **at)
     integer("seed", 0, "Of the weights, order and augmentation.", 0, **at)
     flags.DEFINE_bool(
-        "deterministic", False, "The same bits each time; slower: a CPU's one core.", **at
+        "deterministic", False, "The same bits each time; slower, on a CPU without oneDNN.", **at
     )
     what = "A gradient not finite: stop, or roll back and go past it."
     enum("on_nan", "stop", get_args(OnNan), what, **at)

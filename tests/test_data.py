@@ -218,7 +218,7 @@ def test_the_next_whole_record_stands_in_for_a_damaged_one(tmp_path):
     for _ in range(2):
         assert list(reader.read(np.arange(12))) == expected
     assert len(told) == len(reader.bad) == 3
-    assert "record 3 fails its checksum" in told[0]
+    assert sum("record 3 fails its checksum" in line for line in told) == 1
     reader.bad.write(tmp_path / bad_records.FILE)
     again = leaving_out(tmp_path, told.append)
     assert again.bad.numbers == [3, 4, 11]

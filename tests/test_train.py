@@ -38,7 +38,8 @@ def command(place, model_dir, *flags, configuration="squeezenet", records="small
 def start(arguments, **more):
     return subprocess.Popen(
         [*arguments, "--deterministic"],
-        env=tiny.environment(**more),
+        # The configurations here import TensorFlow before the command can ask for this.
+        env=tiny.environment(TF_ENABLE_ONEDNN_OPTS="0", **more),
         stderr=subprocess.PIPE,
         text=True,
         cwd=REPOSITORY,

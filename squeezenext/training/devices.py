@@ -1,13 +1,13 @@
 """Which devices a run uses, how they are tied together, and in which precision they compute."""
 
 import functools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from squeezenext import quiet
 from squeezenext.errors import InputError
 from squeezenext.training.cluster import Cluster
 from squeezenext.training.options import check_precision
@@ -56,17 +56,17 @@ def make_deterministic() -> None:
     """Makes every operation give the same bits each time; call before TensorFlow touches a device.
 
     TensorFlow's own switch does not cover the CPU. A sum shared out among an operation's threads
-    now and then differs in the last bit, so there is one. And oneDNN shapes the first convolution
-    that a thread ever executes for all cores that the process may use, every later one for the
-    operation's threads: which of the gradients summed in another order depended on how operations
-    met threads, in about one process in ten under load (by 1e-10, TensorFlow 2.21), even with one
-    thread for the operations. So, without a GPU, the process may use one core: oneDNN's
-    `get_max_threads_to_use` asks for the affinity.
+    now and then differs in the last bit, so there is one. And under load oneDNN's first convolution
+    on a thread now and then makes a gradient differ by 1e-10 (one process in ten, TensorFlow 2.21;
+    one thread for the operations makes it rarer, one core for the process does not help), so
+    training does without oneDNN, see `quiet.without_onednn`.
 
     Raises:
       InputError: this process has used TensorFlow already.
     """
     threading = tf.config.threading
+    if quiet.onednn():
+        raise InputError("--deterministic comes too late in this process.")
     try:
         if threading.get_intra_op_parallelism_threads() != 1:
             threading.set_intra_op_parallelism_threads(1)
@@ -75,9 +75,6 @@ def make_deterministic() -> None:
     except RuntimeError as error:
         raise InputError("--deterministic comes too late in this process.") from error
     tf.config.experimental.enable_op_determinism()
-    if hasattr(os, "sched_setaffinity") and not tf.config.list_physical_devices("GPU"):
-        cores = sorted(os.sched_getaffinity(0))  # other runs may be on this machine
-        os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
 
 
 def _names(devices: int) -> list[str]:
@@ -154,7 +151,8 @@ def precision(choice: str) -> str:
         return choice
     if tf.config.list_physical_devices("GPU"):
         return "mixed_float16"
-    return "mixed_bfloat16" if {"avx512_bf16", "amx_bf16"} & _cpu_features() else "float32"
+    fast = quiet.onednn() and {"avx512_bf16", "amx_bf16"} & _cpu_features()
+    return "mixed_bfloat16" if fast else "float32"
 
 
 def _cpu_features() -> set[str]:

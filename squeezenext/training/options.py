@@ -24,7 +24,7 @@ class Options:
       devices: the first so many GPUs, or logical CPU devices; 0: all GPUs, or one CPU.
       cluster: where the workers are named: auto is TF_CONFIG where it is set; see cluster.py.
       micro_batch_size: images a device takes at once; gradients are accumulated to the batch.
-      deterministic: the same bits each time on the same machine; on a CPU one core, so slower.
+      deterministic: the same bits each time on the same machine; slower, on a CPU without oneDNN.
       on_nan: a gradient that is not finite stops the run, or takes it back to the last checkpoint
         and past the examples since; see nan.py.
       on_bad_record: at a damaged training record stop, or skip it; see bad_records.py.
