@@ -8,6 +8,7 @@ of a run that nobody disturbed, byte for byte. Exit code 0: it did; 1: something
 
 import hashlib
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 from absl import flags
 
@@ -42,8 +44,10 @@ class Bench:
     """
 
     def __init__(self, folder: Path, arguments: list[str], prepare: Callable[[], None] | None):
-        quiet.without_onednn()  # as --deterministic does, which is too late in a forked process
         FORKS.set_forkserver_preload(["squeezenext.training.job", "squeezenext.adapt"])
+        # --deterministic comes too late in a forked process: the server starts without oneDNN.
+        with mock.patch.dict(os.environ, {quiet.ONEDNN: "0"}):
+            multiprocessing.forkserver.ensure_running()
         self._folder, self._prepare = folder, prepare
         self._arguments = ["adapt", *arguments, "--deterministic"]
 

@@ -2,11 +2,13 @@
 
 import json
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -31,10 +33,12 @@ class Bench:
     """
 
     def __init__(self, folder: Path):
-        quiet.without_onednn()  # as --deterministic does, which is too late in a forked process
         from tests import tiny
 
         FORKS.set_forkserver_preload(["squeezenext.training.job", "squeezenext.train"])
+        # --deterministic comes too late in a forked process: the server starts without oneDNN.
+        with mock.patch.dict(os.environ, {quiet.ONEDNN: "0"}):
+            multiprocessing.forkserver.ensure_running()
         self.folder = folder
         self._started: list = []
         self._whole: dict[int, str] = {}
