@@ -62,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             url = f"http://127.0.0.1:{serving.server_port}/"
             rows = [visit(url, photo) for _ in range(values["rounds"].value)]
             serving.shutdown()
-        for name, seconds in zip(("all files fetched", "first result"), zip(*rows), strict=True):
+        for name, seconds in zip(
+            ("all files fetched", "first result"), zip(*rows, strict=True), strict=True
+        ):
             low, high = min(seconds), max(seconds)
             print(f"{name}: {statistics.median(seconds):.2f} s ({low:.2f} to {high:.2f})")
 
