@@ -14,6 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from squeezenext import augmentation, preprocessing
+from squeezenext.errors import NotKept
 from squeezenext.exporting import pixels
 from squeezenext.exporting.export_litert import DESCRIPTION, describe
 from squeezenext.graph import Node
@@ -150,7 +151,7 @@ def check_encoded(loaded, model: Trained, pixels: np.ndarray) -> None:
       pixels: [size, size, 3] uint8, RGB; a JPEG is made of them.
 
     Raises:
-      RuntimeError: it does not.
+      NotKept: it does not.
     """
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=95)
@@ -158,4 +159,4 @@ def check_encoded(loaded, model: Trained, pixels: np.ndarray) -> None:
     expected = run_saved_model(loaded)(preprocessing.centre_pixels(shown, model.config.images))
     found = loaded.signatures["encoded"](images=tf.constant([file.getvalue()]))["probabilities"]
     if not np.abs(found.numpy()[0] - expected).max() <= _SAME:
-        raise RuntimeError("The SavedModel reads JPEG files in another way; it was not kept.")
+        raise NotKept("The SavedModel reads JPEG files in another way; it was not kept.")
