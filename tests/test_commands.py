@@ -2,10 +2,13 @@
 
 import importlib
 import json
+import os
+import subprocess
 
 import pytest
 
 from squeezenext import stats
+from tests.conftest import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -43,3 +46,45 @@ def test_every_command_has_help(name, capsys):
     assert importlib.import_module(name).main([name, "--help"]) == 0
     out = capsys.readouterr().out
     assert "python" in out and "--" in out and "Show this text" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "data_dir", "wanted"),
+    [
+        ([], None, "--configuration quickstart --data_dir data/digits/tf-records --model_dir "
+         "runs/quickstart"),
+        (["--num_epochs=1"], None, "--model_dir runs/quickstart --num_epochs=1"),
+        (["--configuration", "quickstart"], None, "--model_dir runs/quickstart --configuration"),
+        (["--configuration", "sqnxt"], None, None),  # DATA_DIR is set and not exported
+        (["--configuration=sqnxt", "--data_dir=D"], None, "train --configuration sqnxt --model_dir "
+         "runs/sqnxt --configuration=sqnxt --data_dir=D"),
+        (["--training_file_pattern", "X/train-*"], None, "train --configuration v_1_0_SqNxt_23 "
+         "--model_dir runs/v_1_0_SqNxt_23 --training_file_pattern X/train-*"),
+        (["--configuration", "sqnxt"], "here", "train --configuration sqnxt --data_dir "
+         "here/tf-records --model_dir runs/sqnxt"),
+        (["--training_file_pattern", "X"], "here", "--configuration v_1_0_SqNxt_23 --model_dir"),
+        ([], "absent", None),
+    ],
+)  # fmt: skip
+def test_run_train_takes_the_digits_only_where_no_other_data_are_meant(
+    tmp_path, given, data_dir, wanted
+):
+    """A stand-in of Python notes what it is asked; installing is asked of it, too."""
+    python, noted = tmp_path / "venv/bin/python", tmp_path / "noted"
+    python.parent.mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    python.write_text(f'#!/bin/sh\necho "$@" >> {noted}\n')
+    python.chmod(0o755)
+    inherited = {k: v for k, v in os.environ.items() if k not in ("DATA_DIR", "MODEL_DIR")}
+    environment = inherited | {"VIRTUAL_ENV": str(tmp_path / "venv")}
+    environment |= {"DATA_DIR": data_dir} if data_dir else {}
+    done = subprocess.run(
+        ["bash", REPOSITORY / "run_train.sh", *given],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    asked = [line for line in noted.read_text().splitlines() if "squeezenext.train" in line]
+    if wanted is None:
+        assert done.returncode == 2 and not asked and "DATA_DIR" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert len(asked) == 1 and wanted in asked[0]
