@@ -68,19 +68,19 @@ def evaluate(
     config = config_io.read_model(directory)
     dataset.check_classes(found, labels.read(directory / "labels.json"), directory)
     quiet.import_tensorflow()
-    from squeezenext import data
+    from squeezenext.reader import Reader, faults_named
     from squeezenext.training import (
         devices,  # no error above waits for TensorFlow
         model_directory,  # no error above waits for TensorFlow
     )
 
-    reader = data.Reader(found.splits[split])
+    reader = Reader(found.splits[split])
     temperature = shipped.read_temperature(directory)
     keep_logits = fit_temperature or temperature != 1.0
     strategy = devices.strategy(devices_used)
     scorer = _scorer(keep_logits)(config, strategy, devices.precision(precision))
     model_directory.assign(scorer.model, model_directory.read_weights(directory), str(directory))
-    with data.faults_named(reader):
+    with faults_named(reader):
         result = scorer.evaluate(reader, batch_size)
     if not keep_logits:
         return result
@@ -153,10 +153,10 @@ def _evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation
     predictor = Predictor(path)
     dataset.check_classes(found, predictor.labels, path)
     quiet.import_tensorflow()
-    from squeezenext import data
+    from squeezenext.reader import Reader
     from squeezenext.reporting import examples
 
-    reader = data.Reader(found.splits[split])
+    reader = Reader(found.splits[split])
     classes = len(predictor.labels)
 
     def score(number: int, look) -> tuple:
@@ -178,10 +178,10 @@ def write_report(
     folder: Path, model: str | Path, found: dataset.Dataset, split: str, result: Evaluation
 ) -> Path:
     """Writes the page about an evaluation of `found`'s split to `folder` and returns its path."""
-    from squeezenext import data
+    from squeezenext.reader import Reader
     from squeezenext.reporting import report
 
-    reader = data.Reader(found.splits[split])
+    reader = Reader(found.splits[split])
     source = f"{found.source} ({split})"
     fitted = fitted_to_these(model, found, split)
     return report.write(folder, model, known_labels(model), result, reader, source, fitted)

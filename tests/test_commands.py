@@ -2,10 +2,13 @@
 
 import importlib
 import json
+import os
+import subprocess
 
 import pytest
 
 from squeezenext import stats
+from tests.conftest import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -43,3 +46,32 @@ def test_every_command_has_help(name, capsys):
     assert importlib.import_module(name).main([name, "--help"]) == 0
     out = capsys.readouterr().out
     assert "python" in out and "--" in out and "Show this text" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "data_dir", "expected"),
+    [
+        ("", "", "--configuration quickstart --data_dir data/digits/tf-records"),
+        ("--seed 3", "", "--configuration quickstart --data_dir data/digits/tf-records"),
+        ("--data_dir D", "", "--configuration v_1_0_SqNxt_23 --model_dir runs/v_1_0_SqNxt_23"),
+        ("--training_file_pattern=X --configuration C", "", "--configuration C --model_dir runs/C"),
+        ("--data_dir D", "/nowhere", "--configuration v_1_0_SqNxt_23 --model_dir"),
+        ("--seed 3", ".", "--configuration v_1_0_SqNxt_23 --data_dir ./tf-records --model_dir"),
+    ],
+)
+def test_run_train_takes_the_digits_only_where_no_records_are_named(
+    tmp_path, flags, data_dir, expected
+):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text('#!/bin/sh\necho "$@"\n')  # says what it is asked for
+    (tmp_path / "bin" / "python").chmod(0o755)
+    environment = os.environ | {"VIRTUAL_ENV": str(tmp_path), "DATA_DIR": data_dir}
+    done = subprocess.run(
+        ["bash", str(REPOSITORY / "run_train.sh"), *flags.split()],
+        env=environment, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    asked = [line for line in done.stdout.splitlines() if line.startswith("-m squeezenext")]
+    assert asked[0].startswith(f"-m squeezenext.train {expected}")
+    assert asked[0].endswith(flags)
+    assert ("squeezenext.evaluate" in done.stdout) == ("digits" in expected)
