@@ -4,7 +4,7 @@
 #   bash run_train.sh                                    a first run, on scikit-learn's digits
 #   DATA_DIR=/data/imagenet bash run_train.sh            1.0-SqNxt-23 on DATA_DIR/tf-records
 #   DATA_DIR=... bash run_train.sh --configuration NAME [any flag of squeezenext.train]
-#   bash run_train.sh --data_dir DIR ...                 the same on other records
+#   bash run_train.sh --data_dir RECORDS [...]           other records; or two patterns of shards
 #
 # MODEL_DIR says where the run lives, else runs/NAME; run again to go on after an interruption.
 set -euo pipefail
@@ -43,20 +43,25 @@ train_on_digits() {
 for argument in "$@"; do
   case "$argument" in --help | -h) exec "$PYTHON" -m squeezenext.train --help ;; esac
 done
-# Records that the flags name take the place of DATA_DIR's, and of the digits.
-named="$(value_of data_dir "$@")$(value_of training_file_pattern "$@")"
-if [[ -z ${DATA_DIR:-}$named ]]; then
+name="$(value_of configuration "$@")"
+data=()
+if [[ -n "$(value_of data_dir "$@")$(value_of training_file_pattern "$@")" ]]; then
+  :  # Records made elsewhere take the place of DATA_DIR's.
+elif [[ -z ${DATA_DIR:-} ]]; then
+  # With another configuration the records are to be another's, too: DATA_DIR is set, not exported.
+  if [[ -n $name && $name != quickstart ]]; then
+    echo "error: --configuration $name needs records: export DATA_DIR=..., or give --data_dir." >&2
+    exit 2
+  fi
   train_on_digits "$@"
   exit
-fi
-if [[ -z $named && ! -d $DATA_DIR ]]; then
+elif [[ ! -d $DATA_DIR ]]; then
   echo "error: DATA_DIR is $DATA_DIR, which is no folder; it holds the archives and tf-records." >&2
   exit 2
+else
+  data=(--data_dir "$DATA_DIR/tf-records")
 fi
-name="$(value_of configuration "$@")"
 name="${name:-v_1_0_SqNxt_23}"
 model_dir="${MODEL_DIR:-runs/$(basename "$name" .py)}"
-data=()
-if [[ -z $named ]]; then data=(--data_dir "$DATA_DIR/tf-records"); fi
 exec "$PYTHON" -m squeezenext.train --configuration "$name" ${data[@]+"${data[@]}"} \
   --model_dir "$model_dir" "$@"

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageChops
 
+from squeezenext import preprocessing
+
 from . import jpeg
 from .jpeg import END, ImageError
 
@@ -98,6 +100,8 @@ def _usual(data: bytes) -> Normalised:
         return _encoded(image, f"{kind} encoded as JPEG")
     header = jpeg.header(data)
     _check_size(header.width, header.height)
+    if preprocessing.scans(data) > preprocessing.MAX_SCANS:
+        raise ImageError(f"has over {preprocessing.MAX_SCANS} scans")
     if header.components == 4:
         return _encoded(_from_cmyk(_decode(data), header.adobe), "CMYK converted to RGB")
     if header.frame not in _USUAL_FRAMES or header.components not in (1, 3):

@@ -108,6 +108,26 @@ def _pointwise(dtype: str, size: int, channels: int, filters: int) -> Ways:
     }
 
 
+def _grouped(size: int, kernel: tuple[int, int], channels: int, filters: int) -> Ways:
+    import tensorflow as tf
+
+    from squeezenext.layers import GroupedConv2D
+
+    x = tf.random.normal((BATCH, size, size, channels))
+
+    def way(implementation: str) -> Callable[[], object]:
+        layer = GroupedConv2D(filters, kernel, 2, "glorot_normal", implementation)
+        layer.build(x.shape)
+
+        def both():
+            weights = tf.convert_to_tensor(layer.kernel)
+            return _gradient(lambda x, k: layer.convolved(x, k), x, weights)
+
+        return both
+
+    return {f"{name}, gradients": way(name) for name in ("split", "dense")}
+
+
 def _stems(dtype: str) -> Ways:
     import tensorflow as tf
 
@@ -163,6 +183,9 @@ def rows() -> dict[str, Ways]:
         "1x1, 55 x 55, 64 to 32, float32": _pointwise("float32", 55, 64, 32),
         "1x1, 55 x 55, 64 to 32, bfloat16": _pointwise("bfloat16", 55, 64, 32),
         "1x1, 13 x 13, 512 to 1000, bfloat16": _pointwise("bfloat16", 13, 512, 1000),
+        "3x1 in 2 groups, 55 x 55, 16 to 16, float32": _grouped(55, (3, 1), 16, 16),
+        "1x1 in 2 groups, 55 x 55, 64 to 32, float32": _grouped(55, (1, 1), 64, 32),
+        "3x1 in 2 groups, 13 x 13, 64 to 64, float32": _grouped(13, (3, 1), 64, 64),
         "stem, float32": _stems("float32"),
         "stem, bfloat16": _stems("bfloat16"),
         "concat of two 56 x 56 x 64, bfloat16": _concats(),

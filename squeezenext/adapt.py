@@ -26,7 +26,7 @@ from squeezenext import card, quiet, train
 from squeezenext.adaptation import planning, shipping
 from squeezenext.adaptation.planning import Plan
 from squeezenext.errors import InputError, SomeInputsFailed
-from squeezenext.flags import run
+from squeezenext.flags import run, tell
 from squeezenext.foreign import named
 from squeezenext.foreign.published import PUBLISHED
 from squeezenext.records import dataset
@@ -96,39 +96,40 @@ def adapt(
     named.resolve(configuration)  # what has to be fetched is fetched before any work
     with train.locked(model_dir, ".adapt.lock"):
         records, faults = _convert(photos, model_dir / RECORDS, seed)
-        found = dataset.find(records, None, None)
-        dataset.check_split(found, "train")
-        dataset.check_split(found, "validation")
+        found = _found(records)
         if deterministic:  # before a step is timed, after which TensorFlow does not take it
             _make_deterministic()
         plan, resumed = _planned(
             model_dir / PLAN, found, configuration, minutes, deadline, max_bytes
         )
-        _say(f"{plan}.")
+        tell(f"{plan}.")
         sha256 = _train(plan, model_dir, records, seed, deterministic)
-        files, unmade = shipping.export_once(model_dir, records, sha256, _say), ()
+        made = shipping.export_once(model_dir, records, sha256, tell)
         if max_bytes:
-            by_plan = resumed or deterministic
-            left = math.inf if by_plan else deadline - time.monotonic()
+            left = math.inf if resumed or deterministic else deadline - time.monotonic()
             epochs = plan.compression_epochs_within(left, found.splits["train"].examples)
-            compressed, unmade = shipping.compress_once(
-                model_dir, records, sha256, max_bytes, epochs, _say
-            )
-            files |= compressed
+            made += shipping.compress_once(model_dir, records, sha256, max_bytes, epochs, tell)
         split = shipping.held_out(found)
-        _say(f"Evaluating on the {split} images.")
-        results = shipping.score(model_dir, records, found, files)
+        tell(f"Evaluating on the {split} images.")
+        results = shipping.score(model_dir, records, found, made.files)
     return Adapted(
         model_dir=model_dir,
         plan=plan,
         scores={name: result.summary()["top1"] for name, result in results.items()},
         split=split,
         images=found.splits[split].examples,
-        files=files,
+        files=made.files,
         report=model_dir / shipping.REPORT / "index.html",
         seconds=time.monotonic() - started,
-        faults=faults + unmade,
+        faults=faults + made.faults,
     )
+
+
+def _found(records: Path) -> Dataset:
+    found = dataset.find(records, None, None)
+    dataset.check_split(found, "train")
+    dataset.check_split(found, "validation")
+    return found
 
 
 def _make_deterministic() -> None:
@@ -175,6 +176,7 @@ def _planned(
         seconds=deadline - time.monotonic(),
         speed=speed,
         max_bytes=max_bytes,
+        batch_size=planning.batch_size(),
     )
     planning.keep(path, plan)
     return plan, False
@@ -220,10 +222,6 @@ def _convert(photos: Path, records: Path, seed: int) -> tuple[Path, tuple[str, .
     except SomeInputsFailed as error:
         return records, (str(error),)
     return records, ()
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def _told(adapted: Adapted) -> str:

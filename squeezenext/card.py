@@ -1,6 +1,7 @@
 """The model card: what a model is, what it was trained on, what it is good for, and where it ends.
 
-Written beside every model as MODEL_CARD.md, with the front matter that Hugging Face reads.
+MODEL_CARD.md, with the front matter that Hugging Face reads: in every model directory, and in the
+folders that are exported.
 """
 
 import csv
@@ -21,7 +22,18 @@ _SHOWN = 20  # class names
 
 
 def write(directory: Path) -> Path:
-    """Writes the card of a model directory from what lies in it and returns its path.
+    """Writes the card of a model directory into it and returns its path.
+
+    Raises:
+      InputError: it is no model directory.
+    """
+    path, text = directory / FILE, render(directory)
+    write_file(path, lambda file: file.write_text(text, "utf-8"))
+    return path
+
+
+def render(directory: Path) -> str:
+    """Returns the card of a model directory, from what lies in it.
 
     Raises:
       InputError: it is no model directory.
@@ -31,7 +43,7 @@ def write(directory: Path) -> Path:
     parameters, macs = _size(directory / "model_stats.csv")
     source = imported(directory)
     final, scores = _json(directory / "final.json"), _json(directory / SCORES)
-    text = _template().render(
+    return _template().render(
         name=" ".join(directory.resolve().name.split()),
         config=config,
         family="SqueezeNet" if isinstance(config.model, SqueezeNet) else "SqueezeNext",
@@ -50,9 +62,6 @@ def write(directory: Path) -> Path:
         preprocessing=_preprocessing(config),
         calibration=_json(directory / "calibration.json"),
     )
-    path = directory / FILE
-    write_file(path, lambda file: file.write_text(text, "utf-8"))
-    return path
 
 
 def _template() -> jinja2.Template:

@@ -24,11 +24,11 @@ from squeezenext import photographs
 from squeezenext import trained as trained_models
 from squeezenext.compression import making, report, sqz
 from squeezenext.compression.allocation import BudgetTooSmall
-from squeezenext.compression.making import Made, Say
 from squeezenext.compression.method import Method
 from squeezenext.compression.report import Examination
 from squeezenext.errors import InputError
-from squeezenext.flags import run
+from squeezenext.flags import Say, run, tell
+from squeezenext.records import dataset
 from squeezenext.trained import Trained
 
 
@@ -64,18 +64,17 @@ def compress(
             f"--num_epochs trains what a model directory holds; {model_dir} is a file, give the "
             "directory that it was made of."
         )
+    if method.epochs:
+        dataset.check_split(dataset.find(data_dir, None, None), "train")
     _check_place(output)
     model = trained_models.load(model_dir)
+    if method.epochs:  # what --set cannot change is found out now
+        method.recipe(model.config, str(model_dir))
     examination = _examination(model, data_dir, images, say)
-    candidates = making.make(model, model_dir, data_dir, method, say)
-    for made in candidates:
-        making.check(made, output)
-    made, accuracy = min(candidates, key=lambda one: one.nats), None
+    made = making.make(model, model_dir, data_dir, method, say)
+    making.check(made, output)
     # In place before it is examined: no fault of the data is to cost the work.
     sqz.write(output, made.encoded.data)
-    if examination:
-        made, accuracy = _best(candidates, examination, say)
-        sqz.write(output, made.encoded.data)
     return {
         "file": str(output),
         "bytes": len(made.encoded.data),
@@ -84,17 +83,8 @@ def compress(
         "retrained": made.retrained,
         "values_trained": made.values_trained,
         "layers": [dataclasses.asdict(x) for x in report.rows(model, made.weights, made.encoded)],
-        "accuracy": accuracy,
+        "accuracy": examination.told(made.weights) if examination else None,
     }
-
-
-def _best(candidates: list[Made], examination: Examination, say: Say) -> tuple[Made, dict]:
-    """Returns a candidate and its accuracy: the most accurate, of equals the nearest."""
-    told = [(made, examination.told(made.weights)) for made in candidates]
-    for made, accuracy in told if len(told) > 1 else ():
-        how = "Retrained" if made.retrained else "Without retraining"
-        say(f"{how}: top-1 {accuracy['after']:.4f} on {accuracy['images']} images.")
-    return max(told, key=lambda pair: (pair[1]["after"], -pair[0].nats))
 
 
 def _check_place(output: Path) -> None:
@@ -164,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 method,
                 values["data_dir"].value,
                 values["images"].value,
-                lambda text: print(text, file=sys.stderr),
+                tell,
             )
         except BudgetTooSmall as error:
             how = "with more --num_epochs" if method.epochs else "(--num_epochs with --data_dir)"

@@ -19,7 +19,7 @@ from absl import flags
 from squeezenext import trained
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_web
-from squeezenext.flags import run
+from squeezenext.flags import run, tell
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -74,9 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model_dir = values["model_dir"].value
         with tempfile.TemporaryDirectory() as folder, server(folder, port) as serving:
             shown = checking.images(model, data_dir, count) if data_dir else []
-            export_web.make(
-                model, model_dir, Path(folder), shown, lambda text: print(text, file=sys.stderr)
-            )
+            export_web.make(model, model_dir, Path(folder), shown, tell)
             print(f"http://127.0.0.1:{serving.server_port}/ until you press Ctrl-C", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 serving.serve_forever()

@@ -7,6 +7,9 @@ from squeezenext import atomic, checkpoint, config_io, labels
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 
+# Of a model's logits. The fit gives 0.05 to 20; far below, logits in float32 would be infinite.
+TEMPERATURES = (1e-3, 1e3)
+
 
 def read(directory: Path) -> tuple[Config, tuple[labels.Label, ...]]:
     """Returns the configuration and the classes.
@@ -21,6 +24,18 @@ def read(directory: Path) -> tuple[Config, tuple[labels.Label, ...]]:
             f"{directory}/labels.json has {len(known)} classes, the network {config.model.classes}."
         )
     return config, known
+
+
+def check_temperature(value: object) -> float:
+    """Returns a temperature as it stands in a file.
+
+    Raises:
+      ValueError: it is none.
+    """
+    low, high = TEMPERATURES
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"a temperature of {value!r}"[:60])
+    return float(value)
 
 
 def write(directory: Path, config: Config, classes: Sequence[labels.Label]) -> None:

@@ -6,7 +6,6 @@ FILE is a .sqz or an exported .tflite: it is run as it is shipped, without Tenso
 """
 
 import dataclasses
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -15,16 +14,16 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from squeezenext import card, config_io, labels, quiet
-from squeezenext.atomic import write_file
+from squeezenext import config_io, labels, quiet, trained
+from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.flags import check_file, check_folder, run
 from squeezenext.foreign import named
 from squeezenext.prediction import shipped
-from squeezenext.predictor import Predictor, softmax
+from squeezenext.predictor import softmax
 from squeezenext.records import dataset
 from squeezenext.records.manifest import Split
-from squeezenext.reporting import metrics, table
+from squeezenext.reporting import calibration, files, metrics, table
 from squeezenext.reporting.metrics import Evaluation
 from squeezenext.training.options import PRECISIONS, check_precision
 
@@ -61,47 +60,47 @@ def evaluate(
     found = dataset.find(data_dir, None, validation_file_pattern)
     dataset.check_split(found, split)
     if fit_temperature:
-        _check_own(model_dir)
+        calibration.check_own(model_dir)
     if Path(model_dir).is_file():
-        return _evaluate_file(Path(model_dir), found, split)
+        return files.evaluate(Path(model_dir), found, split)
     directory = named.resolve(model_dir)
     config = config_io.read_model(directory)
     dataset.check_classes(found, labels.read(directory / "labels.json"), directory)
-    quiet.import_tensorflow()
-    from squeezenext.reader import Reader, faults_named
-    from squeezenext.training import (
-        devices,  # no error above waits for TensorFlow
-        model_directory,  # no error above waits for TensorFlow
-    )
-
-    reader = Reader(found.splits[split])
     temperature = shipped.read_temperature(directory)
-    keep_logits = fit_temperature or temperature != 1.0
-    strategy = devices.strategy(devices_used)
-    scorer = _scorer(keep_logits)(config, strategy, devices.precision(precision))
-    model_directory.assign(scorer.model, model_directory.read_weights(directory), str(directory))
-    with faults_named(reader):
-        result = scorer.evaluate(reader, batch_size)
-    if not keep_logits:
-        return result
+    given = (directory, config, found.splits[split], batch_size, devices_used, precision)
+    if not fit_temperature and temperature == 1.0:
+        return _scores(*given)
+    result = _scores(*given, keep_logits=True)
     logits = result.probability  # see `_scorer`
     if fit_temperature:
         temperature = metrics.fit_temperature(logits, result.labels)
-        _store(directory, temperature, found, split)
+        calibration.store(directory, temperature, found, split)
     tempered = logits / np.float32(temperature)
     loss = metrics.cross_entropy(tempered, result.labels).astype(np.float32)
     return dataclasses.replace(result, loss=loss, probability=softmax(tempered).max(-1))
 
 
-def _check_own(model_dir: str | Path) -> None:
-    """Refuses to calibrate what is not the user's own model directory."""
-    if Path(model_dir).is_file():
-        raise InputError(f"--fit_temperature needs a model directory, not {model_dir}.")
-    if not Path(model_dir).is_dir():
-        raise InputError(
-            f"--fit_temperature: {model_dir} is a published model, which every command shares; "
-            "copy its folder, or train your own."
-        )
+def _scores(
+    directory: Path,
+    config: Config,
+    split: Split,
+    batch_size: int,
+    devices_used: int,
+    precision: str,
+    keep_logits: bool = False,
+) -> Evaluation:
+    """Scores a split with the weights of a model directory, as if its temperature were 1."""
+    weights = trained.variables(directory)
+    quiet.import_tensorflow()  # no error above waits for it
+    from squeezenext.reader import Reader, faults_named
+    from squeezenext.training import devices, model_directory
+
+    reader = Reader(split)
+    strategy = devices.strategy(devices_used)
+    scorer = _scorer(keep_logits)(config, strategy, devices.precision(precision))
+    model_directory.assign(scorer.model, weights, str(directory))
+    with faults_named(reader):
+        return scorer.evaluate(reader, batch_size)
 
 
 def _scorer(keep_logits: bool) -> type:
@@ -117,65 +116,36 @@ def _scorer(keep_logits: bool) -> type:
     return LogitScorer if keep_logits else Scorer
 
 
-def _store(directory: Path, temperature: float, found: dataset.Dataset, split: str) -> None:
-    document = {
-        "temperature": temperature,
-        "fitted_to": f"{found.source} {split}",
-        "examples": found.splits[split].examples,
-        "shards_sha256": _shards_sha256(found.splits[split]),
-    }
-    text = json.dumps(document, indent=1) + "\n"
-    write_file(directory / shipped.CALIBRATION, lambda file: file.write_text(text, "utf-8"))
-    card.write(directory)
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What a page says of a model, whatever form it has; see `about`."""
+
+    classes: tuple[labels.Label, ...]
+    fitted_to_these: bool
 
 
-def _shards_sha256(split: Split) -> str:
-    """Tells one split from another, wherever its folder lies."""
-    shards = [(shard.path.name, shard.bytes, shard.sha256) for shard in split.shards]
-    return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
+def about(model: str | Path, found: dataset.Dataset, split: str) -> About:
+    """Returns a model's classes, and whether its temperature was fitted to this very split.
 
-
-def fitted_to_these(model: str | Path, found: dataset.Dataset, split: str) -> bool:
-    """Whether a model directory's temperature was fitted to this very split.
-
-    Its calibration error there says nothing of other images. A file does not tell what its
-    temperature was fitted to.
+    Its calibration error there says nothing of other images.
     """
-    path = Path(model) / shipped.CALIBRATION
-    if not path.is_file():
-        return False
-    return json.loads(path.read_text("utf-8")).get("shards_sha256") == _shards_sha256(
-        found.splits[split]
-    )
-
-
-def _evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
-    predictor = Predictor(path)
-    dataset.check_classes(found, predictor.labels, path)
-    quiet.import_tensorflow()
-    from squeezenext.reader import Reader
-    from squeezenext.reporting import examples
-
-    reader = Reader(found.splits[split])
-    classes = len(predictor.labels)
-
-    def score(number: int, look) -> tuple:
-        image, label = examples.read(reader, number, classes)
-        probabilities = look(image).probabilities
-        ranked = np.argsort(-probabilities, kind="stable")[:5]
-        loss = -np.log(max(float(probabilities[label]), 1e-30))
-        best = int(ranked[0])
-        return number, label, loss, best == label, label in ranked, best, probabilities[best]
-
-    rows = list(predictor.each(range(reader.split.examples), score))
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
-    kinds = (np.int64, np.int64, np.float32, np.float32, np.float32, np.int64, np.float32)
-    typed = [column.astype(kind) for column, kind in zip(columns, kinds, strict=True)]
-    return Evaluation.of_rows(typed, reader.split.examples)
+    if Path(model).is_file():
+        file = shipped.load(model)
+        classes, fitted_to = file.labels, file.fitted_to
+    else:
+        directory = named.resolve(model)
+        classes = labels.read(directory / "labels.json")
+        fitted_to = shipped.read_fitted_to(directory)
+    return About(classes, fitted_to == calibration.shards_sha256(found.splits[split]))
 
 
 def write_report(
-    folder: Path, model: str | Path, found: dataset.Dataset, split: str, result: Evaluation
+    folder: Path,
+    model: str | Path,
+    found: dataset.Dataset,
+    split: str,
+    result: Evaluation,
+    known: About,
 ) -> Path:
     """Writes the page about an evaluation of `found`'s split to `folder` and returns its path."""
     from squeezenext.reader import Reader
@@ -183,15 +153,8 @@ def write_report(
 
     reader = Reader(found.splits[split])
     source = f"{found.source} ({split})"
-    fitted = fitted_to_these(model, found, split)
-    return report.write(folder, model, known_labels(model), result, reader, source, fitted)
-
-
-def known_labels(model: str | Path) -> tuple[labels.Label, ...]:
-    """Returns the classes of a model, whatever form it has."""
-    if Path(model).is_file():
-        return shipped.load(model).labels
-    return labels.read(named.resolve(model) / "labels.json")
+    fitted = known.fitted_to_these
+    return report.write(folder, model, known.classes, result, reader, source, fitted)
 
 
 def define(values: flags.FlagValues) -> None:
@@ -242,18 +205,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             precision=values["precision"].value,
             fit_temperature=values["fit_temperature"].value,
         )
-        known = known_labels(model)
+        split = values["split"].value
         found = dataset.find(
             values["data_dir"].value, None, values["validation_file_pattern"].value
         )
-        fitted = fitted_to_these(model, found, values["split"].value)
-        document = metrics.document(result, len(known)) | {"fitted_to_these": fitted}
-        _print(document, values["json"].value)
+        known = about(model, found, split)
+        document = metrics.document(result, len(known.classes))
+        _print(document | {"fitted_to_these": known.fitted_to_these}, values["json"].value)
         if values["predictions"].value:
-            table.write(Path(values["predictions"].value), known, result)
+            table.write(Path(values["predictions"].value), known.classes, result)
         if values["report"].value:
-            folder, split = Path(values["report"].value), values["split"].value
-            path = write_report(folder, model, found, split, result)
+            path = write_report(Path(values["report"].value), model, found, split, result, known)
             print(f"The report is {path}.", file=sys.stderr)
 
     return run(command, values, __doc__, argv)

@@ -8,7 +8,7 @@ Formats: litert (phones, MediaPipe), onnx, saved_model (TensorFlow Serving), ker
 folder for any web host. Each file takes RGB and gives probabilities, is run in its own runtime and
 compared with the model before it is put in place; docs/export.md says what each holds. With
 --data_dir its accuracy on the validation (else the test) split is measured, printed and stored in
-OUTPUT.json.
+OUTPUT.json. A folder also holds the model card, where there is a model directory to make it of.
 """
 
 import dataclasses
@@ -21,11 +21,12 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import atomic, photographs, trained
+from squeezenext import atomic, card, photographs, trained
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_litert, export_onnx, export_web, places
 from squeezenext.exporting.checking import Measured, Run
-from squeezenext.flags import run
+from squeezenext.flags import run, tell
+from squeezenext.foreign import named
 from squeezenext.trained import Trained
 
 PRECISIONS = {
@@ -39,10 +40,10 @@ PRECISIONS = {
 OF_A_MODEL = frozenset(
     f"{name}.json" for name in ("adapt", "calibration", "config", "final", "labels", "scores")
 ) | {"model.sqz", "model.tflite"}
-_SAVED_MODEL = ("saved_model.pb", "fingerprint.pb", "variables/variables.*")
+_SAVED_MODEL = ("saved_model.pb", "fingerprint.pb", "variables/variables.*", card.FILE)
 FOLDERS = {
     "saved_model": places.Kind(_SAVED_MODEL, lambda at: (at / _SAVED_MODEL[0]).is_file()),
-    "web": places.Kind(export_web.FILES, export_web.is_page),
+    "web": places.Kind((*export_web.FILES, card.FILE), export_web.is_page),
 }
 
 
@@ -77,19 +78,29 @@ def export(
     shown = checking.images(model, data_dir, limit) if data_dir else []
     run = _write(model, model_dir, kind, precision, shown, output)
     report = {"format": kind, "precision": precision, "bytes": _bytes(output)}
+    _note(output, report)  # before data that may be damaged: an older note is of another file
     split = photographs.first_split(data_dir, photographs.TESTED) if data_dir else None
     if split:
         tests = photographs.read(data_dir, (split,), images, model.config.images, model.labels)
         smallest = "int8" if kind == "web" else precision  # see export_web.runner
         measured = checking.measure(run, checking.reference(model), tests, split, smallest)
         report |= dataclasses.asdict(measured)
-    text = json.dumps(report, indent=1) + "\n"
-    beside = output.with_name(f"{output.name}.json")
-    atomic.write_file(beside, lambda file: file.write_text(text, "utf-8"))
+        if integers:
+            calibrated_on = photographs.first_split(data_dir, checking.CALIBRATED_ON)
+            report["calibrated_on_these"] = calibrated_on == split
+        _note(output, report)
     return report
 
 
+def _note(output: Path, report: dict) -> None:
+    text = json.dumps(report, indent=1) + "\n"
+    beside = output.with_name(f"{output.name}.json")
+    atomic.write_file(beside, lambda file: file.write_text(text, "utf-8"))
+
+
 def _check_place(output: Path, kind: str) -> None:
+    if not output.name:
+        raise InputError(f"--output {output}: name the file or folder to make.")
     if not output.parent.is_dir():
         raise InputError(f"--output {output}: there is no folder {output.parent}.")
     if kind in FOLDERS:
@@ -116,6 +127,9 @@ def _write(model: Trained, model_dir, kind: str, precision: str, shown, output: 
             probes = checking.probes(model, shown)
             checking.compare(run, checking.reference(model), probes, precision)
         if kind in FOLDERS:
+            if not Path(model_dir).is_file():
+                text = card.render(named.resolve(model_dir))
+                (temporary / card.FILE).write_text(text, "utf-8")
             places.replace_folder(temporary, output, FOLDERS[kind])
         else:
             atomic.put(temporary, output)
@@ -127,7 +141,7 @@ def _write(model: Trained, model_dir, kind: str, precision: str, shown, output: 
 
 def _web(model: Trained, model_dir: str | Path, shown, folder: Path) -> Run:
     folder.mkdir()
-    export_web.make(model, model_dir, folder, shown, lambda text: print(text, file=sys.stderr))
+    export_web.make(model, model_dir, folder, shown, tell)
     return export_web.runner(folder)
 
 
@@ -196,6 +210,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "top1" in report:
             fields = {field.name: report[field.name] for field in dataclasses.fields(Measured)}
             print(Measured(**fields))
+        if report.get("calibrated_on_these"):
+            print("The ranges of its eight bits were found on some of these very images.")
 
     return run(command, values, __doc__, argv)
 

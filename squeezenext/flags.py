@@ -16,6 +16,7 @@ from absl import flags
 from squeezenext import quiet
 from squeezenext.errors import EXIT_CODES, InputError
 
+Say = Callable[[str], None]  # how a library function tells what it does; a command gives `tell`
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -101,6 +102,11 @@ def sentence(error: Exception) -> tuple[str, int]:
 def _say(sentence: str, code: int) -> int:
     print(f"error: {shown(sentence, sys.stderr)}", file=sys.stderr)
     return code
+
+
+def tell(text: str) -> None:
+    """Says a sentence on standard error."""
+    print(shown(text, sys.stderr), file=sys.stderr)
 
 
 def shown(text: str, stream: TextIO) -> str:

@@ -137,9 +137,12 @@ def _slow_in_bfloat16(inputs) -> bool:
 class GroupedConv2D(keras.layers.Layer):
     """A grouped convolution without bias, stride 1: `groups` convolutions side by side.
 
-    One convolution a group (`split`) and TensorFlow's native grouped kernel (`native`) share the
-    weights; `auto` takes split on the CPU, where Keras compiles its grouped layer with XLA for
-    want of a native gradient, and native elsewhere.
+    Three ways to compute it share the weights: one convolution a group (`split`), one ordinary
+    convolution with zeros between the groups (`dense`), TensorFlow's grouped kernel (`native`).
+    `auto` takes native on a GPU. On a CPU, where Keras compiles its grouped layer with XLA for want
+    of a native gradient, it takes dense for two groups, whose channels are few enough for the
+    zeros to cost less than taking the image apart does, and split for more
+    (scripts/benchmark_kernels.py).
 
     Input: [batch, height, width, channels]; output: the same with `filters` channels. Kernel:
     [kernel_height, kernel_width, channels / groups, filters], group by group along the last axis.
@@ -157,8 +160,10 @@ class GroupedConv2D(keras.layers.Layer):
         super().__init__(**options)
         if filters % groups:
             raise ValueError(f"filters is {filters}; it must be divisible by groups ({groups}).")
-        if implementation not in ("auto", "split", "native"):
-            raise ValueError(f"implementation is {implementation!r}; not auto, split or native.")
+        if implementation not in ("auto", "split", "dense", "native"):
+            raise ValueError(
+                f"implementation is {implementation!r}; not auto, split, dense or native."
+            )
         self.filters = filters
         self.kernel_size = kernel_size
         self.groups = groups
@@ -176,23 +181,43 @@ class GroupedConv2D(keras.layers.Layer):
         )
 
     def call(self, inputs):
-        kernel = tf.convert_to_tensor(self.kernel)
-        if self._native():
-            return tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
-        parts = zip(
-            tf.split(inputs, self.groups, axis=-1),
-            tf.split(kernel, self.groups, axis=-1),
-            strict=True,
-        )
-        return tf.concat([tf.nn.conv2d(x, k, strides=1, padding="SAME") for x, k in parts], -1)
+        return self.convolved(inputs, tf.convert_to_tensor(self.kernel))
 
-    def _native(self) -> bool:
-        if self.implementation == "auto":
-            return bool(tf.config.list_logical_devices("GPU"))
-        return self.implementation == "native"
+    def convolved(self, inputs, kernel):
+        """Returns `inputs` convolved with another kernel of the layer's shape."""
+        way = self._way()
+        if way == "split":
+            parts = zip(
+                tf.split(inputs, self.groups, axis=-1),
+                tf.split(kernel, self.groups, axis=-1),
+                strict=True,
+            )
+            return tf.concat([_same(x, k) for x, k in parts], -1)
+        return _same(inputs, _block_diagonal(kernel, self.groups) if way == "dense" else kernel)
+
+    def _way(self) -> str:
+        if self.implementation != "auto":
+            return self.implementation
+        if tf.config.list_logical_devices("GPU"):
+            return "native"
+        return "dense" if self.groups == 2 else "split"
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.filters)
+
+
+def _same(inputs, kernel):
+    return tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
+
+
+def _block_diagonal(kernel, groups: int):
+    """[height, width, channels / groups, filters] -> [height, width, channels, filters]."""
+    channels = kernel.shape[2]
+    blocks = [
+        tf.pad(block, ((0, 0), (0, 0), (i * channels, (groups - 1 - i) * channels), (0, 0)))
+        for i, block in enumerate(tf.split(kernel, groups, axis=-1))
+    ]
+    return tf.concat(blocks, -1)
 
 
 class Dropout(keras.layers.Layer):

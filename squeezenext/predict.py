@@ -96,6 +96,9 @@ def predict(
         raise InputError(f"--features {features} must end in .npy.")
     if features:
         check_file("features", features)
+        beside = features.with_suffix(".json")  # written with it, so alone it is another's
+        if beside.exists() and not features.exists():
+            raise InputError(f"--features {features}: {beside} is there already; move it away.")
     if explain:
         check_folder("explain", explain)
     predictor = Predictor(model, inside=bool(features or explain))
@@ -115,7 +118,7 @@ def _drawer(folder: Path, predictor: Predictor):
     folder.mkdir(parents=True, exist_ok=True)
 
     def draw(number, path, image, view, best) -> Path:
-        drawn = explain.overlay(image, view.class_map(best.index), predictor.config.images)
+        drawn = explain.overlay(image, view.class_map(best.index), predictor.config)
         file = folder / f"{number:05d}-{sources.stem(path)}.jpg"
         write_file(file, lambda target: drawn.save(target, quality=90))
         return file
@@ -184,7 +187,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         # What Pillow finds odd about an image is in its error, if it is one.
         warnings.filterwarnings("ignore", module="PIL")
-        if failed := WRITERS[values["format"].value](answers):
+        try:
+            failed = WRITERS[values["format"].value](answers)
+        except BrokenPipeError:
+            if values["features"].value or values["explain"].value:
+                for _ in answers:  # `head` has seen enough; the files are wanted whole
+                    pass
+            raise
+        if failed:
             raise SomeInputsFailed(f"{failed} of the images could not be read.")
 
     return run(command, values, __doc__, argv)

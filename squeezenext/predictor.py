@@ -133,11 +133,14 @@ class Predictor:
         pixels = preprocessing.centre_pixels(image, self.config.images).astype(np.float32)
         if self._model.rgb is None:
             outputs = runner.run(preprocessing.normalize(pixels, self.config.images))
-            probabilities = softmax(outputs[0] / np.float32(self._model.temperature))
+            with np.errstate(all="ignore"):  # what is no number is told below
+                probabilities = softmax(outputs[0] / np.float32(self._model.temperature))
         else:
             mean, deviation = self._model.rgb
             outputs = runner.run((pixels - np.float32(mean)) / np.float32(deviation))
             probabilities = outputs[0]
+        if not np.isfinite(probabilities).all():  # finite weights can be too large for float32
+            raise InputError(f"{self._model.name} gives no probabilities here: it is damaged.")
         features = self._tapped.features(outputs) if self._tapped else None
         return View(probabilities, features, self._tapped, outputs)
 

@@ -7,6 +7,7 @@ both. No TensorFlow here: prediction must not wait for its import.
 """
 
 import io
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,11 @@ from squeezenext.errors import InputError
 
 MAX_PIXELS = 50_000_000  # a 20 kB PNG can decode to 507 MB (13,000 x 13,000)
 _MAX_WEBP_PIXELS = 25_000_000  # libwebp and Pillow hold four copies: 50 million take 830 MB
+# Of a JPEG; libjpeg looks at every block of the image for each, however little the scan says, so
+# that 1 MB of them would take it minutes. Progressive files of cameras and programs have some ten.
+MAX_SCANS = 100
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # of a segment that has a length, and the end's
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # not Pillow's 40 others, some of them programs
 
 
@@ -94,16 +100,17 @@ def read_image(data: bytes, name: str) -> Image.Image:
     EXIF rotation is not applied: ImageNet's published figures do not.
 
     Raises:
-      InputError: not such an image, damaged, or larger than 50 million pixels.
+      InputError: not such an image, damaged, or larger than `open_image` allows.
     """
     return decode(open_image(data, name), name)
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
-    """Reads an image's header alone: its kind and size.
+    """Reads an image's headers alone: its kind and size, and how many scans a JPEG has.
 
     Raises:
-      InputError: not such an image, or larger than 50 million pixels (a WebP: 25).
+      InputError: not such an image, larger than 50 million pixels (a WebP: 25), or of over
+        `MAX_SCANS` scans.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
@@ -116,7 +123,19 @@ def open_image(data: bytes, name: str) -> Image.Image:
         )
     if not image.width * image.height:
         raise InputError(f"{name} is {image.width} x {image.height}: it has no pixel.")
+    if data.startswith(b"\xff\xd8") and scans(data) > MAX_SCANS:
+        raise InputError(f"{name} is a JPEG of over {MAX_SCANS} scans; save it anew.")
     return image
+
+
+def scans(data: bytes) -> int:
+    """Counts a JPEG's scans as libjpeg comes upon them, to one more than `MAX_SCANS`."""
+    count, place = 0, 2
+    while count <= MAX_SCANS and (found := _MARKER.search(data, place)) and found[0] != _END:
+        count += found[0] == _SCAN
+        length = int.from_bytes(data[found.end() : found.end() + 2], "big")
+        place = found.end() + max(length, 2)
+    return count
 
 
 def decode(image: Image.Image, name: str) -> Image.Image:

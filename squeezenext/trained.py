@@ -4,13 +4,15 @@ TensorFlow is reached only for a run that keeps moving averages.
 """
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 
-from squeezenext import checkpoint, description, graph
+from squeezenext import checkpoint, config_io, description, graph
 from squeezenext.config import Config
 from squeezenext.errors import InputError
+from squeezenext.flags import tell
 from squeezenext.foreign import named
 from squeezenext.graph import Graph
 from squeezenext.labels import Label
@@ -27,6 +29,7 @@ class Trained:
       labels: the classes in the order of the logits.
       graph, weights: as `graph.of` and `graph.fold` make them.
       temperature: by which `predict.py` divides the logits before the softmax.
+      fitted_to: the split it was fitted to, see `shipped.read_fitted_to`.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Trained:
     graph: Graph
     weights: dict[str, np.ndarray]
     temperature: float = 1.0
+    fitted_to: str = ""
 
 
 def load(model: str | Path) -> Trained:
@@ -48,29 +52,45 @@ def load(model: str | Path) -> Trained:
     directory = named.resolve(model)
     config, known = description.read(directory)
     folded = graph.fold(config, variables(directory))
-    temperature = shipped.read_temperature(directory)
-    return Trained(Path(model).name, config, known, graph.of(config), folded, temperature)
+    return Trained(
+        name=Path(model).name,
+        config=config,
+        labels=known,
+        graph=graph.of(config),
+        weights=folded,
+        temperature=shipped.read_temperature(directory),
+        fitted_to=shipped.read_fitted_to(directory),
+    )
 
 
 def _of_sqz(path: Path) -> Trained:
     from squeezenext.compression import sqz  # no model directory needs it
 
     found = sqz.read(path)
-    network = graph.of(found.config)
-    weights, temperature = found.weights, found.temperature
-    return Trained(path.stem, found.config, found.classes, network, weights, temperature)
+    return Trained(
+        name=path.stem,
+        config=found.config,
+        labels=found.classes,
+        graph=graph.of(found.config),
+        weights=found.weights,
+        temperature=found.temperature,
+        fitted_to=found.fitted_to,
+    )
 
 
 def variables(directory: Path) -> dict[str, np.ndarray]:
     """Returns a model directory's variables by "model/layer/variable", averages where kept.
 
+    A checkpoint that is damaged is told of, and the one before it taken.
+
     Raises:
-      InputError: there is no whole checkpoint.
+      InputError: there is no whole checkpoint, or none of the network that final.json tells of.
     """
-    found = checkpoint.newest(directory / "checkpoints", lambda text: None)
+    found = checkpoint.newest(directory / "checkpoints", tell)
     if found is None:
         raise InputError(f"{directory} holds no checkpoint yet; train it first.")
-    state = found[0]
+    state, meta = found
+    _check_last(directory, meta["step"])
     if not any(name.startswith("average/") for name in state):
         return state
     from squeezenext import quiet  # which variables are averaged, Keras knows
@@ -78,4 +98,18 @@ def variables(directory: Path) -> dict[str, np.ndarray]:
     quiet.import_tensorflow()
     from squeezenext.training import model_directory
 
-    return model_directory.read_weights(directory)
+    return model_directory.evaluated(state, config_io.read_model(directory))
+
+
+def _check_last(directory: Path, step: int) -> None:
+    """Refuses an older network than the one whose scores and files lie in the directory."""
+    try:
+        ended = json.loads((directory / "final.json").read_text("utf-8"))["step"]
+    except (OSError, ValueError, KeyError, TypeError):  # a run that goes on, imported weights
+        return
+    if ended != step:
+        raise InputError(
+            f"{directory} holds a run that ended at step {ended}, whose checkpoint is missing or "
+            f"damaged (the newest whole one is of step {step}); bring it back from a copy, or "
+            "train again, which goes on from there."
+        )

@@ -151,6 +151,17 @@ def declared() -> Iterator[tuple[str, bytes]]:
         yield f"side{side}.webp", encoded(Image.new("RGB", (side, side), 9), "WEBP", method=0)
 
 
+def scans() -> Iterator[tuple[str, bytes]]:
+    """Scans that say nothing, for each of which libjpeg looks at every block of the image."""
+    jpeg = formats()["progressive.jpg"]
+    start = jpeg.rindex(b"\xff\xda")
+    one = jpeg[start : start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big")]
+    for count in (60, 5_000):
+        yield f"{count}.jpg", jpeg[:-2] + one * count + jpeg[-2:]
+    hidden = b"\xff\x01\xff\xff"  # a marker without a length, and what would be a long one's
+    yield "hidden.jpg", jpeg[:-2] + hidden + one * 5_000 + jpeg[-2:]
+
+
 def rotations() -> Iterator[tuple[str, bytes]]:
     image = photograph()
     for orientation in range(12):
@@ -192,7 +203,7 @@ def strangers() -> Iterator[tuple[str, bytes]]:
 
 def write(folder: Path) -> list[bytes]:
     """Writes them all and returns the paths to name; some lie in a folder that is named itself."""
-    tables = (truncated, corrupted, modes, moving, shapes, declared, rotations, strangers)
+    tables = (truncated, corrupted, modes, moving, shapes, declared, scans, rotations, strangers)
     paths = []
     for table in tables:
         for name, data in table():

@@ -11,7 +11,7 @@ from squeezenext import adapt, compress, export
 from squeezenext.adaptation import planning, shipping
 from squeezenext.compression import allocation
 from squeezenext.compression.allocation import BudgetTooSmall
-from squeezenext.errors import InputError
+from squeezenext.errors import InputError, NotFinite, NotKept
 from squeezenext.records.manifest import Split
 
 SPEED = (100.0, 10.0)  # images a second, seconds to build a step: some laptop
@@ -49,6 +49,17 @@ def test_a_small_set_is_seen_more_often():
     assert small.frozen_epochs * 160 / planning.BATCH >= planning.FROZEN_STEPS
     assert plan(160, 60).epochs * 160 / planning.BATCH >= planning.MAX_STEPS
     assert plan(160, 60).evaluate_every_epochs > 1
+
+
+def test_minutes_that_do_not_suffice_are_told():
+    assert "needs" not in str(plan(3000, 15)) and not plan(3000, 15).needs_minutes
+    least = plan(200_000, 15)
+    # Two epochs of the smallest images, at 100 a second of the full size, and all the rest.
+    assert least.epochs == 2 and least.size == 128
+    assert 20 < least.needs_minutes < 30
+    told = f"has 15 minutes; this needs some {math.ceil(least.needs_minutes)}, as less would"
+    assert told in str(least)
+    assert plan(200_000, 15, max_bytes=100_000).needs_minutes > least.needs_minutes + 10
 
 
 @pytest.mark.parametrize("train", [160, 3000, 20_000])
@@ -103,9 +114,11 @@ def test_a_plan_is_kept_and_another_is_refused(tmp_path):
     assert planning.kept(path, "squeezenet_v1_1", 5) == made
     with pytest.raises(InputError, match="was begun with --configuration squeezenet_v1_1"):
         planning.kept(path, "squeezenet_v1_1", 6)
-    path.write_text("{}")
-    with pytest.raises(InputError, match=r"adapt\.json is damaged; remove this file"):
-        planning.kept(path, "squeezenet_v1_1", 5)
+    # Removed, it would be planned anew, and training refuse to go on otherwise than it began.
+    for text in ("{}", "no", '{"release": 3}'):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"adapt\.json is damaged, or of another release"):
+            planning.kept(path, "squeezenet_v1_1", 5)
 
 
 @pytest.fixture
@@ -123,9 +136,9 @@ def makers(monkeypatch):
 
 
 def ship(folder, sha256="a", max_bytes=250_000):
-    files = shipping.export_once(folder, folder / "records", sha256, print)
-    more, faults = shipping.compress_once(folder, folder / "records", sha256, max_bytes, 2.0, print)
-    return files | more, faults
+    made = shipping.export_once(folder, folder / "records", sha256, print)
+    made += shipping.compress_once(folder, folder / "records", sha256, max_bytes, 2.0, print)
+    return made.files, made.faults
 
 
 def test_a_file_is_made_once_for_the_same_weights(makers, tmp_path, monkeypatch):
@@ -179,6 +192,47 @@ def test_a_budget_that_cannot_be_met_costs_nothing_else(makers, tmp_path, monkey
     assert "too little" in told.err
 
 
+def test_a_temperature_that_was_fitted_since_makes_the_files_anew(makers, tmp_path, monkeypatch):
+    everything = ["model-float32.tflite", "model-int8.tflite", "model.sqz"]
+    files, _ = ship(tmp_path)
+    (tmp_path / "calibration.json").write_text('{"temperature": 1.5}')
+    ship(tmp_path)
+    assert makers[3:] == everything
+    ship(tmp_path)
+    assert makers[6:] == []
+    (tmp_path / "calibration.json").write_text('{"temperature": 1.6}')
+
+    def refuse(*_, **__):
+        raise BudgetTooSmall("Too little.")
+
+    monkeypatch.setattr(compress, "compress", refuse)
+    ship(tmp_path)
+    assert not files["sqz"].exists()  # whose probabilities are others than the rest's
+
+
+@pytest.mark.parametrize("failing", ["int8", "sqz"])
+def test_a_file_that_answers_otherwise_costs_nothing_else(makers, tmp_path, monkeypatch, failing):
+    ship(tmp_path)
+    name, way = ("compress", compress) if failing == "sqz" else ("export", export)
+    make = getattr(way, name)
+
+    def refuse(*given, **how):
+        if failing == "sqz":
+            raise NotFinite("The gradient is not finite; lower --set training.learning_rate.")
+        if "int8" in given[2].name:
+            raise NotKept("The exported file's probabilities differ; it was not kept.")
+        make(*given, **how)
+
+    monkeypatch.setattr(way, name, refuse)
+    files, (fault,) = ship(tmp_path, sha256="b")
+    assert set(files) == {"float32", "int8", "sqz"} - {failing}
+    assert failing in fault and "was not made" in fault and "--set" not in fault
+    assert not [path for path in (tmp_path / "exported").iterdir() if failing in path.name]
+    monkeypatch.setattr(way, name, make)
+    files, faults = ship(tmp_path, sha256="b")
+    assert set(files) == {"float32", "int8", "sqz"} and not faults
+
+
 def test_what_is_no_budget_is_told_as_it_is(makers, tmp_path, monkeypatch):
     """And does not take report, scores and card with it."""
 
@@ -201,8 +255,11 @@ def test_a_budget_s_sentence_names_no_flag_that_adapt_lacks(tmp_path, monkeypatc
     monkeypatch.setattr(compress, "compress", search)
     (tmp_path / "exported").mkdir()
     given = (tmp_path, tmp_path / "records", "a", 300, 2.0, print)
-    files, (fault,) = shipping.compress_once(*given)
-    assert not files and "--max_bytes 300 is too little for this network: at 900 bytes" in fault
+    made = shipping.compress_once(*given)
+    (fault,) = made.faults
+    assert (
+        not made.files and "--max_bytes 300 is too little for this network: at 900 bytes" in fault
+    )
     assert set(re.findall(r"--(\w+)", fault)) <= {"max_bytes", "minutes", "model_dir"}
 
 

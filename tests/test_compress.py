@@ -11,9 +11,10 @@ from squeezenext import checkpoint, compress, config_io, evaluate, graph, labels
 from squeezenext.compression import allocation, making, sqz
 from squeezenext.compression.report import Examination
 from squeezenext.compression.sharing import Shared
-from squeezenext.errors import InputError
+from squeezenext.errors import InputError, NotFinite
 from squeezenext.foreign import variables as variables_
 from squeezenext.predictor import Predictor
+from squeezenext.training import recipes
 from tests import tiny
 
 
@@ -102,44 +103,113 @@ def test_with_photographs_accuracy_is_told(model, records, tmp_path, capsys, mon
     assert accuracy["after"] == pytest.approx(scored.summary()["top1"])
 
 
-@pytest.mark.parametrize("better", ["plain", "retrained", "neither"])
-def test_the_more_accurate_of_shared_and_retrained_is_kept(
-    model, records, tmp_path, capsys, monkeypatch, better
+def ways(model, monkeypatch, plain, retrained):
+    """Stand-ins of the two ways to a budget: each so many nats away, or what it raises."""
+    exact = compress.Method(lossless=True)
+    network, made = trained.load(model), {}
+    for name, nats in (("plain", plain), ("retrained", retrained)):
+        weights = dict(network.weights)
+        weights["classifier/kernel"] = weights["classifier/kernel"] * (2 if name == "plain" else 3)
+        other = dataclasses.replace(network, weights=weights)
+        file = dataclasses.replace(
+            making._losslessly(other, exact), nats=nats, retrained=name == "retrained"
+        )
+        made[name] = nats if isinstance(nats, Exception) else file
+
+    def way(name):
+        def give(*_):
+            if isinstance(made[name], Exception):
+                raise made[name]
+            return made[name]
+
+        return give
+
+    monkeypatch.setattr(making, "PROBES", 1)
+    monkeypatch.setattr(making, "_without_training", way("plain"))
+    monkeypatch.setattr(making, "_retrained", way("retrained"))
+    return made
+
+
+@pytest.mark.parametrize("nearer", ["plain", "retrained"])
+def test_the_nearer_of_shared_and_retrained_is_kept(
+    model, records, tmp_path, capsys, monkeypatch, nearer
 ):
-    """Both stand in; of two that are right as often the nearer is taken."""
-    found = {}
-    for name, nats in (("plain", 0.2), ("retrained", 0.1)):
-        weights = dict(trained.load(model).weights)
-        weights["classifier/kernel"] = weights["classifier/kernel"] * (1 if name == better else -1)
-        loaded = dataclasses.replace(trained.load(model), weights=weights)
-        found[name] = making._losslessly(loaded, compress.Method(lossless=True))
-        found[name] = dataclasses.replace(found[name], nats=nats, retrained=name == "retrained")
-    monkeypatch.setattr(making, "make", lambda *_: list(found.values()))
-    monkeypatch.setattr(Examination, "_answers", answers_of(found, better))
-    output = tmp_path / "model.sqz"
-    assert command(model, output, f"--data_dir={records}", "--json") == 0
-    captured = capsys.readouterr()
-    kept = "plain" if better == "plain" else "retrained"
-    assert json.loads(captured.out)["retrained"] == (kept == "retrained")
-    assert output.read_bytes() == found[kept].encoded.data
-    assert "Without retraining: top-1" in captured.err and "Retrained: top-1" in captured.err
-
-
-def answers_of(found, better):
-    """Answers for an examination: those of `better` are right, as the model's own."""
+    """Whatever is right more often on the images that then score it: those have no part in it."""
+    nats = {"plain": 0.2, "retrained": 0.2} | {nearer: 0.1}
+    found = ways(model, monkeypatch, **nats)
+    looked_at = []
 
     def answers(self, weights):
-        others = [made.weights for name, made in found.items() if name != better]
-        right = not any(weights is other for other in others)
+        looked_at.append(weights)
+        right = weights is not found[nearer].weights
         return np.array([(1, 1), (2, 2 if right else 0)])
 
-    return answers
+    monkeypatch.setattr(Examination, "_answers", answers)
+    output = tmp_path / "model.sqz"
+    arguments = [f"--data_dir={records}", "--num_epochs=2", "--max_bytes=2600", "--json"]
+    assert command(model, output, *arguments) == 0
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert told["retrained"] == (nearer == "retrained")
+    assert output.read_bytes() == found[nearer].encoded.data
+    assert told["accuracy"]["after"] == 0.5 and len(looked_at) == 2  # before, and of what is kept
+    assert ("The file without retraining is kept" in captured.err) == (nearer == "plain")
+
+
+@pytest.mark.parametrize(
+    "fault", [NotFinite("Not finite."), allocation.BudgetTooSmall("Others."), InputError("Far.")]
+)
+def test_a_retraining_that_fails_costs_nothing_that_is_done(
+    model, records, tmp_path, capsys, monkeypatch, fault
+):
+    found = ways(model, monkeypatch, plain=0.2, retrained=fault)
+    output = tmp_path / "model.sqz"
+    arguments = [f"--data_dir={records}", "--num_epochs=2", "--max_bytes=2600"]
+    assert command(model, output, *arguments) == 0
+    assert output.read_bytes() == found["plain"].encoded.data
+    assert f"{fault} The file without retraining is kept" in capsys.readouterr().err
+    ways(model, monkeypatch, plain=0.2, retrained=fault)
+    monkeypatch.setattr(making, "_without_training", lambda *_: None)
+    assert command(model, tmp_path / "b.sqz", *arguments) == (1 if "finite" in str(fault) else 2)
+    assert not (tmp_path / "b.sqz").exists()
+
+
+def test_a_retrained_network_of_other_answers_is_refused(
+    model, records, tmp_path, capsys, monkeypatch
+):
+    """Pruning has ruined it, and what is left of it is shared faithfully."""
+    from squeezenext.compression import retraining
+
+    def ruin(config, arrays, *_):
+        name = "model/classifier/kernel"
+        return {**arrays, name: -20 * arrays[name]}
+
+    monkeypatch.setattr(making, "PROBES", 4)
+    monkeypatch.setattr(retraining, "prune", ruin)
+    kept = lambda config, weights, kernels, reader: (kernels, weights)  # noqa: E731
+    monkeypatch.setattr(retraining, "train_values", kept)
+    output = tmp_path / "model.sqz"
+    arguments = [f"--data_dir={records}", "--num_epochs=2"]
+    assert command(model, output, *arguments) == 2
+    told = capsys.readouterr().err
+    assert "the network's answers are others" in told and "with more --num_epochs" in told
+    assert not output.exists()
+
+
+def test_the_retraining_is_the_same_however_the_network_was_trained():
+    """Of `fine_tune`: three times the classifier's rate, smoothed labels, another power."""
+    found = [
+        compress.Method(epochs=8.0).recipe(config, "teacher").training
+        for config in (tiny.SQUEEZENET, recipes.apply("fine_tune", tiny.SQUEEZENET))
+    ]
+    norms = {"batch_norm_momentum": 0.9, "synchronized_batch_norm": False}
+    assert dataclasses.replace(found[0], **norms) == dataclasses.replace(found[1], **norms)
 
 
 def test_retrained(model, records, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(making, "PROBES", 4)
     monkeypatch.setattr(allocation, "LOST", 50.0)
-    monkeypatch.setattr(making, "_without_training", lambda *_: [])
+    monkeypatch.setattr(making, "_without_training", lambda *_: None)
     output = tmp_path / "model.sqz"
     arguments = [f"--data_dir={records}", "--num_epochs=4", "--density=0.4", "--max_bytes=2600"]
     recipe = ["--set=training.batch_size=4", "--set=training.learning_rate=0.5", "--json"]
@@ -161,6 +231,8 @@ def test_retrained(model, records, tmp_path, capsys, monkeypatch):
         (["--lossless", "--num_epochs=2", "--data_dir=/x"], "drop one"),
         (["--lossless", "--max_bytes=100"], "losslessly this network takes"),
         (["--max_bytes=0"], "--max_bytes 0: must be positive"),
+        (["--num_epochs=nan", "--data_dir=/x"], "--num_epochs nan: must be"),
+        (["--output=."], "must end in .sqz"),
         (["--density=0"], "--density 0.0"),
         (["--coder=zip"], "coder"),
         (["--output=model.net"], "must end in .sqz"),
@@ -216,6 +288,21 @@ def test_accuracy_is_never_of_training_images(model, tmp_path):
     assert told["accuracy"] is None and "accuracy is not told" in said[0]
 
 
+def test_data_without_a_training_split_are_refused_before_any_work(model, tmp_path, capsys):
+    tested = tiny.data_set(tmp_path / "records", "validation", [tiny.payload(0, 1)])
+    more = [f"--data_dir={tested}", "--num_epochs=2", "--max_bytes=2600"]
+    assert command(model, tmp_path / "a.sqz", *more) == 2
+    told = capsys.readouterr().err
+    assert "has no train split" in told and len(told.splitlines()) == 1
+
+
+def test_a_recipe_that_cannot_be_is_refused_before_any_work(model, records, tmp_path, capsys):
+    more = [f"--data_dir={records}", "--num_epochs=2", "--max_bytes=2600", "--set=training.typo=1"]
+    assert command(model, tmp_path / "a.sqz", *more) == 2
+    told = capsys.readouterr().err
+    assert "typo" in told and len(told.splitlines()) == 1
+
+
 def test_a_file_keeps_the_fitted_temperature(model, tmp_path):
     folder = shutil.copytree(model, tmp_path / "model")
     (folder / "calibration.json").write_text('{"temperature": 1.75}')
@@ -238,7 +325,7 @@ def test_trained_values_that_need_more_are_told_of(model, records, tmp_path, cap
 
     monkeypatch.setattr(retraining, "train_values", apart)
     monkeypatch.setattr(retraining, "prune", lambda config, arrays, *_: arrays)
-    monkeypatch.setattr(making, "_without_training", lambda *_: [])
+    monkeypatch.setattr(making, "_without_training", lambda *_: None)
     arguments = [f"--data_dir={records}", "--num_epochs=4", "--max_bytes=1500", "--json"]
     assert command(model, tmp_path / "model.sqz", *arguments) == 0
     told = capsys.readouterr()

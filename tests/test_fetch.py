@@ -20,7 +20,7 @@ from squeezenext.prediction import fetch
     ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0",
      "100.64.0.1", "224.0.0.1", "255.255.255.255", "192.0.2.1", "::1", "::", "fe80::1%eth0",
      "fd00::1", "fec0::1", "ff02::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
-     "2001:0:4136:e378:8000:63bf:f5ff:fffe"],
+     "64:ff9b:1::a00:1", "2001:0:4136:e378:8000:63bf:f5ff:fffe"],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address):
     assert not fetch.is_public(address)

@@ -126,10 +126,14 @@ INVERTED = Image.merge("CMYK", [ImageOps.invert(band) for band in CMYK.split()])
 EXIF = Image.Exif()
 EXIF[0x0112] = 6  # "turn me by 90 degrees", which no published number does
 
+PROGRESSIVE = encoded(PHOTO, progressive=True)
+SCAN = PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") :][:10]  # of one component
+
 # The notes' table of JPEG faults: name, bytes, what becomes of it.
 TABLE = {
     "grey.jpg": (encoded(PHOTO.convert("L")), "as it is"),
-    "progressive.jpg": (encoded(PHOTO, progressive=True), "as it is"),
+    "progressive.jpg": (PROGRESSIVE, "as it is"),
+    "scans.jpg": (PROGRESSIVE[:-2] + 200 * SCAN + PROGRESSIVE[-2:], "has over 100 scans"),
     "cmyk-adobe.jpg": (encoded(CMYK, quality=98), "CMYK converted to RGB"),
     "cmyk-plain.jpg": (without_adobe(encoded(INVERTED, quality=98)), "CMYK converted to RGB"),
     "png.jpg": (encoded(PHOTO, "PNG"), "PNG encoded as JPEG"),

@@ -87,6 +87,9 @@ def test_each_is_predicted_as_pillow_sees_it_or_named(result, model):
         if b"pipe.jpg" in path or path.startswith(b"/dev") or b"sparse" in path:
             assert line["error"]
             continue
+        if b"scans_5000" in path or b"scans_hidden" in path:
+            assert "is a JPEG of over 100 scans" in line["error"]
+            continue
         if (
             b"large" in path or b"side4999" in path
         ):  # one colour; Pillow's own way to RGB would take seconds

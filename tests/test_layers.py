@@ -50,10 +50,10 @@ def test_moving_statistics_are_caffe_s():
 
 @pytest.mark.parametrize("groups", [2, 4])
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 1), (3, 3)])
-def test_split_and_native_grouped_convolution_agree(groups, kernel):
+def test_the_ways_of_grouped_convolution_agree(groups, kernel):
     images = tf.constant(np.random.default_rng(0).normal(size=(2, 6, 6, 8)).astype(np.float32))
     results = []
-    for implementation in ("split", "native"):
+    for implementation in ("native", "split", "dense"):
         layer = GroupedConv2D(12, kernel, groups, "ones", implementation)
         layer.build(images.shape)
         layer.kernel.assign(np.random.default_rng(1).normal(size=layer.kernel.shape))
@@ -62,8 +62,9 @@ def test_split_and_native_grouped_convolution_agree(groups, kernel):
             outputs = layer(images)
             loss = tf.reduce_sum(outputs**2)
         results.append([outputs, *tape.gradient(loss, [images, layer.kernel.value])])
-    for split, native in zip(*results, strict=True):
-        np.testing.assert_allclose(split, native, rtol=1e-4, atol=1e-4)
+    for native, *others in zip(*results, strict=True):
+        for other in others:
+            np.testing.assert_allclose(other, native, rtol=1e-4, atol=1e-4)
 
 
 def test_grouped_convolution_refuses_what_does_not_divide():

@@ -16,6 +16,7 @@ from PIL import Image
 
 from squeezenext import predict, predictor, preprocessing
 from squeezenext.errors import InputError
+from squeezenext.litert.runner import Runner
 from squeezenext.prediction import explain, shipped, sources
 from squeezenext.predictor import Predictor
 from tests import tiny
@@ -109,10 +110,39 @@ def test_threshold_and_temperature(squeezenext, photos, tmp_path):
     assert len(plain.predict(image, 3, threshold=best)) == 1
     assert plain.predict(image, 3, threshold=1.0) == []
     long = f'{{"temperature": {10**400}}}'
-    for damaged in ("{}", "no", '{"temperature": 0}', '{"temperature": "2"}', "[]", long):
+    for damaged in (
+        "{}",
+        "no",
+        '{"temperature": 0}',
+        '{"temperature": "2"}',
+        "[]",
+        long,
+        '{"temperature": 1e-300}',
+        '{"temperature": 1e9}',
+        '{"temperature": true}',
+    ):
         (folder / shipped.CALIBRATION).write_text(damaged)
         with pytest.raises(InputError, match="is damaged"):
             Predictor(folder)
+
+
+@pytest.mark.parametrize("logits", [[np.inf, 0, 0], [np.nan, 0, 0], [3e38, -3e38, 0]])
+def test_probabilities_that_are_no_numbers_end_nothing(squeezenext, photos, monkeypatch, logits):
+    """Finite weights may overflow; the images after that one are answered."""
+    known, seen = Predictor(squeezenext[0]), []
+    paths = sources.expand([str(photos)])[:2]
+    answer = Runner.run
+
+    def run(self, image):
+        seen.append(image)
+        return [np.float32(logits)] if len(seen) == 1 else answer(self, image)
+
+    monkeypatch.setattr(Runner, "run", run)
+    monkeypatch.setattr(predictor, "cores", lambda: 1)
+    first, second = known.answers(paths)
+    assert bool(first.error) == (not np.isfinite(logits[0]))
+    assert not first.error or "gives no probabilities here: it is damaged" in first.error
+    assert second.error is None and second.predictions
 
 
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.99])
@@ -124,6 +154,15 @@ def test_a_damaged_file_is_named(squeezenext, tmp_path, part, inside):
     (tmp_path / "model.tflite").write_bytes(content[: int(part * len(content))])
     with pytest.raises(InputError, match=r"model\.tflite is no LiteRT file"):
         Predictor(tmp_path, inside=inside)
+
+
+def test_a_file_that_may_not_be_read_is_named(squeezenext, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(shipped, "_is_exported", refused)
+    with pytest.raises(InputError, match=r"model\.tflite cannot be read: Permission denied"):
+        Predictor(squeezenext[0])
 
 
 def run(capsys, folder, *arguments):
@@ -197,12 +236,24 @@ def test_explanations_show_the_window_that_the_network_sees(squeezenet, photos, 
 
 def test_an_overlay_is_hot_where_the_map_is():
     image = Image.new("RGB", (3000, 1500), "grey")
-    images = tiny.IMAGES
     heat = np.float32([[-5, 0], [0, 5]])
-    drawn = np.asarray(explain.overlay(image, heat, images), int)
+    drawn = np.asarray(explain.overlay(image, heat, tiny.SQUEEZENEXT), int)
     assert drawn.shape == (512, 1024, 3)
     assert np.ptp(drawn[-20, -20]) > 50  # coloured
     assert np.ptp(drawn[20, 20]) < 20 and drawn[20, 20].mean() == pytest.approx(128, abs=12)
+
+
+def test_an_overlay_leaves_out_the_padding_around_the_map():
+    """SqueezeNet 1.0's classifier reads a ring of zeros, where its bias may be what is largest."""
+    network = dataclasses.replace(tiny.SQUEEZENET.model, head_padding=1)
+    config = dataclasses.replace(tiny.SQUEEZENET, images=tiny.IMAGES, model=network)
+    heat = np.full((6, 6), 9, np.float32)
+    heat[1:-1, 1:-1] = 0
+    heat[4, 4] = 5
+    drawn = np.asarray(explain.overlay(Image.new("RGB", (400, 400), "grey"), heat, config), int)
+    assert np.ptp(drawn[-10, -10]) > 50 and np.ptp(drawn[-50, -50]) > 50  # up to the edge
+    for place in ((10, 10), (10, 390), (390, 10), (200, 200)):
+        assert np.ptp(drawn[place]) < 20, place
 
 
 def test_globs_folders_and_names(photos, tmp_path):
@@ -222,6 +273,26 @@ def test_globs_folders_and_names(photos, tmp_path):
         sources.expand(["https://example.com/a.jpg"])
     url = "https://127.0.0.1/a.jpg"
     assert sources.expand([url], allow_url=True) == [url]
+
+
+def test_a_pattern_follows_no_link_to_a_folder(tmp_path, monkeypatch):
+    """As a folder's name does not; each file comes once, and nothing from elsewhere."""
+    photos, other = tmp_path / "photos", tmp_path / "other"
+    for name in ("photos/a/b/1.jpg", "photos/.hidden/2.jpg", "other/3.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"")
+    (photos / "latest").symlink_to(".")
+    (photos / "out").symlink_to(other)
+    (photos / "4.jpg").symlink_to(other / "3.jpg")  # a link to a file is one
+    every = [str(photos / "4.jpg"), str(photos / "a/b/1.jpg")]
+    for pattern in ("photos/**/*.jpg", "photos/**", "pho*/**/?.jpg", "./photos/**/**/*.jpg"):
+        found = sources.expand([str(tmp_path / pattern)])
+        assert found == every, pattern
+    for pattern in ("photos/**/b/*.jpg", "photos/**/a/**/*.jpg", "photos/a/**"):
+        assert sources.expand([str(tmp_path / pattern)]) == every[1:], pattern
+    assert sources.expand([f"{photos}/**/.hidden/*"]) == [str(photos / ".hidden/2.jpg")]
+    monkeypatch.chdir(photos)
+    assert sources.expand(["**/*.jpg"]) == ["4.jpg", "a/b/1.jpg"]
 
 
 def test_a_url_that_is_refused_is_a_named_error(squeezenext, capsys):
@@ -347,8 +418,23 @@ def test_progress_leaves_standard_output_alone(squeezenext, photos, tmp_path):
 def test_an_overlay_dims_what_the_network_is_not_shown():
     """The centre square of a wide image, where its short side is resized."""
     images = dataclasses.replace(tiny.IMAGES, resize_mode="short_side")
-    drawn = explain.overlay(Image.new("RGB", (600, 300), "grey"), np.zeros((2, 2)), images)
+    config = dataclasses.replace(tiny.SQUEEZENEXT, images=images)
+    drawn = explain.overlay(Image.new("RGB", (600, 300), "grey"), np.zeros((2, 2)), config)
     bright = np.asarray(drawn, int).mean((0, 2))
     edge = drawn.width // 4
     assert bright[: edge - 2].max() < bright[edge + 2 : -edge - 2].min() - 30
     assert bright[-edge + 2 :].max() < bright[edge + 2 : -edge - 2].min() - 30
+
+
+def test_features_are_whole_though_nobody_reads_the_output(squeezenext, photos, tmp_path):
+    """`predict.py ... --features f.npy | head -1`; and nobody's f.json is replaced."""
+    file, images = tmp_path / "f.npy", f"{photos} " * 6
+    flags = f"--model_dir {squeezenext[0]} --format json --features {file}"
+    command = f"{sys.executable} predict.py {images} {flags} | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, timeout=60)
+    assert len(done.stdout.splitlines()) == 1 and done.stderr == b""
+    assert np.load(file).shape == (72, 16)
+    assert len(json.loads(file.with_suffix(".json").read_text())) == 72
+    file.unlink()
+    with pytest.raises(InputError, match="f.json is there already"):
+        predict.predict([str(photos)], squeezenext[0], features=file)

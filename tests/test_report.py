@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from squeezenext import compress, evaluate, export
+from squeezenext import checkpoint, compress, evaluate, export
 from squeezenext.prediction import shipped
 from tests import browser, tiny
 from tests.test_imports import imported
@@ -85,8 +85,15 @@ def test_temperature_is_stored_and_lowers_the_loss(model, pattern, scored, tmp_p
     assert told in run(capsys, *common[:-1])[1]
     card = (copy / "MODEL_CARD.md").read_text()
     assert "Probabilities are calibrated" in card and "fitted to 37 images" in card
+    compress.compress(copy, tmp_path / "a.sqz", compress.Method(lossless=True))
+    export.export(copy, "litert", tmp_path / "a.tflite")
+    for file in ("a.sqz", "a.tflite"):  # which say it as the directory does
+        code, out, _ = run(capsys, "--model_dir", tmp_path / file, *common[2:])
+        assert code == 0 and json.loads(out)["fitted_to_these"]
     tiny.shard(other := tmp_path / "validation-00000-of-00001", 9, first=50)
     code, out, _ = run(capsys, *common[:2], "--validation_file_pattern", other, "--json")
+    assert code == 0 and not json.loads(out)["fitted_to_these"]
+    code, out, _ = run(capsys, "--model_dir", tmp_path / "a.sqz", *common[2:3], other, "--json")
     assert code == 0 and not json.loads(out)["fitted_to_these"]
     code, _, err = run(capsys, "--model_dir", copy / "model.tflite", "--validation_file_pattern",
                        pattern, "--fit_temperature")  # fmt: skip
@@ -96,6 +103,19 @@ def test_temperature_is_stored_and_lowers_the_loss(model, pattern, scored, tmp_p
     assert code == 2 and "which every command shares" in err
     code, _, err = run(capsys, *common, "--report", copy / "config.json")
     assert code == 2 and "--report" in err
+
+
+def test_a_damaged_last_checkpoint_is_not_passed_over_silently(model, pattern, tmp_path, capsys):
+    folder = shutil.copytree(model, tmp_path / "mine")
+    state, _ = checkpoint.load(folder / "checkpoints", 0)
+    last = checkpoint.save(folder / "checkpoints", 1, state, {}) / "state.npz"
+    last.write_bytes(last.read_bytes()[:-1])
+    (folder / "final.json").write_text('{"step": 1}')
+    code, out, err = run(
+        capsys, "--model_dir", folder, "--validation_file_pattern", pattern, "--json"
+    )
+    assert code == 2 and not out
+    assert f"{last} is damaged" in err and "ended at step 1" in err
 
 
 def test_every_form_of_a_calibrated_model_has_one_loss(model, pattern, tmp_path):

@@ -1,16 +1,18 @@
 """Tests for `compression/retraining.py`, and the restrictions of `Update`."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import graph, models
+from squeezenext import compress, graph, models
+from squeezenext.adaptation import planning
 from squeezenext.compression import retraining, sharing
 from squeezenext.foreign import variables
 from squeezenext.models import model_variables
-from squeezenext.training import devices, speed
+from squeezenext.training import devices, micro_batches, speed
 from tests import tiny
 
 
@@ -72,6 +74,19 @@ def test_pruning_reaches_its_density_while_training(dense, reader, monkeypatch, 
     before = [arrays[f"model/{node.name}/kernel"] for node in graph.of(config).weighted]
     kept = [(new != old)[new != 0].mean() for new, old in zip(kernels, before, strict=True)]
     assert np.mean(kept) > 0.9  # what stays has learnt
+
+
+@pytest.mark.parametrize(
+    ("count", "batch"), [(1, 32), (3, 33), (5, 30), (6, 30), (7, 35), (64, 64)]
+)
+def test_the_batch_divides_among_any_number_of_devices(monkeypatch, count, batch):
+    """The recipe's 32 among three GPUs; `adapt` trains with the same."""
+    several = types.SimpleNamespace(num_replicas_in_sync=count)
+    monkeypatch.setattr(devices, "strategy", lambda *_: several)
+    config = compress.Method(epochs=2.0).recipe(tiny.SQUEEZENEXT, "teacher")
+    found = retraining.for_devices(config)
+    assert found.training.batch_size == planning.batch_size() == batch
+    assert micro_batches.size(found, several) * count <= batch
 
 
 def test_shared_values_are_trained_and_stay_shared(dense, reader):

@@ -199,6 +199,7 @@ def set_in(document, path, value):
         lambda d: set_in(d, ["images", "std"], [1, float("nan"), 1]),
         lambda d: set_in(d, ["images", "std"], [1, 1e-300, 1]),
         lambda d: set_in(d, ["temperature"], 0),
+        lambda d: set_in(d, ["temperature"], 1e-300),
         lambda d: set_in(d, ["temperature"], float("inf")),
         lambda d: set_in(d, ["temperature"], "warm"),
         lambda d: set_in(d, ["temperature"], 10**400),

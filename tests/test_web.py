@@ -1,6 +1,7 @@
 """Tests for `exporting/export_web.py`, `demo.py` and `web/`: the page, driven in Chromium."""
 
 import dataclasses
+import gzip
 import http.server
 import json
 import os
@@ -109,6 +110,19 @@ def test_a_page_that_cannot_be_put_in_place_leaves_the_old_one(model_dir, tmp_pa
     monkeypatch.setattr(places.os, "replace", refuse)
     assert exported(model_dir, site) == 1
     assert sorted(site.rglob("*")) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "site", "site.json"]
+
+
+def test_a_folder_that_a_killed_process_moved_away_is_brought_back(model_dir, tmp_path):
+    site = tmp_path / "site"
+    assert exported(model_dir, site) == 0
+    (site / "model.json").write_text((site / "model.json").read_text().replace("mine", "old"))
+    site.rename(tmp_path / ".site.before-123")
+    (tmp_path / "mine" / "labels.json").rename(tmp_path / "labels.json")
+    assert exported(model_dir, site) == 2  # for whatever reason: the page is there again
+    assert '"old"' in (site / "model.json").read_text()
+    (tmp_path / "labels.json").rename(tmp_path / "mine" / "labels.json")
+    assert exported(model_dir, site) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "site", "site.json"]
 
 
@@ -309,6 +323,47 @@ def test_another_model_and_the_heat_map_of_another_class(browser, site):
     megabytes = float(text(browser, "status").split()[-2])
     assert megabytes < 1.0
     np.testing.assert_allclose([p for _, p in best(browser)], [p for _, p in before], atol=0.5)
+
+
+def test_the_heat_map_leaves_out_the_classifier_s_padding(browser, site):
+    """A ring of large values, which SqueezeNet 1.0's bias may be, and one place at the edge."""
+    drawn = browser.execute_async_script(
+        """
+        const done = arguments[arguments.length - 1], side = 15, size = 300;
+        const model = JSON.parse(arguments[0]);
+        import("./heat.js").then(({ drawHeat }) => {
+          const maps = new Float32Array(side * side).fill(9);
+          for (let y = 1; y < 14; y++) for (let x = 1; x < 14; x++) maps[y * side + x] = 0;
+          maps[13 * side + 13] = 5;
+          const canvas = new OffscreenCanvas(size, size), context = canvas.getContext("2d");
+          context.fillStyle = "grey";
+          context.fillRect(0, 0, size, size);
+          const picture = { width: size, height: size, result: { maps, probabilities: [1], side } };
+          drawHeat(context, picture, 0, model);
+          const at = (x, y) => [...context.getImageData(x, y, 1, 1).data].slice(0, 3);
+          done([at(276, 276), at(150, 150), at(24, 24), at(24, 276), at(276, 24)]);
+        }, (error) => done(String(error)));
+        """,
+        (site[3] / "model.json").read_text(),
+    )
+    (hot, *rest) = np.array(drawn)
+    assert np.ptp(hot) > 50
+    assert all(np.ptp(colour) < 20 for colour in rest)
+
+
+def test_a_host_that_calls_gzip_an_encoding(browser, site):
+    """The browser has undone it: what comes is the network itself, under a name that ends so."""
+    from selenium.webdriver.support.ui import Select
+
+    give(browser, site[2][0])
+    file = site[3] / "compressed.tflite.gz"
+    packed = file.read_bytes()
+    file.write_bytes(gzip.decompress(packed))
+    try:
+        Select(browser.find_element("id", "model")).select_by_value(file.name)
+        until(browser, lambda: " compressed: " in text(browser, "status"))
+    finally:
+        file.write_bytes(packed)
 
 
 def test_a_bad_file_is_named_and_the_next_works(browser, site, tmp_path):

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 
 from squeezenext import atomic, config_io, graph, quiet
+from squeezenext.compression import method
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.records.manifest import Split
@@ -51,6 +52,8 @@ class Plan:
       frozen_epochs: at the start, in which the classifier alone learns.
       compression_epochs: of retraining while the network is compressed; 0 for none.
       max_bytes: that these are for.
+      needs_minutes: about what all of it takes, where that is more than was given; else 0.
+      batch_size: of training.
     """
 
     configuration: str
@@ -63,15 +66,18 @@ class Plan:
     frozen_epochs: int
     compression_epochs: float
     max_bytes: int
+    needs_minutes: float = 0.0
+    batch_size: int = BATCH
 
     def __str__(self) -> str:
         growing = "up to " if self.growing else ""
         retrained = self.compression_epochs
         more = f", {retrained:g} more to compress it" if retrained else ""
+        needs = f"; this needs some {math.ceil(self.needs_minutes)}, as less would teach too little"
         return (
             f"{self.epochs:g} epochs of {self.configuration} at {growing}{self.size} x {self.size} "
             f"pixels{more}: this machine trains {self.images_per_second:.0f} images/s at full "
-            f"size, and has {self.minutes:g} minutes"
+            f"size, and has {self.minutes:g} minutes{needs if self.needs_minutes else ''}"
         )
 
     def config(self) -> Config:
@@ -81,7 +87,10 @@ class Plan:
         if self.growing:
             images = dataclasses.replace(images, progressive=_grown(self.size))
         training = dataclasses.replace(
-            config.training, epochs=self.epochs, frozen_epochs=self.frozen_epochs
+            config.training,
+            epochs=self.epochs,
+            frozen_epochs=self.frozen_epochs,
+            batch_size=self.batch_size,
         )
         return dataclasses.replace(config, images=images, training=training)
 
@@ -107,15 +116,17 @@ def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
     """Returns the plan that an earlier call has made, if any.
 
     Raises:
-      InputError: it is for another model or time, or damaged.
+      InputError: it is for another model or time, of another release, or damaged.
     """
     if not path.is_file():
         return None
     try:
         plan = Plan(**json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        told = f"{path} is damaged; remove this file, and the run is planned anew."
-        raise InputError(told) from error
+        raise InputError(
+            f"{path} is damaged, or of another release; bring it back from a copy, go on with that "
+            "release, or give another --model_dir."
+        ) from error
     if (plan.configuration, plan.minutes) != (configuration, minutes):
         raise InputError(
             f"{path.parent} was begun with --configuration {plan.configuration} --minutes "
@@ -138,6 +149,14 @@ def measured(configuration: str) -> tuple[float, float]:
     return speed.measure(recipes.apply("fine_tune", config_io.load(configuration)))
 
 
+def batch_size() -> int:
+    """Returns the batch nearest to the recipe's that divides among this machine's devices."""
+    quiet.import_tensorflow()
+    from squeezenext.training import devices
+
+    return method.divisible(BATCH, devices.strategy(0).num_replicas_in_sync)
+
+
 def plan(
     configuration: str,
     splits: dict[str, Split],
@@ -147,6 +166,7 @@ def plan(
     seconds: float,
     speed: tuple[float, float],
     max_bytes: int,
+    batch_size: int = BATCH,
 ) -> Plan:
     """Chooses as many epochs, on as large images, as there is time for.
 
@@ -156,9 +176,11 @@ def plan(
       seconds: that are left of them.
       speed: as `measured` returns it.
       max_bytes: of the `.sqz` file; 0 for none.
+      batch_size: of training, see `batch_size`.
     """
     train = splits["train"].examples
-    left, share = _left(configuration, splits, classes, seconds, speed, max_bytes)
+    fixed, share = _fixed(configuration, splits, classes, speed, max_bytes)
+    left = MARGIN * seconds - fixed
     full = config_io.load(configuration).images.size
     size, growing, epochs = _training(full, train, (1 - share) * left, speed)
     made = Plan(
@@ -172,8 +194,13 @@ def plan(
         frozen_epochs=min(math.ceil(FROZEN_STEPS * BATCH / train), int(epochs) - 1),
         compression_epochs=0.0,
         max_bytes=max_bytes,
+        batch_size=batch_size,
     )
-    return _compressing(made, train, left, share)
+    made = _compressing(made, train, left, share)
+    needed = 60 * minutes - seconds + fixed + _seconds(made, train)
+    return dataclasses.replace(
+        made, needs_minutes=round(needed / 60, 1) if needed > 60 * minutes else 0.0
+    )
 
 
 def for_budget(made: Plan, splits: dict[str, Split], classes: int, max_bytes: int) -> Plan:
@@ -186,31 +213,30 @@ def for_budget(made: Plan, splits: dict[str, Split], classes: int, max_bytes: in
     if max_bytes == made.max_bytes:
         return made
     speed = made.images_per_second, made.build_seconds
-    seconds = 60 * made.minutes
-    left, share = _left(made.configuration, splits, classes, seconds, speed, max_bytes)
+    fixed, share = _fixed(made.configuration, splits, classes, speed, max_bytes)
+    left = MARGIN * 60 * made.minutes - fixed
     made = dataclasses.replace(made, max_bytes=max_bytes)
     return _compressing(made, splits["train"].examples, left, share)
 
 
-def _left(
+def _fixed(
     configuration: str,
     splits: dict[str, Split],
     classes: int,
-    seconds: float,
     speed: tuple[float, float],
     max_bytes: int,
 ) -> tuple[float, float]:
-    """Returns the seconds for training and retraining, and the share of the latter."""
+    """Returns the seconds of all but training and retraining, and the latter's share of those."""
     rate, build = speed
     held_out = sum(split.examples for name, split in splits.items() if name != "train")
     alone = ALONE * (_CALIBRATION_IMAGES + _LOOKS * held_out)
-    left = MARGIN * seconds - EXPORTING * build
-    left -= (alone + EVALUATIONS * FORWARD * splits["validation"].examples) / rate
+    fixed = EXPORTING * build
+    fixed += (alone + EVALUATIONS * FORWARD * splits["validation"].examples) / rate
     if max_bytes:
-        left -= SEARCHING * build
+        fixed += SEARCHING * build
         if max_bytes < RETRAINED_BELOW * _weights(configuration, classes) / 8:
-            return left - RETRAINING * build, COMPRESSION_SHARE
-    return left, 0.0
+            return fixed + RETRAINING * build, COMPRESSION_SHARE
+    return fixed, 0.0
 
 
 def _compressing(made: Plan, train: int, left: float, share: float) -> Plan:
@@ -220,6 +246,14 @@ def _compressing(made: Plan, train: int, left: float, share: float) -> Plan:
     epochs = share * left / made.taught_seconds(train)
     whole = _whole(epochs, MAX_COMPRESSION_EPOCHS, MAX_COMPRESSION_STEPS, train)
     return dataclasses.replace(made, compression_epochs=whole)
+
+
+def _seconds(made: Plan, train: int) -> float:
+    """Returns what the planned training and retraining take."""
+    full = config_io.load(made.configuration).images.size
+    speed = made.images_per_second, made.build_seconds
+    building, each = _cost(full, made.size, made.growing, train, speed)
+    return building + made.epochs * each + made.compression_epochs * made.taught_seconds(train)
 
 
 def _weights(configuration: str, classes: int) -> int:
@@ -233,21 +267,29 @@ def _training(
     full: int, examples: int, seconds: float, speed: tuple[float, float]
 ) -> tuple[int, bool, float]:
     """Returns (size, growing, epochs): the largest images with enough epochs, else the smallest."""
-    rate, build = speed
     enough = max(MIN_EPOCHS, MIN_STEPS * BATCH / examples)
     for share in SHARES:
         size = _side(full, share) if share < 1 else full
         ways = []
         for growing in (False, True):
-            graphs = 2 + (len(GROWTH) if growing else 1)  # frozen, evaluation; one a size
-            sides = _grown(size) if growing else (size,)
-            cost = DECODED * sum((side / full) ** 2 for side in sides) / len(sides)
-            epochs = (seconds - graphs * build) / (cost * examples / rate + EPOCH_SECONDS)
+            building, each = _cost(full, size, growing, examples, speed)
+            epochs = (seconds - building) / each
             ways.append((_whole(epochs, MAX_EPOCHS, MAX_STEPS, examples), not growing))
         epochs, constant = max(ways)
         if epochs >= enough:
             break
     return size, not constant, epochs
+
+
+def _cost(
+    full: int, size: int, growing: bool, examples: int, speed: tuple[float, float]
+) -> tuple[float, float]:
+    """Returns the seconds to build what training on such images needs, and those of an epoch."""
+    rate, build = speed
+    graphs = 2 + (len(GROWTH) if growing else 1)  # frozen, evaluation; one a size
+    sides = _grown(size) if growing else (size,)
+    cost = DECODED * sum((side / full) ** 2 for side in sides) / len(sides)
+    return graphs * build, cost * examples / rate + EPOCH_SECONDS
 
 
 def _side(full: int, share: float) -> int:

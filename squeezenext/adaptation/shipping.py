@@ -1,64 +1,100 @@
 """What `adapt` makes of a trained network: files to ship, their scores, the report and the card."""
 
+import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from squeezenext import atomic, card, compress, evaluate, export
 from squeezenext.compression.allocation import BudgetTooSmall
-from squeezenext.errors import InputError
+from squeezenext.errors import InputError, NotFinite, NotKept
 from squeezenext.exporting.places import note
+from squeezenext.flags import Say
+from squeezenext.prediction import shipped
 from squeezenext.records.dataset import Dataset
 from squeezenext.reporting.metrics import Evaluation
 
 FOLDER, REPORT = "exported", "report"
 PRECISIONS = ("float32", "int8")
-Say = Callable[[str], None]
 
 
-def export_once(model_dir: Path, records: Path, sha256: str, say: Say) -> dict[str, Path]:
-    """Writes the LiteRT files that are not there yet for weights of this hash; returns them."""
-    folder = model_dir / FOLDER
-    folder.mkdir(exist_ok=True)
-    files = {name: folder / f"model-{name}.tflite" for name in PRECISIONS}
-    for precision, path in files.items():
-        if not _is_made(path, source := {"weights_sha256": sha256}):
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What was made, by name ("float32", "int8", "sqz"), and why the rest was not."""
+
+    files: dict[str, Path]
+    faults: tuple[str, ...] = ()
+
+    def __add__(self, more: "Made") -> "Made":
+        return Made(self.files | more.files, self.faults + more.faults)
+
+
+def export_once(model_dir: Path, records: Path, sha256: str, say: Say) -> Made:
+    """Writes the LiteRT files that are not there yet for weights of this hash.
+
+    The rest of the work needs none of them: one whose answers differ from the network's is a fault.
+    """
+    (model_dir / FOLDER).mkdir(exist_ok=True)
+    files, faults = {}, []
+    source = _source(model_dir, sha256)
+    for precision in PRECISIONS:
+        path = model_dir / FOLDER / f"model-{precision}.tflite"
+        if not _is_made(path, source):
+            _remove_of_others(path, source)
             say(f"Exporting {precision}.")
-            export.export(model_dir, "litert", path, precision, records)
+            try:
+                export.export(model_dir, "litert", path, precision, records)
+            except NotKept as error:
+                faults.append(f"{path} was not made: {error} All else is done.")
+                continue
             _remember(path, source)
-    return files
+        files[precision] = path
+    return Made(files, tuple(faults))
 
 
 def compress_once(
     model_dir: Path, records: Path, sha256: str, max_bytes: int, epochs: float, say: Say
-) -> tuple[dict[str, Path], tuple[str, ...]]:
+) -> Made:
     """Writes the `.sqz` file, unless it is there already for weights of this hash.
 
-    Returns:
-      {"sqz": its path} and (), or {} and why there is none: the budget is too small, or what
-      `compress` says; the rest of the work does not need this file.
+    A fault is that the budget is too small, or what `compress` says.
     """
-    path = model_dir / FOLDER / "model.sqz"
-    if not _is_made(path, source := {"weights_sha256": sha256, "max_bytes": max_bytes}):
-        _remove_of_others(path, sha256)  # else it would stand where none could be made
+    path, source = model_dir / FOLDER / "model.sqz", _source(model_dir, sha256)
+    if not _is_made(path, source | {"max_bytes": max_bytes}):
+        _remove_of_others(path, source)  # else it would stand where none could be made
         method = compress.Method(max_bytes=max_bytes, epochs=epochs)
         try:
             compress.compress(model_dir, path, method, records, say=say)
-        except BudgetTooSmall as error:
-            return {}, (
-                f"{path} was not made: {error} All else is done; more --minutes in another "
-                "--model_dir may do it, or another --max_bytes (0 makes no such file).",
-            )
-        except InputError as error:
-            return {}, (f"{path} was not made: {error} All else is done.",)
-        _remember(path, source)
-    return {"sqz": path}, ()
+        except (InputError, NotFinite, NotKept) as error:
+            return Made({}, (f"{path} was not made: {_reason(error)}",))
+        _remember(path, source | {"max_bytes": max_bytes})
+    return Made({"sqz": path})
 
 
-def _remove_of_others(path: Path, sha256: str) -> None:
-    """Removes a file that was made of other weights; one for another budget may stay."""
+def _reason(error: Exception) -> str:
+    """Why there is no `.sqz` file, and what may help; what `compress` advises are its own flags."""
+    if isinstance(error, BudgetTooSmall):
+        return (
+            f"{error} All else is done; more --minutes in another --model_dir may do it, or "
+            "another --max_bytes (0 makes no such file)."
+        )
+    if isinstance(error, NotFinite):
+        return (
+            "its retraining came to a gradient that is not finite. All else is done; a greater "
+            "--max_bytes may do without retraining (0 makes no such file)."
+        )
+    return f"{error} All else is done."
+
+
+def _source(model_dir: Path, sha256: str) -> dict:
+    """What a file is made of: a temperature that was fitted since is part of it."""
+    return {"weights_sha256": sha256, "temperature": shipped.read_temperature(model_dir)}
+
+
+def _remove_of_others(path: Path, source: dict) -> None:
+    """Removes a file that was made of something else; one for another budget may stay."""
     try:
-        other = json.loads(note(path).read_text("utf-8"))["weights_sha256"] != sha256
+        made_of = json.loads(note(path).read_text("utf-8"))
+        other = any(made_of[name] != value for name, value in source.items())
     except (OSError, ValueError, KeyError, TypeError):
         other = True
     if other:
@@ -95,7 +131,8 @@ def score(
         name: evaluate.evaluate(model_dir=model, data_dir=records, split=split)
         for name, model in models.items()
     }
-    evaluate.write_report(model_dir / REPORT, model_dir, found, split, results["network"])
+    known = evaluate.about(model_dir, found, split)
+    evaluate.write_report(model_dir / REPORT, model_dir, found, split, results["network"], known)
     document = {
         "split": split,
         "images": {name: part.examples for name, part in found.splits.items()},

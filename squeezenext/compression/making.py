@@ -1,21 +1,21 @@
 """Makes the content of a `.sqz` file, in one of three ways: as it is, shared, or retrained."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from squeezenext import photographs
+from squeezenext import photographs, trained
 from squeezenext.compression import allocation, report, sqz
 from squeezenext.compression.calibration import Probe, drawn
 from squeezenext.compression.method import Method
 from squeezenext.compression.sqz import Encoded
-from squeezenext.errors import InputError
+from squeezenext.errors import InputError, NotFinite, NotKept
+from squeezenext.flags import Say
 from squeezenext.trained import Trained
 
 PROBES = 32  # images on which answers are compared
-Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,8 +39,11 @@ class Made:
 
 def make(
     model: Trained, model_dir: str | Path, data_dir: str | Path | None, method: Method, say: Say
-) -> list[Made]:
-    """Makes the file of a model, or several to choose from.
+) -> Made:
+    """Makes the file of a model; of several ways the one whose answers stay nearest to the model's.
+
+    Near is judged by the probes, drawn images or photographs of the training split: so that the
+    images on which accuracy is told have had no part in the choice.
 
     Args:
       model: the network, as loaded from `model_dir`.
@@ -49,17 +52,27 @@ def make(
 
     Raises:
       InputError: the budget is impossible, or the data are missing.
-      NotFinite: the retraining's recipe leads nowhere.
+      NotFinite: the retraining's recipe leads nowhere, and without it there is no file.
     """
     if method.lossless:
-        return [_losslessly(model, method)]
+        return _losslessly(model, method)
     probe = _probe(model, data_dir)
     if not method.epochs:
-        return [_made(_shared(model, probe, method, say))]
-    # Without a budget the two would differ in size, and accuracy alone would tell nothing. One that
+        return _made(_shared(model, probe, method, say))
+    # Without a budget the two would differ in size, and nearness alone would tell nothing. One that
     # leaves the network its bits needs no retraining, and too few epochs do harm.
-    plain = _without_training(model, probe, method, say) if method.max_bytes else []
-    return [*plain, _retrained(model, model_dir, data_dir, probe, method, say)]
+    plain = _without_training(model, probe, method, say) if method.max_bytes else None
+    try:
+        retrained = _retrained(model, model_dir, data_dir, probe, method, say)
+    except (InputError, NotFinite) as error:
+        if not plain:
+            raise
+        say(f"{error} The file without retraining is kept.")
+        return plain
+    if not plain or retrained.nats < plain.nats:
+        return retrained
+    say("The file without retraining is kept: its answers are nearer to the dense network's.")
+    return plain
 
 
 def _made(trial: allocation.Trial) -> Made:
@@ -70,12 +83,12 @@ def check(made: Made, output: Path) -> None:
     """Reads the file as others will; `output` is named in messages.
 
     Raises:
-      RuntimeError: its weights are not those that were to be written.
+      NotKept: its weights are not those that were to be written.
     """
     found = sqz.decode(made.encoded.data, str(output)).weights
     for name, array in made.weights.items():
         if not np.array_equal(found[name], array):
-            raise RuntimeError(f"The file gives another {name} than was written; it was not kept.")
+            raise NotKept(f"The file gives another {name} than was written; it was not kept.")
 
 
 def _losslessly(model: Trained, method: Method) -> Made:
@@ -102,6 +115,7 @@ def _encode(model: Trained, kernels, weights, method: Method, wide: bool = False
         coder=method.coder,
         wide=wide,
         temperature=model.temperature,
+        fitted_to=model.fitted_to,
     )
 
 
@@ -127,17 +141,22 @@ def _shared(model: Trained, probe: Probe, method: Method, say: Say) -> allocatio
     return allocation.search(sharer, encode, probe, method.max_bytes, say)
 
 
-def _without_training(model, probe: Probe, method: Method, say: Say) -> list[Made]:
+def _without_training(model, probe: Probe, method: Method, say: Say) -> Made | None:
     say("Sharing the dense network's weights, to compare with.")
     try:
-        return [_made(_shared(model, probe, method, say))]
+        return _made(_shared(model, probe, method, say))
     except InputError as error:
         say(f"Without retraining: {error}")
-        return []
+        return None
 
 
 def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: Say) -> Made:
-    """Prunes and retrains, shares, trains the values."""
+    """Prunes and retrains, shares, trains the values.
+
+    Raises:
+      BudgetTooSmall: the answers are no longer the network's; sharing is only held against what
+        pruning has left of it.
+    """
     from squeezenext import quiet
 
     quiet.import_tensorflow()
@@ -149,7 +168,7 @@ def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: 
     found = dataset.find(data_dir, None, None)
     dataset.check_split(found, "train")
     reader = Reader(found.splits["train"])
-    config = method.recipe(model.config, str(model_dir))
+    config = retraining.for_devices(method.recipe(model.config, str(model_dir)))
     importance = pruning.importance(probe.graph, moments := probe.moments(), probe.costs(moments))
     say(f"Pruning to {method.density:.0%} of the weights in {config.training.epochs} epochs.")
     arrays = retraining.prune(config, _variables(model_dir), reader, importance, method.density)
@@ -163,12 +182,16 @@ def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: 
         say(f"The trained values need {len(encoded.data):,} bytes: those before training are kept.")
         encoded, weights = trial.encoded, trial.weights
     nats = probe.divergence(weights)
+    if nats > allocation.LOST:
+        raise allocation.BudgetTooSmall(
+            f"Retrained with {method.density:.0%} of its weights, the network's answers are others "
+            f"({nats:.1f} nats away)."
+        )
     say(f"Retrained, the answers are {nats:.4f} nats from the dense network's.")
     return Made(encoded, weights, retrained=True, values_trained=not too_large, nats=nats)
 
 
 def _variables(model_dir: str | Path) -> dict[str, np.ndarray]:
     from squeezenext.foreign import named
-    from squeezenext.training import model_directory
 
-    return model_directory.read_weights(named.resolve(model_dir))
+    return trained.variables(named.resolve(model_dir))

@@ -1,17 +1,23 @@
 """How a network is to be compressed, and the recipe by which it is retrained meanwhile."""
 
 import dataclasses
+import math
 
 from squeezenext import config_io
 from squeezenext.compression.allocation import Sharing
 from squeezenext.compression.sharing import Initialization
 from squeezenext.compression.sqz import Coder
-from squeezenext.config import Config, Distillation
+from squeezenext.config import Config, Distillation, Training
 from squeezenext.errors import InputError
 
 # Of the retraining, where the model's own recipe would be for many more epochs from scratch.
 RECIPE = {"optimizer": "adam", "learning_rate": 0.0032, "schedule": "cosine", "batch_size": 32}
 ROOM = 0.01  # of the budget: values that training has moved apart take some bytes more
+
+
+def divisible(batch: int, devices: int) -> int:
+    """Returns the batch nearest to `batch` that divides among so many devices."""
+    return devices * max(1, round(batch / devices))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,8 @@ class Method:
             raise InputError(f"--max_bytes {self.max_bytes}: must be positive.")
         if self.lossless and self.epochs:
             raise InputError("--lossless keeps the weights, --num_epochs changes them: drop one.")
+        if not 0 <= self.epochs < math.inf:
+            raise InputError(f"--num_epochs {self.epochs:g}: must be a number of epochs.")
         if not 0 < self.density <= 1:
             raise InputError(f"--density {self.density}: must be above 0 and at most 1.")
 
@@ -52,15 +60,17 @@ class Method:
         return dataclasses.replace(self, max_bytes=max(1, int(self.max_bytes * (1 - ROOM))))
 
     def recipe(self, config: Config, teacher: str) -> Config:
-        """Returns the configuration with which either half of the retraining is done."""
-        training = dataclasses.replace(
-            config.training,
+        """Returns the configuration with which either half of the retraining is done.
+
+        How the network itself was trained matters for batch norm and augmentation.
+        """
+        training = Training(
             **RECIPE,
             epochs=self.epochs / 2,
             warmup_epochs=0.0,
-            frozen_epochs=0,
-            ema=0.0,
             weight_decay=0.0,
+            batch_norm_momentum=config.training.batch_norm_momentum,
+            synchronized_batch_norm=config.training.synchronized_batch_norm,
             distillation=Distillation(teacher=teacher, temperature=2.0, label_share=0.3),
         )
         images = dataclasses.replace(config.images, progressive=())

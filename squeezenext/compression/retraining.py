@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from squeezenext import graph
-from squeezenext.compression import pruning
+from squeezenext.compression import method, pruning
 from squeezenext.compression.sharing import Shared
 from squeezenext.config import Config
 from squeezenext.errors import NotFinite
@@ -66,6 +66,14 @@ class Fixed:
 
     def weight(self, weight: tf.Tensor) -> tf.Tensor:
         return weight
+
+
+def for_devices(config: Config) -> Config:
+    """Returns the configuration with a batch that divides among this machine's devices."""
+    replicas = devices.strategy(0).num_replicas_in_sync
+    batch = method.divisible(config.training.batch_size, replicas)
+    training = dataclasses.replace(config.training, batch_size=batch)
+    return dataclasses.replace(config, training=training)
 
 
 def _loop(config: Config, reader: Reader, arrays: Mapping[str, np.ndarray], seed: int) -> Loop:

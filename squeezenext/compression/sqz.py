@@ -37,7 +37,7 @@ class Compressed:
     """What a file holds.
 
     Attributes:
-      config, classes, temperature: as `sqz_header.Header` has them.
+      config, classes, temperature, fitted_to: as `sqz_header.Header` has them.
       weights: as `graph.fold` returns them.
       coder: with which the file was coded.
     """
@@ -47,6 +47,7 @@ class Compressed:
     temperature: float
     weights: dict[str, np.ndarray]
     coder: Coder
+    fitted_to: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,7 @@ def encode(
     coder: Coder = "arithmetic",
     wide: bool = False,
     temperature: float = 1.0,
+    fitted_to: str = "",
 ) -> Encoded:
     """Makes the file of a network.
 
@@ -77,6 +79,7 @@ def encode(
       coder: "arithmetic" is smaller, "huffman" is what Deep Compression publishes.
       wide: keep values as float32; else they are rounded to float16.
       temperature: by which its logits are divided before the softmax.
+      fitted_to: the split that this was fitted to.
 
     Raises:
       InputError: a value does not fit float16.
@@ -89,7 +92,7 @@ def encode(
     for array in (*offsets, *(part.codebook for part in parts)):
         if not np.isfinite(array).all():
             raise InputError("A weight is too large for float16; compress with --lossless.")
-    header = sqz_header.encode(Header(config, tuple(classes), temperature))
+    header = sqz_header.encode(Header(config, tuple(classes), temperature, fitted_to))
     flat = np.concatenate([np.zeros(0, kind), *offsets])
     streams, sizes = _STREAMS[coder].write(parts, flat)
     head = _HEAD.pack(MAGIC, VERSION, CODERS.index(coder), kind.itemsize, len(header), len(streams))
@@ -148,7 +151,8 @@ def decode(data: bytes, source: str) -> Compressed:
     ends = np.cumsum([node.shape[-1] for node in biased])[:-1]
     for node, bias in zip(biased, np.split(biases, ends), strict=True):
         weights[f"{node.name}/bias"] = bias
-    return Compressed(known.config, known.classes, known.temperature, weights, coder)
+    described = (known.config, known.classes, known.temperature)
+    return Compressed(*described, weights, coder, known.fitted_to)
 
 
 def _frame(data: bytes, source: str) -> tuple[Coder, np.dtype, bytes, bytes]:

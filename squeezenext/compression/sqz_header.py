@@ -10,7 +10,7 @@ import math
 import zlib
 from collections.abc import Iterator
 
-from squeezenext import config_io, graph, labels
+from squeezenext import config_io, description, graph, labels
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 
@@ -34,11 +34,13 @@ class Header:
       config: the network and its images; augmentation and training are the defaults.
       classes: its labels.
       temperature: by which the logits are divided before the softmax.
+      fitted_to: the split it was fitted to, see `shipped.read_fitted_to`.
     """
 
     config: Config
     classes: tuple[labels.Label, ...]
     temperature: float = 1.0
+    fitted_to: str = ""
 
 
 def encode(header: Header) -> bytes:
@@ -51,6 +53,7 @@ def encode(header: Header) -> bytes:
         "labels": named,
         "temperature": header.temperature,
     }
+    document |= {"fitted_to": header.fitted_to} if header.fitted_to else {}
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
     return zlib.compress(text.encode("utf-8"), 9)
 
@@ -92,10 +95,8 @@ def _read(document: dict, source: str) -> Header:
         if named == "imagenet"
         else tuple(labels.Label(str(synset), str(text)) for synset, text in named)
     )
-    temperature = float(document["temperature"])
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"a temperature of {temperature}")
-    return Header(config, classes, temperature)
+    temperature = description.check_temperature(document["temperature"])
+    return Header(config, classes, temperature, str(document.get("fitted_to", "")))
 
 
 def _check_network(config: Config, source: str) -> None:

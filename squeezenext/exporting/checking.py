@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext import photographs, preprocessing
+from squeezenext.errors import NotKept
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
 from squeezenext.predictor import softmax
@@ -18,6 +19,7 @@ TOLERANCES = {"float32": 1e-3, "float16": 2e-2}
 # equal chances for all classes are, in nats; a thousandth of which is common.
 _NEARER, _NEAR = 0.25, 0.02
 CALIBRATION_IMAGES = 200  # on which the ranges of eight bits are found
+CALIBRATED_ON = ("train", "validation")  # the first that the data has
 PROBES = 8  # on which a file is compared
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -73,8 +75,8 @@ def images(model: Trained, data_dir: str | Path, limit: int) -> list[np.ndarray]
 
     Each is [size, size, 3] uint8, RGB.
     """
-    splits, like = ("train", "validation"), (model.config.images, model.labels)
-    return [pixels for pixels, _ in photographs.read(data_dir, splits, limit, *like)]
+    like = (model.config.images, model.labels)
+    return [pixels for pixels, _ in photographs.read(data_dir, CALIBRATED_ON, limit, *like)]
 
 
 def probes(model: Trained, shown: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -91,19 +93,19 @@ def compare(run: Run, reference: Run, images: Sequence[np.ndarray], precision: s
     """Checks that two runners give nearly the same probabilities.
 
     Raises:
-      RuntimeError: they do not.
+      NotKept: they do not.
     """
     found = np.stack([run(image) for image in images]).astype(np.float64)
     wanted = np.stack([reference(image) for image in images]).astype(np.float64)
     if found.shape != wanted.shape or not np.isfinite(found).all():
-        raise RuntimeError("The exported file's probabilities are no numbers; it was not kept.")
+        raise NotKept("The exported file's probabilities are no numbers; it was not kept.")
     if precision in TOLERANCES:
         off, limit = np.abs(found - wanted).max(), TOLERANCES[precision]
     else:
         off = _divergence(wanted, found)
         limit = _NEARER * _divergence(wanted, np.full_like(found, 1 / found.shape[-1])) + _NEAR
     if off > limit:
-        raise RuntimeError(
+        raise NotKept(
             f"The exported file's probabilities differ from the model's by {off:.3g}, more than "
             f"{limit:.3g}; it was not kept."
         )

@@ -2,17 +2,17 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from squeezenext import trained
-from squeezenext.errors import InputError
+from squeezenext.errors import InputError, NotKept
 from squeezenext.exporting import checking, places
+from squeezenext.flags import Say
 from squeezenext.trained import Trained
 
-Say = Callable[[str], None]
 IMAGES = ("size", "resize", "resize_mode")  # what the page is told of a network's images
 
 
@@ -48,7 +48,7 @@ def _same(path: Path, model: Trained, model_dir: Path, images: Sequence[np.ndarr
     tempered = dataclasses.replace(found, temperature=model.temperature)  # as the page does it
     try:
         checking.compare(checking.reference(tempered), checking.reference(model), images, "int8")
-    except RuntimeError as error:
+    except NotKept as error:
         raise InputError(
             "its answers are too far from the model's; compress it again, into more bytes."
         ) from error

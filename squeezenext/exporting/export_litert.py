@@ -79,7 +79,8 @@ def _metadata(model: Trained, precision: str, mean: float, std: float) -> bytes:
 
 
 def describe(model: Trained, precision: str) -> str:
-    """Returns what every exported file carries, as JSON: version, configuration, classes."""
+    """Returns what every exported file carries, as JSON: version, configuration, classes, and the
+    split that its temperature was fitted to, if any."""
     document = {
         "squeezenext": squeezenext.__version__,
         "model": model.name,
@@ -87,6 +88,7 @@ def describe(model: Trained, precision: str) -> str:
         "configuration": json.loads(config_io.to_json(model.config)),
         "synsets": [label.synset for label in model.labels],
         "labels": [label.text for label in model.labels],
+        "fitted_to": model.fitted_to,
     }
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from squeezenext.config import SqueezeNet
 from squeezenext.exporting import checking, compressed_file, npm, pixels
-from squeezenext.exporting.compressed_file import Say
+from squeezenext.flags import Say
 from squeezenext.graph import Graph, Node
 from squeezenext.litert import int8, numbers, writer
 from squeezenext.litert.runner import Runner
@@ -65,7 +66,7 @@ def make(
 
     Raises:
       InputError: the runtime cannot be had, or the folder cannot be written.
-      RuntimeError: a network of the page answers otherwise than the model.
+      NotKept: a network of the page answers otherwise than the model.
     """
     shown = checking.probes(model, calibration)
     write(model, folder, calibration, compressed_file.beside(model, model_dir, shown, say))
@@ -102,9 +103,10 @@ def write(
     for name, content in networks.items():
         (folder / name).write_bytes(content)
         rows.append({"name": name.split(".")[0], "file": name, "bytes": len(content)})
-    images = model.config.images
+    images, network = model.config.images, model.config.model
     document = {
         "files": rows,
+        "head_padding": network.head_padding if isinstance(network, SqueezeNet) else 0,
         "images": {x: getattr(images, x) for x in compressed_file.IMAGES},
         "labels": [label.text for label in model.labels],
         "model": model.name,
@@ -160,7 +162,7 @@ def check(folder: Path, reference: checking.Run, images: Sequence[np.ndarray]) -
     """Runs each network of a folder in LiteRT's Python runtime and compares its probabilities.
 
     Raises:
-      RuntimeError: they differ from the model's.
+      NotKept: they differ from the model's.
     """
     for row in _manifest(folder)["files"]:
         exact = row["name"] == "float32"

@@ -1,6 +1,7 @@
 """Puts a folder that was made beside its place into it."""
 
 import dataclasses
+import glob
 import os
 import shutil
 from collections.abc import Callable
@@ -46,6 +47,7 @@ def check(place: Path, kind: Kind) -> None:
     Raises:
       InputError: something else is there.
     """
+    _bring_back(place)
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return
     stranger = kind.stranger(place) if place.is_dir() else None
@@ -74,6 +76,13 @@ def replace_folder(made: Path, place: Path, kind: Kind) -> None:
         raise
     atomic.flush(place.parent)
     shutil.rmtree(before, ignore_errors=True)
+
+
+def _bring_back(place: Path) -> None:
+    """Gives a folder its name again that a killed process had moved away to replace it."""
+    left = sorted(place.parent.glob(f".{glob.escape(place.name)}.before-*"))
+    if left and not place.exists():
+        os.replace(left.pop(), place)
 
 
 def note(path: Path) -> Path:

@@ -4,28 +4,29 @@ import numpy as np
 from PIL import Image
 
 from squeezenext import preprocessing
-from squeezenext.config import Images
+from squeezenext.config import Config, SqueezeNet
 
 MAX_SIDE = 1024  # of a drawn image
 # Five points of matplotlib's "inferno", dark to light, so that the map reads in grey, too.
 _COLOURS = np.float32([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)])
 
 
-def overlay(image: Image.Image, class_map: np.ndarray, images: Images) -> Image.Image:
+def overlay(image: Image.Image, class_map: np.ndarray, config: Config) -> Image.Image:
     """Returns the image with a class's map over what the network was shown of it.
 
     Args:
       image: RGB, of any size; made smaller where a side is over `MAX_SIDE`.
-      class_map: [height, width] float32; negative places count as none.
-      images: how the network is shown images; outside of its crop the result is dimmed.
+      class_map: [height, width] float32; negative places count as none, those in the padding of
+        the classifier are of no part of the image.
+      config: the network's; what lies outside of the crop it is shown is dimmed.
     """
-    window = preprocessing.centre_window(image.height, image.width, images)
+    window = preprocessing.centre_window(image.height, image.width, config.images)
     small = image.copy() if max(image.size) <= MAX_SIDE else _thumbnail(image)
     scale_x, scale_y = small.width / image.width, small.height / image.height
     left, top = round(window.left * scale_x), round(window.top * scale_y)
     width = max(1, round(window.width * scale_x))
     height = max(1, round(window.height * scale_y))
-    heat = _resized(class_map, (width, height))
+    heat = _resized(_inside(class_map, config), (width, height))
     canvas = np.float32(small) * 0.4
     below = np.float32(small)[top : top + height, left : left + width]
     heat = heat[: below.shape[0], : below.shape[1], np.newaxis]
@@ -38,6 +39,13 @@ def _thumbnail(image: Image.Image) -> Image.Image:
     factor = MAX_SIDE / max(image.size)
     size = tuple(max(1, round(side * factor)) for side in image.size)
     return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
+def _inside(class_map: np.ndarray, config: Config) -> np.ndarray:
+    """Returns the places of a map that lie in the image: all but the classifier's padding."""
+    margin = config.model.head_padding if isinstance(config.model, SqueezeNet) else 0
+    height, width = class_map.shape
+    return class_map[margin : height - margin, margin : width - margin]
 
 
 def _resized(class_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -20,6 +20,8 @@ SECONDS = 20.0  # for all redirects together
 REDIRECTS = 5
 _MOVED = {301, 302, 303, 307, 308}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
+# RFC 8215: each network's own translation; `ipaddress` counts it as global before Python 3.11.10.
+_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
 
 
 def fetch(url: str, *, max_bytes: int, seconds: float = SECONDS) -> bytes:
@@ -132,6 +134,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
+        if ip in _LOCAL_NAT64:
+            return False
     # fec0::/10, which ipaddress counts as global: each site's own, before RFC 3879 ended it.
     site_local = getattr(ip, "is_site_local", False)
     return ip.is_global and not ip.is_multicast and not site_local

@@ -1,12 +1,11 @@
 """A model as it is shipped: what to show the network, its LiteRT file and its classes.
 
 A user names a model directory, a published model or a single file. No TensorFlow, except for a
-run that has not ended: its directory has no model.tflite yet.
+run that has not ended, whose directory has no model.tflite yet, and that keeps moving averages.
 """
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 
 from squeezenext import config_io, description
@@ -39,6 +38,7 @@ class Shipped:
       rgb: (mean, deviation) of a file that was exported for other programs, too: it reads
         (pixel - mean) / deviation, RGB, and gives probabilities. None: it reads what
         `preprocessing.normalize` makes and gives logits.
+      fitted_to: the split that its temperature was fitted to, see `read_fitted_to`.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Shipped:
     litert: Path | bytes
     temperature: float = 1.0
     rgb: tuple[float, float] | None = None
+    fitted_to: str = ""
 
 
 def load(model: str | Path) -> Shipped:
@@ -74,7 +75,14 @@ def _of_sqz(path: Path) -> Shipped:
 
     held = sqz.read(path)
     content = writer.write(graph.of(held.config), held.weights)
-    return Shipped(str(path), held.config, held.classes, content, held.temperature)
+    return Shipped(
+        name=str(path),
+        config=held.config,
+        labels=held.classes,
+        litert=content,
+        temperature=held.temperature,
+        fitted_to=held.fitted_to,
+    )
 
 
 def _of_litert(path: Path) -> Shipped:
@@ -90,7 +98,7 @@ def _of_litert(path: Path) -> Shipped:
         config = config_io.from_json(json.dumps(document["configuration"]), str(path))
         pairs = zip(document["synsets"], document["labels"], strict=True)
         known = tuple(Label(str(synset), str(text)) for synset, text in pairs)
-        precision = document["precision"]
+        precision, fitted_to = document["precision"], str(document.get("fitted_to", ""))
     except InputError:
         raise
     except OSError as error:
@@ -105,19 +113,30 @@ def _of_litert(path: Path) -> Shipped:
             f"{path} names {len(known)} classes, its network has {config.model.classes}."
         )
     rgb = PIXELS if precision == "int8" else PHONES
-    return Shipped(str(path), config, known, path, rgb=rgb)
+    return Shipped(str(path), config, known, path, rgb=rgb, fitted_to=fitted_to)
 
 
 def _of_directory(directory: Path) -> Shipped:
     config, known = description.read(directory)
     path = directory / "model.tflite"
-    if path.is_file() and _is_exported(path):
+    try:
+        exported = path.is_file() and _is_exported(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    if exported:
         raise InputError(
             f"{path} is an exported file, not the model directory's own; move it elsewhere: "
             "without one the checkpoint is read."
         )
     litert: Path | bytes = path if path.is_file() else _of_checkpoint(directory, config)
-    return Shipped(str(path), config, known, litert, read_temperature(directory))
+    return Shipped(
+        name=str(path),
+        config=config,
+        labels=known,
+        litert=litert,
+        temperature=read_temperature(directory),
+        fitted_to=read_fitted_to(directory),
+    )
 
 
 def _is_exported(path: Path) -> bool:
@@ -131,12 +150,10 @@ def _is_exported(path: Path) -> bool:
 
 
 def _of_checkpoint(directory: Path, config: Config) -> bytes:
-    from squeezenext import graph
+    from squeezenext import graph, trained
     from squeezenext.litert import writer
-    from squeezenext.training import model_directory  # the last is TensorFlow's
 
-    variables = model_directory.read_weights(directory)
-    return writer.write(graph.of(config), graph.fold(config, variables))
+    return writer.write(graph.of(config), graph.fold(config, trained.variables(directory)))
 
 
 def read_temperature(directory: Path) -> float:
@@ -147,12 +164,20 @@ def read_temperature(directory: Path) -> float:
     """
     path = directory / CALIBRATION
     try:
-        value = json.loads(path.read_text("utf-8"))["temperature"]
-        value = float(value) if isinstance(value, int) else value  # a long one overflows
+        return description.check_temperature(json.loads(path.read_text("utf-8"))["temperature"])
     except FileNotFoundError:
         return 1.0
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged: {error}; delete it or fit it again.") from error
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise InputError(f"{path} is damaged: temperature is {value!r}; delete it or fit it again.")
-    return float(value)
+
+
+def read_fitted_to(directory: Path) -> str:
+    """Returns the SHA-256 of the split that a temperature was fitted to, "" where there is none.
+
+    Of images that it was fitted to, a model's calibration error says nothing of others.
+    """
+    try:
+        document = json.loads((directory / CALIBRATION).read_text("utf-8"))
+        return str(document.get("shards_sha256", ""))
+    except (OSError, ValueError, AttributeError):  # `read_temperature` tells what is damaged
+        return ""

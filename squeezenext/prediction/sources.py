@@ -1,10 +1,11 @@
 """What a user names to be looked at: files, folders, patterns, URLs, standard input."""
 
+import fnmatch
 import glob
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from squeezenext.errors import InputError
@@ -48,11 +49,42 @@ def is_url(path: str) -> bool:
 
 
 def _matching(pattern: str) -> list[str]:
-    matched = sorted(glob.glob(pattern, recursive=True))
+    parts = pattern.split(os.sep)
+    if "**" in parts:
+        first = parts.index("**")
+        head = "".join(f"{part}{os.sep}" for part in parts[:first])
+        matched = sorted(_below(head, parts[first:]))
+    else:
+        matched = sorted(glob.glob(pattern))
     files = [path for path in matched if not os.path.isdir(path)]
     if not files:
         raise InputError(f"No file matches {pattern}.")
     return files
+
+
+def _below(head: str, tail: Sequence[str]) -> Iterator[str]:
+    """Yields the files that match `head` and `tail`, which begins with "**": no link is followed.
+
+    `glob` does: a link to the folder it lies in makes 40 names of each file, two make 2 ** 40.
+    """
+    for folder in glob.glob(head) if head else [""]:
+        for parent, _, names in os.walk(folder or os.curdir):
+            inside = os.path.relpath(parent, folder or os.curdir)
+            inner = [] if inside == os.curdir else inside.split(os.sep)
+            for name in names:
+                if _fits([*inner, name], tail):
+                    yield os.path.join(folder, *inner, name)
+
+
+def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether a path fits a pattern, part by part; as in `glob`, no star matches a hidden name."""
+    if not parts or not names:
+        return not parts and not names or list(parts) == ["**"]
+    if parts[0] == "**":
+        hidden = names[0].startswith(".")
+        return _fits(names, parts[1:]) or not hidden and _fits(names[1:], parts)
+    shown = parts[0].startswith(".") or not names[0].startswith(".")
+    return shown and fnmatch.fnmatchcase(names[0], parts[0]) and _fits(names[1:], parts[1:])
 
 
 def _inside(folder: str) -> list[str]:
@@ -74,9 +106,8 @@ def read(path: str) -> bytes:
     if path == "-":
         return _bounded(sys.stdin.buffer.read(MAX_BYTES + 1), "Standard input")
     if is_url(path):
-        from squeezenext.prediction import (
-            fetch,  # sockets and TLS take longer to import than a prediction
-        )
+        # Sockets and TLS take longer to import than a prediction.
+        from squeezenext.prediction import fetch
 
         return fetch.fetch(path, max_bytes=MAX_BYTES)
     try:

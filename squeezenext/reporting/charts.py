@@ -65,7 +65,7 @@ def _chart(title: str, columns: dict[str, str], rows: Sequence[dict]) -> Chart |
         lines.append(Line(name, " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)))
     ticks = tuple((HEIGHT * i / 2, f"{high - span * i / 2:.3g}") for i in range(3))
     told = (f"{name} ends at {points[-1][1]:.4g}" for name, points in series.items())
-    return Chart(title, tuple(lines), ticks, f"{max(xs):g}", f"{title}: {', '.join(told)}.")
+    return Chart(title, tuple(lines), ticks, f"{max(xs):.4g}", f"{title}: {', '.join(told)}.")
 
 
 def _points(rows: Sequence[dict], column: str) -> list[tuple[float, float]]:

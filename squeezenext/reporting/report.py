@@ -108,7 +108,7 @@ def _mistakes(model, labels, result: Evaluation, reader) -> list[dict]:
         heat = None
         if predictor:
             class_map = predictor.view(image).class_map(predicted)
-            heat = _data_url(explain.overlay(image, class_map, predictor.config.images))
+            heat = _data_url(explain.overlay(image, class_map, predictor.config))
         shown.append(
             {
                 "number": int(number),

@@ -168,7 +168,7 @@ function draw() {
   context.drawImage(view, 0, 0);
   const label = model.labels[chosenClass];
   const heat = $("heat").checked;
-  if (heat) drawHeat(context, current, chosenClass, model.images);
+  if (heat) drawHeat(context, current, chosenClass, model);
   canvas.setAttribute("aria-label", heat ? `${name}, with the places of ${label}` : name);
   canvas.hidden = false;
   $("hint").hidden = true;

@@ -4,15 +4,22 @@ import { centreWindow } from "./preprocessing.js";
 const INFERNO = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
 
 /** Dims what the network is not shown, and colours the rest by what it adds to the class. */
-export function drawHeat(context, picture, index, images) {
-  const { maps, probabilities, side } = picture.result;
+export function drawHeat(context, picture, index, model) {
+  const { maps, probabilities, side: whole } = picture.result;
   const classes = probabilities.length;
+  const margin = model.head_padding; // of zeros around the classifier's map: no part of the picture
+  const side = whole - 2 * margin;
   const values = new Float32Array(side * side);
-  for (let i = 0; i < values.length; i++) values[i] = Math.max(maps[i * classes + index], 0);
+  for (let y = 0; y < side; y++) {
+    for (let x = 0; x < side; x++) {
+      const place = (y + margin) * whole + x + margin;
+      values[y * side + x] = Math.max(maps[place * classes + index], 0);
+    }
+  }
   const most = Math.max(values.reduce((a, b) => Math.max(a, b), 0), 1e-9);
   const small = new ImageData(side, side);
   values.forEach((value, i) => small.data.set(colour(value / most), i * 4));
-  const window = centreWindow(picture.height, picture.width, images);
+  const window = centreWindow(picture.height, picture.width, model.images);
   const [wide, tall] = [context.canvas.width / picture.width, context.canvas.height / picture.height];
   const box = [window.left * wide, window.top * tall, window.width * wide, window.height * tall];
   const dim = new Path2D();
