@@ -76,7 +76,9 @@ NOT_RUN = {  # how a command begins: why no test runs it
     "GPUs; tests/test_loop.py has logical devices",
     "TF_CONFIG=": "is for several machines; tests/test_loop.py starts two workers",
     "srun": "is Slurm's; tests/test_cluster.py reads its variables",
-    "[[": "is Slurm's",
+    "CODE=": "is Slurm's; tests/test_cluster.py runs that script",
+    "[[": "the same",
+    "exit": "the same",
     "python -m squeezenext.train --configuration v_1_0_SqNxt_23 --teacher": "wants all of "
     "ImageNet; tests/test_phases.py distils",
     "python scripts/benchmark_": "measures for minutes",
@@ -89,7 +91,17 @@ SCRIPTS = {  # what the shell scripts hand their arguments to
     "predict.py": "squeezenext.predict",
 }
 INSTALLED = {"predicting/bin/squeezenext-predict": "squeezenext.predict"}
-FOREIGN = {"base64", "docker", "mkdir", "pip", "predicting/bin/pip", "python3", "source", "[["}
+FOREIGN = {
+    "base64",
+    "docker",
+    "exit",
+    "mkdir",
+    "pip",
+    "predicting/bin/pip",
+    "python3",
+    "source",
+    "[[",
+}
 FRAGMENTS = {  # how Python begins that cannot run by itself
     "augmentation = (": "is a part of a configuration",
     "from mediapipe": "is tests/test_export.py's, in an environment with MediaPipe",
