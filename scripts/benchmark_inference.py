@@ -163,10 +163,10 @@ def plot(rows: list[dict], path: Path) -> None:
         marker = "o" if row["precision"] == "float32" else "s"
         text = f"{row['network']}, {row['runtime']} {row['precision']}"
         for axis, value in zip(axes, (row["milliseconds"], row["bytes"] / 1e6), strict=True):
-            axis.scatter(value, 100 * row["top1"], marker=marker)
-            axis.annotate(text, (value, 100 * row["top1"]), fontsize=6)
+            axis.scatter(value, 100 * row["top1"], marker=marker, label=text)
     axes[0].set(xlabel="ms an image, 1 thread", ylabel="top-1, %")
     axes[1].set(xlabel="MB")
+    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

@@ -14,7 +14,6 @@ crops of 227 from 256 x 256.
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from scripts.peers.contestant import Contestant
 from squeezenext import flags as command_line
 from squeezenext.errors import InputError
 from squeezenext.records import manifest
@@ -55,6 +55,7 @@ def _ours(split: manifest.Split, resized: bool) -> Iterator[int]:
     import tensorflow as tf
 
     from squeezenext import config, data, preprocessing
+    from squeezenext.reader import Reader
     from squeezenext.training import mixing
 
     images = config.CAFFE_RANDOM_RESIZED_CROP if resized else config.CAFFE_SQUASH
@@ -65,7 +66,7 @@ def _ours(split: manifest.Split, resized: bool) -> Iterator[int]:
         return preprocessing.normalize(pixels, images)
 
     options = {"seed": 0, "start": 0, "micro_batch": BATCH, "share": data.Share()}
-    for element in data.training(data.Reader(split), images, CLASSES, **options):
+    for element in data.training(Reader(split), images, CLASSES, **options):
         yield int(finish(*element).numpy().shape[0])
 
 
@@ -95,34 +96,11 @@ def cpu_seconds(process: int) -> float:
     return total / os.sysconf("SC_CLK_TCK")
 
 
-class Process:
-    """A contestant in a process of its own."""
-
-    def __init__(self, python: str, directory: Path, kind: str):
-        self.kind = kind
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        line = [python, __file__, "--serve", f"--data_dir={directory}", f"--kind={kind}"]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(line, stdin=pipe, stdout=pipe, text=True, env=environment)
-        self._answer()
-
-    def _answer(self) -> str:
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"{self.kind} ended with {self._process.wait()}.")
-        return answer
-
-    def turn(self) -> tuple[float, float]:
-        """Returns images a second, and milliseconds of CPU an image."""
-        before = cpu_seconds(self._process.pid)
-        print("go", file=self._process.stdin, flush=True)
-        images, seconds = (float(word) for word in self._answer().split())
-        return images / seconds, 1e3 * (cpu_seconds(self._process.pid) - before) / images
-
-    def end(self) -> None:
-        self._process.stdin.close()
-        self._process.terminate()
-        self._process.wait()
+def turn(process: Contestant) -> tuple[float, float]:
+    """Returns images a second, and milliseconds of CPU an image."""
+    before = cpu_seconds(process.pid)
+    images, seconds = (float(word) for word in process.turn().split())
+    return images / seconds, 1e3 * (cpu_seconds(process.pid) - before) / images
 
 
 def measure(directory: Path, rounds: int, torch_python: str | None) -> dict[str, list[list[float]]]:
@@ -133,8 +111,9 @@ def measure(directory: Path, rounds: int, torch_python: str | None) -> dict[str,
             torch = kind == "torchvision"
             if torch and not torch_python:
                 continue
-            process = Process(torch_python if torch else sys.executable, directory, kind)
-            rows.setdefault(kind, []).append(list(process.turn()))
+            python = torch_python if torch else sys.executable
+            process = Contestant(python, __file__, kind, f"--data_dir={directory}")
+            rows.setdefault(kind, []).append(list(turn(process)))
             process.end()
         print(f"{directory}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     return rows
@@ -143,7 +122,7 @@ def measure(directory: Path, rounds: int, torch_python: str | None) -> dict[str,
 def told(directory: Path, rows: dict[str, list[list[float]]]) -> str:
     """Returns the table of a data set in Markdown."""
     ratios_of = " | ".join(f"{mine} / it" for mine in OURS)
-    lines = [f"| {directory.name} | images/s | CPU ms an image | {ratios_of} |"]
+    lines = [f"| {directory} | images/s | CPU ms an image | {ratios_of} |"]
     lines.append("|---|---|---|---|---|")
     for kind, turns in rows.items():
         rate, cost = (statistics.median(column) for column in zip(*turns, strict=True))

@@ -10,9 +10,7 @@ same run.
 """
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +20,7 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from scripts.peers.contestant import Contestant
 from squeezenext import config_io
 from squeezenext import flags as command_line
 
@@ -46,7 +45,8 @@ def _peak(precision: str) -> Callable[[int], float]:
     import tensorflow as tf
 
     matrix = tf.cast(tf.random.stateless_normal((4096, 4096), (0, 1)), precision)
-    multiply = tf.function(lambda: tf.linalg.matmul(matrix, matrix))
+    # One number of it: to copy all 64 MB would be timed, too.
+    multiply = tf.function(lambda: tf.linalg.matmul(matrix, matrix)[0, 0])
 
     def work(steps: int) -> float:
         started = time.perf_counter()
@@ -86,33 +86,6 @@ def serve(network: str, kind: str) -> None:
         print(steps / work(steps), flush=True)
 
 
-class Process:
-    """A contestant in a process of its own."""
-
-    def __init__(self, python: str, network: str, kind: str):
-        self.kind = kind
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        line = [python, __file__, "--serve", f"--network={network}", f"--kind={kind}"]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(line, stdin=pipe, stdout=pipe, text=True, env=environment)
-        self._answer()
-
-    def _answer(self) -> str:
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"{self.kind} ended with {self._process.wait()}.")
-        return answer
-
-    def turn(self) -> float:
-        """Returns steps a second."""
-        print("go", file=self._process.stdin, flush=True)
-        return float(self._answer())
-
-    def end(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-
-
 def measure(network: str, kinds: list[str], rounds: int, torch_python: str | None) -> dict:
     """Returns each contestant's images (matmul: GFLOP) a second, a list over the rounds."""
     processes = []
@@ -120,12 +93,12 @@ def measure(network: str, kinds: list[str], rounds: int, torch_python: str | Non
         torch = kind.startswith("PyTorch")
         if not torch or torch_python:
             python = torch_python if torch else sys.executable
-            processes.append(Process(python, network, kind))
+            processes.append(Contestant(python, __file__, kind, f"--network={network}"))
     rows: dict[str, list[float]] = {process.kind: [] for process in processes}
     for number in range(rounds):
         for process in processes:
             unit = 2 * 4096**3 / 1e9 if process.kind.startswith("matmul") else BATCH
-            rows[process.kind].append(process.turn() * unit)
+            rows[process.kind].append(float(process.turn()) * unit)
         print(f"{network}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     for process in processes:
         process.end()

@@ -2,13 +2,15 @@
 
     python scripts/fault_train.py [--kills 50] [--every 8] [--workers 2,3] [--folder DIR]
 
-In turn: SIGKILL at random moments, every second one inside a save; every so-many-th write, fsync,
-rename and removal fails (disk full, with nothing or half of the file written) or is the last
-thing the process does; a limit on the size of files; a flipped byte in each file of the newest
-checkpoint; NaN on each replica of 2 and 4 devices and of 2 processes; groups of workers of which
-each is killed and each stopped, started a second time, without room, with NaN. After each the same
-command is run again, and must end with the `weights_sha256` of the undisturbed run. What fails is
-told at once; a table ends it all. Exit code 0: all as undisturbed; 1: something was not.
+In turn: every so-many-th write, fsync and rename of our own fails (disk full, with nothing or half
+of the file written), or it or a removal is the last thing the process does (which calls these are:
+`fault_train_disk.at_call`); a limit on the size of files; a flipped byte in each file of the newest
+checkpoint; SIGKILL at random moments, every second one inside a save; NaN on each replica of 2 and
+4 devices and of 2 processes; groups of workers of which each is killed and each stopped, started a
+second time; that are all paused; of which one reads a damaged record, one's input gets stuck;
+without room, with NaN. After each the same command is run again, and must end with the
+`weights_sha256` of the undisturbed run. What fails is told at once; a table ends it all. Exit code
+0: all as undisturbed; 1: something was not.
 """
 
 import random
@@ -24,7 +26,7 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts import fault_train_disk, fault_train_workers
+from scripts import fault_train_disk, fault_train_inputs, fault_train_workers
 from scripts.fault_train_bench import LONG, Bench, Different, check, last_words, weights
 from scripts.fault_train_workers import Group
 from squeezenext import flags as command_line
@@ -101,7 +103,7 @@ def all_faults(bench: Bench, table: Table, kill_count: int, every: int, counts: 
     chance = random.Random(0)
     disk, workers = fault_train_disk, fault_train_workers
     if every:
-        name = "a write, fsync, rename or removal fails or is the last"
+        name = "a write, fsync or rename fails; it or a removal is the last"
         table.add(name, lambda: disk.inside_saves(bench, every))
         table.add("files limited to 4 kB", lambda: disk.limited(bench))
         table.add("a flipped byte in each file", lambda: disk.flips(bench, chance))
@@ -131,6 +133,11 @@ def _group_faults(bench: Bench, table: Table, count: int, chance: random.Random)
         table.add(
             f"{count} workers, each started twice", lambda: workers.started_twice(bench, groups[0])
         )
+        table.add(f"{count} workers, all paused", lambda: workers.paused(bench, groups[0]))
+        name = f"{count} workers, each with a damaged record"
+        table.add(name, lambda: fault_train_inputs.damaged(bench, groups[0], chance))
+        name = f"{count} workers, each stuck"
+        table.add(name, lambda: fault_train_inputs.stuck(bench, groups[0]))
         table.add(f"{count} workers without room", lambda: workers.without_room(bench, groups[0]))
         table.add(f"{count} workers and NaN", lambda: workers.not_finite(bench, groups[0]))
 

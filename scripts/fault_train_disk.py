@@ -23,34 +23,50 @@ LIMIT = 4096
 
 
 def inside_saves(bench: Bench, every: int) -> int:
-    """Faults at the calls by which a run changes the disk; TensorBoard's writer is not among them.
+    """Faults at the calls by which a run changes the disk, see `at_call`.
 
     Returns:
-      The number of faults.
+      The number of faults; each has happened.
     """
-    whole = bench.undisturbed(SHORT)
-    counted = bench.folder / "calls"
-    process = bench.start(bench.arguments(bench.empty("counted"), SHORT), at_call, -1, "", counted)
-    process.join()
-    calls, done = counted.stat().st_size, 0
+    whole, calls, done = bench.undisturbed(SHORT), bench.folder / "calls", 0
     for mode in (*FULL, *KILLS):
-        for number in range(1 + done % every, calls + 1, every):
+        arguments = bench.arguments(bench.empty("counted"), SHORT)
+        _, count = _disturbed(bench, arguments, -1, mode, calls)
+        for number in range(1 + done % every, count + 1, every):
             arguments = bench.arguments(bench.empty("call"), SHORT)
-            what = f"{mode} at call {number} of {calls}"
-            process = bench.start(arguments, at_call, number, mode, Path(os.devnull))
-            process.join()
-            if process.exitcode not in ((0, 75) if mode in FULL else (0, KILLED)):
+            what = f"{mode} at call {number} of {count}"
+            process, made = _disturbed(bench, arguments, number, mode, calls)
+            if made < number:
+                raise Different(f"{what}: the run made {made} calls.")
+            if process.exitcode not in ((0, 75) if mode in FULL else (KILLED,)):
                 raise Different(f"{what}: exit code {process.exitcode}: {last_words(process)}")
             check(what, whole, bench.finish(arguments, what))
             done += 1
     return done
 
 
+def _disturbed(bench: Bench, arguments: list[str], number: int, mode: str, calls: Path):
+    """Runs with a fault; returns the process, and how many calls it has made."""
+    calls.unlink(missing_ok=True)
+    process = bench.start(arguments, at_call, number, mode, calls)
+    process.join()
+    return process, calls.stat().st_size
+
+
 def at_call(number: int, mode: str, counted: Path) -> None:
-    """Makes the `number`-th write, fsync, rename or removal go wrong; `counted` grows by each."""
+    """Makes the `number`-th call that changes the disk go wrong; `counted` grows by each.
+
+    They are numpy's savez, Path.write_text and write_bytes, os.fsync and os.replace; where the
+    process is killed, shutil.rmtree and Path.unlink, too: removing needs no room. Not among them:
+    TensorBoard's writer, the log, the lock, what TensorFlow writes itself.
+    """
     import numpy as np
 
+    from squeezenext.training.pace import Pace
+
+    Pace.took = lambda *_: None  # one step a call: else the number of saves depends on the clock
     calls = 0
+    write_bytes = Path.write_bytes
 
     def faulty(function: Callable, half: Callable):
         def call(*arguments, **options):
@@ -74,16 +90,18 @@ def at_call(number: int, mode: str, counted: Path) -> None:
         return None
 
     np.savez = faulty(np.savez, lambda file, **state: file.write(b"PK\x03\x04 and then nothing"))
-    Path.write_text = faulty(Path.write_text, lambda path, text, *_: path.write_bytes(b'{"sha'))
+    Path.write_text = faulty(Path.write_text, lambda path, *_: write_bytes(path, b'{"sha'))
+    Path.write_bytes = faulty(write_bytes, lambda path, content: write_bytes(path, content[:9]))
     for name in ("fsync", "replace"):
         setattr(os, name, faulty(getattr(os, name), nothing))
-    if mode not in FULL:  # removing needs no room
+    if mode not in FULL:
         shutil.rmtree = faulty(shutil.rmtree, _remove_half)
+        Path.unlink = faulty(Path.unlink, nothing)
 
 
 def _remove_half(path: Path, **_) -> None:
     for file in sorted(Path(path).glob("*"))[:1]:
-        file.unlink()
+        os.unlink(file)
 
 
 def limited(bench: Bench) -> int:
@@ -99,13 +117,13 @@ def limited(bench: Bench) -> int:
 
 
 def no_room() -> None:
-    """No checkpoint can be written."""
+    """No checkpoint can be written, and no worker's sign of life."""
     import numpy as np
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    np.savez = full
+    np.savez = os.pwrite = full
 
 
 def limit_files() -> None:

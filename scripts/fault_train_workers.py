@@ -1,4 +1,4 @@
-"""Faults of several workers: killed, stopped, started twice, without room, with NaN."""
+"""Faults of several workers: killed, stopped, paused, started twice, without room, with NaN."""
 
 import json
 import os
@@ -17,6 +17,7 @@ from scripts.fault_train_bench import Bench, Different, check, last_words, newes
 from squeezenext import checkpoint
 
 LEAVE_SECONDS = 30
+PAUSE_SECONDS = 20  # longer than a worker may be silent
 EPOCHS = 60  # of 4 steps each
 
 
@@ -122,6 +123,23 @@ def started_twice(bench: Bench, group: Group) -> int:
             raise Different(f"started twice: {last_words(process)}")
     check("started twice", group.whole, weights(model_dir))
     return group.count
+
+
+def paused(bench: Bench, group: Group) -> int:
+    """All workers are stopped and go on: nobody is to be blamed."""
+    model_dir = bench.empty("paused")
+    _, processes = group.begun(model_dir, "paused")
+    for kind in (signal.SIGSTOP, signal.SIGCONT):
+        for process in processes:
+            os.kill(process.pid, kind)
+        time.sleep(PAUSE_SECONDS if kind == signal.SIGSTOP else 0)
+    for index, process in enumerate(processes):
+        process.join()
+        if process.exitcode != 0:
+            told = last_words(process)
+            raise Different(f"paused: worker {index} ended with {process.exitcode}: {told}")
+    check("paused", group.whole, weights(model_dir))
+    return 1
 
 
 def without_room(bench: Bench, group: Group) -> int:

@@ -1,7 +1,9 @@
-# Sourced by the other scripts: sets PYTHON to an interpreter that has what the product needs.
-# Uses the active virtual environment, or makes .venv in the repository; installs only when the
-# requirements have changed. An argument names a further requirements file, such as
-# requirements-dev.txt. Needs Python >= 3.11 (Keras 3.15 does) with pip.
+#!/usr/bin/env bash
+# Makes the environment and says how to enter it: bash scripts/setup.sh [requirements-onnx.txt]
+# Sourced by the other scripts, whose `squeezenext_setup` sets PYTHON to an interpreter that has
+# what the product needs. Uses the active virtual environment, or makes .venv in the repository;
+# installs only when the requirements have changed. An argument names a further requirements file.
+# Needs Python >= 3.11 (Keras 3.15 does) with pip.
 
 squeezenext_setup() {
   local repository extra="${1:-}" venv stamp wanted base
@@ -51,3 +53,9 @@ squeezenext_install() {
   echo "Installing what $repository/requirements.txt names (about two minutes) ..." >&2
   "$PYTHON" -m pip install --quiet --disable-pip-version-check "${arguments[@]}"
 }
+
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
+  squeezenext_setup "$@" || exit
+  activate="${PYTHON%/python}/activate"
+  printf 'Enter it with: source %q\n' "${activate#"$PWD"/}"
+fi

@@ -17,11 +17,12 @@ from squeezenext import atomic, config_io, data
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.flags import run
+from squeezenext.reader import Reader
 from squeezenext.records import dataset
 from squeezenext.training import mixing, phases, recipes
 
 
-def sheet(config: Config, reader: data.Reader, rows: int, columns: int, seed: int) -> np.ndarray:
+def sheet(config: Config, reader: Reader, rows: int, columns: int, seed: int) -> np.ndarray:
     """Returns [rows * size, columns * size, 3] uint8: the first images of an epoch, in several.
 
     Args:
@@ -39,7 +40,7 @@ def sheet(config: Config, reader: data.Reader, rows: int, columns: int, seed: in
     return cells.transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 3)
 
 
-def _epoch(config: Config, reader: data.Reader, numbers, epoch: int, seed: int) -> np.ndarray:
+def _epoch(config: Config, reader: Reader, numbers, epoch: int, seed: int) -> np.ndarray:
     images = phases.resized(config.images, phases.phase(config, epoch).size)
     classes = config.model.classes
     batch = data.examples(reader, images, classes, seed=seed, numbers=numbers, epoch=epoch)
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             config = config_io.override(config, change)
         found = dataset.find(values["data_dir"].value, None, None)
         dataset.check_split(found, "train")
-        reader = data.Reader(found.splits["train"])
+        reader = Reader(found.splits["train"])
         classes = len(dataset.classes_for(found, config))
         config = dataclasses.replace(
             config, model=dataclasses.replace(config.model, classes=classes)

@@ -161,11 +161,12 @@ def load(directory: Path, step: int) -> tuple[dict[str, np.ndarray], dict[str, A
     """
     meta = read_meta(directory, step)
     path = directory / f"step-{step:08d}" / "state.npz"
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}, meta
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise Damaged(f"{path} is damaged: {error}.") from error
+    with _faults_of(path.parent):
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}, meta
+        except (ValueError, zipfile.BadZipFile) as error:
+            raise Damaged(f"{path} is damaged: {error}.") from error
 
 
 def newest(

@@ -92,14 +92,14 @@ def _scores(
     """Scores a split with the weights of a model directory, as if its temperature were 1."""
     weights = trained.variables(directory)
     quiet.import_tensorflow()  # no error above waits for it
-    from squeezenext import data
+    from squeezenext.reader import Reader, faults_named
     from squeezenext.training import devices, model_directory
 
-    reader = data.Reader(split)
+    reader = Reader(split)
     strategy = devices.strategy(devices_used)
     scorer = _scorer(keep_logits)(config, strategy, devices.precision(precision))
     model_directory.assign(scorer.model, weights, str(directory))
-    with data.faults_named(reader):
+    with faults_named(reader):
         return scorer.evaluate(reader, batch_size)
 
 
@@ -148,10 +148,10 @@ def write_report(
     known: About,
 ) -> Path:
     """Writes the page about an evaluation of `found`'s split to `folder` and returns its path."""
-    from squeezenext import data
+    from squeezenext.reader import Reader
     from squeezenext.reporting import report
 
-    reader = data.Reader(found.splits[split])
+    reader = Reader(found.splits[split])
     source = f"{found.source} ({split})"
     fitted = known.fitted_to_these
     return report.write(folder, model, known.classes, result, reader, source, fitted)

@@ -70,7 +70,7 @@ def _guarded(work: Callable[[], None], debug: bool) -> int:
             return _say(fault, 1)
         if debug:
             raise
-        return _say(*_sentence(error))
+        return _say(*sentence(error))
     return 0
 
 
@@ -88,7 +88,7 @@ def _output_fault() -> str | None:
     return None
 
 
-def _sentence(error: Exception) -> tuple[str, int]:
+def sentence(error: Exception) -> tuple[str, int]:
     """Returns what to say of a fault, and its exit code."""
     for kind, code in EXIT_CODES.items():
         if isinstance(error, kind):

@@ -25,6 +25,7 @@ from squeezenext.records import dataset
 from squeezenext.training import cluster, recipes
 from squeezenext.training.options import PRECISIONS, Cluster, OnBadRecord, OnNan, Options
 from squeezenext.training.signals import StopSignals
+from squeezenext.training.task import Task
 
 
 def train(config: Config, options: Options) -> dict:
@@ -41,26 +42,40 @@ def train(config: Config, options: Options) -> dict:
       InputError: a fault in the arguments or the data.
       RunAgain: interrupted and saved, or another process trains in `model_dir`.
     """
-    found = dataset.find(
-        options.data_dir, options.training_file_pattern, options.validation_file_pattern
-    )
-    classes = dataset.classes_for(found, config)
-    dataset.check_split(found, "train")
+    with StopSignals() as signals:  # first: a data set without a manifest is read through
+        return _train(config, options, signals)
+
+
+def _train(config: Config, options: Options, signals: StopSignals) -> dict:
     workers = cluster.find(options.cluster)
     if workers and options.profile_input:
         raise InputError("--profile_input measures one machine; give --cluster none with it.")
-    source = named.resolve(options.fine_tune_from) if options.fine_tune_from else None
+    # With other workers only where they can be told of a fault, else they would wait for this one.
+    early = None if workers else _task(config, options)
     worker = workers.index if workers else 0
-    with _locked(Path(options.model_dir), worker), StopSignals() as signals:
+    with _locked(Path(options.model_dir), worker):
         if options.deterministic:
             quiet.without_onednn()
         quiet.import_tensorflow()
         from squeezenext.training import job  # only now: no error above waits for TensorFlow
 
-        config = dataclasses.replace(
-            config, model=dataclasses.replace(config.model, classes=len(classes))
-        )
-        return job.train(config, options, found.splits, classes, workers, source, signals)
+        return job.train(options, lambda: early or _task(config, options), workers, signals)
+
+
+def _task(config: Config, options: Options) -> Task:
+    """Looks at the data and what to start from.
+
+    Raises:
+      InputError: they are not there, or do not fit.
+    """
+    found = dataset.find(
+        options.data_dir, options.training_file_pattern, options.validation_file_pattern
+    )
+    classes = dataset.classes_for(found, config)
+    dataset.check_split(found, "train")
+    source = named.resolve(options.fine_tune_from) if options.fine_tune_from else None
+    model = dataclasses.replace(config.model, classes=len(classes))
+    return Task(dataclasses.replace(config, model=model), found.splits, classes, source)
 
 
 def _locked(model_dir: Path, worker: int) -> contextlib.AbstractContextManager:

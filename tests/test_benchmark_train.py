@@ -1,5 +1,6 @@
 """Tests for `../scripts/benchmark_train.py`: the same network as a peer, and honest ratios."""
 
+import ast
 import re
 
 import keras
@@ -8,6 +9,7 @@ import pytest
 from scripts import benchmark_train
 from scripts.peers import stock_keras
 from squeezenext import config_io, models, networks
+from tests.conftest import REPOSITORY
 
 
 @pytest.mark.parametrize("name", ["v_1_0_G_SqNxt_23", "squeezenet_v1_1"])
@@ -21,6 +23,40 @@ def test_the_stock_network_is_the_same_network(name):
             assert tuple(layer.kernel.shape) == tuple(shapes.pop(layer.name))
         assert not type(layer).__module__.startswith("squeezenext"), layer.name
     assert not shapes
+
+
+def methods(file, name):
+    """A class's methods: names of positional and keyword arguments, and the defaults, as source.
+
+    From the source, since PyTorch need not be here.
+    """
+    tree = ast.parse((REPOSITORY / file).read_text())
+    (found,) = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name]
+    kinds = {}
+    for function in found.body:
+        if isinstance(function, ast.FunctionDef) and not function.name.startswith("_"):
+            given = function.args
+            parts = given.posonlyargs, given.args, given.kwonlyargs
+            names = tuple(tuple(a.arg for a in part) for part in parts)
+            defaults = (*given.defaults, *given.kw_defaults)
+            kinds[function.name] = names, [d and ast.unparse(d) for d in defaults]
+    return kinds
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "inherits"),
+    [
+        ("squeezenext/models.py", "KerasOps", False),
+        ("squeezenext/graph.py", "_Recorder", False),
+        ("scripts/peers/stock_keras.py", "StockOps", True),
+        ("scripts/peers/torch_train.py", "TorchOps", False),
+    ],
+)
+def test_whatever_builds_networks_is_called_alike(file, name, inherits):
+    protocol, own = methods("squeezenext/networks.py", "Ops"), methods(file, name)
+    assert "conv" in protocol and own and (inherits or own.keys() == protocol.keys())
+    for method in own:
+        assert own[method] == protocol[method], method
 
 
 def test_ratios_are_of_the_same_round():

@@ -94,13 +94,14 @@ def test_what_cannot_be_read_just_now_is_not_passed_over(tmp_path, monkeypatch):
     saved(tmp_path, 1)
     saved(tmp_path, 2)
 
-    def away(path):
+    def away(path, **_):
         raise OSError(errno.ESTALE, "Stale file handle", str(path))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_sha256", away)
-        with pytest.raises(InputError, match="step-00000002 cannot be read: Stale file handle"):
-            checkpoint.newest(tmp_path, pytest.fail)
+    for place, name in ((checkpoint, "_sha256"), (np, "load")):  # the later, between the two
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, away)
+            with pytest.raises(InputError, match="step-00000002 cannot be read: Stale file handle"):
+                checkpoint.newest(tmp_path, pytest.fail)
     assert checkpoint.newest(tmp_path, pytest.fail)[1]["step"] == 2
 
 

@@ -9,6 +9,7 @@ import pytest
 from datasets import verify
 from datasets.convert import convert
 from squeezenext import data, records
+from squeezenext.reader import Reader
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def test_none_is_rejected(manifest):
 
 def names(manifest):
     """Returns image/filename of every training record, in the records' order."""
-    reader = data.Reader(manifest.splits["train"])
+    reader = Reader(manifest.splits["train"])
     payloads = reader.read(np.arange(manifest.splits["train"].examples))
     return [records.decode_example(payload)["image/filename"][0] for payload in payloads]
 

@@ -1,14 +1,17 @@
-"""Tests for `training/cluster.py` and `watchdog.py`: who is there, and who no longer."""
+"""Tests for `training/cluster.py`, `watchdog.py`, `group.py`: who is there, who no longer."""
 
 import errno
 import json
+import re
+import subprocess
 
 import pytest
 
 from squeezenext.errors import InputError
-from squeezenext.training import cluster, watchdog
+from squeezenext.training import beats, cluster, group, watchdog
 from squeezenext.training.cluster import Cluster
 from squeezenext.training.watchdog import Watchdog
+from tests.conftest import REPOSITORY
 
 
 def tf_config(workers, kind="worker", index=0, **more):
@@ -95,17 +98,14 @@ class Bench:
     def __init__(self, folder):
         self.now = 0.0
         self.told = []
-        (folder / watchdog.FOLDER).mkdir()
-        self.dogs = [
-            Watchdog(
-                folder,
-                Cluster(("a:1", "b:1", "c:1"), index),
-                pytest.fail,
-                self.told.append,
-                clock=lambda: self.now,
-            )
-            for index in range(3)
-        ]
+        self.folder = folder
+        (folder / beats.FOLDER).mkdir()
+        self.dogs = [self.dog(index) for index in range(3)]
+
+    def dog(self, index):
+        """A worker that starts now."""
+        workers = Cluster(("a:1", "b:1", "c:1"), index)
+        return Watchdog(self.folder, workers, pytest.fail, self.told.append, lambda: self.now)
 
     def go(self, seconds, beating=(0, 1, 2), working=(0, 1, 2)):
         """Lets time pass; returns the first worker's first complaint and when it came."""
@@ -116,7 +116,8 @@ class Bench:
             for index in working:
                 self.dogs[index].progress()
             if wrong := self.dogs[0].look():
-                return wrong, self.now
+                self.code = wrong.code
+                return wrong.sentence, self.now
         return None, self.now
 
 
@@ -154,8 +155,51 @@ def test_a_process_that_was_stopped_itself_blames_nobody(bench):
 
 def test_one_that_has_left_says_why(bench):
     start(bench)
-    bench.dogs[2].left("the disk is on fire")
-    assert bench.go(1)[0] == "worker 2 (c:1) has left: the disk is on fire"
+    bench.dogs[2].left("the disk is on fire", 75)
+    assert bench.go(1)[0] == "worker 2 (c:1) has left: the disk is on fire" and bench.code == 75
+
+
+@pytest.mark.parametrize("code", [1, 2, 75])
+def test_a_fault_of_one_ends_all_with_its_exit_code(bench, code):
+    """Else a job that is put back into the queue for a 75 meets the same damaged record again."""
+    start(bench)
+    bench.dogs[1].left("record 4 cannot be used", code)
+    assert bench.go(1)[0].endswith("has left: record 4 cannot be used") and bench.code == code
+    third = bench.dogs[2].look()
+    bench.dogs[2].left(third.sentence, third.code)  # as its thread does; the first is slower
+    assert bench.dogs[0].look().code == code
+
+
+def test_one_that_leaves_at_once_tells_those_that_come_later(bench, monkeypatch):
+    """A file that does not change any more would be taken for one of an earlier start."""
+    late = []
+
+    def sleep(seconds):
+        bench.now += seconds
+        if bench.now == 20:
+            late.extend([bench.dog(0), bench.dog(2)])
+        for dog in late:
+            dog.beat()
+
+    monkeypatch.setattr(watchdog.time, "sleep", sleep)
+    bench.dogs[1].left("no file matches /data/*", 2)
+    assert bench.now == 20 and "telling the other workers, for 60 s at most" in bench.told[0]
+    for dog in late:
+        assert dog.look().sentence.endswith("has left: no file matches /data/*")
+        assert dog.look().code == 2
+    before = bench.now
+    bench.dog(1).left("stopped", 75)  # nobody is kept waiting: the others will try again, too
+    bench.dog(2).left("no file matches /data/*", 2)  # they do not come at all
+    assert bench.now == before + watchdog.LINGER_SECONDS
+
+
+def test_one_that_is_started_anew_alone_is_no_longer_the_old_one(bench):
+    """Its supervisor was quicker than LOST_SECONDS; a container even gives it its old number."""
+    start(bench)
+    bench.go(10, beating=(0, 2))
+    bench.dogs[1] = bench.dog(1)
+    wrong, now = bench.go(5)
+    assert wrong.startswith("worker 1 (b:1) was started anew") and now == 14 and bench.code == 75
 
 
 def test_one_that_is_done_may_fall_silent(bench, monkeypatch):
@@ -195,20 +239,30 @@ def test_a_full_disk_makes_nobody_leave(bench, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(watchdog.os, "pwrite", full)
+        patch.setattr(beats.os, "pwrite", full)
         assert bench.go(60)[0] is None
     assert len(bench.told) == 3 and "No space left on device" in bench.told[0]  # one a worker
+    assert bench.go(5, beating=[0])[0] is None  # the first who can write again
     assert bench.go(60)[0] is None
+    wrong, now = bench.go(60, beating=(0, 2))
+    assert wrong.startswith("worker 1 (b:1) has not answered for 16 s") and now == 128 + 16
 
 
 def test_a_beat_overwrites_its_file_in_place(bench, tmp_path):
     start(bench)
-    path = tmp_path / watchdog.FOLDER / "0.json"
+    path = tmp_path / beats.FOLDER / "0.json"
     before = path.stat()
-    bench.dogs[0].left("x" * 5000)
+    bench.dogs[0].left("x" * 5000, 1)
     after = path.stat()
     assert (before.st_ino, before.st_size) == (after.st_ino, after.st_size)
-    assert "has left: xxx" in bench.dogs[1].look()
+    assert "has left: xxx" in bench.dogs[1].look().sentence
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "7", '{"beat": "x"}', "null"])
+def test_a_file_that_says_nothing_is_no_sign_of_life(bench, tmp_path, content):
+    start(bench)
+    (tmp_path / beats.FOLDER / "1.json").write_text(content)
+    assert "worker 1 (b:1) has not answered" in bench.go(60, beating=(0, 2))[0]
 
 
 def test_storage_that_is_not_shared_is_said(bench):
@@ -216,23 +270,72 @@ def test_storage_that_is_not_shared_is_said(bench):
         dog.joined()
     wrong, _ = bench.go(60, beating=(0, 1))
     assert "no sign of it: --model_dir must be on storage that all workers share" in wrong
-    assert wrong.startswith("worker 2")
+    assert wrong.startswith("worker 2") and bench.code == 2
 
 
 def test_one_that_never_comes_is_told_and_then_named(bench):
     wrong, now = bench.go(1000, beating=(0, 1))
     assert bench.told == ["Waiting for worker 2 (c:1)."]
     assert bench.go(1, beating=(0, 1))[0] and len(bench.told) == 1
-    assert wrong.startswith("worker 2 (c:1) has not come") and now == watchdog.START_SECONDS + 1
+    assert wrong.startswith("worker 2 (c:1) has not come") and now == group.START_SECONDS + 1
 
 
-def test_what_an_earlier_start_left_is_no_sign_of_life(bench, tmp_path):
+def test_workers_that_tensorflow_cannot_connect_do_not_wait_for_ever(bench):
+    """All are alive: a wrong port, a firewall, a stranger on the port."""
+    for dog in bench.dogs:
+        dog.joining(8)
+    assert bench.go(60, beating=(0, 1), working=())[0] is None  # the third is late
+    wrong, now = bench.go(2000, working=())
+    assert bench.told == [
+        "Waiting for worker 2 (c:1).",
+        "All workers are there, but TensorFlow has not connected them: each must reach the "
+        "others' host:port, and no other process may hold its own.",
+    ]
+    assert wrong.startswith("TensorFlow has not connected the workers within 601 s")
+    assert now == 61 + group.START_SECONDS + 1 and bench.code == 75
+
+
+def test_a_worker_with_fewer_devices_is_named(bench):
+    """TensorFlow takes for granted that all have as many, and would wait."""
+    for dog, count in zip(bench.dogs, (8, 7, 8), strict=True):
+        assert bench.go(2, working=())[0] is None
+        dog.joining(count)
+    wrong, _ = bench.go(2, working=())
+    assert wrong.startswith("worker 1 (b:1) has 7 devices, others have 8: mend that, or give --dev")
+    assert bench.code == 2
+    for dog in bench.dogs:
+        dog.joined()
+    assert bench.go(60)[0] is None  # it can, where it has done so
+
+
+def test_what_an_earlier_start_left_is_no_sign_of_life(bench):
     bench.go(5)
-    again = Watchdog(
-        tmp_path, Cluster(("a:1", "b:1", "c:1"), 0), pytest.fail, pytest.fail, lambda: bench.now
-    )
+    again = bench.dog(0)
     again.joined()
     for _ in range(20):
         bench.now += 1
         wrong = again.look()
-    assert "no sign of it" in wrong
+    assert "no sign of it" in wrong.sentence
+
+
+@pytest.mark.parametrize(
+    ("code", "again"),
+    [(0, False), (1, False), (2, False), (75, True), (137, True), (139, True)],
+)
+def test_the_documented_slurm_script(tmp_path, code, again):
+    """srun ends with the highest code of its tasks: 128 + 9 where one of them was killed."""
+    text = (REPOSITORY / "docs" / "clusters.md").read_text()
+    (script,) = re.findall(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", text, re.DOTALL)
+    for name, does in (("srun", f"exit {code}"), ("scontrol", 'echo "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+
+    def run(**more):
+        line = ["bash", "-c", script]
+        return subprocess.run(line, env=environment | more, capture_output=True, text=True)
+
+    done = run()
+    assert done.stdout == ("requeue 7\n" if again else "") and not done.stderr
+    assert done.returncode == code
+    assert not run(SLURM_RESTART_COUNT="100").stdout  # a machine that kills each start

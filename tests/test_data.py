@@ -12,6 +12,7 @@ import pytest
 from squeezenext import data, labels, records
 from squeezenext.data import Share
 from squeezenext.errors import InputError
+from squeezenext.reader import faults_named
 from squeezenext.records import bad_records, dataset, tfrecord
 from tests import tiny
 
@@ -122,7 +123,7 @@ def test_records_without_their_size_are_read_the_same(tmp_path, monkeypatch):
     reader = tiny.reader(tmp_path, 6)
     options = {"seed": 1, "start": 0, "micro_batch": 6, "share": Share()}
     plain = next(iter(data.training(reader, tiny.AUGMENTED, tiny.CLASSES, **options)))
-    schema = {name.replace("height", "absent"): kind for name, kind in data._SCHEMA.items()}
+    schema = {name.replace("height", "absent"): kind for name, kind in data.SCHEMA.items()}
     parse = data.tf.io.parse_example
 
     def sizeless(payloads, _):
@@ -168,6 +169,8 @@ def test_records_are_read_side_by_side(tmp_path, monkeypatch):
     [
         (b"no image at all", (48, 48), "Unknown image file format"),
         (tiny.jpeg(3, 1), (960, 48), r"its image is \(48, 48\), not \(960, 48\) pixels"),
+        (tiny.jpeg(3, 1, kind="PNG"), (48, 48), "its image is no JPEG"),
+        (tiny.jpeg(3, 1, kind="GIF"), (48, 48), "its image is no JPEG"),
     ],
 )
 def test_an_image_that_cannot_be_decoded_is_named(tmp_path, image, sides, reason):
@@ -179,7 +182,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path, image, sides, reason
     reader = tiny.reader(tmp_path)
     options = {"seed": 0, "start": 0, "micro_batch": 5, "share": Share()}
     with pytest.raises(InputError, match=rf"{path.name}: record 4 cannot be used: .*{reason}"):
-        with data.faults_named(reader):
+        with faults_named(reader):
             next(iter(data.training(reader, tiny.AUGMENTED, 3, **options)))
 
 
@@ -260,7 +263,7 @@ def test_a_disk_that_is_gone_is_no_damaged_record(tmp_path, monkeypatch, code):
     def fails(*_):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(data.tfrecord.os, "pread", fails)
+    monkeypatch.setattr(os, "pread", fails)
     with pytest.raises(InputError, match=f"00000-of-00001 cannot be read .{os.strerror(code)}.; "):
         reader.read(np.array([1]))
     assert len(reader.bad) == 0 and reader.fault is not None
@@ -276,7 +279,7 @@ def test_an_error_of_the_disk_must_come_twice(tmp_path, monkeypatch, times, left
             raise OSError(errors.pop(), "Input/output error")
         return pread(*arguments)
 
-    monkeypatch.setattr(data.tfrecord.os, "pread", fails)
+    monkeypatch.setattr(os, "pread", fails)
     assert reader.read(np.array([1])) == wanted[left_out] and len(reader.bad) == left_out
 
 

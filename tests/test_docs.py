@@ -6,25 +6,30 @@ in `SMALLER`; what is not run at all is in `NOT_RUN`, with the reason, and is st
 flags. Commands run in this process; shell scripts as they are.
 """
 
+import base64
 import contextlib
 import dataclasses
 import functools
+import http.server
 import importlib
 import importlib.util
 import io
 import json
+import os
 import re
 import shlex
 import shutil
 import string
 import subprocess
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from squeezenext import config_io
+from squeezenext.compression import allocation, making
 from squeezenext.errors import InputError
 from squeezenext.exporting import export_web, npm
 from squeezenext.foreign import named
@@ -34,27 +39,29 @@ from tests.imagenet_archives import real_imagenet
 SMALLER = {  # what is looked for in a command: what is put in its place
     r"--minutes 15\b": "--minutes 0.001",
     r"minutes=15\b": "minutes=0.001",
-    r"--num_epochs (8|16)\b": "--num_epochs 2",
+    r"--num_epochs 8\b": "--num_epochs 2",
+    r"--num_epochs 10\b": "--num_epochs 2",  # of the classifier, of all weights
+    r"--num_epochs (90|170)\b": "--num_epochs 1",
     r"--data_dir records --model_dir steps$": r"\g<0> --num_epochs 2",
     r"--data_dir records --split test --json$": "--data_dir records --json",  # PHOTOS has no test
+    r"scripts.show_augmentation .*": r"\g<0> --images 2 --epochs 2",
+    r"--profile_input$": r"\g<0> --batch_size 16",
     r"^bash run_train.sh$": r"\g<0> --num_epochs 1",
     r"^bash run_train.sh --configuration v_1_0_SqNxt_23$": r"\g<0> --num_epochs 1 --batch_size 32",
 }
 PLACEHOLDERS = {  # of single documents: a word, or the end of one
-    "export.md": {"DIR": "mine"},
-    "compression.md": {"DIR|NAME": "mine", "DIR": "mine", "FILE.sqz": "file.sqz",
-                       "RECORDS": "records", "[--max_bytes N]": "--max_bytes 400000"},
     "data.md": {"DIR": "converted"},
-}  # fmt: skip
-# Its worked example trains five networks; it has not been followed to its end yet.
-LONG = pytest.mark.skip(reason="docs/training.md takes minutes: to be shortened, then followed")
+}
 NOT_RUN = {  # how a command begins: why no test runs it
     "bash scripts/test.sh": "runs these very tests",
     "bash scripts/tensorboard.sh": "serves until it is stopped",
     "python -m squeezenext.demo": "serves until Ctrl-C; tests/test_web.py drives its server",
+    "source": "changes the shell that it is typed in",
     "pip install": "needs the network",
+    "python3 -m venv": "is for `pip`, in the line below",
+    "predicting/bin/pip": "needs the network; tests/test_install.py has what it installs",
     "docker run": "needs docker and the network",
-    "curl": "asks the server of `docker run`",
+    "base64": "asks the server of `docker run`; here a test has one of its own",
     "python predict.py https://": "needs the network; tests/test_fetch.py has a server of its own",
     "bash datasets/process_downloaded_imagenet.sh $DATA_DIR": "wants all of ImageNet; "
     "docs/reproduce.md runs it on a part",
@@ -69,11 +76,11 @@ NOT_RUN = {  # how a command begins: why no test runs it
     "GPUs; tests/test_loop.py has logical devices",
     "TF_CONFIG=": "is for several machines; tests/test_loop.py starts two workers",
     "srun": "is Slurm's; tests/test_cluster.py reads its variables",
-    "[[": "is Slurm's",
+    "CODE=": "is Slurm's; tests/test_cluster.py runs that script",
+    "[[": "the same",
+    "exit": "the same",
     "python -m squeezenext.train --configuration v_1_0_SqNxt_23 --teacher": "wants all of "
     "ImageNet; tests/test_phases.py distils",
-    "python -m squeezenext.compress --model_dir DIR --output FILE.sqz": "is docs/ship.md's, "
-    "retrained for longer",
     "python scripts/benchmark_": "measures for minutes",
 }
 
@@ -83,7 +90,18 @@ SCRIPTS = {  # what the shell scripts hand their arguments to
     "datasets/process_downloaded_imagenet.sh": "datasets.convert",
     "predict.py": "squeezenext.predict",
 }
-FOREIGN = {"pip", "docker", "curl", "mkdir", "[["}
+INSTALLED = {"predicting/bin/squeezenext-predict": "squeezenext.predict"}
+FOREIGN = {
+    "base64",
+    "docker",
+    "exit",
+    "mkdir",
+    "pip",
+    "predicting/bin/pip",
+    "python3",
+    "source",
+    "[[",
+}
 FRAGMENTS = {  # how Python begins that cannot run by itself
     "augmentation = (": "is a part of a configuration",
     "from mediapipe": "is tests/test_export.py's, in an environment with MediaPipe",
@@ -220,6 +238,8 @@ def _smaller(line: Line) -> str:
 def own(words: list[str]) -> tuple[str, list[str]] | None:
     """(what main takes the flags, its words) of a command of ours; None for another program's."""
     program, *rest = words
+    if program in INSTALLED:
+        return INSTALLED[program], rest
     if program in ("bash", "python"):
         if rest[0] == "-m":
             return rest[1], rest[2:]
@@ -228,6 +248,19 @@ def own(words: list[str]) -> tuple[str, list[str]] | None:
         return (SCRIPTS.get(rest[0], script), rest[1:]) if SCRIPTS.get(rest[0], script) else None
     assert program in FOREIGN, f"{' '.join(words)}: whose command is this?"
     return None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hurry():
+    """What no flag makes smaller: --profile_input's 10 s, and how near to its budget a file is."""
+    from squeezenext.training import profiling
+
+    measure = profiling._repeated
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profiling, "_repeated", lambda work, seconds: measure(work, 0.1))
+        patch.setattr(allocation, "_ENOUGH", (0.3, 0.1))
+        patch.setattr(making, "PROBES", 6)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -347,19 +380,53 @@ def test_ship(adapted):
 
 
 @pytest.mark.parametrize("document", ["predict.md", "export.md", "compression.md", "weights.md",
-                                      pytest.param("training.md", marks=LONG),
-                                      "data.md", "clusters.md"])  # fmt: skip
+                                      "training.md", "data.md", "clusters.md"])  # fmt: skip
 def test_each_document(adapted, document):
     _tell(adapted.follow(document))
 
 
-@LONG
 def test_readme(everything):
     """What the tutorials have not typed already; and no line of any document is left."""
     reader, left = everything
     for line in EVERYTHING:
         assert line.reason or line.text in reader.done or line.lacking(), line.text
     _tell(left)
+
+
+class Serving(http.server.BaseHTTPRequestHandler):
+    """Stands for TensorFlow Serving: keeps what it is asked."""
+
+    protocol_version = "HTTP/1.1"  # in which curl asks first whether it may send much
+    asked: list[tuple[str, bytes]] = []
+
+    def do_POST(self):
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.asked.append((self.path, content))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        del arguments
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+def test_a_server_is_sent_a_photograph_of_any_size(tmp_path):
+    """Linux takes 131,072 bytes of an argument."""
+    line = next(line for line in DOCUMENTS["ship.md"] if "curl" in line.text)
+    photo = bytes(range(256)) * 6000
+    (tmp_path / "photo.jpg").write_bytes(photo)
+    with http.server.HTTPServer(("127.0.0.1", 0), Serving) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        text = line.text.replace("localhost:8501", f"127.0.0.1:{server.server_port}")
+        environment = os.environ | {"no_proxy": "*"}
+        result = subprocess.run(["bash", "-o", "pipefail", "-c", text], cwd=tmp_path,
+                                env=environment, capture_output=True, timeout=30)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    path, content = Serving.asked.pop()
+    document = json.loads(content)
+    assert path == "/v1/models/mine:predict" and document["signature_name"] == "encoded"
+    assert base64.b64decode(document["instances"][0]["b64"]) == photo
 
 
 def test_what_is_absent_is_told_and_asked_for_inside_tests_alone(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ ROWS = [
     {"atomic", "config_augmentation", "errors", "layers", "quiet"},
     {"checkpoint", "config", "flags", "labels"},
     {"config_io", "draws", "networks", "optimization", "preprocessing", "records"},
-    {"augmentation", "card", "description", "graph", "models", "photographs", "stats"},
+    {"augmentation", "card", "description", "graph", "models", "photographs", "reader", "stats"},
     {"data", "litert", "prediction"},
     {"foreign", "predictor"},
     {"predict", "reporting", "trained"},
@@ -26,13 +26,13 @@ ROWS = [
 # The modules that importing TensorFlow is for; no other reaches it.
 HEAVY = {"augmentation", "compression.retraining", "data", "exporting.export_keras", "layers",
          "litert.from_keras", "models", "optimization.optimizers", "optimization.schedule",
-         "optimization.update", "training.departure", "training.devices", "training.distillation",
-         "training.history", "training.job", "training.journal", "training.left_out",
-         "training.loop", "training.losses", "training.micro_batches", "training.mixing",
-         "training.model_directory", "training.moving_statistics", "training.nan",
-         "training.pace", "training.pictures", "training.profiling", "training.run",
-         "training.saving", "training.scoring", "training.snapshots", "training.speed",
-         "training.xla"}  # fmt: skip
+         "optimization.update", "reader", "training.departure", "training.devices",
+         "training.distillation", "training.history", "training.job", "training.journal",
+         "training.left_out", "training.loop", "training.losses", "training.micro_batches",
+         "training.mixing", "training.model_directory", "training.moving_statistics",
+         "training.nan", "training.pace", "training.pictures", "training.profiling",
+         "training.run", "training.saving", "training.scoring", "training.snapshots",
+         "training.speed", "training.xla"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 

@@ -10,6 +10,7 @@ import zipfile
 
 import pytest
 
+from tests import imagenet_archives
 from tests.conftest import REPOSITORY
 
 
@@ -63,6 +64,79 @@ print(len(config_io.names()), folder)
     count, folder = result.stdout.split()
     assert int(count) == len(list((REPOSITORY / "configs").glob("[!_]*.py")))
     assert folder == str(target / "squeezenext" / "datasets")
+
+
+def requirements(name: str) -> set[str]:
+    """The lines of a requirements file that name a distribution."""
+    lines = (REPOSITORY / name).read_text().splitlines()
+    return {line for line in lines if line and not line.startswith("#")}
+
+
+ALONE = """
+import importlib.abc, re, sys
+from importlib import metadata
+
+def canonical(name):
+    return re.sub("[-_.]+", "-", re.match(r"[\\w.-]+", name)[0]).lower()
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+named = metadata.packages_distributions()
+wanted, there = set(), [canonical(name) for name in sys.stdin.read().split()]
+installed = {canonical(name) for names in named.values() for name in names}
+while there:
+    wanted.add(name := there.pop())
+    needed = [x for x in metadata.requires(name) or () if "extra ==" not in x]
+    there += {canonical(x) for x in needed} & installed - wanted
+absent = {top for top, names in named.items() if not wanted & {canonical(x) for x in names}}
+assert {"tensorflow", "keras", "scipy"} <= absent and "numpy" not in absent
+sys.meta_path.insert(0, Absent())
+from squeezenext import predict
+sys.exit(predict.main(sys.argv))
+"""
+
+
+def test_prediction_needs_what_its_requirements_name(wheel, shared, tmp_path):
+    """Whatever else is installed here is hidden, as in the environment that docs/ship.md makes."""
+    named = requirements("requirements-predict.txt")
+    assert named < requirements("requirements.txt")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    for number in range(2):
+        imagenet_archives.picture(number, 240, 240).save(tmp_path / f"{number}.png")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"),
+                                "SQUEEZENEXT_WEIGHTS": str(shared / "weights"),
+                                "XDG_CACHE_HOME": str(tmp_path / "cache")}  # fmt: skip
+    arguments = ["0.png", "1.png", "--model_dir=squeezenet_v1_1", "--features=x.npy", "--explain=x"]
+    result = subprocess.run([sys.executable, "-c", ALONE, *arguments], cwd=tmp_path,
+                            env=environment, input="\n".join(named), capture_output=True,
+                            text=True, timeout=120)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("%") == 10 and len(list((tmp_path / "x").iterdir())) == 2
+
+
+def test_setup_makes_no_environment_anew_and_says_how_to_enter_it(tmp_path):
+    """With a stamp of these requirements there is nothing to install."""
+    for name in ("scripts", "requirements.txt", "constraints.txt"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+
+    def setup():
+        return subprocess.run(["bash", "scripts/setup.sh"], cwd=tmp_path, env=environment,
+                              capture_output=True, text=True, timeout=60)  # fmt: skip
+
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@" >>pip.log\n')  # stands for pip
+    python.chmod(0o755)
+    for _ in range(2):
+        done = setup()
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "Enter it with: source .venv/bin/activate\n"
+    assert (tmp_path / "pip.log").read_text().count("pip install") == 1
 
 
 def test_every_command_exists():

@@ -90,8 +90,9 @@ def test_devices_agree_after_20_steps(gentle, count):
             np.testing.assert_allclose(several[name], one[name], rtol=1e-3, atol=1e-4)
 
 
-def test_devices_agree_on_keras_optimizers_and_averages(logical_devices, reader):
-    config = with_training(GENTLE, optimizer="lamb", ema=0.9, weight_decay=0.01)
+@pytest.mark.parametrize("optimizer", ["lamb", "adamw"])  # with a step of our own, with Keras'
+def test_devices_agree_on_keras_optimizers_and_averages(logical_devices, reader, optimizer):
+    config = with_training(GENTLE, optimizer=optimizer, ema=0.9, weight_decay=0.01)
     states = []
     for count in (1, 2):
         made = make(config, count, reader)
@@ -188,6 +189,11 @@ def worker(folder):
     state = made.state()
     if group.index == 0:
         checkpoint.save(Path(folder) / "two", 20, state, {})
+    trained = made.fed
+    made.evaluate(reader, 8)
+    both = made.fed
+    made.batches(reader)  # what the iterator before has read ahead no longer counts
+    print(json.dumps([trained >= 20, both >= trained + 3, made._scored.count, made.fed < both]))
 
 
 def weights_of(made):
@@ -211,7 +217,9 @@ def test_two_workers_equal_one_and_bear_nan_on_either(gentle, reader):
     for process in workers:
         output, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors[-3000:]
-        told.append(json.loads(output))
+        lines = output.splitlines()
+        told.append(json.loads(lines[0]))
+        assert json.loads(lines[1]) == [True, True, 3, True]  # 40 images: 3 times 8 on 2 devices
     assert told[0] == told[1]
     unharmed, scale, skipped, exchanged, _ = told[0]
     assert (unharmed, scale, skipped) == (True, 2.0**15 / 16, 4)

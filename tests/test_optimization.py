@@ -197,14 +197,17 @@ def test_the_scale_grows_after_2000_clean_steps(monkeypatch):
     assert scales == [1, 1, 2, 2]
 
 
-def resumed(before, after):
-    """The update of a run that was saved in one precision and goes on in another."""
-    old = updates.Update(model(), Training(), examples=100, precision=before)
-    new = updates.Update(model(), Training(), examples=100, precision=after)
-    for name, variable in new.state().items():
-        variable.assign(old.state()[name])
-    new.settle_scale()
-    return new
+def resumed(*precisions, skipped=0):
+    """The update of a run that was saved in one precision and goes on in another, and so on."""
+    old = updates.Update(model(), Training(), examples=100, precision=precisions[0])
+    old.skipped.assign(skipped)
+    for before, after in zip(precisions, precisions[1:], strict=False):
+        new = updates.Update(model(), Training(), examples=100, precision=after)
+        for name, variable in new.state().items():
+            variable.assign(old.state()[name])
+        new.settle_scale(before)
+        old = new
+    return old
 
 
 def test_a_run_that_goes_on_without_a_loss_scale_stops_at_its_first_nan():
@@ -220,5 +223,10 @@ def test_a_run_that_goes_on_in_float16_begins_with_its_loss_scale():
     update = resumed("mixed_float16", "mixed_float16")
     update.loss_scale.assign(1.0)
     update.skipped.assign(15)  # lowered so far by gradients that were not finite
-    update.settle_scale()
+    update.settle_scale("mixed_float16")
     assert update.loss_scale == 1
+    for between in ("float32", "mixed_bfloat16"):
+        legs = ("mixed_float16", between, "mixed_float16")
+        assert resumed(*legs, skipped=1).loss_scale == updates.LOSS_SCALE_START
+    update.settle_scale(None)  # of a release that did not note it
+    assert update.loss_scale == updates.LOSS_SCALE_START

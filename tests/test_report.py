@@ -173,12 +173,13 @@ def test_classes_of_one_name_are_told_apart():
 
 
 def test_names_cannot_become_markup(scored, tmp_path, model, pattern):
-    from squeezenext import data, labels
+    from squeezenext import labels
+    from squeezenext.reader import Reader
     from squeezenext.records import dataset
     from squeezenext.reporting import report
 
     found = dataset.find(None, None, pattern)
-    reader = data.Reader(found.splits["validation"])
+    reader = Reader(found.splits["validation"])
     known = tuple(labels.Label(f"n{i}", "<script>alert(1)</script>") for i in range(3))
     path = report.write(tmp_path, model, known, scored, reader, "<img src=x>")
     text = path.read_text("utf-8")

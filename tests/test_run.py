@@ -12,7 +12,7 @@ import tensorflow as tf
 from squeezenext import card, checkpoint, config_io, data
 from squeezenext.errors import InputError, NotFinite, RunAgain
 from squeezenext.records import bad_records
-from squeezenext.training import history, loop, model_directory, nan, run, saving
+from squeezenext.training import history, journal, loop, model_directory, nan, run, saving
 from squeezenext.training.options import Options
 from tests import tiny
 from tests.conftest import REPOSITORY
@@ -198,13 +198,18 @@ def test_a_finished_run_is_not_evaluated_again(made, start, tmp_path, monkeypatc
     assert again.resume() and again.run() == document
 
 
-def test_another_recipe_data_or_version_is_told(made, start, tmp_path, caplog):
+def test_another_recipe_data_or_version_is_told(made, start, tmp_path, caplog, monkeypatch):
     start(tmp_path / "run").run()
     folder = tmp_path / "run" / "checkpoints"
     meta = checkpoint.read_meta(folder, 10)
     assert meta["epoch_sums"]["examples"] == 0 and not meta["epoch_ended"]
     squeezenet = json.loads(config_io.to_json(tiny.SQUEEZENET))["model"]
+    warm = meta["config"] | {"training": meta["config"]["training"] | {"warmup_epochs": 0.25}}
     changes = [
+        (
+            {"config": warm, "epoch": 0.4},
+            "warmup_epochs = 0.25, .* --set training.warmup_epochs=0.25",
+        ),
         ({"seed": 4}, "a run with seed 4"),
         ({"examples": 41}, "on 41 images"),
         ({"config": meta["config"] | {"training": {}}}, "training.batch_size = 1024, not 8"),
@@ -214,10 +219,13 @@ def test_another_recipe_data_or_version_is_told(made, start, tmp_path, caplog):
         checkpoint.amend(folder, 10, meta | change)
         with pytest.raises(InputError, match=message):
             start(tmp_path / "run").resume()
-    versions = {"versions": meta["versions"] | {"keras": "2.0"}}
-    checkpoint.amend(folder, 10, meta | versions | {"precision": "mixed_float16", "micro_batch": 4})
+    changed = {"versions": meta["versions"] | {"keras": "2.0"}, "precision": "mixed_float16"}
+    # A recipe derives its warm-up from the epochs; where it is over, either is welcome.
+    checkpoint.amend(folder, 10, meta | changed | {"micro_batch": 4, "config": warm})
     history.LOG.propagate = True
-    assert start(tmp_path / "run").resume()
+    one, told = start(tmp_path / "run"), []
+    monkeypatch.setattr(one.loop.update, "settle_scale", told.append)
+    assert one.resume() and told == ["mixed_float16"]
     assert "saved by keras 2.0" in caplog.text
     assert "saved in mixed_float16 and goes on in float32" in caplog.text
     assert "saved with micro-batches of 4 and goes on with micro-batches of 8" in caplog.text
@@ -234,16 +242,19 @@ def test_a_field_that_the_checkpoint_does_not_know_has_its_default(made, start, 
 
 
 def test_a_damaged_amendment_ends_no_run(made, start, undisturbed, tmp_path, monkeypatch):
-    """META.json goes bad between a save and the evaluation that belongs to it."""
-    amend = checkpoint.amend
+    """META.json goes bad between a save and the evaluation that belongs to it, the last's, too."""
+    amend, told = checkpoint.amend, []
 
     def spoilt(folder, step, meta):
-        if step == 5:
-            (folder / f"step-{step:08d}" / "META.json").write_text("{}")
+        (folder / f"step-{step:08d}" / "META.json").write_text("{}")
         amend(folder, step, meta)
 
     monkeypatch.setattr(checkpoint, "amend", spoilt)
+    monkeypatch.setattr(saving.LOG, "warning", lambda *words: told.append(words[0] % words[1:]))
     assert start(tmp_path / "run").run() == undisturbed
+    assert len(told) == 2 and all(text.endswith("It will be saved anew.") for text in told)
+    meta = checkpoint.read_meta(tmp_path / "run" / "checkpoints", 10)
+    assert meta["best"]["top1"] == undisturbed["top1"] and not meta["epoch_ended"]
 
 
 def test_a_full_disk_for_tensorboard_alone_is_no_failed_save(made, start, tmp_path, monkeypatch):
@@ -255,6 +266,65 @@ def test_a_full_disk_for_tensorboard_alone_is_no_failed_save(made, start, tmp_pa
     monkeypatch.setattr(saving.LOG, "warning", lambda *words: told.append(words[0] % words[1:]))
     assert start(tmp_path / "run").run()["step"] == 10
     assert all("TensorBoard's curves up to step" in text for text in told) and told
+
+
+def test_a_curve_s_point_is_written_once(tmp_path):
+    """Where the disk fills up in between, what lies before is not written again."""
+    written, room = [], []
+    told = history.History(tmp_path, 0)
+
+    def full():
+        if not room:
+            raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+        written.append("second")
+
+    told._hold(1, written.append, "first")
+    told._hold(2, full)
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        told.commit()
+    room.append(1)
+    told.commit()
+    assert written == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    "row", [b"a,b,c,7,e,f,g", b"\xff\xfe,5", b"1,\xc2\xb2", b"1,6" + b",x" * 30]
+)
+def test_a_history_that_a_person_has_touched_ends_no_run(tmp_path, row):
+    """A further column, further cells, bytes that are no UTF-8, a step that is no number."""
+    path = tmp_path / "history.csv"
+    path.write_bytes(b"epoch,step,of a later release\n1,4,x\n" + row + b"\n")
+    told = history.History(tmp_path, 100)
+    told.row(200, loss=1.0)
+    told.write_rows()
+    steps = [kept["step"] for kept in history._read_rows(path)]
+    assert steps[0] == "4" and steps[-1] == "200"
+    path.write_text("epoch,step\n" + "x" * 200_000)  # csv's limit of a cell
+    with pytest.raises(InputError, match=r"history\.csv is no table"):
+        history.History(tmp_path, 100)
+
+
+def test_a_loss_scale_that_falls_and_falls_is_told_once(made, monkeypatch, caplog):
+    _, looped, state = made
+    looped.restore(state)
+    monkeypatch.setattr(looped.update, "scaled", True)
+    history.LOG.propagate = True
+    told = journal.Journal(None, looped, None)
+    for scale, skipped in ((2.0**14, 1), (64.0, 1), (32.0, 2), (16.0, 3)):
+        looped.update.loss_scale.assign(scale)
+        looped.update.skipped.assign(skipped)
+        told._watch_scale(skipped)
+    assert caplog.text.count("the loss scale has fallen to") == 1 and "fallen to 32" in caplog.text
+
+
+def test_an_epoch_of_a_first_call_alone_has_no_speed(made, start, tmp_path):
+    """It builds the graph; 0 images/s would be told of it."""
+    one = start(tmp_path / "run", evaluate_every_epochs=0)
+    one.total_steps = 1
+    one.run()
+    (row,) = history._read_rows(tmp_path / "run" / "history.csv")
+    assert row["images_per_second"] == row["seconds"] == ""
+    assert float(row["loss"]) > 0
 
 
 @pytest.mark.parametrize(("every", "expected"), [(1, [2, 3, 5, 6, 7]), (2, [3, 6, 7])])

@@ -17,7 +17,7 @@ signals.UNWIND_SECONDS = 0.5
 saves, rounds = bool(int(sys.argv[1])), int(sys.argv[2])
 with signals.StopSignals() as stop:
     stop.saves = saves
-    stop.on_leaving(lambda: print("leaving", flush=True))
+    stop.on_leaving(lambda: print("leaving", flush=True) or time.sleep(float(sys.argv[4])))
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", rounds)
     time.sleep(float(sys.argv[3]))
@@ -26,15 +26,17 @@ with signals.StopSignals() as stop:
 SHORT, ENDLESS = 2_000_000, 2_000_000_000
 
 
-def run(saves, rounds, kinds, rest=0.1):
+def run(saves, rounds, kinds, rest=0.1, hangs=0.0, reader=True):
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(int(saves)), str(rounds), str(rest)],
+        [sys.executable, "-c", PROGRAM, *map(str, (int(saves), rounds, rest, hangs))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=tiny.environment(),
     )
     assert process.stdout.readline() == "ready\n"
+    if not reader:
+        process.stderr.close()
     for kind in kinds:
         time.sleep(0.1)
         process.send_signal(kind)
@@ -56,6 +58,13 @@ def test_the_second_ends_the_process_inside_a_call_that_never_ends(kinds):
 
 def test_before_there_is_anything_to_save_the_first_does():
     assert run(False, ENDLESS, [signal.SIGTERM])[:2] == (75, "leaving\n")
+
+
+@pytest.mark.parametrize("fault", [{"hangs": 1000.0}, {"reader": False}])
+def test_neither_a_file_server_nor_a_terminal_that_is_gone_keeps_it(fault):
+    started = time.monotonic()
+    assert run(True, ENDLESS, [signal.SIGINT] * 2, **fault)[:2] == (75, "leaving\n")
+    assert time.monotonic() - started < 30
 
 
 def test_where_python_gets_its_turn_all_is_unwound():

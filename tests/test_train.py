@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -165,6 +166,18 @@ def test_a_second_worker_is_kept_out(place, monkeypatch, capsys):
     assert f"works in {model_dir}, which holds .lock-1" in capsys.readouterr().err
 
 
+def test_the_other_workers_are_told_of_records_that_are_not_there(place, tmp_path, monkeypatch):
+    """Else they would wait for this one, and end with the 75 that starts all of them again."""
+    from squeezenext.training import beats, watchdog
+
+    monkeypatch.setattr(watchdog, "LINGER_SECONDS", 0.0)
+    monkeypatch.setenv("TF_CONFIG", tiny.tf_configs(2)[1])
+    flags = ("--training_file_pattern", "/nowhere/*")
+    assert train.main([*command(place, tmp_path / "model")[2:], *flags]) == 2
+    told = beats.Beats(tmp_path / "model" / beats.FOLDER, 0).read(1)
+    assert (told.state, told.code) == ("left", 2) and "No file matches /nowhere" in told.reason
+
+
 def test_several_workers_are_not_profiled(place, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TF_CONFIG", tiny.tf_configs(2)[0])
     assert train.main([*command(place, tmp_path / "model")[2:], "--profile_input"]) == 2
@@ -220,6 +233,38 @@ def test_nan_stops_the_run_and_says_where(place, tmp_path, capfd):
     assert error.removeprefix("error: ") in (tmp_path / "nan" / "train.log").read_text()
 
 
+def test_a_device_without_memory_is_one_sentence(place, tmp_path, capsys, monkeypatch):
+    import tensorflow as tf
+
+    from squeezenext.training import loop
+
+    def fails(text):
+        def train(*_):
+            raise tf.errors.ResourceExhaustedError(None, None, text)
+
+        monkeypatch.setattr(loop.Loop, "train", train)
+        code = train.main(command(place, tmp_path / "model", "--seed", "1")[2:])
+        return code, capsys.readouterr().err.splitlines()[-1]
+
+    code, told = fails("OOM when allocating tensor with shape[8,64,113,113] by allocator GPU_0_bfc")
+    assert code == 2 and told == (
+        "error: A device's memory is too small for 8 images at once; run again with "
+        "--micro_batch_size 4."
+    )
+    code, told = fails("/x; No space left on device")
+    assert code == 1 and "No space left on device" in told
+
+
+def test_a_signal_while_foreign_records_are_read_through(place, tmp_path, monkeypatch, capsys):
+    def slow(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr(train.dataset, "find", slow)
+    assert train.main(command(place, tmp_path / "model")[2:]) == 75
+    assert "Interrupted; run the same command again" in capsys.readouterr().err
+
+
 def test_a_finished_run_says_so(place, undisturbed, capfd):
     before = (undisturbed / "final.json").stat().st_mtime_ns
     assert train.main(command(place, undisturbed, "--num_epochs", "6")[2:]) == 0
@@ -265,7 +310,8 @@ def test_deterministic_too_late_is_said(place, tmp_path, capsys):
 
     tf.zeros(1)
     assert train.main([*command(place, tmp_path / "model")[2:], "--deterministic"]) == 2
-    assert "too late" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "too late" in told and ("TF_ENABLE_ONEDNN_OPTS=0" in told or "of its own" in told)
 
 
 @pytest.fixture(scope="module")

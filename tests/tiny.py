@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from squeezenext import data, records
+from squeezenext import records
 from squeezenext.config import (
     Config,
     Fire,
@@ -23,6 +23,7 @@ from squeezenext.config import (
     Stage,
     Training,
 )
+from squeezenext.reader import Reader
 from squeezenext.records import tfrecord
 
 CLASSES = 3
@@ -74,12 +75,12 @@ SQUEEZENET = Config(
 )
 
 
-def jpeg(number: int, label: int, side: int = 48) -> bytes:
-    """A noisy square whose colour tells the class."""
+def jpeg(number: int, label: int, side: int = 48, kind: str = "JPEG") -> bytes:
+    """A noisy square whose colour tells the class; `kind`: another format, by Pillow's name."""
     noise = np.random.default_rng(number).integers(0, 60, (side, side, 3))
     noise[..., label - 1] += 120
     file = io.BytesIO()
-    Image.fromarray(noise.astype(np.uint8)).save(file, "JPEG", quality=90)
+    Image.fromarray(noise.astype(np.uint8)).save(file, kind, quality=90)
     return file.getvalue()
 
 
@@ -133,12 +134,12 @@ def payload(number: int, label: int, leave_out: str = "") -> bytes:
     return records.encode_example(features)
 
 
-def reader(folder: Path, examples: int = 40) -> data.Reader:
+def reader(folder: Path, examples: int = 40) -> Reader:
     """A reader of one shard in `folder`, written if absent."""
     path = folder / "train-00000-of-00001"
     if not path.exists():
         shard(path, examples)
-    return data.Reader(records.split_from_files("train", [path]))
+    return Reader(records.split_from_files("train", [path]))
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -160,13 +160,14 @@ def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: 
     from squeezenext import quiet
 
     quiet.import_tensorflow()
-    from squeezenext import data, graph
+    from squeezenext import graph
     from squeezenext.compression import pruning, retraining
+    from squeezenext.reader import Reader
     from squeezenext.records import dataset
 
     found = dataset.find(data_dir, None, None)
     dataset.check_split(found, "train")
-    reader = data.Reader(found.splits["train"])
+    reader = Reader(found.splits["train"])
     config = retraining.for_devices(method.recipe(model.config, str(model_dir)))
     importance = pruning.importance(probe.graph, moments := probe.moments(), probe.costs(moments))
     say(f"Pruning to {method.density:.0%} of the weights in {config.training.epochs} epochs.")

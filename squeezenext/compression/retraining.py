@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import data, graph
+from squeezenext import graph
 from squeezenext.compression import method, pruning
 from squeezenext.compression.sharing import Shared
 from squeezenext.config import Config
 from squeezenext.errors import NotFinite
 from squeezenext.foreign import variables
 from squeezenext.models import model_variables
+from squeezenext.reader import Reader, faults_named
 from squeezenext.training import devices, distillation, micro_batches, model_directory
 from squeezenext.training.history import ProgressBar
 from squeezenext.training.loop import Loop
@@ -75,7 +76,7 @@ def for_devices(config: Config) -> Config:
     return dataclasses.replace(config, training=training)
 
 
-def _loop(config: Config, reader: data.Reader, arrays: Mapping[str, np.ndarray], seed: int) -> Loop:
+def _loop(config: Config, reader: Reader, arrays: Mapping[str, np.ndarray], seed: int) -> Loop:
     strategy = devices.strategy(0)
     precision = devices.precision("auto")
     with strategy.scope():
@@ -96,11 +97,11 @@ def _loop(config: Config, reader: data.Reader, arrays: Mapping[str, np.ndarray],
 
 
 def _train(
-    loop: Loop, reader: data.Reader, steps: int, call: int, before: Callable[[int], None]
+    loop: Loop, reader: Reader, steps: int, call: int, before: Callable[[int], None]
 ) -> None:
     """Takes `steps` steps, `call` at a time; `before` is told at which step each call begins."""
     iterator, done, batch = loop.batches(reader), 0, loop.config.training.batch_size
-    with data.faults_named(reader), ProgressBar(steps, 0) as bar:
+    with faults_named(reader), ProgressBar(steps, 0) as bar:
         while done < steps:
             before(done)
             sums, hopeless = loop.train(iterator, min(call, steps - done))
@@ -112,7 +113,7 @@ def _train(
             bar.update(done, done * batch / reader.split.examples, 0, sums.means()["loss"])
 
 
-def _steps(config: Config, reader: data.Reader) -> int:
+def _steps(config: Config, reader: Reader) -> int:
     return max(
         1, round(config.training.epochs * reader.split.examples / config.training.batch_size)
     )
@@ -128,7 +129,7 @@ def _kernels(loop: Loop) -> dict[str, tf.Variable]:
 def prune(
     config: Config,
     arrays: Mapping[str, np.ndarray],
-    reader: data.Reader,
+    reader: Reader,
     importance: Mapping[str, float],
     share: float,
     seed: int = 0,
@@ -172,7 +173,7 @@ def train_values(
     config: Config,
     weights: Mapping[str, np.ndarray],
     shared: Mapping[str, Shared],
-    reader: data.Reader,
+    reader: Reader,
     seed: int = 0,
 ) -> tuple[dict[str, Shared], dict[str, np.ndarray]]:
     """Trains the codebooks and biases of a network whose weights are shared; codes stay.

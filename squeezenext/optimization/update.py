@@ -63,17 +63,27 @@ class Update:
             name="gathered",
         )
 
+    @property
+    def seen(self) -> int:
+        """How many examples have been trained on, those of skipped steps included."""
+        return int(self.examples_seen.numpy())
+
     def restrict(self, restrictions: Sequence[tuple[keras.Variable, "Restriction"]]) -> None:
         """Holds weights to what each may be, from the next step on; call before the first."""
         places = {id(weight): place for place, weight in enumerate(self.weights)}
         self._restrictions = {places[id(w)]: r for w, r in restrictions}
 
-    def settle_scale(self) -> None:
-        """Call after the variables were restored: they may be of a run in another precision."""
+    def settle_scale(self, precision: str | None) -> None:
+        """Call after the variables were restored, which were saved in `precision`; None: unknown.
+
+        Where that was none with a loss scale, theirs is 1, from which it takes 30,000 steps to
+        grow to what float16 needs. Where it is unknown a scale of 1 is taken for such a one: if it
+        was not, it falls again within 15 steps.
+        """
         if not self.scaled:
             self.loss_scale.assign(1.0)
             self.clean_steps.assign(0)
-        elif self.loss_scale.numpy() <= 1.0 and not self.skipped.numpy():  # was not float16
+        elif precision != "mixed_float16" and self.loss_scale.numpy() <= 1.0:
             self.loss_scale.assign(LOSS_SCALE_START)
 
     def averaged(self) -> list[tuple[keras.Variable, tf.Variable]]:

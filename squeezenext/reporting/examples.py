@@ -8,7 +8,7 @@ from squeezenext.records.example import image_and_class
 
 
 def read(reader, number: int, classes: int) -> tuple[Image.Image, int]:
-    """Returns example `number` of a `data.Reader`: an RGB image and its label in 0..classes - 1.
+    """Returns example `number` of a `reader.Reader`: an RGB image and its label in 0..classes - 1.
 
     Raises:
       InputError: the record is damaged, or its label is none of the network's.

@@ -20,9 +20,9 @@ def evaluate(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
     predictor = Predictor(path)
     dataset.check_classes(found, predictor.labels, path)
     quiet.import_tensorflow()
-    from squeezenext import data
+    from squeezenext.reader import Reader
 
-    reader = data.Reader(found.splits[split])
+    reader = Reader(found.splits[split])
     classes = len(predictor.labels)
 
     def score(number: int, look) -> tuple:

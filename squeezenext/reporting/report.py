@@ -40,7 +40,7 @@ def write(
       model: as the user named it.
       labels: the classes.
       result: the scores of every example of `reader`.
-      reader: a `data.Reader`, for the mistakes' images.
+      reader: a `reader.Reader`, for the mistakes' images.
       source: what was evaluated, for the heading.
       fitted: the model's temperature was fitted to these very images.
     """

@@ -1,20 +1,22 @@
 """How a process leaves its job: who is told why, and with which exit code."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import tensorflow as tf
 
+from squeezenext import flags
 from squeezenext.errors import EXIT_CODES, RunAgain
-from squeezenext.training import history
+from squeezenext.training import ending, history
 from squeezenext.training.cluster import Cluster
+from squeezenext.training.group import LOST_SECONDS, Verdict
 from squeezenext.training.history import LOG
 from squeezenext.training.signals import StopSignals
-from squeezenext.training.watchdog import LOST_SECONDS, Watchdog
+from squeezenext.training.watchdog import Watchdog
 
-_INTERRUPTED = "interrupted"
+_INTERRUPTED = Verdict("interrupted", EXIT_CODES[RunAgain])
 # What a collective ends with when one of its workers is gone (TensorFlow 2.21). The first two are
 # of the connection; the others may also be this worker's own.
 _DISCONNECTED = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError)
@@ -38,10 +40,10 @@ def watched(
     """
     watchdog = Watchdog(model_dir, cluster, _leave, LOG.warning) if cluster else None
 
-    def leaving() -> None:
+    def leaving(why: Verdict = _INTERRUPTED) -> None:
         if watchdog:
-            watchdog.left(_INTERRUPTED)
-        history.note(_INTERRUPTED)
+            watchdog.left(why.sentence.rstrip("."), why.code)
+        history.note(why.sentence)
 
     signals.on_leaving(leaving)
     try:
@@ -53,24 +55,24 @@ def watched(
             # TensorFlow notices first; the watchdog ends this process as soon as it has a name.
             watchdog.wait(2 * LOST_SECONDS - 5)
             if isinstance(error, _DISCONNECTED):
-                watchdog.left(f"it has lost the others ({error.message.splitlines()[0]})")
-                _leave(f"a worker is gone ({error.message.splitlines()[0]})")
-        reason = _reason(error)
-        if watchdog:
-            watchdog.left(reason.rstrip("."))
-        history.note(reason)
+                lost = error.message.splitlines()[0]
+                watchdog.left(f"it has lost the others ({lost})", EXIT_CODES[RunAgain])
+                _leave(Verdict(f"a worker is gone ({lost})"))
+        leaving(_verdict(error))
         raise
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return _INTERRUPTED
-    return str(error) if isinstance(error, tuple(EXIT_CODES)) else repr(error)
+def _verdict(error: BaseException) -> Verdict:
+    """What the command will say and end with: a fault of one worker is the fault of all."""
+    if isinstance(error, Exception):
+        return Verdict(*flags.sentence(error))
+    return _INTERRUPTED if isinstance(error, KeyboardInterrupt) else Verdict(repr(error), 1)
 
 
-def _leave(reason: str) -> None:
+def _leave(why: Verdict) -> NoReturn:
     """Ends the process: its main thread may sit in a collective that never ends."""
-    sentence = f"{reason[0].upper()}{reason[1:]}; end what is left and start all workers again."
-    history.note(sentence)
-    os.write(2, f"error: {sentence}\n".encode())
-    os._exit(EXIT_CODES[RunAgain])
+    again = "end what is left and start all workers again"
+    if why.code != EXIT_CODES[RunAgain]:
+        again = f"mend that, then {again}"
+    sentence = f"{why.sentence[0].upper()}{why.sentence[1:]}; {again}."
+    ending.end(why.code, sentence, lambda: history.note(sentence))

@@ -42,6 +42,15 @@ def strategy(devices: int = 0, cluster: Cluster | None = None) -> tf.distribute.
     return tf.distribute.get_strategy() if len(names) == 1 else mirrored(tuple(names))
 
 
+def count(devices: int) -> int:
+    """Returns how many devices `strategy(devices)` will take in this process.
+
+    Raises:
+      InputError: there are fewer GPUs.
+    """
+    return len(_names(devices))
+
+
 @functools.cache
 def mirrored(names: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
     """One strategy a set of devices and process.
@@ -66,14 +75,20 @@ def make_deterministic() -> None:
     """
     threading = tf.config.threading
     if quiet.onednn():
-        raise InputError("--deterministic comes too late in this process.")
+        raise InputError(
+            f"--deterministic comes too late in this process; set {quiet.ONEDNN}=0 before "
+            "TensorFlow is imported."
+        )
     try:
         if threading.get_intra_op_parallelism_threads() != 1:
             threading.set_intra_op_parallelism_threads(1)
         if threading.get_inter_op_parallelism_threads() != 1:
             threading.set_inter_op_parallelism_threads(1)
     except RuntimeError as error:
-        raise InputError("--deterministic comes too late in this process.") from error
+        raise InputError(
+            "--deterministic comes too late in this process, which has computed with TensorFlow; "
+            "train first, or in a process of its own."
+        ) from error
     tf.config.experimental.enable_op_determinism()
 
 

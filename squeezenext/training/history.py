@@ -1,5 +1,6 @@
 """What one sees of a run: a line and a CSV row an epoch, TensorBoard, progress."""
 
+import collections
 import contextlib
 import csv
 import datetime
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from squeezenext.atomic import write_file
+from squeezenext.errors import InputError
 
 COLUMNS = (
     "epoch",
@@ -37,6 +39,8 @@ COLUMNS = (
 )
 LOG = logging.getLogger("squeezenext")
 LINE_SECONDS = 60.0
+_Held = collections.deque[tuple[int, Callable[[], object]]]  # (step, what writes a point)
+_MOST_HELD = 10_000  # points: those of hours in which the disk is full; then the oldest are lost
 
 
 class _File(logging.FileHandler):
@@ -79,7 +83,7 @@ class History:
     def __init__(self, directory: Path, resumed_step: int):
         self._path = directory / "history.csv"
         self._rows = [row for row in _read_rows(self._path) if int(row["step"]) <= resumed_step]
-        self._held: list[tuple[int, Callable[[], object]]] = []
+        self._held: _Held = collections.deque(maxlen=_MOST_HELD)
         self._writer = tf.summary.create_file_writer(str(directory / "tensorboard"))
 
     def point(self, step: int, values: Mapping[str, float]) -> None:
@@ -111,7 +115,8 @@ class History:
 
     def rewind(self, step: int) -> None:
         """Forgets what was held back of later steps: the run goes back to this one."""
-        self._held = [held for held in self._held if held[0] <= step]
+        kept = [held for held in self._held if held[0] <= step]
+        self._held = collections.deque(kept, _MOST_HELD)
         self._rows = [row for row in self._rows if int(row["step"]) <= step]
 
     def write_rows(self) -> None:
@@ -121,7 +126,7 @@ class History:
           OSError: the disk is full.
         """
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
         write_file(self._path, lambda file: file.write_text(text.getvalue(), "utf-8"))
@@ -133,9 +138,9 @@ class History:
           tf.errors.OpError: the disk is full.
         """
         with self._writer.as_default():
-            for _, write in self._held:
-                write()
-        self._held = []
+            while self._held:
+                self._held[0][1]()
+                self._held.popleft()  # only now, and never again: it has been written
         self._writer.flush()
 
     def close(self) -> None:
@@ -145,10 +150,18 @@ class History:
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
+    """Returns the rows that name a step, whatever a person or another release has made of others.
+
+    Raises:
+      InputError: it is no table at all.
+    """
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
+    try:
+        with open(path, newline="", encoding="utf-8", errors="replace") as file:
+            return [row for row in csv.DictReader(file) if (row.get("step") or "").isdecimal()]
+    except csv.Error as error:
+        raise InputError(f"{path} is no table ({error}); move it elsewhere and go on.") from error
 
 
 class ProgressBar:

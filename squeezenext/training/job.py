@@ -1,13 +1,13 @@
 """One process's part in a training job: its devices, its workers, its loop."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow as tf
 
-from squeezenext import data, labels
 from squeezenext.config import Config
+from squeezenext.reader import Reader, faults_named
 from squeezenext.records import bad_records
 from squeezenext.records.manifest import Split
 from squeezenext.training import (
@@ -26,33 +26,30 @@ from squeezenext.training.loop import Loop
 from squeezenext.training.options import Options
 from squeezenext.training.run import Run
 from squeezenext.training.signals import StopSignals
+from squeezenext.training.task import Task
 from squeezenext.training.watchdog import Watchdog
 
 
 def train(
-    config: Config,
     options: Options,
-    splits: Mapping[str, Split],
-    classes: Sequence[labels.Label],
+    task: Callable[[], Task],
     cluster: Cluster | None,
-    source: Path | None,
     signals: StopSignals,
 ) -> dict:
-    """Does the work of `train.train`, which has checked the arguments.
+    """Does the work of `train.train`, in a model directory that is locked.
 
     Args:
-      config: with the data's number of classes.
       options: where and how.
-      splits: "train" and, where there is one, "validation".
-      classes: in label order.
-      cluster: the workers, where there are several; the model directory is locked.
-      source: the model directory to fine-tune from, or None.
+      task: says what is trained; what it raises the other workers are told.
+      cluster: the workers, where there are several.
       signals: which are heeded already.
     """
     model_dir = Path(options.model_dir)
     chief = cluster is None or cluster.index == 0
     history.log_to(model_dir / "train.log" if chief else None)
     with departure.watched(model_dir, cluster, signals) as watchdog:
+        given = task()
+        config, splits = given.config, given.splits
         strategy = _strategy(options, cluster, watchdog)
         reader = _reader(splits["train"], options)
         loop = _loop(config, options, strategy, reader)
@@ -64,18 +61,19 @@ def train(
         job = Run(
             loop,
             reader,
-            data.Reader(validation) if validation and validation.examples else None,
+            Reader(validation) if validation and validation.examples else None,
             options,
             chief=chief,
             watchdog=watchdog,
             signals=signals,
         )
-        with data.faults_named(reader, *([job.validation] if job.validation else [])):
-            if not job.resume() and source:
-                _fine_tune(loop, source)
+        memory = micro_batches.memory_named(config, strategy, loop.micro_batch)
+        with faults_named(reader, *([job.validation] if job.validation else [])), memory:
+            if not job.resume() and given.source:
+                _fine_tune(loop, given.source)
             xla.choose(loop, reader, options.deterministic)
             if chief:
-                model_directory.create(model_dir, config, classes)
+                model_directory.create(model_dir, config, given.classes)
             return job.run()
 
 
@@ -84,15 +82,17 @@ def _strategy(
 ) -> tf.distribute.Strategy:
     if options.deterministic:
         devices.make_deterministic()
+    if watchdog:
+        watchdog.joining(devices.count(options.devices))
     strategy = devices.strategy(options.devices, cluster)
     if watchdog:
-        devices.exchange(strategy, [0])
+        devices.exchange(strategy, [0])  # waits until TensorFlow has connected all
         watchdog.joined()
     return strategy
 
 
-def _reader(split: Split, options: Options) -> data.Reader:
-    reader = data.Reader(split)
+def _reader(split: Split, options: Options) -> Reader:
+    reader = Reader(split)
     if options.on_bad_record == "skip":
         listed = bad_records.listed(Path(options.model_dir) / bad_records.FILE)
         reader.leave_out(LOG.warning, listed)
@@ -100,7 +100,7 @@ def _reader(split: Split, options: Options) -> data.Reader:
 
 
 def _loop(
-    config: Config, options: Options, strategy: tf.distribute.Strategy, reader: data.Reader
+    config: Config, options: Options, strategy: tf.distribute.Strategy, reader: Reader
 ) -> Loop:
     policy = devices.precision(options.precision)
     with strategy.scope():
@@ -119,14 +119,15 @@ def _loop(
     return loop
 
 
-def _profile(loop: Loop, reader: data.Reader) -> dict:
-    with data.faults_named(reader):
+def _profile(loop: Loop, reader: Reader) -> dict:
+    memory = micro_batches.memory_named(loop.config, loop.strategy, loop.micro_batch)
+    with faults_named(reader), memory:
         measured = profiling.profile(loop, reader)
     print(measured.report(loop.config.training.echo))
     return dataclasses.asdict(measured)
 
 
-def _report(config: Config, loop: Loop, reader: data.Reader, precision: str) -> None:
+def _report(config: Config, loop: Loop, reader: Reader, precision: str) -> None:
     LOG.info(
         "%s parameters, %d training images, batch %d = %d replicas x %d images x %d, %s, "
         "TensorFlow %s",

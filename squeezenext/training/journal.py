@@ -1,5 +1,6 @@
 """What is told of a run while it goes on: the log's lines, history.csv's rows, TensorBoard."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from squeezenext import data, labels, models
 from squeezenext.optimization.schedule import learning_rate
+from squeezenext.reader import Reader
 from squeezenext.reporting.metrics import Evaluation
 from squeezenext.training import mixing, phases, pictures
 from squeezenext.training.history import LOG, History
@@ -15,6 +17,7 @@ from squeezenext.training.loop import Loop
 from squeezenext.training.snapshots import Progress
 
 SHOWN = 16  # images of training
+LOW_SCALE = 128.0  # of the loss: eight steps left out, one soon after the other, from 2^15 down
 
 
 class Journal:
@@ -30,8 +33,10 @@ class Journal:
         self.history = history
         self._loop = loop
         self._model_dir = model_dir
+        self._skipped = int(loop.update.skipped.numpy())
+        self._warned = False
 
-    def input(self, reader: data.Reader) -> None:
+    def input(self, reader: Reader) -> None:
         """Shows the first images that training sees, and the graph."""
         config = self._loop.config
         images = phases.resized(config.images, self._loop.phase.size)
@@ -41,12 +46,13 @@ class Journal:
             config.model.classes,
             seed=self._loop.seed,
             start=0,
-            micro_batch=min(SHOWN, config.training.batch_size),
+            micro_batch=self._loop.micro_batch,  # among whose images those to mix are drawn
             share=data.Share(),
+            echo=config.training.echo,
         )
         pixels, known, draws = next(iter(shown))
         seen, _ = mixing.augmented(pixels, known, draws, images, config.model.classes)
-        self.history.images("train/images", tf.cast(seen + 0.5, tf.uint8).numpy(), 0)
+        self.history.images("train/images", tf.cast(seen[:SHOWN] + 0.5, tf.uint8).numpy(), 0)
         self.history.histogram("train/labels", known.numpy(), 0)
         with tf.device("CPU:0"):
             self.history.graph(models.inference(models.build(config)))
@@ -60,8 +66,23 @@ class Journal:
         curves = {"train/batch_loss": loss, "train/images_per_second": rate}
         curves["train/cpu_utilisation"] = cores / (os.cpu_count() or 1)
         self.history.point(step, curves)
+        self._watch_scale(step)
 
-    def evaluation(self, step: int, result: Evaluation, reader: data.Reader) -> None:
+    def _watch_scale(self, step: int) -> None:
+        """Warns where steps are still left out although the loss scale is low already."""
+        update, before = self._loop.update, self._skipped
+        self._skipped = int(update.skipped.numpy())
+        scale = float(update.loss_scale.numpy())
+        if update.scaled and self._skipped > before and scale < LOW_SCALE and not self._warned:
+            self._warned = True
+            LOG.warning(
+                "Up to step %d %d steps were left out, and the loss scale has fallen to %g: the "
+                "gradients themselves grow; should it come to an end here, go on with --precision "
+                "float32 or a lower training.learning_rate.",
+                *(step, self._skipped, scale),
+            )
+
+    def evaluation(self, step: int, result: Evaluation, reader: Reader) -> None:
         """Shows the labels, the classes' scores, the confusion and the worst mistakes."""
         self.history.histogram("validation/predicted_labels", result.predicted, step)
         self.history.histogram("validation/labels", result.labels, step)
@@ -73,10 +94,12 @@ class Journal:
     def epoch(self, progress: Progress, scores: dict[str, Any] | None) -> None:
         """Tells of the epoch that has just ended; `scores`: of its evaluation, if there was one."""
         update = self._loop.update
-        step, seen = int(update.step.numpy()), int(update.examples_seen.numpy())
+        step, seen = int(update.step.numpy()), update.seen
         rate = float(learning_rate(self._loop.config.training, tf.constant(seen), update.examples))
         means = progress.epoch_sums.means()
-        speed = progress.epoch_timed / max(progress.epoch_seconds, 1e-9)
+        # A process's first call is not timed: it builds the graph.
+        timed = progress.epoch_timed > 0
+        speed = progress.epoch_timed / progress.epoch_seconds if timed else math.nan
         validation = {k: v for k, v in (scores or {}).items() if k != "examples"}
         epoch, skipped = round(seen / update.examples, 3), int(update.skipped.numpy())
         self.history.row(
@@ -84,8 +107,8 @@ class Journal:
             epoch=epoch,
             examples_seen=seen,
             learning_rate=rate,
-            images_per_second=round(speed, 1),
-            seconds=round(progress.epoch_seconds, 1),
+            images_per_second=round(speed, 1) if timed else "",
+            seconds=round(progress.epoch_seconds, 1) if timed else "",
             skipped=skipped,
             **means,
             **{f"validation_{name}": value for name, value in validation.items()},
@@ -94,8 +117,9 @@ class Journal:
         curves |= {f"validation/{name}": value for name, value in validation.items()}
         self.history.point(step, curves)
         after = "".join(f", validation {k}={v:.4f}" for k, v in validation.items())
-        after += f", {skipped} steps left out as not finite" if skipped else ""
+        after += f", {skipped} steps left out so far as not finite" if skipped else ""
+        after += f", lr={rate:.5g}" + (f", {speed:.0f} images/s" if timed else "")
         LOG.info(
-            "epoch=%g, step=%d, loss=%.4f, top1=%.4f, top5=%.4f%s, lr=%.5g, %.0f images/s",
-            *(epoch, step, *means.values(), after, rate, speed),
+            "epoch=%g, step=%d, loss=%.4f, top1=%.4f, top5=%.4f%s",
+            *(epoch, step, *means.values(), after),
         )

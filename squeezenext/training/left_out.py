@@ -4,7 +4,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from squeezenext.data import Reader
+from squeezenext.reader import Reader
 from squeezenext.records import bad_records
 from squeezenext.training import devices
 

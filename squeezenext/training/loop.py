@@ -14,6 +14,7 @@ from squeezenext.config import Config
 from squeezenext.models import model_variables
 from squeezenext.optimization.optimizers import is_classifier
 from squeezenext.optimization.update import Update
+from squeezenext.reader import Reader
 from squeezenext.training import losses, mixing, phases, scoring
 from squeezenext.training.moving_statistics import mean
 
@@ -74,7 +75,7 @@ class Loop(scoring.Scorer):
         self.teacher = teacher
         self.jit = False  # whether XLA compiles the pass forward and back, see xla.py
         self.as_evaluated = False  # train without dropout and batch statistics, see retraining.py
-        self.fed = 0  # micro-batches delivered by the input, counted where there are other workers
+        self._delivered = scoring.Deliveries()  # of the present iterator
         self.passed_over = 0  # examples left out of the order of training, see nan.py
         self.micro_steps, rest = divmod(config.training.batch_size, micro_batch * self.share.total)
         if rest or not self.micro_steps:  # a step without a pass would train nothing, silently
@@ -90,22 +91,28 @@ class Loop(scoring.Scorer):
         self.phase = self._phase()
 
     def _phase(self) -> phases.Phase:
-        return phases.phase(self.config, self._seen() // self.update.examples)
+        return phases.phase(self.config, self.update.seen // self.update.examples)
 
-    def _seen(self) -> int:
-        return int(self.update.examples_seen.numpy())
+    @property
+    def fed(self) -> int:
+        """Micro-batches that the input has delivered, where there are other workers.
+
+        Alike on all of them between two calls, but for what the present iterator reads ahead.
+        """
+        return self._delivered.count + self._scored.count
 
     @property
     def phase_is_over(self) -> bool:
         """Says whether training goes on with other batches: with those of `batches`, afresh."""
         return self._phase() != self.phase
 
-    def batches(self, reader: data.Reader):
+    def batches(self, reader: Reader):
         """Returns an iterator over training's batches from where the run stands."""
         self.phase = self._phase()
-        before = (self._seen() - self.config.training.batch_size) // self.update.examples
+        before = (self.update.seen - self.config.training.batch_size) // self.update.examples
         if not self.phase.frozen and phases.phase(self.config, before).frozen:
             self.update.forget()  # this is the first step of all weights
+        self._delivered = delivered = scoring.Deliveries()
 
         def dataset(_):
             batches = data.training(
@@ -113,23 +120,14 @@ class Loop(scoring.Scorer):
                 phases.resized(self.config.images, self.phase.size),
                 self.config.model.classes,
                 seed=self.seed,
-                start=int(self.update.examples_seen.numpy()) + self.passed_over,
+                start=self.update.seen + self.passed_over,
                 micro_batch=self.micro_batch,
                 share=self.share,
                 echo=self.config.training.echo,
             )
-            alone = self.share.replicas == self.share.total
-            return batches if alone else batches.map(self._counted)
+            return batches if self._alone else batches.map(delivered.count_in)
 
         return iter(self.strategy.distribute_datasets_from_function(dataset))
-
-    def _counted(self, *element):
-        def count() -> np.int64:
-            self.fed += 1
-            return np.int64(self.fed)
-
-        tf.numpy_function(count, [], tf.int64)
-        return element
 
     def train(self, iterator, steps: int) -> tuple[Sums, bool]:
         """Takes `steps` steps; one whose gradient is not finite changes no weight.
@@ -220,8 +218,12 @@ class Loop(scoring.Scorer):
         }
         return state | ({REPLICAS: rows} if len(rows) > 1 and rows.size else {})
 
-    def restore(self, state: dict[str, np.ndarray]) -> bool:
+    def restore(self, state: dict[str, np.ndarray], precision: str | None = None) -> bool:
         """Takes up what `state` returned.
+
+        Args:
+          state: of this loop or of one in another process.
+          precision: in which that one computed, where it is known.
 
         Returns:
           Whether the run is the same bit for bit: on another number of replicas each begins with
@@ -232,7 +234,7 @@ class Loop(scoring.Scorer):
         """
         for name, variable in (model_variables(self.model) | self.update.state()).items():
             variable.assign(state[name])
-        self.update.settle_scale()
+        self.update.settle_scale(precision)
         if not self.statistics.names:
             return True
         rows = state.get(REPLICAS)

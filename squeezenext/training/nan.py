@@ -12,6 +12,7 @@ from pathlib import Path
 
 from squeezenext import data
 from squeezenext.atomic import write_file
+from squeezenext.reader import Reader
 from squeezenext.records import example
 from squeezenext.records.schema import FILENAME
 from squeezenext.training.loop import Loop
@@ -20,7 +21,7 @@ MAX_ROLLBACKS = 5  # in a run; more is not bad luck but a bad recipe
 _SHOWN = 3
 
 
-def keys(reader: data.Reader, *, seed: int, start: int, count: int, echo: int) -> list[str]:
+def keys(reader: Reader, *, seed: int, start: int, count: int, echo: int) -> list[str]:
     """Returns the file names, as the records hold them, of a part of the order of training.
 
     Args:
@@ -47,10 +48,10 @@ def _key(payload: bytes, place: int) -> str:
     return values[0].decode("utf-8", "replace") if values else f"example {place}"
 
 
-def batch_names(loop: Loop, reader: data.Reader) -> list[str]:
+def batch_names(loop: Loop, reader: Reader) -> list[str]:
     """Returns the file names of the last batch that a loop was trained on."""
     training = loop.config.training
-    behind = int(loop.update.examples_seen.numpy()) + loop.passed_over
+    behind = loop.update.seen + loop.passed_over
     start, count = behind - training.batch_size, training.batch_size
     return keys(reader, seed=loop.seed, start=start, count=count, echo=training.echo)
 
@@ -74,11 +75,12 @@ def report(directory: Path, step: int, names: list[str]) -> str:
     )
 
 
-def verdict(sentence: str, last: str, rollbacks: int) -> str:
+def verdict(sentence: str, last: str, rollbacks: int, precision: str) -> str:
     """Returns what a run ends with: `report`'s sentence, the last checkpoint, what one can do."""
     times = f" after {rollbacks} rollbacks" if rollbacks else ""
+    wider = "" if precision == "float32" else " or --precision float32"
     return (
         f"{sentence} No weight has been harmed; the last checkpoint is {last}{times}. Go on with "
-        "--on_nan rollback or --precision float32, or begin anew in another --model_dir with a "
-        "lower training.learning_rate."
+        f"--on_nan rollback{wider}, or begin anew in another --model_dir with a lower "
+        "training.learning_rate."
     )

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 from squeezenext import data
 from squeezenext.config import Images
 from squeezenext.labels import Label
+from squeezenext.reader import Reader
 from squeezenext.reporting.metrics import Evaluation
 from squeezenext.training.history import History
 
@@ -20,7 +21,7 @@ _COLD, _HOT = np.array([255, 255, 255]), np.array([8, 48, 107])
 def show(
     history: History,
     result: Evaluation,
-    reader: data.Reader,
+    reader: Reader,
     images: Images,
     classes: Sequence[Label],
     step: int,
@@ -69,7 +70,7 @@ def mistakes(result: Evaluation) -> np.ndarray:
 def drawn(
     result: Evaluation,
     numbers: np.ndarray,
-    reader: data.Reader,
+    reader: Reader,
     images: Images,
     classes: Sequence[Label],
 ) -> np.ndarray:

@@ -6,7 +6,7 @@ import time
 
 import tensorflow as tf
 
-from squeezenext import data
+from squeezenext.reader import Reader
 from squeezenext.training.loop import Loop
 
 SECONDS = 10.0  # of each measurement
@@ -56,7 +56,7 @@ def _advice(echo: int) -> list[str]:
     ]
 
 
-def profile(loop: Loop, reader: data.Reader, seconds: float = SECONDS) -> Profile:
+def profile(loop: Loop, reader: Reader, seconds: float = SECONDS) -> Profile:
     """Measures; the loop is afterwards as it was.
 
     Args:
@@ -71,7 +71,7 @@ def profile(loop: Loop, reader: data.Reader, seconds: float = SECONDS) -> Profil
     again = iter(loop.strategy.distribute_datasets_from_function(lambda _: _same(loop, held)))
     loop.train(again, 2)
     steps, trained = _repeated(lambda: loop.train(again, 1), seconds)
-    loop.restore(state)
+    loop.restore(state, loop.precision)
     return Profile(
         input_rate=count * per_replica / took,
         model_rate=steps * loop.micro_steps * per_replica / trained,

@@ -5,8 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from squeezenext import checkpoint, data
+from squeezenext import checkpoint
 from squeezenext.errors import NotFinite, RunAgain
+from squeezenext.reader import Reader
 from squeezenext.training import devices, left_out, model_directory, nan
 from squeezenext.training.history import LOG, History, ProgressBar
 from squeezenext.training.journal import Journal
@@ -35,8 +36,8 @@ class Run:
     def __init__(
         self,
         loop: Loop,
-        reader: data.Reader,
-        validation: data.Reader | None,
+        reader: Reader,
+        validation: Reader | None,
         options: Options,
         *,
         chief: bool = True,
@@ -72,7 +73,7 @@ class Run:
 
     @property
     def seen(self) -> int:
-        return int(self.loop.update.examples_seen.numpy())
+        return self.loop.update.seen
 
     def resume(self) -> bool:
         """Takes up the newest whole checkpoint; says whether there was one.
@@ -212,7 +213,9 @@ class Run:
         found = self.snapshots.resume() if goes_back else None
         if found is None:
             self._part()  # all come to the same verdict: nobody is to blame for leaving
-            raise NotFinite(nan.verdict(sentence, self.snapshots.last(), len(done)))
+            raise NotFinite(
+                nan.verdict(sentence, self.snapshots.last(), len(done), self.loop.precision)
+            )
         self.progress = found
         self.progress.best = best
         if self.progress.epoch_ended:  # evaluated since, but not noted: the disk was full
@@ -291,6 +294,8 @@ class Run:
         left_out.share(self.reader, self.loop.strategy)
         state = self.loop.state()
         self._part()
+        if not self.saver.amended:  # else final.json would stand beside a checkpoint not whole
+            self.saver.save(self.progress, state, must=True)
         document = {
             "step": self.step,
             "epoch": round(self.seen / self.examples, 3),

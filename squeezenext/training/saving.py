@@ -38,6 +38,7 @@ class Saver:
         self._model_dir = model_dir
         self._also = also
         self._seconds = 60 * minutes
+        self.amended = True  # the newest checkpoint is as it should be
         self._next = time.monotonic() + self._seconds
 
     @property
@@ -59,7 +60,7 @@ class Saver:
             self._also()
             self._snapshots.save(progress, state)
 
-        self._write(save, must)
+        self._write(save, must, "Training goes on; the next try is in a minute")
 
     def end(self) -> None:
         """Brings the rest up to date once more, after the last checkpoint. Raises as `save`."""
@@ -67,9 +68,10 @@ class Saver:
 
     def amend(self, progress: Progress) -> None:
         """Adds to the checkpoint of this step what an evaluation has found out."""
-        self._write(lambda: self._snapshots.amend(progress), must=False)
+        write, later = lambda: self._snapshots.amend(progress), "It will be saved anew"
+        self.amended = self._write(write, must=False, later=later)
 
-    def _write(self, write: Callable[[], None], must: bool) -> None:
+    def _write(self, write: Callable[[], None], must: bool, later: str = "") -> bool:
         step = self._snapshots.step
         try:
             if self._history:
@@ -83,10 +85,11 @@ class Saver:
                     f"{sentence}; the last checkpoint is {self._snapshots.last()}. Make room and "
                     "run again to go on from there."
                 ) from error
-            LOG.warning("%s. Training goes on; the next try is in a minute.", sentence)
+            LOG.warning("%s. %s.", sentence, later)
             self._next = time.monotonic() + RETRY_SECONDS
-            return
+            return False
         self._commit(step)
+        return True
 
     def _commit(self, step: int) -> None:
         """TensorBoard's curves are no part of what a run needs to go on."""

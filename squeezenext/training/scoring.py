@@ -8,9 +8,27 @@ import tensorflow as tf
 from squeezenext import data, models
 from squeezenext.config import Config
 from squeezenext.preprocessing import normalize
+from squeezenext.reader import Reader
 from squeezenext.reporting.metrics import Evaluation
 from squeezenext.training import devices, losses
 from squeezenext.training.moving_statistics import MovingStatistics
+
+
+class Deliveries:
+    """Counts the micro-batches that an input delivers; its own where an older one still reads."""
+
+    def __init__(self):
+        self.count = 0
+
+    def count_in(self, *element):
+        """Passes an element of a dataset on, counted."""
+
+        def add() -> np.int64:
+            self.count += 1
+            return np.int64(self.count)
+
+        tf.numpy_function(add, [], tf.int64)
+        return element
 
 
 class Scorer:
@@ -36,12 +54,17 @@ class Scorer:
         with strategy.scope():
             self.model = models.build(config, precision=precision, seed=seed)
         self.statistics = MovingStatistics(self.model, strategy)
+        self._scored = Deliveries()
+
+    @property
+    def _alone(self) -> bool:
+        return self.share.replicas == self.share.total
 
     def _network_input(self, images):
         return normalize(tf.cast(images, tf.float32), self.config.images)
 
     def evaluate(
-        self, reader: data.Reader, batch: int, each_step: Callable[[], None] = lambda: None
+        self, reader: Reader, batch: int, each_step: Callable[[], None] = lambda: None
     ) -> Evaluation:
         """Scores every example of a split once, with the weights as they are.
 
@@ -61,7 +84,7 @@ class Scorer:
             batches, steps = data.evaluation(
                 reader, self.config.images, self.config.model.classes, batch=batch, share=self.share
             )
-            return batches
+            return batches if self._alone else batches.map(self._scored.count_in)
 
         iterator = iter(self.strategy.distribute_datasets_from_function(dataset))
         parts = []

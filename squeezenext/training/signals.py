@@ -1,8 +1,6 @@
 """SIGTERM and SIGINT: the first lets a run save and leave, the second ends it at once."""
 
-import contextlib
 import logging
-import os
 import signal
 import socket
 import threading
@@ -10,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from squeezenext.errors import EXIT_CODES, RunAgain
+from squeezenext.training import ending
 
 KINDS = (signal.SIGTERM, signal.SIGINT)
 _LOG = logging.getLogger("squeezenext")
@@ -77,7 +76,5 @@ class StopSignals:
                 return
         if self._ended.wait(UNWIND_SECONDS):
             return
-        with contextlib.suppress(Exception):
-            self._leave()
-        os.write(2, b"error: Interrupted; run the same command again to go on.\n")
-        os._exit(EXIT_CODES[RunAgain])
+        sentence = "Interrupted; run the same command again to go on."
+        ending.end(EXIT_CODES[RunAgain], sentence, self._leave)

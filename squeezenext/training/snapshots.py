@@ -12,12 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 import squeezenext
-from squeezenext import checkpoint, config_io
+from squeezenext import checkpoint, config_io, quiet
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.training import devices
 from squeezenext.training.history import LOG
 from squeezenext.training.loop import Loop, Sums
+
+_WARMUP = "training.warmup_epochs"
 
 
 @dataclasses.dataclass
@@ -92,7 +94,7 @@ class Snapshots:
         state, meta = found
         self._check(meta)
         try:
-            exact = self._loop.restore(state)
+            exact = self._loop.restore(state, meta.get("precision"))
         except (KeyError, ValueError) as error:
             raise InputError(
                 f"The checkpoint in {self._model_dir} is of another recipe ({error}); choose "
@@ -137,6 +139,8 @@ class Snapshots:
     def _check(self, meta: dict[str, Any]) -> None:
         """Refuses to go on with another network, images, recipe or data; more epochs are welcome.
 
+        So is the warm-up that a recipe derives from them, where it is over in both ways.
+
         Raises:
           InputError: the same.
         """
@@ -146,11 +150,15 @@ class Snapshots:
                 f"{self._model_dir} and another --model_dir."
             )
         before = config_io.from_json(json.dumps(meta["config"]), f"{self._directory}'s META.json")
+        recipes = before.training, self._loop.config.training
+        warm = max(each.frozen_epochs + each.warmup_epochs for each in recipes)
+        welcome = {"training.epochs"} | ({_WARMUP} if meta["epoch"] >= warm else set())
         for name, old, value in _differences(before, self._loop.config):
-            if name != "training.epochs":
+            if name not in welcome:
+                same = f", or give --set {name}={old}" if name == _WARMUP else ""
                 raise InputError(
                     f"{self._model_dir} holds a run with {name} = {old}, not {value}; choose "
-                    "another --model_dir."
+                    f"another --model_dir{same}."
                 )
         if meta["seed"] != self._loop.seed or meta["examples"] != self._examples:
             raise InputError(
@@ -203,7 +211,7 @@ class Snapshots:
         return f"step {steps[-1]}" if steps else "none"
 
     def _meta(self, progress: Progress) -> dict[str, Any]:
-        seen = int(self._loop.update.examples_seen.numpy())
+        seen = self._loop.update.seen
         return {
             "epoch": seen / self._examples,
             "examples_seen": seen,
@@ -239,4 +247,5 @@ def versions() -> dict[str, str]:
         "keras": keras.__version__,
         "numpy": np.__version__,
         "squeezenext": squeezenext.__version__,
+        "onednn": "on" if quiet.onednn() else "off",
     }

@@ -5,12 +5,12 @@ import time
 
 import tensorflow as tf
 
-from squeezenext import data
+from squeezenext.reader import Reader
 from squeezenext.training.history import LOG
 from squeezenext.training.loop import Loop
 
 
-def choose(loop: Loop, reader: data.Reader, deterministic: bool) -> None:
+def choose(loop: Loop, reader: Reader, deterministic: bool) -> None:
     """Lets XLA compile the network where that is faster on this very GPU.
 
     Not on the CPU, where it takes three times as long (SqueezeNet 1.1, 16 images, 2 cores under
@@ -45,7 +45,7 @@ def measure(loop: Loop, iterator) -> dict[bool, float]:
     element = next(iterator)
     state = loop.state()
     seconds = {jit: _time_pass(loop, element, jit) for jit in (False, True)}
-    loop.restore(state)
+    loop.restore(state, loop.precision)
     loop.update.drop_gathered()
     loop.jit = seconds[True] < seconds[False]
     return seconds

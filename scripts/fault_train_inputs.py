@@ -1,0 +1,80 @@
+"""Faults that one of several workers meets in its input: a damaged record, a disk that hangs."""
+
+import random
+import shutil
+import sys
+import threading
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from scripts import fault_train_disk
+from scripts.fault_train_bench import Bench, Different, last_words
+from scripts.fault_train_workers import Group
+
+STALL_SECONDS = 30.0
+
+
+def damaged(bench: Bench, group: Group, chance: random.Random) -> int:
+    """Each worker's own copy of the records has a flipped bit: all end with 2, and name it."""
+    for culprit in range(group.count):
+        copy, arguments = bench.empty("copy"), group.arguments(bench.empty("damaged"))
+        shutil.copy(bench.folder / "records", copy)
+        fault_train_disk.flip(copy, chance)
+        others = [*arguments, "--training_file_pattern", str(copy)]
+        processes = [
+            bench.start(others if index == culprit else arguments, config=config)
+            for index, config in enumerate(group._configs(group.count))
+        ]
+        for index, process in enumerate(processes):
+            process.join()
+            told = last_words(process)
+            named = "copy" in told.splitlines()[-1]
+            if process.exitcode != 2 or not named:
+                raise Different(
+                    f"damaged record of worker {culprit}: worker {index} ended with "
+                    f"{process.exitcode}: {told}"
+                )
+    return group.count
+
+
+def stuck(bench: Bench, group: Group) -> int:
+    """Each worker's input hangs: in training, the last one's in evaluation. All leave with 75."""
+    for culprit in range(group.count):
+        model_dir = bench.empty("stuck")
+        arguments = group.arguments(model_dir)
+        split = "validation" if culprit == group.count - 1 else "train"
+        processes = [
+            bench.start(arguments, hang, split if index == culprit else "", config=config)
+            for index, config in enumerate(group._configs(group.count))
+        ]
+        for index, process in enumerate(processes):
+            process.join()
+            told = last_words(process)
+            named = f"orker {culprit} (127" in told.splitlines()[-1]
+            if process.exitcode != 75 or not named or "got stuck" not in told:
+                raise Different(
+                    f"stuck worker {culprit}, {split}: worker {index} ended with "
+                    f"{process.exitcode}: {told}"
+                )
+        group.resumed(arguments, f"stuck worker {culprit}")
+    return group.count
+
+
+def hang(split: str) -> None:
+    """Lets the input of a split deliver a few micro-batches and no more; shortens the patience."""
+    from squeezenext.reader import Reader
+    from squeezenext.training import group as watched
+
+    watched.STALL_SECONDS = STALL_SECONDS
+    read, reads = Reader.read, 0
+
+    def slow(reader, numbers):
+        nonlocal reads
+        reads += reader.split.name == split
+        if reads > (30 if split == "train" else 5):
+            threading.Event().wait()
+        return read(reader, numbers)
+
+    Reader.read = slow

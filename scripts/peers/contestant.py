@@ -1,0 +1,48 @@
+"""A contestant of a benchmark in a process of its own, which does a turn when it is told to."""
+
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Contestant:
+    """Runs a benchmark's script with --serve.
+
+    It says a line when it is ready, and one after each line that it is given.
+
+    Args:
+      python: the interpreter.
+      script: the benchmark.
+      kind: which contestant it is.
+      arguments: the script's own.
+    """
+
+    def __init__(self, python: str, script: str, kind: str, *arguments: str):
+        self.kind = kind
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        line = [python, script, "--serve", f"--kind={kind}", *arguments]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(line, stdin=pipe, stdout=pipe, text=True, env=environment)
+        self._answer()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def _answer(self) -> str:
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{self.kind} ended with {self._process.wait()}.")
+        return answer
+
+    def turn(self) -> str:
+        """Lets it do a turn; returns what it says of that."""
+        print("go", file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def end(self) -> None:
+        self._process.stdin.close()
+        self._process.terminate()
+        self._process.wait()
