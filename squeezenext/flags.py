@@ -18,6 +18,7 @@ from squeezenext.errors import EXIT_CODES, InputError
 
 Say = Callable[[str], None]  # how a library function tells what it does; a command gives `tell`
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def run(
@@ -96,6 +97,8 @@ def sentence(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno in _FULL:
         place = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{place}; make room and run the same command again.", 75
+    if isinstance(error, OSError) and error.errno in _FORBIDDEN and error.filename:
+        return f"{error.filename}: {error.strerror}; name another place, or change its rights.", 2
     return f"{type(error).__name__}: {error} (--debug shows where.)", 1
 
 

@@ -1,5 +1,6 @@
 """Commands from the outside: help, bad use, plain output. What they do, test_docs.py follows."""
 
+import errno
 import importlib
 import json
 import os
@@ -35,6 +36,17 @@ def test_stats_prints_json_and_writes_csv(tmp_path, capsys):
     rows = path.read_text().splitlines()
     assert rows[0] == "layer,kind,output,parameters,macs"
     assert rows[-1] == f"total,,,{document['parameters']},{document['macs']}"
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(monkeypatch, capsys):
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/ro/stats.csv")
+
+    monkeypatch.setattr("squeezenext.atomic.write_file", refused)
+    arguments = ["--configuration", "v_1_0_SqNxt_23", "--csv", "/ro/stats.csv"]
+    assert stats.main(["stats", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: /ro/stats.csv: Read-only file system; name another place")
 
 
 @pytest.mark.parametrize(
