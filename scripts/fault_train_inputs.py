@@ -13,7 +13,7 @@ from scripts import fault_train_disk
 from scripts.fault_train_bench import Bench, Different, last_words
 from scripts.fault_train_workers import Group
 
-STALL_SECONDS = 30.0
+STALL_SECONDS = 120.0  # more than a first call takes, which builds the graph
 
 
 def damaged(bench: Bench, group: Group, chance: random.Random) -> int:
