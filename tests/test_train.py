@@ -239,10 +239,10 @@ def test_a_device_without_memory_is_one_sentence(place, tmp_path, capsys, monkey
     from squeezenext.training import loop
 
     def fails(text):
-        def train(*_):
+        def full(*_):
             raise tf.errors.ResourceExhaustedError(None, None, text)
 
-        monkeypatch.setattr(loop.Loop, "train", train)
+        monkeypatch.setattr(loop.Loop, "train", full)
         code = train.main(command(place, tmp_path / "model", "--seed", "1")[2:])
         return code, capsys.readouterr().err.splitlines()[-1]
 
