@@ -23,6 +23,8 @@ GROWTH = (0.7, 0.85, 1.0)  # of that side, each for a third of the epochs, as in
 # nothing new.
 MIN_EPOCHS, MIN_STEPS = 8.0, 120
 MAX_EPOCHS, MAX_STEPS = 40.0, 600
+# However few minutes there are: so many steps, unless they are more than so many epochs.
+LEAST_STEPS, LEAST_EPOCHS = 40, 10
 FROZEN_STEPS = 20  # of the classifier alone, which begins with random weights
 # A file of more bits a weight needs no retraining: at 2.7 an adapted SqueezeNet 1.1 lost 0.6 points
 # on the clothing photographs' validation images (docs/compression.md).
@@ -244,7 +246,7 @@ def _compressing(made: Plan, train: int, left: float, share: float) -> Plan:
     if not share:
         return dataclasses.replace(made, compression_epochs=0.0)
     epochs = share * left / made.taught_seconds(train)
-    whole = _whole(epochs, MAX_COMPRESSION_EPOCHS, MAX_COMPRESSION_STEPS, train)
+    whole = _whole(epochs, 2, MAX_COMPRESSION_EPOCHS, MAX_COMPRESSION_STEPS, train)
     return dataclasses.replace(made, compression_epochs=whole)
 
 
@@ -268,13 +270,14 @@ def _training(
 ) -> tuple[int, bool, float]:
     """Returns (size, growing, epochs): the largest images with enough epochs, else the smallest."""
     enough = max(MIN_EPOCHS, MIN_STEPS * BATCH / examples)
+    least = _least(examples)
     for share in SHARES:
         size = _side(full, share) if share < 1 else full
         ways = []
         for growing in (False, True):
             building, each = _cost(full, size, growing, examples, speed)
             epochs = (seconds - building) / each
-            ways.append((_whole(epochs, MAX_EPOCHS, MAX_STEPS, examples), not growing))
+            ways.append((_whole(epochs, least, MAX_EPOCHS, MAX_STEPS, examples), not growing))
         epochs, constant = max(ways)
         if epochs >= enough:
             break
@@ -300,7 +303,12 @@ def _grown(size: int) -> tuple[int, ...]:
     return (*(_side(size, share) for share in GROWTH[:-1]), size)
 
 
-def _whole(epochs: float, most: float, steps: int, examples: int) -> float:
-    """Returns whole epochs, 2 at least, at most `most` or as many as are `steps` steps."""
+def _whole(epochs: float, least: int, most: float, steps: int, examples: int) -> float:
+    """Returns whole epochs, `least` at least, at most `most` or as many as are `steps` steps."""
     most = max(most, math.ceil(steps * BATCH / examples))
-    return float(min(most, max(2, math.floor(epochs))))
+    return float(min(most, max(least, math.floor(epochs))))
+
+
+def _least(examples: int) -> int:
+    """Returns the epochs below which training is not worth its fixed costs, whatever the time."""
+    return max(2, min(LEAST_EPOCHS, math.ceil(LEAST_STEPS * BATCH / examples)))

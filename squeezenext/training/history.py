@@ -170,7 +170,7 @@ class ProgressBar:
     def __init__(self, total: int, done: int):
         shown = sys.stderr.isatty() and not os.environ.get("CI")
         self._total = total
-        self._first = done, time.monotonic()
+        self._first: tuple[int, float] | None = None  # update: before it the graph was built
         self._told = None if shown else time.monotonic()
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]:.2f}"),
@@ -197,10 +197,10 @@ class ProgressBar:
         """Shows where the run stands; `rate` in images a second."""
         self._bar.update(self._task, completed=step, epoch=epoch, rate=rate, loss=loss)
         now = time.monotonic()
-        if self._told is not None and now - self._told >= LINE_SECONDS:
+        first, began = self._first = self._first or (step, now)
+        if self._told is not None and now - self._told >= LINE_SECONDS and step > first:
             self._told = now
-            steps = max(step - self._first[0], 1)
-            left = (self._total - step) * (now - self._first[1]) / steps
+            left = (self._total - step) * (now - began) / (step - first)
             LOG.info(
                 "step %d of %d, epoch %.2f, loss %.4f, %.0f images/s, %s left",
                 *(step, self._total, epoch, loss, rate, datetime.timedelta(seconds=round(left))),
