@@ -27,6 +27,9 @@ _WORKER_GONE = (
     tf.errors.FailedPreconditionError,
     tf.errors.InternalError,
 )
+# In the text of what TensorFlow's own heartbeat ends a run with, whatever the kind of the error:
+# also after a pause of all workers, for which none is to blame.
+_HEARTBEAT = "CoordinationService"
 
 
 @contextlib.contextmanager
@@ -51,15 +54,21 @@ def watched(
             watchdog.start()
         yield watchdog
     except BaseException as error:
-        if watchdog and isinstance(error, _WORKER_GONE):
+        if watchdog and _is_of_others(error):
             # TensorFlow notices first; the watchdog ends this process as soon as it has a name.
             watchdog.wait(2 * LOST_SECONDS - 5)
-            if isinstance(error, _DISCONNECTED):
+            if isinstance(error, _DISCONNECTED) or _HEARTBEAT in error.message:
                 lost = error.message.splitlines()[0]
                 watchdog.left(f"it has lost the others ({lost})", EXIT_CODES[RunAgain])
                 _leave(Verdict(f"a worker is gone ({lost})"))
         leaving(_verdict(error))
         raise
+
+
+def _is_of_others(error: BaseException) -> bool:
+    """Says whether a worker that is gone may be what has ended this one's call."""
+    told = isinstance(error, tf.errors.OpError) and _HEARTBEAT in error.message
+    return told or isinstance(error, _WORKER_GONE)
 
 
 def _verdict(error: BaseException) -> Verdict:
