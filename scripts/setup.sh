@@ -50,7 +50,7 @@ squeezenext_install() {
   [[ -n $extra ]] && arguments+=(-r "$repository/$extra")
   [[ -n $(squeezenext_gpu) ]] && arguments+=("tensorflow[and-cuda]>=2.21,<2.22")
   arguments+=(-c "$repository/constraints.txt")
-  echo "Installing what $repository/requirements.txt names (about two minutes) ..." >&2
+  echo "Installing what $repository/requirements.txt names (some minutes, without a word) ..." >&2
   "$PYTHON" -m pip install --quiet --disable-pip-version-check "${arguments[@]}"
 }
 
