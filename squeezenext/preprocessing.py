@@ -80,18 +80,24 @@ def normalize(pixels, images: Images):
 
     Works on numpy arrays and on tensors.
     """
-    if images.channels == "BGR":
-        pixels = _reversed(pixels)
-    mean, std = np.float32(images.mean), np.float32(images.std)
-    return (pixels - mean) / std
-
-
-def _reversed(pixels):
     if isinstance(pixels, np.ndarray):
-        return pixels[..., ::-1]
-    import tensorflow as tf  # a tensor came, so it is there
+        return _normalized(pixels, images)
+    if images.channels == "BGR":
+        import tensorflow as tf  # a tensor came, so it is there
 
-    return tf.reverse(pixels, [-1])  # a slice of step -1 takes 7 times as long on a CPU
+        pixels = tf.reverse(pixels, [-1])  # a slice of step -1 takes 7 times as long on a CPU
+    return (pixels - np.float32(images.mean)) / np.float32(images.std)
+
+
+def _normalized(pixels: np.ndarray, images: Images) -> np.ndarray:
+    """The same, a channel at a time: numpy loops over a last axis of 3 at half the speed."""
+    outputs = np.empty(pixels.shape, np.float32)
+    for channel, (mean, std) in enumerate(zip(images.mean, images.std, strict=True)):
+        output = outputs[..., channel]
+        source = 2 - channel if images.channels == "BGR" else channel
+        np.subtract(pixels[..., source], np.float32(mean), out=output, dtype=np.float32)
+        output /= np.float32(std)
+    return outputs
 
 
 def read_image(data: bytes, name: str) -> Image.Image:
