@@ -1,9 +1,14 @@
 """What all tests share: quiet TensorFlow, four logical CPU devices, and `../shared`."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+
+# A shell ignores SIGINT for what it starts in the background, and every child inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the tests count on logical CPU devices
