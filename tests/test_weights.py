@@ -256,6 +256,12 @@ def test_bad_imports(shared, tmp_path, capsys):
         err = capsys.readouterr().err
         assert message in err and "Traceback" not in err, err
     assert not (tmp_path / "model").exists()
+    (tmp_path / "PHOTOS" / "cat").mkdir(parents=True)
+    arguments = ("--format", "deep_compression", "--input", path, "--configuration")
+    place = ("--model_dir", tmp_path / "PHOTOS")
+    assert run_weights("import", *arguments, "squeezenet_v1_0", *place) == 2
+    assert "PHOTOS holds other files (cat); choose another --model_dir" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "PHOTOS").iterdir()] == ["cat"]
     assert run_weights("import") == 2 and run_weights() == 2 and run_weights("export") == 2
 
 

@@ -35,6 +35,7 @@ _IMAGES: dict[str, Images] = {
     "torchvision": TORCHVISION,
     "pytorchcv": TORCHVISION,
 }
+_OWN = ("checkpoints", "config.json", "labels.json")  # written before the first checkpoint is there
 FORMATS = ("deep_compression", "ncnn", "caffemodel", "torchvision", "pytorchcv", "npz")
 
 
@@ -81,9 +82,13 @@ def import_weights(
 
 
 def _check_directory(directory: Path, config: Config, files: dict[str, str]) -> None:
-    """Refuses a directory that holds any model but this one, half made or whole."""
+    """Refuses a directory that holds any model but this one, half made or whole, or other files."""
     steps = checkpoint.steps(directory / "checkpoints")
     if not steps:
+        if directory.is_dir() and (strange := _strange(directory)):
+            raise InputError(
+                f"{directory} holds other files ({strange[0]}); choose another --model_dir."
+            )
         return
     fault = InputError(f"{directory} holds a model already; choose another --model_dir.")
     if steps != [0]:
@@ -91,6 +96,15 @@ def _check_directory(directory: Path, config: Config, files: dict[str, str]) -> 
     imported = checkpoint.read_meta(directory / "checkpoints", 0).get("imported", {})
     if imported.get("files") != files or config_io.read_model(directory) != config:
         raise fault
+
+
+def _strange(directory: Path) -> list[str]:
+    """Returns what an import that was interrupted cannot have left; hidden files may be its own."""
+    return sorted(
+        path.name
+        for path in directory.iterdir()
+        if not path.name.startswith(".") and path.name not in _OWN
+    )
 
 
 def _write(directory: Path, config: Config, classes, arrays, source: dict) -> None:
