@@ -58,6 +58,20 @@ def evaluate(
     """
     check_precision(precision)
     found = dataset.find(data_dir, None, validation_file_pattern)
+    return _evaluate(found, model_dir, split, batch_size, devices_used, precision, fit_temperature)
+
+
+def _evaluate(
+    found: dataset.Dataset,
+    model_dir: str | Path,
+    split: str,
+    batch_size: int,
+    devices_used: int,
+    precision: str,
+    fit_temperature: bool,
+) -> Evaluation:
+    """Does what `evaluate` says, on data that have been looked up: shards without a manifest are
+    read through for that."""
     dataset.check_split(found, split)
     if fit_temperature:
         calibration.check_own(model_dir)
@@ -195,19 +209,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError("--model_dir is missing: a model directory or a published model.")
         _check(values)
         model = values["model_dir"].value
-        result = evaluate(
-            model_dir=model,
-            data_dir=values["data_dir"].value,
-            validation_file_pattern=values["validation_file_pattern"].value,
-            split=values["split"].value,
-            batch_size=values["batch_size"].value,
-            devices_used=values["devices"].value,
-            precision=values["precision"].value,
-            fit_temperature=values["fit_temperature"].value,
-        )
-        split = values["split"].value
+        split, precision = values["split"].value, values["precision"].value
+        check_precision(precision)
         found = dataset.find(
             values["data_dir"].value, None, values["validation_file_pattern"].value
+        )
+        result = _evaluate(
+            found,
+            model,
+            split,
+            values["batch_size"].value,
+            values["devices"].value,
+            precision,
+            values["fit_temperature"].value,
         )
         known = about(model, found, split)
         document = metrics.document(result, len(known.classes))
