@@ -7,8 +7,6 @@ of a run that nobody disturbed, byte for byte. Exit code 0: it did; 1: something
 """
 
 import hashlib
-import multiprocessing
-import multiprocessing.forkserver
 import os
 import random
 import shutil
@@ -18,18 +16,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 from absl import flags
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from scripts import forks
 from squeezenext import flags as command_line
-from squeezenext import quiet
 from squeezenext.errors import InputError, SomeInputsFailed
 
-FORKS = multiprocessing.get_context("forkserver")
 COMPARED = ("*.json", "*.tflite", "MODEL_CARD.md", "exported/*", "records/manifest.json")
 Fault = Callable[[Path], None] | None
 
@@ -44,10 +40,7 @@ class Bench:
     """
 
     def __init__(self, folder: Path, arguments: list[str], prepare: Callable[[], None] | None):
-        FORKS.set_forkserver_preload(["squeezenext.training.job", "squeezenext.adapt"])
-        # --deterministic comes too late in a forked process: the server starts without oneDNN.
-        with mock.patch.dict(os.environ, {quiet.ONEDNN: "0"}):
-            multiprocessing.forkserver.ensure_running()
+        forks.begin("squeezenext.training.job", "squeezenext.adapt")
         self._folder, self._prepare = folder, prepare
         self._arguments = ["adapt", *arguments, "--deterministic"]
 
@@ -67,7 +60,9 @@ class Bench:
         place.parent.mkdir(exist_ok=True)
         arguments = [*self._arguments, "--model_dir", str(place)]
         told = place.parent / "errors"
-        process = FORKS.Process(target=_adapt, args=(arguments, place, told, self._prepare, fault))
+        process = forks.CONTEXT.Process(
+            target=_adapt, args=(arguments, place, told, self._prepare, fault)
+        )
         process.start()
         process.join(seconds)
         process.kill()

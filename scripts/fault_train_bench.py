@@ -1,22 +1,19 @@
 """What the fault tests of training share: data, commands, processes, and the comparison."""
 
 import json
-import multiprocessing
-import multiprocessing.forkserver
 import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from squeezenext import checkpoint, quiet
+from scripts import forks
+from squeezenext import checkpoint
 from squeezenext.errors import SomeInputsFailed
 
-FORKS = multiprocessing.get_context("forkserver")
 SHORT, LONG = 3, 40  # epochs: of a run disturbed at a given call, at a random moment
 FINISH_SECONDS = 600.0
 
@@ -35,10 +32,7 @@ class Bench:
     def __init__(self, folder: Path):
         from tests import tiny
 
-        FORKS.set_forkserver_preload(["squeezenext.training.job", "squeezenext.train"])
-        # --deterministic comes too late in a forked process: the server starts without oneDNN.
-        with mock.patch.dict(os.environ, {quiet.ONEDNN: "0"}):
-            multiprocessing.forkserver.ensure_running()
+        forks.begin("squeezenext.training.job", "squeezenext.train")
         self.folder = folder
         self._started: list = []
         self._whole: dict[int, str] = {}
@@ -69,7 +63,9 @@ class Bench:
     def start(self, arguments: list[str], fault: Callable | None = None, *given, config: str = ""):
         """Starts a run; `fault(*given)` is called in it first; `config`: its TF_CONFIG."""
         errors = self.folder / f"errors-{len(self._started)}"
-        process = FORKS.Process(target=_train, args=(arguments, config, errors, fault, *given))
+        process = forks.CONTEXT.Process(
+            target=_train, args=(arguments, config, errors, fault, *given)
+        )
         process.start()
         process.errors = errors
         self._started.append(process)

@@ -8,7 +8,7 @@ solvers (github.com/amirgholami/SqueezeNext) share one set of hyper-parameters. 
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from squeezenext.config_augmentation import (
     Augmentation,
@@ -134,6 +134,7 @@ class SqueezeNext:
     stem_padding: int = 0
     pair_order: PairOrder = "alternating"  # 3x1 first in every other unit
     biases: bool = False  # of convolutions, although batch norm follows, and the classifier
+    head_padding: ClassVar[int] = 0  # the classifier comes after the mean, no field of a file
 
     def __post_init__(self):
         _check_choice(self, "bottleneck_input", BottleneckInput)

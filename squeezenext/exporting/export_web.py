@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext.config import SqueezeNet
 from squeezenext.exporting import checking, compressed_file, npm, pixels
 from squeezenext.flags import Say
 from squeezenext.graph import Graph, Node
@@ -103,10 +102,10 @@ def write(
     for name, content in networks.items():
         (folder / name).write_bytes(content)
         rows.append({"name": name.split(".")[0], "file": name, "bytes": len(content)})
-    images, network = model.config.images, model.config.model
+    images = model.config.images
     document = {
         "files": rows,
-        "head_padding": network.head_padding if isinstance(network, SqueezeNet) else 0,
+        "head_padding": model.config.model.head_padding,
         "images": {x: getattr(images, x) for x in compressed_file.IMAGES},
         "labels": [label.text for label in model.labels],
         "model": model.name,

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from squeezenext import preprocessing
-from squeezenext.config import Config, SqueezeNet
+from squeezenext.config import Config
 
 MAX_SIDE = 1024  # of a drawn image
 # Five points of matplotlib's "inferno", dark to light, so that the map reads in grey, too.
@@ -43,7 +43,7 @@ def _thumbnail(image: Image.Image) -> Image.Image:
 
 def _inside(class_map: np.ndarray, config: Config) -> np.ndarray:
     """Returns the places of a map that lie in the image: all but the classifier's padding."""
-    margin = config.model.head_padding if isinstance(config.model, SqueezeNet) else 0
+    margin = config.model.head_padding
     height, width = class_map.shape
     return class_map[margin : height - margin, margin : width - margin]
 
