@@ -25,7 +25,7 @@ def damaged(bench: Bench, group: Group, chance: random.Random) -> int:
         others = [*arguments, "--training_file_pattern", str(copy)]
         processes = [
             bench.start(others if index == culprit else arguments, config=config)
-            for index, config in enumerate(group._configs(group.count))
+            for index, config in enumerate(group.configs(group.count))
         ]
         for index, process in enumerate(processes):
             process.join()
@@ -47,7 +47,7 @@ def stuck(bench: Bench, group: Group) -> int:
         split = "validation" if culprit == group.count - 1 else "train"
         processes = [
             bench.start(arguments, hang, split if index == culprit else "", config=config)
-            for index, config in enumerate(group._configs(group.count))
+            for index, config in enumerate(group.configs(group.count))
         ]
         for index, process in enumerate(processes):
             process.join()

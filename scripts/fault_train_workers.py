@@ -27,7 +27,7 @@ class Group:
     def __init__(self, bench: Bench, count: int):
         from tests import tiny
 
-        self._bench, self.count, self._configs = bench, count, tiny.tf_configs
+        self._bench, self.count, self.configs = bench, count, tiny.tf_configs
         more = ("--batch_size", str(8 * count), "--set", "training.synchronized_batch_norm=False")
         self._more = more
         whole = self.arguments(bench.empty(f"workers-{count}"))
@@ -39,7 +39,7 @@ class Group:
         return self._bench.arguments(model_dir, EPOCHS, *options, network="squeezenext")
 
     def start(self, arguments: list[str], fault=None) -> list:
-        configs = self._configs(self.count)
+        configs = self.configs(self.count)
         return [self._bench.start(arguments, fault, config=config) for config in configs]
 
     def finish(self, arguments: list[str], what: str) -> None:
@@ -112,7 +112,7 @@ def started_twice(bench: Bench, group: Group) -> int:
     """Each worker is started a second time beside a healthy run, which must not notice."""
     model_dir = bench.empty("twice")
     arguments, processes = group.begun(model_dir, "started twice")
-    for index, config in enumerate(group._configs(group.count)):
+    for index, config in enumerate(group.configs(group.count)):
         second = bench.start(arguments, config=config)
         second.join(LEAVE_SECONDS)
         if second.exitcode != 75:

@@ -8,7 +8,7 @@ from datasets import beam, folder, jobs, plan, shards
 from datasets.convert import convert
 from datasets.options import Options
 from squeezenext.errors import InputError, RunAgain
-from tests.imagenet_archives import jpeg
+from tests.imagenet_archives import class_folders
 from tests.test_convert import hashes
 
 OPTIONS = {"layout": "folder", "workers": 1, "show_progress": False, "train_shards": 5}
@@ -16,11 +16,7 @@ OPTIONS = {"layout": "folder", "workers": 1, "show_progress": False, "train_shar
 
 @pytest.fixture
 def photos(tmp_path):
-    for base, name in ((0, "cat"), (100, "dog")):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for n in range(15):
-            (tmp_path / "photos" / name / f"{n}.jpg").write_bytes(jpeg(base + n))
-    return tmp_path / "photos"
+    return class_folders(tmp_path / "photos", 15)
 
 
 def test_the_same_bytes_as_the_local_run(photos, tmp_path):

@@ -24,7 +24,7 @@ from datasets.convert import convert
 from squeezenext import records
 from squeezenext.errors import InputError, RunAgain
 from tests import imagenet_archives as archives
-from tests.imagenet_archives import encoded, jpeg, picture
+from tests.imagenet_archives import class_folders, encoded, jpeg, picture
 
 ROOT = Path(__file__).parents[1]
 TENCH, GOLDFISH = "n01440764", "n01443537"
@@ -45,12 +45,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    for base, name in ((0, "cat"), (100, "dog"), (200, "owl")):
-        (folder / name).mkdir(parents=True)
-        for n in range(10):
-            (folder / name / f"{n}.jpg").write_bytes(jpeg(base + n))
-    return folder
+    return class_folders(tmp_path / "photos", 10, ("cat", "dog", "owl"))
 
 
 def examples(manifest, split):

@@ -18,17 +18,13 @@ from datasets.convert import convert
 from scripts import fault_setup
 from squeezenext import records
 from squeezenext.errors import InputError, RunAgain
-from tests.imagenet_archives import jpeg
+from tests.imagenet_archives import class_folders
 from tests.test_convert import FOLDER, hashes, wait_for
 
 
 @pytest.fixture
 def photos(tmp_path):
-    for base, name in ((0, "cat"), (100, "dog")):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for n in range(15):
-            (tmp_path / "photos" / name / f"{n}.jpg").write_bytes(jpeg(base + n))
-    return tmp_path / "photos"
+    return class_folders(tmp_path / "photos", 15)
 
 
 def stopped(monkeypatch, where, *arguments, **options):

@@ -11,7 +11,7 @@ from datasets.convert import convert
 from squeezenext import records
 from squeezenext.errors import InputError, RunAgain
 from tests import imagenet_archives as archives
-from tests.imagenet_archives import jpeg
+from tests.imagenet_archives import class_folders, jpeg
 from tests.test_convert import FOLDER, hashes
 
 SYNSETS = ("n01440764", "n01443537")
@@ -20,11 +20,7 @@ VALIDATION = archives.validation_name(SYNSETS[0])
 
 @pytest.fixture
 def photos(tmp_path):
-    for base, name in ((0, "cat"), (100, "dog")):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for n in range(6):
-            (tmp_path / "photos" / name / f"{n}.jpg").write_bytes(jpeg(base + n))
-    return tmp_path / "photos"
+    return class_folders(tmp_path / "photos", 6)
 
 
 def test_a_name_cannot_forge_a_line_of_the_report(photos, tmp_path, capsys):

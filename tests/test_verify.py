@@ -14,7 +14,7 @@ from datasets.convert import convert
 from squeezenext import records
 from squeezenext.errors import InputError
 from squeezenext.records import tfrecord
-from tests.imagenet_archives import jpeg
+from tests.imagenet_archives import class_folders, jpeg
 
 FIRST, SECOND = "train-00000-of-00003", "train-00001-of-00003"
 
@@ -22,12 +22,9 @@ FIRST, SECOND = "train-00000-of-00003", "train-00001-of-00003"
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     root = tmp_path_factory.mktemp("verify")
-    for base, name in ((0, "cat"), (100, "dog")):
-        (root / "photos" / name).mkdir(parents=True)
-        for n in range(15):
-            (root / "photos" / name / f"{n}.jpg").write_bytes(jpeg(base + n))
+    photos = class_folders(root / "photos", 15)
     options = {"layout": "folder", "workers": 1, "show_progress": False, "train_shards": 3}
-    convert(root / "photos", root / "out", **options)
+    convert(photos, root / "out", **options)
     return root / "out"
 
 
