@@ -100,7 +100,7 @@ def _usual(data: bytes) -> Normalised:
         return _encoded(image, f"{kind} encoded as JPEG")
     header = jpeg.header(data)
     _check_size(header.width, header.height)
-    if preprocessing.too_many_scans(data):
+    if not header.one_scan and preprocessing.too_many_scans(data):
         raise ImageError(f"has over {preprocessing.MAX_SCANS} scans")
     if header.components == 4:
         return _encoded(_from_cmyk(_decode(data), header.adobe), "CMYK converted to RGB")

@@ -10,6 +10,7 @@ import numpy as np
 END = b"\xff\xd9"
 
 _FRAMES = {code for code in range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the rest are tables
+_SEQUENTIAL = {0xC0, 0xC1}  # coded by Huffman's codes
 _START_OF_SCAN, _ADOBE = 0xDA, 0xEE
 _SEGMENT = struct.Struct(">BBH")  # 0xFF, marker, length of what follows the marker
 _FRAME = struct.Struct(">BHHB")  # precision, height, width, components
@@ -28,6 +29,7 @@ class JpegHeader(NamedTuple):
     components: int
     adobe: bool
     scan: int  # where the first scan starts
+    one_scan: bool  # the first holds all, and libjpeg reads no other
 
 
 def header(data: bytes) -> JpegHeader:
@@ -48,7 +50,8 @@ def header(data: bytes) -> JpegHeader:
         raise ImageError("is cut short or damaged in its header") from error
     if frame is None:
         raise ImageError("has no JPEG frame")
-    return JpegHeader(*frame, adobe, end)
+    one_scan = frame[0] in _SEQUENTIAL and data[start : start + 1] == bytes(frame[-1:])
+    return JpegHeader(*frame, adobe, end, one_scan)
 
 
 def _segment(data: bytes, position: int) -> tuple[int, int, int]:

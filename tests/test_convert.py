@@ -461,6 +461,16 @@ def test_a_progressive_jpeg_cut_between_scans_is_cut():
     assert segments.whole(PROGRESSIVE) and segments.whole(JPEG)
 
 
+def test_scans_are_counted_where_there_may_be_several():
+    start = JPEG.rindex(b"\xff\xda") + 4
+    single = JPEG[:start] + b"\x01" + JPEG[start + 1 :]  # its first scan holds one component
+    assert segments.header(JPEG).one_scan
+    assert not segments.header(single).one_scan and not segments.header(PROGRESSIVE).one_scan
+    scan = JPEG[start - 4 : start + 20]
+    with pytest.raises(images.ImageError, match="has over 100 scans"):
+        images.normalise(single[:-2] + 100 * scan + JPEG[-2:])
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
