@@ -5,6 +5,7 @@ inside `tf.data`. What needs no decoder is done on the device, by mixing.py.
 """
 
 import math
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -90,34 +91,56 @@ def _bounded_centre(height, width, step: RandomResizedCrop) -> Window:
     return Window((height - rows) / 2, (width - columns) / 2, rows, columns)
 
 
-def crops(jpeg: tf.Tensor, rectangles: tf.Tensor, size: int) -> tf.Tensor:
-    """Decodes a JPEG once and returns the windows of it, each resized to a square.
+class Reading(NamedTuple):
+    """How JPEGs are read, [n, ...] int32 each: `reading` works it out for many at once.
 
-    Only what the windows need is decoded, at 1/2, 1/4 or 1/8 of the size (in the inverse DCT,
-    where it is an average over the pixels) as long as no window must be enlarged for it. What is
-    left to reduce is below 2, which bilinear interpolation does without antialiasing.
+    `ratio` is a power of two: 0 to 3 for 1 to 1/8 of the size. `rectangle` [n, 4] is what is
+    decoded, in pixels of that size: top, left, height, width; `parts` [n, copies, 4] are the
+    windows in it: top, left, bottom, right.
+    """
+
+    ratio: tf.Tensor
+    rectangle: tf.Tensor
+    parts: tf.Tensor
+
+
+def reading(rectangles: tf.Tensor, size: int) -> Reading:
+    """Returns how to decode no more than the windows need.
+
+    At 1/2, 1/4 or 1/8 of the size (in the inverse DCT, where it is an average over the pixels) as
+    long as no window must be enlarged for it. What is left to reduce is below 2, which bilinear
+    interpolation does without antialiasing.
+
+    Args:
+      rectangles: [n, copies, 4] int32, windows as `windows` returns them.
+      size: of the squares that they become.
+    """
+    smallest = tf.reduce_min(rectangles[..., 2:], (1, 2))[:, tf.newaxis]
+    halvings = tf.reduce_sum(tf.cast(smallest >= [2 * size, 4 * size, 8 * size], tf.int32), 1)
+    ratio = tf.bitwise.left_shift(1, halvings)[:, tf.newaxis, tf.newaxis]
+    low = rectangles[..., :2] // ratio
+    high = -(-(rectangles[..., :2] + rectangles[..., 2:]) // ratio)
+    first, last = tf.reduce_min(low, 1, keepdims=True), tf.reduce_max(high, 1, keepdims=True)
+    whole = tf.concat([first, last - first], -1)[:, 0]
+    return Reading(halvings, whole, tf.concat([low - first, high - first], -1))
+
+
+def crops(jpeg: tf.Tensor, how: Reading, size: int) -> tf.Tensor:
+    """Decodes a JPEG once and returns the windows of it, each resized to a square.
 
     Args:
       jpeg: scalar string.
-      rectangles: [copies, 4] int32, as `windows` returns them; copies is known statically.
+      how: one of a `reading`; copies is known statically.
 
     Returns:
       [copies, size, size, 3] uint8, RGB, 0..255.
     """
-    halvings = tf.reduce_sum(
-        tf.cast(tf.reduce_min(rectangles[:, 2:]) >= [2 * size, 4 * size, 8 * size], tf.int32)
-    )
-    ratio = tf.bitwise.left_shift(1, halvings)
-    low = rectangles[:, :2] // ratio
-    high = -(-(rectangles[:, :2] + rectangles[:, 2:]) // ratio)
-    first, last = tf.reduce_min(low, 0), tf.reduce_max(high, 0)
-    whole = tf.concat([first, last - first], 0)
-    pixels = tf.switch_case(halvings, [_decoder(jpeg, whole, ratio) for ratio in (1, 2, 4, 8)])
-    copies = rectangles.shape[0]
+    decoders = [_decoder(jpeg, how.rectangle, ratio) for ratio in (1, 2, 4, 8)]
+    pixels = tf.switch_case(how.ratio, decoders)
+    copies = how.parts.shape[0]
     if copies == 1:
         return _squares(pixels[tf.newaxis], size)
-    low, high = low - first, high - first
-    parts = [pixels[low[i, 0] : high[i, 0], low[i, 1] : high[i, 1]] for i in range(copies)]
+    parts = [pixels[part[0] : part[2], part[1] : part[3]] for part in tf.unstack(how.parts)]
     return tf.concat([_squares(part[tf.newaxis], size) for part in parts], 0)
 
 

@@ -115,11 +115,12 @@ def _shown(reader, images: Images, classes, pairs, *, seed, micro_batch, echo) -
         # A micro-batch at once: a hundred operations, which for each image would cost a tenth more.
         jpegs, heights, widths, labels = _parse(_read(reader, numbers), classes)
         sides = (tf.repeat(heights, echo), tf.repeat(widths, echo))
-        windows = augmentation.windows(*sides, images, values)
-        return jpegs, labels, *(_cut(part, different, echo) for part in (windows, values))
+        windows = _cut(augmentation.windows(*sides, images, values), different, echo)
+        how = augmentation.reading(windows, images.size)
+        return jpegs, how, labels, _cut(values, different, echo)
 
-    def decode(jpeg, label, windows, values):
-        return augmentation.crops(jpeg, windows, images.size), tf.repeat(label, echo), values
+    def decode(jpeg, how, label, values):
+        return augmentation.crops(jpeg, how, images.size), tf.repeat(label, echo), values
 
     def join(*parts):
         pixels, labels, values = (_flat(part, micro_batch) for part in parts)

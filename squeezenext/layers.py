@@ -134,6 +134,54 @@ def _slow_in_bfloat16(inputs) -> bool:
     return cpu and inputs.dtype == tf.bfloat16 and inputs.shape[-1] % 16 != 0
 
 
+class Conv2D(keras.layers.Conv2D):
+    """Keras' layer, with two gradients of kernels that are faster in bfloat16 on a CPU.
+
+    oneDNN takes 46 ms for that of the stem, 7x7 over 227 x 227 x 3 with stride 2, and 39 for that
+    of SqueezeNet's classifier, 1x1 from 512 to 1000 channels; here they take 18 and 19
+    (scripts/benchmark_kernels.py).
+    """
+
+    def convolution_op(self, inputs, kernel):
+        if inputs.dtype != tf.bfloat16 or tf.config.list_logical_devices("GPU"):
+            return super().convolution_op(inputs, kernel)
+        if self.strides == (2, 2) and self.padding == "valid" and inputs.shape[-1] == 3:
+            return _folded(inputs, kernel)
+        if self.kernel_size == (1, 1) == self.strides and min(kernel.shape[2:]) >= 256:
+            return _pointwise(inputs, tf.convert_to_tensor(kernel))
+        return super().convolution_op(inputs, kernel)
+
+
+def _folded(images, kernel):
+    """A valid convolution of stride 2 and odd kernel, as one of stride 1 over 2 x 2 pixels."""
+    rows, columns = (side % 2 for side in images.shape[1:3])
+    images = tf.pad(images, ((0, 0), (0, rows), (0, columns), (0, 0)))
+    half, channels, filters = (kernel.shape[0] + 1) // 2, *kernel.shape[2:]
+    kernel = tf.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
+    kernel = tf.reshape(kernel, (half, 2, half, 2, channels, filters))
+    kernel = tf.reshape(tf.transpose(kernel, (0, 2, 1, 3, 4, 5)), (half, half, -1, filters))
+    return tf.nn.conv2d(tf.nn.space_to_depth(images, 2), kernel, 1, "VALID")
+
+
+@tf.custom_gradient
+def _pointwise(inputs, kernel):
+    """A 1x1 convolution whose kernel's gradient is a product of two matrices."""
+
+    def gradients(upstream):
+        to_inputs = tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(inputs),
+            filter=kernel,
+            out_backprop=upstream,
+            strides=[1, 1, 1, 1],
+            padding="VALID",
+        )
+        channels, filters = kernel.shape[2:]
+        x, y = tf.reshape(inputs, (-1, channels)), tf.reshape(upstream, (-1, filters))
+        return to_inputs, tf.reshape(tf.matmul(x, y, transpose_a=True), kernel.shape)
+
+    return tf.nn.conv2d(inputs, kernel, 1, "VALID"), gradients
+
+
 class GroupedConv2D(keras.layers.Layer):
     """A grouped convolution without bias, stride 1: `groups` convolutions side by side.
 

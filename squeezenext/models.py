@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from squeezenext import networks
 from squeezenext.config import Activation, Config, Training
-from squeezenext.layers import BatchNorm, Dropout, GroupedConv2D, max_pool
+from squeezenext.layers import BatchNorm, Conv2D, Dropout, GroupedConv2D, max_pool
 
 L = keras.layers
 
@@ -106,7 +106,7 @@ class KerasOps:
             if strides > 1:  # only 1x1: every second pixel is read, and only those convolved
                 x = L.MaxPooling2D(1, strides, name=f"{name}_stride")(x)
             return GroupedConv2D(filters, kernel, groups, start, name=name)(x)
-        return L.Conv2D(
+        return Conv2D(
             filters,
             kernel,
             strides,

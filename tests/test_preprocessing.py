@@ -82,12 +82,18 @@ def numbers_of(images, examples, epoch=0, seed=0):
     return draws.of_steps(steps, seed, np.full(len(examples), epoch), examples)
 
 
+def crops(data, rectangles, size):
+    """The windows of one JPEG, [copies, size, size, 3]."""
+    how = augmentation.reading(rectangles[tf.newaxis], size)
+    return augmentation.crops(data, augmentation.Reading(*(part[0] for part in how)), size)
+
+
 def shown(data, height, width, images, numbers):
     """What training shows of one JPEG, an image for each row of random numbers."""
     count = len(numbers)
     heights, widths = (tf.constant([side] * count, tf.int64) for side in (height, width))
     rectangles = augmentation.windows(heights, widths, images, tf.constant(numbers))
-    pixels = [augmentation.crops(data, r[tf.newaxis], images.size)[0] for r in rectangles]
+    pixels = [crops(data, r[tf.newaxis], images.size)[0] for r in rectangles]
     pixels = augmentation.moved(tf.stack(pixels), images, tf.constant(numbers))
     labels = tf.zeros([count], tf.int64)
     return mixing.augmented(pixels, labels, tf.constant(numbers), images, 1)[0].numpy()
@@ -108,8 +114,8 @@ def test_random_crops_are_windows_of_the_resized_image():
     # Without the last column: libjpeg interpolates colour there from the window alone, which moves
     # it by up to 12 of 255; decoding more to be exact would cost every image time.
     windows = {whole[y : y + 60, x : x + 59].tobytes() for y in range(5) for x in range(5)}
-    crops = shown(tf.constant(data), 64, 64, images, numbers_of(images, range(150)))
-    seen = {np.ascontiguousarray(crop[:, :-1]).tobytes() for crop in crops}
+    found = shown(tf.constant(data), 64, 64, images, numbers_of(images, range(150)))
+    seen = {np.ascontiguousarray(crop[:, :-1]).tobytes() for crop in found}
     assert seen <= windows and len(seen) == 25  # all 5 x 5, both ends included
 
 
@@ -133,7 +139,7 @@ def test_crops_show_their_window_at_every_reduction(side, reach):
     whole = preprocessing.read_image(data, "x")
     first, last = side // 8, side // 8 + side * 3 // 4
     rectangle = tf.constant([[first, first, last - first, last - first]])
-    crop = augmentation.crops(tf.constant(data), rectangle, 48)[0].numpy().astype(float)
+    crop = crops(tf.constant(data), rectangle, 48)[0].numpy().astype(float)
     expected = whole.resize((48, 48), Image.Resampling.BILINEAR, (first, first, last, last))
     away = np.abs(crop - np.asarray(expected, float))
     # The chroma at the border is interpolated without what lies outside and was not decoded.
@@ -143,9 +149,9 @@ def test_crops_show_their_window_at_every_reduction(side, reach):
 def test_copies_of_one_decoding_are_the_crops_they_would_be_alone():
     data = tf.constant(photograph(300, 400))
     rectangles = tf.constant([[10, 20, 100, 120], [150, 200, 140, 190]])
-    both = augmentation.crops(data, rectangles, 48).numpy().astype(int)
+    both = crops(data, rectangles, 48).numpy().astype(int)
     for place in (0, 1):
-        alone = augmentation.crops(data, rectangles[place : place + 1], 48)[0].numpy()
+        alone = crops(data, rectangles[place : place + 1], 48)[0].numpy()
         # The chroma of a border pixel is interpolated from what has been decoded around it.
         assert np.abs(both[place] - alone)[1:-1, 1:-1].max() <= 1
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from squeezenext import data, models
 from squeezenext.config import Config
+from squeezenext.fusing import fused
 from squeezenext.models import model_variables
 from squeezenext.optimization.optimizers import is_classifier
 from squeezenext.optimization.update import Update
@@ -167,7 +168,8 @@ class Loop(scoring.Scorer):
     def backward(self, images, labels, draws, frozen: bool):
         """One micro-batch's gradients on one replica; 0 for weights that are frozen."""
         training, classes = self.config.training, self.config.model.classes
-        pixels, targets = mixing.augmented(images, labels, draws, self.config.images, classes)
+        augmented = fused(lambda *batch: mixing.augmented(*batch, self.config.images, classes))
+        pixels, targets = augmented(images, labels, draws)
         network = self._networks[images.shape[1]]
         weights = self.model.trainable_variables
         learning = [v for v in weights if not frozen or is_classifier(v)]

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from squeezenext import data, models
 from squeezenext.config import Config
+from squeezenext.fusing import fused
 from squeezenext.preprocessing import normalize
 from squeezenext.reader import Reader
 from squeezenext.reporting.metrics import Evaluation
@@ -61,7 +62,9 @@ class Scorer:
         return self.share.replicas == self.share.total
 
     def _network_input(self, images):
-        return normalize(tf.cast(images, tf.float32), self.config.images)
+        return fused(lambda pixels: normalize(tf.cast(pixels, tf.float32), self.config.images))(
+            images
+        )
 
     def evaluate(
         self, reader: Reader, batch: int, each_step: Callable[[], None] = lambda: None
