@@ -66,7 +66,7 @@ def _ours(split: manifest.Split, resized: bool) -> Iterator[int]:
 
     options = {"seed": 0, "start": 0, "micro_batch": BATCH, "share": data.Share()}
     for element in data.training(Reader(split), images, CLASSES, **options):
-        yield int(finish(*element).numpy().shape[0])
+        yield int(finish(*element).shape[0])
 
 
 def serve(directory: Path, kind: str) -> None:
