@@ -11,6 +11,9 @@ END = b"\xff\xd9"
 
 _FRAMES = {code for code in range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the rest are tables
 _SEQUENTIAL = {0xC0, 0xC1}  # coded by Huffman's codes
+# Markers without a length, over which libjpeg steps: what follows would be taken for one, and
+# could hide another image from us.
+_BARE = {0x00, 0x01, *range(0xD0, 0xDA)}
 _START_OF_SCAN, _ADOBE = 0xDA, 0xEE
 _SEGMENT = struct.Struct(">BBH")  # 0xFF, marker, length of what follows the marker
 _FRAME = struct.Struct(">BHHB")  # precision, height, width, components
@@ -61,7 +64,7 @@ def _segment(data: bytes, position: int) -> tuple[int, int, int]:
         position += 1
         mark, marker, size = _SEGMENT.unpack_from(data, position)
     end = position + 2 + size
-    if mark != 0xFF or size < 2 or end > len(data):
+    if mark != 0xFF or marker in _BARE or size < 2 or end > len(data):
         raise IndexError
     return marker, position + 4, end
 

@@ -2,7 +2,7 @@
 
     python scripts/benchmark_kernels.py [--rounds 8]
 
-What layers.py, mixing.py and preprocessing.py choose follows from this table.
+What convolutions.py, layers.py and fusing.py choose follows from this table.
 The ways of a row take turns; told is the shortest of the rounds, in milliseconds, for a batch of
 32. Gradients are included where a way's name says so.
 """
@@ -23,31 +23,23 @@ BATCH = 32
 Ways = dict[str, Callable[[], object]]
 
 
-def _mirrors() -> Ways:
+def _images() -> Ways:
     import tensorflow as tf
+
+    from squeezenext import config, preprocessing
+    from squeezenext.fusing import fused
+    from squeezenext.training import mixing
 
     pixels = tf.cast(tf.random.uniform((BATCH, 227, 227, 3), 0, 256, tf.int32), tf.uint8)
-    chosen = tf.random.uniform((BATCH,)) < 0.5
-    floats = tf.cast(pixels, tf.float32)
-    where = tf.reshape(chosen, (-1, 1, 1, 1))
-    select = tf.raw_ops.Select
+    numbers = tf.random.uniform((BATCH, 1))
+
+    def shown(pixels, numbers):
+        mirrored = tf.cast(mixing.horizontal_flip(pixels, numbers), tf.float32)
+        return preprocessing.normalize(mirrored, config.CAFFE_SQUASH)
+
     return {
-        "float32, [:, :, ::-1] and where": lambda: tf.where(where, floats[:, :, ::-1], floats),
-        "uint8, reverse and where": lambda: tf.where(where, tf.reverse(pixels, [2]), pixels),
-        "uint8, reverse and Select": lambda: select(
-            condition=chosen, x=tf.reverse(pixels, [2]), y=pixels
-        ),
-    }
-
-
-def _channels() -> Ways:
-    import tensorflow as tf
-
-    pixels = tf.random.uniform((BATCH, 227, 227, 3))
-    return {
-        "[..., ::-1]": lambda: pixels[..., ::-1],
-        "gather": lambda: tf.gather(pixels, [2, 1, 0], axis=3),
-        "reverse": lambda: tf.reverse(pixels, [-1]),
+        "an operation after the other": lambda: shown(pixels, numbers),
+        "one pass (fusing.py)": lambda: fused(shown)(pixels, numbers),
     }
 
 
@@ -108,10 +100,35 @@ def _pointwise(dtype: str, size: int, channels: int, filters: int) -> Ways:
     }
 
 
+def _convolutions(size: int, channels: int, filters: int, side: int, strides: int) -> Ways:
+    """Keras' layer and ours in bfloat16; the gradient of a stem's input nobody asks for."""
+    import keras
+    import tensorflow as tf
+
+    from squeezenext.convolutions import Conv2D
+
+    x = tf.cast(tf.random.normal((BATCH, size, size, channels)), tf.bfloat16)
+
+    def way(kind: type) -> Callable[[], object]:
+        layer = kind(filters, side, strides, use_bias=False, dtype="mixed_bfloat16")
+        layer.build(x.shape)
+
+        def both():
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                outputs = layer(x)
+            inputs = [layer.kernel.value] if channels == 3 else [x, layer.kernel.value]
+            return tape.gradient(outputs, inputs, outputs)
+
+        return both
+
+    return {"Keras' layer, gradients": way(keras.layers.Conv2D), "ours, gradients": way(Conv2D)}
+
+
 def _grouped(size: int, kernel: tuple[int, int], channels: int, filters: int) -> Ways:
     import tensorflow as tf
 
-    from squeezenext.layers import GroupedConv2D
+    from squeezenext.convolutions import GroupedConv2D
 
     x = tf.random.normal((BATCH, size, size, channels))
 
@@ -126,23 +143,6 @@ def _grouped(size: int, kernel: tuple[int, int], channels: int, filters: int) ->
         return both
 
     return {f"{name}, gradients": way(name) for name in ("split", "dense")}
-
-
-def _stems(dtype: str) -> Ways:
-    import tensorflow as tf
-
-    images = tf.cast(tf.random.normal((BATCH, 227, 227, 3)), dtype)
-    kernel = tf.cast(tf.random.normal((7, 7, 3, 64)), dtype)
-    folded = tf.nn.space_to_depth(tf.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0))), 2)
-    wide = tf.cast(tf.random.normal((4, 4, 12, 64)), dtype)
-    return {
-        "7x7, stride 2, gradient": lambda: _gradient(
-            lambda k: tf.nn.conv2d(images, k, 2, "VALID"), kernel
-        ),
-        "space to depth, 4x4, gradient": lambda: _gradient(
-            lambda k: tf.nn.conv2d(folded, k, 1, "VALID"), wide
-        ),
-    }
 
 
 def _concats() -> Ways:
@@ -175,19 +175,19 @@ def _gradient(function, *inputs):
 def rows() -> dict[str, Ways]:
     """Returns what is compared, by what it computes."""
     return {
-        "mirror half of the images": _mirrors(),
-        "RGB to BGR": _channels(),
+        "mirror half of the images, BGR, subtract the mean": _images(),
         "dropout of 14 x 14 x 512, bfloat16": _dropouts(),
         "batch norm of 55 x 55 x 8, bfloat16": _norms(8),
         "batch norm of 55 x 55 x 16, bfloat16": _norms(16),
         "1x1, 55 x 55, 64 to 32, float32": _pointwise("float32", 55, 64, 32),
         "1x1, 55 x 55, 64 to 32, bfloat16": _pointwise("bfloat16", 55, 64, 32),
-        "1x1, 13 x 13, 512 to 1000, bfloat16": _pointwise("bfloat16", 13, 512, 1000),
+        "1x1, 13 x 13, 512 to 1000, bfloat16": _convolutions(13, 512, 1000, 1, 1),
+        "1x1, 7 x 7, 512 to 256, bfloat16": _convolutions(7, 512, 256, 1, 1),
         "3x1 in 2 groups, 55 x 55, 16 to 16, float32": _grouped(55, (3, 1), 16, 16),
         "1x1 in 2 groups, 55 x 55, 64 to 32, float32": _grouped(55, (1, 1), 64, 32),
         "3x1 in 2 groups, 13 x 13, 64 to 64, float32": _grouped(13, (3, 1), 64, 64),
-        "stem, float32": _stems("float32"),
-        "stem, bfloat16": _stems("bfloat16"),
+        "stem 7x7 to 64 channels, bfloat16": _convolutions(227, 3, 64, 7, 2),
+        "stem 3x3 to 64 channels, bfloat16": _convolutions(227, 3, 64, 3, 2),
         "concat of two 56 x 56 x 64, bfloat16": _concats(),
     }
 

@@ -27,10 +27,11 @@ class Planted(loop.Loop):
         self.bad = tf.Variable(-1, trainable=False)
         super().__init__(config, **options)
 
-    def _network_input(self, images):
+    def _shown(self, images, labels, draws):
+        pixels, inputs, targets = super()._shown(images, labels, draws)
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         factor = tf.where(tf.equal(replica, self.bad), float("nan"), 1.0)
-        return super()._network_input(images) * factor
+        return pixels, inputs * factor, targets
 
 
 def planted_loop(devices_used: int) -> Planted:

@@ -94,12 +94,12 @@ def _bounded_centre(height, width, step: RandomResizedCrop) -> Window:
 class Reading(NamedTuple):
     """How JPEGs are read, [n, ...] int32 each: `reading` works it out for many at once.
 
-    `ratio` is a power of two: 0 to 3 for 1 to 1/8 of the size. `rectangle` [n, 4] is what is
-    decoded, in pixels of that size: top, left, height, width; `parts` [n, copies, 4] are the
-    windows in it: top, left, bottom, right.
+    `halvings` of the size, 0 to 3. `rectangle` [n, 4] is what is decoded, in pixels of that size:
+    top, left, height, width; `parts` [n, copies, 4] are the windows in it: top, left, bottom,
+    right.
     """
 
-    ratio: tf.Tensor
+    halvings: tf.Tensor
     rectangle: tf.Tensor
     parts: tf.Tensor
 
@@ -136,7 +136,7 @@ def crops(jpeg: tf.Tensor, how: Reading, size: int) -> tf.Tensor:
       [copies, size, size, 3] uint8, RGB, 0..255.
     """
     decoders = [_decoder(jpeg, how.rectangle, ratio) for ratio in (1, 2, 4, 8)]
-    pixels = tf.switch_case(how.ratio, decoders)
+    pixels = tf.switch_case(how.halvings, decoders)
     copies = how.parts.shape[0]
     if copies == 1:
         return _squares(pixels[tf.newaxis], size)

@@ -70,8 +70,10 @@ def _evaluate(
     precision: str,
     fit_temperature: bool,
 ) -> Evaluation:
-    """Does what `evaluate` says, on data that have been looked up: shards without a manifest are
-    read through for that."""
+    """Does what `evaluate` says, on data that have been looked up.
+
+    Shards without a manifest are read through for that.
+    """
     dataset.check_split(found, split)
     if fit_temperature:
         calibration.check_own(model_dir)
@@ -123,9 +125,8 @@ def _scorer(keep_logits: bool) -> type:
     class LogitScorer(Scorer):
         """Gives each example's logits in the place of its probability."""
 
-        def _score_replica(self, images, labels, numbers):
-            columns = super()._score_replica(images, labels, numbers)
-            return (*columns[:-1], self.model(self._network_input(images), training=False))
+        def _told(self, logits):
+            return logits
 
     return LogitScorer if keep_logits else Scorer
 

@@ -5,17 +5,16 @@ from collections.abc import Callable
 import tensorflow as tf
 
 
+def on_cpu() -> bool:
+    """Says whether this process computes on CPUs; settles TensorFlow's devices if nobody has."""
+    return not tf.config.list_logical_devices("GPU")
+
+
 def fused(function: Callable) -> Callable:
     """Returns `function`, of tensors alone, such that XLA compiles it on a CPU.
 
-    Flip, BGR and normalisation of 32 images of 227 x 227 take 4 ms instead of 44 on two cores
-    (scripts/benchmark_kernels.py). Left as it is on a GPU, whose memory is fast, and for which XLA
-    wants tools that are not always there.
+    scripts/benchmark_kernels.py has what that gives to training's images. On a GPU it is left as
+    it is: XLA wants tools there that are not always to be found.
     """
     compiled = tf.function(function, jit_compile=True, autograph=False)
-
-    def call(*tensors):
-        chosen = function if tf.config.list_logical_devices("GPU") else compiled
-        return chosen(*tensors)
-
-    return call
+    return lambda *tensors: (compiled if on_cpu() else function)(*tensors)

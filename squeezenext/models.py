@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from squeezenext import networks
 from squeezenext.config import Activation, Config, Training
-from squeezenext.layers import BatchNorm, Conv2D, Dropout, GroupedConv2D, max_pool
+from squeezenext.convolutions import Conv2D, GroupedConv2D
+from squeezenext.layers import BatchNorm, Dropout, max_pool
 
 L = keras.layers
 

@@ -83,9 +83,7 @@ def normalize(pixels, images: Images):
     if isinstance(pixels, np.ndarray):
         return _normalized(pixels, images)
     if images.channels == "BGR":
-        import tensorflow as tf  # a tensor came, so it is there
-
-        pixels = tf.reverse(pixels, [-1])  # a slice of step -1 takes 7 times as long on a CPU
+        pixels = pixels[..., ::-1]
     return (pixels - np.float32(images.mean)) / np.float32(images.std)
 
 

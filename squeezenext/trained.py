@@ -5,6 +5,7 @@ TensorFlow is reached only for a run that keeps moving averages.
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -78,21 +79,21 @@ def _of_sqz(path: Path) -> Trained:
     )
 
 
-def variables(directory: Path) -> dict[str, np.ndarray]:
+def variables(directory: Path, report: Callable[[str], None] = tell) -> dict[str, np.ndarray]:
     """Returns a model directory's variables by "model/layer/variable", averages where kept.
 
-    A checkpoint that is damaged is told of, and the one before it taken.
+    A checkpoint that is damaged is reported, and the one before it taken.
 
     Raises:
       InputError: there is no whole checkpoint, or none of the network that final.json tells of.
     """
-    found = checkpoint.newest(directory / "checkpoints", tell)
+    found = checkpoint.newest(directory / "checkpoints", report)
     if found is None:
         raise InputError(f"{directory} holds no checkpoint yet; train it first.")
     state, meta = found
     _check_last(directory, meta["step"])
     if not any(name.startswith("average/") for name in state):
-        return state
+        return {name: array for name, array in state.items() if name.startswith("model/")}
     from squeezenext import quiet  # which variables are averaged, Keras knows
 
     quiet.import_tensorflow()

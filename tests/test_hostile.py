@@ -129,11 +129,18 @@ EXIF[0x0112] = 6  # "turn me by 90 degrees", which no published number does
 PROGRESSIVE = encoded(PHOTO, progressive=True)
 SCAN = PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") :][:10]  # of one component
 
+
+def hidden(first: bytes, second: bytes) -> bytes:
+    """Two images in one: libjpeg steps over a restart mark, which has no length, and reads on."""
+    return b"\xff\xd8\xff\xd0" + (len(first) + 2).to_bytes(2, "big") + first + second
+
+
 # The notes' table of JPEG faults: name, bytes, what becomes of it.
 TABLE = {
     "grey.jpg": (encoded(PHOTO.convert("L")), "as it is"),
     "progressive.jpg": (PROGRESSIVE, "as it is"),
     "scans.jpg": (PROGRESSIVE[:-2] + 200 * SCAN + PROGRESSIVE[-2:], "has over 100 scans"),
+    "hidden.jpg": (hidden(PROGRESSIVE[2:-2] + 200 * SCAN, JPEG[2:]), "is cut short or damaged"),
     "second-scan.jpg": (JPEG[:-2] + 200 * SCAN + JPEG[-2:], "cannot be decoded"),
     "cmyk-adobe.jpg": (encoded(CMYK, quality=98), "CMYK converted to RGB"),
     "cmyk-plain.jpg": (without_adobe(encoded(INVERTED, quality=98)), "CMYK converted to RGB"),

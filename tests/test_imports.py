@@ -10,8 +10,8 @@ from tests.conftest import REPOSITORY
 
 # The rooms of the package, its modules and folders: each imports only from rows above its own.
 ROWS = [
-    {"atomic", "config_augmentation", "errors", "fusing", "layers", "quiet"},
-    {"checkpoint", "config", "flags", "labels"},
+    {"atomic", "config_augmentation", "errors", "fusing", "quiet"},
+    {"checkpoint", "config", "convolutions", "flags", "labels", "layers"},
     {"config_io", "draws", "networks", "optimization", "preprocessing", "records"},
     {"augmentation", "card", "description", "graph", "models", "photographs", "reader", "stats"},
     {"data", "litert", "prediction"},
@@ -24,15 +24,16 @@ ROWS = [
     {"adapt"},
 ]  # fmt: skip
 # The modules that importing TensorFlow is for; no other reaches it.
-HEAVY = {"augmentation", "compression.retraining", "data", "exporting.export_keras", "fusing",
-         "layers", "litert.from_keras", "models", "optimization.optimizers",
-         "optimization.schedule", "optimization.update", "reader", "training.departure",
-         "training.devices", "training.distillation", "training.history", "training.job",
-         "training.journal", "training.left_out", "training.loop", "training.losses",
-         "training.micro_batches", "training.mixing", "training.model_directory",
-         "training.moving_statistics", "training.nan", "training.pace", "training.pictures",
-         "training.profiling", "training.run", "training.saving", "training.scoring",
-         "training.snapshots", "training.speed", "training.xla"}  # fmt: skip
+HEAVY = {"augmentation", "compression.retraining", "convolutions", "data",
+         "exporting.export_keras", "fusing", "layers", "litert.from_keras", "models",
+         "optimization.optimizers", "optimization.schedule", "optimization.update", "reader",
+         "training.departure", "training.devices", "training.distillation", "training.history",
+         "training.job", "training.journal", "training.left_out", "training.loop",
+         "training.losses", "training.micro_batches", "training.mixing",
+         "training.model_directory", "training.moving_statistics", "training.nan",
+         "training.pace", "training.pictures", "training.profiling", "training.run",
+         "training.saving", "training.scoring", "training.snapshots", "training.speed",
+         "training.xla"}  # fmt: skip
 PACKAGE = REPOSITORY / "squeezenext"
 
 

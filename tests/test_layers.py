@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext.layers import BatchNorm, Conv2D, Dropout, GroupedConv2D, max_pool
+from squeezenext.layers import BatchNorm, Dropout, max_pool
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float16", 2e-2),
@@ -46,60 +46,6 @@ def test_moving_statistics_are_caffe_s():
     evaluated = layer(images).numpy()
     expected = (images - mean / scale) / np.sqrt(variance / scale + 1e-5)
     np.testing.assert_allclose(evaluated, expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("groups", [2, 4])
-@pytest.mark.parametrize("kernel", [(1, 1), (3, 1), (3, 3)])
-def test_the_ways_of_grouped_convolution_agree(groups, kernel):
-    images = tf.constant(np.random.default_rng(0).normal(size=(2, 6, 6, 8)).astype(np.float32))
-    results = []
-    for implementation in ("native", "split", "dense"):
-        layer = GroupedConv2D(12, kernel, groups, "ones", implementation)
-        layer.build(images.shape)
-        layer.kernel.assign(np.random.default_rng(1).normal(size=layer.kernel.shape))
-        with tf.GradientTape() as tape:
-            tape.watch(images)
-            outputs = layer(images)
-            loss = tf.reduce_sum(outputs**2)
-        results.append([outputs, *tape.gradient(loss, [images, layer.kernel.value])])
-    for native, *others in zip(*results, strict=True):
-        for other in others:
-            np.testing.assert_allclose(other, native, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("shape", "filters", "side", "strides"),
-    [((15, 15, 3), 8, 3, 2), ((16, 16, 3), 8, 3, 2), ((21, 21, 3), 8, 7, 2),
-     ((5, 5, 256), 300, 1, 1)],
-)  # fmt: skip
-def test_convolutions_in_bfloat16_are_keras_s(shape, filters, side, strides):
-    rng = np.random.default_rng(0)
-    images = tf.cast(rng.normal(size=(4, *shape)), tf.bfloat16)
-    results = []
-    for kind, policy in ((Conv2D, "mixed_bfloat16"), (keras.layers.Conv2D, "float32")):
-        layer = kind(filters, side, strides, use_bias=False, dtype=policy)
-        layer.build((4, *shape))
-        layer.kernel.assign(np.random.default_rng(1).normal(size=layer.kernel.shape))
-        x = tf.cast(images, layer.compute_dtype)
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            outputs = layer(x)
-            loss = tf.reduce_sum(tf.cast(outputs, tf.float32) ** 2)
-        assert outputs.shape == layer.compute_output_shape((4, *shape))
-        gradients = tape.gradient(loss, [x, layer.kernel.value])
-        results.append([tf.cast(value, tf.float32) for value in (outputs, *gradients)])
-    for mine, keras_own in zip(*results, strict=True):
-        scale = np.abs(keras_own).max()
-        np.testing.assert_allclose(mine / scale, keras_own / scale, atol=2e-2)
-
-
-def test_grouped_convolution_refuses_what_does_not_divide():
-    with pytest.raises(ValueError, match="filters is 5; it must be divisible by groups"):
-        GroupedConv2D(5, (1, 1), 2, "ones")
-    with pytest.raises(ValueError, match="fused"):
-        GroupedConv2D(4, (1, 1), 2, "ones", "fused")
-    with pytest.raises(ValueError, match="3 channels do not divide"):
-        GroupedConv2D(4, (1, 1), 2, "ones").build((None, 4, 4, 3))
 
 
 def test_dropout_is_a_function_of_its_count():

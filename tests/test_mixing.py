@@ -19,6 +19,7 @@ from squeezenext.config import (
     RandomErasing,
     RandomResizedCrop,
 )
+from squeezenext.fusing import fused
 from squeezenext.training import mixing
 
 SIDE = 24
@@ -48,14 +49,17 @@ def augmented(config, values, pixels=PIXELS, labels=LABELS):
 
 
 @pytest.mark.parametrize("steps", [*[(step,) for step in STEPS], STEPS])
-def test_each_is_the_same_eagerly_and_in_tf_data(steps):
+def test_each_is_the_same_eagerly_in_tf_data_and_compiled(steps):
     config = images(*steps)
     values = numbers(config)
     dataset = tf.data.Dataset.from_tensors((PIXELS, LABELS, values))
     mapped = dataset.map(lambda x, y, z: mixing.augmented(x, y, z, config, 4))
+    compiled = fused(lambda x, y, z: mixing.augmented(x, y, z, config, 4))
     eager = augmented(config, values)
-    for ours, theirs in zip(eager, next(iter(mapped)), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-4)
+    given = [tf.constant(x) for x in (PIXELS, LABELS, values)]
+    for ours, inside, one_pass in zip(eager, next(iter(mapped)), compiled(*given), strict=True):
+        np.testing.assert_allclose(ours, inside, atol=2e-4)
+        np.testing.assert_allclose(ours, one_pass, atol=1e-3)  # of 255
     pixels, targets = eager
     assert pixels.dtype == targets.dtype == np.float32
     assert pixels.min() >= 0 and pixels.max() <= 255.001

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from squeezenext import config_io, models
-from squeezenext.layers import BatchNorm, GroupedConv2D
+from squeezenext.convolutions import GroupedConv2D
+from squeezenext.layers import BatchNorm
 from tests.networks import built
 
 

@@ -25,10 +25,11 @@ class Allergic(loop.Loop):
         self.bad = tf.Variable(-1, trainable=False)
         super().__init__(config, **options)
 
-    def _network_input(self, images):
+    def _shown(self, images, labels, draws):
+        pixels, inputs, targets = super()._shown(images, labels, draws)
         sums = tf.reduce_sum(tf.cast(images, tf.int32), [1, 2, 3])
         factor = tf.where(tf.reduce_any(sums == self.bad), float("nan"), 1.0)
-        return super()._network_input(images) * factor
+        return pixels, inputs * factor, targets
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_stop_names_the_batch_and_rollbacks_have_an_end(made, start, tmp_path, m
     with pytest.raises(NotFinite, match=r"is not finite; the batch was .* and 5 more, all in"):
         start(tmp_path / "stop").run()
     monkeypatch.setattr(nan, "MAX_ROLLBACKS", 0)
-    with pytest.raises(NotFinite, match=r"the last checkpoint is step 0\. Go on with --on_nan"):
+    with pytest.raises(NotFinite, match=r"checkpoint is step 0\. What can be done: begin anew"):
         start(tmp_path / "end", on_nan="rollback").run()
 
 

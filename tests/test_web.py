@@ -5,6 +5,7 @@ import gzip
 import http.server
 import json
 import os
+import shutil
 import socket
 import threading
 import urllib.parse
@@ -122,6 +123,14 @@ def test_a_folder_that_a_killed_process_moved_away_is_brought_back(model_dir, tm
     assert exported(model_dir, site) == 2  # for whatever reason: the page is there again
     assert '"old"' in (site / "model.json").read_text()
     (tmp_path / "labels.json").rename(tmp_path / "mine" / "labels.json")
+    assert exported(model_dir, site) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "site", "site.json"]
+
+
+def test_what_a_killed_process_left_of_the_folder_it_replaced_is_removed(model_dir, tmp_path):
+    site = tmp_path / "site"
+    assert exported(model_dir, site) == 0
+    shutil.copytree(site, tmp_path / f".site.before-{os.getpid()}")
     assert exported(model_dir, site) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "site", "site.json"]
 

@@ -79,10 +79,15 @@ def replace_folder(made: Path, place: Path, kind: Kind) -> None:
 
 
 def _bring_back(place: Path) -> None:
-    """Gives a folder its name again that a killed process had moved away to replace it."""
+    """Gives a folder its name again that a killed process had moved away to replace it.
+
+    If it had been replaced already, what was moved away is removed.
+    """
     left = sorted(place.parent.glob(f".{glob.escape(place.name)}.before-*"))
     if left and not place.exists():
         os.replace(left.pop(), place)
+    for folder in left:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def note(path: Path) -> Path:

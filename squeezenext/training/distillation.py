@@ -10,10 +10,11 @@ import inspect
 import keras
 import tensorflow as tf
 
-from squeezenext import config_io, models
+from squeezenext import config_io, models, trained
 from squeezenext.config import Distillation
 from squeezenext.errors import InputError
 from squeezenext.foreign import named
+from squeezenext.fusing import fused
 from squeezenext.preprocessing import normalize
 from squeezenext.training import losses, model_directory
 
@@ -43,11 +44,12 @@ def _own(name: str, classes: int, precision: str) -> losses.Teacher:
     config = config_io.read_model(directory)
     _check_classes(name, config.model.classes, classes)
     model = models.build(config, precision=precision)
-    model_directory.assign(model, model_directory.read_weights(directory), name)
+    model_directory.assign(model, trained.variables(directory), name)
+
+    normalized = fused(lambda pixels: normalize(pixels, config.images))
 
     def answer(pixels: tf.Tensor) -> tf.Tensor:
-        pixels = _at_side(pixels, config.images.size)
-        return model(normalize(pixels, config.images), training=False)
+        return model(normalized(_at_side(pixels, config.images.size)), training=False)
 
     return answer
 

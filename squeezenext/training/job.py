@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from squeezenext import trained
 from squeezenext.config import Config
 from squeezenext.reader import Reader, faults_named
 from squeezenext.records import bad_records
@@ -148,7 +149,7 @@ def _fine_tune(loop: Loop, source: Path) -> None:
     Raises:
       InputError: it is of another network.
     """
-    arrays = model_directory.read_weights(source, LOG.info)
+    arrays = trained.variables(source, LOG.warning)
     with loop.strategy.scope():
         left = model_directory.assign(loop.model, arrays, str(source), new_head=True)
         for weight, average in loop.update.averaged():

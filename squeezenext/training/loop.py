@@ -15,6 +15,7 @@ from squeezenext.fusing import fused
 from squeezenext.models import model_variables
 from squeezenext.optimization.optimizers import is_classifier
 from squeezenext.optimization.update import Update
+from squeezenext.preprocessing import normalize
 from squeezenext.reader import Reader
 from squeezenext.training import losses, mixing, phases, scoring
 from squeezenext.training.moving_statistics import mean
@@ -167,16 +168,15 @@ class Loop(scoring.Scorer):
 
     def backward(self, images, labels, draws, frozen: bool):
         """One micro-batch's gradients on one replica; 0 for weights that are frozen."""
-        training, classes = self.config.training, self.config.model.classes
-        augmented = fused(lambda *batch: mixing.augmented(*batch, self.config.images, classes))
-        pixels, targets = augmented(images, labels, draws)
+        training = self.config.training
+        pixels, inputs, targets = self._shown(images, labels, draws)
         network = self._networks[images.shape[1]]
         weights = self.model.trainable_variables
         learning = [v for v in weights if not frozen or is_classifier(v)]
         with tf.GradientTape() as tape:
             # Frozen: as in evaluation, so that no statistics move and nothing drops out.
             training_mode = not frozen and not self.as_evaluated
-            logits = network(self._network_input(pixels), training=training_mode)
+            logits = network(inputs, training=training_mode)
             values = losses.of_targets(targets, logits, training.label_smoothing)
             if self.teacher:
                 answers = tf.stop_gradient(self.teacher(pixels))
@@ -188,6 +188,16 @@ class Loop(scoring.Scorer):
         gradients = [by_weight.get(id(v), tf.zeros(v.shape)) for v in weights]
         hits = [tf.reduce_sum(hit) for hit in scoring.hits(labels, logits)]
         self.update.gather(gradients, [tf.reduce_sum(values), *hits])
+
+    def _shown(self, images, labels, draws):
+        """Returns what the teacher sees, if there is one; what the network does; the targets."""
+
+        def shown(images, labels, draws):
+            chosen, classes = self.config.images, self.config.model.classes
+            pixels, targets = mixing.augmented(images, labels, draws, chosen, classes)
+            return (pixels if self.teacher else None), normalize(pixels, chosen), targets
+
+        return fused(shown)(images, labels, draws)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:

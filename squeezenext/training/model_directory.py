@@ -7,7 +7,7 @@ history.csv train.log tensorboard/ model_stats.csv final.json MODEL_CARD.md
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -17,7 +17,6 @@ import tensorflow as tf
 from squeezenext import (
     atomic,
     card,
-    checkpoint,
     config_io,
     description,
     labels,
@@ -44,20 +43,6 @@ def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> 
     description.write(directory, config, classes)
     table = stats.to_csv(stats.layers(models.build(config)))
     atomic.write_file(directory / "model_stats.csv", lambda file: file.write_text(table, "utf-8"))
-
-
-def read_weights(
-    directory: Path, report: Callable[[str], None] = lambda text: None
-) -> dict[str, np.ndarray]:
-    """Returns the trained variables by "model/layer/variable", moving averages where kept.
-
-    Raises:
-      InputError: there is no whole checkpoint.
-    """
-    found = checkpoint.newest(directory / "checkpoints", report)
-    if found is None:
-        raise InputError(f"{directory} holds no checkpoint yet; train it first.")
-    return evaluated(found[0], config_io.read_model(directory))
 
 
 def evaluated(state: dict[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
@@ -105,14 +90,6 @@ def assign(
                 f"{source} does not fit this network: {name} is {shape}, not {variable.shape}."
             )
     return left
-
-
-def load(directory: Path) -> tuple[keras.Model, Config, tuple[labels.Label, ...]]:
-    """Returns the float32 network with its trained weights, its configuration and classes."""
-    config = config_io.read_model(directory)
-    model = models.build(config)
-    assign(model, read_weights(directory), str(directory))
-    return model, config, labels.read(directory / "labels.json")
 
 
 def write_litert(directory: Path, model: keras.Model) -> None:

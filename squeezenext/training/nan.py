@@ -78,9 +78,10 @@ def report(directory: Path, step: int, names: list[str]) -> str:
 def verdict(sentence: str, last: str, rollbacks: int, precision: str) -> str:
     """Returns what a run ends with: `report`'s sentence, the last checkpoint, what one can do."""
     times = f" after {rollbacks} rollbacks" if rollbacks else ""
-    wider = "" if precision == "float32" else " or --precision float32"
+    ways = [] if rollbacks >= MAX_ROLLBACKS else ["go on with --on_nan rollback"]
+    ways += [] if precision == "float32" else ["go on with --precision float32"]
+    ways.append("begin anew in another --model_dir with a lower training.learning_rate")
     return (
-        f"{sentence} No weight has been harmed; the last checkpoint is {last}{times}. Go on with "
-        f"--on_nan rollback{wider}, or begin anew in another --model_dir with a lower "
-        "training.learning_rate."
+        f"{sentence} No weight has been harmed; the last checkpoint is {last}{times}. What can be "
+        f"done: {', or '.join(ways)}."
     )

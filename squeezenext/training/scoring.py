@@ -1,6 +1,6 @@
 """The evaluation step, the same on one device, several, or several workers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -56,15 +56,14 @@ class Scorer:
             self.model = models.build(config, precision=precision, seed=seed)
         self.statistics = MovingStatistics(self.model, strategy)
         self._scored = Deliveries()
+        self._batches_of: dict[tuple[Reader, int], tuple[Iterable, int]] = {}
+        self._normalized = fused(
+            lambda pixels: normalize(tf.cast(pixels, tf.float32), config.images)
+        )
 
     @property
     def _alone(self) -> bool:
         return self.share.replicas == self.share.total
-
-    def _network_input(self, images):
-        return fused(lambda pixels: normalize(tf.cast(pixels, tf.float32), self.config.images))(
-            images
-        )
 
     def evaluate(
         self, reader: Reader, batch: int, each_step: Callable[[], None] = lambda: None
@@ -80,6 +79,23 @@ class Scorer:
             return self._evaluate(reader, batch, each_step)
 
     def _evaluate(self, reader, batch, each_step) -> Evaluation:
+        if (reader, batch) not in self._batches_of:
+            self._batches_of[reader, batch] = self._batches(reader, batch)
+        batches, steps = self._batches_of[reader, batch]
+        iterator = iter(batches)
+        parts = []
+        for _ in range(steps):
+            each_step()
+            parts.append(self._score(*next(iterator)))
+        columns = [np.concatenate([part[i].numpy() for part in parts]) for i in range(7)]
+        return Evaluation.of_rows(columns, reader.split.examples)
+
+    def _batches(self, reader: Reader, batch: int) -> tuple[Iterable, int]:
+        """Returns the batches that `evaluate` takes, and their number.
+
+        Made once for a reader: their graphs refer to themselves in circles, which Python collects
+        so seldom beside TensorFlow's millions of objects that memory grew by 1 MB an evaluation.
+        """
         steps = 0
 
         def dataset(_):
@@ -89,13 +105,7 @@ class Scorer:
             )
             return batches if self._alone else batches.map(self._scored.count_in)
 
-        iterator = iter(self.strategy.distribute_datasets_from_function(dataset))
-        parts = []
-        for _ in range(steps):
-            each_step()
-            parts.append(self._score(*next(iterator)))
-        columns = [np.concatenate([part[i].numpy() for part in parts]) for i in range(7)]
-        return Evaluation.of_rows(columns, reader.split.examples)
+        return self.strategy.distribute_datasets_from_function(dataset), steps
 
     @tf.function(reduce_retracing=True)
     def _score(self, images, labels, numbers):
@@ -103,19 +113,14 @@ class Scorer:
         return [self.strategy.gather(value, axis=0) for value in per_replica]
 
     def _score_replica(self, images, labels, numbers):
-        logits = self.model(self._network_input(images), training=False)
-        top1, top5 = hits(labels, logits)
-        probabilities = tf.nn.softmax(logits)
+        logits = self.model(self._normalized(images), training=False)
+        loss = losses.cross_entropy(labels, logits, 0.0)
         best = tf.argmax(logits, axis=-1)
-        return (
-            numbers,
-            labels,
-            losses.cross_entropy(labels, logits, 0.0),
-            top1,
-            top5,
-            best,
-            tf.reduce_max(probabilities, axis=-1),
-        )
+        return numbers, labels, loss, *hits(labels, logits), best, self._told(logits)
+
+    def _told(self, logits):
+        """What is kept of each example's logits: the first class' probability."""
+        return tf.reduce_max(tf.nn.softmax(logits), axis=-1)
 
 
 def hits(labels: tf.Tensor, logits: tf.Tensor) -> list[tf.Tensor]:

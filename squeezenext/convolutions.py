@@ -1,0 +1,144 @@
+"""Convolutions, each computed as is fastest on the device at hand."""
+
+import keras
+import tensorflow as tf
+
+from squeezenext.fusing import on_cpu
+
+
+class Conv2D(keras.layers.Conv2D):
+    """Keras' layer, with two gradients of kernels that are faster in bfloat16 on a CPU.
+
+    oneDNN takes 46 ms for that of the stem, 7x7 over 227 x 227 x 3 with stride 2, and 39 for that
+    of SqueezeNet's classifier, 1x1 from 512 to 1000 channels; here they take 18 and 19
+    (scripts/benchmark_kernels.py).
+    """
+
+    def convolution_op(self, inputs, kernel):
+        if inputs.dtype == tf.bfloat16 and on_cpu():
+            if self._is_stem(inputs):
+                return _folded(inputs, tf.convert_to_tensor(kernel))
+            if self.kernel_size == (1, 1) == self.strides and min(kernel.shape[2:]) >= 256:
+                return _pointwise(inputs, tf.convert_to_tensor(kernel))
+        return super().convolution_op(inputs, kernel)
+
+    def _is_stem(self, inputs) -> bool:
+        rows, columns = self.kernel_size
+        odd = rows == columns and rows % 2 == 1
+        return odd and self.strides == (2, 2) and self.padding == "valid" and inputs.shape[-1] == 3
+
+
+def _folded(images, kernel):
+    """A valid convolution of stride 2 and odd kernel, as one of stride 1 over 2 x 2 pixels."""
+    rows, columns = (side % 2 for side in images.shape[1:3])
+    images = tf.pad(images, ((0, 0), (0, rows), (0, columns), (0, 0)))
+    half, channels, filters = (kernel.shape[0] + 1) // 2, *kernel.shape[2:]
+    kernel = tf.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
+    kernel = tf.reshape(kernel, (half, 2, half, 2, channels, filters))
+    kernel = tf.reshape(tf.transpose(kernel, (0, 2, 1, 3, 4, 5)), (half, half, -1, filters))
+    return tf.nn.conv2d(tf.nn.space_to_depth(images, 2), kernel, 1, "VALID")
+
+
+@tf.custom_gradient
+def _pointwise(inputs, kernel):
+    """A 1x1 convolution whose kernel's gradient is a product of two matrices."""
+
+    def gradients(upstream):
+        to_inputs = tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(inputs),
+            filter=kernel,
+            out_backprop=upstream,
+            strides=[1, 1, 1, 1],
+            padding="VALID",
+        )
+        channels, filters = kernel.shape[2:]
+        x, y = tf.reshape(inputs, (-1, channels)), tf.reshape(upstream, (-1, filters))
+        return to_inputs, tf.reshape(tf.matmul(x, y, transpose_a=True), kernel.shape)
+
+    return tf.nn.conv2d(inputs, kernel, 1, "VALID"), gradients
+
+
+class GroupedConv2D(keras.layers.Layer):
+    """A grouped convolution without bias, stride 1: `groups` convolutions side by side.
+
+    Three ways to compute it share the weights: one convolution a group (`split`), one ordinary
+    convolution with zeros between the groups (`dense`), TensorFlow's grouped kernel (`native`).
+    `auto` takes native on a GPU. On a CPU, where Keras compiles its grouped layer with XLA for want
+    of a native gradient, it takes dense for two groups, whose channels are few enough for the
+    zeros to cost less than taking the image apart does, and split for more
+    (scripts/benchmark_kernels.py).
+
+    Input: [batch, height, width, channels]; output: the same with `filters` channels. Kernel:
+    [kernel_height, kernel_width, channels / groups, filters], group by group along the last axis.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: tuple[int, int],
+        groups: int,
+        kernel_initializer,
+        implementation: str = "auto",
+        **options,
+    ):
+        super().__init__(**options)
+        if filters % groups:
+            raise ValueError(f"filters is {filters}; it must be divisible by groups ({groups}).")
+        if implementation not in ("auto", "split", "dense", "native"):
+            raise ValueError(
+                f"implementation is {implementation!r}; not auto, split, dense or native."
+            )
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.groups = groups
+        self.implementation = implementation
+        self.kernel_initializer = kernel_initializer
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if channels % self.groups:
+            raise ValueError(f"{channels} channels do not divide into {self.groups} groups.")
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*self.kernel_size, channels // self.groups, self.filters),
+            initializer=self.kernel_initializer,
+        )
+
+    def call(self, inputs):
+        return self.convolved(inputs, tf.convert_to_tensor(self.kernel))
+
+    def convolved(self, inputs, kernel):
+        """Returns `inputs` convolved with another kernel of the layer's shape."""
+        way = self._way()
+        if way == "split":
+            parts = zip(
+                tf.split(inputs, self.groups, axis=-1),
+                tf.split(kernel, self.groups, axis=-1),
+                strict=True,
+            )
+            return tf.concat([_same(x, k) for x, k in parts], -1)
+        return _same(inputs, _block_diagonal(kernel, self.groups) if way == "dense" else kernel)
+
+    def _way(self) -> str:
+        if self.implementation != "auto":
+            return self.implementation
+        if not on_cpu():
+            return "native"
+        return "dense" if self.groups == 2 else "split"
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.filters)
+
+
+def _same(inputs, kernel):
+    return tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
+
+
+def _block_diagonal(kernel, groups: int):
+    """[height, width, channels / groups, filters] -> [height, width, channels, filters]."""
+    channels = kernel.shape[2]
+    blocks = [
+        tf.pad(block, ((0, 0), (0, 0), (i * channels, (groups - 1 - i) * channels), (0, 0)))
+        for i, block in enumerate(tf.split(kernel, groups, axis=-1))
+    ]
+    return tf.concat(blocks, -1)
