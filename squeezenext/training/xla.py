@@ -27,9 +27,9 @@ def choose(loop: Loop, reader: Reader, deterministic: bool) -> None:
         seconds = measure(loop, loop.batches(reader))
         state = "on" if loop.jit else "off"
         without, compiled = 1e3 * seconds[False], 1e3 * seconds[True]
-        LOG.info("XLA: %s; %.2f ms without, %.2f ms with.", state, without, compiled)
+        LOG.info("XLA for the network: %s; %.2f ms without, %.2f with.", state, without, compiled)
         return
-    LOG.info("XLA: off; %s.", why)
+    LOG.info("XLA for the network: off; %s.", why)
 
 
 def measure(loop: Loop, iterator) -> dict[bool, float]:
