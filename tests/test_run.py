@@ -112,7 +112,8 @@ def test_rollback_goes_past_the_bad_batches(made, start, tmp_path):
 
 def test_stop_names_the_batch_and_rollbacks_have_an_end(made, start, tmp_path, monkeypatch):
     poison(made, 7)
-    with pytest.raises(NotFinite, match=r"is not finite; the batch was .* and 5 more, all in"):
+    named = r"is not finite; the batch was .* and 5 more, all in.*can be done: go on with --on_nan"
+    with pytest.raises(NotFinite, match=named):
         start(tmp_path / "stop").run()
     monkeypatch.setattr(nan, "MAX_ROLLBACKS", 0)
     with pytest.raises(NotFinite, match=r"checkpoint is step 0\. What can be done: begin anew"):
