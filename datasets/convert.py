@@ -49,6 +49,8 @@ def convert(source: Path, output: Path, **options) -> records.Manifest:
         collection = layouts.collect(source, chosen, pool, output / commit.SPOOL)
         identity = outputs.identity(collection, chosen)
         if not chosen.overwrite and (done := outputs.finished(output, identity)) is not None:
+            if chosen.show_progress:
+                command_line.tell(f"{output} is finished already; its bytes were not read again.")
             return done
         space.check(output, estimate.needed(collection, output, chosen))
         planned = _begin(collection, source, output, chosen, identity)

@@ -73,14 +73,17 @@ def plan(source: Path, output: Path, options: Options) -> Plan:
 
 def _trial(job: shards.Job, output: Path, size: int) -> float:
     """Converts some of the first shard and returns the seconds all would take with one worker."""
+    images = len(job.listing.names)
     count = int(np.searchsorted(np.cumsum(job.listing.table["size"]), _TRIAL_BYTES)) + 1
-    listing = job.listing.take(np.arange(min(count, len(job.listing.names))))
+    listing = job.listing.take(np.arange(min(count, images)))
+    mean_of = -(-job.mean_of * len(listing.names) // images)
     start = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(".trial", dir=space.parent(output)) as folder:
             path = Path(folder) / job.path.name
             os.mkdir(path.parent / commit.WORK)
-            shards.write(dataclasses.replace(job, path=path, listing=listing, mean_of=0))
+            trial = dataclasses.replace(job, path=path, listing=listing, mean_of=mean_of)
+            shards.write(trial)
     except OSError as error:
         raise InputError(
             f"{output} cannot be written ({error.strerror}); choose an --output that can be."
@@ -91,8 +94,8 @@ def _trial(job: shards.Job, output: Path, size: int) -> float:
 def told(plan: Plan, workers: int) -> str:
     """Returns the plan in words."""
     lines = [
-        f"{plan.examples[name]} {name} images in {plan.shards[name]} shards"
-        for name in plan.examples
+        f"{plan.examples[name]} {name} images in {count} shard{'s' if count > 1 else ''}"
+        for name, count in plan.shards.items()
     ]
     lines.append(f"{plan.classes} classes; {plan.refused} files would be refused unread")
     lines.append(f"{plan.bytes / 1e9:.2f} GB to write, {plan.free / 1e9:.2f} GB free")

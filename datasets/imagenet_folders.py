@@ -72,7 +72,9 @@ def _listing(root: Path, split: str, faults: list[Fault], watch: Watch, pool: Po
         images += more
         faults += refused
     if not images:
-        raise InputError(f"{root} holds no image of ImageNet's 1000 classes.")
+        wanted = "nXXXXXXXX_N.JPEG" if split == "train" else "ILSVRC2012_val_NNNNNNNN.JPEG"
+        first = f"; {faults[-1].file} {faults[-1].reason}" if faults else ""
+        raise InputError(f"{root} holds no image of ImageNet, which are named {wanted}{first}.")
     files = [Path(image[0]) for image in images]
     for file, (_, size, time, _, _) in zip(files, images, strict=True):
         watch.add(file, size, time)

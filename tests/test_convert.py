@@ -208,8 +208,12 @@ def test_killed_it_goes_on(photos, tmp_path, moment):
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.3])
-def test_interrupted_it_says_so(photos, tmp_path, moment):
-    """Ctrl-C reaches the whole group of processes, workers that are starting among them."""
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_says_so(photos, tmp_path, moment, kind):
+    """Ctrl-C reaches the whole group of processes, workers that are starting among them.
+
+    A batch system's SIGTERM is for the command alone.
+    """
     out = tmp_path / "out"
     for n in range(10, 400):
         (photos / "cat" / f"{n}.jpg").write_bytes(jpeg(n))
@@ -217,7 +221,7 @@ def test_interrupted_it_says_so(photos, tmp_path, moment):
     with started(photos, out, *arguments, start_new_session=True) as process:
         wait_for((out / ".convert" / "plan.json").exists)
         time.sleep(moment)
-        os.killpg(process.pid, signal.SIGINT)
+        (os.killpg if kind == signal.SIGINT else os.kill)(process.pid, kind)
         assert process.wait() == 75
         assert process.stderr.read() == "error: Interrupted; run the same command again to go on.\n"
     convert(photos, out, **FOLDER | {"train_shards": 300})
@@ -601,6 +605,19 @@ def test_smaller_records(tmp_path):
         assert ("progressive" in image.info) == (name == "2")  # small enough: the very bytes
         wanted = picture(int(name), *image.size)
         assert np.abs(np.asarray(image, float) - np.asarray(wanted)).mean() < 6
+    assert not manifest.raw["warnings"]
+
+
+def test_photographs_that_grow_are_told(photos, tmp_path, capsys):
+    """Those that are compressed hard already: smaller, but of a higher quality."""
+    for n in range(8):
+        data = encoded(picture(n, 128, 96), quality=10)
+        (photos / "cat" / f"{n}.jpg").write_bytes(data)
+    line = ("--layout=folder", "--source", photos, "--output", tmp_path / "out", "--max_side=120")
+    assert run(*line, "--quality=100") == 0
+    assert "warning: --max_side 120 made 0.0 MB of images 0.1 MB" in capsys.readouterr().err
+    assert run(*line, "--quality=100") == 0
+    assert f"{tmp_path / 'out'} is finished already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["sequential", "standard input", "pipe"])

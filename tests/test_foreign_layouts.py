@@ -120,6 +120,12 @@ def test_extracted_imagenet_names_its_faults(trees):
     with pytest.raises(InputError, match="holds 8 images of 2 classes.*--partial"):
         convert(trees / "flat", trees / "x", **IMAGENET | {"partial": False})
     shutil.rmtree(trees / "flat" / "val")
+    write(trees / "flat" / "val" / TENCH / name, jpeg(1))
+    with pytest.raises(
+        InputError, match=rf"which are named ILSV\S+; {TENCH}/{name} lies in {TENCH}"
+    ):
+        convert(trees / "flat", trees / "x", **IMAGENET)
+    shutil.rmtree(trees / "flat" / "val")
     with pytest.raises(InputError, match="has no folder val"):
         convert(trees / "flat", trees / "x", **IMAGENET)
 
