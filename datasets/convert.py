@@ -10,6 +10,7 @@ on at the next shard, and the bytes are those of an undisturbed run.
 import contextlib
 import dataclasses
 import functools
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +30,13 @@ from .pool import Pool, behind, default_workers
 _SHOWN_FAULTS = 20
 
 
-def convert(source: Path, output: Path, **options) -> records.Manifest:
+def convert(
+    source: Path, output: Path, say: command_line.Say = lambda text: None, **options
+) -> records.Manifest:
     """Converts `source` into the data directory `output`; see `Options` for the rest.
+
+    Args:
+      say: is told that nothing was to be done.
 
     Returns:
       The finished manifest. Images that could not be used are in `raw["rejected"]`.
@@ -49,8 +55,7 @@ def convert(source: Path, output: Path, **options) -> records.Manifest:
         collection = layouts.collect(source, chosen, pool, output / commit.SPOOL)
         identity = outputs.identity(collection, chosen)
         if not chosen.overwrite and (done := outputs.finished(output, identity)) is not None:
-            if chosen.show_progress:
-                command_line.tell(f"{output} is finished already; its bytes were not read again.")
+            say(f"{output} was finished already; `python -m datasets.verify` reads its bytes.")
             return done
         space.check(output, estimate.needed(collection, output, chosen))
         planned = _begin(collection, source, output, chosen, identity)
@@ -175,7 +180,7 @@ def _command(values: flags.FlagValues, positional: list[str]) -> None:
         workers = values["workers"].value or default_workers()
         print(estimate.told(estimate.plan(source, output, Options(**options)), workers))
         return
-    report(convert(source, output, **options))
+    report(convert(source, output, command_line.tell, **options))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,5 +188,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command_line.run(_command, _flags(), __doc__, argv)
 
 
+def _interrupt(number: int, frame: object) -> None:
+    """Makes the first SIGTERM, as batch systems send it, what Ctrl-C is; a second one kills.
+
+    The workers have no such thing: a pool that breaks ends those that are left by SIGTERM.
+    """
+    del frame
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(main())

@@ -33,7 +33,10 @@ class Plan:
 
 
 def needed(collection: Collection, output: Path, options: Options) -> int:
-    """Returns how many bytes of shards and lists are still to be written, from above."""
+    """Returns how many bytes of shards and lists are still to be written.
+
+    From above; with --max_side, about.
+    """
     examples = sum(len(split.names) for split in collection.splits.values())
     images = sum(split.bytes for split in collection.splits.values())
     if options.layout == "tfrecord":
@@ -94,8 +97,8 @@ def _trial(job: shards.Job, output: Path, size: int) -> float:
 def told(plan: Plan, workers: int) -> str:
     """Returns the plan in words."""
     lines = [
-        f"{plan.examples[name]} {name} images in {count} shard{'s' if count > 1 else ''}"
-        for name, count in plan.shards.items()
+        f"{plan.examples[name]} {name} images in {plan.shards[name]} shards"
+        for name in plan.examples
     ]
     lines.append(f"{plan.classes} classes; {plan.refused} files would be refused unread")
     lines.append(f"{plan.bytes / 1e9:.2f} GB to write, {plan.free / 1e9:.2f} GB free")

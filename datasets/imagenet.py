@@ -71,10 +71,9 @@ def train_archive(source: Path, options: Options) -> Path:
 
 def _check_archive(path: Path, name: str, partial: bool) -> None:
     if not path.is_file():
-        extracted = ", or give the folder of its extracted train/nXXXXXXXX/ and val/"
         raise InputError(
-            f"{path} is missing; download {name} from image-net.org into {path.parent}"
-            f"{extracted if name == TRAIN else ''}."
+            f"{path} is missing; download {name} from image-net.org into {path.parent}, or give "
+            "the folder of extracted train/nXXXXXXXX/ and val/."
         )
     _check_size(path, name, path.stat().st_size, partial)
     with path.open("rb") as file:

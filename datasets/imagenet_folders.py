@@ -59,6 +59,7 @@ def collect(source: Path, partial: bool, pool: Pool) -> Collection:
 
 
 def _listing(root: Path, split: str, faults: list[Fault], watch: Watch, pool: Pool) -> Listing:
+    others = len(faults)
     ids = {label.synset: number for number, label in enumerate(labels.imagenet(), 1)}
     folders = sorted(path for path in root.iterdir() if _SYNSET.fullmatch(path.name))
     for folder in folders:
@@ -73,8 +74,9 @@ def _listing(root: Path, split: str, faults: list[Fault], watch: Watch, pool: Po
         faults += refused
     if not images:
         wanted = "nXXXXXXXX_N.JPEG" if split == "train" else "ILSVRC2012_val_NNNNNNNN.JPEG"
-        first = f"; {faults[-1].file} {faults[-1].reason}" if faults else ""
-        raise InputError(f"{root} holds no image of ImageNet, which are named {wanted}{first}.")
+        own = faults[others:]
+        first = f"; {own[0].file} {own[0].reason}" if own else ""
+        raise InputError(f"{root} holds no image named as ImageNet's are, {wanted}{first}.")
     files = [Path(image[0]) for image in images]
     for file, (_, size, time, _, _) in zip(files, images, strict=True):
         watch.add(file, size, time)

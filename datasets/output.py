@@ -123,27 +123,10 @@ def _document(
         "rgb_mean_examples": count,
         **{name: _rows(rows) for name, rows in lists.items()},
         "omitted": {name: max(0, len(rows) - MAX_ROWS) for name, rows in lists.items()},
-        "warnings": [
-            *collection.warnings,
-            *_unexpected(options, repairs),
-            *_grown(collection, options, results),
-        ],
+        "warnings": [*collection.warnings, *_unexpected(options, repairs)],
         "source": list(collection.source),
         "arguments": options.recorded(),
     }
-
-
-def _grown(collection: Collection, options: Options, results: list[Written]) -> list[str]:
-    """Tells if --max_side, which is to save space, made the images larger."""
-    before = sum(split.bytes for split in collection.splits.values())
-    after = sum(int(result.table["size"].sum()) for result in results)
-    if not options.max_side or after <= before:
-        return []
-    return [
-        f"--max_side {options.max_side} made {before / 1e6:.1f} MB of images {after / 1e6:.1f} MB: "
-        f"they are compressed harder than by --quality {options.quality}; a lower one saves space, "
-        "and without --max_side they keep their bytes."
-    ]
 
 
 def _rows(faults: list) -> list[dict]:

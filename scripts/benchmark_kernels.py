@@ -178,12 +178,11 @@ def rows() -> dict[str, Ways]:
         "1x1, 55 x 55, 64 to 32, bfloat16": _pointwise("bfloat16", 55, 64, 32),
         "1x1, 13 x 13, 512 to 1000, bfloat16": _convolutions(13, 512, 1000, 1, 1),
         "1x1, 7 x 7, 512 to 256, bfloat16": _convolutions(7, 512, 256, 1, 1),
-        "1x1, 14 x 14, 64 to 128, bfloat16": _convolutions(14, 64, 128, 1, 1),
-        "1x1, 28 x 28, 32 to 64, bfloat16": _convolutions(28, 32, 64, 1, 1),
         "3x1 in 2 groups, 55 x 55, 16 to 16, float32": _grouped(55, (3, 1), 16, 16),
         "1x1 in 2 groups, 55 x 55, 64 to 32, float32": _grouped(55, (1, 1), 64, 32),
         "3x1 in 2 groups, 13 x 13, 64 to 64, float32": _grouped(13, (3, 1), 64, 64),
         "stem 7x7 to 64 channels, bfloat16": _convolutions(227, 3, 64, 7, 2),
+        "stem 7x7 to 96 channels, bfloat16": _convolutions(227, 3, 96, 7, 2),
         "stem 3x3 to 64 channels, bfloat16": _convolutions(227, 3, 64, 3, 2),
         "concat of two 56 x 56 x 64, bfloat16": _concats(),
     }

@@ -5,31 +5,23 @@ import tensorflow as tf
 
 from squeezenext.fusing import on_cpu
 
-_FEW = 28 * 28  # pixels of a map
-
 
 class Conv2D(keras.layers.Conv2D):
     """Keras' layer, of which two kinds are faster here in bfloat16 on a CPU.
 
-    A 7x7 stem with its kernel's gradient takes 36 ms instead of 39, SqueezeNet's classifier (1x1
-    from 512 to 1000 channels) with its gradients 40 instead of 55; a 3x3 stem so 29 instead of 22
-    (scripts/benchmark_kernels.py). 1x1 on small maps: 1.04 times the images/s of 1.0-SqNxt-23
-    (docs/benchmarks.md).
+    A 7x7 stem of 96 filters with its kernel's gradient takes 61 ms instead of 78, of 64 filters 40
+    instead of 43, SqueezeNet's classifier (1x1 from 512 to 1000 channels) with its gradients 20
+    instead of 30; a 3x3 stem so 29 instead of 22 (scripts/benchmark_kernels.py).
     """
 
     def convolution_op(self, inputs, kernel):
         if inputs.dtype == tf.bfloat16 and on_cpu():
             if self._is_stem(inputs):
                 return _folded(inputs, tf.convert_to_tensor(kernel))
-            if self._is_matmul(inputs, kernel):
+            plain = self.kernel_size == (1, 1) == self.strides and self.groups == 1
+            if plain and min(kernel.shape[2:]) >= 256:
                 return _pointwise(inputs, tf.convert_to_tensor(kernel))
         return super().convolution_op(inputs, kernel)
-
-    def _is_matmul(self, inputs, kernel) -> bool:
-        """Says whether the kernel's gradient is rather a product of two matrices."""
-        pixels, channels = inputs.shape[1:3].num_elements(), kernel.shape[2:]
-        few = pixels is not None and pixels <= _FEW and max(channels) >= 64
-        return self.kernel_size == (1, 1) == self.strides and (few or min(channels) >= 256)
 
     def _is_stem(self, inputs) -> bool:
         rows, columns = self.kernel_size

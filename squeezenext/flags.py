@@ -1,16 +1,13 @@
-"""How every command reads its flags, is interrupted and reports its faults.
+"""How every command reads its flags and reports its faults.
 
 A command owns its flags (`flags.FlagValues()`), so that importing two commands into one
 process, as the tests do, never defines a flag twice.
 """
 
-import contextlib
 import errno
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -62,9 +59,8 @@ def _define_common(values: flags.FlagValues) -> None:
 def _guarded(work: Callable[[], None], debug: bool) -> int:
     """Runs `work`; every fault becomes one sentence on standard error and its exit code."""
     try:
-        with _interrupted_by_sigterm():
-            work()
-            sys.stdout.flush()
+        work()
+        sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except KeyboardInterrupt:
@@ -77,23 +73,6 @@ def _guarded(work: Callable[[], None], debug: bool) -> int:
             raise
         return _say(*sentence(error))
     return 0
-
-
-@contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Makes SIGTERM, which batch systems and service managers send, what Ctrl-C is.
-
-    Not where somebody has settled what it does: training saves first (training/signals.py).
-    """
-    main = threading.current_thread() is threading.main_thread()  # the others may set none
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _output_fault() -> str | None:

@@ -32,8 +32,7 @@ def test_the_ways_of_grouped_convolution_agree(groups, kernel):
     ("shape", "filters", "side", "strides", "way"),
     [((21, 21, 3), 8, 7, 2, "_folded"), ((22, 22, 3), 8, 7, 2, "_folded"),
      ((5, 5, 256), 300, 1, 1, "_pointwise"), ((15, 15, 3), 8, 3, 2, ""),
-     ((16, 16, 3), 8, 8, 2, ""), ((5, 5, 128), 300, 1, 1, "_pointwise"),
-     ((29, 28, 128), 64, 1, 1, ""), ((5, 5, 32), 32, 1, 1, ""), ((5, 5, 64), 64, 1, 2, "")],
+     ((16, 16, 3), 8, 8, 2, ""), ((5, 5, 128), 300, 1, 1, "")],
 )  # fmt: skip
 def test_convolutions_in_bfloat16_are_keras_s(monkeypatch, shape, filters, side, strides, way):
     taken = []

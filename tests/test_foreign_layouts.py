@@ -121,9 +121,11 @@ def test_extracted_imagenet_names_its_faults(trees):
         convert(trees / "flat", trees / "x", **IMAGENET | {"partial": False})
     shutil.rmtree(trees / "flat" / "val")
     write(trees / "flat" / "val" / TENCH / name, jpeg(1))
-    with pytest.raises(
-        InputError, match=rf"which are named ILSV\S+; {TENCH}/{name} lies in {TENCH}"
-    ):
+    write(trees / "flat" / "train" / TENCH / "stray.txt", b"")  # which is no fault of val/
+    with pytest.raises(InputError, match=rf"are, ILSVRC\S+; {TENCH}/{name} lies in {TENCH}"):
+        convert(trees / "flat", trees / "x", **IMAGENET)
+    (trees / "flat" / "val" / TENCH / name).unlink()
+    with pytest.raises(InputError, match=r"are, ILSVRC2012_val_NNNNNNNN.JPEG\.$"):
         convert(trees / "flat", trees / "x", **IMAGENET)
     shutil.rmtree(trees / "flat" / "val")
     with pytest.raises(InputError, match="has no folder val"):

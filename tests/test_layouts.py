@@ -66,7 +66,7 @@ def collection_class(label):
 
 def test_missing_archives(tmp_path):
     (tmp_path / TENCH).mkdir()  # extracted, but not into train/
-    with pytest.raises(InputError, match="img_train.tar is missing.* give the folder of its extr"):
+    with pytest.raises(InputError, match="img_train.tar is missing.* give the folder of extracted"):
         collect(tmp_path)
     archives.write_imagenet(tmp_path, TRAIN, VALIDATION)
     (tmp_path / imagenet.VALIDATION).unlink()

@@ -181,6 +181,23 @@ def test_a_signal_during_evaluation_leaves_at_once_and_loses_nothing(
     assert points["validation/loss"] == [5, 10] == points["validation/labels"]
 
 
+def test_a_signal_at_the_very_end_lets_nothing_follow(start, undisturbed, tmp_path, monkeypatch):
+    """After the last look at it; what is trained is saved, and adapt does not go on."""
+    first = start(tmp_path / "late")
+    write = model_directory.write_end
+
+    def interrupted(*arguments):
+        first.signals.came = True
+        write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_directory, "write_end", interrupted)
+        with pytest.raises(RunAgain, match="at the end, step 10, which is saved"):
+            first.run()
+    again = start(tmp_path / "late")
+    assert again.resume() and again.run() == undisturbed
+
+
 def curves(folder):
     """The steps of every tag in TensorBoard's files."""
     found = {}

@@ -312,4 +312,6 @@ class Run:
             model_directory.write_end(self.model_dir, self.loop.config, state, document)
             LOG.info("Done: %s", document)
             LOG.info("The model is in %s.", self.model_dir)
+        if self.signals.came:  # after the last look at it: whatever would follow is not to begin
+            raise RunAgain(f"Stopped at the end, step {self.step}, which is saved; run again.")
         return document
