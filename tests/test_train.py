@@ -10,8 +10,7 @@ import time
 
 import pytest
 
-from squeezenext import checkpoint, quiet, records, train
-from squeezenext.errors import InputError
+from squeezenext import checkpoint, records, train
 from tests import tiny
 from tests.conftest import REPOSITORY
 
@@ -313,16 +312,6 @@ def test_deterministic_too_late_is_said(place, tmp_path, capsys):
     assert train.main([*command(place, tmp_path / "model")[2:], "--deterministic"]) == 2
     told = capsys.readouterr().err
     assert "too late" in told and ("TF_ENABLE_ONEDNN_OPTS=0" in told or "of its own" in told)
-
-
-def test_bfloat16_without_onednn_is_refused(monkeypatch):
-    """TensorFlow's own kernels sum the gradients of kernels in bfloat16."""
-    from squeezenext.training import devices
-
-    monkeypatch.setenv(quiet.ONEDNN, "0")
-    assert devices.precision("auto") == devices.precision("float32") == "float32"
-    with pytest.raises(InputError, match="mixed_bfloat16 wants oneDNN on a CPU"):
-        devices.precision("mixed_bfloat16")
 
 
 @pytest.fixture(scope="module")

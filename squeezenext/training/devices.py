@@ -159,18 +159,12 @@ def precision(choice: str) -> str:
     trains twice as fast (scripts/benchmark_train.py); else float32.
 
     Raises:
-      InputError: no such choice, or one that this CPU's kernels spoil.
+      InputError: no such choice.
     """
     check_precision(choice)
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    if choice == "mixed_bfloat16" and not on_gpu and not quiet.onednn():
-        raise InputError(
-            "--precision mixed_bfloat16 wants oneDNN on a CPU, which --deterministic goes without: "
-            "TensorFlow's own kernels sum gradients in bfloat16; take float32."
-        )
     if choice != "auto":
         return choice
-    if on_gpu:
+    if tf.config.list_physical_devices("GPU"):
         return "mixed_float16"
     fast = quiet.onednn() and {"avx512_bf16", "amx_bf16"} & _cpu_features()
     return "mixed_bfloat16" if fast else "float32"
