@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,14 @@ def difference(one, other, part):
 
 def with_training(config, **changes):
     return dataclasses.replace(config, training=dataclasses.replace(config.training, **changes))
+
+
+@pytest.mark.parametrize("text", ["", "no JSON"])
+def test_several_devices_train_alone_whatever_tf_config_says(logical_devices, monkeypatch, text):
+    """`--cluster none`, or an empty variable, which is none."""
+    monkeypatch.setenv("TF_CONFIG", text)
+    made = devices.mirrored.__wrapped__(("CPU:2", "CPU:3"))
+    assert made.num_replicas_in_sync == 2 and os.environ["TF_CONFIG"] == text
 
 
 def test_a_batch_that_is_no_whole_micro_batches_is_refused(reader):

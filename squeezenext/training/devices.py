@@ -1,6 +1,7 @@
 """Which devices a run uses, how they are tied together, and in which precision they compute."""
 
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,7 +59,12 @@ def mirrored(names: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
     Each strategy numbers its collectives from 100, and two of them on the same devices mix theirs
     up: "Shape mismatch in the collective instance 100" (TensorFlow 2.21).
     """
-    return tf.distribute.MirroredStrategy(names)
+    ignored = os.environ.pop("TF_CONFIG", None)  # TensorFlow fails if it is empty or no JSON
+    try:
+        return tf.distribute.MirroredStrategy(names)
+    finally:
+        if ignored is not None:
+            os.environ["TF_CONFIG"] = ignored
 
 
 def make_deterministic() -> None:
