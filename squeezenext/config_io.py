@@ -52,7 +52,7 @@ def load(name: str) -> Config:
         import difflib  # only to word an error
 
         near = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
-        told = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(names())}"
+        told = f"like it: {', '.join(near)}" if near else f"there are {', '.join(names())}"
         raise InputError(f"There is no configuration {name!r}; {told}.")
     return _load_file(folder() / f"{name}.py")
 
@@ -81,26 +81,31 @@ def override(config, assignment: str):
       InputError: no such field, or a value of the wrong type or out of bounds.
     """
     path, equals, text = assignment.partition("=")
+    try:
+        if not equals:
+            raise ValueError("there is no = in it.")
+        return _replaced(config, path, text)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{assignment}: {error}") from error
+
+
+def _replaced(config, path: str, text: str):
     name, _, rest = path.partition(".")
     known = [field.name for field in dataclasses.fields(config)]
-    if not equals or name not in known:
+    if name not in known:
         import difflib
 
         near = difflib.get_close_matches(name, known, n=3) or known
-        raise InputError(
-            f"--set {assignment}: {type(config).__name__} has no field {name!r}; "
-            f"it has {', '.join(near)}."
+        raise ValueError(
+            f"{type(config).__name__} has no field {name!r}; it has {', '.join(near)}."
         )
     old = getattr(config, name)
     if rest and not dataclasses.is_dataclass(old):
-        raise InputError(f"--set {assignment}: {name} has no fields of its own.")
+        raise ValueError(f"{name} has no fields of its own.")
     if not rest and dataclasses.is_dataclass(old):
-        raise InputError(f"--set {assignment}: name a field of {name}, as in {name}.FIELD=VALUE.")
-    new = override(old, f"{rest}={text}") if rest else _parse(text, old, name)
-    try:
-        return dataclasses.replace(config, **{name: new})
-    except (ValueError, TypeError) as error:
-        raise InputError(f"--set {name}: {error}") from error
+        raise ValueError(f"name a field of {name}, as in {name}.FIELD=VALUE.")
+    new = _replaced(old, rest, text) if rest else _parse(text, old, name)
+    return dataclasses.replace(config, **{name: new})
 
 
 def _parse(text: str, old: object, name: str) -> object:
@@ -119,7 +124,7 @@ def _parse(text: str, old: object, name: str) -> object:
         isinstance(item, int | float) for item in (*old, *(value if type(value) is tuple else ()))
     )
     if type(value) is not type(old) or not same_items:
-        raise InputError(f"{name} takes {type(old).__name__}, not {text!r}.")
+        raise ValueError(f"{name} takes {type(old).__name__}, not {text!r}.")
     return value
 
 

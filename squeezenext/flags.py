@@ -43,7 +43,8 @@ def run(
     try:
         positional = list(values(argv))[1:]
     except flags.Error as error:
-        return _say(f"{error} Try --help.", 2)
+        said = str(error).rstrip()
+        return _say(f"{said}{'' if said.endswith(('.', '?')) else '.'} Try --help.", 2)
     if values["help"].value:
         return _guarded(lambda: print(f"{usage.strip()}\n\n{values.get_help().strip()}"), False)
     quiet.settle(values["debug"].value)

@@ -103,13 +103,14 @@ def test_override():
     [
         ("training.epoks=2", "no field 'epoks'; it has epochs"),
         ("training.epochs=two", "epochs takes float, not 'two'"),
-        ("training.epochs=-1", "must be positive"),
+        ("training.epochs=-1", r"^training\.epochs=-1: .*must be positive"),
         ("training.batch_size=2.5", "batch_size takes int"),
         ("training=3", "name a field of training"),
         ("training.epochs.x=3", "has no fields of its own"),
         ("images.channels=GBR", "must be one of"),
         ("model.stages=(1, 2)", "stages takes tuple"),
-        ("epochs", "no field 'epochs'"),
+        ("epochs=2", "^epochs=2: Config has no field 'epochs'"),
+        ("training.epochs", "there is no = in it"),
     ],
 )
 def test_bad_override(assignment, message):

@@ -202,7 +202,7 @@ def test_fine_tuning_with_another_number_of_classes(place, undisturbed, tmp_path
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--configuration", "v_1_0_SqNext_23"], "nearest are v_1_0_SqNxt_23"),
+        (["--configuration", "v_1_0_SqNext_23"], "like it: v_1_0_SqNxt_23"),
         (["--set", "training.epoks=3"], "no field 'epoks'"),
         (["--batch_size", "0"], "--batch_size"),
         (["--micro_batch_size", "3"], "--micro_batch_size 3 does not divide"),
