@@ -9,8 +9,8 @@ from squeezenext.fusing import on_cpu
 class Conv2D(keras.layers.Conv2D):
     """Keras' layer, of which two kinds are faster here in bfloat16 on a CPU.
 
-    A 7x7 stem of 96 filters with its kernel's gradient takes 61 ms instead of 78, of 64 filters 40
-    instead of 43, SqueezeNet's classifier (1x1 from 512 to 1000 channels) with its gradients 20
+    A 7x7 stem of 96 filters with its kernel's gradient takes 61 ms instead of 79, of 64 filters 40
+    instead of 44, SqueezeNet's classifier (1x1 from 512 to 1000 channels) with its gradients 20
     instead of 30; a 3x3 stem so 29 instead of 22 (scripts/benchmark_kernels.py).
     """
 
