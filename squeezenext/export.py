@@ -167,9 +167,10 @@ def _keras(model: Trained, precision: str, shown, path: Path) -> Run:
 def _saved_model(model: Trained, precision: str, shown, path: Path) -> Run:
     from squeezenext.exporting import export_keras
 
-    loaded = export_keras.write_saved_model(model, path)
-    export_keras.check_encoded(loaded, model, checking.probes(model, shown)[0])
-    return export_keras.run_saved_model(loaded)
+    export_keras.write_saved_model(model, path)
+    served = export_keras.Served(path)
+    export_keras.check_encoded(served, model, checking.probes(model, shown)[0])
+    return export_keras.run_saved_model(served)
 
 
 def _bytes(path: Path) -> int:

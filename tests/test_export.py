@@ -132,22 +132,34 @@ def test_a_classifier_s_bias_is_in_every_file(kind, tmp_path, monkeypatch):
     assert command(folder, tmp_path / f"model.{ending}", kind) == 0
 
 
+def served(folder, signature, images):
+    """What TensorFlow Serving, Java and Go would get: only the file's graph, in a session."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        known = v1.saved_model.load(session, ["serve"], str(folder)).signature_def[signature]
+        outputs = {name: tensor.name for name, tensor in known.outputs.items()}
+        return session.run(outputs, {known.inputs["images"].name: images})
+
+
 def test_saved_models_serve_pixels_and_files(model, tmp_path):
     import tensorflow as tf
 
     out = tmp_path / "1"
     assert command(model, out, "saved_model") == 0
     assert command(model, out, "saved_model") == 0  # replaces what is there
-    loaded = tf.saved_model.load(str(out))
     photos = [tiny.jpeg(number, 1) for number in range(2)]
-    found = loaded.signatures["encoded"](images=tf.constant(photos))
-    assert found["classes"].shape == (2, 3) and found["classes"][0, 0].numpy()[:1] == b"n"
     known = trained.load(model)
-    run = checking.reference(known)
-    for place, photo in enumerate(photos):
-        image = preprocessing.read_image(photo, "photo")
-        expected = run(preprocessing.centre_pixels(image, known.config.images))
-        np.testing.assert_allclose(found["probabilities"][place], expected, atol=1e-3)
+    read = [preprocessing.read_image(photo, "photo") for photo in photos]
+    pixels = np.stack([preprocessing.centre_pixels(x, known.config.images) for x in read])
+    expected = [checking.reference(known)(image) for image in pixels]
+    loaded = tf.saved_model.load(str(out))
+    for name, images in (("serving_default", pixels), ("encoded", np.array(photos))):
+        inside = loaded.signatures[name](images=tf.constant(images))
+        for found in (served(out, name, images), {k: v.numpy() for k, v in inside.items()}):
+            np.testing.assert_allclose(found["probabilities"], expected, atol=1e-3)
+            assert found["classes"].shape == (2, 3) and found["classes"][0, 0][:1] == b"n"
     assert (out / "MODEL_CARD.md").read_text().startswith("---\npipeline_tag")
     document = loaded.signatures["describe"]()["squeezenext"].numpy()
     assert json.loads(document)["synsets"] == ["n1", "n2", "n3"]

@@ -85,21 +85,24 @@ def _padded(node: Node, x):
     return L.ZeroPadding2D(node.padding, name=f"{node.name}_padding")(x)
 
 
-def write_saved_model(model: Trained, path: Path):
-    """Writes a SavedModel with two signatures, and returns it as it is loaded again.
+def write_saved_model(model: Trained, path: Path) -> None:
+    """Writes a SavedModel with two signatures for images.
 
     serving_default: `images` [N, size, size, 3] uint8, RGB, already cropped; `encoded`: `images`
     [N] strings, JPEG files as they are. Both give `probabilities` [N, classes] float32, and of the
     five best `classes` [N, 5], names, and `scores` [N, 5]. `describe` tells what the model is.
     """
     module = tf.Module()
-    module.network = build(model)
+    network = build(model)
+    # The module holds what the functions read, not the Keras model: of that the saver restores
+    # copies, and each variable is uninitialized but for Python's own loader, which ties the two.
+    module.weights = [variable.value for variable in network.variables]
     module.description = tf.constant(describe(model, "float32"))
     names = tf.constant([label.text for label in model.labels])
     size, count = model.config.images.size, min(5, len(model.labels))
 
     def answer(pixels):
-        probabilities = module.network(tf.cast(pixels, tf.float32), training=False)
+        probabilities = network(tf.cast(pixels, tf.float32), training=False)
         scores, places = tf.math.top_k(probabilities, count)
         classes = tf.gather(names, places)
         return {"probabilities": probabilities, "classes": classes, "scores": scores}
@@ -125,7 +128,32 @@ def write_saved_model(model: Trained, path: Path):
         "describe": module.describe,
     }
     tf.saved_model.save(module, str(path), signatures)
-    return tf.saved_model.load(str(path))
+
+
+class Served:
+    """A SavedModel in a session, from the file's graph alone, as TensorFlow Serving loads it.
+
+    Not by `tf.saved_model.load`, which builds the Python objects again and so runs files that no
+    other loader does.
+    """
+
+    def __init__(self, path: Path):
+        graph, log = tf.Graph(), tf.get_logger()
+        self._session = tf.compat.v1.Session(graph=graph)
+        tags, level = [tf.saved_model.SERVING], log.level
+        log.setLevel("ERROR")  # else it says that Python has a newer loader
+        try:
+            with graph.as_default():
+                loaded = tf.compat.v1.saved_model.load(self._session, tags, str(path))
+        finally:
+            log.setLevel(level)
+        self._signatures = loaded.signature_def
+
+    def __call__(self, signature: str, **inputs) -> dict[str, np.ndarray]:
+        """Returns a signature's outputs by name."""
+        known = self._signatures[signature]
+        outputs = {name: tensor.name for name, tensor in known.outputs.items()}
+        return self._session.run(outputs, {known.inputs[n].name: x for n, x in inputs.items()})
 
 
 def run_keras(path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -134,17 +162,12 @@ def run_keras(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda image: np.asarray(network(image[np.newaxis].astype(np.float32)))[0]
 
 
-def run_saved_model(loaded) -> Callable[[np.ndarray], np.ndarray]:
-    """The same of a SavedModel, as `tf.saved_model.load` returns it, through `serving_default`."""
-
-    def run(image: np.ndarray) -> np.ndarray:
-        serve = loaded.signatures["serving_default"]  # which does not keep `loaded` alive
-        return serve(images=tf.constant(image[np.newaxis]))["probabilities"].numpy()[0]
-
-    return run
+def run_saved_model(served: Served) -> Callable[[np.ndarray], np.ndarray]:
+    """The same of a SavedModel, through `serving_default`."""
+    return lambda image: served("serving_default", images=image[np.newaxis])["probabilities"][0]
 
 
-def check_encoded(loaded, model: Trained, pixels: np.ndarray) -> None:
+def check_encoded(served: Served, model: Trained, pixels: np.ndarray) -> None:
     """Checks that a SavedModel reads a JPEG file as the rest of this package does.
 
     Args:
@@ -156,7 +179,7 @@ def check_encoded(loaded, model: Trained, pixels: np.ndarray) -> None:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=95)
     shown = preprocessing.read_image(file.getvalue(), "the probe")
-    expected = run_saved_model(loaded)(preprocessing.centre_pixels(shown, model.config.images))
-    found = loaded.signatures["encoded"](images=tf.constant([file.getvalue()]))["probabilities"]
-    if not np.abs(found.numpy()[0] - expected).max() <= _SAME:
+    expected = run_saved_model(served)(preprocessing.centre_pixels(shown, model.config.images))
+    found = served("encoded", images=[file.getvalue()])["probabilities"][0]
+    if not np.abs(found - expected).max() <= _SAME:
         raise NotKept("The SavedModel reads JPEG files in another way; it was not kept.")
