@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from squeezenext import atomic
+from squeezenext import files
 from squeezenext.errors import InputError, RunAgain
 
 from .writer import Output
@@ -48,7 +48,7 @@ def drafted(path: Path, work: Path) -> Iterator[Output]:
 def put(temporary: Path, path: Path) -> None:
     """Flushes a draft to the disk and renames it to `path`; raises as `written`."""
     with explained(path), _removed_on_error(temporary):
-        atomic.put(temporary, path)
+        files.put(temporary, path)
 
 
 @contextlib.contextmanager

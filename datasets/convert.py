@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import flags as command_line
+from squeezenext import cli as command_line
 from squeezenext import records
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 
@@ -77,7 +77,7 @@ def _begin(
     if options.layout == "tfrecord" and not in_place:
         existing.check_apart(collection, output)
     kept = plan.source_files(collection, output) if in_place else frozenset()
-    files = plan.files(collection, options, kept)
+    files = plan.planned_files(collection, options, kept)
     planned = plan.Plan(identity, outputs.fingerprint(collection), files)
     if options.overwrite:
         plan.clear(output, planned, kept)

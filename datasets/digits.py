@@ -15,8 +15,8 @@ from absl import flags
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from squeezenext.cli import run
 from squeezenext.errors import InputError
-from squeezenext.flags import run
 
 SIDE = 64
 

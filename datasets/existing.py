@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from squeezenext import atomic, labels, records
+from squeezenext import files, labels, records
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.records import schema, tfrecord
 
@@ -202,7 +202,7 @@ def _text(features: dict, key: str) -> str:
 def _place(job: Job, digest: str) -> None:
     if job.path.exists() and job.path.samefile(job.source):
         with commit.explained(job.path):
-            atomic.flush(job.path)  # whoever wrote it may not have
+            files.flush(job.path)  # whoever wrote it may not have
         return
     temporary = job.path.parent / commit.WORK / f"{job.path.name}.link.tmp"
     try:

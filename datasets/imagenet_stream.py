@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from squeezenext import atomic
+from squeezenext import files
 from squeezenext.errors import InputError
 
 from . import checksum, commit, imagenet_tar, progress, space
@@ -117,7 +117,7 @@ def _lay_by(
                 advance(1, len(data))
         for output in outputs:
             output.finish()
-            atomic.flush(output.path)  # a network file system may say only now that it is full
+            files.flush(output.path)  # a network file system may say only now that it is full
     return imagenet_tar.train_listing(paths, rows, names, faults, path)
 
 

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from squeezenext import atomic, records
+from squeezenext import files, records
 from squeezenext.errors import InputError, RunAgain
 
 from . import commit, jobs, summary
@@ -40,7 +40,7 @@ class Plan:
         return hashlib.sha256(json.dumps(dataclasses.astuple(self)).encode()).hexdigest()
 
 
-def files(
+def planned_files(
     collection: Collection, options: Options, kept: frozenset[str] = frozenset()
 ) -> tuple[str, ...]:
     """Returns the names of all that will be written but for the manifest, which comes last.
@@ -85,7 +85,7 @@ def begin(output: Path, plan: Plan, kept: frozenset[str] = frozenset()) -> None:
     commit.make_folder(work)
     commit.write_json(work / _PLAN, dataclasses.asdict(plan), work)
     with commit.explained(output):
-        atomic.flush(output)  # the work folder's own name
+        files.flush(output)  # the work folder's own name
 
 
 def _check_strangers(output: Path, plan: Plan, known: Plan | None, kept: frozenset[str]) -> None:
@@ -149,7 +149,7 @@ def _remove(output: Path, names: Iterable[str]) -> None:
     with commit.explained(output):
         for name in names:
             (output / name).unlink(missing_ok=True)
-        atomic.flush(output)
+        files.flush(output)
 
 
 def _read(work: Path) -> Plan | None:

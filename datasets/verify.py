@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import flags as command_line
+from squeezenext import cli as command_line
 from squeezenext import records
 from squeezenext.errors import InputError, SomeInputsFailed
 

@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from datasets.imagenet_tar import TRAIN, VALIDATION
 from scripts.peak_memory import run
-from squeezenext import flags as command_line
+from squeezenext import cli as command_line
 from squeezenext.errors import InputError
 from tests import imagenet_archives as archives
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from scripts.peers.contestant import Contestant
-from squeezenext import flags as command_line
+from squeezenext import cli as command_line
 from squeezenext.errors import InputError
 from squeezenext.records import manifest
 

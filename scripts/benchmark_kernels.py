@@ -17,7 +17,7 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from squeezenext import flags as command_line
+from squeezenext import cli as command_line
 
 BATCH = 32
 Ways = dict[str, Callable[[], object]]

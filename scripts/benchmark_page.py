@@ -20,8 +20,8 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from squeezenext import cli as command_line
 from squeezenext import demo
-from squeezenext import flags as command_line
 from squeezenext.errors import InputError
 from tests import browser
 

@@ -25,7 +25,7 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from squeezenext import flags as command_line
+from squeezenext import cli as command_line
 from squeezenext.errors import InputError
 from squeezenext.prediction import shipped, sources
 

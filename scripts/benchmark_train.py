@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from scripts.peers.contestant import Contestant
+from squeezenext import cli as command_line
 from squeezenext import config_io
-from squeezenext import flags as command_line
 
 BATCH = 32
 SECONDS = 4.0  # of a turn

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from scripts import forks
-from squeezenext import flags as command_line
+from squeezenext import cli as command_line
 from squeezenext.errors import InputError, SomeInputsFailed
 
 COMPARED = ("*.json", "*.tflite", "MODEL_CARD.md", "exported/*", "records/manifest.json")
@@ -127,16 +127,16 @@ def in_training(place: Path) -> None:
 
 def in_export(place: Path) -> None:
     """The process is killed when the second file is written, but has not got its name."""
-    from squeezenext import atomic
+    from squeezenext import files
 
-    put = atomic.put
+    put = files.put
 
     def killed(temporary: Path, path: Path) -> None:
         if path == place / "exported" / "model-int8.tflite":
             os.kill(os.getpid(), signal.SIGKILL)
         put(temporary, path)
 
-    atomic.put = killed
+    files.put = killed
 
 
 def both(bench: Bench, whole: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from squeezenext import flags as command_line
+from squeezenext import cli as command_line
 from squeezenext.training import cluster, devices, loop
 from tests import tiny
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 from scripts import fault_train_disk, fault_train_inputs, fault_train_workers
 from scripts.fault_train_bench import LONG, Bench, Different, check, last_words, weights
 from scripts.fault_train_workers import Group
-from squeezenext import flags as command_line
+from squeezenext import cli as command_line
 from squeezenext.errors import SomeInputsFailed
 
 SPREAD_SECONDS = 8.0  # after its start, in which a run is killed

@@ -5,7 +5,7 @@ import multiprocessing.forkserver
 import os
 from unittest import mock
 
-from squeezenext import quiet
+from squeezenext import tf_import
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -16,5 +16,5 @@ def begin(*modules: str) -> None:
     It goes without oneDNN: in a forked process --deterministic comes too late for that.
     """
     CONTEXT.set_forkserver_preload(list(modules))
-    with mock.patch.dict(os.environ, {quiet.ONEDNN: "0"}):
+    with mock.patch.dict(os.environ, {tf_import.ONEDNN: "0"}):
         multiprocessing.forkserver.ensure_running()

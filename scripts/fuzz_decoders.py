@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from scripts.damage import damage
-from squeezenext import flags as command_line
+from squeezenext import cli as command_line
 from squeezenext import graph, labels
 from squeezenext.compression import sharing, sqz
 from squeezenext.config import TORCHVISION, Config

@@ -13,9 +13,9 @@ from pathlib import Path
 import matplotlib
 from absl import flags
 
-from squeezenext import atomic
+from squeezenext import files
+from squeezenext.cli import run
 from squeezenext.errors import InputError
-from squeezenext.flags import run
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -63,7 +63,7 @@ def draw(runs: dict[str, dict[str, list[float | None]]], output: Path) -> None:
     figure.tight_layout()
     kind = output.suffix.removeprefix(".") or "png"
     try:
-        atomic.write_file(output, lambda file: figure.savefig(file, dpi=120, format=kind))
+        files.write_file(output, lambda file: figure.savefig(file, dpi=120, format=kind))
     except ValueError as error:
         raise InputError(f"--output {output}: {error}") from error
     finally:

@@ -13,10 +13,10 @@ import tensorflow as tf
 from absl import flags
 from PIL import Image
 
-from squeezenext import atomic, config_io, data
+from squeezenext import config_io, data, files
+from squeezenext.cli import run
 from squeezenext.config import Config
 from squeezenext.errors import InputError
-from squeezenext.flags import run
 from squeezenext.reader import Reader
 from squeezenext.records import dataset
 from squeezenext.training import mixing, phases, recipes
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             values["seed"].value,
         )
         output = Path(values["output"].value)
-        atomic.write_file(output, lambda file: Image.fromarray(pixels).save(file, "PNG"))
+        files.write_file(output, lambda file: Image.fromarray(pixels).save(file, "PNG"))
         print(f"{output}: {pixels.shape[1]} x {pixels.shape[0]} pixels.")
 
     return run(command, values, __doc__, argv)

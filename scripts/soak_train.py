@@ -19,8 +19,8 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from squeezenext import config_io, quiet
-from squeezenext import flags as command_line
+from squeezenext import cli as command_line
+from squeezenext import config_io, tf_import
 from squeezenext.config import Config
 from squeezenext.errors import SomeInputsFailed
 
@@ -91,7 +91,7 @@ def soak(configuration: str, steps: int, batch: int) -> None:
     Raises:
       SomeInputsFailed: memory grows, or a function is traced again.
     """
-    quiet.import_tensorflow()
+    tf_import.import_tensorflow()
     import tensorflow as tf
 
     from squeezenext.labels import Label

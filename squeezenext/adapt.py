@@ -22,16 +22,15 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import card, quiet, train
+from squeezenext import card, metrics, tf_import, train
 from squeezenext.adaptation import planning, shipping
 from squeezenext.adaptation.planning import Plan
+from squeezenext.cli import run, tell
 from squeezenext.errors import InputError, SomeInputsFailed
-from squeezenext.flags import run, tell
 from squeezenext.foreign import named
 from squeezenext.foreign.published import PUBLISHED
 from squeezenext.records import dataset
 from squeezenext.records.dataset import Dataset
-from squeezenext.reporting import metrics
 from squeezenext.training.options import Options
 
 PLAN = "adapt.json"
@@ -133,8 +132,8 @@ def _found(records: Path) -> Dataset:
 
 
 def _make_deterministic() -> None:
-    quiet.without_onednn()
-    quiet.import_tensorflow()
+    tf_import.without_onednn()
+    tf_import.import_tensorflow()
     from squeezenext.training import devices
 
     devices.make_deterministic()

@@ -12,9 +12,9 @@ from pathlib import Path
 import jinja2
 
 from squeezenext import checkpoint, config_io, labels
-from squeezenext.atomic import write_file
 from squeezenext.config import Config, SqueezeNet
 from squeezenext.errors import InputError
+from squeezenext.files import write_file
 
 FILE = "MODEL_CARD.md"
 SCORES = "scores.json"  # of adapt: the network's and its files' on images never trained on

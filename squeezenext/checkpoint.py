@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from squeezenext.atomic import flush, write_file
 from squeezenext.errors import InputError
+from squeezenext.files import flush, write_file
 
 _NAME = re.compile(r"step-(\d{8,})")
 FORMAT_VERSION = 2  # 1 had no hash of META.json itself

@@ -22,12 +22,12 @@ from absl import flags
 
 from squeezenext import photographs
 from squeezenext import trained as trained_models
+from squeezenext.cli import Say, run, tell
 from squeezenext.compression import making, report, sqz
 from squeezenext.compression.allocation import BudgetTooSmall
 from squeezenext.compression.method import Method
 from squeezenext.compression.report import Examination
 from squeezenext.errors import InputError
-from squeezenext.flags import Say, run, tell
 from squeezenext.records import dataset
 from squeezenext.trained import Trained
 

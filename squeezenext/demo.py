@@ -17,9 +17,9 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext import trained
+from squeezenext.cli import run, tell
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_web
-from squeezenext.flags import run, tell
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from squeezenext import atomic, checkpoint, config_io, labels
+from squeezenext import checkpoint, config_io, files, labels
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 
@@ -52,5 +52,5 @@ def write(directory: Path, config: Config, classes: Sequence[labels.Label]) -> N
         if names.exists() and labels.read(names) != tuple(classes):
             raise InputError(f"{directory} holds a model of other classes; choose another one.")
     text = config_io.to_json(config)
-    atomic.write_file(path, lambda file: file.write_text(text, "utf-8"))
-    atomic.write_file(names, lambda file: labels.write(file, classes))
+    files.write_file(path, lambda file: file.write_text(text, "utf-8"))
+    files.write_file(names, lambda file: labels.write(file, classes))

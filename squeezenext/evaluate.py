@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from squeezenext import config_io, labels, quiet, trained
+from squeezenext import config_io, labels, metrics, tf_import, trained
+from squeezenext.cli import check_file, check_folder, run
 from squeezenext.config import Config
 from squeezenext.errors import InputError
-from squeezenext.flags import check_file, check_folder, run
 from squeezenext.foreign import named
+from squeezenext.metrics import Evaluation
 from squeezenext.prediction import shipped
 from squeezenext.predictor import softmax
 from squeezenext.records import dataset
 from squeezenext.records.manifest import Split
-from squeezenext.reporting import calibration, files, metrics, table
-from squeezenext.reporting.metrics import Evaluation
+from squeezenext.reporting import calibration, files, table
 from squeezenext.training.options import PRECISIONS, check_precision
 
 
@@ -107,7 +107,7 @@ def _scores(
 ) -> Evaluation:
     """Scores a split with the weights of a model directory, as if its temperature were 1."""
     weights = trained.variables(directory)
-    quiet.import_tensorflow()  # no error above waits for it
+    tf_import.import_tensorflow()  # no error above waits for it
     from squeezenext.reader import Reader, faults_named
     from squeezenext.training import devices, model_directory
 

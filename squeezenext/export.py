@@ -21,11 +21,11 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import atomic, card, photographs, trained
+from squeezenext import card, files, photographs, trained
+from squeezenext.cli import run, tell
 from squeezenext.errors import InputError
-from squeezenext.exporting import checking, export_litert, export_onnx, export_web, places
+from squeezenext.exporting import checking, export_litert, export_onnx, export_web
 from squeezenext.exporting.checking import Measured, Run
-from squeezenext.flags import run, tell
 from squeezenext.foreign import named
 from squeezenext.trained import Trained
 
@@ -42,8 +42,8 @@ OF_A_MODEL = frozenset(
 ) | {"model.sqz", "model.tflite"}
 _SAVED_MODEL = ("saved_model.pb", "fingerprint.pb", "variables/variables.*", card.FILE)
 FOLDERS = {
-    "saved_model": places.Kind(_SAVED_MODEL, lambda at: (at / _SAVED_MODEL[0]).is_file()),
-    "web": places.Kind((*export_web.FILES, card.FILE), export_web.is_page),
+    "saved_model": files.Kind(_SAVED_MODEL, lambda at: (at / _SAVED_MODEL[0]).is_file()),
+    "web": files.Kind((*export_web.FILES, card.FILE), export_web.is_page),
 }
 
 
@@ -95,7 +95,7 @@ def export(
 def _note(output: Path, report: dict) -> None:
     text = json.dumps(report, indent=1) + "\n"
     beside = output.with_name(f"{output.name}.json")
-    atomic.write_file(beside, lambda file: file.write_text(text, "utf-8"))
+    files.write_file(beside, lambda file: file.write_text(text, "utf-8"))
 
 
 def _check_place(output: Path, kind: str) -> None:
@@ -104,7 +104,7 @@ def _check_place(output: Path, kind: str) -> None:
     if not output.parent.is_dir():
         raise InputError(f"--output {output}: there is no folder {output.parent}.")
     if kind in FOLDERS:
-        places.check(output, FOLDERS[kind])
+        files.check_replaceable(output, FOLDERS[kind])
     elif output.is_dir():
         raise InputError(f"--output {output} is a folder; name the file to make.")
     written = {output.name, f"{output.name}.json"} & OF_A_MODEL
@@ -130,9 +130,9 @@ def _write(model: Trained, model_dir, kind: str, precision: str, shown, output: 
             if not Path(model_dir).is_file():
                 text = card.render(named.resolve(model_dir))
                 (temporary / card.FILE).write_text(text, "utf-8")
-            places.replace_folder(temporary, output, FOLDERS[kind])
+            files.replace_folder(temporary, output, FOLDERS[kind])
         else:
-            atomic.put(temporary, output)
+            files.put(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.unlink(missing_ok=True)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from absl import flags
 
+from squeezenext.cli import check_file, check_folder, run, shown
 from squeezenext.errors import InputError, SomeInputsFailed
-from squeezenext.flags import check_file, check_folder, run, shown
 from squeezenext.prediction import sources
 from squeezenext.predictor import Answer, Predictor
 
@@ -112,7 +112,7 @@ def predict(
 
 def _drawer(folder: Path, predictor: Predictor):
     """Returns what writes the map of an image's best class into `folder`."""
-    from squeezenext.atomic import write_file
+    from squeezenext.files import write_file
     from squeezenext.prediction import explain
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def _keeping_features(answers: Iterator[Answer], path: Path) -> Iterator[Answer]
 
     import numpy as np
 
-    from squeezenext.atomic import write_file
+    from squeezenext.files import write_file
 
     rows, names = [], []
     for answer in answers:

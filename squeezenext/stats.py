@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from squeezenext import config_io, quiet
-from squeezenext.flags import run
+from squeezenext import config_io, tf_import
+from squeezenext.cli import run
 
 if TYPE_CHECKING:
     import keras
@@ -93,7 +93,7 @@ def to_text(rows: Sequence[LayerStats]) -> str:
 def stats(configuration: str, as_json: bool, csv_file: str | None) -> None:
     """Prints the table of a configuration and writes the CSV where asked."""
     config = config_io.load(configuration)
-    quiet.import_tensorflow()
+    tf_import.import_tensorflow()
     from squeezenext import models  # only now: no error above waits for TensorFlow
 
     rows = layers(models.build(config))

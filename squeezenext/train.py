@@ -16,10 +16,10 @@ from typing import get_args
 import filelock
 from absl import flags
 
-from squeezenext import config_io, quiet
+from squeezenext import config_io, tf_import
+from squeezenext.cli import run
 from squeezenext.config import Config
 from squeezenext.errors import InputError, RunAgain
-from squeezenext.flags import run
 from squeezenext.foreign import named
 from squeezenext.records import dataset
 from squeezenext.training import cluster, recipes
@@ -55,8 +55,8 @@ def _train(config: Config, options: Options, signals: StopSignals) -> dict:
     worker = workers.index if workers else 0
     with _locked(Path(options.model_dir), worker):
         if options.deterministic:
-            quiet.without_onednn()
-        quiet.import_tensorflow()
+            tf_import.without_onednn()
+        tf_import.import_tensorflow()
         from squeezenext.training import job  # only now: no error above waits for TensorFlow
 
         return job.train(options, lambda: early or _task(config, options), workers, signals)

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext import checkpoint, config_io, description, graph
+from squeezenext.cli import tell
 from squeezenext.config import Config
 from squeezenext.errors import InputError
-from squeezenext.flags import tell
 from squeezenext.foreign import named
 from squeezenext.graph import Graph
 from squeezenext.labels import Label
@@ -94,9 +94,9 @@ def variables(directory: Path, report: Callable[[str], None] = tell) -> dict[str
     _check_last(directory, meta["step"])
     if not any(name.startswith("average/") for name in state):
         return {name: array for name, array in state.items() if name.startswith("model/")}
-    from squeezenext import quiet  # which variables are averaged, Keras knows
+    from squeezenext import tf_import  # which variables are averaged, Keras knows
 
-    quiet.import_tensorflow()
+    tf_import.import_tensorflow()
     from squeezenext.training import model_directory
 
     return model_directory.evaluated(state, config_io.read_model(directory))

@@ -18,10 +18,10 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext import config_io, labels, trained
+from squeezenext.cli import run
 from squeezenext.compression import sqz
 from squeezenext.config import Config
 from squeezenext.errors import InputError
-from squeezenext.flags import run
 from squeezenext.foreign import importing, variables, writing
 from squeezenext.foreign.named import resolve
 
@@ -52,7 +52,7 @@ def _import(values: flags.FlagValues) -> None:
     for change in values["set"].value:
         config = config_io.override(config, change)
     directory, kind = Path(values["model_dir"].value), values["format"].value
-    paths = importing.files(kind, Path(values["input"].value))
+    paths = importing.weight_files(kind, Path(values["input"].value))
     importing.import_weights(kind, paths, config, directory, _classes(values, config))
     print(f"{directory} holds the model.", file=sys.stderr)
 

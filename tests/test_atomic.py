@@ -1,22 +1,22 @@
-"""Tests for `squeezenext/atomic.py`."""
+"""Tests for `squeezenext/files.py`."""
 
 import os
 
 import pytest
 
-from squeezenext import atomic
+from squeezenext import files
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
     path = tmp_path / "file.txt"
-    atomic.write_file(path, lambda file: file.write_text("old"))
+    files.write_file(path, lambda file: file.write_text("old"))
 
     def fail(file):
         file.write_text("half")
         raise OSError("full")
 
     with pytest.raises(OSError, match="full"):
-        atomic.write_file(path, fail)
+        files.write_file(path, fail)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["file.txt"]
 
 
@@ -27,5 +27,5 @@ def test_a_file_is_flushed_before_its_name_and_the_name_after(tmp_path, monkeypa
     place = lambda descriptor: os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: E731
     monkeypatch.setattr(os, "fsync", lambda d: (done.append(place(d)), fsync(d)))
     monkeypatch.setattr(os, "replace", lambda *a: (done.append("rename"), replace(*a)))
-    atomic.write_file(tmp_path / "file.txt", lambda file: file.write_text("new"))
+    files.write_file(tmp_path / "file.txt", lambda file: file.write_text("new"))
     assert done == [f".file.txt.tmp-{os.getpid()}.txt", "rename", tmp_path.name]

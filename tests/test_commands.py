@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from squeezenext import flags, stats
+from squeezenext import cli, stats
 from tests.conftest import REPOSITORY
 
 
@@ -41,7 +41,7 @@ def test_stats_prints_json_and_writes_csv(tmp_path, capsys):
 def test_a_place_that_cannot_be_written_is_a_sentence():
     error = OSError(errno.EROFS, os.strerror(errno.EROFS), "/ro/stats.csv")
     wanted = "/ro/stats.csv: Read-only file system; name another place, or change its rights."
-    assert flags.sentence(error) == (wanted, 2)
+    assert cli.sentence(error) == (wanted, 2)
 
 
 @pytest.mark.parametrize(

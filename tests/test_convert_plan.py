@@ -221,14 +221,14 @@ def test_what_was_laid_by_goes_at_the_start_of_the_next_run(tmp_path, monkeypatc
 def test_a_link_that_cannot_be_put_in_place_is_removed(photos, tmp_path, monkeypatch):
     convert(photos, tmp_path / "shards", **FOLDER)
     (tmp_path / "shards" / records.MANIFEST).unlink()
-    put = existing.atomic.put
+    put = existing.files.put
 
     def fails(temporary, path):
         if path.name.startswith("train-"):
             raise OSError(5, "Input/output error")
         put(temporary, path)
 
-    monkeypatch.setattr(existing.atomic, "put", fails)
+    monkeypatch.setattr(existing.files, "put", fails)
     with pytest.raises(InputError, match="cannot be written .Input/output error"):
         convert(tmp_path / "shards", tmp_path / "out", **FOLDER | {"layout": "tfrecord"})
     left = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
@@ -371,7 +371,7 @@ def test_the_lists_of_the_source_are_not_replaced(photos, tmp_path):
 def test_the_plan_is_on_the_disk_before_the_first_shard(photos, tmp_path, monkeypatch):
     """With the names on the way to it: the work folder's own is in the output's entries."""
     flushed, draft = [], shards.draft
-    out, flush = tmp_path / "out", plan.atomic.flush
+    out, flush = tmp_path / "out", plan.files.flush
 
     def flushes(path):
         if (out / ".convert" / "plan.json").exists():
@@ -382,7 +382,7 @@ def test_the_plan_is_on_the_disk_before_the_first_shard(photos, tmp_path, monkey
         assert out in flushed
         return draft(job)
 
-    monkeypatch.setattr(plan.atomic, "flush", flushes)
+    monkeypatch.setattr(plan.files, "flush", flushes)
 
     monkeypatch.setattr(command.shards, "draft", looks)
     convert(photos, out, **FOLDER)

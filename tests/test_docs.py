@@ -118,7 +118,9 @@ FRAGMENTS = {  # how Python begins that cannot run by itself
 @functools.cache
 def _runtime_of_the_page() -> bool:
     try:
-        return all(npm.files(package, {}) == {} for package in (export_web.CORE, export_web.UTILS))
+        return all(
+            npm.package_files(package, {}) == {} for package in (export_web.CORE, export_web.UTILS)
+        )
     except InputError:
         return False
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from scripts.fault_nan import Planted
 from squeezenext import checkpoint
 from squeezenext.layers import Dropout
-from squeezenext.reporting.metrics import Evaluation
+from squeezenext.metrics import Evaluation
 from squeezenext.training import cluster, devices, loop, losses, scoring, xla
 from tests import tiny
 

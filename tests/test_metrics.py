@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from squeezenext.reporting import metrics
-from squeezenext.reporting.metrics import Evaluation
+from squeezenext import metrics
+from squeezenext.metrics import Evaluation
 
 
 def evaluation(labels, predicted, probability=None):

@@ -10,7 +10,7 @@ from scripts import plot_history, show_augmentation
 from squeezenext import data
 from squeezenext.config import HorizontalFlip, RandomCrop
 from squeezenext.labels import Label
-from squeezenext.reporting.metrics import Evaluation
+from squeezenext.metrics import Evaluation
 from squeezenext.training import pictures
 from tests import tiny
 

@@ -202,15 +202,15 @@ def test_a_csv_keeps_images_below_the_threshold(squeezenext, photos, capsys):
 
 
 def test_names_cannot_drive_a_terminal(monkeypatch):
-    from squeezenext import flags
+    from squeezenext import cli
 
     class Terminal(io.StringIO):
         def isatty(self):
             return True
 
     name = "a.jpg\n  99.99%  safe\x1b[2J\udcff"
-    assert flags.shown(name, io.StringIO()) == name
-    assert flags.shown(name, Terminal()) == "a.jpg\\n  99.99%  safe\\x1b[2J\\udcff"
+    assert cli.shown(name, io.StringIO()) == name
+    assert cli.shown(name, Terminal()) == "a.jpg\\n  99.99%  safe\\x1b[2J\\udcff"
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "YCbCr", "I;16"])

@@ -13,10 +13,10 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from squeezenext import compress, demo, export, graph, preprocessing, trained
+from squeezenext import compress, demo, export, files, graph, preprocessing, trained
 from squeezenext.compression import making, sqz
 from squeezenext.errors import InputError
-from squeezenext.exporting import checking, export_web, npm, places
+from squeezenext.exporting import checking, export_web, npm
 from squeezenext.litert import writer
 from tests import browser as browsers
 from tests import tiny
@@ -48,7 +48,7 @@ def test_a_package_that_cannot_be_had_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))  # where there is no npm
     tmp_path.joinpath("other.tgz").write_bytes(b"another package")
     with pytest.raises(InputError, match="npm pack @litertjs/core@2.5.3"):
-        npm.files(export_web.CORE, {})
+        npm.package_files(export_web.CORE, {})
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -57,7 +57,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         folder.mkdir()
         folder.joinpath("letter.txt").write_text("dear")
     with pytest.raises(InputError, match="holds something else"):
-        places.replace_folder(made, place, export.FOLDERS["web"])
+        files.replace_folder(made, place, export.FOLDERS["web"])
     assert place.joinpath("letter.txt").exists()
 
 
@@ -108,7 +108,7 @@ def test_a_page_that_cannot_be_put_in_place_leaves_the_old_one(model_dir, tmp_pa
             raise OSError(5, "Input/output error", str(target))
         replace(source, target)
 
-    monkeypatch.setattr(places.os, "replace", refuse)
+    monkeypatch.setattr(files.os, "replace", refuse)
     assert exported(model_dir, site) == 1
     assert sorted(site.rglob("*")) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "site", "site.json"]
@@ -158,7 +158,7 @@ def test_a_page_has_the_compressed_network_only_where_it_is_the_same(model_dir, 
     assert "too far from the model's" in capsys.readouterr().err and names(site) == ["float32"]
     compress.compress(model_dir, path, compress.Method(lossless=True))
     assert exported(model_dir, site) == 0 and names(site) == ["float32", "compressed"]
-    places.note(path).write_text('{"weights_sha256": "a", "max_bytes": 9}')  # as `adapt` writes it
+    files.note(path).write_text('{"weights_sha256": "a", "max_bytes": 9}')  # as `adapt` writes it
     (model_dir / "final.json").write_text('{"weights_sha256": "a"}')
     assert exported(model_dir, site) == 0 and names(site) == ["float32", "compressed"]
     for later in ('{"weights_sha256": "b"}', None):  # trained on; being trained
@@ -169,7 +169,7 @@ def test_a_page_has_the_compressed_network_only_where_it_is_the_same(model_dir, 
         assert exported(model_dir, site) == 0 and names(site) == ["float32"]
         assert f"goes without {path}: it was made of other weights" in capsys.readouterr().err
     path.write_bytes(b"damaged")
-    places.note(path).unlink()
+    files.note(path).unlink()
     assert exported(model_dir, site) == 0 and names(site) == ["float32"]
 
 

@@ -9,7 +9,7 @@ import json
 import math
 from pathlib import Path
 
-from squeezenext import atomic, config_io, graph, quiet
+from squeezenext import config_io, files, graph, tf_import
 from squeezenext.compression import method
 from squeezenext.config import Config
 from squeezenext.errors import InputError
@@ -140,12 +140,12 @@ def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
 def keep(path: Path, plan: Plan) -> None:
     """Writes a plan."""
     text = json.dumps(dataclasses.asdict(plan), indent=1) + "\n"
-    atomic.write_file(path, lambda file: file.write_text(text, "utf-8"))
+    files.write_file(path, lambda file: file.write_text(text, "utf-8"))
 
 
 def measured(configuration: str) -> tuple[float, float]:
     """Returns (images a second, seconds to build a step) of training this network here."""
-    quiet.import_tensorflow()
+    tf_import.import_tensorflow()
     from squeezenext.training import speed
 
     return speed.measure(recipes.apply("fine_tune", config_io.load(configuration)))
@@ -153,7 +153,7 @@ def measured(configuration: str) -> tuple[float, float]:
 
 def batch_size() -> int:
     """Returns the batch nearest to the recipe's that divides among this machine's devices."""
-    quiet.import_tensorflow()
+    tf_import.import_tensorflow()
     from squeezenext.training import devices
 
     return method.divisible(BATCH, devices.strategy(0).num_replicas_in_sync)

@@ -4,14 +4,15 @@ import dataclasses
 import json
 from pathlib import Path
 
-from squeezenext import atomic, card, compress, evaluate, export
+from squeezenext import card, compress, evaluate, export
+from squeezenext import files as files_module
+from squeezenext.cli import Say
 from squeezenext.compression.allocation import BudgetTooSmall
 from squeezenext.errors import InputError, NotFinite, NotKept
-from squeezenext.exporting.places import note
-from squeezenext.flags import Say
+from squeezenext.files import note
+from squeezenext.metrics import Evaluation
 from squeezenext.prediction import shipped
 from squeezenext.records.dataset import Dataset
-from squeezenext.reporting.metrics import Evaluation
 
 FOLDER, REPORT = "exported", "report"
 PRECISIONS = ("float32", "int8")
@@ -34,7 +35,7 @@ def export_once(model_dir: Path, records: Path, sha256: str, say: Say) -> Made:
     The rest of the work needs none of them: one whose answers differ from the network's is a fault.
     """
     (model_dir / FOLDER).mkdir(exist_ok=True)
-    files, faults = {}, []
+    made, faults = {}, []
     source = _source(model_dir, sha256)
     for precision in PRECISIONS:
         path = model_dir / FOLDER / f"model-{precision}.tflite"
@@ -47,8 +48,8 @@ def export_once(model_dir: Path, records: Path, sha256: str, say: Say) -> Made:
                 faults.append(f"{path} was not made: {error} All else is done.")
                 continue
             _remember(path, source)
-        files[precision] = path
-    return Made(files, tuple(faults))
+        made[precision] = path
+    return Made(made, tuple(faults))
 
 
 def compress_once(
@@ -112,7 +113,7 @@ def _is_made(path: Path, source: dict) -> bool:
 
 def _remember(path: Path, source: dict) -> None:
     text = json.dumps(source) + "\n"
-    atomic.write_file(note(path), lambda file: file.write_text(text, "utf-8"))
+    files_module.write_file(note(path), lambda file: file.write_text(text, "utf-8"))
 
 
 def held_out(found: Dataset) -> str:
@@ -143,6 +144,6 @@ def score(
         },
     }
     text = json.dumps(document, indent=1) + "\n"
-    atomic.write_file(model_dir / card.SCORES, lambda file: file.write_text(text, "utf-8"))
+    files_module.write_file(model_dir / card.SCORES, lambda file: file.write_text(text, "utf-8"))
     card.write(model_dir)
     return results

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext import photographs, trained
+from squeezenext.cli import Say
 from squeezenext.compression import allocation, report, sqz
 from squeezenext.compression.calibration import Probe, drawn
 from squeezenext.compression.method import Method
 from squeezenext.compression.sqz import Encoded
 from squeezenext.errors import InputError, NotFinite, NotKept
-from squeezenext.flags import Say
 from squeezenext.trained import Trained
 
 PROBES = 32  # images on which answers are compared
@@ -157,9 +157,9 @@ def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: 
       BudgetTooSmall: the answers are no longer the network's; sharing is only held against what
         pruning has left of it.
     """
-    from squeezenext import quiet
+    from squeezenext import tf_import
 
-    quiet.import_tensorflow()
+    tf_import.import_tensorflow()
     from squeezenext import graph
     from squeezenext.compression import pruning, retraining
     from squeezenext.reader import Reader

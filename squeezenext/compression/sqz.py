@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from squeezenext import atomic, graph, labels
+from squeezenext import files, graph, labels
 from squeezenext.compression import arithmetic_streams, huffman_streams, kernel_form, sqz_header
 from squeezenext.compression.sharing import Shared
 from squeezenext.compression.sqz_header import Header
@@ -109,7 +109,7 @@ def write(path: Path, data: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_file(path, lambda file: file.write_bytes(data))
+        files.write_file(path, lambda file: file.write_bytes(data))
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}.") from error
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import trained
+from squeezenext import files, trained
+from squeezenext.cli import Say
 from squeezenext.errors import InputError, NotKept
-from squeezenext.exporting import checking, places
-from squeezenext.flags import Say
+from squeezenext.exporting import checking
 from squeezenext.trained import Trained
 
 IMAGES = ("size", "resize", "resize_mode")  # what the page is told of a network's images
@@ -36,7 +36,7 @@ def beside(
 
 def _same(path: Path, model: Trained, model_dir: Path, images: Sequence[np.ndarray]) -> Trained:
     """Reads a `.sqz` file of a model; InputError: it is damaged or of another network."""
-    note = places.note(path)
+    note = files.note(path)
     if note.exists() and _weights(note) != _weights(model_dir / "final.json"):
         raise InputError("it was made of other weights than the model's of now; compress it again.")
     found = trained.load(path)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from squeezenext.cli import Say
 from squeezenext.exporting import checking, compressed_file, npm, pixels
-from squeezenext.flags import Say
 from squeezenext.graph import Graph, Node
 from squeezenext.litert import int8, numbers, writer
 from squeezenext.litert.runner import Runner
@@ -118,7 +118,9 @@ def _runtime() -> dict[str, bytes]:
     names = {"dist/index.js": "index.js"}
     for build in _BUILDS:
         names |= {f"wasm/{build}{end}": f"wasm/{build}{end}" for end in (".js", ".wasm")}
-    found = npm.files(CORE, names) | npm.files(UTILS, {"dist/index.js": "wasm-utils.js"})
+    found = npm.package_files(CORE, names) | npm.package_files(
+        UTILS, {"dist/index.js": "wasm-utils.js"}
+    )
     # A bare name needs an import map, which a page that allows no inline script cannot have.
     found["index.js"] = found["index.js"].replace(b'"@litertjs/wasm-utils"', b'"./wasm-utils.js"')
     return found

@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from squeezenext import atomic
+from squeezenext import files
 from squeezenext.errors import InputError
 from squeezenext.foreign import named
 
@@ -31,7 +31,7 @@ class Package:
         return f"{self.name}@{self.version}"
 
 
-def files(package: Package, names: dict[str, str]) -> dict[str, bytes]:
+def package_files(package: Package, names: dict[str, str]) -> dict[str, bytes]:
     """Returns files of a package.
 
     Args:
@@ -58,7 +58,7 @@ def _content(package: Package) -> bytes:
         return content
     content = _pack(package)
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_file(path, lambda file: file.write_bytes(content))
+    files.write_file(path, lambda file: file.write_bytes(content))
     return content
 
 

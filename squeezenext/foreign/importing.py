@@ -11,15 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import (
-    atomic,
-    card,
-    checkpoint,
-    config_io,
-    description,
-    graph,
-    preprocessing,
-)
+from squeezenext import card, checkpoint, config_io, description, files, graph, preprocessing
 from squeezenext.config import CAFFE_SQUASH, TORCHVISION, Config, Images
 from squeezenext.errors import InputError
 from squeezenext.foreign import caffemodel, deep_compression, ncnn, npz, pytorch_weights, variables
@@ -72,16 +64,16 @@ def import_weights(
     arrays = variables.complete(config, arrays, str(paths[0]))
     for note in () if quiet else notes:
         print(note, file=sys.stderr)
-    files = {
+    hashes = {
         path.name: hashlib.sha256(data).hexdigest()
         for path, data in zip(paths, contents, strict=True)
     }
-    source = {"format": kind, "files": files} | (origin or {})
-    _check_directory(directory, config, files)
+    source = {"format": kind, "files": hashes} | (origin or {})
+    _check_directory(directory, config, hashes)
     _write(directory, config, classes, arrays, source)
 
 
-def _check_directory(directory: Path, config: Config, files: dict[str, str]) -> None:
+def _check_directory(directory: Path, config: Config, hashes: dict[str, str]) -> None:
     """Refuses a directory that holds any model but this one, half made or whole, or other files."""
     steps = checkpoint.steps(directory / "checkpoints")
     if not steps:
@@ -94,7 +86,7 @@ def _check_directory(directory: Path, config: Config, files: dict[str, str]) -> 
     if steps != [0]:
         raise fault
     imported = checkpoint.read_meta(directory / "checkpoints", 0).get("imported", {})
-    if imported.get("files") != files or config_io.read_model(directory) != config:
+    if imported.get("files") != hashes or config_io.read_model(directory) != config:
         raise fault
 
 
@@ -113,7 +105,7 @@ def _write(directory: Path, config: Config, classes, arrays, source: dict) -> No
     meta = {"imported": source, "litert_sha256": hashlib.sha256(content).hexdigest()}
     description.write(directory, config, classes)
     checkpoint.save(directory / "checkpoints", 0, arrays, meta)
-    atomic.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
+    files.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
     card.write(directory)
 
 
@@ -126,7 +118,7 @@ def _try(content: bytes, config: Config) -> None:
         raise RuntimeError("The network's answer is no number a class; it was not kept.")
 
 
-def files(kind: str, path: Path) -> list[Path]:
+def weight_files(kind: str, path: Path) -> list[Path]:
     """Returns the files that belong to the one that a user names: ncnn's are two."""
     if kind != "ncnn":
         return [path]

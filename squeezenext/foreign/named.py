@@ -81,7 +81,7 @@ def _fetch(wanted: File) -> Path:
     """Returns a published file, from SQUEEZENEXT_WEIGHTS, the cache or its home."""
     import hashlib
 
-    from squeezenext import atomic
+    from squeezenext import files
 
     folder = os.environ.get("SQUEEZENEXT_WEIGHTS")
     for path in sorted(Path(folder).iterdir()) if folder and Path(folder).is_dir() else []:
@@ -92,7 +92,7 @@ def _fetch(wanted: File) -> Path:
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != wanted.sha256:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = _download(wanted)
-        atomic.write_file(path, lambda file: file.write_bytes(content))
+        files.write_file(path, lambda file: file.write_bytes(content))
     return path
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import atomic
+from squeezenext import files
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.foreign import deep_compression, importing, npz, pytorch_weights
@@ -33,7 +33,7 @@ def write(kind: str, config: Config, arrays: dict[str, np.ndarray], path: Path) 
         content = _net_file(arrays, config)
     else:
         content = pytorch_weights.encode(arrays, config, kind)
-    atomic.write_file(path, lambda file: file.write_bytes(content))
+    files.write_file(path, lambda file: file.write_bytes(content))
 
 
 def _net_file(arrays: dict[str, np.ndarray], config: Config) -> bytes:

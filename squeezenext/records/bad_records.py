@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from squeezenext.atomic import write_file
 from squeezenext.errors import InputError
+from squeezenext.files import write_file
 from squeezenext.records.example import RecordError
 
 FILE = "bad_records.csv"

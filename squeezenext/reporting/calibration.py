@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from squeezenext import card
-from squeezenext.atomic import write_file
 from squeezenext.errors import InputError
+from squeezenext.files import write_file
 from squeezenext.prediction import shipped
 from squeezenext.records.dataset import Dataset
 from squeezenext.records.manifest import Split

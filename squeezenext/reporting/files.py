@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import quiet
+from squeezenext import tf_import
+from squeezenext.metrics import Evaluation
 from squeezenext.predictor import Predictor
 from squeezenext.records import dataset
 from squeezenext.reporting import examples
-from squeezenext.reporting.metrics import Evaluation
 
 
 def evaluate(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
@@ -19,7 +19,7 @@ def evaluate(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
     """
     predictor = Predictor(path)
     dataset.check_classes(found, predictor.labels, path)
-    quiet.import_tensorflow()
+    tf_import.import_tensorflow()
     from squeezenext.reader import Reader
 
     reader = Reader(found.splits[split])

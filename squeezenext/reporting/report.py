@@ -9,15 +9,16 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from squeezenext.atomic import write_file
+from squeezenext import metrics
 from squeezenext.errors import InputError
+from squeezenext.files import write_file
 from squeezenext.foreign import named
 from squeezenext.labels import Label
 from squeezenext.labels import names as class_names
+from squeezenext.metrics import Evaluation
 from squeezenext.prediction import explain
 from squeezenext.predictor import Predictor
-from squeezenext.reporting import charts, examples, metrics
-from squeezenext.reporting.metrics import Evaluation
+from squeezenext.reporting import charts, examples
 
 WORST = 24  # mistakes shown
 MATRIX = 25  # classes up to which the whole confusion matrix is shown

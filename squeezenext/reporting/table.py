@@ -4,9 +4,9 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from squeezenext.atomic import write_file
+from squeezenext.files import write_file
 from squeezenext.labels import Label
-from squeezenext.reporting.metrics import Evaluation
+from squeezenext.metrics import Evaluation
 
 
 def write(path: Path, labels: Sequence[Label], result: Evaluation) -> None:

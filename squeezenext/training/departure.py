@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import tensorflow as tf
 
-from squeezenext import flags
+from squeezenext import cli
 from squeezenext.errors import EXIT_CODES, RunAgain
 from squeezenext.training import ending, history
 from squeezenext.training.cluster import Cluster
@@ -74,7 +74,7 @@ def _is_of_others(error: BaseException) -> bool:
 def _verdict(error: BaseException) -> Verdict:
     """What the command will say and end with: a fault of one worker is the fault of all."""
     if isinstance(error, Exception):
-        return Verdict(*flags.sentence(error))
+        return Verdict(*cli.sentence(error))
     return _INTERRUPTED if isinstance(error, KeyboardInterrupt) else Verdict(repr(error), 1)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import quiet
+from squeezenext import tf_import
 from squeezenext.errors import InputError
 from squeezenext.training.cluster import Cluster
 from squeezenext.training.options import check_precision
@@ -80,9 +80,9 @@ def make_deterministic() -> None:
       InputError: this process has used TensorFlow already.
     """
     threading = tf.config.threading
-    if quiet.onednn():
+    if tf_import.onednn():
         raise InputError(
-            f"--deterministic comes too late in this process; set {quiet.ONEDNN}=0 before "
+            f"--deterministic comes too late in this process; set {tf_import.ONEDNN}=0 before "
             "TensorFlow is imported."
         )
     try:
@@ -172,7 +172,7 @@ def precision(choice: str) -> str:
         return choice
     if tf.config.list_physical_devices("GPU"):
         return "mixed_float16"
-    fast = quiet.onednn() and {"avx512_bf16", "amx_bf16"} & _cpu_features()
+    fast = tf_import.onednn() and {"avx512_bf16", "amx_bf16"} & _cpu_features()
     return "mixed_bfloat16" if fast else "float32"
 
 

@@ -19,8 +19,8 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from squeezenext.atomic import write_file
 from squeezenext.errors import InputError
+from squeezenext.files import write_file
 
 COLUMNS = (
     "epoch",

@@ -8,9 +8,9 @@ from typing import Any
 import tensorflow as tf
 
 from squeezenext import data, labels, models
+from squeezenext.metrics import Evaluation
 from squeezenext.optimization.schedule import learning_rate
 from squeezenext.reader import Reader
-from squeezenext.reporting.metrics import Evaluation
 from squeezenext.training import mixing, phases, pictures
 from squeezenext.training.history import LOG, History
 from squeezenext.training.loop import Loop

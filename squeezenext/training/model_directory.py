@@ -14,16 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import (
-    atomic,
-    card,
-    config_io,
-    description,
-    labels,
-    models,
-    quiet,
-    stats,
-)
+from squeezenext import card, config_io, description, files, labels, models, stats, tf_import
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.foreign import named
@@ -42,7 +33,7 @@ def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> 
     """
     description.write(directory, config, classes)
     table = stats.to_csv(stats.layers(models.build(config)))
-    atomic.write_file(directory / "model_stats.csv", lambda file: file.write_text(table, "utf-8"))
+    files.write_file(directory / "model_stats.csv", lambda file: file.write_text(table, "utf-8"))
 
 
 def evaluated(state: dict[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
@@ -95,13 +86,13 @@ def assign(
 def write_litert(directory: Path, model: keras.Model) -> None:
     """Writes model.tflite."""
     content = from_keras.convert(model, config_io.read_model(directory))
-    atomic.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
+    files.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
 
 
 def write_final(directory: Path, document: dict) -> None:
     """Writes final.json and the model card, which tells its figures."""
     text = json.dumps(document, indent=1) + "\n"
-    atomic.write_file(directory / "final.json", lambda file: file.write_text(text, "utf-8"))
+    files.write_file(directory / "final.json", lambda file: file.write_text(text, "utf-8"))
     card.write(directory)
 
 
@@ -114,7 +105,7 @@ def write_end(
       state: `Loop.state`'s arrays.
       document: what final.json holds.
     """
-    with tf.device("CPU:0"), quiet.native():  # a GPU's precision is no reference
+    with tf.device("CPU:0"), tf_import.native():  # a GPU's precision is no reference
         model = models.build(config)
         assign(model, evaluated(state, config), "the run")
         write_litert(directory, model)

@@ -11,7 +11,7 @@ import contextlib
 from pathlib import Path
 
 from squeezenext import data
-from squeezenext.atomic import write_file
+from squeezenext.files import write_file
 from squeezenext.reader import Reader
 from squeezenext.records import example
 from squeezenext.records.schema import FILENAME

@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw
 from squeezenext import data
 from squeezenext.config import Images
 from squeezenext.labels import Label
+from squeezenext.metrics import Evaluation
 from squeezenext.reader import Reader
-from squeezenext.reporting.metrics import Evaluation
 from squeezenext.training.history import History
 
 CURVES = 50  # classes: more curves than that nobody looks at

@@ -8,9 +8,9 @@ import tensorflow as tf
 from squeezenext import data, models
 from squeezenext.config import Config
 from squeezenext.fusing import fused
+from squeezenext.metrics import Evaluation
 from squeezenext.preprocessing import normalize
 from squeezenext.reader import Reader
-from squeezenext.reporting.metrics import Evaluation
 from squeezenext.training import devices, losses
 from squeezenext.training.moving_statistics import MovingStatistics
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import squeezenext
-from squeezenext import checkpoint, config_io, quiet
+from squeezenext import checkpoint, config_io, tf_import
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.training import devices
@@ -247,5 +247,5 @@ def versions() -> dict[str, str]:
         "keras": keras.__version__,
         "numpy": np.__version__,
         "squeezenext": squeezenext.__version__,
-        "onednn": "on" if quiet.onednn() else "off",
+        "onednn": "on" if tf_import.onednn() else "off",
     }

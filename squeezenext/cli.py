@@ -13,7 +13,7 @@ from typing import TextIO
 
 from absl import flags
 
-from squeezenext import quiet
+from squeezenext import tf_import
 from squeezenext.errors import EXIT_CODES, InputError
 
 Say = Callable[[str], None]  # how a library function tells what it does; a command gives `tell`
@@ -47,7 +47,7 @@ def run(
         return _say(f"{said}{'' if said.endswith(('.', '?')) else '.'} Try --help.", 2)
     if values["help"].value:
         return _guarded(lambda: print(f"{usage.strip()}\n\n{values.get_help().strip()}"), False)
-    quiet.settle(values["debug"].value)
+    tf_import.settle(values["debug"].value)
     return _guarded(lambda: command(values, positional), values["debug"].value)
 
 

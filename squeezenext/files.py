@@ -1,4 +1,4 @@
-"""Puts a folder that was made beside its place into it."""
+"""Files that are whole or absent: written beside their place, flushed to the disk, renamed."""
 
 import dataclasses
 import glob
@@ -7,8 +7,51 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePath
 
-from squeezenext import atomic
 from squeezenext.errors import InputError
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Makes a file whole or not at all; `write(temporary)` writes it beside its place."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}{path.suffix}")
+    try:
+        write(temporary)
+        put(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def put(temporary: Path, path: Path) -> None:
+    """Gives a written file its name; what it replaces stays readable until then.
+
+    When this returns, file and name are on the disk, power cuts included.
+    """
+    flush(temporary)
+    os.replace(temporary, path)
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Returns when a file's content, or a folder's entries, are on the disk.
+
+    A write-back error that nobody has been told of yet is told here, though another
+    descriptor wrote the file, while the kernel still holds its inode (errseq_t, Linux 4.17).
+    """
+    descriptor = _opened(path)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    """SMB ignores, or refuses, to flush a file that nobody has open for writing."""
+    try:
+        return os.open(path, os.O_RDWR)
+    except OSError:  # a folder, or a file that only may be read
+        return os.open(path, os.O_RDONLY)
+
+
+# Puts a folder that was made beside its place into it.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +81,7 @@ def _fits(place: PurePath, pattern: str) -> bool:
     return len(place.parts) == len(PurePath(pattern).parts) and place.match(pattern)
 
 
-def check(place: Path, kind: Kind) -> None:
+def check_replaceable(place: Path, kind: Kind) -> None:
     """Refuses to replace what is no folder of the same kind, or holds more than its writer made.
 
     Args:
@@ -62,9 +105,9 @@ def replace_folder(made: Path, place: Path, kind: Kind) -> None:
     Raises:
       InputError: something else is there.
     """
-    check(place, kind)
+    check_replaceable(place, kind)
     for path in sorted(made.rglob("*")):
-        atomic.flush(path)
+        flush(path)
     before = place.with_name(f".{place.name}.before-{os.getpid()}")
     if place.exists():
         os.replace(place, before)
@@ -74,7 +117,7 @@ def replace_folder(made: Path, place: Path, kind: Kind) -> None:
         if before.exists() and not place.exists():
             os.replace(before, place)
         raise
-    atomic.flush(place.parent)
+    flush(place.parent)
     shutil.rmtree(before, ignore_errors=True)
 
 
