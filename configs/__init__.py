@@ -1,5 +1,5 @@
 """One module a variant, each with `CONFIG`; this folder imports nothing by itself."""
 
-from squeezenext.config_io import load, names
+from squeezenext.config.io import load, names
 
 __all__ = ["load", "names"]

@@ -30,7 +30,8 @@ sys.path.insert(0, str(ROOT))
 from scripts.peers import ncnn_files, runtimes
 from scripts.peers.runtimes import Row, Worker
 from squeezenext import cli as command_line
-from squeezenext import config_io, graph, labels, photographs, trained
+from squeezenext import graph, labels, photographs, trained
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_onnx, pixels
 from squeezenext.foreign.published import PUBLISHED

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.peers.contestant import Contestant
 from squeezenext import cli as command_line
-from squeezenext import config_io
+from squeezenext.config import io as config_io
 
 BATCH = 32
 SECONDS = 4.0  # of a turn

@@ -13,13 +13,14 @@ import tensorflow as tf
 from absl import flags
 from PIL import Image
 
-from squeezenext import config_io, data, files
+from squeezenext import data, files
 from squeezenext.cli import run
-from squeezenext.config import Config
+from squeezenext.config import Config, recipes
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.reader import Reader
 from squeezenext.records import dataset
-from squeezenext.training import mixing, phases, recipes
+from squeezenext.training import mixing, phases
 
 
 def sheet(config: Config, reader: Reader, rows: int, columns: int, seed: int) -> np.ndarray:

@@ -20,8 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from squeezenext import cli as command_line
-from squeezenext import config_io, tf_import
+from squeezenext import tf_import
 from squeezenext.config import Config
+from squeezenext.config import io as config_io
 from squeezenext.errors import SomeInputsFailed
 
 EVERY = 100

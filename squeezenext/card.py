@@ -11,8 +11,9 @@ from pathlib import Path
 
 import jinja2
 
-from squeezenext import checkpoint, config_io, labels
+from squeezenext import checkpoint, labels
 from squeezenext.config import Config, SqueezeNet
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.files import write_file
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from squeezenext import checkpoint, config_io, files, labels
+from squeezenext import checkpoint, files, labels
 from squeezenext.config import Config
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 
 # Of a model's logits. The fit gives 0.05 to 20; far below, logits in float32 would be infinite.

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from squeezenext import config_io, labels, metrics, tf_import, trained
+from squeezenext import labels, metrics, tf_import, trained
 from squeezenext.cli import check_file, check_folder, run
 from squeezenext.config import Config
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import named
 from squeezenext.metrics import Evaluation

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from squeezenext import config_io, tf_import
+from squeezenext import tf_import
 from squeezenext.cli import run
+from squeezenext.config import io as config_io
 
 if TYPE_CHECKING:
     import keras

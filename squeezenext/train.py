@@ -16,13 +16,14 @@ from typing import get_args
 import filelock
 from absl import flags
 
-from squeezenext import config_io, tf_import
+from squeezenext import tf_import
 from squeezenext.cli import run
-from squeezenext.config import Config
+from squeezenext.config import Config, recipes
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.foreign import named
 from squeezenext.records import dataset
-from squeezenext.training import cluster, recipes
+from squeezenext.training import cluster
 from squeezenext.training.options import PRECISIONS, Cluster, OnBadRecord, OnNan, Options
 from squeezenext.training.signals import StopSignals
 from squeezenext.training.task import Task

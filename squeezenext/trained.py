@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import checkpoint, config_io, description, graph
+from squeezenext import checkpoint, description, graph
 from squeezenext.cli import tell
 from squeezenext.config import Config
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import named
 from squeezenext.graph import Graph

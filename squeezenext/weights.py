@@ -17,10 +17,11 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import config_io, labels, trained
+from squeezenext import labels, trained
 from squeezenext.cli import run
 from squeezenext.compression import sqz
 from squeezenext.config import Config
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import importing, variables, writing
 from squeezenext.foreign.named import resolve

@@ -4,7 +4,8 @@ import functools
 
 import keras
 
-from squeezenext import config_io, models
+from squeezenext import models
+from squeezenext.config import io as config_io
 
 
 @functools.cache

@@ -8,7 +8,8 @@ import pytest
 
 from scripts import benchmark_train
 from scripts.peers import stock_keras
-from squeezenext import config_io, models, networks
+from squeezenext import models, networks
+from squeezenext.config import io as config_io
 from tests.conftest import REPOSITORY
 
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from squeezenext import card, config_io, labels
+from squeezenext import card, labels
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from tests import tiny
 

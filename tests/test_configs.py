@@ -1,9 +1,10 @@
-"""Tests for `../configs` and `squeezenext/config_io.py`."""
+"""Tests for `../configs` and `squeezenext/config/io.py`."""
 
 import pytest
 
-from squeezenext import config_io, stats
+from squeezenext import stats
 from squeezenext.config import Config, Images, Stage, Training
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from tests.networks import built
 

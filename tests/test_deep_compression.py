@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from squeezenext import config_io, graph
+from squeezenext import graph
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import deep_compression
 

@@ -28,8 +28,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from squeezenext import config_io
 from squeezenext.compression import allocation, making
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.exporting import export_web, npm
 from squeezenext.foreign import named

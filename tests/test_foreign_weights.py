@@ -9,8 +9,8 @@ import io
 import numpy as np
 import pytest
 
-from squeezenext import config_io
 from squeezenext.config import Stage
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import caffemodel, ncnn, npz, variables
 from tests import foreign_files

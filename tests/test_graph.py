@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from squeezenext import config_io, graph, models
+from squeezenext import graph, models
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import variables
 from squeezenext.models import model_variables

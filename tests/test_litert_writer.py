@@ -10,7 +10,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from squeezenext import config_io, graph, preprocessing
+from squeezenext import graph, preprocessing
+from squeezenext.config import io as config_io
 from squeezenext.exporting import pixels
 from squeezenext.graph import Graph, Node
 from squeezenext.litert import int8, numbers, writer

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from squeezenext import config_io, models
+from squeezenext import models
+from squeezenext.config import io as config_io
 from squeezenext.convolutions import GroupedConv2D
 from squeezenext.layers import BatchNorm
 from tests.networks import built

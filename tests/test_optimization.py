@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import config_io
 from squeezenext.config import Training
+from squeezenext.config import io as config_io
 from squeezenext.optimization import update as updates
 from squeezenext.optimization.schedule import learning_rate
 

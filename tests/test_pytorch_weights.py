@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squeezenext import config_io, graph
+from squeezenext import graph
 from squeezenext.config import TORCHVISION
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import importing, pytorch_weights, variables
 from tests import pytorch_twins

@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 from absl import flags
 
-from squeezenext import config_io, train
-from squeezenext.config import HorizontalFlip, Images, RandomResizedCrop
+from squeezenext import train
+from squeezenext.config import HorizontalFlip, Images, RandomResizedCrop, recipes
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.training import phases, recipes
+from squeezenext.training import phases
 from tests import tiny
 
 

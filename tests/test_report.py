@@ -37,8 +37,9 @@ def scored(model, pattern):
 
 
 def sqz_of(model, path):
-    from squeezenext import checkpoint, config_io, graph, labels
+    from squeezenext import checkpoint, graph, labels
     from squeezenext.compression import sqz
+    from squeezenext.config import io as config_io
 
     config = config_io.read(model / "config.json")
     state, _ = checkpoint.newest(model / "checkpoints", print)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import card, checkpoint, config_io, data
+from squeezenext import card, checkpoint, data
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError, NotFinite, RunAgain
 from squeezenext.records import bad_records
 from squeezenext.training import history, journal, loop, model_directory, nan, run, saving

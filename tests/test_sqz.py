@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezenext import config_io, graph, labels
+from squeezenext import graph, labels
 from squeezenext.compression import kernel_form, sharing, sqz, sqz_header
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import importing
 from squeezenext.labels import Label

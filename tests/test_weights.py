@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezenext import checkpoint, config_io, evaluate, predict, weights
+from squeezenext import checkpoint, evaluate, predict, weights
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import deep_compression, importing, named
 from tests.conftest import REPOSITORY

@@ -9,12 +9,13 @@ import json
 import math
 from pathlib import Path
 
-from squeezenext import config_io, files, graph, tf_import
+from squeezenext import files, graph, tf_import
 from squeezenext.compression import method
-from squeezenext.config import Config
+from squeezenext.config import Config, recipes
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.records.manifest import Split
-from squeezenext.training import phases, recipes
+from squeezenext.training import phases
 
 BATCH = 32  # of recipes.fine_tune and compress' retraining
 SHARES = (1.0, 0.85, 0.7, 0.56)  # of the network's own side, for training's images

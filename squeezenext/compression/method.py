@@ -3,11 +3,11 @@
 import dataclasses
 import math
 
-from squeezenext import config_io
 from squeezenext.compression.allocation import Sharing
 from squeezenext.compression.sharing import Initialization
 from squeezenext.compression.sqz import Coder
 from squeezenext.config import Config, Distillation, Training
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 
 # Of the retraining, where the model's own recipe would be for many more epochs from scratch.

@@ -10,8 +10,9 @@ import math
 import zlib
 from collections.abc import Iterator
 
-from squeezenext import config_io, description, graph, labels
+from squeezenext import description, graph, labels
 from squeezenext.config import Config
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 
 MAX_HEADER = 4 << 20  # of the JSON, decompressed

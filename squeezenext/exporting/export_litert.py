@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 import squeezenext
-from squeezenext import config_io
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.exporting import pixels
 from squeezenext.litert import int8, metadata, numbers, writer

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import card, checkpoint, config_io, description, files, graph, preprocessing
+from squeezenext import card, checkpoint, description, files, graph, preprocessing
 from squeezenext.config import CAFFE_SQUASH, TORCHVISION, Config, Images
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import caffemodel, deep_compression, ncnn, npz, pytorch_weights, variables
 from squeezenext.labels import Label

@@ -8,7 +8,8 @@ so that no network is needed.
 import os
 from pathlib import Path
 
-from squeezenext import config_io, labels  # what is heavier is imported where it is used
+from squeezenext import labels  # what is heavier is imported where it is used
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign.published import PUBLISHED, File, Published
 

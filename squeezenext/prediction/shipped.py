@@ -8,8 +8,9 @@ import dataclasses
 import json
 from pathlib import Path
 
-from squeezenext import config_io, description
+from squeezenext import description
 from squeezenext.config import Config
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.labels import Label
 

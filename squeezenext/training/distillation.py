@@ -10,8 +10,9 @@ import inspect
 import keras
 import tensorflow as tf
 
-from squeezenext import config_io, models, trained
+from squeezenext import models, trained
 from squeezenext.config import Distillation
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import named
 from squeezenext.fusing import fused

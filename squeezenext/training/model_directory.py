@@ -14,8 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import card, config_io, description, files, labels, models, stats, tf_import
+from squeezenext import card, description, files, labels, models, stats, tf_import
 from squeezenext.config import Config
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import named
 from squeezenext.litert import from_keras

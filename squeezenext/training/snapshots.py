@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 import squeezenext
-from squeezenext import checkpoint, config_io, tf_import
+from squeezenext import checkpoint, tf_import
 from squeezenext.config import Config
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.training import devices
 from squeezenext.training.history import LOG

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from typing import ClassVar, Literal, get_args
 
-from squeezenext.config_augmentation import (
+from squeezenext.config.augmentation import (
     Augmentation,
     ColorJitter,
     CutMix,

@@ -30,7 +30,7 @@ _TYPES = {
 
 def folder() -> Path:
     """Returns `configs/`: beside this package in a checkout, inside it when installed."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 
