@@ -5,7 +5,8 @@
 1.0-SqNxt-23's stem, units and head, with fewer units, on images of 64 x 64. Not published.
 """
 
-from squeezenext.config import Config, Images, RandomCrop, SqueezeNext, Stage, Training
+from squeezenext.config import Config, Images, SqueezeNext, Stage, Training
+from squeezenext.config.augmentation import RandomCrop
 
 CONFIG = Config(
     model=SqueezeNext(

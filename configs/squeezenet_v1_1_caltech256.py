@@ -8,16 +8,8 @@ Its batch size and pixel scale are not recorded: 64 and 0..1 are ours. 853,824 p
 trained by us.
 """
 
-from squeezenext.config import (
-    Config,
-    Fire,
-    HorizontalFlip,
-    Images,
-    RandomCrop,
-    ShiftScaleRotate,
-    SqueezeNet,
-    Training,
-)
+from squeezenext.config import Config, Fire, Images, SqueezeNet, Training
+from squeezenext.config.augmentation import HorizontalFlip, RandomCrop, ShiftScaleRotate
 
 CONFIG = Config(
     model=SqueezeNet(

@@ -1,1 +1,1 @@
-"""Data preparation: raw archives and folders in, a data directory of TFRecord shards out."""
+"""Commands that convert data, under the names that users know; the code: squeezenext.convert."""

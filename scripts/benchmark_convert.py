@@ -28,9 +28,9 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from datasets.imagenet_tar import TRAIN, VALIDATION
 from scripts.peak_memory import run
 from squeezenext import cli as command_line
+from squeezenext.convert.imagenet_archives import TRAIN, VALIDATION
 from squeezenext.errors import InputError
 from tests import imagenet_archives as archives
 

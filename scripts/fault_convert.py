@@ -25,9 +25,9 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from datasets.convert import convert
 from scripts import fault_disk, fault_setup
 from squeezenext import cli as command_line
+from squeezenext.convert import convert
 
 
 def main_work(folder: Path, kills: int, every: int, pairs: int, seed: int) -> None:

@@ -19,8 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from datasets import commit, lock, space, writer
 from scripts import fault_setup
+from squeezenext.convert import commit, plan, space
 
 MODES = {"disk full": 75, "input/output error": 2, "killed before": -9, "killed half-way": -9}
 _TOKEN = re.compile(r"\.[0-9a-f]{16}\.tmp$")  # of a draft's name
@@ -134,8 +134,8 @@ def _stand_before(wrapper: Callable) -> None:
     os.open, os.close = opened, closed
     os.writev, os.fsync = (of_descriptor(name, calls[name]) for name in ("writev", "fsync"))
     os.link, os.replace = of_target("link", calls["link"]), of_target("replace", os.replace)
-    writer._sync = of_descriptor("fdatasync", writer._sync)
-    writer._GATHER_BYTES, writer._SYNC_BYTES = 8_000, 16_000  # several writes a shard
+    commit._sync = of_descriptor("fdatasync", commit._sync)
+    commit._GATHER_BYTES, commit._SYNC_BYTES = 8_000, 16_000  # several writes a shard
     concurrent.futures.ThreadPoolExecutor = _AtOnce
 
 
@@ -158,7 +158,7 @@ class _AtOnce:
 
 
 def _is_ours(path) -> bool:
-    return not os.path.basename(path).startswith(lock.LOCK)
+    return not os.path.basename(path).startswith(plan.LOCK)
 
 
 def _name(path) -> str:
@@ -207,10 +207,10 @@ def _fill_up(source: Path, output: Path, whole: fault_setup.Hashes, left: int) -
     filler = output / ".filler"
 
     def fill(*_) -> None:
-        filler.write_bytes(bytes(space.free(output) - left))
+        filler.write_bytes(bytes(space.free_bytes(output) - left))
 
     def filled() -> int:
-        space.check = fill
+        space.check_room = fill
         return fault_setup.plainly(source, output)
 
     if (code := fault_setup.forked(filled)) != 75:

@@ -12,8 +12,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from datasets import lock
-from datasets.convert import convert
+from squeezenext.convert import convert, plan
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 
 OPTIONS = {"layout": "folder", "show_progress": False, "train_shards": 3, "workers": 1}
@@ -62,7 +61,7 @@ def check(what: str, output: Path, whole: Hashes, finished: bool | None) -> None
             raise Different(f"{what}: {output / name} is not the undisturbed one.")
     if finished and found != whole:
         raise Different(f"{what}: {output} lacks {sorted(set(whole) - set(found))[0]}.")
-    if finished and (left := sorted(_hidden(output) - {lock.LOCK})):
+    if finished and (left := sorted(_hidden(output) - {plan.LOCK})):
         raise Different(f"{what}: {output / left[0]} stays for ever.")
     if finished is False and "manifest.json" in found and found != whole:
         raise Different(f"{what}: {output} has a manifest but not all of its files.")

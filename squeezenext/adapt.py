@@ -200,15 +200,10 @@ def _check(photos: Path, model_dir: Path, configuration: str, minutes: float) ->
 
 def _convert(photos: Path, records: Path, seed: int) -> tuple[Path, tuple[str, ...]]:
     """Makes records of the photographs, at once where they are made already; tells of faults."""
-    try:
-        from squeezenext.datasets import convert, output
-    except ModuleNotFoundError as error:  # a checkout, where it lies beside this package
-        if error.name != "squeezenext.datasets":
-            raise
-        from datasets import convert, output
+    from squeezenext.convert import command, output
 
     try:
-        manifest = convert.convert(
+        manifest = command.convert(
             photos, records, layout="folder", max_side=MAX_SIDE, seed=seed, follow_links=True
         )
     except output.OtherData as error:
@@ -217,7 +212,7 @@ def _convert(photos: Path, records: Path, seed: int) -> tuple[Path, tuple[str, .
             "another --seed; give another --model_dir."
         ) from error
     try:
-        convert.report(manifest)
+        command.report(manifest)
     except SomeInputsFailed as error:
         return records, (str(error),)
     return records, ()

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from squeezenext import draws
-from squeezenext.config import Images, RandomCrop, RandomResizedCrop, ShiftScaleRotate
+from squeezenext.config import Images
+from squeezenext.config.augmentation import RandomCrop, RandomResizedCrop, ShiftScaleRotate
 from squeezenext.preprocessing import Window, centre_window, crop_window, resized_sides
 
 

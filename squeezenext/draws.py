@@ -7,7 +7,7 @@ one seed a call, which for single images cost as much as a third of the decoding
 
 import numpy as np
 
-from squeezenext.config import (
+from squeezenext.config.augmentation import (
     Augmentation,
     ColorJitter,
     CutMix,

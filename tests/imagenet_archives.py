@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-DATASETS = Path(__file__).parents[1] / "datasets"
+CONVERT = Path(__file__).parents[1] / "squeezenext" / "convert"
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -49,7 +49,7 @@ def tar_bytes(members: Mapping[str, bytes], mode: str = "w") -> bytes:
 
 def validation_name(synset: str, rank: int = 0) -> str:
     """Returns the name of the official validation image number `rank` of a class."""
-    truth = (DATASETS / "imagenet_2012_validation_synsets.txt").read_text().split()
+    truth = (CONVERT / "imagenet_2012_validation_synsets.txt").read_text().split()
     number = [place for place, other in enumerate(truth, 1) if other == synset][rank]
     return f"ILSVRC2012_val_{number:08d}.JPEG"
 

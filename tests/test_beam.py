@@ -4,9 +4,8 @@ import sys
 
 import pytest
 
-from datasets import beam, folder, jobs, plan, shards
-from datasets.convert import convert
-from datasets.options import Options
+from squeezenext.convert import beam, convert, folder, plan, shards
+from squeezenext.convert.options import Options
 from squeezenext.errors import InputError, RunAgain
 from tests.imagenet_archives import class_folders
 from tests.test_convert import hashes
@@ -53,7 +52,7 @@ def test_a_shard_that_is_written_twice_is_the_same(photos, tmp_path):
     out = tmp_path / "out"
     (out / ".convert").mkdir(parents=True)
     collection = folder.collect(photos, 0.2, 0, False)
-    for _, job in jobs.all_of(collection, out, Options(**OPTIONS)):
+    for _, job in plan.shard_jobs(collection, out, Options(**OPTIONS)):
         first = shards.write(job)
         (out / ".convert" / f"{job.path.name}.json").unlink()
         assert shards.write(job).sha256 == first.sha256
@@ -73,7 +72,7 @@ def test_an_element_that_outlives_its_conversion_replaces_nothing(photos, tmp_pa
     out = tmp_path / "out"
     collection = folder.collect(photos, 0.2, 0, False)
     before = plan.Plan("seed 0", "", ())
-    late = jobs.all_of(collection, out, Options(**OPTIONS), before.key)[0][1]
+    late = plan.shard_jobs(collection, out, Options(**OPTIONS), before.key)[0][1]
     if later == "finished":
         convert(photos, out, **OPTIONS, seed=1)
         (out / ".convert").mkdir()  # or there is no place for the draft

@@ -6,9 +6,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from datasets import verify
-from datasets.convert import convert
 from squeezenext import data, records
+from squeezenext.convert import convert, verify
 from squeezenext.reader import Reader
 
 

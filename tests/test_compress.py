@@ -37,7 +37,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    from datasets import convert
+    from squeezenext import convert
 
     photos, out = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("data") / "records"
     for number in range(20):

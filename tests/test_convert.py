@@ -17,11 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from datasets import checksum, estimate, images, listing
-from datasets import convert as command
-from datasets import jpeg as segments
-from datasets.convert import convert
 from squeezenext import records
+from squeezenext.convert import checksums, command, convert, estimate, images, listing
+from squeezenext.convert import jpeg as segments
 from squeezenext.errors import InputError, RunAgain
 from tests import imagenet_archives as archives
 from tests.imagenet_archives import class_folders, encoded, jpeg, picture
@@ -247,7 +245,7 @@ def wait_for(condition):
 def test_a_second_converter_is_told_who_is_first(photos, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    with command.lock.held(out):
+    with command.plan.held(out):
         with pytest.raises(RunAgain, match=f"process {os.getpid()} on"):
             convert(photos, out, **FOLDER)
         with started(photos, out) as process:
@@ -502,7 +500,7 @@ def test_bad_images_are_refused(data, reason):
 
 def test_verify_images_decodes(photos, tmp_path, monkeypatch):
     """A JPEG whose header and end are right but whose middle is not; only decoding finds it."""
-    monkeypatch.setattr(command.jobs.summary, "mean_sample", lambda *_: 0)
+    monkeypatch.setattr(command.plan.summary, "mean_sample", lambda *_: 0)
     data = jpeg(3)
     scan = segments.header(data).scan
     (photos / "cat" / "0.jpg").write_bytes(data[: scan + 5] + b"\xff\xc4\0\3\0" + data[-2:])
@@ -534,13 +532,13 @@ def test_the_lists_of_the_predecessor(photos, tmp_path):
 
 
 def test_a_large_set_has_a_sampled_mean(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(command.jobs.summary, "mean_sample", lambda examples, size: 7)
+    monkeypatch.setattr(command.plan.summary, "mean_sample", lambda examples, size: 7)
     for workers, shards in ((1, 3), (2, 3)):
         out = tmp_path / f"{workers}"
         manifest = convert(photos, out, **FOLDER | {"workers": workers}, train_shards=shards)
         assert manifest.raw["rgb_mean_examples"] == 7
     assert hashes(tmp_path / "1") == hashes(tmp_path / "2")
-    assert command.jobs.summary.mean_sample is not None
+    assert command.plan.summary.mean_sample is not None
 
 
 def test_duplicates_across_splits_are_told(photos, tmp_path, capsys):
@@ -651,12 +649,12 @@ def test_checksums(source, tmp_path, monkeypatch):
     for name in ("ILSVRC2012_img_val.tar", "ILSVRC2012_bbox_train_v2.tar.gz"):
         files = {name: source / name}
         with command.Pool(1) as pool, pytest.raises(InputError, match=f"{name} has the (MD5|SHA)"):
-            checksum.check(files, True, pool, False)
-        kind = "md5" if "md5" in checksum.OFFICIAL[name] and "bbox" in name else "sha256"
+            checksums.check(files, True, pool, False)
+        kind = "md5" if "md5" in checksums.OFFICIAL[name] and "bbox" in name else "sha256"
         right = hashlib.new(kind, files[name].read_bytes()).hexdigest()
-        monkeypatch.setitem(checksum.OFFICIAL, name, {kind: right})
+        monkeypatch.setitem(checksums.OFFICIAL, name, {kind: right})
         with command.Pool(1) as pool:
-            assert checksum.check(files, True, pool, False)[0][kind] == right
+            assert checksums.check(files, True, pool, False)[0][kind] == right
     moved = (source / "ILSVRC2012_img_train.tar").rename(tmp_path / "other name.tar")
     again = convert(source, tmp_path / "out", **IMAGENET, checksum=True, train_tar=str(moved))
     assert again.raw == manifest.raw

@@ -12,11 +12,9 @@ import time
 
 import pytest
 
-from datasets import commit, existing, lock, plan, pool, shards
-from datasets import convert as command
-from datasets.convert import convert
 from scripts import fault_setup
 from squeezenext import records
+from squeezenext.convert import command, commit, convert, plan, pool, shards, tfrecords
 from squeezenext.errors import InputError, RunAgain
 from tests.imagenet_archives import class_folders
 from tests.test_convert import FOLDER, hashes, wait_for
@@ -118,7 +116,7 @@ def test_killed_while_it_overwrites(photos, tmp_path, moment):
         left, unlink = [moment], os.unlink
 
         def killed(path, *more, **named):
-            if not os.path.basename(path).startswith(lock.LOCK):
+            if not os.path.basename(path).startswith(plan.LOCK):
                 if not left[0]:
                     os.kill(os.getpid(), signal.SIGKILL)
                 left[0] -= 1
@@ -212,7 +210,7 @@ def test_what_was_laid_by_goes_at_the_start_of_the_next_run(tmp_path, monkeypatc
         left.extend([*out.glob(f"{commit.SPOOL}*"), *(out / commit.WORK).iterdir()])
         raise InputError("before there is anything new")
 
-    monkeypatch.setattr(command.layouts, "collect", looks)
+    monkeypatch.setattr(command.sources, "collect", looks)
     with pytest.raises(InputError, match="before there is anything new"):
         convert(tmp_path / "empty", out, **FOLDER)
     assert not left
@@ -221,18 +219,18 @@ def test_what_was_laid_by_goes_at_the_start_of_the_next_run(tmp_path, monkeypatc
 def test_a_link_that_cannot_be_put_in_place_is_removed(photos, tmp_path, monkeypatch):
     convert(photos, tmp_path / "shards", **FOLDER)
     (tmp_path / "shards" / records.MANIFEST).unlink()
-    put = existing.files.put
+    put = tfrecords.files.put
 
     def fails(temporary, path):
         if path.name.startswith("train-"):
             raise OSError(5, "Input/output error")
         put(temporary, path)
 
-    monkeypatch.setattr(existing.files, "put", fails)
+    monkeypatch.setattr(tfrecords.files, "put", fails)
     with pytest.raises(InputError, match="cannot be written .Input/output error"):
         convert(tmp_path / "shards", tmp_path / "out", **FOLDER | {"layout": "tfrecord"})
     left = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert left - {lock.LOCK} == {"plan.json"}
+    assert left - {plan.LOCK} == {"plan.json"}
 
 
 def test_a_copied_shard_is_what_was_read(photos, tmp_path, monkeypatch):
@@ -244,7 +242,7 @@ def test_a_copied_shard_is_what_was_read(photos, tmp_path, monkeypatch):
         source.write_bytes(source.read_bytes()[::-1])
         raise OSError(18, "Invalid cross-device link")
 
-    monkeypatch.setattr(existing.os, "link", no_links)
+    monkeypatch.setattr(tfrecords.os, "link", no_links)
     with pytest.raises(RunAgain, match="00000-of-00001 changed while it was read"):
         convert(tmp_path / "shards", tmp_path / "out", **FOLDER | {"layout": "tfrecord"})
     assert not list((tmp_path / "out").glob("*-of-*"))
@@ -254,8 +252,8 @@ def test_a_copied_shard_is_what_was_read(photos, tmp_path, monkeypatch):
 def test_an_owner_that_has_not_told_yet(photos, tmp_path, content):
     out = tmp_path / "out"
     out.mkdir()
-    with lock.held(out):
-        owner = out / f"{lock.LOCK}.owner"
+    with plan.held(out):
+        owner = out / f"{plan.LOCK}.owner"
         assert f"process {os.getpid()} on " in owner.read_text()
         owner.unlink()
         if content is not None:
@@ -276,8 +274,8 @@ def test_the_owner_s_file_is_never_partial(tmp_path, monkeypatch):
         seen.append((os.path.exists(target), open(source).read()))
         return replace(source, target)
 
-    monkeypatch.setattr(lock.os, "replace", looks)
-    with lock.held(tmp_path):
+    monkeypatch.setattr(plan.os, "replace", looks)
+    with plan.held(tmp_path):
         pass
     assert len(seen) == 1 and not seen[0][0]
     assert re.fullmatch(rf"process {os.getpid()} on \S+", seen[0][1])
@@ -291,9 +289,9 @@ def test_an_owner_killed_before_its_rename_leaves_nothing_for_ever(photos, tmp_p
         return fault_setup.plainly(photos, out)
 
     assert fault_setup.forked(dies) == -signal.SIGKILL
-    assert len(list(out.glob(f"{lock.LOCK}.owner*"))) == 1
+    assert len(list(out.glob(f"{plan.LOCK}.owner*"))) == 1
     convert(photos, out, **FOLDER)
-    assert {path.name for path in out.iterdir() if path.name[0] == "."} <= {lock.LOCK}
+    assert {path.name for path in out.iterdir() if path.name[0] == "."} <= {plan.LOCK}
 
 
 def test_threads_end_before_what_they_work_on_is_let_go(monkeypatch):
@@ -330,7 +328,7 @@ def test_a_conversion_closes_its_threads_within_the_lock(photos, tmp_path, monke
 
     def slow(folder, drafted):
         time.sleep(0.3)
-        late.append((folder / f"{lock.LOCK}.owner").exists())
+        late.append((folder / f"{plan.LOCK}.owner").exists())
         return put(folder, drafted)
 
     @contextlib.contextmanager

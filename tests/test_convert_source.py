@@ -5,10 +5,8 @@ import threading
 
 import pytest
 
-from datasets import convert as command
-from datasets import imagenet_tar
-from datasets.convert import convert
 from squeezenext import records
+from squeezenext.convert import command, convert, imagenet_archives
 from squeezenext.errors import InputError, RunAgain
 from tests import imagenet_archives as archives
 from tests.imagenet_archives import class_folders, jpeg
@@ -100,7 +98,7 @@ def test_a_change_between_listing_and_plan_is_noticed(photos, slim, tmp_path, mo
             victim = source / split / SYNSETS[0] / name
             victim.parent.mkdir(parents=True)
             victim.write_bytes(jpeg(1))
-    collect = command.layouts.collect
+    collect = command.sources.collect
 
     def edited(*arguments):
         collection = collect(*arguments)
@@ -109,7 +107,7 @@ def test_a_change_between_listing_and_plan_is_noticed(photos, slim, tmp_path, mo
 
     options = FOLDER | {"layout": layout, "partial": True}
     with monkeypatch.context() as patch:
-        patch.setattr(command.layouts, "collect", edited)
+        patch.setattr(command.sources, "collect", edited)
         with pytest.raises(RunAgain, match="changed while it was read"):
             convert(source, tmp_path / "out", **options)
     convert(source, tmp_path / "out", **options)
@@ -121,7 +119,7 @@ def test_an_archive_that_changes_while_it_is_listed_is_noticed(tmp_path, monkeyp
     train = {s: {f"{s}_{n}.JPEG": jpeg(n) for n in range(2)} for s in SYNSETS}
     validation = {VALIDATION: jpeg(9)}
     source = archives.write_imagenet(tmp_path / "source", train, validation)
-    archive, listed = source / "ILSVRC2012_img_train.tar", imagenet_tar.train_listing
+    archive, listed = source / "ILSVRC2012_img_train.tar", imagenet_archives.train_listing
 
     def rewritten(*arguments):
         os.utime(archive, ns=(1, 1))
@@ -129,7 +127,7 @@ def test_an_archive_that_changes_while_it_is_listed_is_noticed(tmp_path, monkeyp
 
     options = FOLDER | {"layout": "imagenet", "partial": True, "sequential": sequential}
     with monkeypatch.context() as patch:
-        patch.setattr(imagenet_tar, "train_listing", rewritten)
+        patch.setattr(imagenet_archives, "train_listing", rewritten)
         with pytest.raises(RunAgain, match="changed while it was read"):
             convert(source, tmp_path / "out", **options)
     convert(source, tmp_path / "out", **options)
@@ -217,6 +215,6 @@ def test_what_is_not_the_source_s_fault_is_not_called_so(photos, tmp_path, monke
     def fails(*_):
         raise error
 
-    monkeypatch.setattr(command.layouts.folder, "collect", fails)
+    monkeypatch.setattr(command.sources.folder, "collect", fails)
     with pytest.raises(error):
         convert(photos, tmp_path / "out", **FOLDER)

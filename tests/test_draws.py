@@ -4,7 +4,7 @@ import numpy as np
 from scipy import stats
 
 from squeezenext import draws
-from squeezenext.config import HorizontalFlip, Mixup, RandomCrop, RandomResizedCrop
+from squeezenext.config.augmentation import HorizontalFlip, Mixup, RandomCrop, RandomResizedCrop
 
 EXAMPLES = np.arange(4_000)
 

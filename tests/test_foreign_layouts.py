@@ -6,9 +6,8 @@ import shutil
 
 import pytest
 
-from datasets import existing, verify
-from datasets.convert import convert, main
 from squeezenext import records
+from squeezenext.convert import convert, main, tfrecords, verify
 from squeezenext.errors import InputError
 from tests import imagenet_archives as archives
 from tests.imagenet_archives import encoded, jpeg, picture, validation_name
@@ -178,7 +177,7 @@ def test_shards_are_copied_where_links_cannot_be(tmp_path, monkeypatch):
     def refused(*_):
         raise OSError(18, "Invalid cross-device link")
 
-    monkeypatch.setattr(existing.os, "link", refused)
+    monkeypatch.setattr(tfrecords.os, "link", refused)
     convert(source, tmp_path / "out", **TFRECORD)
     assert hashes(source).items() <= hashes(tmp_path / "out").items()
     assert not (tmp_path / "out" / "train-00000-of-00002").samefile(source / "train-00000-of-00002")
@@ -219,7 +218,7 @@ def test_bad_shards_are_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="train-00001-of-00002: record 0 ends at"):
         convert(source, tmp_path / "out", **TFRECORD)
     with monkeypatch.context() as patch:
-        patch.setattr(existing, "sha256", unreadable)
+        patch.setattr(tfrecords, "sha256", unreadable)
         with pytest.raises(InputError, match="00000-of-00002 cannot be read .Input/output error"):
             convert(source, tmp_path / "out", **TFRECORD)
     path.unlink()

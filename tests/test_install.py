@@ -36,7 +36,7 @@ def test_nothing_lands_beside_the_package(wheel):
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"squeezenext"}
     for wanted in ("configs/squeezenet_v1_1.py", "datasets/convert.py", "imagenet_classes.txt",
-                   "datasets/imagenet_2012_validation_synsets.txt"):  # fmt: skip
+                   "convert/imagenet_2012_validation_synsets.txt"):  # fmt: skip
         assert f"squeezenext/{wanted}" in names
     ours = {path.name for path in (REPOSITORY / "squeezenext").iterdir() if path.is_file()}
     assert {f"squeezenext/{name}" for name in ours} <= set(names)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from defusedxml import DefusedXmlException
 
-from datasets import boxes, folder, imagenet, layouts, listing, tar
-from datasets.listing import parts, shuffled
-from datasets.options import Options
-from datasets.pool import Pool
+from squeezenext.convert import boxes, folder, imagenet, listing, sources, tar
+from squeezenext.convert.listing import parts, shuffled
+from squeezenext.convert.options import Options
+from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
 from tests import imagenet_archives as archives
 from tests.imagenet_archives import box_xml, jpeg, tar_bytes, validation_name
@@ -581,7 +581,7 @@ def test_a_file_that_vanishes_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "check_name", vanishes)
     with Pool(1) as pool:
         with pytest.raises(InputError, match="1.jpg cannot be read .No such file or directory"):
-            layouts.collect(source, Options("folder"), pool, tmp_path / "spool")
+            sources.collect(source, Options("folder"), pool, tmp_path / "spool")
 
 
 def test_the_order_is_a_function_of_names_and_seed():

@@ -10,8 +10,8 @@ from PIL import Image, ImageEnhance
 from scipy import stats
 
 from squeezenext import draws
-from squeezenext.config import (
-    TORCHVISION,
+from squeezenext.config import TORCHVISION
+from squeezenext.config.augmentation import (
     ColorJitter,
     CutMix,
     HorizontalFlip,

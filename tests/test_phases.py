@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 
 from squeezenext import models
-from squeezenext.config import (
+from squeezenext.config import Distillation
+from squeezenext.config.augmentation import (
     ColorJitter,
     CutMix,
-    Distillation,
     HorizontalFlip,
     Mixup,
     RandomErasing,

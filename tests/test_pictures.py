@@ -8,7 +8,7 @@ from PIL import Image
 
 from scripts import plot_history, show_augmentation
 from squeezenext import data
-from squeezenext.config import HorizontalFlip, RandomCrop
+from squeezenext.config.augmentation import HorizontalFlip, RandomCrop
 from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
 from squeezenext.training import pictures

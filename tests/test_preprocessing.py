@@ -15,9 +15,8 @@ from squeezenext.config import (
     CAFFE_SHORT_SIDE,
     CAFFE_SQUASH,
     TORCHVISION,
-    RandomResizedCrop,
-    ShiftScaleRotate,
 )
+from squeezenext.config.augmentation import RandomResizedCrop, ShiftScaleRotate
 from squeezenext.errors import InputError
 from squeezenext.training import mixing
 

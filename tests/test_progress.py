@@ -2,7 +2,7 @@
 
 import io
 
-from datasets import progress
+from squeezenext import progress
 
 
 def test_a_line_every_ten_seconds_and_one_at_the_end(monkeypatch, capsys):

@@ -6,8 +6,9 @@ import pytest
 from absl import flags
 
 from squeezenext import train
-from squeezenext.config import HorizontalFlip, Images, RandomResizedCrop, recipes
+from squeezenext.config import Images, recipes
 from squeezenext.config import io as config_io
+from squeezenext.config.augmentation import HorizontalFlip, RandomResizedCrop
 from squeezenext.errors import InputError
 from squeezenext.training import phases
 from tests import tiny

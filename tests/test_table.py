@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from datasets import table
-from datasets.convert import convert
 from squeezenext import records
+from squeezenext.convert import convert, csv_lists
 from squeezenext.errors import InputError
 from tests.imagenet_archives import jpeg
 from tests.test_convert import ROOT
@@ -30,7 +29,7 @@ def rows(names=range(6), classes=("cat", "dog")):
 
 
 def listed(path):
-    collection = table.collect(path, 0.5, 0)
+    collection = csv_lists.collect(path, 0.5, 0)
     found = {}
     for split in collection.splits.values():
         for name, label in zip(split.names, split.table["label"].tolist(), strict=True):
@@ -87,7 +86,7 @@ def test_labels_that_no_list_could_carry(images, label):
 
 def test_numbers_are_ordered_by_value(images):
     (images / "train.csv").write_text(rows(classes=("10", "9")))
-    assert [label.text for label in table.collect(images, 0.5, 0).classes] == ["9", "10"]
+    assert [label.text for label in csv_lists.collect(images, 0.5, 0).classes] == ["9", "10"]
 
 
 def test_splits_and_conversion(images, tmp_path):
@@ -144,16 +143,16 @@ def test_faults_are_named(images, tmp_path):
 def test_bad_files(images, text, message):
     (images / "list.csv").write_text(text)
     with pytest.raises(InputError, match=message):
-        table.collect(images / "list.csv", 0.5, 0)
+        csv_lists.collect(images / "list.csv", 0.5, 0)
 
 
 def test_bad_sources(images):
     with pytest.raises(InputError, match="no CSV file, nor a folder that holds train.csv"):
-        table.collect(images, 0.5, 0)
+        csv_lists.collect(images, 0.5, 0)
     (images / "list.csv").write_bytes(b"\xff\xfe\x00binary")
     with pytest.raises(InputError, match="no CSV file in UTF-8"):
-        table.collect(images / "list.csv", 0.5, 0)
+        csv_lists.collect(images / "list.csv", 0.5, 0)
     (images / "train.csv").write_text(rows())
     (images / "val.csv").write_text("images/0.jpg,cow\n")
     with pytest.raises(InputError, match="class 'cow', which the training list lacks"):
-        table.collect(images, 0.5, 0)
+        csv_lists.collect(images, 0.5, 0)

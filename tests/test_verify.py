@@ -8,10 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
-from datasets import inspection
-from datasets import verify as command
-from datasets.convert import convert
 from squeezenext import records
+from squeezenext.convert import convert, verify
+from squeezenext.convert import verify as command
 from squeezenext.errors import InputError
 from squeezenext.records import tfrecord
 from tests.imagenet_archives import class_folders, jpeg
@@ -234,7 +233,7 @@ def test_decode_finds_what_headers_hide(data):
 
 
 def test_many_faults_are_counted(data, monkeypatch):
-    monkeypatch.setattr(inspection, "MAX_FAULTS", 3)
+    monkeypatch.setattr(verify, "MAX_FAULTS", 3)
     rewritten(data, lambda rows: [row.update({"image/class/label": [9]}) for row in rows])
     found = faults(data)
     assert len(found) == 4 and found[-1] == f"{FIRST}: has 5 more faults"

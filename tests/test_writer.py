@@ -6,21 +6,21 @@ import os
 
 import pytest
 
-from datasets import commit, writer
+from squeezenext.convert import commit
 from squeezenext.errors import InputError, RunAgain
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 1 << 20])
 def test_partial_writes(tmp_path, monkeypatch, at_once):
     """The system may write less than it was given."""
-    monkeypatch.setattr(writer, "_GATHER_BYTES", 100)
+    monkeypatch.setattr(commit, "_GATHER_BYTES", 100)
 
     def some(descriptor, parts):
         return os.write(descriptor, b"".join(parts)[:at_once])
 
-    monkeypatch.setattr(writer.os, "writev", some)
+    monkeypatch.setattr(commit.os, "writev", some)
     parts = [os.urandom(n % 13) for n in range(300)]
-    with writer.Output(tmp_path / "file") as file:
+    with commit.Output(tmp_path / "file") as file:
         for first, second in zip(parts[::2], parts[1::2], strict=True):
             place = file.position
             file.write(first, second)
@@ -32,7 +32,7 @@ def test_partial_writes(tmp_path, monkeypatch, at_once):
 
 
 def test_more_parts_than_the_system_takes(tmp_path):
-    with writer.Output(tmp_path / "file") as file:
+    with commit.Output(tmp_path / "file") as file:
         file.write(*[b"ab"] * 5000)
         file.finish()
     assert (tmp_path / "file").read_bytes() == b"ab" * 5000
@@ -44,9 +44,9 @@ def test_an_error_behind_the_writers_back_is_not_lost(tmp_path, monkeypatch):
     def fails(_):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(writer, "_sync", fails)
-    monkeypatch.setattr(writer, "_SYNC_BYTES", 1)
-    monkeypatch.setattr(writer, "_GATHER_BYTES", 1)
+    monkeypatch.setattr(commit, "_sync", fails)
+    monkeypatch.setattr(commit, "_SYNC_BYTES", 1)
+    monkeypatch.setattr(commit, "_GATHER_BYTES", 1)
     with pytest.raises(InputError, match="file cannot be written .Input/output error"):
         with commit.written(tmp_path / "file", tmp_path) as file:
             file.write(b"x" * 100)
@@ -67,7 +67,7 @@ def test_a_full_disk_asks_for_another_run(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(writer.os, "writev", full)
+    monkeypatch.setattr(commit.os, "writev", full)
     with pytest.raises(RunAgain, match="No space left on device.*same command again"):
         commit.write_json(tmp_path / "file", {}, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -12,17 +12,8 @@ import numpy as np
 from PIL import Image
 
 from squeezenext import records
-from squeezenext.config import (
-    Config,
-    Fire,
-    HorizontalFlip,
-    Images,
-    RandomCrop,
-    SqueezeNet,
-    SqueezeNext,
-    Stage,
-    Training,
-)
+from squeezenext.config import Config, Fire, Images, SqueezeNet, SqueezeNext, Stage, Training
+from squeezenext.config.augmentation import HorizontalFlip, RandomCrop
 from squeezenext.reader import Reader
 from squeezenext.records import tfrecord
 

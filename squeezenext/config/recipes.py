@@ -6,14 +6,12 @@ instead; `--set` changes single fields after it, and config.json holds what came
 
 import dataclasses
 
-from squeezenext.config import (
-    Config,
+from squeezenext.config import Config, SqueezeNext, Training
+from squeezenext.config.augmentation import (
     HorizontalFlip,
     RandomCrop,
     RandomResizedCrop,
     ShiftScaleRotate,
-    SqueezeNext,
-    Training,
 )
 from squeezenext.errors import InputError
 

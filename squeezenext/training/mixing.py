@@ -9,11 +9,11 @@ import math
 import tensorflow as tf
 
 from squeezenext import draws
-from squeezenext.config import (
+from squeezenext.config import Images
+from squeezenext.config.augmentation import (
     ColorJitter,
     CutMix,
     HorizontalFlip,
-    Images,
     Mixup,
     RandomErasing,
 )

@@ -13,10 +13,8 @@ import google_crc32c
 import numpy as np
 
 from squeezenext import labels, records
-
-from . import commit, images
-from .listing import Fault, Listing
-from .reader import Reader
+from squeezenext.convert import commit, images
+from squeezenext.convert.listing import Fault, Listing, SourceReader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +170,7 @@ def sha256(file: BinaryIO) -> str:
 
 def _images(job: Job, result: Written) -> Iterator[tuple[int, images.Normalised]]:
     """Yields each usable image with its place; what is seen on the way goes to `result`."""
-    reader = Reader(job.listing)
+    reader = SourceReader(job.listing)
     try:
         for place, name in enumerate(job.listing.names):
             try:

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext import labels
-
-from . import commit
-from .shards import Written
+from squeezenext.convert import commit
+from squeezenext.convert.shards import Written
 
 LABELS, CATEGORIES, MEAN = "labels.txt", "categories.csv", "rgb_val.json"
 LISTS = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}

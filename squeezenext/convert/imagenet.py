@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext import labels
+from squeezenext.convert import boxes, checksums, imagenet_archives, tar
+from squeezenext.convert.imagenet_archives import TRAIN, VALIDATION
+from squeezenext.convert.listing import Collection, Fault, Listing, Watch, add_all, listing
+from squeezenext.convert.options import Options
+from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
-
-from . import boxes, checksum, imagenet_stream, imagenet_tar, tar
-from .imagenet_tar import TRAIN, VALIDATION
-from .listing import Collection, Fault, Listing, Watch, add_all, listing
-from .options import Options
-from .pool import Pool
 
 BOXES = "ILSVRC2012_bbox_train_v2.tar.gz"
 
@@ -37,7 +36,7 @@ def collect(source: Path, options: Options, pool: Pool, spool: Path) -> Collecti
     """
     train_path = train_archive(source, options)
     paths = {TRAIN: train_path, VALIDATION: source / VALIDATION}
-    piped = imagenet_stream.is_pipe(train_path)
+    piped = imagenet_archives.is_pipe(train_path)
     for name, path in paths.items():
         if name != TRAIN or not piped:
             _check_archive(path, name, options.partial)
@@ -46,11 +45,11 @@ def collect(source: Path, options: Options, pool: Pool, spool: Path) -> Collecti
     watch = Watch()
     described = [{"file": name, "bytes": watch.size(path)} for name, path in files.items()]
     if options.checksum:
-        described = checksum.check(files, not options.partial, pool, options.show_progress)
+        described = checksums.check(files, not options.partial, pool, options.show_progress)
     faults: list[Fault] = []
     validation = _validation(paths[VALIDATION], faults)
     if piped or options.sequential:
-        train, row = imagenet_stream.collect(train_path, options, faults, spool)
+        train, row = imagenet_archives.collect(train_path, options, faults, spool)
         described = [row, *(row for row in described if row["file"] != TRAIN)]
         _check_size(train_path, TRAIN, row["bytes"], options.partial)
     else:
@@ -94,25 +93,27 @@ def _train(path: Path, pool: Pool, faults: list[Fault]) -> Listing:
     if path.stat().st_size < _WORTH_WORKERS:
         pool.warm()
         pool = Pool(1)
-    ids = imagenet_tar.synset_ids()
-    with imagenet_tar.opened(path) as source:
-        inner = list(imagenet_tar.classes(source, path, ids, faults, path.stat().st_size))
+    ids = imagenet_archives.synset_ids()
+    with imagenet_archives.opened(path) as source:
+        inner = list(imagenet_archives.classes(source, path, ids, faults, path.stat().st_size))
     rows: list[tuple[int, int, int, int]] = []
     names: list[str] = []
     jobs = ((path, member) for member in inner)
     for member, (found, refused) in zip(inner, pool.run(_class_images, jobs), strict=True):
-        label = ids[imagenet_tar.synset(member.name)]
+        label = ids[imagenet_archives.synset(member.name)]
         names += [name for name, _, _ in found]
         rows += [(0, offset, size, label) for _, offset, size in found]
         add_all(faults, refused)
-    return imagenet_tar.train_listing([path], rows, names, faults, path)
+    return imagenet_archives.train_listing([path], rows, names, faults, path)
 
 
-def _class_images(job: tuple[Path, tar.Member]) -> tuple[list[imagenet_tar.Image], list[Fault]]:
+def _class_images(
+    job: tuple[Path, tar.Member],
+) -> tuple[list[imagenet_archives.Image], list[Fault]]:
     path, inner = job
     faults: list[Fault] = []
-    with imagenet_tar.opened(path, inner) as source:
-        return list(imagenet_tar.class_images(source, path, inner, faults)), faults
+    with imagenet_archives.opened(path, inner) as source:
+        return list(imagenet_archives.class_images(source, path, inner, faults)), faults
 
 
 def _validation(path: Path, faults: list[Fault]) -> Listing:
@@ -122,11 +123,11 @@ def _validation(path: Path, faults: list[Fault]) -> Listing:
     """
     truth = validation_labels()
     rows, names = [], []
-    with imagenet_tar.opened(path) as source:
-        found = imagenet_tar.validation_images(source, path, len(truth), faults)
+    with imagenet_archives.opened(path) as source:
+        found = imagenet_archives.validation_images(source, path, len(truth), faults)
         for name, offset, size in found:
             names.append(name)
-            rows.append((0, offset, size, truth[imagenet_tar.validation_number(name) - 1]))
+            rows.append((0, offset, size, truth[imagenet_archives.validation_number(name) - 1]))
     if not rows:
         raise InputError(f"{path} holds no validation image; download it again.")
     return listing([path], rows, names)
@@ -135,7 +136,7 @@ def _validation(path: Path, faults: list[Fault]) -> Listing:
 @functools.cache
 def validation_labels() -> list[int]:
     """Returns the label, 1..1000, of validation images 1..50,000."""
-    ids = imagenet_tar.synset_ids()
+    ids = imagenet_archives.synset_ids()
     path = Path(__file__).with_name("imagenet_2012_validation_synsets.txt")
     return [ids[line] for line in path.read_text("ascii").split()]
 

@@ -26,18 +26,18 @@ def parent(folder: Path) -> Path:
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
 
 
-def free(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
     """Returns how many bytes may still be written there."""
     return shutil.disk_usage(parent(folder)).free
 
 
-def check(folder: Path, size: int) -> None:
+def check_room(folder: Path, size: int) -> None:
     """Compares `size` with what is free.
 
     Raises:
       RunAgain: there is too little space.
     """
-    there = free(folder)
+    there = free_bytes(folder)
     if size > there:
         raise RunAgain(
             f"{folder} needs {size / 1e9:.2f} GB, its disk has {there / 1e9:.2f} GB free; free "

@@ -13,9 +13,8 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from squeezenext import preprocessing
-
-from . import jpeg
-from .jpeg import END, ImageError
+from squeezenext.convert import jpeg
+from squeezenext.convert.jpeg import END, ImageError
 
 MAX_BYTES = 64 << 20  # ImageNet's largest image has 15 MB
 MAX_PIXELS = 89_478_485  # Pillow's own warning level: 256 MB of RGB

@@ -3,12 +3,11 @@
 import re
 from pathlib import Path
 
+from squeezenext.convert import csv_lists, folder, imagenet, imagenet_folders, tfrecords
+from squeezenext.convert.listing import Collection
+from squeezenext.convert.options import Options
+from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
-
-from . import existing, folder, imagenet, imagenet_folders, table
-from .listing import Collection
-from .options import Options
-from .pool import Pool
 
 _CALTECH_PATTERN = r"\d{3}\.(.+)"
 _CALTECH_FOLDER = "256_ObjectCategories"
@@ -42,7 +41,7 @@ def _collect(source: Path, options: Options, pool: Pool, spool: Path) -> Collect
     if (options.train_tar or options.sequential) and options.layout != "imagenet":
         raise InputError("--train_tar and --sequential are for ImageNet's archives.")
     if options.layout == "csv":
-        return table.collect(source, options.validation_fraction, options.seed)
+        return csv_lists.collect(source, options.validation_fraction, options.seed)
     if not source.is_dir():
         raise InputError(f"--source {source} is no folder; give the one that holds the data.")
     if options.layout == "imagenet":
@@ -50,7 +49,7 @@ def _collect(source: Path, options: Options, pool: Pool, spool: Path) -> Collect
             return imagenet_folders.collect(source, options.partial, pool)
         return imagenet.collect(source, options, pool, spool)
     if options.layout == "tfrecord":
-        return existing.collect(source)
+        return tfrecords.collect(source)
     if options.layout == "caltech256":
         return _caltech256(source, options)
     names = folder.Names(re.compile(options.class_pattern or "(.+)"))

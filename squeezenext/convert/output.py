@@ -2,19 +2,94 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from squeezenext import records
+from squeezenext.convert import commit, imagenet, plan
+from squeezenext.convert import lists as convert_lists
+from squeezenext.convert.listing import Collection, Fault
+from squeezenext.convert.options import Options
+from squeezenext.convert.shards import Written
 from squeezenext.errors import InputError
+from squeezenext.records import tfrecord
 
-from . import commit, duplicates, imagenet, plan, summary
-from .listing import Collection, Fault
-from .options import Options
-from .shards import Written
+# Images that lie in two splits, byte for byte: what is trained on must not be tested on.
+#
+# Each image's length and the CRC32C of its middle are known from writing it; only images that
+# agree in both are read again and compared by their bytes. That costs 12 bytes an image.
+
+
+MAX_COMPARED = 1_000  # pairs; each is two reads. A source with more has been told enough
+
+
+@dataclasses.dataclass(frozen=True)
+class Twin:
+    """An image of a later split whose very bytes an earlier split has."""
+
+    file: str
+    same_as: str
+
+
+def find(output: Path, written: dict[str, list[Written]]) -> list[Twin]:
+    """Returns the images of later splits that an earlier split holds too; 1,000 at most."""
+    tables = {name: _table(results) for name, results in written.items()}
+    twins: dict[str, Twin] = {}
+    for earlier, later in itertools.combinations(written, 2):
+        for first, second in _candidates(tables[earlier], tables[later]):
+            name, image = _image(output, written[earlier], first)
+            other, twin = _image(output, written[later], second)
+            if image == twin:
+                file = f"{later}/{other}"
+                twins.setdefault(file, Twin(file, f"{earlier}/{name}"))
+            if len(twins) == MAX_COMPARED:
+                return list(twins.values())
+    return list(twins.values())
+
+
+def _table(results: list[Written]) -> np.ndarray:
+    """Returns length and CRC of each image as one number: uint64 [examples]."""
+    table = np.concatenate([result.table for result in results])
+    return table["size"].astype(np.uint64) << np.uint64(32) | table["crc"]
+
+
+def _candidates(earlier: np.ndarray, later: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yields (place in `earlier`, place in `later`) of equal numbers, one for each of `later`."""
+    order = np.argsort(earlier, kind="stable")
+    places = np.searchsorted(earlier, later, sorter=order)
+    found = np.flatnonzero(places < len(earlier))
+    found = found[earlier[order[places[found]]] == later[found]]
+    for place in found.tolist():
+        yield int(order[places[place]]), place
+
+
+def _image(output: Path, results: list[Written], number: int) -> tuple[str, bytes]:
+    """Returns name and bytes of a split's image."""
+    for result in results:
+        if number < result.examples:
+            break
+        number -= result.examples
+    start = int(result.table["offset"][number])
+    ends = np.append(result.table["offset"], result.bytes)
+    try:
+        descriptor = os.open(output / result.file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise InputError(
+            f"{output / result.file} cannot be read ({error.strerror}); run the command again."
+        ) from error
+    try:
+        length = int(ends[number + 1]) - start
+        payload = tfrecord.read(descriptor, start, length, result.file, number)
+    finally:
+        os.close(descriptor)
+    return result.names[number], records.decode_example(payload)["image/encoded"][0]
+
 
 MAX_ROWS = 10_000  # of each list in the manifest; how many more there are is told beside it
 
@@ -77,9 +152,9 @@ def finish(
             raise InputError(f"No image of the {name} split can be used; all were rejected.")
     document = _document(collection, output, options, written)
     document["arguments"]["identity"] = planned.identity
-    if summary.LABELS in planned.files:
-        summary.write_labels(output, collection.classes)
-    summary.write(output, collection.classes, written, document["rgb_mean"])
+    if convert_lists.LABELS in planned.files:
+        convert_lists.write_labels(output, collection.classes)
+    convert_lists.write(output, collection.classes, written, document["rgb_mean"])
     commit.write_json(output / records.MANIFEST, document, output / commit.WORK)
     shutil.rmtree(output / commit.WORK)
     shutil.rmtree(output / commit.SPOOL, ignore_errors=True)
@@ -107,9 +182,9 @@ def _document(
     results = [result for split in written.values() for result in split]
     repairs = [fault for result in results for fault in result.repairs]
     rejected = [*collection.rejected, *(fault for result in results for fault in result.rejected)]
-    twins = duplicates.find(output, written)
+    twins = find(output, written)
     lists = {"repairs": repairs, "rejected": rejected, "duplicates": twins}
-    mean, count = summary.rgb_mean(written["train"])
+    mean, count = convert_lists.rgb_mean(written["train"])
     classes = [
         {"label": number, "synset": label.synset, "text": label.text}
         for number, label in enumerate(collection.classes, 1)

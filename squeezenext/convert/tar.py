@@ -12,9 +12,8 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+from squeezenext.convert.listing import printable
 from squeezenext.errors import InputError
-
-from .listing import printable
 
 BLOCK = 512
 _HEADER = struct.Struct("100s24x12s12x8sc")  # name, size, checksum, kind

@@ -17,11 +17,10 @@ import defusedxml
 import defusedxml.ElementTree
 import numpy as np
 
+from squeezenext.convert import tar
+from squeezenext.convert.listing import Fault, add_all
+from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
-
-from . import tar
-from .listing import Fault, add_all
-from .pool import Pool
 
 _NAME = re.compile(r"(?:\./)?(?:[\w-]+/){0,3}(n\d{8}_\d+)\.xml")
 _SYNSET = re.compile(r"n\d{8}")

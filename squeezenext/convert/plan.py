@@ -9,17 +9,133 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Iterable
+import socket
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import filelock
+import numpy as np
+
 from squeezenext import files, records
+from squeezenext.convert import commit, imagenet, images, lists
+from squeezenext.convert.listing import Collection, Listing, parts, printable, shuffled
+from squeezenext.convert.options import Options
+from squeezenext.convert.shards import Job
 from squeezenext.errors import InputError, RunAgain
 
-from . import commit, jobs, summary
-from .listing import Collection
-from .options import Options
+# One converter a directory.
+
+
+LOCK = ".convert.lock"
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Holds the directory for this process.
+
+    The operating system drops the lock with the process, however that ends.
+
+    Raises:
+      RunAgain: another process holds it; it is named.
+    """
+    lock = filelock.FileLock(directory / LOCK)
+    owner = directory / f"{LOCK}.owner"
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise RunAgain(f"{directory} is being written by {_told(owner)}; wait for it.") from error
+    except OSError as error:
+        raise commit.explanation(error, directory) from error
+    try:
+        _tell(owner)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            owner.unlink()
+        lock.release()
+
+
+def _tell(owner: Path) -> None:
+    """Whole or not at all, for whoever looks just now. Not flushed: it dies with the process."""
+    draft = owner.with_name(f"{owner.name}.tmp")  # one name: a killed process's is written over
+    with contextlib.suppress(OSError):
+        draft.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
+        os.replace(draft, owner)
+    with contextlib.suppress(OSError):
+        draft.unlink(missing_ok=True)
+
+
+def _told(owner: Path) -> str:
+    try:
+        with owner.open(encoding="utf-8", errors="replace") as file:
+            return printable(file.read(200).strip()) or "another process"
+    except OSError:
+        return "another process"
+
+
+# Cuts a collection into shards: which examples, in which order, under which name.
+
+
+SHARD_BYTES = 100 << 20  # tensorflow.org/guide/data_performance_analysis: 100 to 200 MB
+
+
+def shard_names(collection: Collection, split: str, options: Options) -> list[str]:
+    """Returns the names of a split's shards."""
+    if options.layout == "tfrecord":
+        return [path.name for path in collection.splits[split].files]
+    examples = max(1, len(collection.splits[split].names))
+    count = min(_shard_count(collection, split, options), examples)
+    return [f"{split}-{place:05d}-of-{count:05d}" for place in range(count)]
+
+
+def shard_jobs(
+    collection: Collection, output: Path, options: Options, plan: str = ""
+) -> list[tuple[str, Job]]:
+    """Returns (split, job) of every shard; a function of the names, the seed and the options.
+
+    Args:
+      plan: of which these are a part, see `Plan.key`.
+    """
+    return [
+        (name, dataclasses.replace(job, plan=plan))
+        for name in collection.splits
+        for job in _of_split(collection, name, output, options)
+    ]
+
+
+def _of_split(collection: Collection, name: str, output: Path, options: Options) -> list[Job]:
+    split = collection.splits[name]
+    ordered = split.take(shuffled(split.names, options.seed))
+    paths = [output / file for file in shard_names(collection, name, options)]
+    sample = lists.mean_sample(len(split.names), split.bytes) if name == "train" else 0
+    runs = parts(len(split.names), len(paths)), parts(sample, len(paths))
+    return [
+        _job(collection, ordered, run, quota, path, options)
+        for path, run, quota in zip(paths, *runs, strict=True)
+    ]
+
+
+def _job(
+    collection: Collection, ordered: Listing, run: slice, quota: slice, path: Path, options: Options
+) -> Job:
+    """The order is random, so the first of each shard are a fair sample for the mean colour."""
+    listing = ordered.take(np.arange(run.start, run.stop))
+    classes = {
+        int(label): collection.classes[label - 1] for label in np.unique(listing.table["label"])
+    }
+    smaller = images.Smaller(options.max_side, options.quality) if options.max_side else None
+    return Job(path, listing, classes, options.verify_images, quota.stop - quota.start, smaller)
+
+
+def _shard_count(collection: Collection, name: str, options: Options) -> int:
+    wanted = getattr(options, f"{name}_shards")
+    if wanted is None and options.layout == "imagenet" and not options.partial:
+        wanted = imagenet.OFFICIAL_SHARDS[name]
+    return wanted or max(1, round(collection.splits[name].bytes / SHARD_BYTES))
+
 
 _PLAN = "plan.json"
 _NOTES = "*-of-*.json"  # what datasets.shards leaves in the work folder beside each shard
@@ -48,9 +164,9 @@ def planned_files(
     Args:
       kept: files of the source, which lie in the output and are not written.
     """
-    names = [summary.LABELS, summary.CATEGORIES, summary.MEAN]
+    names = [lists.LABELS, lists.CATEGORIES, lists.MEAN]
     for split in collection.splits:
-        names += [*jobs.names(collection, split, options), f"{split}.index", summary.LISTS[split]]
+        names += [*shard_names(collection, split, options), f"{split}.index", lists.LISTS[split]]
     return tuple(name for name in names if name not in kept)
 
 
@@ -61,9 +177,9 @@ def source_files(collection: Collection, output: Path) -> frozenset[str]:
     """
     shards = {path.name for split in collection.splits.values() for path in split.files}
     known = _read(output / commit.WORK)
-    ours = known is not None and summary.LABELS in known.files
-    there = (output / summary.LABELS).exists()
-    return frozenset(shards | ({summary.LABELS} if there and not ours else set()))
+    ours = known is not None and lists.LABELS in known.files
+    there = (output / lists.LABELS).exists()
+    return frozenset(shards | ({lists.LABELS} if there and not ours else set()))
 
 
 def begin(output: Path, plan: Plan, kept: frozenset[str] = frozenset()) -> None:
@@ -129,7 +245,7 @@ def _finished(output: Path) -> list[str]:
     """Returns the files of a finished data set, as far as known where its manifest is damaged."""
     found = [path.name for path in output.iterdir() if _SHARD.fullmatch(path.name)]
     if (output / records.MANIFEST).exists():
-        found += [*summary.FILES, *(f"{split}.index" for split in summary.LISTS)]
+        found += [*lists.FILES, *(f"{split}.index" for split in lists.LISTS)]
     with contextlib.suppress(InputError):
         for split in records.load_manifest(output).splits.values():
             parts = (*split.shards, *([split.sidecar] if split.sidecar else []))

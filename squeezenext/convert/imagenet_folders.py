@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from squeezenext import labels
+from squeezenext.convert import imagenet
+from squeezenext.convert.listing import Collection, Fault, Listing, Watch, listing
+from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
-
-from . import imagenet
-from .listing import Collection, Fault, Listing, Watch, listing
-from .pool import Pool
 
 _NAMES = {"train": ("train", imagenet.TRAIN.removesuffix(".tar"))}
 _NAMES["validation"] = ("val", "validation", imagenet.VALIDATION.removesuffix(".tar"))

@@ -1,6 +1,6 @@
 """The official archives' checksums: is this the file that everybody else has?
 
-MD5: torchvision's datasets/imagenet.py, and for the boxes five public READMEs that quote
+MD5: torchvision's squeezenext/convert/imagenet.py, and for the boxes five public READMEs that quote
 image-net.org. SHA-256: tensorflow-datasets 4.9.10, imagenet2012/checksums.tsv.
 """
 
@@ -8,10 +8,9 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from squeezenext import progress
+from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
-
-from . import progress
-from .pool import Pool
 
 OFFICIAL = {
     "ILSVRC2012_img_train.tar": {

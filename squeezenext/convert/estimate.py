@@ -8,19 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
+from squeezenext.convert import commit, imagenet, imagenet_archives, plan, shards, sources, space
+from squeezenext.convert.listing import Collection
+from squeezenext.convert.options import Options
+from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
-
-from . import commit, imagenet, imagenet_stream, jobs, layouts, shards, space
-from .listing import Collection
-from .options import Options
-from .pool import Pool
 
 _RECORD_BYTES = 700  # framing, names and sizes of an example, its rows in the lists and index
 _TRIAL_BYTES = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Estimate:
     """What would be done."""
 
     examples: dict[str, int]
@@ -50,28 +49,28 @@ def _same_file_system(collection: Collection, output: Path) -> bool:
     return bool(files) and files[0].stat().st_dev == space.parent(output).stat().st_dev
 
 
-def plan(source: Path, output: Path, options: Options) -> Plan:
+def make_estimate(source: Path, output: Path, options: Options) -> Estimate:
     """Lists the source, tries its first images and returns what would be done; nothing stays.
 
     Raises:
       InputError: the source or an option is at fault, or the output cannot be written.
     """
-    layouts.check_apart(source, output, options)
+    sources.check_apart(source, output, options)
     with tempfile.TemporaryDirectory() as spool, Pool(options.workers or 1) as pool:
         archive = imagenet.train_archive(source, options)
-        if options.layout == "imagenet" and imagenet_stream.is_pipe(archive):
+        if options.layout == "imagenet" and imagenet_archives.is_pipe(archive):
             raise InputError("--dry_run cannot look into a pipe, which is read once; give a file.")
         seekable = dataclasses.replace(options, sequential=False)  # nothing is laid by
-        collection = layouts.collect(source, seekable, pool, Path(spool))
-    named = jobs.all_of(collection, output, options)
+        collection = sources.collect(source, seekable, pool, Path(spool))
+    named = plan.shard_jobs(collection, output, options)
     counts = {name: len(split.names) for name, split in collection.splits.items()}
     of_split = {name: sum(name == other for other, _ in named) for name in counts}
     size = sum(split.bytes for split in collection.splits.values())
     seconds = 0.0 if options.layout == "tfrecord" else _trial(named[0][1], output, size)
     spooled = collection.splits["train"].bytes if options.sequential else 0
-    needs, free = needed(collection, output, options) + spooled, space.free(output)
+    needs, free = needed(collection, output, options) + spooled, space.free_bytes(output)
     refused = len(collection.rejected)
-    return Plan(counts, of_split, len(collection.classes), refused, needs, free, seconds)
+    return Estimate(counts, of_split, len(collection.classes), refused, needs, free, seconds)
 
 
 def _trial(job: shards.Job, output: Path, size: int) -> float:
@@ -94,7 +93,7 @@ def _trial(job: shards.Job, output: Path, size: int) -> float:
     return (time.monotonic() - start) * size / max(listing.bytes, 1)
 
 
-def told(plan: Plan, workers: int) -> str:
+def told(plan: Estimate, workers: int) -> str:
     """Returns the plan in words."""
     lines = [
         f"{plan.examples[name]} {name} images in {plan.shards[name]} shards"

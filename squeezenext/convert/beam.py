@@ -10,9 +10,8 @@ lie on a file system that all workers mount under the same path.
 import contextlib
 from collections.abc import Iterator, Sequence
 
+from squeezenext.convert import plan, shards
 from squeezenext.errors import InputError, RunAgain
-
-from . import plan, shards
 
 
 def write_all(jobs: Sequence[shards.Job], options: Sequence[str]) -> None:

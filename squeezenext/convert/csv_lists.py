@@ -9,11 +9,10 @@ import csv
 from pathlib import Path
 
 from squeezenext import labels
+from squeezenext.convert import folder
+from squeezenext.convert.folder import is_image
+from squeezenext.convert.listing import Collection, Fault, Listing, Watch, check_name, listing
 from squeezenext.errors import InputError
-
-from . import split
-from .folder import is_image
-from .listing import Collection, Fault, Listing, Watch, check_name, listing
 
 _SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 _IMAGE_HEADS = ("image", "file", "filename", "file_name", "path", "image_path")
@@ -45,7 +44,7 @@ def collect(source: Path, fraction: float, seed: int) -> Collection:
         for name, pairs in rows.items()
     }
     if "validation" not in listed:
-        listed |= split.cut(listed["train"], fraction, seed)
+        listed |= folder.cut(listed["train"], fraction, seed)
     ordered = {name: listed[name] for name in _SPLITS if name in listed}
     described = [{"file": path.name, "bytes": listed[name].bytes} for name, path in files.items()]
     names = _names(files["train"].with_name(_CATEGORIES))

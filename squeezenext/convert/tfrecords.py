@@ -15,14 +15,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-from squeezenext import files, labels, records
+from squeezenext import files, labels, progress, records
+from squeezenext.convert import commit, images, jpeg
+from squeezenext.convert.listing import Collection, Watch, is_text, listing, printable
+from squeezenext.convert.pool import Pool
+from squeezenext.convert.shards import RECORD, Written, fingerprint, sha256
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.records import schema, tfrecord
-
-from . import commit, images, jpeg, progress
-from .listing import Collection, Watch, is_text, listing, printable
-from .pool import Pool
-from .shards import RECORD, Written, fingerprint, sha256
 
 _SHARD = re.compile(
     r"(?:\w+_)?(train|validation|valid|val|test)[-_.](?:.*-of-(\d+))?.*?(?:\.tfrecords?)?"
