@@ -30,13 +30,14 @@ sys.path.insert(0, str(ROOT))
 from scripts.peers import ncnn_files, runtimes
 from scripts.peers.runtimes import Row, Worker
 from squeezenext import cli as command_line
-from squeezenext import graph, labels, photographs, trained
+from squeezenext import labels, photographs, trained
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_onnx, pixels
 from squeezenext.foreign.published import PUBLISHED
 from squeezenext.litert import int8, writer
 from squeezenext.litert.numbers import Float32
+from squeezenext.network import graph
 
 NETWORKS = "squeezenet_v1_0,squeezenet_v1_1,v_1_0_SqNxt_23,v_1_0_G_SqNxt_23,v_1_0_SqNxt_23_v5"
 

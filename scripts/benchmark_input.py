@@ -53,7 +53,7 @@ def contestant(directory: Path, kind: str) -> Iterator[int]:
 
 def _ours(split: manifest.Split, resized: bool) -> Iterator[int]:
     from squeezenext import config, data, preprocessing
-    from squeezenext.fusing import fused
+    from squeezenext.network.fusing import fused
     from squeezenext.reader import Reader
     from squeezenext.training import mixing
 

@@ -27,7 +27,7 @@ def _images() -> Ways:
     import tensorflow as tf
 
     from squeezenext import config, preprocessing
-    from squeezenext.fusing import fused
+    from squeezenext.network.fusing import fused
     from squeezenext.training import mixing
 
     pixels = tf.cast(tf.random.uniform((BATCH, 227, 227, 3), 0, 256, tf.int32), tf.uint8)
@@ -46,7 +46,7 @@ def _images() -> Ways:
 def _dropouts() -> Ways:
     import tensorflow as tf
 
-    from squeezenext.layers import Dropout
+    from squeezenext.network.layers import Dropout
 
     x = tf.cast(tf.random.normal((BATCH, 14, 14, 512)), tf.bfloat16)
     layer = Dropout(0.5)
@@ -105,7 +105,7 @@ def _convolutions(size: int, channels: int, filters: int, side: int, strides: in
     import keras
     import tensorflow as tf
 
-    from squeezenext.convolutions import Conv2D
+    from squeezenext.network.convolutions import Conv2D
 
     x = tf.cast(tf.random.normal((BATCH, size, size, channels)), tf.bfloat16)
 
@@ -123,7 +123,7 @@ def _convolutions(size: int, channels: int, filters: int, side: int, strides: in
 def _grouped(size: int, kernel: tuple[int, int], channels: int, filters: int) -> Ways:
     import tensorflow as tf
 
-    from squeezenext.convolutions import GroupedConv2D
+    from squeezenext.network.convolutions import GroupedConv2D
 
     x = tf.random.normal((BATCH, size, size, channels))
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from scripts import fault_disk, fault_setup
 from squeezenext import cli as command_line
-from squeezenext.convert import convert
+from squeezenext.convert.command import convert
 
 
 def main_work(folder: Path, kills: int, every: int, pairs: int, seed: int) -> None:

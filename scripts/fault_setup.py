@@ -12,7 +12,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from squeezenext.convert import convert, plan
+from squeezenext.convert import plan
+from squeezenext.convert.command import convert
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 
 OPTIONS = {"layout": "folder", "show_progress": False, "train_shards": 3, "workers": 1}

@@ -95,9 +95,9 @@ def stats(configuration: str, as_json: bool, csv_file: str | None) -> None:
     """Prints the table of a configuration and writes the CSV where asked."""
     config = config_io.load(configuration)
     tf_import.import_tensorflow()
-    from squeezenext import models  # only now: no error above waits for TensorFlow
+    from squeezenext.network import keras_model  # only now: no error above waits for TensorFlow
 
-    rows = layers(models.build(config))
+    rows = layers(keras_model.build(config))
     if csv_file:
         Path(csv_file).write_text(to_csv(rows), "utf-8")
     if as_json:

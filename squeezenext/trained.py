@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import checkpoint, description, graph
+from squeezenext import checkpoint, description
 from squeezenext.cli import tell
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import named
-from squeezenext.graph import Graph
 from squeezenext.labels import Label
+from squeezenext.network import graph
+from squeezenext.network.graph import Graph
 from squeezenext.prediction import shipped
 
 

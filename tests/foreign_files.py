@@ -8,9 +8,9 @@ import struct
 
 import numpy as np
 
-from squeezenext import graph
 from squeezenext.config import Config, Fire, Images, SqueezeNet, SqueezeNext, Stage
 from squeezenext.foreign import variables
+from squeezenext.network import graph
 
 IMAGES = Images(size=32, resize=32)
 SQUEEZENET = Config(

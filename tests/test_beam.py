@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from squeezenext.convert import beam, convert, folder, plan, shards
+from squeezenext.convert import beam, folder, plan, shards
+from squeezenext.convert.command import convert
 from squeezenext.convert.options import Options
 from squeezenext.errors import InputError, RunAgain
 from tests.imagenet_archives import class_folders

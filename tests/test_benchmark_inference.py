@@ -9,12 +9,12 @@ import pytest
 
 from scripts import benchmark_inference
 from scripts.peers import ncnn_files, runtimes
-from squeezenext import graph
 from squeezenext.exporting import pixels
 from squeezenext.foreign import ncnn
 from squeezenext.labels import Label
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
+from squeezenext.network import graph
 from squeezenext.trained import Trained
 from tests import foreign_files, tiny
 from tests.test_litert_writer import random_weights

@@ -8,16 +8,16 @@ import pytest
 
 from scripts import benchmark_train
 from scripts.peers import stock_keras
-from squeezenext import models, networks
 from squeezenext.config import io as config_io
+from squeezenext.network import architecture, keras_model
 from tests.conftest import REPOSITORY
 
 
 @pytest.mark.parametrize("name", ["v_1_0_G_SqNxt_23", "squeezenet_v1_1"])
 def test_the_stock_network_is_the_same_network(name):
     config = config_io.load(name)
-    stock = keras.Model(*networks.build(stock_keras.StockOps(config.training), config))
-    own = models.build(config)
+    stock = keras.Model(*architecture.build(stock_keras.StockOps(config.training), config))
+    own = keras_model.build(config)
     shapes = {layer.name: layer.kernel.shape for layer in own.layers if hasattr(layer, "kernel")}
     for layer in stock.layers:
         if hasattr(layer, "kernel"):
@@ -47,14 +47,14 @@ def methods(file, name):
 @pytest.mark.parametrize(
     ("file", "name", "inherits"),
     [
-        ("squeezenext/models.py", "KerasOps", False),
-        ("squeezenext/graph.py", "_Recorder", False),
+        ("squeezenext/network/keras_model.py", "KerasOps", False),
+        ("squeezenext/network/graph.py", "_Recorder", False),
         ("scripts/peers/stock_keras.py", "StockOps", True),
         ("scripts/peers/torch_train.py", "TorchOps", False),
     ],
 )
 def test_whatever_builds_networks_is_called_alike(file, name, inherits):
-    protocol, own = methods("squeezenext/networks.py", "Ops"), methods(file, name)
+    protocol, own = methods("squeezenext/network/architecture.py", "Ops"), methods(file, name)
     assert "conv" in protocol and own and (inherits or own.keys() == protocol.keys())
     for method in own:
         assert own[method] == protocol[method], method

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from squeezenext import graph
 from squeezenext.compression import calibration
 from squeezenext.compression.calibration import Probe
+from squeezenext.network import graph
 from tests import tiny
 
 

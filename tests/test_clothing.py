@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from squeezenext import data, records
-from squeezenext.convert import convert, verify
+from squeezenext.convert import verify
+from squeezenext.convert.command import convert
 from squeezenext.reader import Reader
 
 

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from squeezenext import checkpoint, compress, evaluate, graph, labels, trained
+from squeezenext import checkpoint, compress, evaluate, labels, trained
 from squeezenext.compression import allocation, making, sqz
 from squeezenext.compression.report import Examination
 from squeezenext.compression.sharing import Shared
@@ -15,6 +15,7 @@ from squeezenext.config import io as config_io
 from squeezenext.config import recipes
 from squeezenext.errors import InputError, NotFinite
 from squeezenext.foreign import variables as variables_
+from squeezenext.network import graph
 from squeezenext.predictor import Predictor
 from tests import tiny
 

@@ -18,8 +18,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from squeezenext import records
-from squeezenext.convert import checksums, command, convert, estimate, images, listing
+from squeezenext.convert import checksums, command, estimate, images, listing
 from squeezenext.convert import jpeg as segments
+from squeezenext.convert.command import convert
 from squeezenext.errors import InputError, RunAgain
 from tests import imagenet_archives as archives
 from tests.imagenet_archives import class_folders, encoded, jpeg, picture

@@ -14,7 +14,8 @@ import pytest
 
 from scripts import fault_setup
 from squeezenext import records
-from squeezenext.convert import command, commit, convert, plan, pool, shards, tfrecords
+from squeezenext.convert import command, commit, plan, pool, shards, tfrecords
+from squeezenext.convert.command import convert
 from squeezenext.errors import InputError, RunAgain
 from tests.imagenet_archives import class_folders
 from tests.test_convert import FOLDER, hashes, wait_for

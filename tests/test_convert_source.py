@@ -6,7 +6,8 @@ import threading
 import pytest
 
 from squeezenext import records
-from squeezenext.convert import command, convert, imagenet_archives
+from squeezenext.convert import command, imagenet_archives
+from squeezenext.convert.command import convert
 from squeezenext.errors import InputError, RunAgain
 from tests import imagenet_archives as archives
 from tests.imagenet_archives import class_folders, jpeg

@@ -1,12 +1,12 @@
-"""Tests for `squeezenext/convolutions.py`."""
+"""Tests for `squeezenext/network/convolutions.py`."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import convolutions
-from squeezenext.convolutions import Conv2D, GroupedConv2D
+from squeezenext.network import convolutions
+from squeezenext.network.convolutions import Conv2D, GroupedConv2D
 
 
 @pytest.mark.parametrize("groups", [2, 4])

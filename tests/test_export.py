@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squeezenext import checkpoint, export, graph, labels, photographs, preprocessing, trained
+from squeezenext import checkpoint, export, labels, photographs, preprocessing, trained
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_litert, export_web
 from squeezenext.litert import metadata
+from squeezenext.network import graph
 from squeezenext.predictor import Predictor
 from tests import tiny
 

@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from squeezenext import records
-from squeezenext.convert import convert, main, tfrecords, verify
+from squeezenext.convert import tfrecords, verify
+from squeezenext.convert.command import convert, main
 from squeezenext.errors import InputError
 from tests import imagenet_archives as archives
 from tests.imagenet_archives import encoded, jpeg, picture, validation_name

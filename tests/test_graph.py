@@ -1,13 +1,13 @@
-"""Tests for `squeezenext/graph.py`: the folded network computes what Keras' does."""
+"""Tests for `squeezenext/network/graph.py`: the folded network computes what Keras' does."""
 
 import numpy as np
 import pytest
 
-from squeezenext import graph, models
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import variables
-from squeezenext.models import model_variables
+from squeezenext.network import graph, keras_model
+from squeezenext.network.keras_model import model_variables
 from tests.networks import built
 
 # Between them: bypasses, ELU, groups, both bottleneck inputs, biases, padding of stem and head, odd
@@ -77,7 +77,7 @@ def trained(model, seed=0):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_folded_network_computes_what_the_trained_one_does(name):
     config = config_io.load(name)
-    model = models.build(config, SIZE)
+    model = keras_model.build(config, SIZE)
     weights = graph.fold(config, trained(model))
     images = np.random.default_rng(1).normal(0, 50, (1, SIZE, SIZE, 3)).astype(np.float32)
     expected = np.asarray(model(images, training=False))[0]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from squeezenext import records
-from squeezenext.convert import convert
+from squeezenext.convert.command import convert
 from tests import imagenet_archives as archives
 from tests.imagenet_archives import encoded, jpeg, picture, tar_bytes, validation_name
 from tests.test_convert import FOLDER, ROOT, examples, sized, without_adobe

@@ -1,11 +1,11 @@
-"""Tests for `squeezenext/layers.py`."""
+"""Tests for `squeezenext/network/layers.py`."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext.layers import BatchNorm, Dropout, max_pool
+from squeezenext.network.layers import BatchNorm, Dropout, max_pool
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float16", 2e-2),

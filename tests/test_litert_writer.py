@@ -10,11 +10,12 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from squeezenext import graph, preprocessing
+from squeezenext import preprocessing
 from squeezenext.config import io as config_io
 from squeezenext.exporting import pixels
-from squeezenext.graph import Graph, Node
 from squeezenext.litert import int8, numbers, writer
+from squeezenext.network import graph
+from squeezenext.network.graph import Graph, Node
 from tests import tiny
 from tests.test_graph import NAMES, compute
 

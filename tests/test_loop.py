@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from scripts.fault_nan import Planted
 from squeezenext import checkpoint
-from squeezenext.layers import Dropout
 from squeezenext.metrics import Evaluation
+from squeezenext.network.layers import Dropout
 from squeezenext.training import cluster, devices, loop, losses, scoring, xla
 from tests import tiny
 

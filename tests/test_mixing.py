@@ -19,7 +19,7 @@ from squeezenext.config.augmentation import (
     RandomErasing,
     RandomResizedCrop,
 )
-from squeezenext.fusing import fused
+from squeezenext.network.fusing import fused
 from squeezenext.training import mixing
 
 SIDE = 24

@@ -1,4 +1,4 @@
-"""Tests for `squeezenext/models.py`: the details that predecessors got wrong."""
+"""Tests for `squeezenext/network/keras_model.py`: the details that predecessors got wrong."""
 
 import math
 
@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from squeezenext import models
 from squeezenext.config import io as config_io
-from squeezenext.convolutions import GroupedConv2D
-from squeezenext.layers import BatchNorm
+from squeezenext.network import keras_model
+from squeezenext.network.convolutions import GroupedConv2D
+from squeezenext.network.layers import BatchNorm
 from tests.networks import built
 
 
@@ -130,7 +130,7 @@ def test_bypass():
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_logits_are_float32_and_weights_too(precision):
     before = keras.config.dtype_policy().name
-    model = models.build(config_io.load("quickstart"), precision=precision)
+    model = keras_model.build(config_io.load("quickstart"), precision=precision)
     logits = model(np.zeros((2, 64, 64, 3), np.float32))
     assert logits.dtype == "float32" and logits.shape == (2, 10)
     assert model.get_layer("classifier").compute_dtype == "float32"

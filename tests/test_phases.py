@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import models
 from squeezenext.config import Distillation
 from squeezenext.config.augmentation import (
     ColorJitter,
@@ -18,6 +17,7 @@ from squeezenext.config.augmentation import (
     RandomResizedCrop,
 )
 from squeezenext.errors import InputError
+from squeezenext.network import keras_model
 from squeezenext.training import devices, distillation, loop, losses, phases, profiling
 from tests import tiny
 
@@ -88,12 +88,12 @@ def test_a_run_through_all_phases_resumes_exactly(reader):
 
 @pytest.mark.parametrize("config", [tiny.SQUEEZENEXT, tiny.SQUEEZENET])
 def test_a_network_of_another_size_is_the_one_built_for_it(config):
-    model = models.build(config)
+    model = keras_model.build(config)
     for size in (37, 40):
-        other = models.build(config, size)
+        other = keras_model.build(config, size)
         other.set_weights(model.get_weights())
         pixels = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype("float32")
-        resized = models.resized(model, size)
+        resized = keras_model.resized(model, size)
         np.testing.assert_array_equal(resized(pixels), other(pixels))
         assert {id(v) for v in resized.variables} == {id(v) for v in model.variables}
 

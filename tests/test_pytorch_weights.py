@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squeezenext import graph
 from squeezenext.config import TORCHVISION
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import importing, pytorch_weights, variables
+from squeezenext.network import graph
 from tests import pytorch_twins
 from tests.pytorch_twins import TWINS
 from tests.test_graph import compute

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import compress, graph, models
+from squeezenext import compress
 from squeezenext.adaptation import planning
 from squeezenext.compression import retraining, sharing
 from squeezenext.foreign import variables
-from squeezenext.models import model_variables
+from squeezenext.network import graph, keras_model
+from squeezenext.network.keras_model import model_variables
 from squeezenext.training import devices, micro_batches, speed
 from tests import tiny
 
@@ -35,7 +36,7 @@ def dense():
     """A tiny SqueezeNext's variables, its batch norm not the identity, the same each time."""
     config = recipe(tiny.SQUEEZENEXT, learning_rate=0.5)
     keras.utils.set_random_seed(0)  # else a ReLU may be silent for all, and weights learn nothing
-    arrays = {n: v.numpy() for n, v in model_variables(models.build(config)).items()}
+    arrays = {n: v.numpy() for n, v in model_variables(keras_model.build(config)).items()}
     rng = np.random.default_rng(0)
     for name, array in arrays.items():
         if name.endswith(("gamma", "moving_variance")):
@@ -126,7 +127,7 @@ def test_masks_hold_on_several_devices(dense):
     from squeezenext.training import model_directory
 
     with strategy.scope():
-        model = models.build(config)
+        model = keras_model.build(config)
         model_directory.assign(model, arrays, "the test")
         update = Update(model, config.training, 16, "float32")
         kernel = update.weights[0]

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezenext import graph, labels
+from squeezenext import labels
 from squeezenext.compression import kernel_form, sharing, sqz, sqz_header
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import importing
 from squeezenext.labels import Label
+from squeezenext.network import graph
 from squeezenext.predictor import Predictor
 from tests import tiny
 from tests.conftest import REPOSITORY

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from squeezenext import records
-from squeezenext.convert import convert, csv_lists
+from squeezenext.convert import csv_lists
+from squeezenext.convert.command import convert
 from squeezenext.errors import InputError
 from tests.imagenet_archives import jpeg
 from tests.test_convert import ROOT

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from squeezenext import records
-from squeezenext.convert import convert, verify
+from squeezenext.convert import verify
 from squeezenext.convert import verify as command
+from squeezenext.convert.command import convert
 from squeezenext.errors import InputError
 from squeezenext.records import tfrecord
 from tests.imagenet_archives import class_folders, jpeg

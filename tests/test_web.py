@@ -13,11 +13,12 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from squeezenext import compress, demo, export, files, graph, preprocessing, trained
+from squeezenext import compress, demo, export, files, preprocessing, trained
 from squeezenext.compression import making, sqz
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_web, npm
 from squeezenext.litert import writer
+from squeezenext.network import graph
 from tests import browser as browsers
 from tests import tiny
 from tests.test_export import made as made_model

@@ -157,17 +157,18 @@ def tf_configs(workers: int) -> list[str]:
 
 def model_directory(folder: Path, config: Config):
     """Makes a model directory of a network with random weights and returns the network."""
-    from squeezenext import checkpoint, labels, models
+    from squeezenext import checkpoint, labels
+    from squeezenext.network import keras_model
     from squeezenext.training import model_directory
 
     classes = [labels.Label(f"n{i}", f"class {i}") for i in range(1, config.model.classes + 1)]
     model_directory.create(folder, config, classes)
-    model = models.build(config)
+    model = keras_model.build(config)
     for variable in model.trainable_variables:  # random offsets and scales, too
         if len(variable.shape) == 1:
             noise = np.random.default_rng(1).normal(1.0, 0.3, variable.shape)
             variable.assign(noise.astype(np.float32))
-    state = {name: value.numpy() for name, value in models.model_variables(model).items()}
+    state = {name: value.numpy() for name, value in keras_model.model_variables(model).items()}
     checkpoint.save(folder / "checkpoints", 0, state, {"imported": {}})
     model_directory.write_litert(folder, model)
     return model

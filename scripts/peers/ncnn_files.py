@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext.graph import Graph, Node
+from squeezenext.network.graph import Graph, Node
 
 MAGIC = "7767517"
 _ACTIVATIONS = {"linear": 0, "relu": 1}

@@ -6,13 +6,13 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from squeezenext import models, networks
 from squeezenext.config import Config
+from squeezenext.network import architecture, keras_model
 
 L = keras.layers
 
 
-class StockOps(models.KerasOps):
+class StockOps(keras_model.KerasOps):
     """`networks.Ops` without a layer of ours."""
 
     def conv(self, x, name, filters, kernel, *, initializer, strides=1, groups=1, same=False,
@@ -33,7 +33,7 @@ class StockOps(models.KerasOps):
 def trainer(config: Config, precision: str, batch: int) -> Callable[[int], float]:
     """Returns a function that trains so many steps and says how many seconds they took."""
     keras.config.set_dtype_policy(precision)
-    images, logits = networks.build(StockOps(config.training), config)
+    images, logits = architecture.build(StockOps(config.training), config)
     logits = L.Activation("linear", dtype="float32")(logits)
     model = keras.Model(images, logits)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from squeezenext import networks
 from squeezenext.config import Config
+from squeezenext.network import architecture
 
 
 class TorchOps:
@@ -90,7 +90,7 @@ class Network(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         ops = TorchOps()
-        networks.build(ops, config)
+        architecture.build(ops, config)
         self.layers = nn.ModuleList(module for module, _ in ops.steps)
         self.inputs = [inputs for _, inputs in ops.steps]
 

@@ -9,11 +9,12 @@ import json
 import math
 from pathlib import Path
 
-from squeezenext import files, graph, tf_import
+from squeezenext import files, tf_import
 from squeezenext.compression import method
 from squeezenext.config import Config, recipes
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
+from squeezenext.network import graph
 from squeezenext.records.manifest import Split
 from squeezenext.training import phases
 

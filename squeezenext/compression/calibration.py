@@ -12,9 +12,9 @@ import numpy as np
 
 from squeezenext import preprocessing
 from squeezenext.config import Images
-from squeezenext.graph import Graph, Node
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner, cores
+from squeezenext.network.graph import Graph, Node
 
 Weights = Mapping[str, np.ndarray]
 PLACES = 60  # of each map whose surroundings are looked at, by chance

@@ -160,8 +160,8 @@ def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: 
     from squeezenext import tf_import
 
     tf_import.import_tensorflow()
-    from squeezenext import graph
     from squeezenext.compression import pruning, retraining
+    from squeezenext.network import graph
     from squeezenext.reader import Reader
     from squeezenext.records import dataset
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from squeezenext.graph import Graph
+from squeezenext.network.graph import Graph
 
 
 def density(progress: float, final: float) -> float:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import graph
 from squeezenext.compression import method, pruning
 from squeezenext.compression.sharing import Shared
 from squeezenext.config import Config
 from squeezenext.errors import NotFinite
 from squeezenext.foreign import variables
-from squeezenext.models import model_variables
+from squeezenext.network import graph
+from squeezenext.network.keras_model import model_variables
 from squeezenext.reader import Reader, faults_named
 from squeezenext.training import devices, distillation, micro_batches, model_directory
 from squeezenext.training.history import ProgressBar

@@ -14,12 +14,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from squeezenext import files, graph, labels
+from squeezenext import files, labels
 from squeezenext.compression import arithmetic_streams, huffman_streams, kernel_form, sqz_header
 from squeezenext.compression.sharing import Shared
 from squeezenext.compression.sqz_header import Header
 from squeezenext.config import Config
 from squeezenext.errors import InputError
+from squeezenext.network import graph
 
 SUFFIX = ".sqz"
 MAGIC = b"\x89SQZ\r\n\x1a\n"  # as PNG's: a transfer that changes line ends is noticed at once

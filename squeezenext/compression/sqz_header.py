@@ -10,10 +10,11 @@ import math
 import zlib
 from collections.abc import Iterator
 
-from squeezenext import description, graph, labels
+from squeezenext import description, labels
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
+from squeezenext.network import graph
 
 MAX_HEADER = 4 << 20  # of the JSON, decompressed
 # Of a network; the largest that is published has 4.4 million weights in 44 units.

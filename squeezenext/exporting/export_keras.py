@@ -17,7 +17,7 @@ from squeezenext import augmentation, preprocessing
 from squeezenext.errors import NotKept
 from squeezenext.exporting import pixels
 from squeezenext.exporting.export_litert import DESCRIPTION, describe
-from squeezenext.graph import Node
+from squeezenext.network.graph import Node
 from squeezenext.trained import Trained
 
 L = keras.layers

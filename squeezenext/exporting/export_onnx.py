@@ -11,8 +11,8 @@ import numpy as np
 from squeezenext.errors import InputError
 from squeezenext.exporting import onnx_int8, pixels
 from squeezenext.exporting.export_litert import describe
-from squeezenext.graph import Graph, Node
 from squeezenext.litert import int8
+from squeezenext.network.graph import Graph, Node
 from squeezenext.trained import Trained
 
 PRECISIONS = ("float32", "int8")

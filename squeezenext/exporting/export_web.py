@@ -15,9 +15,9 @@ import numpy as np
 
 from squeezenext.cli import Say
 from squeezenext.exporting import checking, compressed_file, npm, pixels
-from squeezenext.graph import Graph, Node
 from squeezenext.litert import int8, numbers, writer
 from squeezenext.litert.runner import Runner
+from squeezenext.network.graph import Graph, Node
 from squeezenext.predictor import softmax
 from squeezenext.trained import Trained
 

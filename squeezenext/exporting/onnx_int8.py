@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from squeezenext.graph import Graph
 from squeezenext.litert.int8 import Int8, quantize_kernel
+from squeezenext.network.graph import Graph
 
 _FLOAT = ("global_pool", "dense")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from squeezenext.config import Images
-from squeezenext.graph import Graph, Node
+from squeezenext.network.graph import Graph, Node
 
 NORMALIZE = "normalize"  # the layer put before a network whose first layer pads
 

@@ -9,11 +9,11 @@ import math
 
 import numpy as np
 
-from squeezenext import graph
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.foreign import caffe_proto
 from squeezenext.foreign.caffe_proto import Damaged, Layer
+from squeezenext.network import graph
 
 _WEIGHTED = ("Convolution", "InnerProduct", "BatchNorm", "Scale")
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from squeezenext import graph
 from squeezenext.config import Config, SqueezeNet
 from squeezenext.errors import InputError
+from squeezenext.network import graph
 
 LARGEST_GAP = 15
 Shape = tuple[int, int, int, int]  # out x in x height x width

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import card, checkpoint, description, files, graph, preprocessing
+from squeezenext import card, checkpoint, description, files, preprocessing
 from squeezenext.config import CAFFE_SQUASH, TORCHVISION, Config, Images
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
@@ -19,6 +19,7 @@ from squeezenext.foreign import caffemodel, deep_compression, ncnn, npz, pytorch
 from squeezenext.labels import Label
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
+from squeezenext.network import graph
 
 MAX_BYTES = 128 << 20  # of one file; the largest network here has 18 MB
 # What the weights of a format that does not say it are shown.

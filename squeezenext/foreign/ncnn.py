@@ -12,11 +12,11 @@ import math
 
 import numpy as np
 
-from squeezenext import graph
 from squeezenext.config import Config, SqueezeNet
 from squeezenext.errors import InputError
 from squeezenext.foreign import ncnn_param
 from squeezenext.foreign.ncnn_param import Layer
+from squeezenext.network import graph
 
 MAX_PARAM = 1 << 20  # bytes; SqueezeNet's have 7 kB
 MAX_BIN = 64 << 20

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from squeezenext import graph
 from squeezenext.config import Config, SqueezeNet
 from squeezenext.errors import InputError
+from squeezenext.network import graph
 
 NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 

@@ -5,10 +5,10 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from squeezenext import graph
 from squeezenext.config import Config
 from squeezenext.litert import writer
-from squeezenext.models import inference
+from squeezenext.network import graph
+from squeezenext.network.keras_model import inference
 
 TOLERANCE = 1e-3  # of the logits, against the network; float32 kernels differ by 1e-5
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from squeezenext.graph import Graph
 from squeezenext.litert import ranges
 from squeezenext.litert.flatbuffer import LitertFile
 from squeezenext.litert.numbers import DynamicRange, Float32, quantize_kernel
+from squeezenext.network.graph import Graph
 
 _LOW, _HIGH = -128, 127
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from squeezenext.graph import Graph
 from squeezenext.litert import writer
+from squeezenext.network.graph import Graph
 
 Range = tuple[float, float]
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from squeezenext.graph import Graph, Node
 from squeezenext.litert.flatbuffer import LitertFile
 from squeezenext.litert.numbers import Float32
+from squeezenext.network.graph import Graph, Node
 
 INPUT, LOGITS, SCORES = "images", "logits", "probabilities"
 _FUSED = {

@@ -70,9 +70,9 @@ def load(model: str | Path) -> Shipped:
 
 
 def _of_sqz(path: Path) -> Shipped:
-    from squeezenext import graph
     from squeezenext.compression import sqz
     from squeezenext.litert import writer
+    from squeezenext.network import graph
 
     held = sqz.read(path)
     content = writer.write(graph.of(held.config), held.weights)
@@ -151,8 +151,9 @@ def _is_exported(path: Path) -> bool:
 
 
 def _of_checkpoint(directory: Path, config: Config) -> bytes:
-    from squeezenext import graph, trained
+    from squeezenext import trained
     from squeezenext.litert import writer
+    from squeezenext.network import graph
 
     return writer.write(graph.of(config), graph.fold(config, trained.variables(directory)))
 

@@ -10,12 +10,13 @@ import inspect
 import keras
 import tensorflow as tf
 
-from squeezenext import models, trained
+from squeezenext import trained
 from squeezenext.config import Distillation
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import named
-from squeezenext.fusing import fused
+from squeezenext.network import keras_model
+from squeezenext.network.fusing import fused
 from squeezenext.preprocessing import normalize
 from squeezenext.training import losses, model_directory
 
@@ -44,7 +45,7 @@ def _own(name: str, classes: int, precision: str) -> losses.Teacher:
     directory = named.resolve(name)
     config = config_io.read_model(directory)
     _check_classes(name, config.model.classes, classes)
-    model = models.build(config, precision=precision)
+    model = keras_model.build(config, precision=precision)
     model_directory.assign(model, trained.variables(directory), name)
 
     normalized = fused(lambda pixels: normalize(pixels, config.images))

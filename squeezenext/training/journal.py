@@ -7,8 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from squeezenext import data, labels, models
+from squeezenext import data, labels
 from squeezenext.metrics import Evaluation
+from squeezenext.network import keras_model
 from squeezenext.optimization.schedule import learning_rate
 from squeezenext.reader import Reader
 from squeezenext.training import mixing, phases, pictures
@@ -55,7 +56,7 @@ class Journal:
         self.history.images("train/images", tf.cast(seen[:SHOWN] + 0.5, tf.uint8).numpy(), 0)
         self.history.histogram("train/labels", known.numpy(), 0)
         with tf.device("CPU:0"):
-            self.history.graph(models.inference(models.build(config)))
+            self.history.graph(keras_model.inference(keras_model.build(config)))
 
     def call(self, step: int, loss: float, rate: float, cores: float) -> None:
         """Adds the curves of one call; `rate` in images a second, `cores` that were busy.

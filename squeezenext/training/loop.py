@@ -9,10 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import data, models
+from squeezenext import data
 from squeezenext.config import Config
-from squeezenext.fusing import fused
-from squeezenext.models import model_variables
+from squeezenext.network import keras_model
+from squeezenext.network.fusing import fused
+from squeezenext.network.keras_model import model_variables
 from squeezenext.optimization.optimizers import is_classifier
 from squeezenext.optimization.update import Update
 from squeezenext.preprocessing import normalize
@@ -88,7 +89,7 @@ class Loop(scoring.Scorer):
         with strategy.scope():
             self.update = Update(self.model, config.training, examples, precision)
             sizes = set(config.images.progressive) - {config.images.size}
-            self._networks = {size: models.resized(self.model, size) for size in sizes}
+            self._networks = {size: keras_model.resized(self.model, size) for size in sizes}
         self._networks[config.images.size] = self.model
         self.phase = self._phase()
 

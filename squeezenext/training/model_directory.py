@@ -14,13 +14,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import card, description, files, labels, models, stats, tf_import
+from squeezenext import card, description, files, labels, stats, tf_import
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import named
 from squeezenext.litert import from_keras
-from squeezenext.models import model_variables
+from squeezenext.network import keras_model
+from squeezenext.network.keras_model import model_variables
 from squeezenext.optimization.optimizers import CLASSIFIERS
 
 AVERAGE = "average/"
@@ -33,7 +34,7 @@ def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> 
       InputError: the directory holds a model of another configuration or other classes.
     """
     description.write(directory, config, classes)
-    table = stats.to_csv(stats.layers(models.build(config)))
+    table = stats.to_csv(stats.layers(keras_model.build(config)))
     files.write_file(directory / "model_stats.csv", lambda file: file.write_text(table, "utf-8"))
 
 
@@ -42,7 +43,7 @@ def evaluated(state: dict[str, np.ndarray], config: Config) -> dict[str, np.ndar
     weights = {name: array for name, array in state.items() if name.startswith("model/")}
     averages = [state[name] for name in sorted(state) if name.startswith(AVERAGE)]
     if averages:
-        trainable = _trainable_names(models.build(config))
+        trainable = _trainable_names(keras_model.build(config))
         weights.update(zip(trainable, averages, strict=True))
     return weights
 
@@ -107,7 +108,7 @@ def write_end(
       document: what final.json holds.
     """
     with tf.device("CPU:0"), tf_import.native():  # a GPU's precision is no reference
-        model = models.build(config)
+        model = keras_model.build(config)
         assign(model, evaluated(state, config), "the run")
         write_litert(directory, model)
     write_final(directory, document)

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import layers
-from squeezenext.models import model_variables
+from squeezenext.network import layers
+from squeezenext.network.keras_model import model_variables
 
 
 class MovingStatistics:

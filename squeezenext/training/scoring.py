@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import data, models
+from squeezenext import data
 from squeezenext.config import Config
-from squeezenext.fusing import fused
 from squeezenext.metrics import Evaluation
+from squeezenext.network import keras_model
+from squeezenext.network.fusing import fused
 from squeezenext.preprocessing import normalize
 from squeezenext.reader import Reader
 from squeezenext.training import devices, losses
@@ -53,7 +54,7 @@ class Scorer:
         replicas = total // workers
         self.share = data.Share(worker * replicas, replicas, total)
         with strategy.scope():
-            self.model = models.build(config, precision=precision, seed=seed)
+            self.model = keras_model.build(config, precision=precision, seed=seed)
         self.statistics = MovingStatistics(self.model, strategy)
         self._scored = Deliveries()
         self._batches_of: dict[tuple[Reader, int], tuple[Iterable, int]] = {}

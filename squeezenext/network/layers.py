@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from squeezenext.fusing import on_cpu
+from squeezenext.network.fusing import on_cpu
 
 
 def _per_replica(layer, name: str, shape: tuple, dtype: str, initial: str, aggregation: str):

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from squeezenext.fusing import on_cpu
+from squeezenext.network.fusing import on_cpu
 
 
 class Conv2D(keras.layers.Conv2D):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from squeezenext import networks
 from squeezenext.config import Activation, Config, Training
-from squeezenext.convolutions import Conv2D, GroupedConv2D
-from squeezenext.layers import BatchNorm, Dropout, max_pool
+from squeezenext.network import architecture
+from squeezenext.network.convolutions import Conv2D, GroupedConv2D
+from squeezenext.network.layers import BatchNorm, Dropout, max_pool
 
 L = keras.layers
 
@@ -37,7 +37,7 @@ def build(
       [batch, classes] float32 logits.
     """
     with _dtype_policy(precision):
-        images, logits = networks.build(KerasOps(config.training, seed), config, size)
+        images, logits = architecture.build(KerasOps(config.training, seed), config, size)
         logits = L.Activation("linear", dtype="float32", name="logits")(logits)
         return keras.Model(images, logits, name=type(config.model).__name__.lower())
 
@@ -94,9 +94,9 @@ class KerasOps:
         x,
         name: str,
         filters: int,
-        kernel: networks.Kernel,
+        kernel: architecture.Kernel,
         *,
-        initializer: networks.Start,
+        initializer: architecture.Start,
         strides: int = 1,
         groups: int = 1,
         same: bool = False,
@@ -148,7 +148,7 @@ class KerasOps:
     def global_pool(self, x, name: str):
         return L.GlobalAveragePooling2D(dtype="float32", name=name)(x)
 
-    def dense(self, x, name: str, units: int, initializer: networks.Start, bias: bool):
+    def dense(self, x, name: str, units: int, initializer: architecture.Start, bias: bool):
         return L.Dense(
             units,
             use_bias=bias,

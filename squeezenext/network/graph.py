@@ -13,11 +13,11 @@ from typing import Literal
 
 import numpy as np
 
-from squeezenext import networks
 from squeezenext.config import Activation, Config
 from squeezenext.errors import InputError
+from squeezenext.network import architecture
 
-EPSILON = 1e-5  # caffe.proto BatchNormParameter: eps; squeezenext.layers.BatchNorm's too
+EPSILON = 1e-5  # caffe.proto BatchNormParameter: eps; squeezenext.network.layers.BatchNorm's too
 Op = Literal["input", "conv", "max_pool", "pad", "concat", "add", "global_pool", "dense"]
 Sides = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
 _NONE: Sides = ((0, 0), (0, 0))
@@ -83,7 +83,7 @@ class Graph:
 def of(config: Config, size: int | None = None) -> Graph:
     """Records the folded network of a configuration, for images of side `size`."""
     ops = _Recorder()
-    networks.build(ops, config, size)
+    architecture.build(ops, config, size)
     return Graph(tuple(ops.nodes.values()))
 
 
@@ -155,9 +155,9 @@ class _Recorder:
         x: str,
         name: str,
         filters: int,
-        kernel: networks.Kernel,
+        kernel: architecture.Kernel,
         *,
-        initializer: networks.Start,
+        initializer: architecture.Start,
         strides: int = 1,
         groups: int = 1,
         same: bool = False,
@@ -215,6 +215,8 @@ class _Recorder:
     def global_pool(self, x: str, name: str) -> str:
         return self._record("global_pool", name, [x], (self.channels(x),))
 
-    def dense(self, x: str, name: str, units: int, initializer: networks.Start, bias: bool) -> str:
+    def dense(
+        self, x: str, name: str, units: int, initializer: architecture.Start, bias: bool
+    ) -> str:
         del initializer
         return self._record("dense", name, [x], (units,), bias=bias)
