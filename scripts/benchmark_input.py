@@ -52,17 +52,17 @@ def contestant(directory: Path, kind: str) -> Iterator[int]:
 
 
 def _ours(split: manifest.Split, resized: bool) -> Iterator[int]:
-    from squeezenext import config, data, preprocessing
+    from squeezenext import config, data
+    from squeezenext.images import augment, decoding
     from squeezenext.network.fusing import fused
     from squeezenext.reader import Reader
-    from squeezenext.training import mixing
 
     images = config.CAFFE_RANDOM_RESIZED_CROP if resized else config.CAFFE_SQUASH
 
     @fused  # in training it belongs to the step; here it is timed, as the peers' is
     def finish(pixels, labels, numbers):
-        pixels, _ = mixing.augmented(pixels, labels, numbers, images, CLASSES)
-        return preprocessing.normalize(pixels, images)
+        pixels, _ = augment.augmented(pixels, labels, numbers, images, CLASSES)
+        return decoding.normalize(pixels, images)
 
     options = {"seed": 0, "start": 0, "micro_batch": BATCH, "share": data.Share()}
     for element in data.training(Reader(split), images, CLASSES, **options):

@@ -26,16 +26,16 @@ Ways = dict[str, Callable[[], object]]
 def _images() -> Ways:
     import tensorflow as tf
 
-    from squeezenext import config, preprocessing
+    from squeezenext import config
+    from squeezenext.images import augment, decoding
     from squeezenext.network.fusing import fused
-    from squeezenext.training import mixing
 
     pixels = tf.cast(tf.random.uniform((BATCH, 227, 227, 3), 0, 256, tf.int32), tf.uint8)
     numbers = tf.random.uniform((BATCH, 1))
 
     def shown(pixels, numbers):
-        mirrored = tf.cast(mixing.horizontal_flip(pixels, numbers), tf.float32)
-        return preprocessing.normalize(mirrored, config.CAFFE_SQUASH)
+        mirrored = tf.cast(augment.horizontal_flip(pixels, numbers), tf.float32)
+        return decoding.normalize(mirrored, config.CAFFE_SQUASH)
 
     return {
         "an operation after the other": lambda: shown(pixels, numbers),

@@ -18,9 +18,10 @@ from squeezenext.cli import run
 from squeezenext.config import Config, recipes
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
+from squeezenext.images import augment
 from squeezenext.reader import Reader
 from squeezenext.records import dataset
-from squeezenext.training import mixing, phases
+from squeezenext.training import phases
 
 
 def sheet(config: Config, reader: Reader, rows: int, columns: int, seed: int) -> np.ndarray:
@@ -45,7 +46,7 @@ def _epoch(config: Config, reader: Reader, numbers, epoch: int, seed: int) -> np
     images = phases.resized(config.images, phases.phase(config, epoch).size)
     classes = config.model.classes
     batch = data.examples(reader, images, classes, seed=seed, numbers=numbers, epoch=epoch)
-    pixels, _ = mixing.augmented(*batch, images, classes)
+    pixels, _ = augment.augmented(*batch, images, classes)
     return tf.cast(pixels + 0.5, tf.uint8).numpy()
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import augmentation, draws
 from squeezenext.config import Images
+from squeezenext.images import augment, crops
 from squeezenext.reader import SCHEMA, Reader
 
 
@@ -109,26 +109,26 @@ def _shown(reader, images: Images, classes, pairs, *, seed, micro_batch, echo) -
 
     def batches():
         for numbers, epochs in pairs():
-            yield numbers[::echo], draws.of_steps(steps, seed, epochs, numbers)
+            yield numbers[::echo], augment.of_steps(steps, seed, epochs, numbers)
 
     def parse(numbers, values):
         # A micro-batch at once: a hundred operations, which for each image would cost a tenth more.
         jpegs, heights, widths, labels = _parse(_read(reader, numbers), classes)
         sides = (tf.repeat(heights, echo), tf.repeat(widths, echo))
-        windows = _cut(augmentation.windows(*sides, images, values), different, echo)
-        how = augmentation.reading(windows, images.size)
+        windows = _cut(crops.windows(*sides, images, values), different, echo)
+        how = crops.reading(windows, images.size)
         return jpegs, how, labels, _cut(values, different, echo)
 
     def decode(jpeg, how, label, values):
-        return augmentation.crops(jpeg, how, images.size), tf.repeat(label, echo), values
+        return crops.crops(jpeg, how, images.size), tf.repeat(label, echo), values
 
     def join(*parts):
         pixels, labels, values = (_flat(part, micro_batch) for part in parts)
-        return augmentation.moved(pixels, images, values), labels, values
+        return crops.moved(pixels, images, values), labels, values
 
     signature = (
         tf.TensorSpec([different], tf.int64),
-        tf.TensorSpec([micro_batch, draws.places(steps)[-1].stop], tf.float32),
+        tf.TensorSpec([micro_batch, augment.places(steps)[-1].stop], tf.float32),
     )
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
     dataset = dataset.map(parse, num_parallel_calls=2, deterministic=True).unbatch()
@@ -185,7 +185,7 @@ def _read(reader: Reader, numbers: tf.Tensor) -> tf.Tensor:
 
 def _centre(payload, images: Images, classes: int):
     jpegs, heights, widths, labels = _parse(payload[tf.newaxis], classes)
-    return augmentation.centre(jpegs[0], heights[0], widths[0], images), labels[0]
+    return crops.centre(jpegs[0], heights[0], widths[0], images), labels[0]
 
 
 def _parse(payloads, classes: int):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import preprocessing, records
+from squeezenext import records
 from squeezenext.config import Images
 from squeezenext.errors import InputError
+from squeezenext.images import decoding
 from squeezenext.labels import Label
 from squeezenext.records import dataset, example, tfrecord
 
@@ -51,7 +52,7 @@ def read(
         payload = _payload(path, offset, length, int(number - first[shard]))
         name = f"record {number} of {path}"
         encoded, label = example.image_and_class(payload, len(known), name)
-        yield preprocessing.centre_pixels(preprocessing.read_image(encoded, name), images), label
+        yield decoding.centre_pixels(decoding.read_image(encoded, name), images), label
 
 
 def first_split(data_dir: str | Path, splits: tuple[str, ...]) -> str | None:

@@ -14,8 +14,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from squeezenext import preprocessing
 from squeezenext.errors import InputError
+from squeezenext.images import decoding
 from squeezenext.litert.runner import Runner, cores
 from squeezenext.prediction import shipped, sources
 
@@ -129,10 +129,10 @@ class Predictor:
         return self._view(image, self._runner)
 
     def _view(self, image: Image.Image, runner: Runner) -> View:
-        image = preprocessing.to_rgb(image)
-        pixels = preprocessing.centre_pixels(image, self.config.images).astype(np.float32)
+        image = decoding.to_rgb(image)
+        pixels = decoding.centre_pixels(image, self.config.images).astype(np.float32)
         if self._model.rgb is None:
-            outputs = runner.run(preprocessing.normalize(pixels, self.config.images))
+            outputs = runner.run(decoding.normalize(pixels, self.config.images))
             with np.errstate(all="ignore"):  # what is no number is told below
                 probabilities = softmax(outputs[0] / np.float32(self._model.temperature))
         else:
@@ -257,7 +257,7 @@ def _opened(path: str) -> Iterator[Image.Image]:
     Two of 50 million pixels at once would not fit into a gigabyte.
     """
     name = "standard input" if path == "-" else path
-    image = preprocessing.open_image(sources.read(path), name)
+    image = decoding.open_image(sources.read(path), name)
     large = image.width * image.height > _LARGE_PIXELS
     with _ONE_LARGE if large else contextlib.nullcontext():
-        yield preprocessing.decode(image, name)
+        yield decoding.decode(image, name)

@@ -19,9 +19,9 @@ from PIL import Image, ImageOps
 
 from squeezenext import records
 from squeezenext.convert import checksums, command, estimate, images, listing
-from squeezenext.convert import jpeg as segments
 from squeezenext.convert.command import convert
 from squeezenext.errors import InputError, RunAgain
+from squeezenext.images import jpeg as segments
 from tests import imagenet_archives as archives
 from tests.imagenet_archives import class_folders, encoded, jpeg, picture
 

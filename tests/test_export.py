@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squeezenext import checkpoint, export, labels, photographs, preprocessing, trained
+from squeezenext import checkpoint, export, labels, photographs, trained
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_litert, export_web
+from squeezenext.images import decoding
 from squeezenext.litert import metadata
 from squeezenext.network import graph
 from squeezenext.predictor import Predictor
@@ -144,8 +145,8 @@ def test_saved_models_serve_pixels_and_files(model, tmp_path):
     assert command(model, out, "saved_model") == 0  # replaces what is there
     photos = [tiny.jpeg(number, 1) for number in range(2)]
     known = trained.load(model)
-    read = [preprocessing.read_image(photo, "photo") for photo in photos]
-    pixels = np.stack([preprocessing.centre_pixels(x, known.config.images) for x in read])
+    read = [decoding.read_image(photo, "photo") for photo in photos]
+    pixels = np.stack([decoding.centre_pixels(x, known.config.images) for x in read])
     expected = [checking.reference(known)(image) for image in pixels]
     loaded = tf.saved_model.load(str(out))
     for name, images in (("serving_default", pixels), ("encoded", np.array(photos))):
@@ -278,7 +279,7 @@ def test_the_fitted_temperature_is_in_every_file(
     assert f"{measured}: top-1 " in capsys.readouterr().out
     if kind == "litert" and precision == "float32":
         (photo,) = [tiny.jpeg(3, 1)]
-        image = preprocessing.read_image(photo, "photo")
+        image = decoding.read_image(photo, "photo")
         told = [Predictor(x).probabilities(image) for x in (out.rename(out.with_suffix(".tflite")),
                                                             folder, model)]  # fmt: skip
         np.testing.assert_allclose(told[0], told[1], atol=1e-4)

@@ -9,7 +9,6 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance
 from scipy import stats
 
-from squeezenext import draws
 from squeezenext.config import TORCHVISION
 from squeezenext.config.augmentation import (
     ColorJitter,
@@ -19,8 +18,8 @@ from squeezenext.config.augmentation import (
     RandomErasing,
     RandomResizedCrop,
 )
+from squeezenext.images import augment
 from squeezenext.network.fusing import fused
-from squeezenext.training import mixing
 
 SIDE = 24
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, SIDE, SIDE, 3)).astype(np.uint8)
@@ -40,12 +39,12 @@ def images(*steps):
 
 def numbers(config, examples=range(6), epoch=0):
     examples = np.array(examples)
-    return draws.of_steps(config.augmentation, 1, np.full(len(examples), epoch), examples)
+    return augment.of_steps(config.augmentation, 1, np.full(len(examples), epoch), examples)
 
 
 def augmented(config, values, pixels=PIXELS, labels=LABELS):
     arguments = [tf.constant(x) for x in (pixels, labels, values)]
-    return [part.numpy() for part in mixing.augmented(*arguments, config, 4)]
+    return [part.numpy() for part in augment.augmented(*arguments, config, 4)]
 
 
 @pytest.mark.parametrize("steps", [*[(step,) for step in STEPS], STEPS])
@@ -53,8 +52,8 @@ def test_each_is_the_same_eagerly_in_tf_data_and_compiled(steps):
     config = images(*steps)
     values = numbers(config)
     dataset = tf.data.Dataset.from_tensors((PIXELS, LABELS, values))
-    mapped = dataset.map(lambda x, y, z: mixing.augmented(x, y, z, config, 4))
-    compiled = fused(lambda x, y, z: mixing.augmented(x, y, z, config, 4))
+    mapped = dataset.map(lambda x, y, z: augment.augmented(x, y, z, config, 4))
+    compiled = fused(lambda x, y, z: augment.augmented(x, y, z, config, 4))
     eager = augmented(config, values)
     given = [tf.constant(x) for x in (PIXELS, LABELS, values)]
     for ours, inside, one_pass in zip(eager, next(iter(mapped)), compiled(*given), strict=True):
@@ -89,7 +88,7 @@ def test_colours_against_pillow(place, enhance, number):
     amounts = {("brightness", "contrast", "saturation")[place]: 0.4}
     row = np.full((6, 4), 0.5, np.float32)
     row[:, place] = number
-    ours = mixing.color_jitter(tf.constant(PIXELS, tf.float32), row, ColorJitter(**amounts))
+    ours = augment.color_jitter(tf.constant(PIXELS, tf.float32), row, ColorJitter(**amounts))
     for image, before in zip(ours.numpy(), PIXELS, strict=True):
         factor = 1 + (number * 2 - 1) * 0.4
         theirs = np.asarray(enhance(Image.fromarray(before)).enhance(factor), float)
@@ -98,7 +97,7 @@ def test_colours_against_pillow(place, enhance, number):
 
 def test_hue_against_colorsys():
     row = np.tile(np.float32([0.5, 0.5, 0.5, 0.9]), (6, 1))
-    ours = mixing.color_jitter(tf.constant(PIXELS, tf.float32), row, ColorJitter(hue=0.2)).numpy()
+    ours = augment.color_jitter(tf.constant(PIXELS, tf.float32), row, ColorJitter(hue=0.2)).numpy()
     for y, x in ((0, 0), (3, 7), (20, 11)):
         hue, saturation, value = colorsys.rgb_to_hsv(*PIXELS[2, y, x] / 255)
         theirs = np.array(colorsys.hsv_to_rgb((hue + 0.16) % 1, saturation, value)) * 255
@@ -107,9 +106,9 @@ def test_hue_against_colorsys():
 
 def test_erasing_covers_a_rectangle_of_the_size_asked_for():
     step = RandomErasing(probability=0.5, scale=(0.1, 0.2), ratio=(0.5, 2.0))
-    rows = draws.uniform(0, np.zeros(400, int), np.arange(400), 5)
+    rows = augment.uniform(0, np.zeros(400, int), np.arange(400), 5)
     black = tf.zeros([400, SIDE, SIDE, 3])
-    covered = mixing.random_erasing(black, tf.constant(rows), step, (1.0, 2.0, 3.0)).numpy()
+    covered = augment.random_erasing(black, tf.constant(rows), step, (1.0, 2.0, 3.0)).numpy()
     assert set(np.unique(covered[..., 0])) == {0, 1} and covered.max() == 3
     for image, row in zip(covered[..., 0], rows, strict=True):
         if row[0] >= 0.5:
@@ -123,7 +122,7 @@ def test_erasing_covers_a_rectangle_of_the_size_asked_for():
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
 def test_the_quantiles_are_scipy_s(alpha):
     values = np.linspace(0.001, 0.999, 50).astype(np.float32)
-    ours = mixing.beta_quantile(tf.constant(values), alpha).numpy()
+    ours = augment.beta_quantile(tf.constant(values), alpha).numpy()
     np.testing.assert_allclose(ours, stats.beta.ppf(values, alpha, alpha), atol=2e-4)
 
 

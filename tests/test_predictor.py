@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezenext import predict, predictor, preprocessing
+from squeezenext import predict, predictor
 from squeezenext.errors import InputError
+from squeezenext.images import decoding
 from squeezenext.litert.runner import Runner
 from squeezenext.prediction import explain, shipped, sources
 from squeezenext.predictor import Predictor
@@ -51,8 +52,8 @@ def model(request):
 def layer_outputs(model, names, image, config):
     import keras
 
-    pixels = preprocessing.centre_pixels(image, config.images)
-    inputs = preprocessing.normalize(pixels.astype(np.float32), config.images)[np.newaxis]
+    pixels = decoding.centre_pixels(image, config.images)
+    inputs = decoding.normalize(pixels.astype(np.float32), config.images)[np.newaxis]
     part = keras.Model(model.inputs, [model.get_layer(name).output for name in names])
     return [np.asarray(value)[0] for value in part([inputs], training=False)]
 
@@ -218,7 +219,7 @@ def test_any_mode_is_seen_as_its_file_would_be(squeezenext, photos, tmp_path, mo
     known, image = Predictor(squeezenext[0]), predictor.read(photos / "01.jpg")
     given = image.convert("L").convert(mode) if mode == "I;16" else image.convert(mode)
     seen = known.probabilities(given)
-    expected = known.probabilities(preprocessing.to_rgb(given.copy()))
+    expected = known.probabilities(decoding.to_rgb(given.copy()))
     np.testing.assert_array_equal(seen, expected)
     if mode in ("RGBA", "YCbCr"):
         np.testing.assert_allclose(seen, known.probabilities(image), atol=0.05)
@@ -327,7 +328,7 @@ def test_an_exported_file_answers_as_its_model(model, photos, tmp_path, precisio
 
     shown = Predictor(model[0]).config.images
     images = [predictor.read(path) for path in sorted(photos.iterdir())]
-    crops = [preprocessing.centre_pixels(image, shown) for image in images]
+    crops = [decoding.centre_pixels(image, shown) for image in images]
     file = tmp_path / "exported.tflite"
     file.write_bytes(export_litert.convert(trained.load(model[0]), precision, crops))
     exported, own = Predictor(file, inside=True), Predictor(model[0], inside=True)
@@ -357,7 +358,7 @@ def test_a_temperature_is_in_every_shipped_form(model, photos, tmp_path):
     image = predictor.read(photos / "01.jpg")
     expected = own.probabilities(image)
     assert np.abs(expected - Predictor(model[0]).probabilities(image)).max() > 0.005
-    crop = preprocessing.centre_pixels(image, own.config.images)
+    crop = decoding.centre_pixels(image, own.config.images)
     for precision, close in (("float32", 1e-4), ("int8", 0.3)):
         file = tmp_path / f"{precision}.tflite"
         file.write_bytes(export_litert.convert(known, precision, [crop]))
@@ -378,7 +379,7 @@ def test_maps_of_a_dense_classifier_hold_its_bias(photos, tmp_path):
     image = predictor.read(photos / "03.jpg")
     own = Predictor(tmp_path, inside=True)
     logits = np.log(own.probabilities(image))
-    crop = preprocessing.centre_pixels(image, own.config.images)
+    crop = decoding.centre_pixels(image, own.config.images)
     for precision, close in (("", 1e-3), ("int8", 0.3)):
         if precision:
             file = tmp_path / "int8.tflite"

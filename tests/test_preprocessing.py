@@ -1,4 +1,4 @@
-"""Tests for `squeezenext/preprocessing.py` and `augmentation.py`: one preprocessing."""
+"""Tests for `squeezenext/images/decoding.py` and `augmentation.py`: one preprocessing."""
 
 import dataclasses
 import io
@@ -9,7 +9,6 @@ import tensorflow as tf
 from PIL import Image
 from scipy import ndimage
 
-from squeezenext import augmentation, draws, preprocessing
 from squeezenext.config import (
     CAFFE_RANDOM_RESIZED_CROP,
     CAFFE_SHORT_SIDE,
@@ -18,7 +17,8 @@ from squeezenext.config import (
 )
 from squeezenext.config.augmentation import RandomResizedCrop, ShiftScaleRotate
 from squeezenext.errors import InputError
-from squeezenext.training import mixing
+from squeezenext.images import augment, decoding
+from squeezenext.images import crops as images_crops
 
 CHOICES = [CAFFE_SQUASH, CAFFE_SHORT_SIDE, TORCHVISION, CAFFE_RANDOM_RESIZED_CROP]
 
@@ -41,10 +41,10 @@ def sides(height, width):
                                                (60, 50)])  # fmt: skip
 def test_prediction_sees_what_evaluation_sees(images, height, width):
     data = photograph(height, width)
-    pillow = preprocessing.centre_pixels(preprocessing.read_image(data, "x"), images)
-    eager = augmentation.centre(tf.constant(data), *sides(height, width), images).numpy()
+    pillow = decoding.centre_pixels(decoding.read_image(data, "x"), images)
+    eager = images_crops.centre(tf.constant(data), *sides(height, width), images).numpy()
     dataset = tf.data.Dataset.from_tensors((data, *sides(height, width)))
-    mapped = next(iter(dataset.map(lambda d, h, w: augmentation.centre(d, h, w, images)))).numpy()
+    mapped = next(iter(dataset.map(lambda d, h, w: images_crops.centre(d, h, w, images)))).numpy()
     assert pillow.shape == eager.shape == (images.size, images.size, 3)
     assert np.abs(pillow.astype(int) - eager).max() <= 1  # Pillow computes in integers
     np.testing.assert_array_equal(eager, mapped)
@@ -53,23 +53,23 @@ def test_prediction_sees_what_evaluation_sees(images, height, width):
 @pytest.mark.parametrize(("height", "width"), [(300, 400), (411, 287), (333, 500)])
 def test_the_short_side_crop_is_torchvision_s(height, width):
     """Resize(256), CenterCrop(224) as torchvision computes them, in whole pixels."""
-    image = preprocessing.read_image(photograph(height, width), "x")
+    image = decoding.read_image(photograph(height, width), "x")
     short = min(height, width)
     resized = image.resize((256 * width // short, 256 * height // short), Image.Resampling.BILINEAR)
     top, left = (int(round((side - 224) / 2.0)) for side in (resized.height, resized.width))
     expected = np.asarray(resized)[top : top + 224, left : left + 224].astype(int)
-    assert np.abs(preprocessing.centre_pixels(image, TORCHVISION) - expected).max() <= 1
+    assert np.abs(decoding.centre_pixels(image, TORCHVISION) - expected).max() <= 1
 
 
 def test_normalize_gives_each_channel_its_own_mean():
     pixels = np.float32([[[10, 20, 30]]])
     np.testing.assert_allclose(
-        preprocessing.normalize(pixels, CAFFE_SQUASH), [[[30 - 104, 20 - 117, 10 - 123]]]
+        decoding.normalize(pixels, CAFFE_SQUASH), [[[30 - 104, 20 - 117, 10 - 123]]]
     )
     expected = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     for normalized in (
-        preprocessing.normalize(pixels, TORCHVISION),
-        preprocessing.normalize(tf.constant(pixels), TORCHVISION).numpy(),
+        decoding.normalize(pixels, TORCHVISION),
+        decoding.normalize(tf.constant(pixels), TORCHVISION).numpy(),
     ):
         np.testing.assert_allclose(normalized, expected, rtol=1e-5)
 
@@ -78,24 +78,24 @@ def numbers_of(images, examples, epoch=0, seed=0):
     """The random numbers of some examples, one row each."""
     examples = np.array(examples)
     steps = images.augmentation
-    return draws.of_steps(steps, seed, np.full(len(examples), epoch), examples)
+    return augment.of_steps(steps, seed, np.full(len(examples), epoch), examples)
 
 
 def crops(data, rectangles, size):
     """The windows of one JPEG, [copies, size, size, 3]."""
-    how = augmentation.reading(rectangles[tf.newaxis], size)
-    return augmentation.crops(data, augmentation.Reading(*(part[0] for part in how)), size)
+    how = images_crops.reading(rectangles[tf.newaxis], size)
+    return images_crops.crops(data, images_crops.Reading(*(part[0] for part in how)), size)
 
 
 def shown(data, height, width, images, numbers):
     """What training shows of one JPEG, an image for each row of random numbers."""
     count = len(numbers)
     heights, widths = (tf.constant([side] * count, tf.int64) for side in (height, width))
-    rectangles = augmentation.windows(heights, widths, images, tf.constant(numbers))
+    rectangles = images_crops.windows(heights, widths, images, tf.constant(numbers))
     pixels = [crops(data, r[tf.newaxis], images.size)[0] for r in rectangles]
-    pixels = augmentation.moved(tf.stack(pixels), images, tf.constant(numbers))
+    pixels = images_crops.moved(tf.stack(pixels), images, tf.constant(numbers))
     labels = tf.zeros([count], tf.int64)
-    return mixing.augmented(pixels, labels, tf.constant(numbers), images, 1)[0].numpy()
+    return augment.augmented(pixels, labels, tf.constant(numbers), images, 1)[0].numpy()
 
 
 @pytest.mark.parametrize("images", CHOICES)
@@ -109,7 +109,7 @@ def test_augmentation_is_a_function_of_its_numbers(images):
 def test_random_crops_are_windows_of_the_resized_image():
     images = dataclasses.replace(CAFFE_SQUASH, size=60, resize=64)
     data = photograph(64, 64)
-    whole = np.asarray(preprocessing.read_image(data, "x"), np.float32)
+    whole = np.asarray(decoding.read_image(data, "x"), np.float32)
     # Without the last column: libjpeg interpolates colour there from the window alone, which moves
     # it by up to 12 of 255; decoding more to be exact would cost every image time.
     windows = {whole[y : y + 60, x : x + 59].tobytes() for y in range(5) for x in range(5)}
@@ -123,7 +123,7 @@ def test_random_crops_are_windows_of_the_resized_image():
 def test_windows_lie_inside_the_image(images, height, width):
     numbers = tf.constant(numbers_of(images, range(200)))
     heights, widths = (tf.constant([side] * 200, tf.int64) for side in (height, width))
-    top, left, rows, columns = augmentation.windows(heights, widths, images, numbers).numpy().T
+    top, left, rows, columns = images_crops.windows(heights, widths, images, numbers).numpy().T
     assert min(top.min(), left.min()) >= 0 and min(rows.min(), columns.min()) >= 1
     assert (top + rows).max() <= height and (left + columns).max() <= width
     if isinstance(images.augmentation[0], RandomResizedCrop) and height < 2000:
@@ -135,7 +135,7 @@ def test_windows_lie_inside_the_image(images, height, width):
 def test_crops_show_their_window_at_every_reduction(side, reach):
     """Against Pillow's antialiased resize: bilinear at up to twofold, averaged above."""
     data = photograph(side, side)
-    whole = preprocessing.read_image(data, "x")
+    whole = decoding.read_image(data, "x")
     first, last = side // 8, side // 8 + side * 3 // 4
     rectangle = tf.constant([[first, first, last - first, last - first]])
     crop = crops(tf.constant(data), rectangle, 48)[0].numpy().astype(float)
@@ -158,10 +158,10 @@ def test_copies_of_one_decoding_are_the_crops_they_would_be_alone():
 def test_shift_scale_rotate_against_scipy():
     """Draws of several images, computed again by scipy's affine_transform."""
     step = ShiftScaleRotate(shift=0.1, scale=0.2, rotate_degrees=30.0, probability=0.5)
-    image = np.asarray(preprocessing.read_image(photograph(64, 64), "x"))
-    numbers = draws.uniform(3, np.zeros(6, int), np.arange(6), 5)
+    image = np.asarray(decoding.read_image(photograph(64, 64), "x"))
+    numbers = augment.uniform(3, np.zeros(6, int), np.arange(6), 5)
     stacked = tf.constant(np.stack([image] * 6))
-    moved = augmentation.shift_scale_rotate(stacked, tf.constant(numbers), step).numpy()
+    moved = images_crops.shift_scale_rotate(stacked, tf.constant(numbers), step).numpy()
     assert 0 < (numbers[:, 4] < 0.5).sum() < 6
     for ours, row in zip(moved, numbers, strict=True):
         if row[4] >= 0.5:
@@ -205,19 +205,19 @@ GREY = np.linspace(0, 255, 64 * 64).reshape(64, 64)
     ids=["grey", "16-bit", "CMYK", "RGBA", "palette", "grey-alpha", "bilevel", "GIF", "BMP"],
 )
 def test_every_kind_of_image_becomes_rgb(data, mean):
-    image = preprocessing.read_image(data, "x")
+    image = decoding.read_image(data, "x")
     assert image.mode == "RGB"
     assert np.asarray(image).mean() == pytest.approx(mean, abs=1.5)
-    assert preprocessing.centre_pixels(image, CAFFE_SQUASH).shape == (227, 227, 3)
+    assert decoding.centre_pixels(image, CAFFE_SQUASH).shape == (227, 227, 3)
 
 
 @pytest.mark.parametrize("data", [b"", b"text", photograph(64, 64)[:500], b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_image_is_named(data):
     with pytest.raises(InputError, match=r"photo\.jpg is not an image that can be read"):
-        preprocessing.read_image(data, "photo.jpg")
+        decoding.read_image(data, "photo.jpg")
 
 
 def test_a_huge_image_is_refused_before_it_is_decoded():
     data = encoded(Image.new("1", (9_000, 9_000)), "PNG")
     with pytest.raises(InputError, match="9000 x 9000: over 50,000,000 pixels"):
-        preprocessing.read_image(data, "x")
+        decoding.read_image(data, "x")

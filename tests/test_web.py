@@ -13,10 +13,11 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from squeezenext import compress, demo, export, files, preprocessing, trained
+from squeezenext import compress, demo, export, files, trained
 from squeezenext.compression import making, sqz
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_web, npm
+from squeezenext.images import decoding
 from squeezenext.litert import writer
 from squeezenext.network import graph
 from tests import browser as browsers
@@ -252,8 +253,8 @@ def _compressed(model, path):
 
 
 def _crop(path, model):
-    image = preprocessing.read_image(path.read_bytes(), path.name)
-    return preprocessing.centre_pixels(image, model.config.images)
+    image = decoding.read_image(path.read_bytes(), path.name)
+    return decoding.centre_pixels(image, model.config.images)
 
 
 @pytest.fixture

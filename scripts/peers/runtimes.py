@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import preprocessing, trained
+from squeezenext import trained
 from squeezenext.exporting import checking
+from squeezenext.images import decoding
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
 from squeezenext.predictor import softmax
@@ -109,7 +110,7 @@ def _is_right(worker: Worker, model: trained.Trained, images: Path) -> bool:
     network = Runner(writer.write(model.graph, model.weights), 1, model.name)
     wanted = np.stack(
         [
-            network.run(preprocessing.normalize(x.astype(np.float32), model.config.images))[0]
+            network.run(decoding.normalize(x.astype(np.float32), model.config.images))[0]
             for x in shown
         ]
     )

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import photographs, preprocessing
+from squeezenext import photographs
 from squeezenext.compression.sqz import Encoded
+from squeezenext.images import decoding
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
 from squeezenext.trained import Trained
@@ -88,7 +89,7 @@ class Examination:
 
 def as_input(pixels: np.ndarray, config) -> np.ndarray:
     """Returns what the network reads of `photographs.read`'s pixels."""
-    return preprocessing.normalize(pixels.astype(np.float32), config.images)
+    return decoding.normalize(pixels.astype(np.float32), config.images)
 
 
 def show(report: dict) -> None:

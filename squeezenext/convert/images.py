@@ -12,9 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageChops
 
-from squeezenext import preprocessing
-from squeezenext.convert import jpeg
-from squeezenext.convert.jpeg import END, ImageError
+from squeezenext.images import decoding, jpeg
+from squeezenext.images.jpeg import END, ImageError
 
 MAX_BYTES = 64 << 20  # ImageNet's largest image has 15 MB
 MAX_PIXELS = 89_478_485  # Pillow's own warning level: 256 MB of RGB
@@ -99,8 +98,8 @@ def _usual(data: bytes) -> Normalised:
         return _encoded(image, f"{kind} encoded as JPEG")
     header = jpeg.header(data)
     _check_size(header.width, header.height)
-    if not header.one_scan and preprocessing.too_many_scans(data):
-        raise ImageError(f"has over {preprocessing.MAX_SCANS} scans")
+    if not header.one_scan and decoding.too_many_scans(data):
+        raise ImageError(f"has over {decoding.MAX_SCANS} scans")
     if header.components == 4:
         return _encoded(_from_cmyk(_decode(data), header.adobe), "CMYK converted to RGB")
     if header.frame not in _USUAL_FRAMES or header.components not in (1, 3):

@@ -16,11 +16,12 @@ from typing import BinaryIO
 import numpy as np
 
 from squeezenext import files, labels, progress, records
-from squeezenext.convert import commit, images, jpeg
+from squeezenext.convert import commit, images
 from squeezenext.convert.listing import Collection, Watch, is_text, listing, printable
 from squeezenext.convert.pool import Pool
 from squeezenext.convert.shards import RECORD, Written, fingerprint, sha256
 from squeezenext.errors import InputError, RunAgain
+from squeezenext.images import jpeg
 from squeezenext.records import schema, tfrecord
 
 _SHARD = re.compile(

@@ -22,9 +22,10 @@ from absl import flags
 
 from squeezenext import cli as command_line
 from squeezenext import progress, records
-from squeezenext.convert import images, jpeg
+from squeezenext.convert import images
 from squeezenext.convert.pool import Pool, default_workers
 from squeezenext.errors import InputError, SomeInputsFailed
+from squeezenext.images import jpeg
 from squeezenext.records import schema, tfrecord
 
 # Looks at every byte of one shard: the job of a verifying process. Imports no TensorFlow.

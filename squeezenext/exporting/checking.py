@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import photographs, preprocessing
+from squeezenext import photographs
 from squeezenext.errors import NotKept
+from squeezenext.images import decoding
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
 from squeezenext.predictor import softmax
@@ -50,7 +51,7 @@ def reference(model: Trained) -> Run:
     network = Runner(writer.write(model.graph, model.weights), 1, model.name)
 
     def run(pixels: np.ndarray) -> np.ndarray:
-        shown = preprocessing.normalize(pixels.astype(np.float32), model.config.images)
+        shown = decoding.normalize(pixels.astype(np.float32), model.config.images)
         return softmax(network.run(shown)[0] / np.float32(model.temperature))
 
     return run

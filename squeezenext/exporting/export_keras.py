@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from squeezenext import augmentation, preprocessing
 from squeezenext.errors import NotKept
 from squeezenext.exporting import pixels
 from squeezenext.exporting.export_litert import DESCRIPTION, describe
+from squeezenext.images import crops, decoding
 from squeezenext.network.graph import Node
 from squeezenext.trained import Trained
 
@@ -112,7 +112,7 @@ def write_saved_model(model: Trained, path: Path) -> None:
 
     def decode(content):
         height, width, _ = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(content), tf.int64))
-        return augmentation.centre(content, height, width, model.config.images)
+        return crops.centre(content, height, width, model.config.images)
 
     def encoded(images):
         kind = tf.TensorSpec((size, size, 3), tf.uint8)
@@ -178,8 +178,8 @@ def check_encoded(served: Served, model: Trained, pixels: np.ndarray) -> None:
     """
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=95)
-    shown = preprocessing.read_image(file.getvalue(), "the probe")
-    expected = run_saved_model(served)(preprocessing.centre_pixels(shown, model.config.images))
+    shown = decoding.read_image(file.getvalue(), "the probe")
+    expected = run_saved_model(served)(decoding.centre_pixels(shown, model.config.images))
     found = served("encoded", images=[file.getvalue()])["probabilities"][0]
     if not np.abs(found - expected).max() <= _SAME:
         raise NotKept("The SavedModel reads JPEG files in another way; it was not kept.")

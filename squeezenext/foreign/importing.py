@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import card, checkpoint, description, files, preprocessing
+from squeezenext import card, checkpoint, description, files
 from squeezenext.config import CAFFE_SQUASH, TORCHVISION, Config, Images
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import caffemodel, deep_compression, ncnn, npz, pytorch_weights, variables
+from squeezenext.images import decoding
 from squeezenext.labels import Label
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
@@ -115,7 +116,7 @@ def _try(content: bytes, config: Config) -> None:
     """Runs a network on a grey image before it is put in place."""
     grey = np.full((config.images.size,) * 2 + (3,), 128, np.float32)
     runner = Runner(content, 1, "the network")
-    (logits,) = runner.run(preprocessing.normalize(grey, config.images))
+    (logits,) = runner.run(decoding.normalize(grey, config.images))
     if logits.shape != (config.model.classes,) or not np.isfinite(logits).all():
         raise RuntimeError("The network's answer is no number a class; it was not kept.")
 

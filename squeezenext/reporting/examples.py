@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from squeezenext import preprocessing
+from squeezenext.images import decoding
 from squeezenext.records.example import image_and_class
 
 
@@ -16,4 +16,4 @@ def read(reader, number: int, classes: int) -> tuple[Image.Image, int]:
     payload = reader.read(np.array([number]))[0]
     name = f"{reader.split.shards[0].path.parent}: record {number} of {reader.split.name}"
     encoded, label = image_and_class(payload, classes, name)
-    return preprocessing.decode(preprocessing.open_image(encoded, name), name), label
+    return decoding.decode(decoding.open_image(encoded, name), name), label

@@ -15,9 +15,9 @@ from squeezenext.config import Distillation
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import named
+from squeezenext.images.decoding import normalize
 from squeezenext.network import keras_model
 from squeezenext.network.fusing import fused
-from squeezenext.preprocessing import normalize
 from squeezenext.training import losses, model_directory
 
 KERAS = "keras:"

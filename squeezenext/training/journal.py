@@ -8,11 +8,12 @@ from typing import Any
 import tensorflow as tf
 
 from squeezenext import data, labels
+from squeezenext.images import augment
 from squeezenext.metrics import Evaluation
 from squeezenext.network import keras_model
 from squeezenext.optimization.schedule import learning_rate
 from squeezenext.reader import Reader
-from squeezenext.training import mixing, phases, pictures
+from squeezenext.training import phases, pictures
 from squeezenext.training.history import LOG, History
 from squeezenext.training.loop import Loop
 from squeezenext.training.snapshots import Progress
@@ -52,7 +53,7 @@ class Journal:
             echo=config.training.echo,
         )
         pixels, known, draws = next(iter(shown))
-        seen, _ = mixing.augmented(pixels, known, draws, images, config.model.classes)
+        seen, _ = augment.augmented(pixels, known, draws, images, config.model.classes)
         self.history.images("train/images", tf.cast(seen[:SHOWN] + 0.5, tf.uint8).numpy(), 0)
         self.history.histogram("train/labels", known.numpy(), 0)
         with tf.device("CPU:0"):

@@ -11,14 +11,15 @@ import tensorflow as tf
 
 from squeezenext import data
 from squeezenext.config import Config
+from squeezenext.images import augment
+from squeezenext.images.decoding import normalize
 from squeezenext.network import keras_model
 from squeezenext.network.fusing import fused
 from squeezenext.network.keras_model import model_variables
 from squeezenext.optimization.optimizers import is_classifier
 from squeezenext.optimization.update import Update
-from squeezenext.preprocessing import normalize
 from squeezenext.reader import Reader
-from squeezenext.training import losses, mixing, phases, scoring
+from squeezenext.training import losses, phases, scoring
 from squeezenext.training.moving_statistics import mean
 
 REPLICAS = "replicas/statistics"
@@ -195,7 +196,7 @@ class Loop(scoring.Scorer):
 
         def shown(images, labels, draws):
             chosen, classes = self.config.images, self.config.model.classes
-            pixels, targets = mixing.augmented(images, labels, draws, chosen, classes)
+            pixels, targets = augment.augmented(images, labels, draws, chosen, classes)
             return (pixels if self.teacher else None), normalize(pixels, chosen), targets
 
         return fused(shown)(images, labels, draws)

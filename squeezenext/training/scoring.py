@@ -7,10 +7,10 @@ import tensorflow as tf
 
 from squeezenext import data
 from squeezenext.config import Config
+from squeezenext.images.decoding import normalize
 from squeezenext.metrics import Evaluation
 from squeezenext.network import keras_model
 from squeezenext.network.fusing import fused
-from squeezenext.preprocessing import normalize
 from squeezenext.reader import Reader
 from squeezenext.training import devices, losses
 from squeezenext.training.moving_statistics import MovingStatistics

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import draws
 from squeezenext.config import Config
+from squeezenext.images import augment
 from squeezenext.training import devices
 from squeezenext.training.loop import Loop
 
@@ -57,5 +57,7 @@ def _batch(config: Config) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     shape = (BATCH, config.images.size, config.images.size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     labels = np.arange(BATCH) % config.model.classes
-    numbers = draws.of_steps(config.images.augmentation, 0, np.zeros(BATCH, int), np.arange(BATCH))
+    numbers = augment.of_steps(
+        config.images.augmentation, 0, np.zeros(BATCH, int), np.arange(BATCH)
+    )
     return tf.constant(pixels), tf.constant(labels, tf.int64), tf.constant(numbers, tf.float32)

@@ -1,4 +1,4 @@
-// What squeezenext/preprocessing.py does, to the last bit: the centre window of the source image,
+// What squeezenext/images/decoding.py does, to the last bit: the centre window of the source image,
 // resized as Pillow's Image.resize(BILINEAR, box=...) does it (libImaging/Resample.c): antialiased,
 // across first, then down, 22-bit fixed-point coefficients, rounded to 8 bits after each.
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from squeezenext import draws
 from squeezenext.config import Images
 from squeezenext.config.augmentation import RandomCrop, RandomResizedCrop, ShiftScaleRotate
-from squeezenext.preprocessing import Window, centre_window, crop_window, resized_sides
+from squeezenext.images import augment
+from squeezenext.images.decoding import Window, centre_window, crop_window, resized_sides
 
 
 def centre(jpeg: tf.Tensor, height: tf.Tensor, width: tf.Tensor, images: Images) -> tf.Tensor:
@@ -43,7 +43,7 @@ def windows(heights: tf.Tensor, widths: tf.Tensor, images: Images, numbers: tf.T
       [n, 4] int32: top, left, height, width; inside the image.
     """
     step = images.augmentation[0]
-    own = numbers[:, draws.places(images.augmentation)[0]]
+    own = numbers[:, augment.places(images.augmentation)[0]]
     if isinstance(step, RandomCrop):
         window = _random_crop(own, heights, widths, images)
     else:
@@ -158,7 +158,7 @@ def _squares(pixels, size: int) -> tf.Tensor:
 
 def moved(pixels: tf.Tensor, images: Images, numbers: tf.Tensor) -> tf.Tensor:
     """Returns [n, size, size, 3] uint8 images as the augmentation's ShiftScaleRotate moves them."""
-    own = zip(images.augmentation, draws.places(images.augmentation), strict=True)
+    own = zip(images.augmentation, augment.places(images.augmentation), strict=True)
     for step, place in own:
         if isinstance(step, ShiftScaleRotate):
             pixels = shift_scale_rotate(pixels, numbers[:, place], step)
