@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from scripts.peers import ncnn_files, runtimes
 from scripts.peers.runtimes import Row, Worker
 from squeezenext import cli as command_line
-from squeezenext import labels, photographs, trained
+from squeezenext import labels, trained
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_onnx, pixels
@@ -38,6 +38,7 @@ from squeezenext.foreign.published import PUBLISHED
 from squeezenext.litert import int8, writer
 from squeezenext.litert.numbers import Float32
 from squeezenext.network import graph
+from squeezenext.records import samples
 
 NETWORKS = "squeezenet_v1_0,squeezenet_v1_1,v_1_0_SqNxt_23,v_1_0_G_SqNxt_23,v_1_0_SqNxt_23_v5"
 
@@ -105,7 +106,7 @@ def _images(name: str, model, is_trained: bool, values) -> tuple[list, list]:
         return [np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)] * 4, []
     calibration = checking.images(model, data_dir, checking.CALIBRATION_IMAGES)
     like = (values["images"].value, model.config.images, model.labels)
-    return calibration, [*photographs.read(data_dir, photographs.TESTED, *like)]
+    return calibration, [*samples.read(data_dir, samples.TESTED, *like)]
 
 
 def benchmark(name: str, values) -> list[dict]:

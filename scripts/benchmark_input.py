@@ -52,10 +52,11 @@ def contestant(directory: Path, kind: str) -> Iterator[int]:
 
 
 def _ours(split: manifest.Split, resized: bool) -> Iterator[int]:
-    from squeezenext import config, data
+    from squeezenext import config
     from squeezenext.images import augment, decoding
     from squeezenext.network.fusing import fused
-    from squeezenext.reader import Reader
+    from squeezenext.records import batches
+    from squeezenext.records.reader import Reader
 
     images = config.CAFFE_RANDOM_RESIZED_CROP if resized else config.CAFFE_SQUASH
 
@@ -64,8 +65,8 @@ def _ours(split: manifest.Split, resized: bool) -> Iterator[int]:
         pixels, _ = augment.augmented(pixels, labels, numbers, images, CLASSES)
         return decoding.normalize(pixels, images)
 
-    options = {"seed": 0, "start": 0, "micro_batch": BATCH, "share": data.Share()}
-    for element in data.training(Reader(split), images, CLASSES, **options):
+    options = {"seed": 0, "start": 0, "micro_batch": BATCH, "share": batches.Share()}
+    for element in batches.training(Reader(split), images, CLASSES, **options):
         yield int(finish(*element).shape[0])
 
 

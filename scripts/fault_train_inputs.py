@@ -64,7 +64,7 @@ def stuck(bench: Bench, group: Group) -> int:
 
 def hang(split: str) -> None:
     """Lets the input of a split deliver a few micro-batches and no more; shortens the patience."""
-    from squeezenext.reader import Reader
+    from squeezenext.records.reader import Reader
     from squeezenext.training import group as watched
 
     watched.STALL_SECONDS = STALL_SECONDS

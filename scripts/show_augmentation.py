@@ -13,14 +13,14 @@ import tensorflow as tf
 from absl import flags
 from PIL import Image
 
-from squeezenext import data, files
+from squeezenext import files
 from squeezenext.cli import run
 from squeezenext.config import Config, recipes
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.images import augment
-from squeezenext.reader import Reader
-from squeezenext.records import dataset
+from squeezenext.records import batches, dataset
+from squeezenext.records.reader import Reader
 from squeezenext.training import phases
 
 
@@ -34,7 +34,7 @@ def sheet(config: Config, reader: Reader, rows: int, columns: int, seed: int) ->
     """
     examples = reader.split.examples
     rows = min(rows, examples)
-    first = data.order(seed, 0, examples)[:rows]
+    first = batches.order(seed, 0, examples)[:rows]
     strips = [_epoch(config, reader, first, epoch, seed) for epoch in range(columns)]
     side = max(strip.shape[1] for strip in strips)
     same = [tf.image.resize(strip, [side, side], "nearest").numpy() for strip in strips]
@@ -45,7 +45,7 @@ def sheet(config: Config, reader: Reader, rows: int, columns: int, seed: int) ->
 def _epoch(config: Config, reader: Reader, numbers, epoch: int, seed: int) -> np.ndarray:
     images = phases.resized(config.images, phases.phase(config, epoch).size)
     classes = config.model.classes
-    batch = data.examples(reader, images, classes, seed=seed, numbers=numbers, epoch=epoch)
+    batch = batches.examples(reader, images, classes, seed=seed, numbers=numbers, epoch=epoch)
     pixels, _ = augment.augmented(*batch, images, classes)
     return tf.cast(pixels + 0.5, tf.uint8).numpy()
 

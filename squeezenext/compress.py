@@ -20,7 +20,6 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import photographs
 from squeezenext import trained as trained_models
 from squeezenext.cli import Say, run, tell
 from squeezenext.compression import making, report, sqz
@@ -28,7 +27,7 @@ from squeezenext.compression.allocation import BudgetTooSmall
 from squeezenext.compression.method import Method
 from squeezenext.compression.report import Examination
 from squeezenext.errors import InputError
-from squeezenext.records import dataset
+from squeezenext.records import dataset, samples
 from squeezenext.trained import Trained
 
 
@@ -99,7 +98,7 @@ def _check_place(output: Path) -> None:
 def _examination(model: Trained, data_dir, images: int, say: Say) -> Examination | None:
     if not data_dir:
         return None
-    split = photographs.first_split(data_dir, photographs.TESTED)
+    split = samples.first_split(data_dir, samples.TESTED)
     if split is None:
         say(f"{data_dir} has no split that was not trained on: accuracy is not told.")
         return None

@@ -109,7 +109,7 @@ def _scores(
     """Scores a split with the weights of a model directory, as if its temperature were 1."""
     weights = trained.variables(directory)
     tf_import.import_tensorflow()  # no error above waits for it
-    from squeezenext.reader import Reader, faults_named
+    from squeezenext.records.reader import Reader, faults_named
     from squeezenext.training import devices, model_directory
 
     reader = Reader(split)
@@ -164,7 +164,7 @@ def write_report(
     known: About,
 ) -> Path:
     """Writes the page about an evaluation of `found`'s split to `folder` and returns its path."""
-    from squeezenext.reader import Reader
+    from squeezenext.records.reader import Reader
     from squeezenext.reporting import report
 
     reader = Reader(found.splits[split])

@@ -21,12 +21,13 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import card, files, photographs, trained
+from squeezenext import card, files, trained
 from squeezenext.cli import run, tell
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_litert, export_onnx, export_web
 from squeezenext.exporting.checking import Measured, Run
 from squeezenext.foreign import named
+from squeezenext.records import samples
 from squeezenext.trained import Trained
 
 PRECISIONS = {
@@ -79,14 +80,14 @@ def export(
     run = _write(model, model_dir, kind, precision, shown, output)
     report = {"format": kind, "precision": precision, "bytes": _bytes(output)}
     _note(output, report)  # before data that may be damaged: an older note is of another file
-    split = photographs.first_split(data_dir, photographs.TESTED) if data_dir else None
+    split = samples.first_split(data_dir, samples.TESTED) if data_dir else None
     if split:
-        tests = photographs.read(data_dir, (split,), images, model.config.images, model.labels)
+        tests = samples.read(data_dir, (split,), images, model.config.images, model.labels)
         smallest = "int8" if kind == "web" else precision  # see export_web.runner
         measured = checking.measure(run, checking.reference(model), tests, split, smallest)
         report |= dataclasses.asdict(measured)
         if integers:
-            calibrated_on = photographs.first_split(data_dir, checking.CALIBRATED_ON)
+            calibrated_on = samples.first_split(data_dir, checking.CALIBRATED_ON)
             report["calibrated_on_these"] = calibrated_on == split
         _note(output, report)
     return report

@@ -6,10 +6,11 @@ import tarfile
 import numpy as np
 import pytest
 
-from squeezenext import data, records
 from squeezenext.convert import verify
 from squeezenext.convert.command import convert
-from squeezenext.reader import Reader
+from squeezenext.records import batches as records_batches
+from squeezenext.records import example
+from squeezenext.records.reader import Reader
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def names(manifest):
     """Returns image/filename of every training record, in the records' order."""
     reader = Reader(manifest.splits["train"])
     payloads = reader.read(np.arange(manifest.splits["train"].examples))
-    return [records.decode_example(payload)["image/filename"][0] for payload in payloads]
+    return [example.decode_example(payload)["image/filename"][0] for payload in payloads]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -48,8 +49,8 @@ def test_every_example_comes_once_an_epoch(manifest, workers):
     assert len(set(everything)) == examples
     seen: dict[int, list[bytes]] = {0: [], 1: []}
     for worker in range(workers):
-        share = data.Share(first=worker, replicas=1, total=workers)
-        batches = data.training_numbers(
+        share = records_batches.Share(first=worker, replicas=1, total=workers)
+        batches = records_batches.training_numbers(
             examples, seed=3, start=0, micro_batch=micro_batch, share=share
         )
         # One step more than two epochs take, for the last may be cut by the third.

@@ -5,10 +5,10 @@ import threading
 
 import pytest
 
-from squeezenext import records
 from squeezenext.convert import command, imagenet_archives
 from squeezenext.convert.command import convert
 from squeezenext.errors import InputError, RunAgain
+from squeezenext.records import manifest
 from tests import imagenet_archives as archives
 from tests.imagenet_archives import class_folders, jpeg
 from tests.test_convert import FOLDER, hashes
@@ -54,7 +54,7 @@ def test_symbolic_links_to_shards_are_followed(slim, tmp_path):
     for shard in slim.iterdir():
         assert not (tmp_path / "out" / shard.name).is_symlink()
         assert (tmp_path / "out" / shard.name).samefile(shard)
-    records.check_shards(records.load_manifest(tmp_path / "out"))
+    manifest.check_shards(manifest.load_manifest(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("size", [None, 100])

@@ -1,4 +1,4 @@
-"""Tests for `squeezenext/data.py` and `dataset.py`."""
+"""Tests for `squeezenext/records/batches.py` and `dataset.py`."""
 
 import dataclasses
 import errno
@@ -9,18 +9,21 @@ import threading
 import numpy as np
 import pytest
 
-from squeezenext import data, labels, records
-from squeezenext.data import Share
+from squeezenext import labels
 from squeezenext.errors import InputError
-from squeezenext.reader import faults_named
-from squeezenext.records import bad_records, dataset, tfrecord
+from squeezenext.records import bad_records, dataset, example, tfrecord
+from squeezenext.records import batches as records_batches
+from squeezenext.records.batches import Share
+from squeezenext.records.reader import faults_named
 from tests import tiny
 
 
 def numbers(examples, steps, micro_batch, shares, start=0, seed=0):
     """The record numbers of each step over all workers, [steps][workers * replicas * micro]."""
     streams = [
-        data.training_numbers(examples, seed=seed, start=start, micro_batch=micro_batch, share=s)
+        records_batches.training_numbers(
+            examples, seed=seed, start=start, micro_batch=micro_batch, share=s
+        )
         for s in shares
     ]
     return [
@@ -31,10 +34,10 @@ def numbers(examples, steps, micro_batch, shares, start=0, seed=0):
 
 
 def test_an_epoch_is_a_permutation_and_epochs_differ():
-    first, second = data.order(0, 0, 100), data.order(0, 1, 100)
+    first, second = records_batches.order(0, 0, 100), records_batches.order(0, 1, 100)
     assert sorted(first) == sorted(second) == list(range(100))
-    assert list(first) != list(second) != list(data.order(1, 1, 100))
-    np.testing.assert_array_equal(first, data.order(0, 0, 100))
+    assert list(first) != list(second) != list(records_batches.order(1, 1, 100))
+    np.testing.assert_array_equal(first, records_batches.order(0, 0, 100))
 
 
 @pytest.mark.parametrize(
@@ -64,11 +67,11 @@ def test_starting_later_is_skipping():
 
 def test_batches_hold_what_the_order_says(tmp_path):
     reader = tiny.reader(tmp_path, 12)
-    batches = data.training(
+    batches = records_batches.training(
         reader, tiny.IMAGES, tiny.CLASSES, seed=1, start=0, micro_batch=4, share=Share()
     )
     images, classes, _ = zip(*batches.take(3).as_numpy_iterator(), strict=True)
-    np.testing.assert_array_equal(np.concatenate(classes), data.order(1, 0, 12) % 3)
+    np.testing.assert_array_equal(np.concatenate(classes), records_batches.order(1, 0, 12) % 3)
     for image, label in zip(np.concatenate(images), np.concatenate(classes), strict=True):
         assert image.dtype == np.uint8 and image.mean((0, 1)).argmax() == label
 
@@ -77,7 +80,7 @@ def test_augmentation_follows_the_example_and_the_epoch_not_the_place(tmp_path):
     reader = tiny.reader(tmp_path, 12)
 
     def images(start, micro_batch, steps):
-        batches = data.training(
+        batches = records_batches.training(
             reader, tiny.AUGMENTED, tiny.CLASSES, seed=1, start=start, micro_batch=micro_batch,
             share=Share(),
         )  # fmt: skip
@@ -87,13 +90,19 @@ def test_augmentation_follows_the_example_and_the_epoch_not_the_place(tmp_path):
     whole, labels, draws = images(0, 12, 2)
     for part, expected in zip(images(8, 4, 4), (whole, labels, draws), strict=True):
         np.testing.assert_array_equal(part, expected[8:])
-    first = {int(n): image for n, image in zip(data.order(1, 0, 12), whole[:12], strict=True)}
-    second = {int(n): image for n, image in zip(data.order(1, 1, 12), whole[12:], strict=True)}
+    first = {
+        int(n): image for n, image in zip(records_batches.order(1, 0, 12), whole[:12], strict=True)
+    }
+    second = {
+        int(n): image for n, image in zip(records_batches.order(1, 1, 12), whole[12:], strict=True)
+    }
     assert any(not np.array_equal(first[n], second[n]) for n in first)
 
 
 def test_echo_gives_each_example_so_often_in_as_many_epochs():
-    pairs = data.training_numbers(10, seed=0, start=0, micro_batch=6, share=Share(), echo=3)
+    pairs = records_batches.training_numbers(
+        10, seed=0, start=0, micro_batch=6, share=Share(), echo=3
+    )
     parts = list(itertools.islice(pairs, 10))
     numbers, epochs = (np.concatenate(part) for part in zip(*parts, strict=True))
     assert (numbers[::3] == numbers[1::3]).all() and (numbers[::3] == numbers[2::3]).all()
@@ -108,13 +117,15 @@ def test_echo_takes_other_crops_of_what_it_decodes_once(tmp_path):
     reader = tiny.reader(tmp_path, 12)
     options = {"seed": 1, "micro_batch": 6, "share": Share(), "echo": 3}
     first, labels, draws = next(
-        data.training(reader, tiny.AUGMENTED, tiny.CLASSES, start=0, **options)
+        records_batches.training(reader, tiny.AUGMENTED, tiny.CLASSES, start=0, **options)
         .take(1).as_numpy_iterator()
     )  # fmt: skip
-    assert list(labels) == [n % 3 for n in data.order(1, 0, 12)[:2] for _ in range(3)]
+    assert list(labels) == [n % 3 for n in records_batches.order(1, 0, 12)[:2] for _ in range(3)]
     assert len({image.tobytes() for image in first}) > 2 and len(np.unique(draws)) > 12
-    later = data.training(reader, tiny.AUGMENTED, tiny.CLASSES, start=6, **options)
-    again = data.training(reader, tiny.AUGMENTED, tiny.CLASSES, start=0, **options).skip(1)
+    later = records_batches.training(reader, tiny.AUGMENTED, tiny.CLASSES, start=6, **options)
+    again = records_batches.training(reader, tiny.AUGMENTED, tiny.CLASSES, start=0, **options).skip(
+        1
+    )
     for a, b in zip(next(iter(later)), next(iter(again)), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -122,29 +133,33 @@ def test_echo_takes_other_crops_of_what_it_decodes_once(tmp_path):
 def test_records_without_their_size_are_read_the_same(tmp_path, monkeypatch):
     reader = tiny.reader(tmp_path, 6)
     options = {"seed": 1, "start": 0, "micro_batch": 6, "share": Share()}
-    plain = next(iter(data.training(reader, tiny.AUGMENTED, tiny.CLASSES, **options)))
-    schema = {name.replace("height", "absent"): kind for name, kind in data.SCHEMA.items()}
-    parse = data.tf.io.parse_example
+    plain = next(iter(records_batches.training(reader, tiny.AUGMENTED, tiny.CLASSES, **options)))
+    schema = {
+        name.replace("height", "absent"): kind for name, kind in records_batches.SCHEMA.items()
+    }
+    parse = records_batches.tf.io.parse_example
 
     def sizeless(payloads, _):
         found = parse(payloads, schema)
         return found | {"image/height": found["image/absent"]}
 
-    monkeypatch.setattr(data.tf.io, "parse_example", sizeless)
-    again = next(iter(data.training(reader, tiny.AUGMENTED, tiny.CLASSES, **options)))
+    monkeypatch.setattr(records_batches.tf.io, "parse_example", sizeless)
+    again = next(iter(records_batches.training(reader, tiny.AUGMENTED, tiny.CLASSES, **options)))
     np.testing.assert_array_equal(again[0], plain[0])
 
 
 def test_evaluation_is_in_order_and_padded(tmp_path):
     reader = tiny.reader(tmp_path, 11)
-    batches, steps = data.evaluation(reader, tiny.IMAGES, 3, batch=2, share=Share(1, 1, 2))
+    batches, steps = records_batches.evaluation(
+        reader, tiny.IMAGES, 3, batch=2, share=Share(1, 1, 2)
+    )
     seen = [n for _, _, batch in batches.as_numpy_iterator() for n in batch]
     assert steps == 3 and seen == [2, 3, 6, 7, 10, -1]
 
 
 def test_a_label_outside_the_network_s_classes_stops(tmp_path):
     reader = tiny.reader(tmp_path, 6)
-    batches, _ = data.evaluation(reader, tiny.IMAGES, 2, batch=6, share=Share())
+    batches, _ = records_batches.evaluation(reader, tiny.IMAGES, 2, batch=6, share=Share())
     with pytest.raises(Exception, match=r"label of a record is not in 1\.\.2"):
         next(iter(batches))
 
@@ -176,14 +191,14 @@ def test_records_are_read_side_by_side(tmp_path, monkeypatch):
 def test_an_image_that_cannot_be_decoded_is_named(tmp_path, image, sides, reason):
     """Its checksum holds: it was written so."""
     path = tiny.shard(tmp_path / "train-00000-of-00001", 4)
-    bad = records.ImageExample(image, *sides, 1, "n1", "class 1", "bad.jpg")
+    bad = example.ImageExample(image, *sides, 1, "n1", "class 1", "bad.jpg")
     with open(path, "ab") as file:
-        file.write(tfrecord.frame(tfrecord.encode_example(records.example_features(bad))))
+        file.write(tfrecord.frame(tfrecord.encode_example(example.example_features(bad))))
     reader = tiny.reader(tmp_path)
     options = {"seed": 0, "start": 0, "micro_batch": 5, "share": Share()}
     with pytest.raises(InputError, match=rf"{path.name}: record 4 cannot be used: .*{reason}"):
         with faults_named(reader):
-            next(iter(data.training(reader, tiny.AUGMENTED, 3, **options)))
+            next(iter(records_batches.training(reader, tiny.AUGMENTED, 3, **options)))
 
 
 def test_a_damaged_record_is_named(tmp_path):
@@ -231,9 +246,9 @@ def test_the_next_whole_record_stands_in_for_a_damaged_one(tmp_path):
 def test_what_cannot_be_decoded_is_named_by_its_own_number(tmp_path):
     """Not by that of the damaged record before it, for which it stands in."""
     path = tiny.shard(tmp_path / "train-00000-of-00001", 4)
-    bad = records.ImageExample(b"no image at all", 48, 48, 1, "n1", "class 1", "bad.jpg")
+    bad = example.ImageExample(b"no image at all", 48, 48, 1, "n1", "class 1", "bad.jpg")
     with open(path, "ab") as file:
-        file.write(tfrecord.frame(tfrecord.encode_example(records.example_features(bad))))
+        file.write(tfrecord.frame(tfrecord.encode_example(example.example_features(bad))))
     reader = tiny.reader(tmp_path)
     reader.leave_out(print)
     damage(reader, 3)
@@ -287,7 +302,7 @@ def test_the_training_batches_but_for_the_damaged_are_the_same(tmp_path):
     """Every other example comes as it would have, in its place, with its augmentation."""
 
     def batches(reader):
-        found = data.training(
+        found = records_batches.training(
             reader, tiny.AUGMENTED, tiny.CLASSES, seed=1, start=0, micro_batch=4, share=Share()
         )
         pixels = [element[0].numpy() for element in found.take(6)]
@@ -297,7 +312,7 @@ def test_the_training_batches_but_for_the_damaged_are_the_same(tmp_path):
     reader = leaving_out(tmp_path, lambda text: None)
     damage(reader, 7)
     after = batches(reader)
-    numbers = np.concatenate([data.order(1, epoch, 12) for epoch in (0, 1)])
+    numbers = np.concatenate([records_batches.order(1, epoch, 12) for epoch in (0, 1)])
     same = np.array([np.array_equal(*pair) for pair in zip(before, after, strict=True)])
     np.testing.assert_array_equal(same, numbers != 7)
 

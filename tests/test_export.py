@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squeezenext import checkpoint, export, labels, photographs, trained
+from squeezenext import checkpoint, export, labels, trained
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_litert, export_web
@@ -19,6 +19,7 @@ from squeezenext.images import decoding
 from squeezenext.litert import metadata
 from squeezenext.network import graph
 from squeezenext.predictor import Predictor
+from squeezenext.records import samples
 from tests import tiny
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
@@ -345,11 +346,11 @@ def test_the_float_file_is_compared_with_another_network(model, tmp_path, monkey
 
 def test_images_come_evenly_from_the_first_split_there_is(model, records):
     known = trained.load(model)
-    read = [*photographs.read(records, ("none", "train"), 4, known.config.images, known.labels)]
+    read = [*samples.read(records, ("none", "train"), 4, known.config.images, known.labels)]
     assert len(read) == 4 and read[0][0].shape == (32, 32, 3)
     assert {label for _, label in read} <= {0, 1, 2}
     with pytest.raises(InputError, match="no test split"):
-        list(photographs.read(records, ("test",), 4, known.config.images, known.labels))
+        list(samples.read(records, ("test",), 4, known.config.images, known.labels))
 
 
 def test_accuracy_is_never_of_training_images(model, tmp_path, capsys):
@@ -412,9 +413,7 @@ def test_mediapipe_loads_the_files_as_they_are(shared, mediapipe, tmp_path, monk
     source = imagenet_archives.real_imagenet(tmp_path / "source")
     arguments = ["--layout=imagenet", "--partial", f"--source={source}", "--workers=1"]
     assert convert.main(["convert", *arguments, f"--output={tmp_path / 'data'}"]) == 0
-    read = photographs.read(
-        tmp_path / "data", ("validation",), 100, known.config.images, known.labels
-    )
+    read = samples.read(tmp_path / "data", ("validation",), 100, known.config.images, known.labels)
     images = np.stack([pixels for pixels, _ in read])
     np.save(tmp_path / "images.npy", images)
     files = [tmp_path / f"{precision}.tflite" for precision in ("float32", "int8")]

@@ -6,10 +6,11 @@ import shutil
 
 import pytest
 
-from squeezenext import records
 from squeezenext.convert import tfrecords, verify
 from squeezenext.convert.command import convert, main
 from squeezenext.errors import InputError
+from squeezenext.records import example as records_example
+from squeezenext.records import manifest, tfrecord
 from tests import imagenet_archives as archives
 from tests.imagenet_archives import encoded, jpeg, picture, validation_name
 from tests.test_convert import examples, hashes
@@ -98,7 +99,7 @@ def test_extracted_imagenet_gives_the_archives_records(trees):
     for form in ("flat", "classes"):
         found = hashes(trees / f"out-{form}")
         assert {n for n in found if found[n] != wanted[n]} == {"manifest.json"}
-    row = examples(records.load_manifest(trees / "out-flat"), "train")[f"{TENCH}_1.JPEG"]
+    row = examples(manifest.load_manifest(trees / "out-flat"), "train")[f"{TENCH}_1.JPEG"]
     assert row["image/object/bbox/xmin"] == pytest.approx([0.1])
 
 
@@ -143,9 +144,11 @@ def slim_shards(folder, names=("train", "validation"), labels=(1, 2), image=None
                     label = labels[n % 2]
                     data = image or jpeg(len(name) * 100 + shard * 10 + n)
                     texts = (f"n{label}", f"class {label}", f"{shard}{n}.jpg")
-                    image_example = records.ImageExample(data, 16, 24, label, *texts)
-                    features = records.example_features(image_example)
-                    row = records.decode_example(records.encode_example(features | changes))
+                    image_example = records_example.ImageExample(data, 16, 24, label, *texts)
+                    features = records_example.example_features(image_example)
+                    row = records_example.decode_example(
+                        records_example.encode_example(features | changes)
+                    )
                     example = tf.train.Example()
                     for key, values in row.items():
                         feature = example.features.feature[key]
@@ -211,7 +214,7 @@ def test_bad_shards_are_named(tmp_path, monkeypatch):
     source = slim_shards(tmp_path / "slim")
     path = source / "train-00001-of-00002"
     data = bytearray(path.read_bytes())
-    data[records.offsets(path)[1] + 99] ^= 1
+    data[tfrecord.offsets(path)[1] + 99] ^= 1
     path.write_bytes(data)
     with pytest.raises(InputError, match="train-00001-of-00002: record 1 fails its checksum"):
         convert(source, tmp_path / "out", **TFRECORD)

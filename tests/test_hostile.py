@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from squeezenext import records
 from squeezenext.convert.command import convert
+from squeezenext.records import manifest as records_manifest
 from tests import imagenet_archives as archives
 from tests.imagenet_archives import encoded, jpeg, picture, tar_bytes, validation_name
 from tests.test_convert import FOLDER, ROOT, examples, sized, without_adobe
@@ -78,7 +78,7 @@ def test_a_hostile_archive(tmp_path):
     assert done.returncode == 1, done.stderr
     assert int(done.stdout) < 300_000  # KB; Python with numpy and Pillow alone takes 60,000
     assert done.stderr.splitlines()[-1].startswith("error: 10014 files were rejected")
-    manifest = records.load_manifest(tmp_path / "out")
+    manifest = records_manifest.load_manifest(tmp_path / "out")
     assert set(examples(manifest, "train")) == {f"{TENCH}_{n}.JPEG" for n in range(4)}
     assert manifest.splits["validation"].examples == 1
     assert len(manifest.raw["rejected"]) == 10_000

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from scripts import plot_history, show_augmentation
-from squeezenext import data
 from squeezenext.config.augmentation import HorizontalFlip, RandomCrop
 from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
+from squeezenext.records import batches
 from squeezenext.training import pictures
 from tests import tiny
 
@@ -80,7 +80,7 @@ def test_the_contact_sheet_shows_each_epoch_s_images(tmp_path):
     assert pixels.shape == (3 * 32, 4 * 32, 3) and pixels.dtype == np.uint8
     cells = pixels.reshape(3, 32, 4, 32, 3)
     colours = cells.mean((1, 3)).argmax(-1)
-    expected = data.order(1, 0, 6)[:3] % 3
+    expected = batches.order(1, 0, 6)[:3] % 3
     np.testing.assert_array_equal(colours, np.tile(expected[:, np.newaxis], 4))
     assert not np.array_equal(cells[:, :, 2], cells[:, :, 3])
 

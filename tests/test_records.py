@@ -9,14 +9,16 @@ import sys
 import numpy as np
 import pytest
 
-from squeezenext import records
 from squeezenext.errors import InputError
+from squeezenext.records import dataset, tfrecord
+from squeezenext.records import example as records_example
+from squeezenext.records import manifest as records_manifest
 
 PAYLOADS = [b"", b"a", b"0123456789" * 20, os.urandom(1000)]
 
 
 def write_shard(path, payloads=PAYLOADS):
-    path.write_bytes(b"".join(records.frame(payload) for payload in payloads))
+    path.write_bytes(b"".join(tfrecord.frame(payload) for payload in payloads))
     return path
 
 
@@ -25,12 +27,12 @@ def write_data(directory, shards=((b"a", b"bc"), (), (b"def",))):
     rows, starts = [], []
     for number, payloads in enumerate(shards):
         path = write_shard(directory / f"train-{number:05d}-of-{len(shards):05d}", payloads)
-        starts.append(records.offsets(path)[:-1])
+        starts.append(tfrecord.offsets(path)[:-1])
         rows.append(describe(path) | {"examples": len(payloads)})
     sidecar = directory / "train.index"
     sidecar.write_bytes(np.concatenate(starts).astype("<i8").tobytes())
     document = {
-        "format_version": records.FORMAT_VERSION,
+        "format_version": records_manifest.FORMAT_VERSION,
         "classes": [{"label": 1, "synset": "n1", "text": "cat"}],
         "splits": {
             "train": {
@@ -43,7 +45,7 @@ def write_data(directory, shards=((b"a", b"bc"), (), (b"def",))):
         "repairs": [],
         "rejected": [],
     }
-    (directory / records.MANIFEST).write_text(json.dumps(document))
+    (directory / records_manifest.MANIFEST).write_text(json.dumps(document))
     return document
 
 
@@ -54,9 +56,9 @@ def describe(path):
 
 def read_all(split):
     payloads = []
-    for shard, offset, length in records.index(split):
+    for shard, offset, length in dataset.index(split):
         with split.shards[shard].path.open("rb") as file:
-            payloads.append(records.read(file.fileno(), offset, length, "x", 0))
+            payloads.append(tfrecord.read(file.fileno(), offset, length, "x", 0))
     return payloads
 
 
@@ -85,9 +87,9 @@ def test_encodes_examples_as_tensorflow_does():
     example.features.feature["b"].float_list.SetInParent()
     example.features.feature["é"].int64_list.SetInParent()
     example.features.feature["c"].SetInParent()
-    encoded = records.encode_example(features)
+    encoded = records_example.encode_example(features)
     assert encoded == example.SerializeToString(deterministic=True)
-    decoded = records.decode_example(encoded)
+    decoded = records_example.decode_example(encoded)
     assert decoded["z"] == features["z"] and decoded["a"] == features["a"]
     assert decoded["m"] == pytest.approx(features["m"], rel=1e-6)
     assert decoded["b"] == decoded["c"] == decoded["é"] == []
@@ -96,8 +98,10 @@ def test_encodes_examples_as_tensorflow_does():
 def test_schema_is_read_by_tensorflow():
     tf = pytest.importorskip("tensorflow")
     boxes = np.array([[0.1, 0.2, 0.3, 0.4]], np.float32)
-    sample = records.ImageExample(b"jpeg", 3, 4, 7, "n01", "tench, Tinca", "n01_1.JPEG", boxes)
-    payload = records.encode_example(records.example_features(sample))
+    sample = records_example.ImageExample(
+        b"jpeg", 3, 4, 7, "n01", "tench, Tinca", "n01_1.JPEG", boxes
+    )
+    payload = records_example.encode_example(records_example.example_features(sample))
     example = tf.train.Example.FromString(payload)
     assert example.SerializeToString(deterministic=True) == payload
     feature = example.features.feature
@@ -113,25 +117,25 @@ def test_the_parts_are_the_example(size):
     image = bytes(range(256)) * (size // 256) + bytes(size % 256)
     for corners in (np.zeros((0, 4), np.float32), np.array([[0.1, 0.2, 0.3, 0.4]] * 3, np.float32)):
         texts = ("n01", "tench, é", "n01_1.JPEG")
-        example = records.ImageExample(image, 3, 400, 7, *texts, corners)
-        whole = records.encode_example(records.example_features(example))
-        parts = records.example_parts(example)
+        example = records_example.ImageExample(image, 3, 400, 7, *texts, corners)
+        whole = records_example.encode_example(records_example.example_features(example))
+        parts = records_example.example_parts(example)
         assert b"".join(parts) == whole
         assert any(part is image for part in parts)
-        assert b"".join(records.frame_parts(parts)) == records.frame(whole)
+        assert b"".join(tfrecord.frame_parts(parts)) == tfrecord.frame(whole)
 
 
 def test_a_value_of_another_type_is_refused():
     with pytest.raises(TypeError, match="not str"):
-        records.encode_example({"a": ["text"]})
+        records_example.encode_example({"a": ["text"]})
 
 
 @pytest.mark.parametrize("cut", range(1, 60))
 def test_cut_examples_are_refused_or_shorter(cut):
-    payload = records.encode_example({"a": [b"12345"], "b": [1, 2, 3], "c": [1.0, 2.0]})
+    payload = records_example.encode_example({"a": [b"12345"], "b": [1, 2, 3], "c": [1.0, 2.0]})
     try:
-        assert len(records.decode_example(payload[:-cut])) < 3
-    except records.RecordError as error:
+        assert len(records_example.decode_example(payload[:-cut])) < 3
+    except records_example.RecordError as error:
         assert "not a tf.train.Example" in str(error)
 
 
@@ -139,20 +143,20 @@ def test_random_bytes_never_crash_the_decoder():
     random = np.random.default_rng(0)
     for _ in range(2000):
         try:
-            records.decode_example(random.bytes(random.integers(1, 40)))
-        except records.RecordError:
+            records_example.decode_example(random.bytes(random.integers(1, 40)))
+        except records_example.RecordError:
             pass
 
 
 def test_offsets_and_reads(tmp_path):
     path = write_shard(tmp_path / "shard")
-    places = records.offsets(path)
+    places = tfrecord.offsets(path)
     assert places.dtype == np.int64
     assert np.diff(places).tolist() == [len(payload) + 16 for payload in PAYLOADS]
     with path.open("rb") as file:
         for number, payload in enumerate(PAYLOADS):
             start, end = places[number : number + 2]
-            assert records.read(file.fileno(), start, end - start, "s", number) == payload
+            assert tfrecord.read(file.fileno(), start, end - start, "s", number) == payload
 
 
 def test_offsets_names_every_cut(tmp_path):
@@ -162,27 +166,30 @@ def test_offsets_names_every_cut(tmp_path):
     for size in range(len(data)):
         path.write_bytes(data[:size])
         if size in (0, 19):
-            assert records.offsets(path)[-1] == size
+            assert tfrecord.offsets(path)[-1] == size
             continue
-        with pytest.raises(records.RecordError, match=f"shard: record {int(size > 19)} "):
-            records.offsets(path)
+        with pytest.raises(records_example.RecordError, match=f"shard: record {int(size > 19)} "):
+            tfrecord.offsets(path)
 
 
 def test_offsets_refuses_what_follows(tmp_path):
     path = write_shard(tmp_path / "shard", [b"abc"])
     path.write_bytes(path.read_bytes() + bytes(4096))
-    with pytest.raises(records.RecordError, match="record 1 has a damaged length"):
-        records.offsets(path)
+    with pytest.raises(records_example.RecordError, match="record 1 has a damaged length"):
+        tfrecord.offsets(path)
 
 
 def test_every_flipped_byte_is_found(tmp_path):
-    data = bytearray(records.frame(b"payload"))
+    data = bytearray(tfrecord.frame(b"payload"))
     for place in range(len(data)):
         data[place] ^= 0x40
         path = tmp_path / "shard"
         path.write_bytes(data)
-        with path.open("rb") as file, pytest.raises(records.RecordError, match="x: record 5"):
-            records.read(file.fileno(), 0, len(data), "x", 5)
+        with (
+            path.open("rb") as file,
+            pytest.raises(records_example.RecordError, match="x: record 5"),
+        ):
+            tfrecord.read(file.fileno(), 0, len(data), "x", 5)
         data[place] ^= 0x40
 
 
@@ -195,8 +202,8 @@ def test_index_with_and_without_the_sidecar(tmp_path, spoil):
         sidecar.unlink()
     elif spoil:
         sidecar.write_bytes(data[:-1] if spoil == "short" else data[:-1] + b"\x01")
-    split = records.load_manifest(tmp_path).splits["train"]
-    assert records.index(split)["shard"].tolist() == [0, 0, 2]
+    split = records_manifest.load_manifest(tmp_path).splits["train"]
+    assert dataset.index(split)["shard"].tolist() == [0, 0, 2]
     assert read_all(split) == [b"a", b"bc", b"def"]
 
 
@@ -206,42 +213,42 @@ def test_index_counts(tmp_path):
     (tmp_path / "train.index").unlink()
     path = tmp_path / "train-00000-of-00003"
     path.write_bytes(path.read_bytes()[:17])
-    with pytest.raises(records.RecordError, match="00000-of-00003 holds 1 records.*says 2"):
-        records.index(records.load_manifest(tmp_path).splits["train"])
+    with pytest.raises(records_example.RecordError, match="00000-of-00003 holds 1 records.*says 2"):
+        dataset.index(records_manifest.load_manifest(tmp_path).splits["train"])
 
 
 def test_an_empty_split_has_an_empty_index(tmp_path):
-    assert len(records.index(records.Split("test", ()))) == 0
+    assert len(dataset.index(records_manifest.Split("test", ()))) == 0
 
 
 def test_foreign_shards(tmp_path):
     paths = [write_shard(tmp_path / "b"), write_shard(tmp_path / "a", [b"x"])]
-    split = records.split_from_files("train", paths)
+    split = dataset.split_from_files("train", paths)
     assert split.examples == 5
     assert read_all(split) == [*PAYLOADS, b"x"]
     with pytest.raises(InputError, match="No file matches"):
-        records.split_from_files("train", [])
+        dataset.split_from_files("train", [])
 
 
 def test_manifest(tmp_path):
     document = write_data(tmp_path)
-    manifest = records.load_manifest(tmp_path)
+    manifest = records_manifest.load_manifest(tmp_path)
     assert manifest.classes[0].text == "cat"
     assert manifest.splits["train"].examples == 3
     assert manifest.raw == document
-    records.check_shards(manifest)
+    records_manifest.check_shards(manifest)
 
 
 def test_shards_are_checked_by_name_and_size(tmp_path):
     write_data(tmp_path)
-    manifest = records.load_manifest(tmp_path)
+    manifest = records_manifest.load_manifest(tmp_path)
     path = tmp_path / "train-00002-of-00003"
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(InputError, match="00002-of-00003 has 20 bytes.*says 19"):
-        records.check_shards(manifest)
+        records_manifest.check_shards(manifest)
     path.unlink()
     with pytest.raises(InputError, match="00002-of-00003 cannot be read"):
-        records.check_shards(manifest)
+        records_manifest.check_shards(manifest)
 
 
 CHANGES = [
@@ -270,25 +277,25 @@ CHANGES = [
 def test_damaged_manifests(tmp_path, change, message):
     document = write_data(tmp_path)
     change(document)
-    (tmp_path / records.MANIFEST).write_text(json.dumps(document))
+    (tmp_path / records_manifest.MANIFEST).write_text(json.dumps(document))
     with pytest.raises(InputError, match=message) as caught:
-        records.load_manifest(tmp_path)
+        records_manifest.load_manifest(tmp_path)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_no_manifest(tmp_path):
     with pytest.raises(InputError, match="is no folder"):
-        records.load_manifest(tmp_path / "absent")
+        records_manifest.load_manifest(tmp_path / "absent")
     with pytest.raises(InputError, match="python -m datasets.convert"):
-        records.load_manifest(tmp_path)
+        records_manifest.load_manifest(tmp_path)
     (tmp_path / "tf-records").mkdir()
     write_data(tmp_path / "tf-records")
     with pytest.raises(InputError, match="did you mean .*tf-records"):
-        records.load_manifest(tmp_path)
+        records_manifest.load_manifest(tmp_path)
     for text in ("{", "[" * 100_000, "[]", '{"format_version": [1]}'):
-        (tmp_path / records.MANIFEST).write_text(text)
-        with pytest.raises(InputError, match=records.MANIFEST):
-            records.load_manifest(tmp_path)
+        (tmp_path / records_manifest.MANIFEST).write_text(text)
+        with pytest.raises(InputError, match=records_manifest.MANIFEST):
+            records_manifest.load_manifest(tmp_path)
 
 
 def test_imports_no_tensorflow():

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import card, checkpoint, data
+from squeezenext import card, checkpoint
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError, NotFinite, RunAgain
-from squeezenext.records import bad_records
+from squeezenext.records import bad_records, batches
 from squeezenext.training import history, journal, loop, model_directory, nan, run, saving
 from squeezenext.training.options import Options
 from tests import tiny
@@ -85,9 +85,9 @@ def undisturbed(made, tmp_path_factory):
 def poison(made, number):
     """Makes the loop allergic to a record."""
     reader, looped, _ = made
-    options = {"seed": 3, "start": 0, "micro_batch": 40, "share": data.Share()}
-    (numbers, _) = next(data.training_numbers(40, **options))
-    images = next(iter(data.training(reader, tiny.IMAGES, tiny.CLASSES, **options)))[0]
+    options = {"seed": 3, "start": 0, "micro_batch": 40, "share": batches.Share()}
+    (numbers, _) = next(batches.training_numbers(40, **options))
+    images = next(iter(batches.training(reader, tiny.IMAGES, tiny.CLASSES, **options)))[0]
     chosen = images[list(numbers).index(number)]
     looped.bad.assign(int(tf.reduce_sum(tf.cast(chosen, tf.int32))))
 

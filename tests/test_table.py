@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from squeezenext import records
 from squeezenext.convert import csv_lists
 from squeezenext.convert.command import convert
 from squeezenext.errors import InputError
+from squeezenext.records import manifest as records_manifest
 from tests.imagenet_archives import jpeg
 from tests.test_convert import ROOT
 
@@ -126,7 +126,7 @@ def test_faults_are_named(images, tmp_path):
         "images/0.jpg": "is listed twice",
         "images/absent.jpg": "is listed in list.csv but is no file",
     }
-    assert records.load_manifest(tmp_path / "out").splits["train"].examples == 4
+    assert records_manifest.load_manifest(tmp_path / "out").splits["train"].examples == 4
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from squeezenext import checkpoint, records, train
+from squeezenext import checkpoint, train
+from squeezenext.records import tfrecord
 from tests import tiny
 from tests.conftest import REPOSITORY
 
@@ -121,7 +122,7 @@ def test_killed_stopped_damaged_and_resumed_equals_undisturbed(place, undisturbe
 def test_a_stopped_worker_is_named_and_both_go_on(place):
     """The second worker's copy of the data lacks two records: what it leaves out is told, too."""
     content = bytearray((place / "large").read_bytes())
-    for start_of in records.offsets(place / "large")[[7, 50]]:
+    for start_of in tfrecord.offsets(place / "large")[[7, 50]]:
         content[int(start_of) + 40] ^= 1
     (place / "copy").write_bytes(content)
     flags = ("--num_epochs", "10", "--batch_size", "32", "--evaluate_every_epochs", "0")

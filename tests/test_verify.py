@@ -8,12 +8,12 @@ import shutil
 import numpy as np
 import pytest
 
-from squeezenext import records
 from squeezenext.convert import verify
 from squeezenext.convert import verify as command
 from squeezenext.convert.command import convert
 from squeezenext.errors import InputError
-from squeezenext.records import tfrecord
+from squeezenext.records import dataset, example, tfrecord
+from squeezenext.records import manifest as records_manifest
 from tests.imagenet_archives import class_folders, jpeg
 
 FIRST, SECOND = "train-00000-of-00003", "train-00001-of-00003"
@@ -60,7 +60,7 @@ def cut(place):
 
 
 def start_of(record):
-    return lambda path: int(records.offsets(path)[record])
+    return lambda path: int(tfrecord.offsets(path)[record])
 
 
 def swap(path):
@@ -133,10 +133,10 @@ def test_training_without_the_index_names_it(data, damage):
 
 
 def read_everything(directory):
-    manifest = records.load_manifest(directory)
-    records.check_shards(manifest)
+    manifest = records_manifest.load_manifest(directory)
+    records_manifest.check_shards(manifest)
     for split in manifest.splits.values():
-        for shard, offset, length in records.index(split):
+        for shard, offset, length in dataset.index(split):
             path = split.shards[shard].path
             with path.open("rb") as file:
                 tfrecord.read(file.fileno(), int(offset), int(length), str(path), 0)
@@ -182,22 +182,22 @@ def rewritten(data, change):
     """Writes the first shard anew with changed examples, its manifest and index to match."""
     path = data / FIRST
     payloads = []
-    places = records.offsets(path)
+    places = tfrecord.offsets(path)
     for start, end in zip(places, places[1:], strict=False):
         payload = path.read_bytes()[start + 12 : end - 4]
-        payloads.append(records.decode_example(payload))
+        payloads.append(example.decode_example(payload))
     change(payloads)
     encode = {"image/object/bbox/label": np.zeros(0, np.int64)}
     boxes = {f"image/object/bbox/{key}": np.zeros(0, np.float32) for key in ("xmin", "ymin")}
     content = b"".join(
-        records.frame(records.encode_example(row | encode | boxes)) for row in payloads
+        tfrecord.frame(example.encode_example(row | encode | boxes)) for row in payloads
     )
     path.write_bytes(content)
     document = json.loads((data / "manifest.json").read_text())
     shard = document["splits"]["train"]["shards"][0]
     shard.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
     old = np.frombuffer((data / "train.index").read_bytes(), "<i8")
-    index = np.concatenate([records.offsets(path)[:-1], old[len(payloads) :]]).tobytes()
+    index = np.concatenate([tfrecord.offsets(path)[:-1], old[len(payloads) :]]).tobytes()
     (data / "train.index").write_bytes(index)
     document["splits"]["train"]["index"]["sha256"] = hashlib.sha256(index).hexdigest()
     (data / "manifest.json").write_text(json.dumps(document))

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from squeezenext import records
 from squeezenext.config import Config, Fire, Images, SqueezeNet, SqueezeNext, Stage, Training
 from squeezenext.config.augmentation import HorizontalFlip, RandomCrop
-from squeezenext.reader import Reader
-from squeezenext.records import tfrecord
+from squeezenext.records import dataset, manifest, tfrecord
+from squeezenext.records import example as records_example
+from squeezenext.records.reader import Reader
 
 CLASSES = 3
 IMAGES = Images(
@@ -80,10 +80,10 @@ def shard(path: Path, examples: int, first: int = 0) -> Path:
     with open(path, "wb") as file:
         for number in range(first, first + examples):
             label = number % CLASSES + 1
-            example = records.ImageExample(
+            example = records_example.ImageExample(
                 jpeg(number, label), 48, 48, label, f"n{label}", f"class {label}", f"{number}.jpg"
             )
-            features = records.example_features(example)
+            features = records_example.example_features(example)
             file.write(tfrecord.frame(tfrecord.encode_example(features)))
     return path
 
@@ -97,7 +97,7 @@ def data_set(folder: Path, split: str, payloads: list[bytes]) -> Path:
     sha256 = hashlib.sha256(content).hexdigest()
     rows = [{"file": shard.name, "bytes": len(content), "sha256": sha256}]
     document = {
-        "format_version": records.FORMAT_VERSION,
+        "format_version": manifest.FORMAT_VERSION,
         "classes": [
             {"label": n, "synset": f"n{n}", "text": f"n{n}"} for n in range(1, CLASSES + 1)
         ],
@@ -111,18 +111,18 @@ def data_set(folder: Path, split: str, payloads: list[bytes]) -> Path:
         "repairs": [],
         "rejected": [],
     }
-    (folder / records.MANIFEST).write_text(json.dumps(document))
+    (folder / manifest.MANIFEST).write_text(json.dumps(document))
     return folder
 
 
 def payload(number: int, label: int, leave_out: str = "") -> bytes:
     """Returns one record, without the feature `leave_out`."""
-    example = records.ImageExample(
+    example = records_example.ImageExample(
         jpeg(number, 1), 48, 48, label, f"n{label}", f"n{label}", f"{number}.jpg"
     )
-    features = dict(records.example_features(example))
+    features = dict(records_example.example_features(example))
     features.pop(leave_out, None)
-    return records.encode_example(features)
+    return records_example.encode_example(features)
 
 
 def reader(folder: Path, examples: int = 40) -> Reader:
@@ -130,7 +130,7 @@ def reader(folder: Path, examples: int = 40) -> Reader:
     path = folder / "train-00000-of-00001"
     if not path.exists():
         shard(path, examples)
-    return Reader(records.split_from_files("train", [path]))
+    return Reader(dataset.split_from_files("train", [path]))
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import photographs, trained
+from squeezenext import trained
 from squeezenext.cli import Say
 from squeezenext.compression import allocation, report, sqz
 from squeezenext.compression.calibration import Probe, drawn
 from squeezenext.compression.method import Method
 from squeezenext.compression.sqz import Encoded
 from squeezenext.errors import InputError, NotFinite, NotKept
+from squeezenext.records import samples
 from squeezenext.trained import Trained
 
 PROBES = 32  # images on which answers are compared
@@ -124,7 +125,7 @@ def _probe(model: Trained, data_dir: str | Path | None) -> Probe:
         images = drawn(model.config.images, PROBES)
         return Probe(model.graph, model.weights, images, drawn=True)
     splits = ("train", "validation")
-    shown = photographs.read(data_dir, splits, PROBES, model.config.images, model.labels)
+    shown = samples.read(data_dir, splits, PROBES, model.config.images, model.labels)
     inputs = [report.as_input(pixels, model.config) for pixels, _ in shown]
     return Probe(model.graph, model.weights, inputs)
 
@@ -162,8 +163,8 @@ def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: 
     tf_import.import_tensorflow()
     from squeezenext.compression import pruning, retraining
     from squeezenext.network import graph
-    from squeezenext.reader import Reader
     from squeezenext.records import dataset
+    from squeezenext.records.reader import Reader
 
     found = dataset.find(data_dir, None, None)
     dataset.check_split(found, "train")

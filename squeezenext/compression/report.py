@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import photographs
 from squeezenext.compression.sqz import Encoded
 from squeezenext.images import decoding
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
+from squeezenext.records import samples
 from squeezenext.trained import Trained
 
 
@@ -67,7 +67,7 @@ class Examination:
         """Returns [images, 2]: each one's class and what the network takes it for."""
         config = self._model.config
         runner = Runner(writer.write(self._model.graph, weights), 2, "the network")
-        shown = photographs.read(
+        shown = samples.read(
             self._data_dir, (self._split,), self._images, config.images, self._model.labels
         )
         return np.array(

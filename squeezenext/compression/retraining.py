@@ -18,7 +18,7 @@ from squeezenext.errors import NotFinite
 from squeezenext.foreign import variables
 from squeezenext.network import graph
 from squeezenext.network.keras_model import model_variables
-from squeezenext.reader import Reader, faults_named
+from squeezenext.records.reader import Reader, faults_named
 from squeezenext.training import devices, distillation, micro_batches, model_directory
 from squeezenext.training.history import ProgressBar
 from squeezenext.training.loop import Loop

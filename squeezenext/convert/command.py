@@ -18,20 +18,21 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext import cli as command_line
-from squeezenext import progress, records
+from squeezenext import progress
 from squeezenext.convert import beam, commit, estimate, plan, shards, sources, space, tfrecords
 from squeezenext.convert import output as outputs
 from squeezenext.convert.listing import Collection, printable
 from squeezenext.convert.options import LAYOUTS, RUNNERS, Options
 from squeezenext.convert.pool import Pool, behind, default_workers
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
+from squeezenext.records import manifest as records_manifest
 
 _SHOWN_FAULTS = 20
 
 
 def convert(
     source: Path, output: Path, say: command_line.Say = lambda text: None, **options
-) -> records.Manifest:
+) -> records_manifest.Manifest:
     """Converts `source` into the data directory `output`; see `Options` for the rest.
 
     Args:
@@ -102,7 +103,7 @@ def _write_shards(
     return written
 
 
-def report(manifest: records.Manifest) -> None:
+def report(manifest: records_manifest.Manifest) -> None:
     """Tells what came out, on standard error; no file's name can forge a line of it.
 
     Raises:
@@ -127,7 +128,7 @@ def report(manifest: records.Manifest) -> None:
         count = len(rejected) + manifest.raw.get("omitted", {}).get("rejected", 0)
         raise SomeInputsFailed(
             f"{count} files were rejected, all others are converted; "
-            f'{manifest.directory / records.MANIFEST} lists them under "rejected".'
+            f'{manifest.directory / records_manifest.MANIFEST} lists them under "rejected".'
         )
 
 

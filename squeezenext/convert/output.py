@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import records
 from squeezenext.convert import commit, imagenet, plan
 from squeezenext.convert import lists as convert_lists
 from squeezenext.convert.listing import Collection, Fault
 from squeezenext.convert.options import Options
 from squeezenext.convert.shards import Written
 from squeezenext.errors import InputError
-from squeezenext.records import tfrecord
+from squeezenext.records import example, tfrecord
+from squeezenext.records import manifest as records_manifest
 
 # Images that lie in two splits, byte for byte: what is trained on must not be tested on.
 #
@@ -88,7 +88,7 @@ def _image(output: Path, results: list[Written], number: int) -> tuple[str, byte
         payload = tfrecord.read(descriptor, start, length, result.file, number)
     finally:
         os.close(descriptor)
-    return result.names[number], records.decode_example(payload)["image/encoded"][0]
+    return result.names[number], example.decode_example(payload)["image/encoded"][0]
 
 
 MAX_ROWS = 10_000  # of each list in the manifest; how many more there are is told beside it
@@ -123,17 +123,17 @@ def fingerprint(collection: Collection) -> str:
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
-def finished(output: Path, identity: str) -> records.Manifest | None:
+def finished(output: Path, identity: str) -> records_manifest.Manifest | None:
     """Returns the manifest if this very conversion was done before; refuses another one."""
-    if not (output / records.MANIFEST).exists():
+    if not (output / records_manifest.MANIFEST).exists():
         return None
-    manifest = records.load_manifest(output)
+    manifest = records_manifest.load_manifest(output)
     if manifest.raw.get("arguments", {}).get("identity") != identity:
         raise OtherData(
             f"{output} holds another data set, or this one converted with other flags; choose "
             "another --output, or give --overwrite."
         )
-    records.check_shards(manifest)
+    records_manifest.check_shards(manifest)
     for left_over in (commit.WORK, commit.SPOOL):  # killed just before their own removal
         shutil.rmtree(output / left_over, ignore_errors=True)
     return manifest
@@ -145,7 +145,7 @@ def finish(
     options: Options,
     written: dict[str, list[Written]],
     planned: plan.Plan,
-) -> records.Manifest:
+) -> records_manifest.Manifest:
     """Writes the offsets, the planned lists and, when all else is on the disk, the manifest."""
     for name, results in written.items():
         if not sum(result.examples for result in results):
@@ -155,10 +155,10 @@ def finish(
     if convert_lists.LABELS in planned.files:
         convert_lists.write_labels(output, collection.classes)
     convert_lists.write(output, collection.classes, written, document["rgb_mean"])
-    commit.write_json(output / records.MANIFEST, document, output / commit.WORK)
+    commit.write_json(output / records_manifest.MANIFEST, document, output / commit.WORK)
     shutil.rmtree(output / commit.WORK)
     shutil.rmtree(output / commit.SPOOL, ignore_errors=True)
-    return records.load_manifest(output)
+    return records_manifest.load_manifest(output)
 
 
 def _split(output: Path, name: str, results: list[Written]) -> dict:
@@ -190,7 +190,7 @@ def _document(
         for number, label in enumerate(collection.classes, 1)
     ]
     return {
-        "format_version": records.FORMAT_VERSION,
+        "format_version": records_manifest.FORMAT_VERSION,
         "partial": options.partial,
         "classes": classes,
         "splits": {name: _split(output, name, rows) for name, rows in written.items()},

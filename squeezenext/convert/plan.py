@@ -19,12 +19,13 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from squeezenext import files, records
+from squeezenext import files
 from squeezenext.convert import commit, imagenet, images, lists
 from squeezenext.convert.listing import Collection, Listing, parts, printable, shuffled
 from squeezenext.convert.options import Options
 from squeezenext.convert.shards import Job
 from squeezenext.errors import InputError, RunAgain
+from squeezenext.records import manifest
 
 # One converter a directory.
 
@@ -236,7 +237,7 @@ def clear(output: Path, plan: Plan, kept: frozenset[str] = frozenset()) -> None:
     found = sorted({*_finished(output), *_unfinished(work), *plan.files} - kept)
     commit.make_folder(work)
     commit.write_json(work / _PLAN, dataclasses.asdict(Plan("", "", tuple(found))), work)
-    _remove(output, [records.MANIFEST])
+    _remove(output, [manifest.MANIFEST])
     _remove(output, found)
     shutil.rmtree(work, ignore_errors=True)
 
@@ -244,10 +245,10 @@ def clear(output: Path, plan: Plan, kept: frozenset[str] = frozenset()) -> None:
 def _finished(output: Path) -> list[str]:
     """Returns the files of a finished data set, as far as known where its manifest is damaged."""
     found = [path.name for path in output.iterdir() if _SHARD.fullmatch(path.name)]
-    if (output / records.MANIFEST).exists():
+    if (output / manifest.MANIFEST).exists():
         found += [*lists.FILES, *(f"{split}.index" for split in lists.LISTS)]
     with contextlib.suppress(InputError):
-        for split in records.load_manifest(output).splits.values():
+        for split in manifest.load_manifest(output).splits.values():
             parts = (*split.shards, *([split.sidecar] if split.sidecar else []))
             found += [part.path.name for part in parts]
     return found

@@ -12,9 +12,11 @@ from typing import BinaryIO
 import google_crc32c
 import numpy as np
 
-from squeezenext import labels, records
+from squeezenext import labels
 from squeezenext.convert import commit, images
 from squeezenext.convert.listing import Fault, Listing, SourceReader
+from squeezenext.records import example as records_example
+from squeezenext.records import tfrecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,7 @@ def draft(job: Job) -> Written:
             label = labels_of[place]
             rows.append((file.position, len(image.data), fingerprint(image.data), label))
             result.names.append(names[place])
-            file.write(*records.frame_parts(_encode(job, names[place], label, image)))
+            file.write(*tfrecord.frame_parts(_encode(job, names[place], label, image)))
     result.table, result.bytes = np.array(rows, RECORD), file.position
     result.sha256, result.draft = file.sha256, file.path.name
     return result
@@ -191,10 +193,10 @@ def _images(job: Job, result: Written) -> Iterator[tuple[int, images.Normalised]
 
 
 def _encode(job: Job, name: str, label: int, image: images.Normalised) -> list[bytes]:
-    known, corners = job.classes[label], records.NO_BOXES
+    known, corners = job.classes[label], records_example.NO_BOXES
     if boxes := job.listing.boxes.get(name):
         corners = np.frombuffer(boxes, np.float32).reshape(-1, 4)
-    example = records.ImageExample(
+    example = records_example.ImageExample(
         image.data, image.height, image.width, label, known.synset, known.text, name, corners
     )
-    return records.example_parts(example)
+    return records_example.example_parts(example)

@@ -15,14 +15,14 @@ from typing import BinaryIO
 
 import numpy as np
 
-from squeezenext import files, labels, progress, records
+from squeezenext import files, labels, progress
 from squeezenext.convert import commit, images
 from squeezenext.convert.listing import Collection, Watch, is_text, listing, printable
 from squeezenext.convert.pool import Pool
 from squeezenext.convert.shards import RECORD, Written, fingerprint, sha256
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.images import jpeg
-from squeezenext.records import schema, tfrecord
+from squeezenext.records import example, tfrecord
 
 _SHARD = re.compile(
     r"(?:\w+_)?(train|validation|valid|val|test)[-_.](?:.*-of-(\d+))?.*?(?:\.tfrecords?)?"
@@ -172,12 +172,12 @@ def _readable(path: Path) -> Iterator[BinaryIO]:
 
 def _example(payload: bytes, shard: str, number: int) -> tuple[int, labels.Label, str, bytes]:
     """Returns (label, its class, file name, image) of a record that training can read."""
-    features = records.decode_example(payload)
-    texts = [_text(features, key) for key in (schema.SYNSET, schema.TEXT, schema.FILENAME)]
-    label, data = (features.get(key, []) for key in (schema.LABEL, schema.ENCODED))
+    features = example.decode_example(payload)
+    texts = [_text(features, key) for key in (example.SYNSET, example.TEXT, example.FILENAME)]
+    label, data = (features.get(key, []) for key in (example.LABEL, example.ENCODED))
     fault = ""
     if len(label) != 1 or len(data) != 1 or not isinstance(label[0], int):
-        fault = f"has no {schema.LABEL} or no {schema.ENCODED}"
+        fault = f"has no {example.LABEL} or no {example.ENCODED}"
     elif not 1 <= label[0] <= _MAX_LABEL:
         fault = f"has the label {label[0]}, but labels count from 1 to {_MAX_LABEL} at most; "
         fault += "convert the images themselves"

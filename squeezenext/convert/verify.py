@@ -21,12 +21,13 @@ import numpy as np
 from absl import flags
 
 from squeezenext import cli as command_line
-from squeezenext import progress, records
+from squeezenext import progress
 from squeezenext.convert import images
 from squeezenext.convert.pool import Pool, default_workers
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.images import jpeg
-from squeezenext.records import schema, tfrecord
+from squeezenext.records import example, tfrecord
+from squeezenext.records import manifest as records_manifest
 
 # Looks at every byte of one shard: the job of a verifying process. Imports no TensorFlow.
 
@@ -53,7 +54,7 @@ class Fault:
 class Job:
     """A shard, what the manifest and the sidecar say of it, and how closely to look."""
 
-    shard: records.Shard
+    shard: records_manifest.Shard
     synsets: tuple[str, ...]  # of label 1, 2, ...
     offsets: np.ndarray | None
     decode: bool
@@ -132,19 +133,19 @@ def _framing(header: bytes, payload: bytes, trailer: bytes, position: int, size:
 def _example(payload: bytes, job: Job) -> Iterator[tuple[str, str]]:
     """Yields (key, fault) of what is wrong with a record whose bytes are as written."""
     try:
-        features = records.decode_example(payload)
-    except records.RecordError as error:
+        features = example.decode_example(payload)
+    except example.RecordError as error:
         yield "", f"is no example: {error}"
         return
-    key = (_only(features, schema.FILENAME, bytes) or b"").decode("utf-8", "backslashreplace")
-    label = _only(features, schema.LABEL, int)
+    key = (_only(features, example.FILENAME, bytes) or b"").decode("utf-8", "backslashreplace")
+    label = _only(features, example.LABEL, int)
     if label is None or not 1 <= label <= len(job.synsets):
         yield key, f"has the label {label}, not one of 1..{len(job.synsets)}"
-    elif job.synsets[label - 1].encode() != (_only(features, schema.SYNSET, bytes) or b""):
+    elif job.synsets[label - 1].encode() != (_only(features, example.SYNSET, bytes) or b""):
         yield key, f"has the label {label} but not that class's synset, {job.synsets[label - 1]}"
-    image = _only(features, schema.ENCODED, bytes)
+    image = _only(features, example.ENCODED, bytes)
     if image is None:
-        yield key, f"has no {schema.ENCODED}"
+        yield key, f"has no {example.ENCODED}"
         return
     if fault := _image(image, features, job.decode):
         yield key, fault
@@ -164,13 +165,13 @@ def _image(data: bytes, features: dict, decode: bool) -> str:
             images.decode(data)
     except images.ImageError as error:
         return f"holds an image that {error}"
-    stated = [_only(features, name, int) for name in (schema.HEIGHT, schema.WIDTH)]
+    stated = [_only(features, name, int) for name in (example.HEIGHT, example.WIDTH)]
     if stated != [header.height, header.width] and stated != [None, None]:
         return f"says {stated[0]} x {stated[1]} pixels, its image {header.height} x {header.width}"
     return ""
 
 
-def shard_offsets(split: records.Split) -> list[np.ndarray | None]:
+def shard_offsets(split: records_manifest.Split) -> list[np.ndarray | None]:
     """Returns what the sidecar says of each shard of a split; None where it cannot be used."""
     try:
         data = np.frombuffer(Path(split.sidecar.path).read_bytes(), "<i8")
@@ -194,7 +195,7 @@ def verify(
     Raises:
       InputError: there is no data set, or its manifest is damaged.
     """
-    manifest = records.load_manifest(Path(directory))
+    manifest = records_manifest.load_manifest(Path(directory))
     faults = [fault for split in manifest.splits.values() for fault in _sidecar(split)]
     jobs = [job for split in manifest.splits.values() for job in _jobs(manifest, split, decode)]
     examples, size = (sum(getattr(job.shard, key) for job in jobs) for key in ("examples", "bytes"))
@@ -206,13 +207,15 @@ def verify(
     return faults
 
 
-def _jobs(manifest: records.Manifest, split: records.Split, decode: bool) -> Iterator[Job]:
+def _jobs(
+    manifest: records_manifest.Manifest, split: records_manifest.Split, decode: bool
+) -> Iterator[Job]:
     synsets = tuple(label.synset for label in manifest.classes)
     for shard, offsets in zip(split.shards, shard_offsets(split), strict=True):
         yield Job(shard, synsets, offsets, decode)
 
 
-def _sidecar(split: records.Split) -> Iterator[Fault]:
+def _sidecar(split: records_manifest.Split) -> Iterator[Fault]:
     """Yields what is wrong with the index as a file; training then walks the shards instead."""
     if split.sidecar is None:
         return
@@ -235,7 +238,7 @@ def report(directory: Path, faults: list[Fault], as_json: bool) -> None:
     Raises:
       SomeInputsFailed: there are faults.
     """
-    manifest = records.load_manifest(directory)
+    manifest = records_manifest.load_manifest(directory)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     counts = {
         "shards": len(shards),

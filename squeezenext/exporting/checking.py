@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import photographs
 from squeezenext.errors import NotKept
 from squeezenext.images import decoding
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
 from squeezenext.predictor import softmax
+from squeezenext.records import samples
 from squeezenext.trained import Trained
 
 # Of probabilities, against the model: rounding of the kernels; of the weights to half precision.
@@ -77,7 +77,7 @@ def images(model: Trained, data_dir: str | Path, limit: int) -> list[np.ndarray]
     Each is [size, size, 3] uint8, RGB.
     """
     like = (model.config.images, model.labels)
-    return [pixels for pixels, _ in photographs.read(data_dir, CALIBRATED_ON, limit, *like)]
+    return [pixels for pixels, _ in samples.read(data_dir, CALIBRATED_ON, limit, *like)]
 
 
 def probes(model: Trained, shown: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -7,8 +7,7 @@ import numpy as np
 from squeezenext import tf_import
 from squeezenext.metrics import Evaluation
 from squeezenext.predictor import Predictor
-from squeezenext.records import dataset
-from squeezenext.reporting import examples
+from squeezenext.records import dataset, samples
 
 
 def evaluate(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
@@ -20,13 +19,13 @@ def evaluate(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
     predictor = Predictor(path)
     dataset.check_classes(found, predictor.labels, path)
     tf_import.import_tensorflow()
-    from squeezenext.reader import Reader
+    from squeezenext.records.reader import Reader
 
     reader = Reader(found.splits[split])
     classes = len(predictor.labels)
 
     def score(number: int, look) -> tuple:
-        image, label = examples.read(reader, number, classes)
+        image, label = samples.read_examples(reader, number, classes)
         probabilities = look(image).probabilities
         ranked = np.argsort(-probabilities, kind="stable")[:5]
         loss = -np.log(max(float(probabilities[label]), 1e-30))

@@ -18,7 +18,8 @@ from squeezenext.labels import names as class_names
 from squeezenext.metrics import Evaluation
 from squeezenext.prediction import explain
 from squeezenext.predictor import Predictor
-from squeezenext.reporting import charts, examples
+from squeezenext.records import samples
+from squeezenext.reporting import charts
 
 WORST = 24  # mistakes shown
 MATRIX = 25  # classes up to which the whole confusion matrix is shown
@@ -104,7 +105,7 @@ def _mistakes(model, labels, result: Evaluation, reader) -> list[dict]:
         predictor = None
     shown, names = [], class_names(labels)
     for number in worst:
-        image, _ = examples.read(reader, int(number), len(labels))
+        image, _ = samples.read_examples(reader, int(number), len(labels))
         predicted = int(result.predicted[number])
         heat = None
         if predictor:

@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from squeezenext import trained
 from squeezenext.config import Config
-from squeezenext.reader import Reader, faults_named
 from squeezenext.records import bad_records
 from squeezenext.records.manifest import Split
+from squeezenext.records.reader import Reader, faults_named
 from squeezenext.training import (
     departure,
     devices,

@@ -7,12 +7,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from squeezenext import data, labels
+from squeezenext import labels
 from squeezenext.images import augment
 from squeezenext.metrics import Evaluation
 from squeezenext.network import keras_model
 from squeezenext.optimization.schedule import learning_rate
-from squeezenext.reader import Reader
+from squeezenext.records import batches
+from squeezenext.records.reader import Reader
 from squeezenext.training import phases, pictures
 from squeezenext.training.history import LOG, History
 from squeezenext.training.loop import Loop
@@ -42,14 +43,14 @@ class Journal:
         """Shows the first images that training sees, and the graph."""
         config = self._loop.config
         images = phases.resized(config.images, self._loop.phase.size)
-        shown = data.training(
+        shown = batches.training(
             reader,
             images,
             config.model.classes,
             seed=self._loop.seed,
             start=0,
             micro_batch=self._loop.micro_batch,  # among whose images those to mix are drawn
-            share=data.Share(),
+            share=batches.Share(),
             echo=config.training.echo,
         )
         pixels, known, draws = next(iter(shown))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from squeezenext.reader import Reader
 from squeezenext.records import bad_records
+from squeezenext.records.reader import Reader
 from squeezenext.training import devices
 
 

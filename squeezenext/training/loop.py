@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import data
 from squeezenext.config import Config
 from squeezenext.images import augment
 from squeezenext.images.decoding import normalize
@@ -18,7 +17,8 @@ from squeezenext.network.fusing import fused
 from squeezenext.network.keras_model import model_variables
 from squeezenext.optimization.optimizers import is_classifier
 from squeezenext.optimization.update import Update
-from squeezenext.reader import Reader
+from squeezenext.records import batches as records_batches
+from squeezenext.records.reader import Reader
 from squeezenext.training import losses, phases, scoring
 from squeezenext.training.moving_statistics import mean
 
@@ -119,7 +119,7 @@ class Loop(scoring.Scorer):
         self._delivered = delivered = scoring.Deliveries()
 
         def dataset(_):
-            batches = data.training(
+            batches = records_batches.training(
                 reader,
                 phases.resized(self.config.images, self.phase.size),
                 self.config.model.classes,

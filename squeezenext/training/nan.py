@@ -10,11 +10,10 @@ every epoch uses the rollbacks up: the names tell which to mend.
 import contextlib
 from pathlib import Path
 
-from squeezenext import data
 from squeezenext.files import write_file
-from squeezenext.reader import Reader
-from squeezenext.records import example
-from squeezenext.records.schema import FILENAME
+from squeezenext.records import batches, example
+from squeezenext.records.example import FILENAME
+from squeezenext.records.reader import Reader
 from squeezenext.training.loop import Loop
 
 MAX_ROLLBACKS = 5  # in a run; more is not bad luck but a bad recipe
@@ -31,12 +30,12 @@ def keys(reader: Reader, *, seed: int, start: int, count: int, echo: int) -> lis
       count: how many.
       echo: as `data.training_numbers`.
     """
-    numbers = data.training_numbers(
+    numbers = batches.training_numbers(
         reader.split.examples,
         seed=seed,
         start=start,
         micro_batch=count,
-        share=data.Share(),
+        share=batches.Share(),
         echo=echo,
     )
     payloads = reader.read(next(numbers)[0])

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from squeezenext import data
 from squeezenext.config import Images
 from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
-from squeezenext.reader import Reader
+from squeezenext.records import batches
+from squeezenext.records.reader import Reader
 from squeezenext.training.history import History
 
 CURVES = 50  # classes: more curves than that nobody looks at
@@ -78,7 +78,7 @@ def drawn(
 
     [n, size, size, 3] uint8.
     """
-    pixels = data.centres(reader, images, len(classes), numbers)
+    pixels = batches.centres(reader, images, len(classes), numbers)
     pictures = []
     for image, number in zip(pixels, numbers, strict=True):
         picture = Image.fromarray(image)

@@ -6,7 +6,7 @@ import time
 
 import tensorflow as tf
 
-from squeezenext.reader import Reader
+from squeezenext.records.reader import Reader
 from squeezenext.training.loop import Loop
 
 SECONDS = 10.0  # of each measurement

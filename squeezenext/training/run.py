@@ -7,7 +7,7 @@ from typing import Any
 
 from squeezenext import checkpoint
 from squeezenext.errors import NotFinite, RunAgain
-from squeezenext.reader import Reader
+from squeezenext.records.reader import Reader
 from squeezenext.training import devices, left_out, model_directory, nan
 from squeezenext.training.history import LOG, History, ProgressBar
 from squeezenext.training.journal import Journal

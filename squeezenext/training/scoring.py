@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import data
 from squeezenext.config import Config
 from squeezenext.images.decoding import normalize
 from squeezenext.metrics import Evaluation
 from squeezenext.network import keras_model
 from squeezenext.network.fusing import fused
-from squeezenext.reader import Reader
+from squeezenext.records import batches as records_batches
+from squeezenext.records.reader import Reader
 from squeezenext.training import devices, losses
 from squeezenext.training.moving_statistics import MovingStatistics
 
@@ -52,7 +52,7 @@ class Scorer:
         worker, workers = devices.workers(strategy)
         total = strategy.num_replicas_in_sync
         replicas = total // workers
-        self.share = data.Share(worker * replicas, replicas, total)
+        self.share = records_batches.Share(worker * replicas, replicas, total)
         with strategy.scope():
             self.model = keras_model.build(config, precision=precision, seed=seed)
         self.statistics = MovingStatistics(self.model, strategy)
@@ -102,7 +102,7 @@ class Scorer:
 
         def dataset(_):
             nonlocal steps
-            batches, steps = data.evaluation(
+            batches, steps = records_batches.evaluation(
                 reader, self.config.images, self.config.model.classes, batch=batch, share=self.share
             )
             return batches if self._alone else batches.map(self._scored.count_in)

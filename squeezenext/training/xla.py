@@ -5,7 +5,7 @@ import time
 
 import tensorflow as tf
 
-from squeezenext.reader import Reader
+from squeezenext.records.reader import Reader
 from squeezenext.training.history import LOG
 from squeezenext.training.loop import Loop
 

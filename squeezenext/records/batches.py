@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from squeezenext.config import Images
 from squeezenext.images import augment, crops
-from squeezenext.reader import SCHEMA, Reader
+from squeezenext.records.reader import SCHEMA, Reader
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from squeezenext import records
 from squeezenext.config import Images
 from squeezenext.errors import InputError
 from squeezenext.images import decoding
 from squeezenext.labels import Label
 from squeezenext.records import dataset, example, tfrecord
+from squeezenext.records.example import image_and_class
 
 # Where accuracy is told: the first that the data has, never what was trained on.
 TESTED = ("validation", "test")
@@ -44,7 +45,7 @@ def read(
     if name is None:
         raise InputError(f"{data_dir} has no {' or '.join(splits)} split; convert it with one.")
     split = found.splits[name]
-    index = records.index(split)
+    index = dataset.index(split)
     first = np.cumsum([0, *(shard.examples for shard in split.shards)])
     for number in np.linspace(0, len(index) - 1, min(limit, len(index))).round().astype(int):
         shard, offset, length = (int(value) for value in index[number])
@@ -71,3 +72,18 @@ def _payload(path: Path, offset: int, length: int, number: int) -> bytes:
         return tfrecord.read(descriptor, offset, length, str(path), number)
     finally:
         os.close(descriptor)
+
+
+# Single examples of a split, read with Pillow: for evaluation of shipped files and for reports.
+
+
+def read_examples(reader, number: int, classes: int) -> tuple[Image.Image, int]:
+    """Returns example `number` of a `reader.Reader`: an RGB image and its label in 0..classes - 1.
+
+    Raises:
+      InputError: the record is damaged, or its label is none of the network's.
+    """
+    payload = reader.read(np.array([number]))[0]
+    name = f"{reader.split.shards[0].path.parent}: record {number} of {reader.split.name}"
+    encoded, label = image_and_class(payload, classes, name)
+    return decoding.decode(decoding.open_image(encoded, name), name), label

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import records
 from squeezenext.errors import InputError
-from squeezenext.records import tfrecord
+from squeezenext.records import dataset, tfrecord
 from squeezenext.records.bad_records import BadRecords
 from squeezenext.records.example import RecordError
 from squeezenext.records.manifest import Split
@@ -37,7 +36,7 @@ class Reader:
 
     def __init__(self, split: Split):
         self.split = split
-        self.index = records.index(split)
+        self.index = dataset.index(split)
         self._names = [str(shard.path) for shard in split.shards]
         self._first = np.cumsum([0, *(shard.examples for shard in split.shards)])
         self.bad: BadRecords | None = None
