@@ -36,7 +36,7 @@ from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_onnx, pixels
 from squeezenext.foreign.published import PUBLISHED
 from squeezenext.litert import int8, writer
-from squeezenext.litert.numbers import Float32
+from squeezenext.litert.writer import Float32
 from squeezenext.network import graph
 from squeezenext.records import samples
 

@@ -99,11 +99,11 @@ class Predictor:
             )
 
     def _tap(self):
-        from squeezenext.litert import taps
+        from squeezenext.litert import class_maps
 
         content = self._content
         content = content if isinstance(content, bytes) else content.read_bytes()
-        tapped = taps.tap(content, self._model.name)
+        tapped = class_maps.tap(content, self._model.name)
         self._content = tapped.content
         self._runner = self._make_runner(cores())
         return tapped

@@ -13,7 +13,7 @@ from ai_edge_litert.interpreter import Interpreter
 from squeezenext.config import io as config_io
 from squeezenext.exporting import pixels
 from squeezenext.images import decoding
-from squeezenext.litert import int8, numbers, writer
+from squeezenext.litert import int8, writer
 from squeezenext.network import graph
 from squeezenext.network.graph import Graph, Node
 from tests import tiny
@@ -91,7 +91,7 @@ def test_float16_weights_halve_the_file_and_hardly_change_it():
     weights = random_weights(network)
     images = np.random.default_rng(1).normal(0, 1, (SIZE, SIZE, 3))
     whole = writer.write(network, weights)
-    half = writer.write(network, weights, numbers=numbers.Float16())
+    half = writer.write(network, weights, numbers=writer.Float16())
     assert len(half) < 0.51 * len(whole)
     close(run(half, images)[0], run(whole, images)[0], 1e-2)
 
@@ -126,7 +126,7 @@ def test_integer_networks_come_near(name):
     assert given["dtype"] == np.uint8
     spread = expected.std()
     assert np.abs(run(content, shown[0])[0] - expected).std() < 0.3 * spread
-    dynamic = writer.write(network, weights, numbers=numbers.DynamicRange())
+    dynamic = writer.write(network, weights, numbers=writer.DynamicRange())
     assert np.abs(run(dynamic, shown[0])[0] - expected).std() < 0.3 * spread
 
 

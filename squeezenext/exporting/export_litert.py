@@ -13,7 +13,7 @@ import squeezenext
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.exporting import pixels
-from squeezenext.litert import int8, metadata, numbers, writer
+from squeezenext.litert import int8, metadata, writer
 from squeezenext.litert.runner import Runner
 from squeezenext.prediction.shipped import DESCRIPTION, PHONES, PIXELS
 from squeezenext.trained import Trained
@@ -56,9 +56,9 @@ def _numbers(precision: str, network, weights, calibration: Sequence[np.ndarray]
             raise InputError("--precision int8 needs real images for its ranges: give --data_dir.")
         return int8.calibrated(network, weights, calibration)
     kinds = {
-        "float32": numbers.Float32,
-        "float16": numbers.Float16,
-        "dynamic": numbers.DynamicRange,
+        "float32": writer.Float32,
+        "float16": writer.Float16,
+        "dynamic": writer.DynamicRange,
     }
     return kinds[precision]()
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from squeezenext.cli import Say
 from squeezenext.exporting import checking, compressed_file, npm, pixels
-from squeezenext.litert import int8, numbers, writer
+from squeezenext.litert import int8, writer
 from squeezenext.litert.runner import Runner
 from squeezenext.network.graph import Graph, Node
 from squeezenext.predictor import softmax
@@ -130,7 +130,7 @@ def _networks(model: Trained, calibration: Sequence[np.ndarray]) -> dict[str, by
     graph, weights = pixels.take_rgb(model.graph, model.weights, model.config.images)
     graph, weights = with_class_maps(graph, weights)
     # No float16: LiteRT.js 2.5 widens such weights at every run, and took 3 times float32's time.
-    kinds = {"float32": numbers.Float32()}
+    kinds = {"float32": writer.Float32()}
     if len(calibration):
         kinds["int8"] = int8.calibrated(graph, weights, calibration)
     outputs = [graph.features]

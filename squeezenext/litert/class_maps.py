@@ -13,7 +13,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from squeezenext.errors import InputError
-from squeezenext.litert.flatbuffer import Buffer
+from squeezenext.litert.container import Buffer
 
 _CODES = schema.BuiltinOperator
 _MEANS = {_CODES.MEAN, _CODES.AVERAGE_POOL_2D}
