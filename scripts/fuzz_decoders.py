@@ -34,11 +34,12 @@ sys.path.insert(0, str(ROOT))
 from scripts.damage import damage
 from squeezenext import cli as command_line
 from squeezenext import labels
-from squeezenext.compression import sharing, sqz
+from squeezenext.compression import sharing
 from squeezenext.config import TORCHVISION, Config
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.foreign import deep_compression, importing, npz, pytorch_weights, variables
 from squeezenext.network import graph
+from squeezenext.sqz import file as sqz
 from tests import foreign_files as files
 from tests.foreign_files import BYPASS, SQUEEZENET, SQUEEZENEXT, trained
 

@@ -67,7 +67,7 @@ def load(model: str | Path) -> Trained:
 
 
 def _of_sqz(path: Path) -> Trained:
-    from squeezenext.compression import sqz  # no model directory needs it
+    from squeezenext.sqz import file as sqz  # no model directory needs it
 
     found = sqz.read(path)
     return Trained(

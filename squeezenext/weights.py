@@ -19,12 +19,12 @@ from absl import flags
 
 from squeezenext import labels, trained
 from squeezenext.cli import run
-from squeezenext.compression import sqz
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import importing, variables, writing
 from squeezenext.foreign.named import resolve
+from squeezenext.sqz import file as sqz
 
 
 def main(argv: Sequence[str] | None = None) -> int:

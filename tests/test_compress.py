@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from squeezenext import checkpoint, compress, evaluate, labels, trained
-from squeezenext.compression import allocation, making, sqz
+from squeezenext.compression import allocation, making
 from squeezenext.compression.report import Examination
 from squeezenext.compression.sharing import Shared
 from squeezenext.config import io as config_io
@@ -17,6 +17,7 @@ from squeezenext.errors import InputError, NotFinite
 from squeezenext.foreign import variables as variables_
 from squeezenext.network import graph
 from squeezenext.predictor import Predictor
+from squeezenext.sqz import file as sqz
 from tests import tiny
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from squeezenext.compression import huffman
 from squeezenext.errors import InputError
+from squeezenext.sqz import huffman
 
 
 def round_trip(symbols, alphabet):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from squeezenext.compression import kernel_coding as coding
-from squeezenext.compression import kernel_form as forms
-from squeezenext.compression.range_coder import Decoder, Encoder, Meter
 from squeezenext.errors import InputError
+from squeezenext.sqz import contexts as coding
+from squeezenext.sqz import kernels as forms
+from squeezenext.sqz.coder import Decoder, Encoder, Meter
 
 SHAPES = [(1, 1, 1, 1), (1, 1, 70, 50), (3, 3, 5, 7), (3, 1, 4, 9), (7, 7, 3, 8)]
 

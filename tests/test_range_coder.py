@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from squeezenext.compression.range_coder import HALF, Contexts, Decoder, Encoder, Meter
 from squeezenext.errors import InputError
+from squeezenext.sqz.coder import HALF, Contexts, Decoder, Encoder, Meter
 
 
 def coded(coder, contexts, bits=None):

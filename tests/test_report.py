@@ -38,9 +38,9 @@ def scored(model, pattern):
 
 def sqz_of(model, path):
     from squeezenext import checkpoint, labels
-    from squeezenext.compression import sqz
     from squeezenext.config import io as config_io
     from squeezenext.network import graph
+    from squeezenext.sqz import file as sqz
 
     config = config_io.read(model / "config.json")
     state, _ = checkpoint.newest(model / "checkpoints", print)

@@ -13,13 +13,16 @@ import pytest
 from PIL import Image
 
 from squeezenext import labels
-from squeezenext.compression import kernel_form, sharing, sqz, sqz_header
+from squeezenext.compression import sharing
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.foreign import importing
 from squeezenext.labels import Label
 from squeezenext.network import graph
 from squeezenext.predictor import Predictor
+from squeezenext.sqz import file as sqz
+from squeezenext.sqz import header as sqz_header
+from squeezenext.sqz import kernels
 from tests import tiny
 from tests.conftest import REPOSITORY
 
@@ -67,7 +70,7 @@ def shown(config):
 @pytest.mark.parametrize("kind", KINDS)
 def test_networks_come_back(coder, wide, kind, monkeypatch):
     if kind == "raw":
-        monkeypatch.setattr("squeezenext.compression.kernel_form.MAX_VALUES", 8)
+        monkeypatch.setattr("squeezenext.sqz.kernels.MAX_VALUES", 8)
     config = tiny.SQUEEZENET if kind == "dense" else tiny.SQUEEZENEXT
     kernels, biases = network(config, kind)
     how = {"coder": coder, "wide": wide, "temperature": 1.5}
@@ -232,7 +235,7 @@ def test_a_small_file_of_a_large_network_is_refused_soon(places, lanes):
     model = dataclasses.replace(tiny.SQUEEZENET.model, bypass="none", **changes)
     config = dataclasses.replace(tiny.SQUEEZENET, model=model)
     header = sqz_header.encode(sqz_header.Header(config, CLASSES))
-    form = kernel_form.Form(places, places == "dense", 0, 0, 0)
+    form = kernels.Form(places, places == "dense", 0, 0, 0)
     if places == "mask":
         form = dataclasses.replace(form, positive=1)
     streams = 2 * form.pack() + struct.pack("<H", lanes) + bytes(lanes)

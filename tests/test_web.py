@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from squeezenext import compress, demo, export, files, trained
-from squeezenext.compression import making, sqz
+from squeezenext.compression import making
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_web, npm
 from squeezenext.images import decoding
 from squeezenext.litert import writer
 from squeezenext.network import graph
+from squeezenext.sqz import file as sqz
 from tests import browser as browsers
 from tests import tiny
 from tests.test_export import made as made_model

@@ -16,8 +16,8 @@ import numpy as np
 from squeezenext.compression import calibration, rate_distortion, sharing
 from squeezenext.compression.calibration import Probe
 from squeezenext.compression.sharing import Initialization, Shared
-from squeezenext.compression.sqz import Encoded
 from squeezenext.errors import InputError
+from squeezenext.sqz.file import Encoded
 
 Kernels = Mapping[str, Shared]
 Sharing = Literal["rate_distortion", "k_means"]

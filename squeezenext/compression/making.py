@@ -8,12 +8,13 @@ import numpy as np
 
 from squeezenext import trained
 from squeezenext.cli import Say
-from squeezenext.compression import allocation, report, sqz
+from squeezenext.compression import allocation, report
 from squeezenext.compression.calibration import Probe, drawn
 from squeezenext.compression.method import Method
-from squeezenext.compression.sqz import Encoded
 from squeezenext.errors import InputError, NotFinite, NotKept
 from squeezenext.records import samples
+from squeezenext.sqz import file as sqz
+from squeezenext.sqz.file import Encoded
 from squeezenext.trained import Trained
 
 PROBES = 32  # images on which answers are compared

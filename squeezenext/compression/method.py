@@ -5,10 +5,10 @@ import math
 
 from squeezenext.compression.allocation import Sharing
 from squeezenext.compression.sharing import Initialization
-from squeezenext.compression.sqz import Coder
 from squeezenext.config import Config, Distillation, Training
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
+from squeezenext.sqz.file import Coder
 
 # Of the retraining, where the model's own recipe would be for many more epochs from scratch.
 RECIPE = {"optimizer": "adam", "learning_rate": 0.0032, "schedule": "cosine", "batch_size": 32}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext.compression.sqz import Encoded
 from squeezenext.images import decoding
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
 from squeezenext.records import samples
+from squeezenext.sqz.file import Encoded
 from squeezenext.trained import Trained
 
 

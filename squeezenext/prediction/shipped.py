@@ -70,9 +70,9 @@ def load(model: str | Path) -> Shipped:
 
 
 def _of_sqz(path: Path) -> Shipped:
-    from squeezenext.compression import sqz
     from squeezenext.litert import writer
     from squeezenext.network import graph
+    from squeezenext.sqz import file as sqz
 
     held = sqz.read(path)
     content = writer.write(graph.of(held.config), held.weights)

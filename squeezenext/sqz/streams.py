@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from squeezenext.compression import kernel_coding as coding
-from squeezenext.compression import kernel_form as forms
-from squeezenext.compression.kernel_form import Form, Parts, Shape
-from squeezenext.compression.range_coder import Decoder, Encoder, Meter
 from squeezenext.errors import InputError
+from squeezenext.sqz import contexts as coding
+from squeezenext.sqz import kernels as forms
+from squeezenext.sqz.coder import Decoder, Encoder, Meter
+from squeezenext.sqz.kernels import Form, Parts, Shape
 
 _HEAD = struct.Struct("<H")
 _GAP_BITS = 8

@@ -9,7 +9,7 @@ published network; docs/compression.md has the table, with what was not.
 
 import numpy as np
 
-from squeezenext.compression.range_coder import HALF, Contexts, Decoder, Encoder
+from squeezenext.sqz.coder import HALF, Contexts, Decoder, Encoder
 
 Coder = Encoder | Decoder
 _FIRST_BATCH = 64  # decisions before the counts are first brought up to date

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from squeezenext.compression import huffman
-from squeezenext.compression import kernel_form as forms
-from squeezenext.compression.kernel_form import Form, Parts, Shape
 from squeezenext.errors import InputError
+from squeezenext.sqz import huffman
+from squeezenext.sqz import kernels as forms
+from squeezenext.sqz.kernels import Form, Parts, Shape
 
 _LENGTH = struct.Struct("<I")
 _BYTES = 256  # symbols of a gap or of eight bits of a mask

@@ -15,12 +15,14 @@ from typing import Literal, get_args
 import numpy as np
 
 from squeezenext import files, labels
-from squeezenext.compression import arithmetic_streams, huffman_streams, kernel_form, sqz_header
 from squeezenext.compression.sharing import Shared
-from squeezenext.compression.sqz_header import Header
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.network import graph
+from squeezenext.sqz import header as sqz_header
+from squeezenext.sqz import huffman_streams, streams
+from squeezenext.sqz import kernels as sqz_kernels
+from squeezenext.sqz.header import Header
 
 SUFFIX = ".sqz"
 MAGIC = b"\x89SQZ\r\n\x1a\n"  # as PNG's: a transfer that changes line ends is noticed at once
@@ -30,7 +32,7 @@ CODERS = get_args(Coder)
 MAX_BYTES = 64 << 20  # of a file
 _HEAD = struct.Struct("<8sHBBII")  # magic, version, coder, bytes of a float, header, streams
 _CRC = struct.Struct("<I")
-_STREAMS = {"huffman": huffman_streams, "arithmetic": arithmetic_streams}
+_STREAMS = {"huffman": huffman_streams, "arithmetic": streams}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +90,7 @@ def encode(
     kind = np.dtype("<f4" if wide else "<f2")
     names = [node.name for node in graph.of(config).weighted]
     with np.errstate(over="ignore"):  # what overflows is found next
-        parts = [kernel_form.take_apart(kernels[name], kind) for name in names]
+        parts = [sqz_kernels.take_apart(kernels[name], kind) for name in names]
         offsets = [biases[name].astype(kind) for name in names if name in biases]
     for array in (*offsets, *(part.codebook for part in parts)):
         if not np.isfinite(array).all():

@@ -1,0 +1,1 @@
+"""The .sqz file: header, layout of a kernel, contexts, coder."""
