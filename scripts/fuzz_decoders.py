@@ -37,7 +37,8 @@ from squeezenext import labels
 from squeezenext.compression import sharing
 from squeezenext.config import TORCHVISION, Config
 from squeezenext.errors import InputError, SomeInputsFailed
-from squeezenext.foreign import deep_compression, importing, npz, pytorch_weights, variables
+from squeezenext.foreign import importing
+from squeezenext.formats import deep_compression, npz, pytorch, variables
 from squeezenext.network import graph
 from squeezenext.sqz import file as sqz
 from tests import foreign_files as files
@@ -101,7 +102,7 @@ def _of_pytorch() -> list[Reader]:
     model = dataclasses.replace(SQUEEZENET.model, head_padding=0)
     images = dataclasses.replace(TORCHVISION, size=32, resize=32)
     config = dataclasses.replace(SQUEEZENET, model=model, images=images)
-    data = pytorch_weights.encode(trained(config), config, "torchvision")
+    data = pytorch.encode(trained(config), config, "torchvision")
     return [Reader(".pth", "torchvision", config, (data,))]
 
 

@@ -1,6 +1,6 @@
 """Weights made elsewhere: published models by name, and files of other programs.
 
-    python -m squeezenext.weights import --format FORMAT --input FILE \\
+    python -m squeezenext.weights import --format FORMAT --input FILE \
         --configuration NAME --model_dir DIR
     python -m squeezenext.weights export --format FORMAT --model_dir DIR|NAME|FILE.sqz --output FILE
 
@@ -15,16 +15,59 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 
-from squeezenext import labels, trained
+from squeezenext import files, labels, trained
 from squeezenext.cli import run
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.foreign import importing, variables, writing
+from squeezenext.foreign import importing
 from squeezenext.foreign.named import resolve
+from squeezenext.formats import deep_compression, npz, pytorch, variables
 from squeezenext.sqz import file as sqz
+
+# Weights as files of other programs.
+
+
+FORMATS = ("deep_compression", "npz", "torchvision", "pytorchcv")
+
+
+def write(kind: str, config: Config, arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Writes a network's variables as a file of a format.
+
+    Args:
+      kind: one of `FORMATS`.
+      arrays: by name, as `trained.variables` returns them.
+
+    Raises:
+      InputError: the format cannot hold this network, or its weights know other pixels.
+    """
+    if kind not in FORMATS:
+        raise InputError(f"--format {kind}: must be one of {', '.join(FORMATS)}.")
+    if not path.parent.is_dir():
+        raise InputError(f"--output {path}: there is no folder {path.parent}.")
+    importing.check_images(kind, config, "the model")
+    if kind == "npz":
+        content = npz.encode(arrays, config)
+    elif kind == "deep_compression":
+        content = _net_file(arrays, config)
+    else:
+        content = pytorch.encode(arrays, config, kind)
+    files.write_file(path, lambda file: file.write_bytes(content))
+
+
+def _net_file(arrays: dict[str, np.ndarray], config: Config) -> bytes:
+    """Returns the .net of weights that are shared already, with codes of 4 bits if they do."""
+    shared = [
+        (arrays[f"model/{name}/kernel"].transpose(3, 2, 0, 1), arrays[f"model/{name}/bias"])
+        for name in deep_compression.layers(config)[0]
+    ]
+    try:
+        return deep_compression.encode(shared, bits=4)
+    except InputError:
+        return deep_compression.encode(shared)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +110,7 @@ def _export(values: flags.FlagValues) -> None:
     else:
         directory = resolve(model)
         config, arrays = config_io.read_model(directory), trained.variables(directory)
-    writing.write(values["format"].value, config, arrays, path)
+    write(values["format"].value, config, arrays, path)
     print(f"{path} holds the weights of {model}.", file=sys.stderr)
 
 

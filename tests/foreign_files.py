@@ -9,7 +9,7 @@ import struct
 import numpy as np
 
 from squeezenext.config import Config, Fire, Images, SqueezeNet, SqueezeNext, Stage
-from squeezenext.foreign import variables
+from squeezenext.formats import variables
 from squeezenext.network import graph
 
 IMAGES = Images(size=32, resize=32)

@@ -10,7 +10,7 @@ import pytest
 from scripts import benchmark_inference
 from scripts.peers import ncnn_files, runtimes
 from squeezenext.exporting import pixels
-from squeezenext.foreign import ncnn
+from squeezenext.formats import ncnn
 from squeezenext.labels import Label
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner

@@ -14,7 +14,7 @@ from squeezenext.compression.sharing import Shared
 from squeezenext.config import io as config_io
 from squeezenext.config import recipes
 from squeezenext.errors import InputError, NotFinite
-from squeezenext.foreign import variables as variables_
+from squeezenext.formats import variables as variables_
 from squeezenext.network import graph
 from squeezenext.predictor import Predictor
 from squeezenext.sqz import file as sqz

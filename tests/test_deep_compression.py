@@ -5,7 +5,7 @@ import pytest
 
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.foreign import deep_compression
+from squeezenext.formats import deep_compression
 from squeezenext.network import graph
 
 SHAPES = [(2, 3, 1, 1), (4, 2, 3, 3), (5, 7, 3, 3)]

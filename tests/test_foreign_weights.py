@@ -12,7 +12,7 @@ import pytest
 from squeezenext.config import Stage
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.foreign import caffemodel, ncnn, npz, variables
+from squeezenext.formats import caffe, ncnn, npz, variables
 from tests import foreign_files
 from tests.foreign_files import BYPASS, SQUEEZENET, SQUEEZENEXT, VERSION_5, field, trained
 
@@ -91,7 +91,7 @@ def test_the_padding_of_ncnn_s_classifier_may_differ_and_is_told():
 def test_caffe_s_squeezenet(config, style):
     arrays = trained(config)
     data = foreign_files.caffemodel_of(config, arrays, style)
-    equal(caffemodel.decode(data, config, "twin"), arrays)
+    equal(caffe.decode(data, config, "twin"), arrays)
 
 
 @pytest.mark.parametrize("style", ["", "merged", "merged_before_mkl"])
@@ -100,7 +100,7 @@ def test_caffe_s_squeezenext(name, style):
     config = config_io.load(name)
     arrays = trained(config)
     data = foreign_files.caffemodel_of(config, arrays, style)
-    found = caffemodel.decode(data, config, "twin")
+    found = caffe.decode(data, config, "twin")
     equal(found, arrays, 1e-6)  # divided by the scale factor again
     complete = variables.complete(config, found, "twin")
     assert complete["model/stem_norm/scale_factor"] == 1.0
@@ -150,7 +150,7 @@ def test_caffe_s_order_is_the_official_prototxt_s():
         data += foreign_files.caffe_layer(f"ReLU{number}", "ReLU")
     last = [foreign_files.blob(np.zeros((3, 128)))]
     data += foreign_files.caffe_layer("fc", "InnerProduct", last)
-    found = caffemodel.decode(data, config, "twin")
+    found = caffe.decode(data, config, "twin")
     for number, row in enumerate(OFFICIAL, start=1):
         if row != "Eltwise":
             assert (found[f"model/{row[2]}/kernel"] == number).all(), row
@@ -159,12 +159,12 @@ def test_caffe_s_order_is_the_official_prototxt_s():
 def test_caffe_s_batch_norm_without_batches_is_zero_and_its_epsilon_counts():
     arrays = trained(SQUEEZENEXT)
     data = foreign_files.caffemodel_of(SQUEEZENEXT, arrays, factor=0.0)
-    found = caffemodel.decode(data, SQUEEZENEXT, "twin")
+    found = caffe.decode(data, SQUEEZENEXT, "twin")
     assert not found["model/stem_norm/moving_variance"].any()
     larger = foreign_files.caffemodel_of(SQUEEZENEXT, arrays).replace(
         field(3, 1e-5), field(3, 1e-3)
     )
-    found = caffemodel.decode(larger, SQUEEZENEXT, "twin")
+    found = caffe.decode(larger, SQUEEZENEXT, "twin")
     expected = arrays["model/stem_norm/moving_variance"] + (1e-3 - 1e-5)
     np.testing.assert_allclose(found["model/stem_norm/moving_variance"], expected, rtol=1e-6)
 
@@ -183,7 +183,7 @@ def test_caffe_s_batch_norm_without_batches_is_zero_and_its_epsilon_counts():
 def test_a_caffemodel_of_another_network_is_refused(of, read_as, message):
     data = foreign_files.caffemodel_of(of, trained(of))
     with pytest.raises(InputError, match=message):
-        caffemodel.decode(data, read_as, "my.caffemodel")
+        caffe.decode(data, read_as, "my.caffemodel")
 
 
 def test_a_caffemodel_with_other_strides_padding_or_norms_is_refused():
@@ -194,7 +194,7 @@ def test_a_caffemodel_with_other_strides_padding_or_norms_is_refused():
                      (field(2, "ReLU"), field(2, "Scale"))):  # fmt: skip
         assert old in data and len(old) == len(new) or b"Scale" in new
         with pytest.raises(InputError, match="my.caffemodel"):
-            caffemodel.decode(data.replace(old, new), SQUEEZENEXT, "my.caffemodel")
+            caffe.decode(data.replace(old, new), SQUEEZENEXT, "my.caffemodel")
 
 
 def test_npz_there_and_back():

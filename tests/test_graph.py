@@ -5,7 +5,7 @@ import pytest
 
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.foreign import variables
+from squeezenext.formats import variables
 from squeezenext.network import graph, keras_model
 from squeezenext.network.keras_model import model_variables
 from tests.networks import built

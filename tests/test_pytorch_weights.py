@@ -14,7 +14,8 @@ import pytest
 from squeezenext.config import TORCHVISION
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.foreign import importing, pytorch_weights, variables
+from squeezenext.foreign import importing
+from squeezenext.formats import pytorch, variables
 from squeezenext.network import graph
 from tests import pytorch_twins
 from tests.pytorch_twins import TWINS
@@ -27,7 +28,7 @@ def twin_state(name):
     """The state dictionary of a twin, as numpy arrays, made without PyTorch."""
     config, layout = config_io.load(name), TWINS[name][0]
     blank = {n: np.zeros(shape, np.float32) for n, shape in variables.shapes(config).items()}
-    shapes = {k: a.shape for k, a in pytorch_weights.to_state(blank, config, layout).items()}
+    shapes = {k: a.shape for k, a in pytorch.to_state(blank, config, layout).items()}
     return {key: pytorch_twins.values(key, shape) for key, shape in shapes.items()}
 
 
@@ -41,7 +42,7 @@ def test_names_and_shapes_are_the_library_s_own(name):
 @pytest.mark.parametrize("name", TWINS)
 def test_logits_are_pytorch_s(name):
     config = config_io.load(name)
-    arrays = pytorch_weights.from_state(twin_state(name), config, TWINS[name][0], "twin")
+    arrays = pytorch.from_state(twin_state(name), config, TWINS[name][0], "twin")
     weights = graph.fold(config, variables.complete(config, arrays, "twin"))
     logits = compute(graph.of(config), weights, pytorch_twins.images())
     expected = np.array(RECORD[name]["logits"])
@@ -53,8 +54,8 @@ def test_logits_are_pytorch_s(name):
 def test_there_and_back(name):
     config, layout = config_io.load(name), TWINS[name][0]
     state = twin_state(name)
-    arrays = pytorch_weights.from_state(state, config, layout, "twin")
-    again = pytorch_weights.to_state(arrays, config, layout)
+    arrays = pytorch.from_state(state, config, layout, "twin")
+    again = pytorch.to_state(arrays, config, layout)
     assert again.keys() == state.keys()
     for key, array in state.items():
         np.testing.assert_array_equal(again[key], array)
@@ -62,7 +63,7 @@ def test_there_and_back(name):
 
 def test_pytorchcv_s_squeezenet_is_torchvision_s_under_other_names():
     config = config_io.load("squeezenet_v1_1_torchvision")
-    keys = pytorch_weights.keys(config, "pytorchcv")
+    keys = pytorch.keys(config, "pytorchcv")
     assert keys["model/fire4_expand3x3/kernel"] == "features.stage2.unit1.expand3x3.conv.weight"
     assert keys["model/conv10/bias"] == "output.final_conv.bias"
 
@@ -71,16 +72,16 @@ def test_a_state_of_another_network_is_refused():
     state = twin_state("sqnxt23_w1")
     config = config_io.load("sqnxt23v5_w1")
     with pytest.raises(InputError, match=r"it has no features\.stage3\.unit10"):
-        pytorch_weights.from_state(state, config, "pytorchcv", "a.pth")
+        pytorch.from_state(state, config, "pytorchcv", "a.pth")
     state = twin_state("sqnxt23v5_w1") | {"extra.weight": np.zeros(1, np.float32)}
     with pytest.raises(InputError, match=r"it has extra\.weight, too"):
-        pytorch_weights.from_state(state, config, "pytorchcv", "a.pth")
+        pytorch.from_state(state, config, "pytorchcv", "a.pth")
     for name, layout in (("v_1_0_SqNxt_23", "pytorchcv"), ("sqnxt23_w1", "torchvision"),
                          ("squeezeresnet_v1_0", "torchvision")):  # fmt: skip
         with pytest.raises(InputError, match="has no network like this"):
-            pytorch_weights.keys(config_io.load(name), layout)
+            pytorch.keys(config_io.load(name), layout)
     shapes = twin_state("sqnxt23_w1")
-    wrong = pytorch_weights.from_state(shapes, config_io.load("sqnxt23_w1"), "pytorchcv", "a")
+    wrong = pytorch.from_state(shapes, config_io.load("sqnxt23_w1"), "pytorchcv", "a")
     with pytest.raises(InputError, match="stem/kernel has shape"):
         variables.complete(config_io.load("sqnxt23_w2"), wrong, "a.pth")
 
@@ -95,7 +96,7 @@ def test_without_pytorch_the_sentence_names_the_requirements(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     config = config_io.load("squeezenet_v1_1_torchvision")
     with pytest.raises(InputError, match=r"requirements-torch\.txt"):
-        pytorch_weights.decode(b"", config, "torchvision", "a.pth")
+        pytorch.decode(b"", config, "torchvision", "a.pth")
 
 
 @pytest.fixture
@@ -106,9 +107,9 @@ def torch():
 def test_a_file_of_pytorch_there_and_back(torch):
     config = config_io.load("squeezenet_v1_1_torchvision")
     state = twin_state("squeezenet_v1_1_torchvision")
-    arrays = pytorch_weights.from_state(state, config, "torchvision", "twin")
-    data = pytorch_weights.encode(arrays, config, "torchvision")
-    again = pytorch_weights.decode(data, config, "torchvision", "a.pth")
+    arrays = pytorch.from_state(state, config, "torchvision", "twin")
+    data = pytorch.encode(arrays, config, "torchvision")
+    again = pytorch.decode(data, config, "torchvision", "a.pth")
     assert all(np.array_equal(again[name], array) for name, array in arrays.items())
 
 
@@ -122,10 +123,10 @@ def test_files_that_are_no_state_dictionary(torch, tmp_path):
     for content in ([1, 2], {"a": 3}, Evil(), torch.zeros(3)):
         torch.save(content, tmp_path / "a.pth")
         with pytest.raises(InputError, match="is no state dictionary"):
-            pytorch_weights.decode((tmp_path / "a.pth").read_bytes(), config, "torchvision", "a")
+            pytorch.decode((tmp_path / "a.pth").read_bytes(), config, "torchvision", "a")
     for data in (b"", b"PK\x03\x04", b"\x80\x02", bytes(1000)):
         with pytest.raises(InputError):
-            pytorch_weights.decode(data, config, "torchvision", "a")
+            pytorch.decode(data, config, "torchvision", "a")
 
 
 def test_a_tensor_is_measured_before_it_is_made(torch):
@@ -141,11 +142,11 @@ def test_a_tensor_is_measured_before_it_is_made(torch):
         file = io.BytesIO()
         torch.save({**state, **changed}, file)
         with pytest.raises(InputError, match=message):
-            pytorch_weights.decode(file.getvalue(), config, "torchvision", "a.pth")
+            pytorch.decode(file.getvalue(), config, "torchvision", "a.pth")
 
 
 def test_a_squeezenet_that_pytorch_does_not_have():
     for name in ("squeezenet_v1_0", "squeezenet_v1_1_caltech256"):
         for layout in ("torchvision", "pytorchcv"):
             with pytest.raises(InputError, match="pads no classifier and has ReLU"):
-                pytorch_weights.keys(config_io.load(name), layout)
+                pytorch.keys(config_io.load(name), layout)

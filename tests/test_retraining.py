@@ -11,7 +11,7 @@ import tensorflow as tf
 from squeezenext import compress
 from squeezenext.adaptation import planning
 from squeezenext.compression import retraining, sharing
-from squeezenext.foreign import variables
+from squeezenext.formats import variables
 from squeezenext.network import graph, keras_model
 from squeezenext.network.keras_model import model_variables
 from squeezenext.training import devices, micro_batches, speed

@@ -18,7 +18,8 @@ from PIL import Image
 from squeezenext import checkpoint, evaluate, predict, weights
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.foreign import deep_compression, importing, named
+from squeezenext.foreign import importing, named
+from squeezenext.formats import deep_compression
 from tests.conftest import REPOSITORY
 from tests.foreign_files import net
 from tests.imagenet_archives import real_imagenet

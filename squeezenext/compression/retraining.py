@@ -15,7 +15,7 @@ from squeezenext.compression import method, pruning
 from squeezenext.compression.sharing import Shared
 from squeezenext.config import Config
 from squeezenext.errors import NotFinite
-from squeezenext.foreign import variables
+from squeezenext.formats import variables
 from squeezenext.network import graph
 from squeezenext.network.keras_model import model_variables
 from squeezenext.records.reader import Reader, faults_named

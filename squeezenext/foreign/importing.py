@@ -15,7 +15,7 @@ from squeezenext import card, checkpoint, description, files
 from squeezenext.config import CAFFE_SQUASH, TORCHVISION, Config, Images
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.foreign import caffemodel, deep_compression, ncnn, npz, pytorch_weights, variables
+from squeezenext.formats import caffe, deep_compression, ncnn, npz, pytorch, variables
 from squeezenext.images import decoding
 from squeezenext.labels import Label
 from squeezenext.litert import writer
@@ -155,11 +155,11 @@ def read(
     if kind == "deep_compression":
         return _deep_compression(contents[0], config, source), []
     if kind == "caffemodel":
-        return caffemodel.decode(contents[0], config, source), []
+        return caffe.decode(contents[0], config, source), []
     if kind == "npz":
         return npz.decode(contents[0], config, source)
     if kind in ("torchvision", "pytorchcv"):
-        return pytorch_weights.decode(contents[0], config, kind, source), []
+        return pytorch.decode(contents[0], config, kind, source), []
     arrays, notes = ncnn.decode(*contents, config, source)
     images = config.images
     pixels = f"{images.channels} less {images.mean} by {images.std}, as the configuration says"

@@ -13,7 +13,7 @@ import numpy as np
 
 from squeezenext.config import Config
 from squeezenext.errors import InputError
-from squeezenext.foreign import variables
+from squeezenext.formats import variables
 
 IMAGES = "images"
 _PIXELS = ("channels", "mean", "std")

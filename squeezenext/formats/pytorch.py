@@ -14,7 +14,7 @@ import numpy as np
 
 from squeezenext.config import Config, SqueezeNet, SqueezeNext
 from squeezenext.errors import InputError
-from squeezenext.foreign import variables
+from squeezenext.formats import variables
 
 MAX_UNPACKED = 512 << 20  # bytes of a file's tensors
 Layout = Literal["torchvision", "pytorchcv"]
