@@ -30,23 +30,24 @@ sys.path.insert(0, str(ROOT))
 from scripts.peers import ncnn_files, runtimes
 from scripts.peers.runtimes import Row, Worker
 from squeezenext import cli as command_line
-from squeezenext import labels, trained
+from squeezenext import labels
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_onnx, pixels
-from squeezenext.foreign.published import PUBLISHED
 from squeezenext.litert import int8, writer
 from squeezenext.litert.writer import Float32
+from squeezenext.model import loading
+from squeezenext.model.published import PUBLISHED
 from squeezenext.network import graph
 from squeezenext.records import samples
 
 NETWORKS = "squeezenet_v1_0,squeezenet_v1_1,v_1_0_SqNxt_23,v_1_0_G_SqNxt_23,v_1_0_SqNxt_23_v5"
 
 
-def load(name: str) -> tuple[trained.Trained, bool]:
+def load(name: str) -> tuple[loading.Trained, bool]:
     """Returns a network, and whether its weights are trained."""
     if name in PUBLISHED or Path(name).is_dir():
-        return trained.load(name), True
+        return loading.load(name), True
     config = config_io.load(name)
     network, random, weights = graph.of(config), np.random.default_rng(0), {}
     for node in network.weighted:
@@ -56,10 +57,10 @@ def load(name: str) -> tuple[trained.Trained, bool]:
         if node.op == "conv" or node.bias:
             weights[f"{node.name}/bias"] = np.zeros(shape[-1:], np.float32)
     classes = tuple(labels.Label(f"{i}", f"{i}") for i in range(config.model.classes))
-    return trained.Trained(name, config, classes, network, weights), False
+    return loading.Trained(name, config, classes, network, weights), False
 
 
-def write_files(model: trained.Trained, folder: Path, images) -> list[Row]:
+def write_files(model: loading.Trained, folder: Path, images) -> list[Row]:
     """Writes what the runtimes load: networks that read RGB pixels and give logits.
 
     A fitted temperature is left out: the logits that are compared are the network's own.
@@ -93,7 +94,7 @@ def write_files(model: trained.Trained, folder: Path, images) -> list[Row]:
     ]
 
 
-def _keras(model: trained.Trained, path: Path) -> None:
+def _keras(model: loading.Trained, path: Path) -> None:
     from squeezenext.exporting import export_keras
 
     export_keras.write_keras(model, path)

@@ -27,7 +27,8 @@ sys.path.insert(0, str(ROOT))
 
 from squeezenext import cli as command_line
 from squeezenext.errors import InputError
-from squeezenext.prediction import shipped, sources
+from squeezenext.model import loading
+from squeezenext.prediction import sources
 
 MODEL = "squeezenet_v1_0"
 TEN_LINES = """
@@ -75,7 +76,7 @@ def run(command: Sequence[object]) -> tuple[float, str]:
 
 def cold(photo: str, rounds: int) -> dict[str, list[float]]:
     """Returns seconds a round of each process."""
-    litert = shipped.load(MODEL).litert
+    litert = loading.load_shipped(MODEL).litert
     commands = {
         "import tensorflow": ["-c", "import tensorflow"],
         "predict.py": ["predict.py", photo, "--model_dir", MODEL],

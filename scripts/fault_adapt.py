@@ -112,7 +112,7 @@ def left(place: Path) -> dict[str, str]:
 
 def in_training(place: Path) -> None:
     """The process is killed in the first step after a checkpoint."""
-    from squeezenext import checkpoint
+    from squeezenext.model import checkpoint
     from squeezenext.training.loop import Loop
 
     train = Loop.train

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from scripts import forks
-from squeezenext import checkpoint
 from squeezenext.errors import SomeInputsFailed
+from squeezenext.model import checkpoint
 
 SHORT, LONG = 3, 40  # epochs: of a run disturbed at a given call, at a random moment
 FINISH_SECONDS = 600.0

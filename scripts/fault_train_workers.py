@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 from scripts import fault_train_disk
 from scripts.fault_train_bench import Bench, Different, check, last_words, newest, weights
-from squeezenext import checkpoint
+from squeezenext.model import checkpoint
 
 LEAVE_SECONDS = 30
 PAUSE_SECONDS = 20  # longer than a worker may be silent

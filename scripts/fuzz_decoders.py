@@ -37,8 +37,8 @@ from squeezenext import labels
 from squeezenext.compression import sharing
 from squeezenext.config import TORCHVISION, Config
 from squeezenext.errors import InputError, SomeInputsFailed
-from squeezenext.foreign import importing
 from squeezenext.formats import deep_compression, npz, pytorch, variables
+from squeezenext.model import importing
 from squeezenext.network import graph
 from squeezenext.sqz import file as sqz
 from tests import foreign_files as files

@@ -22,13 +22,13 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import card, metrics, tf_import, train
+from squeezenext import metrics, tf_import, train
 from squeezenext.adaptation import planning, shipping
 from squeezenext.adaptation.planning import Plan
 from squeezenext.cli import run, tell
 from squeezenext.errors import InputError, SomeInputsFailed
-from squeezenext.foreign import named
-from squeezenext.foreign.published import PUBLISHED
+from squeezenext.model import card, published
+from squeezenext.model.published import PUBLISHED
 from squeezenext.records import dataset
 from squeezenext.records.dataset import Dataset
 from squeezenext.training.options import Options
@@ -92,7 +92,7 @@ def adapt(
     deadline = started + 60 * minutes
     photos, model_dir = Path(photos), Path(model_dir)
     _check(photos, model_dir, configuration, minutes)
-    named.resolve(configuration)  # what has to be fetched is fetched before any work
+    published.resolve(configuration)  # what has to be fetched is fetched before any work
     with train.locked(model_dir, ".adapt.lock"):
         records, faults = _convert(photos, model_dir / RECORDS, seed)
         found = _found(records)

@@ -20,16 +20,16 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import trained as trained_models
 from squeezenext.cli import Say, run, tell
 from squeezenext.compression import making, report
 from squeezenext.compression.allocation import BudgetTooSmall
 from squeezenext.compression.method import Method
 from squeezenext.compression.report import Examination
 from squeezenext.errors import InputError
+from squeezenext.model import loading as trained_models
+from squeezenext.model.loading import Trained
 from squeezenext.records import dataset, samples
 from squeezenext.sqz import file as sqz
-from squeezenext.trained import Trained
 
 
 def compress(

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import trained
 from squeezenext.cli import run, tell
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_web
+from squeezenext.model import loading
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(f"Unexpected argument {positional[0]!r}; flags begin with --.")
         if not values["model_dir"].value:
             raise InputError("--model_dir is missing: a model directory or a published model.")
-        model, port = trained.load(values["model_dir"].value), values["port"].value
+        model, port = loading.load(values["model_dir"].value), values["port"].value
         data_dir, count = values["data_dir"].value, checking.CALIBRATION_IMAGES
         model_dir = values["model_dir"].value
         with tempfile.TemporaryDirectory() as folder, server(folder, port) as serving:

@@ -14,18 +14,17 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from squeezenext import labels, metrics, tf_import, trained
+from squeezenext import labels, metrics, tf_import
 from squeezenext.cli import check_file, check_folder, run
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.foreign import named
 from squeezenext.metrics import Evaluation
-from squeezenext.prediction import shipped
+from squeezenext.model import calibration, loading, published
 from squeezenext.predictor import softmax
 from squeezenext.records import dataset
 from squeezenext.records.manifest import Split
-from squeezenext.reporting import calibration, files, table
+from squeezenext.reporting import files, table
 from squeezenext.training.options import PRECISIONS, check_precision
 
 
@@ -80,10 +79,10 @@ def _evaluate(
         calibration.check_own(model_dir)
     if Path(model_dir).is_file():
         return files.evaluate(Path(model_dir), found, split)
-    directory = named.resolve(model_dir)
+    directory = published.resolve(model_dir)
     config = config_io.read_model(directory)
     dataset.check_classes(found, labels.read(directory / "labels.json"), directory)
-    temperature = shipped.read_temperature(directory)
+    temperature = loading.read_temperature(directory)
     given = (directory, config, found.splits[split], batch_size, devices_used, precision)
     if not fit_temperature and temperature == 1.0:
         return _scores(*given)
@@ -107,7 +106,7 @@ def _scores(
     keep_logits: bool = False,
 ) -> Evaluation:
     """Scores a split with the weights of a model directory, as if its temperature were 1."""
-    weights = trained.variables(directory)
+    weights = loading.variables(directory)
     tf_import.import_tensorflow()  # no error above waits for it
     from squeezenext.records.reader import Reader, faults_named
     from squeezenext.training import devices, model_directory
@@ -146,12 +145,12 @@ def about(model: str | Path, found: dataset.Dataset, split: str) -> About:
     Its calibration error there says nothing of other images.
     """
     if Path(model).is_file():
-        file = shipped.load(model)
+        file = loading.load_shipped(model)
         classes, fitted_to = file.labels, file.fitted_to
     else:
-        directory = named.resolve(model)
+        directory = published.resolve(model)
         classes = labels.read(directory / "labels.json")
-        fitted_to = shipped.read_fitted_to(directory)
+        fitted_to = loading.read_fitted_to(directory)
     return About(classes, fitted_to == calibration.shards_sha256(found.splits[split]))
 
 

@@ -21,14 +21,14 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import card, files, trained
+from squeezenext import files
 from squeezenext.cli import run, tell
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_litert, export_onnx, export_web
 from squeezenext.exporting.checking import Measured, Run
-from squeezenext.foreign import named
+from squeezenext.model import card, loading, published
+from squeezenext.model.loading import Trained
 from squeezenext.records import samples
-from squeezenext.trained import Trained
 
 PRECISIONS = {
     "litert": export_litert.PRECISIONS,
@@ -73,7 +73,7 @@ def export(
             f"--precision {precision}: --format {kind} has {', '.join(PRECISIONS[kind])}."
         )
     _check_place(output, kind)
-    model = trained.load(model_dir)
+    model = loading.load(model_dir)
     integers = precision == "int8" or kind == "web"  # which needs many images to be calibrated on
     limit = checking.CALIBRATION_IMAGES if integers else checking.PROBES
     shown = checking.images(model, data_dir, limit) if data_dir else []
@@ -129,7 +129,7 @@ def _write(model: Trained, model_dir, kind: str, precision: str, shown, output: 
             checking.compare(run, checking.reference(model), probes, precision)
         if kind in FOLDERS:
             if not Path(model_dir).is_file():
-                text = card.render(named.resolve(model_dir))
+                text = card.render(published.resolve(model_dir))
                 (temporary / card.FILE).write_text(text, "utf-8")
             files.replace_folder(temporary, output, FOLDERS[kind])
         else:

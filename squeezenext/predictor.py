@@ -17,7 +17,8 @@ from PIL import Image
 from squeezenext.errors import InputError
 from squeezenext.images import decoding
 from squeezenext.litert.runner import Runner, cores
-from squeezenext.prediction import shipped, sources
+from squeezenext.model import loading
+from squeezenext.prediction import sources
 
 _LARGE_PIXELS = 12_000_000  # 12 million pixels take up to 100 MB on their way to RGB
 _ONE_LARGE = threading.Lock()
@@ -86,7 +87,7 @@ class Predictor:
     """
 
     def __init__(self, model: str | Path, *, inside: bool = False):
-        self._model = shipped.load(model)
+        self._model = loading.load_shipped(model)
         self.config = self._model.config
         self.labels = self._model.labels
         self._content = self._model.litert

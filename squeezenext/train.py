@@ -21,7 +21,7 @@ from squeezenext.cli import run
 from squeezenext.config import Config, recipes
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError, RunAgain
-from squeezenext.foreign import named
+from squeezenext.model import published
 from squeezenext.records import dataset
 from squeezenext.training import cluster
 from squeezenext.training.options import PRECISIONS, Cluster, OnBadRecord, OnNan, Options
@@ -74,7 +74,7 @@ def _task(config: Config, options: Options) -> Task:
     )
     classes = dataset.classes_for(found, config)
     dataset.check_split(found, "train")
-    source = named.resolve(options.fine_tune_from) if options.fine_tune_from else None
+    source = published.resolve(options.fine_tune_from) if options.fine_tune_from else None
     model = dataclasses.replace(config.model, classes=len(classes))
     return Task(dataclasses.replace(config, model=model), found.splits, classes, source)
 

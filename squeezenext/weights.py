@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from squeezenext import files, labels, trained
+from squeezenext import files, labels
 from squeezenext.cli import run
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.foreign import importing
-from squeezenext.foreign.named import resolve
 from squeezenext.formats import deep_compression, npz, pytorch, variables
+from squeezenext.model import importing, loading
+from squeezenext.model.published import resolve
 from squeezenext.sqz import file as sqz
 
 # Weights as files of other programs.
@@ -109,7 +109,7 @@ def _export(values: flags.FlagValues) -> None:
         config, arrays = held.config, variables.unfold(held.config, held.weights)
     else:
         directory = resolve(model)
-        config, arrays = config_io.read_model(directory), trained.variables(directory)
+        config, arrays = config_io.read_model(directory), loading.variables(directory)
     write(values["format"].value, config, arrays, path)
     print(f"{path} holds the weights of {model}.", file=sys.stderr)
 

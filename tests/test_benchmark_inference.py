@@ -14,8 +14,8 @@ from squeezenext.formats import ncnn
 from squeezenext.labels import Label
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
+from squeezenext.model.loading import Trained
 from squeezenext.network import graph
-from squeezenext.trained import Trained
 from tests import foreign_files, tiny
 from tests.test_litert_writer import random_weights
 

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from squeezenext import card, labels
+from squeezenext import labels
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
+from squeezenext.model import card
 from tests import tiny
 
 FINAL = {"step": 10, "epoch": 2.0, "examples_seen": 80, "top1": 0.75, "top5": 1.0, "loss": 0.5}
@@ -77,7 +78,7 @@ def test_a_model_without_figures(model):
 
 
 def test_imported_weights_name_their_source(model):
-    from squeezenext import checkpoint
+    from squeezenext.model import checkpoint
 
     source = {"format": "ncnn", "files": {"a.param": "0", "a.bin": "1"}, "licence": "BSD: (x)"}
     checkpoint.save(model / "checkpoints", 0, {}, {"imported": source | {"url": "https://a.b/c"}})

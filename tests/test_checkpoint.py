@@ -1,4 +1,4 @@
-"""Tests for `squeezenext/checkpoint.py`."""
+"""Tests for `squeezenext/model/checkpoint.py`."""
 
 import errno
 import json
@@ -7,8 +7,8 @@ import os
 import numpy as np
 import pytest
 
-from squeezenext import checkpoint
 from squeezenext.errors import InputError
+from squeezenext.model import checkpoint
 
 STATE = {"model/a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "step": np.int64(7)}
 

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from squeezenext import checkpoint, compress, evaluate, labels, trained
+from squeezenext import compress, evaluate, labels
 from squeezenext.compression import allocation, making
 from squeezenext.compression.report import Examination
 from squeezenext.compression.sharing import Shared
@@ -15,6 +15,7 @@ from squeezenext.config import io as config_io
 from squeezenext.config import recipes
 from squeezenext.errors import InputError, NotFinite
 from squeezenext.formats import variables as variables_
+from squeezenext.model import checkpoint, loading
 from squeezenext.network import graph
 from squeezenext.predictor import Predictor
 from squeezenext.sqz import file as sqz
@@ -109,7 +110,7 @@ def test_with_photographs_accuracy_is_told(model, records, tmp_path, capsys, mon
 def ways(model, monkeypatch, plain, retrained):
     """Stand-ins of the two ways to a budget: each so many nats away, or what it raises."""
     exact = compress.Method(lossless=True)
-    network, made = trained.load(model), {}
+    network, made = loading.load(model), {}
     for name, nats in (("plain", plain), ("retrained", retrained)):
         weights = dict(network.weights)
         weights["classifier/kernel"] = weights["classifier/kernel"] * (2 if name == "plain" else 3)
@@ -257,7 +258,7 @@ def test_a_file_is_not_retrained_and_that_is_said_before_any_work(
 ):
     file = tmp_path / "model.sqz"
     compress.compress(model, file, compress.Method(lossless=True))
-    monkeypatch.setattr(trained, "load", lambda *_: pytest.fail("It was loaded."))
+    monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("It was loaded."))
     more = [f"--data_dir={records}", "--num_epochs=2"]
     assert command(file, tmp_path / "again.sqz", *more) == 2
     assert "is a file, give the directory" in capsys.readouterr().err

@@ -32,7 +32,7 @@ from squeezenext.compression import allocation, making
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.exporting import export_web, npm
-from squeezenext.foreign import named
+from squeezenext.model import published
 from tests.conftest import REPOSITORY
 from tests.imagenet_archives import real_imagenet
 
@@ -295,7 +295,7 @@ def photographs(shared, tmp_path_factory) -> Reader:
 def _environment(shared, tmp_path_factory) -> dict[str, str]:
     """A cache of its own, but for the page's runtime, which is fetched once a machine."""
     cache = tmp_path_factory.mktemp("cache")
-    fetched = named.cache().parent / "npm"
+    fetched = published.cache().parent / "npm"
     fetched.mkdir(parents=True, exist_ok=True)
     (cache / "squeezenext").mkdir()
     (cache / "squeezenext" / fetched.name).symlink_to(fetched)

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squeezenext import checkpoint, export, labels, trained
+from squeezenext import export, labels
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_litert, export_web
 from squeezenext.images import decoding
 from squeezenext.litert import metadata
+from squeezenext.model import checkpoint, loading
 from squeezenext.network import graph
 from squeezenext.predictor import Predictor
 from squeezenext.records import samples
@@ -145,7 +146,7 @@ def test_saved_models_serve_pixels_and_files(model, tmp_path):
     assert command(model, out, "saved_model") == 0
     assert command(model, out, "saved_model") == 0  # replaces what is there
     photos = [tiny.jpeg(number, 1) for number in range(2)]
-    known = trained.load(model)
+    known = loading.load(model)
     read = [decoding.read_image(photo, "photo") for photo in photos]
     pixels = np.stack([decoding.centre_pixels(x, known.config.images) for x in read])
     expected = [checking.reference(known)(image) for image in pixels]
@@ -295,7 +296,7 @@ def test_eight_bits_make_no_ties_of_a_dense_classifier_s_logits(tmp_path):
     folder.mkdir()
     made(folder, config)
     labels.write(folder / "labels.json", list(labels.imagenet()))
-    known = trained.load(folder)
+    known = loading.load(folder)
     shown = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
     content = export_litert.convert(known, "int8", shown)
     probabilities = export_litert.runner(content, "int8")(shown[0])
@@ -305,7 +306,7 @@ def test_eight_bits_make_no_ties_of_a_dense_classifier_s_logits(tmp_path):
 
 
 def test_a_file_that_computes_something_else_is_not_kept(model):
-    right = checking.reference(trained.load(model))
+    right = checking.reference(loading.load(model))
     images = [np.zeros((32, 32, 3), np.uint8)]
     with pytest.raises(RuntimeError, match="was not kept"):
         checking.compare(lambda image: right(image) + 0.01, right, images, "float32")
@@ -345,7 +346,7 @@ def test_the_float_file_is_compared_with_another_network(model, tmp_path, monkey
 
 
 def test_images_come_evenly_from_the_first_split_there_is(model, records):
-    known = trained.load(model)
+    known = loading.load(model)
     read = [*samples.read(records, ("none", "train"), 4, known.config.images, known.labels)]
     assert len(read) == 4 and read[0][0].shape == (32, 32, 3)
     assert {label for _, label in read} <= {0, 1, 2}
@@ -407,7 +408,7 @@ def test_mediapipe_loads_the_files_as_they_are(shared, mediapipe, tmp_path, monk
 
     monkeypatch.setenv("SQUEEZENEXT_WEIGHTS", str(shared / "weights"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    known = trained.load("squeezenet_v1_0")
+    known = loading.load("squeezenet_v1_0")
     from squeezenext import convert
 
     source = imagenet_archives.real_imagenet(tmp_path / "source")

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from scripts.fault_nan import Planted
-from squeezenext import checkpoint
 from squeezenext.metrics import Evaluation
+from squeezenext.model import checkpoint
 from squeezenext.network.layers import Dropout
 from squeezenext.training import cluster, devices, loop, losses, scoring, xla
 from tests import tiny

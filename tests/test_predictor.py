@@ -18,7 +18,8 @@ from squeezenext import predict, predictor
 from squeezenext.errors import InputError
 from squeezenext.images import decoding
 from squeezenext.litert.runner import Runner
-from squeezenext.prediction import explain, shipped, sources
+from squeezenext.model import loading
+from squeezenext.prediction import explain, sources
 from squeezenext.predictor import Predictor
 from tests import tiny
 from tests.conftest import REPOSITORY
@@ -102,7 +103,7 @@ def test_threshold_and_temperature(squeezenext, photos, tmp_path):
     folder.mkdir()
     for name in ("config.json", "labels.json", "model.tflite"):
         (folder / name).write_bytes((squeezenext[0] / name).read_bytes())
-    (folder / shipped.CALIBRATION).write_text('{"temperature": 2.0}')
+    (folder / loading.CALIBRATION).write_text('{"temperature": 2.0}')
     image = predictor.read(photos / "01.jpg")
     plain, cooled = Predictor(squeezenext[0]), Predictor(folder)
     expected = np.sqrt(plain.probabilities(image))
@@ -122,7 +123,7 @@ def test_threshold_and_temperature(squeezenext, photos, tmp_path):
         '{"temperature": 1e9}',
         '{"temperature": true}',
     ):
-        (folder / shipped.CALIBRATION).write_text(damaged)
+        (folder / loading.CALIBRATION).write_text(damaged)
         with pytest.raises(InputError, match="is damaged"):
             Predictor(folder)
 
@@ -161,7 +162,7 @@ def test_a_file_that_may_not_be_read_is_named(squeezenext, monkeypatch):
     def refused(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(shipped, "_is_exported", refused)
+    monkeypatch.setattr(loading, "_is_exported", refused)
     with pytest.raises(InputError, match=r"model\.tflite cannot be read: Permission denied"):
         Predictor(squeezenext[0])
 
@@ -323,14 +324,14 @@ def test_csv_and_text_carry_any_name(squeezenext, photos, tmp_path):
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "dynamic", "int8"])
 def test_an_exported_file_answers_as_its_model(model, photos, tmp_path, precision):
-    from squeezenext import trained
     from squeezenext.exporting import export_litert
+    from squeezenext.model import loading
 
     shown = Predictor(model[0]).config.images
     images = [predictor.read(path) for path in sorted(photos.iterdir())]
     crops = [decoding.centre_pixels(image, shown) for image in images]
     file = tmp_path / "exported.tflite"
-    file.write_bytes(export_litert.convert(trained.load(model[0]), precision, crops))
+    file.write_bytes(export_litert.convert(loading.load(model[0]), precision, crops))
     exported, own = Predictor(file, inside=True), Predictor(model[0], inside=True)
     close = 0.01 if precision.startswith("float") else 0.15
     for image in images[:3]:
@@ -346,15 +347,16 @@ def test_an_exported_file_answers_as_its_model(model, photos, tmp_path, precisio
 
 def test_a_temperature_is_in_every_shipped_form(model, photos, tmp_path):
     """At 0.2, predict.py says the same of a file as of the model directory."""
-    from squeezenext import compress, trained
+    from squeezenext import compress
     from squeezenext.exporting import export_litert
+    from squeezenext.model import loading
 
     folder = tmp_path / "calibrated"
     shutil.copytree(model[0], folder)
-    (folder / shipped.CALIBRATION).write_text(
+    (folder / loading.CALIBRATION).write_text(
         '{"temperature": 0.2}'
     )  # below 1: the tiny network is unsure of all
-    own, known = Predictor(folder), trained.load(folder)
+    own, known = Predictor(folder), loading.load(folder)
     image = predictor.read(photos / "01.jpg")
     expected = own.probabilities(image)
     assert np.abs(expected - Predictor(model[0]).probabilities(image)).max() > 0.005
@@ -370,8 +372,8 @@ def test_a_temperature_is_in_every_shipped_form(model, photos, tmp_path):
 
 def test_maps_of_a_dense_classifier_hold_its_bias(photos, tmp_path):
     """pytorchcv's layout, exported in float32 and int8: a map's mean is the logit, bias and all."""
-    from squeezenext import trained
     from squeezenext.exporting import export_litert
+    from squeezenext.model import loading
 
     change = {"groups": 1, "biases": True, "stem_padding": 1, "pair_order": "1x3_first"}
     network = dataclasses.replace(tiny.SQUEEZENEXT.model, **change)
@@ -383,7 +385,7 @@ def test_maps_of_a_dense_classifier_hold_its_bias(photos, tmp_path):
     for precision, close in (("", 1e-3), ("int8", 0.3)):
         if precision:
             file = tmp_path / "int8.tflite"
-            content = export_litert.convert(trained.load(tmp_path), precision, [crop])
+            content = export_litert.convert(loading.load(tmp_path), precision, [crop])
             file.write_bytes(content)
             own = Predictor(file, inside=True)
         view = own.view(image)

@@ -14,8 +14,8 @@ import pytest
 from squeezenext.config import TORCHVISION
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.foreign import importing
 from squeezenext.formats import pytorch, variables
+from squeezenext.model import importing
 from squeezenext.network import graph
 from tests import pytorch_twins
 from tests.pytorch_twins import TWINS

@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from squeezenext import checkpoint, compress, evaluate, export
-from squeezenext.prediction import shipped
+from squeezenext import compress, evaluate, export
+from squeezenext.model import checkpoint, loading
 from tests import browser, tiny
 from tests.test_imports import imported
 
@@ -37,8 +37,9 @@ def scored(model, pattern):
 
 
 def sqz_of(model, path):
-    from squeezenext import checkpoint, labels
+    from squeezenext import labels
     from squeezenext.config import io as config_io
+    from squeezenext.model import checkpoint
     from squeezenext.network import graph
     from squeezenext.sqz import file as sqz
 
@@ -77,7 +78,7 @@ def test_temperature_is_stored_and_lowers_the_loss(model, pattern, scored, tmp_p
     fitted = json.loads(out)
     assert code == 0 and fitted["fitted_to_these"]
     assert fitted["top1"] == scored.summary()["top1"]
-    temperature = shipped.load(copy).temperature
+    temperature = loading.load_shipped(copy).temperature
     assert temperature != 1.0
     code, out, _ = run(capsys, *common, "--report", tmp_path / "report")
     again = json.loads(out)  # now it is used without being fitted

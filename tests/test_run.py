@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import card, checkpoint
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError, NotFinite, RunAgain
+from squeezenext.model import card, checkpoint
 from squeezenext.records import bad_records, batches
 from squeezenext.training import history, journal, loop, model_directory, nan, run, saving
 from squeezenext.training.options import Options

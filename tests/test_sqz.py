@@ -16,8 +16,8 @@ from squeezenext import labels
 from squeezenext.compression import sharing
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.foreign import importing
 from squeezenext.labels import Label
+from squeezenext.model import importing
 from squeezenext.network import graph
 from squeezenext.predictor import Predictor
 from squeezenext.sqz import file as sqz

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from squeezenext import checkpoint, train
+from squeezenext import train
+from squeezenext.model import checkpoint
 from squeezenext.records import tfrecord
 from tests import tiny
 from tests.conftest import REPOSITORY

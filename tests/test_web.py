@@ -13,12 +13,13 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from squeezenext import compress, demo, export, files, trained
+from squeezenext import compress, demo, export, files
 from squeezenext.compression import making
 from squeezenext.errors import InputError
 from squeezenext.exporting import checking, export_web, npm
 from squeezenext.images import decoding
 from squeezenext.litert import writer
+from squeezenext.model import loading
 from squeezenext.network import graph
 from squeezenext.sqz import file as sqz
 from tests import browser as browsers
@@ -140,7 +141,7 @@ def test_what_a_killed_process_left_of_the_folder_it_replaced_is_removed(model_d
 
 def far_from(model_dir, path):
     """Writes a `.sqz` file of the same network with other answers."""
-    known = trained.load(model_dir)
+    known = loading.load(model_dir)
     weights = dict(known.weights)
     weights["classifier/kernel"] = -20 * weights["classifier/kernel"]
     path.parent.mkdir(exist_ok=True)
@@ -191,7 +192,7 @@ def test_the_demo_shows_no_page_that_answers_otherwise(model_dir, monkeypatch, c
 
 def test_the_demo_ends_well_and_looks_at_its_port_first(monkeypatch, capsys):
     made = []
-    monkeypatch.setattr(trained, "load", lambda name: name)
+    monkeypatch.setattr(loading, "load", lambda name: name)
     monkeypatch.setattr(export_web, "make", lambda *_: made.append(True))
 
     def interrupted(_):
@@ -214,8 +215,8 @@ def site(tmp_path_factory, shared):
     folder = tmp_path_factory.mktemp("web")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SQUEEZENEXT_WEIGHTS", str(shared / "weights"))
-        model = trained.load("squeezenet_v1_0")
-    compressed = trained.load(_compressed(model, tmp_path_factory.mktemp("sqz") / "model.sqz"))
+        model = loading.load("squeezenet_v1_0")
+    compressed = loading.load(_compressed(model, tmp_path_factory.mktemp("sqz") / "model.sqz"))
     pictures = _pictures(shared, tmp_path_factory.mktemp("pictures"))
     known = [_crop(path, model) for path in pictures[:8]]
     try:

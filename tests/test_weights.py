@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezenext import checkpoint, evaluate, predict, weights
+from squeezenext import evaluate, predict, weights
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.foreign import importing, named
 from squeezenext.formats import deep_compression
+from squeezenext.model import checkpoint, importing
+from squeezenext.model import published as model_published
 from tests.conftest import REPOSITORY
 from tests.foreign_files import net
 from tests.imagenet_archives import real_imagenet
@@ -64,7 +65,7 @@ def published(shared, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("SQUEEZENEXT_WEIGHTS", str(shared / "weights"))
     patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    yield named.resolve("squeezenet_v1_0")
+    yield model_published.resolve("squeezenet_v1_0")
     patch.undo()
 
 
@@ -222,7 +223,7 @@ def test_without_network_the_sentence_names_the_url_and_the_variable(tmp_path, m
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     with pytest.raises(InputError, match="githubusercontent.*SQUEEZENEXT_WEIGHTS"):
-        named.resolve("squeezenet_v1_0")
+        model_published.resolve("squeezenet_v1_0")
 
 
 def test_a_changed_file_at_its_home_is_refused(tmp_path, monkeypatch):
@@ -230,7 +231,7 @@ def test_a_changed_file_at_its_home_is_refused(tmp_path, monkeypatch):
     monkeypatch.delenv("SQUEEZENEXT_WEIGHTS", raising=False)
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(bytes(700_000)))
     with pytest.raises(InputError, match="SHA-256 is another"):
-        named.resolve("squeezenet_v1_0")
+        model_published.resolve("squeezenet_v1_0")
 
 
 def run_weights(*arguments):
@@ -282,8 +283,10 @@ def test_import_and_export(shared, tmp_path, capsys):
     assert checkpoint.weights_sha256(first) == checkpoint.weights_sha256(second)
     assert (made / "model.tflite").read_bytes() == (again / "model.tflite").read_bytes()
     assert meta["imported"]["format"] == "ncnn"
-    files = {published.url.split("/")[-1]: published.sha256
-             for published in named.PUBLISHED["squeezenet_v1_1_torchvision"].files}  # fmt: skip
+    files = {
+        published.url.split("/")[-1]: published.sha256
+        for published in model_published.PUBLISHED["squeezenet_v1_1_torchvision"].files
+    }
     assert set(meta["imported"]["files"].values()) == set(files.values())
     capsys.readouterr()
     assert run_weights("import", "--format", "ncnn", "--input", file, "--model_dir", made,
@@ -319,16 +322,16 @@ def test_weights_are_not_written_for_pixels_they_do_not_know(published, tmp_path
 def test_a_damaged_cache_is_made_anew(shared, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("SQUEEZENEXT_WEIGHTS", str(shared / "weights"))
-    directory = named.resolve("squeezenet_v1_0")
+    directory = model_published.resolve("squeezenet_v1_0")
     path = directory / "model.tflite"
     whole = path.read_bytes()
     path.write_bytes(whole[:1000] + b"?" + whole[1001:])
-    assert named.resolve("squeezenet_v1_0") == directory
+    assert model_published.resolve("squeezenet_v1_0") == directory
     assert path.read_bytes() == whole
     before = path.stat().st_mtime_ns
-    named.resolve("squeezenet_v1_0")
+    model_published.resolve("squeezenet_v1_0")
     assert path.stat().st_mtime_ns == before
-    file = named.PUBLISHED["squeezenet_v1_0"].files[0]
+    file = model_published.PUBLISHED["squeezenet_v1_0"].files[0]
     kept = tmp_path / "squeezenext/models/files" / file.sha256
     kept.parent.mkdir()
     kept.write_bytes(b"damaged")
@@ -336,7 +339,7 @@ def test_a_damaged_cache_is_made_anew(shared, tmp_path, monkeypatch):
     content = (shared / "weights/squeezenet_v1.0.deep-compression-8bit.net").read_bytes()
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(content))
     path.unlink()
-    named.resolve("squeezenet_v1_0")
+    model_published.resolve("squeezenet_v1_0")
     assert kept.read_bytes() == content and path.read_bytes() == whole
 
 
@@ -345,7 +348,7 @@ def test_a_cut_download_is_said(tmp_path, monkeypatch):
     monkeypatch.delenv("SQUEEZENEXT_WEIGHTS", raising=False)
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(b"cut"))
     with pytest.raises(InputError, match="3 of 675,763 bytes came"):
-        named.resolve("squeezenet_v1_0")
+        model_published.resolve("squeezenet_v1_0")
 
 
 def test_a_compressed_file_is_exported(published, tmp_path):

@@ -157,7 +157,8 @@ def tf_configs(workers: int) -> list[str]:
 
 def model_directory(folder: Path, config: Config):
     """Makes a model directory of a network with random weights and returns the network."""
-    from squeezenext import checkpoint, labels
+    from squeezenext import labels
+    from squeezenext.model import checkpoint
     from squeezenext.network import keras_model
     from squeezenext.training import model_directory
 

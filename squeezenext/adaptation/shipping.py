@@ -4,14 +4,14 @@ import dataclasses
 import json
 from pathlib import Path
 
-from squeezenext import card, compress, evaluate, export
+from squeezenext import compress, evaluate, export
 from squeezenext import files as files_module
 from squeezenext.cli import Say
 from squeezenext.compression.allocation import BudgetTooSmall
 from squeezenext.errors import InputError, NotFinite, NotKept
 from squeezenext.files import note
 from squeezenext.metrics import Evaluation
-from squeezenext.prediction import shipped
+from squeezenext.model import card, loading
 from squeezenext.records.dataset import Dataset
 
 FOLDER, REPORT = "exported", "report"
@@ -88,7 +88,7 @@ def _reason(error: Exception) -> str:
 
 def _source(model_dir: Path, sha256: str) -> dict:
     """What a file is made of: a temperature that was fitted since is part of it."""
-    return {"weights_sha256": sha256, "temperature": shipped.read_temperature(model_dir)}
+    return {"weights_sha256": sha256, "temperature": loading.read_temperature(model_dir)}
 
 
 def _remove_of_others(path: Path, source: dict) -> None:

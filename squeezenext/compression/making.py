@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import trained
 from squeezenext.cli import Say
 from squeezenext.compression import allocation, report
 from squeezenext.compression.calibration import Probe, drawn
 from squeezenext.compression.method import Method
 from squeezenext.errors import InputError, NotFinite, NotKept
+from squeezenext.model import loading
+from squeezenext.model.loading import Trained
 from squeezenext.records import samples
 from squeezenext.sqz import file as sqz
 from squeezenext.sqz.file import Encoded
-from squeezenext.trained import Trained
 
 PROBES = 32  # images on which answers are compared
 
@@ -194,6 +194,6 @@ def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: 
 
 
 def _variables(model_dir: str | Path) -> dict[str, np.ndarray]:
-    from squeezenext.foreign import named
+    from squeezenext.model import published
 
-    return trained.variables(named.resolve(model_dir))
+    return loading.variables(published.resolve(model_dir))

@@ -9,9 +9,9 @@ import numpy as np
 from squeezenext.images import decoding
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
+from squeezenext.model.loading import Trained
 from squeezenext.records import samples
 from squeezenext.sqz.file import Encoded
-from squeezenext.trained import Trained
 
 
 @dataclasses.dataclass(frozen=True)

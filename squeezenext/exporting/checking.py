@@ -10,9 +10,9 @@ from squeezenext.errors import NotKept
 from squeezenext.images import decoding
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
+from squeezenext.model.loading import Trained
 from squeezenext.predictor import softmax
 from squeezenext.records import samples
-from squeezenext.trained import Trained
 
 # Of probabilities, against the model: rounding of the kernels; of the weights to half precision.
 TOLERANCES = {"float32": 1e-3, "float16": 2e-2}

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import files, trained
+from squeezenext import files
 from squeezenext.cli import Say
 from squeezenext.errors import InputError, NotKept
 from squeezenext.exporting import checking
-from squeezenext.trained import Trained
+from squeezenext.model import loading
+from squeezenext.model.loading import Trained
 
 IMAGES = ("size", "resize", "resize_mode")  # what the page is told of a network's images
 
@@ -39,7 +40,7 @@ def _same(path: Path, model: Trained, model_dir: Path, images: Sequence[np.ndarr
     note = files.note(path)
     if note.exists() and _weights(note) != _weights(model_dir / "final.json"):
         raise InputError("it was made of other weights than the model's of now; compress it again.")
-    found = trained.load(path)
+    found = loading.load(path)
     shown = [
         (x.labels, [getattr(x.config.images, word) for word in IMAGES]) for x in (found, model)
     ]

@@ -17,8 +17,8 @@ from squeezenext.errors import NotKept
 from squeezenext.exporting import pixels
 from squeezenext.exporting.export_litert import DESCRIPTION, describe
 from squeezenext.images import crops, decoding
+from squeezenext.model.loading import Trained
 from squeezenext.network.graph import Node
-from squeezenext.trained import Trained
 
 L = keras.layers
 _SAME = 1e-2  # of probabilities: TensorFlow's and Pillow's JPEG differ in a last bit

@@ -15,8 +15,7 @@ from squeezenext.errors import InputError
 from squeezenext.exporting import pixels
 from squeezenext.litert import int8, metadata, writer
 from squeezenext.litert.runner import Runner
-from squeezenext.prediction.shipped import DESCRIPTION, PHONES, PIXELS
-from squeezenext.trained import Trained
+from squeezenext.model.loading import DESCRIPTION, PHONES, PIXELS, Trained
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
 

@@ -12,8 +12,8 @@ from squeezenext.errors import InputError
 from squeezenext.exporting import onnx_int8, pixels
 from squeezenext.exporting.export_litert import describe
 from squeezenext.litert import int8
+from squeezenext.model.loading import Trained
 from squeezenext.network.graph import Graph, Node
-from squeezenext.trained import Trained
 
 PRECISIONS = ("float32", "int8")
 OPSET = 17  # of 2022, which every runtime still kept reads

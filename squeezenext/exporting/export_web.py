@@ -17,9 +17,9 @@ from squeezenext.cli import Say
 from squeezenext.exporting import checking, compressed_file, npm, pixels
 from squeezenext.litert import int8, writer
 from squeezenext.litert.runner import Runner
+from squeezenext.model.loading import Trained
 from squeezenext.network.graph import Graph, Node
 from squeezenext.predictor import softmax
-from squeezenext.trained import Trained
 
 PAGE = Path(__file__).with_name("web")
 CORE = npm.Package(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from squeezenext import files
 from squeezenext.errors import InputError
-from squeezenext.foreign import named
+from squeezenext.model import published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,11 @@ def _content(package: Package) -> bytes:
         content = path.read_bytes()
         if _fits(content, package):
             return content
-    path = named.cache().parent / "npm" / f"{hashlib.sha256(str(package).encode()).hexdigest()}.tgz"
+    path = (
+        published.cache().parent
+        / "npm"
+        / f"{hashlib.sha256(str(package).encode()).hexdigest()}.tgz"
+    )
     if path.is_file() and _fits(content := path.read_bytes(), package):
         return content
     content = _pack(package)

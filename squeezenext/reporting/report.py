@@ -12,10 +12,10 @@ from PIL import Image
 from squeezenext import metrics
 from squeezenext.errors import InputError
 from squeezenext.files import write_file
-from squeezenext.foreign import named
 from squeezenext.labels import Label
 from squeezenext.labels import names as class_names
 from squeezenext.metrics import Evaluation
+from squeezenext.model import published
 from squeezenext.prediction import explain
 from squeezenext.predictor import Predictor
 from squeezenext.records import samples
@@ -81,7 +81,7 @@ def _template() -> jinja2.Template:
 def _charts(model: str | Path) -> list[charts.Chart]:
     if Path(model).is_file():
         return []
-    return charts.training_charts(named.resolve(model) / "history.csv")
+    return charts.training_charts(published.resolve(model) / "history.csv")
 
 
 def _matrix(result: Evaluation, classes: int) -> list[list[tuple[int, float]]]:

@@ -10,10 +10,11 @@ import math
 import zlib
 from collections.abc import Iterator
 
-from squeezenext import description, labels
+from squeezenext import labels
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
+from squeezenext.model import directory
 from squeezenext.network import graph
 
 MAX_HEADER = 4 << 20  # of the JSON, decompressed
@@ -97,7 +98,7 @@ def _read(document: dict, source: str) -> Header:
         if named == "imagenet"
         else tuple(labels.Label(str(synset), str(text)) for synset, text in named)
     )
-    temperature = description.check_temperature(document["temperature"])
+    temperature = directory.check_temperature(document["temperature"])
     return Header(config, classes, temperature, str(document.get("fitted_to", "")))
 
 

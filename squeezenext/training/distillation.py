@@ -10,12 +10,11 @@ import inspect
 import keras
 import tensorflow as tf
 
-from squeezenext import trained
 from squeezenext.config import Distillation
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.foreign import named
 from squeezenext.images.decoding import normalize
+from squeezenext.model import loading, published
 from squeezenext.network import keras_model
 from squeezenext.network.fusing import fused
 from squeezenext.training import losses, model_directory
@@ -42,11 +41,11 @@ def teacher(how: Distillation, classes: int, precision: str) -> losses.Teacher |
 
 def _own(name: str, classes: int, precision: str) -> losses.Teacher:
     """A model directory or a published model."""
-    directory = named.resolve(name)
+    directory = published.resolve(name)
     config = config_io.read_model(directory)
     _check_classes(name, config.model.classes, classes)
     model = keras_model.build(config, precision=precision)
-    model_directory.assign(model, trained.variables(directory), name)
+    model_directory.assign(model, loading.variables(directory), name)
 
     normalized = fused(lambda pixels: normalize(pixels, config.images))
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from squeezenext import trained
 from squeezenext.config import Config
+from squeezenext.model import loading
 from squeezenext.records import bad_records
 from squeezenext.records.manifest import Split
 from squeezenext.records.reader import Reader, faults_named
@@ -149,7 +149,7 @@ def _fine_tune(loop: Loop, source: Path) -> None:
     Raises:
       InputError: it is of another network.
     """
-    arrays = trained.variables(source, LOG.warning)
+    arrays = loading.variables(source, LOG.warning)
     with loop.strategy.scope():
         left = model_directory.assign(loop.model, arrays, str(source), new_head=True)
         for weight, average in loop.update.averaged():

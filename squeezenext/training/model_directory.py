@@ -14,12 +14,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from squeezenext import card, description, files, labels, stats, tf_import
+from squeezenext import files, labels, stats, tf_import
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.foreign import named
 from squeezenext.litert import from_keras
+from squeezenext.model import card, published
+from squeezenext.model import directory as model_directory
 from squeezenext.network import keras_model
 from squeezenext.network.keras_model import model_variables
 from squeezenext.optimization.optimizers import CLASSIFIERS
@@ -33,7 +34,7 @@ def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> 
     Raises:
       InputError: the directory holds a model of another configuration or other classes.
     """
-    description.write(directory, config, classes)
+    model_directory.write(directory, config, classes)
     table = stats.to_csv(stats.layers(keras_model.build(config)))
     files.write_file(directory / "model_stats.csv", lambda file: file.write_text(table, "utf-8"))
 
@@ -117,7 +118,7 @@ def write_end(
 def origin(model: str) -> dict[str, str]:
     """Returns {"model", and where it is known, "licence"} of weights that training began with."""
     try:
-        imported = card.imported(named.resolve(model))
+        imported = card.imported(published.resolve(model))
     except InputError:  # a directory that has gone since
         imported = {}
     licence = {"licence": str(imported["licence"])} if "licence" in imported else {}

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from squeezenext import checkpoint
 from squeezenext.errors import NotFinite, RunAgain
+from squeezenext.model import checkpoint
 from squeezenext.records.reader import Reader
 from squeezenext.training import devices, left_out, model_directory, nan
 from squeezenext.training.history import LOG, History, ProgressBar

@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 import squeezenext
-from squeezenext import checkpoint, tf_import
+from squeezenext import tf_import
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
+from squeezenext.model import checkpoint
 from squeezenext.training import devices
 from squeezenext.training.history import LOG
 from squeezenext.training.loop import Loop, Sums

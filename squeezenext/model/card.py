@@ -11,11 +11,12 @@ from pathlib import Path
 
 import jinja2
 
-from squeezenext import checkpoint, labels
+from squeezenext import labels
 from squeezenext.config import Config, SqueezeNet
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.files import write_file
+from squeezenext.model import checkpoint
 
 FILE = "MODEL_CARD.md"
 SCORES = "scores.json"  # of adapt: the network's and its files' on images never trained on
@@ -67,7 +68,7 @@ def render(directory: Path) -> str:
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # Markdown; what a stranger named goes through `quoted`
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

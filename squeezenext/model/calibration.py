@@ -4,10 +4,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from squeezenext import card
 from squeezenext.errors import InputError
 from squeezenext.files import write_file
-from squeezenext.prediction import shipped
+from squeezenext.model import card, loading
 from squeezenext.records.dataset import Dataset
 from squeezenext.records.manifest import Split
 
@@ -36,7 +35,7 @@ def store(directory: Path, temperature: float, found: Dataset, split: str) -> No
         "shards_sha256": shards_sha256(found.splits[split]),
     }
     text = json.dumps(document, indent=1) + "\n"
-    write_file(directory / shipped.CALIBRATION, lambda file: file.write_text(text, "utf-8"))
+    write_file(directory / loading.CALIBRATION, lambda file: file.write_text(text, "utf-8"))
     card.write(directory)
 
 

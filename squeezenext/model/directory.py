@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from squeezenext import checkpoint, files, labels
+from squeezenext import files, labels
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
+from squeezenext.model import checkpoint
 
 # Of a model's logits. The fit gives 0.05 to 20; far below, logits in float32 would be infinite.
 TEMPERATURES = (1e-3, 1e3)

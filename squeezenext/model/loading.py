@@ -1,18 +1,30 @@
-"""A model as it is shipped: what to show the network, its LiteRT file and its classes.
+"""A trained network in the form that is shipped: its graph, folded weights and classes.
 
-A user names a model directory, a published model or a single file. No TensorFlow, except for a
-run that has not ended, whose directory has no model.tflite yet, and that keeps moving averages.
+TensorFlow is reached only for a run that keeps moving averages.
 """
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-from squeezenext import description
+import numpy as np
+
+from squeezenext.cli import tell
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.labels import Label
+from squeezenext.model import checkpoint, published
+from squeezenext.model import directory as model_directory
+from squeezenext.network import graph
+from squeezenext.network.graph import Graph
+
+# A model as it is shipped: what to show the network, its LiteRT file and its classes.
+#
+# A user names a model directory, a published model or a single file. No TensorFlow, except for a
+# run that has not ended, whose directory has no model.tflite yet, and that keeps moving averages.
+
 
 CALIBRATION = "calibration.json"
 DESCRIPTION = "squeezenext.json"  # behind an exported LiteRT file
@@ -51,7 +63,7 @@ class Shipped:
     fitted_to: str = ""
 
 
-def load(model: str | Path) -> Shipped:
+def load_shipped(model: str | Path) -> Shipped:
     """Returns the model that a user means.
 
     Raises:
@@ -59,17 +71,17 @@ def load(model: str | Path) -> Shipped:
     """
     path = Path(model)
     if path.suffix == ".sqz" and path.is_file():
-        return _of_sqz(path)
+        return _shipped_of_sqz(path)
     if path.suffix == ".tflite" and path.is_file():
         return _of_litert(path)
     if not path.is_dir():
-        from squeezenext.foreign import named  # a folder needs neither its cache nor its network
+        from squeezenext.model import published  # a folder needs neither its cache nor its network
 
-        path = named.resolve(model)
+        path = published.resolve(model)
     return _of_directory(path)
 
 
-def _of_sqz(path: Path) -> Shipped:
+def _shipped_of_sqz(path: Path) -> Shipped:
     from squeezenext.litert import writer
     from squeezenext.network import graph
     from squeezenext.sqz import file as sqz
@@ -118,7 +130,7 @@ def _of_litert(path: Path) -> Shipped:
 
 
 def _of_directory(directory: Path) -> Shipped:
-    config, known = description.read(directory)
+    config, known = model_directory.read(directory)
     path = directory / "model.tflite"
     try:
         exported = path.is_file() and _is_exported(path)
@@ -151,11 +163,10 @@ def _is_exported(path: Path) -> bool:
 
 
 def _of_checkpoint(directory: Path, config: Config) -> bytes:
-    from squeezenext import trained
     from squeezenext.litert import writer
     from squeezenext.network import graph
 
-    return writer.write(graph.of(config), graph.fold(config, trained.variables(directory)))
+    return writer.write(graph.of(config), graph.fold(config, variables(directory)))
 
 
 def read_temperature(directory: Path) -> float:
@@ -166,7 +177,7 @@ def read_temperature(directory: Path) -> float:
     """
     path = directory / CALIBRATION
     try:
-        return description.check_temperature(json.loads(path.read_text("utf-8"))["temperature"])
+        return model_directory.check_temperature(json.loads(path.read_text("utf-8"))["temperature"])
     except FileNotFoundError:
         return 1.0
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -183,3 +194,99 @@ def read_fitted_to(directory: Path) -> str:
         return str(document.get("shards_sha256", ""))
     except (OSError, ValueError, AttributeError):  # `read_temperature` tells what is damaged
         return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A network and its weights.
+
+    Attributes:
+      name: of the model directory or the published model.
+      config: its configuration.
+      labels: the classes in the order of the logits.
+      graph, weights: as `graph.of` and `graph.fold` make them.
+      temperature: by which `predict.py` divides the logits before the softmax.
+      fitted_to: the split it was fitted to, see `shipped.read_fitted_to`.
+    """
+
+    name: str
+    config: Config
+    labels: tuple[Label, ...]
+    graph: Graph
+    weights: dict[str, np.ndarray]
+    temperature: float = 1.0
+    fitted_to: str = ""
+
+
+def load(model: str | Path) -> Trained:
+    """Reads a model directory, a published model or a `.sqz` file.
+
+    Raises:
+      InputError: there is no such model, or it holds no checkpoint.
+    """
+    if Path(model).suffix == ".sqz" and Path(model).is_file():
+        return _of_sqz(Path(model))
+    directory = published.resolve(model)
+    config, known = model_directory.read(directory)
+    folded = graph.fold(config, variables(directory))
+    return Trained(
+        name=Path(model).name,
+        config=config,
+        labels=known,
+        graph=graph.of(config),
+        weights=folded,
+        temperature=read_temperature(directory),
+        fitted_to=read_fitted_to(directory),
+    )
+
+
+def _of_sqz(path: Path) -> Trained:
+    from squeezenext.sqz import file as sqz  # no model directory needs it
+
+    found = sqz.read(path)
+    return Trained(
+        name=path.stem,
+        config=found.config,
+        labels=found.classes,
+        graph=graph.of(found.config),
+        weights=found.weights,
+        temperature=found.temperature,
+        fitted_to=found.fitted_to,
+    )
+
+
+def variables(directory: Path, report: Callable[[str], None] = tell) -> dict[str, np.ndarray]:
+    """Returns a model directory's variables by "model/layer/variable", averages where kept.
+
+    A checkpoint that is damaged is reported, and the one before it taken.
+
+    Raises:
+      InputError: there is no whole checkpoint, or none of the network that final.json tells of.
+    """
+    found = checkpoint.newest(directory / "checkpoints", report)
+    if found is None:
+        raise InputError(f"{directory} holds no checkpoint yet; train it first.")
+    state, meta = found
+    _check_last(directory, meta["step"])
+    if not any(name.startswith("average/") for name in state):
+        return {name: array for name, array in state.items() if name.startswith("model/")}
+    from squeezenext import tf_import  # which variables are averaged, Keras knows
+
+    tf_import.import_tensorflow()
+    from squeezenext.training import model_directory
+
+    return model_directory.evaluated(state, config_io.read_model(directory))
+
+
+def _check_last(directory: Path, step: int) -> None:
+    """Refuses an older network than the one whose scores and files lie in the directory."""
+    try:
+        ended = json.loads((directory / "final.json").read_text("utf-8"))["step"]
+    except (OSError, ValueError, KeyError, TypeError):  # a run that goes on, imported weights
+        return
+    if ended != step:
+        raise InputError(
+            f"{directory} holds a run that ended at step {ended}, whose checkpoint is missing or "
+            f"damaged (the newest whole one is of step {step}); bring it back from a copy, or "
+            "train again, which goes on from there."
+        )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import card, checkpoint, description, files
+from squeezenext import files
 from squeezenext.config import CAFFE_SQUASH, TORCHVISION, Config, Images
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
@@ -20,6 +20,8 @@ from squeezenext.images import decoding
 from squeezenext.labels import Label
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
+from squeezenext.model import card, checkpoint
+from squeezenext.model import directory as model_directory
 from squeezenext.network import graph
 
 MAX_BYTES = 128 << 20  # of one file; the largest network here has 18 MB
@@ -106,7 +108,7 @@ def _write(directory: Path, config: Config, classes, arrays, source: dict) -> No
     content = writer.write(graph.of(config), graph.fold(config, arrays))
     _try(content, config)
     meta = {"imported": source, "litert_sha256": hashlib.sha256(content).hexdigest()}
-    description.write(directory, config, classes)
+    model_directory.write(directory, config, classes)
     checkpoint.save(directory / "checkpoints", 0, arrays, meta)
     files.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
     card.write(directory)

@@ -1,1 +1,0 @@
-"""Weights in others' formats: Deep Compression's, ncnn's, Caffe's, PyTorch's."""
