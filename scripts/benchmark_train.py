@@ -34,9 +34,9 @@ KINDS = ("ours float32", "ours bfloat16", "Keras float32", "Keras bfloat16", "Py
 
 
 def _ours(network: str, precision: str) -> Callable[[int], float]:
-    from squeezenext.training import speed
+    from squeezenext.train import measure as train_measure
 
-    return speed.trainer(config_io.load(network), precision)
+    return train_measure.trainer(config_io.load(network), precision)
 
 
 def _peak(precision: str) -> Callable[[int], float]:

@@ -40,7 +40,7 @@ class Bench:
     """
 
     def __init__(self, folder: Path, arguments: list[str], prepare: Callable[[], None] | None):
-        forks.begin("squeezenext.training.job", "squeezenext.adapt")
+        forks.begin("squeezenext.train.job", "squeezenext.adapt")
         self._folder, self._prepare = folder, prepare
         self._arguments = ["adapt", *arguments, "--deterministic"]
 
@@ -113,7 +113,7 @@ def left(place: Path) -> dict[str, str]:
 def in_training(place: Path) -> None:
     """The process is killed in the first step after a checkpoint."""
     from squeezenext.model import checkpoint
-    from squeezenext.training.loop import Loop
+    from squeezenext.train.loop import Loop
 
     train = Loop.train
 

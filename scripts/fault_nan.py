@@ -14,7 +14,7 @@ import tensorflow as tf
 from absl import flags
 
 from squeezenext import cli as command_line
-from squeezenext.training import cluster, devices, loop
+from squeezenext.train import cluster, devices, loop
 from tests import tiny
 
 STEPS = 2  # with NaN, a replica

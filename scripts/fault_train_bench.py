@@ -32,7 +32,7 @@ class Bench:
     def __init__(self, folder: Path):
         from tests import tiny
 
-        forks.begin("squeezenext.training.job", "squeezenext.train")
+        forks.begin("squeezenext.train.job", "squeezenext.train")
         self.folder = folder
         self._started: list = []
         self._whole: dict[int, str] = {}

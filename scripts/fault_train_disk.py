@@ -62,7 +62,7 @@ def at_call(number: int, mode: str, counted: Path) -> None:
     """
     import numpy as np
 
-    from squeezenext.training.pace import Pace
+    from squeezenext.train.run import Pace
 
     Pace.took = lambda *_: None  # one step a call: else the number of saves depends on the clock
     calls = 0

@@ -65,7 +65,7 @@ def stuck(bench: Bench, group: Group) -> int:
 def hang(split: str) -> None:
     """Lets the input of a split deliver a few micro-batches and no more; shortens the patience."""
     from squeezenext.records.reader import Reader
-    from squeezenext.training import group as watched
+    from squeezenext.train import watchdog as watched
 
     watched.STALL_SECONDS = STALL_SECONDS
     read, reads = Reader.read, 0

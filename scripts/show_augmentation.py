@@ -21,7 +21,7 @@ from squeezenext.errors import InputError
 from squeezenext.images import augment
 from squeezenext.records import batches, dataset
 from squeezenext.records.reader import Reader
-from squeezenext.training import phases
+from squeezenext.train import phases
 
 
 def sheet(config: Config, reader: Reader, rows: int, columns: int, seed: int) -> np.ndarray:

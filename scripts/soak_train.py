@@ -96,10 +96,10 @@ def soak(configuration: str, steps: int, batch: int) -> None:
     import tensorflow as tf
 
     from squeezenext.labels import Label
-    from squeezenext.training import model_directory
-    from squeezenext.training.loop import Loop
-    from squeezenext.training.options import Options
-    from squeezenext.training.run import Run
+    from squeezenext.train import model_directory
+    from squeezenext.train.loop import Loop
+    from squeezenext.train.options import Options
+    from squeezenext.train.run import Run
     from tests import tiny
 
     config = configured(configuration, steps, batch, tiny.CLASSES)

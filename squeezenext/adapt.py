@@ -22,7 +22,7 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import metrics, tf_import, train
+from squeezenext import metrics, tf_import
 from squeezenext.adaptation import planning, shipping
 from squeezenext.adaptation.planning import Plan
 from squeezenext.cli import run, tell
@@ -31,7 +31,8 @@ from squeezenext.model import card, published
 from squeezenext.model.published import PUBLISHED
 from squeezenext.records import dataset
 from squeezenext.records.dataset import Dataset
-from squeezenext.training.options import Options
+from squeezenext.train import command
+from squeezenext.train.options import Options
 
 PLAN = "adapt.json"
 RECORDS = "records"
@@ -93,7 +94,7 @@ def adapt(
     photos, model_dir = Path(photos), Path(model_dir)
     _check(photos, model_dir, configuration, minutes)
     published.resolve(configuration)  # what has to be fetched is fetched before any work
-    with train.locked(model_dir, ".adapt.lock"):
+    with command.locked(model_dir, ".adapt.lock"):
         records, faults = _convert(photos, model_dir / RECORDS, seed)
         found = _found(records)
         if deterministic:  # before a step is timed, after which TensorFlow does not take it
@@ -134,7 +135,7 @@ def _found(records: Path) -> Dataset:
 def _make_deterministic() -> None:
     tf_import.without_onednn()
     tf_import.import_tensorflow()
-    from squeezenext.training import devices
+    from squeezenext.train import devices
 
     devices.make_deterministic()
 
@@ -149,7 +150,7 @@ def _train(plan: Plan, model_dir: Path, records: Path, seed: int, deterministic:
         deterministic=deterministic,
         evaluate_every_epochs=plan.evaluate_every_epochs,
     )
-    return train.train(plan.config(), options)["weights_sha256"]
+    return command.train(plan.config(), options)["weights_sha256"]
 
 
 def _planned(

@@ -25,7 +25,7 @@ from squeezenext.predictor import softmax
 from squeezenext.records import dataset
 from squeezenext.records.manifest import Split
 from squeezenext.reporting import files, table
-from squeezenext.training.options import PRECISIONS, check_precision
+from squeezenext.train.options import PRECISIONS, check_precision
 
 
 def evaluate(
@@ -109,7 +109,7 @@ def _scores(
     weights = loading.variables(directory)
     tf_import.import_tensorflow()  # no error above waits for it
     from squeezenext.records.reader import Reader, faults_named
-    from squeezenext.training import devices, model_directory
+    from squeezenext.train import devices, model_directory
 
     reader = Reader(split)
     strategy = devices.strategy(devices_used)
@@ -120,7 +120,7 @@ def _scores(
 
 
 def _scorer(keep_logits: bool) -> type:
-    from squeezenext.training.scoring import Scorer
+    from squeezenext.train.evaluation import Scorer
 
     class LogitScorer(Scorer):
         """Gives each example's logits in the place of its probability."""

@@ -30,7 +30,7 @@ def logical_devices() -> int:
     """Splits the CPU into four devices, once a process, before any test has used it."""
     import tensorflow as tf
 
-    from squeezenext.training import devices
+    from squeezenext.train import devices
 
     devices._split_cpu(4)
     for count in (2, 4):  # groups of two sizes in one process need numbers of their own

@@ -8,9 +8,9 @@ import subprocess
 import pytest
 
 from squeezenext.errors import InputError
-from squeezenext.training import beats, cluster, group, watchdog
-from squeezenext.training.cluster import Cluster
-from squeezenext.training.watchdog import Watchdog
+from squeezenext.train import cluster, watchdog
+from squeezenext.train.cluster import Cluster
+from squeezenext.train.watchdog import Watchdog
 from tests.conftest import REPOSITORY
 
 
@@ -99,7 +99,7 @@ class Bench:
         self.now = 0.0
         self.told = []
         self.folder = folder
-        (folder / beats.FOLDER).mkdir()
+        (folder / watchdog.FOLDER).mkdir()
         self.dogs = [self.dog(index) for index in range(3)]
 
     def dog(self, index):
@@ -239,7 +239,7 @@ def test_a_full_disk_makes_nobody_leave(bench, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(beats.os, "pwrite", full)
+        patch.setattr(watchdog.os, "pwrite", full)
         assert bench.go(60)[0] is None
     assert len(bench.told) == 3 and "No space left on device" in bench.told[0]  # one a worker
     assert bench.go(5, beating=[0])[0] is None  # the first who can write again
@@ -250,7 +250,7 @@ def test_a_full_disk_makes_nobody_leave(bench, monkeypatch):
 
 def test_a_beat_overwrites_its_file_in_place(bench, tmp_path):
     start(bench)
-    path = tmp_path / beats.FOLDER / "0.json"
+    path = tmp_path / watchdog.FOLDER / "0.json"
     before = path.stat()
     bench.dogs[0].left("x" * 5000, 1)
     after = path.stat()
@@ -261,7 +261,7 @@ def test_a_beat_overwrites_its_file_in_place(bench, tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "[]", "7", '{"beat": "x"}', "null"])
 def test_a_file_that_says_nothing_is_no_sign_of_life(bench, tmp_path, content):
     start(bench)
-    (tmp_path / beats.FOLDER / "1.json").write_text(content)
+    (tmp_path / watchdog.FOLDER / "1.json").write_text(content)
     assert "worker 1 (b:1) has not answered" in bench.go(60, beating=(0, 2))[0]
 
 
@@ -277,7 +277,7 @@ def test_one_that_never_comes_is_told_and_then_named(bench):
     wrong, now = bench.go(1000, beating=(0, 1))
     assert bench.told == ["Waiting for worker 2 (c:1)."]
     assert bench.go(1, beating=(0, 1))[0] and len(bench.told) == 1
-    assert wrong.startswith("worker 2 (c:1) has not come") and now == group.START_SECONDS + 1
+    assert wrong.startswith("worker 2 (c:1) has not come") and now == watchdog.START_SECONDS + 1
 
 
 def test_workers_that_tensorflow_cannot_connect_do_not_wait_for_ever(bench):
@@ -292,7 +292,7 @@ def test_workers_that_tensorflow_cannot_connect_do_not_wait_for_ever(bench):
         "others' host:port, and no other process may hold its own.",
     ]
     assert wrong.startswith("TensorFlow has not connected the workers within 601 s")
-    assert now == 61 + group.START_SECONDS + 1 and bench.code == 75
+    assert now == 61 + watchdog.START_SECONDS + 1 and bench.code == 75
 
 
 def test_a_worker_with_fewer_devices_is_named(bench):

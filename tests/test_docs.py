@@ -262,11 +262,11 @@ def own(words: list[str]) -> tuple[str, list[str]] | None:
 @pytest.fixture(scope="module", autouse=True)
 def _hurry():
     """What no flag makes smaller: --profile_input's 10 s, and how near to its budget a file is."""
-    from squeezenext.training import profiling
+    from squeezenext.train import measure as train_measure
 
-    measure = profiling._repeated
+    measure = train_measure._repeated
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(profiling, "_repeated", lambda work, seconds: measure(work, 0.1))
+        patch.setattr(train_measure, "_repeated", lambda work, seconds: measure(work, 0.1))
         patch.setattr(allocation, "_ENOUGH", (0.3, 0.1))
         patch.setattr(making, "PROBES", 6)
         yield

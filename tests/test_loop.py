@@ -15,7 +15,7 @@ from scripts.fault_nan import Planted
 from squeezenext.metrics import Evaluation
 from squeezenext.model import checkpoint
 from squeezenext.network.layers import Dropout
-from squeezenext.training import cluster, devices, loop, losses, scoring, xla
+from squeezenext.train import cluster, devices, evaluation, loop, losses, measure
 from tests import tiny
 
 
@@ -298,7 +298,7 @@ def test_label_smoothing_is_cross_entropy_with_a_smoothed_target():
 
 def test_of_equal_logits_only_the_lowest_class_is_a_hit():
     logits = tf.zeros([2, 8])
-    top1, top5 = scoring.hits(tf.constant([0, 5], tf.int64), logits)
+    top1, top5 = evaluation.hits(tf.constant([0, 5], tf.int64), logits)
     assert list(top1.numpy()) == [1, 0] and list(top5.numpy()) == [1, 0]
 
 
@@ -307,13 +307,13 @@ def test_measuring_xla_changes_nothing(logical_devices, reader, monkeypatch):
     made = make(tiny.SQUEEZENET, 1, reader)
     assert {layer.seed for layer in made.model.layers if isinstance(layer, Dropout)} == {3}
     before = made.state()
-    time_pass = xla._time_pass
+    time_pass = measure._time_pass
 
     def quick(looped, element, jit):
         return time_pass(looped, element, False) * (1e-3 if jit else 1.0)
 
-    monkeypatch.setattr(xla, "_time_pass", quick)
-    seconds = xla.measure(made, made.batches(reader))
+    monkeypatch.setattr(measure, "_time_pass", quick)
+    seconds = measure.measure_xla(made, made.batches(reader))
     assert made.jit and 0 < seconds[True] < seconds[False] < np.inf
     for name, array in made.state().items():
         np.testing.assert_array_equal(array, before[name], err_msg=name)

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from squeezenext.config import Training
 from squeezenext.config import io as config_io
-from squeezenext.optimization import update as updates
-from squeezenext.optimization.schedule import learning_rate
+from squeezenext.train import update as updates
+from squeezenext.train.optimizers import learning_rate
 
 EXAMPLES = 1_281_167
 

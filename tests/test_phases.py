@@ -18,7 +18,7 @@ from squeezenext.config.augmentation import (
 )
 from squeezenext.errors import InputError
 from squeezenext.network import keras_model
-from squeezenext.training import devices, distillation, loop, losses, phases, profiling
+from squeezenext.train import devices, loop, losses, measure, phases
 from tests import tiny
 
 EVERYTHING = (
@@ -134,7 +134,7 @@ def test_a_student_learns_what_its_teacher_says(reader):
 def test_keras_teachers_get_their_own_preprocessing_and_side():
     inputs = keras.Input((20, 20, 3))
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
-    answer = distillation._answering(model, distillation.preprocess_of("MobileNetV2"))
+    answer = losses._answering(model, losses.preprocess_of("MobileNetV2"))
     pixels = tf.ones([2, 32, 32, 3]) * [0.0, 127.5, 255.0]
     np.testing.assert_allclose(answer(pixels), [[-1, 0, 1]] * 2, atol=1e-5)
 
@@ -149,7 +149,7 @@ def test_keras_teachers_get_their_own_preprocessing_and_side():
 )
 def test_what_is_no_teacher_is_named(name, classes, message):
     with pytest.raises(InputError, match=message):
-        distillation.teacher(Distillation(teacher=name), classes, "float32")
+        losses.teacher(Distillation(teacher=name), classes, "float32")
 
 
 def test_what_lies_before_the_first_epoch_is_its_phase():
@@ -162,7 +162,7 @@ def test_what_lies_before_the_first_epoch_is_its_phase():
 def test_a_profile_changes_nothing_and_says_what_limits(reader):
     made = make(tiny.SQUEEZENEXT)
     before = made.state()
-    measured = profiling.profile(made, reader, seconds=0.1)
+    measured = measure.profile(made, reader, seconds=0.1)
     assert measured.input_rate > 0 and measured.model_rate > 0 and measured.shared
     for name, value in made.state().items():
         np.testing.assert_array_equal(value, before[name], err_msg=name)
@@ -178,5 +178,5 @@ def test_a_profile_changes_nothing_and_says_what_limits(reader):
     ],
 )
 def test_the_report_of_a_profile(rates, shared, told):
-    text = profiling.Profile(*rates, shared).report(echo=2)
+    text = measure.Profile(*rates, shared).report(echo=2)
     assert all(part in text for part in told), text

@@ -11,7 +11,7 @@ from squeezenext.config.augmentation import HorizontalFlip, RandomCrop
 from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
 from squeezenext.records import batches
-from squeezenext.training import pictures
+from squeezenext.train import tensorboard
 from tests import tiny
 
 CLASSES = tuple(Label(f"n{i}", f"class {i}") for i in range(4))
@@ -42,11 +42,11 @@ class Recorder:
 
 
 def test_each_class_has_its_share_of_hits():
-    np.testing.assert_allclose(pictures.class_top1(RESULT, 4), [2 / 3, 0, 1, np.nan])
+    np.testing.assert_allclose(tensorboard.class_top1(RESULT, 4), [2 / 3, 0, 1, np.nan])
 
 
 def test_the_confusion_is_darker_where_more_examples_went():
-    picture = pictures.confusion(RESULT, 4)
+    picture = tensorboard.confusion(RESULT, 4)
     assert picture.shape == (512, 512, 3) and picture.dtype == np.uint8
     cells = picture[64::128, 64::128].astype(int).sum(-1)
     assert cells[0, 0] < cells[0, 1] < cells[0, 2] == 3 * 255
@@ -55,13 +55,13 @@ def test_the_confusion_is_darker_where_more_examples_went():
 
 
 def test_the_surest_mistakes_come_first():
-    assert pictures.mistakes(RESULT).tolist() == [4, 3, 2]
+    assert tensorboard.mistakes(RESULT).tolist() == [4, 3, 2]
 
 
 def test_an_evaluation_is_shown_with_its_images(tmp_path):
     reader = tiny.reader(tmp_path, 6)
     history = Recorder()
-    pictures.show(history, RESULT, reader, tiny.IMAGES, CLASSES, 7)
+    tensorboard.show(history, RESULT, reader, tiny.IMAGES, CLASSES, 7)
     assert history.shown["validation_class_top1/n0"] == pytest.approx(2 / 3)
     assert "validation_class_top1/n3" not in history.shown
     worst = history.shown["validation/worst_mistakes"]

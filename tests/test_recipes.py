@@ -5,12 +5,11 @@ import dataclasses
 import pytest
 from absl import flags
 
-from squeezenext import train
 from squeezenext.config import Images, recipes
 from squeezenext.config import io as config_io
 from squeezenext.config.augmentation import HorizontalFlip, RandomResizedCrop
 from squeezenext.errors import InputError
-from squeezenext.training import phases
+from squeezenext.train import command, phases
 from tests import tiny
 
 
@@ -76,9 +75,9 @@ def test_what_cannot_be_trained_is_refused():
 
 def configured(*arguments):
     values = flags.FlagValues()
-    train._define(values)
+    command._define(values)
     values(["train", *arguments])
-    return train._configured(values).training
+    return command._configured(values).training
 
 
 def test_a_recipe_reckons_with_the_command_line():

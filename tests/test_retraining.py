@@ -14,7 +14,7 @@ from squeezenext.compression import retraining, sharing
 from squeezenext.formats import variables
 from squeezenext.network import graph, keras_model
 from squeezenext.network.keras_model import model_variables
-from squeezenext.training import devices, micro_batches, speed
+from squeezenext.train import devices, measure
 from tests import tiny
 
 
@@ -89,7 +89,7 @@ def test_the_batch_divides_among_any_number_of_devices(monkeypatch, count, batch
     config = compress.Method(epochs=2.0).recipe(tiny.SQUEEZENEXT, "teacher")
     found = retraining.for_devices(config)
     assert found.training.batch_size == planning.batch_size() == batch
-    assert micro_batches.size(found, several) * count <= batch
+    assert devices.size(found, several) * count <= batch
 
 
 def test_shared_values_are_trained_and_stay_shared(dense, reader):
@@ -115,16 +115,16 @@ def test_speed_is_measured_on_one_device(monkeypatch):
     asked = {}
     both = devices.strategy(2)
     monkeypatch.setattr(devices, "strategy", lambda *_: both)
-    monkeypatch.setattr(speed, "Loop", lambda config, **how: asked.update(how))
-    speed.trainer(tiny.SQUEEZENEXT, "float32")
-    assert asked["strategy"].num_replicas_in_sync == 1 and asked["micro_batch"] == speed.BATCH
+    monkeypatch.setattr(measure, "Loop", lambda config, **how: asked.update(how))
+    measure.trainer(tiny.SQUEEZENEXT, "float32")
+    assert asked["strategy"].num_replicas_in_sync == 1 and asked["micro_batch"] == measure.BATCH
 
 
 def test_masks_hold_on_several_devices(dense):
     config, arrays = dense
     strategy = devices.strategy(2)
-    from squeezenext.optimization.update import Update
-    from squeezenext.training import model_directory
+    from squeezenext.train import model_directory
+    from squeezenext.train.update import Update
 
     with strategy.scope():
         model = keras_model.build(config)

@@ -13,8 +13,8 @@ from squeezenext.config import io as config_io
 from squeezenext.errors import InputError, NotFinite, RunAgain
 from squeezenext.model import card, checkpoint
 from squeezenext.records import bad_records, batches
-from squeezenext.training import history, journal, loop, model_directory, nan, run, saving
-from squeezenext.training.options import Options
+from squeezenext.train import checkpoints, history, journal, loop, model_directory, non_finite, run
+from squeezenext.train.options import Options
 from tests import tiny
 from tests.conftest import REPOSITORY
 
@@ -98,7 +98,7 @@ def test_rollback_goes_past_the_bad_batches(made, start, tmp_path):
     document = one.run()
     assert document["step"] == 10 and np.isfinite(document["loss"])
     rollbacks = one.progress.rollbacks
-    assert 1 <= len(rollbacks) <= nan.MAX_ROLLBACKS and all(
+    assert 1 <= len(rollbacks) <= non_finite.MAX_ROLLBACKS and all(
         each["step"] > each["to"] for each in rollbacks
     )
     passed = sum(each["step"] - each["to"] for each in rollbacks) * 8
@@ -116,7 +116,7 @@ def test_stop_names_the_batch_and_rollbacks_have_an_end(made, start, tmp_path, m
     named = r"is not finite; the batch was .* and 5 more, all in.*can be done: go on with --on_nan"
     with pytest.raises(NotFinite, match=named):
         start(tmp_path / "stop").run()
-    monkeypatch.setattr(nan, "MAX_ROLLBACKS", 0)
+    monkeypatch.setattr(non_finite, "MAX_ROLLBACKS", 0)
     with pytest.raises(NotFinite, match=r"checkpoint is step 0\. What can be done: begin anew"):
         start(tmp_path / "end", on_nan="rollback").run()
 
@@ -270,7 +270,9 @@ def test_a_damaged_amendment_ends_no_run(made, start, undisturbed, tmp_path, mon
         amend(folder, step, meta)
 
     monkeypatch.setattr(checkpoint, "amend", spoilt)
-    monkeypatch.setattr(saving.LOG, "warning", lambda *words: told.append(words[0] % words[1:]))
+    monkeypatch.setattr(
+        checkpoints.LOG, "warning", lambda *words: told.append(words[0] % words[1:])
+    )
     assert start(tmp_path / "run").run() == undisturbed
     assert len(told) == 2 and all(text.endswith("It will be saved anew.") for text in told)
     meta = checkpoint.read_meta(tmp_path / "run" / "checkpoints", 10)
@@ -283,7 +285,9 @@ def test_a_full_disk_for_tensorboard_alone_is_no_failed_save(made, start, tmp_pa
 
     monkeypatch.setattr(history.History, "commit", full)
     told = []
-    monkeypatch.setattr(saving.LOG, "warning", lambda *words: told.append(words[0] % words[1:]))
+    monkeypatch.setattr(
+        checkpoints.LOG, "warning", lambda *words: told.append(words[0] % words[1:])
+    )
     assert start(tmp_path / "run").run()["step"] == 10
     assert all("TensorBoard's curves up to step" in text for text in told) and told
 

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from squeezenext import train
 from squeezenext.model import checkpoint
 from squeezenext.records import tfrecord
+from squeezenext.train import command as train_command
 from tests import tiny
 from tests.conftest import REPOSITORY
 
@@ -154,8 +154,8 @@ def test_a_stopped_worker_is_named_and_both_go_on(place):
 
 def test_a_second_trainer_is_kept_out(place):
     model_dir = place / "held"
-    with train.locked(model_dir):
-        code = train.main(command(place, model_dir)[2:])
+    with train_command.locked(model_dir):
+        code = train_command.main(command(place, model_dir)[2:])
     assert code == 75
 
 
@@ -163,31 +163,31 @@ def test_a_second_worker_is_kept_out(place, monkeypatch, capsys):
     """Else its sign of life would hide that the true one has died, or its end would end the run."""
     model_dir = place / "held"
     monkeypatch.setenv("TF_CONFIG", tiny.tf_configs(2)[1])
-    with train._locked(model_dir, 1):
-        assert train.main(command(place, model_dir)[2:]) == 75
+    with train_command._locked(model_dir, 1):
+        assert train_command.main(command(place, model_dir)[2:]) == 75
     assert f"works in {model_dir}, which holds .lock-1" in capsys.readouterr().err
 
 
 def test_the_other_workers_are_told_of_records_that_are_not_there(place, tmp_path, monkeypatch):
     """Else they would wait for this one, and end with the 75 that starts all of them again."""
-    from squeezenext.training import beats, watchdog
+    from squeezenext.train import watchdog
 
     monkeypatch.setattr(watchdog, "LINGER_SECONDS", 0.0)
     monkeypatch.setenv("TF_CONFIG", tiny.tf_configs(2)[1])
     flags = ("--training_file_pattern", "/nowhere/*")
-    assert train.main([*command(place, tmp_path / "model")[2:], *flags]) == 2
-    told = beats.Beats(tmp_path / "model" / beats.FOLDER, 0).read(1)
+    assert train_command.main([*command(place, tmp_path / "model")[2:], *flags]) == 2
+    told = watchdog.Beats(tmp_path / "model" / watchdog.FOLDER, 0).read(1)
     assert (told.state, told.code) == ("left", 2) and "No file matches /nowhere" in told.reason
 
 
 def test_several_workers_are_not_profiled(place, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TF_CONFIG", tiny.tf_configs(2)[0])
-    assert train.main([*command(place, tmp_path / "model")[2:], "--profile_input"]) == 2
+    assert train_command.main([*command(place, tmp_path / "model")[2:], "--profile_input"]) == 2
     assert "--profile_input measures one machine" in capsys.readouterr().err
 
 
 def test_fine_tuning_with_another_number_of_classes(place, undisturbed, tmp_path, capfd):
-    code = train.main(
+    code = train_command.main(
         command(
             place, tmp_path / "tuned", "--fine_tune_from", str(undisturbed), "--num_epochs", "0.2",
             "--set", "model.classes=5",
@@ -220,14 +220,14 @@ def test_bad_input_is_one_sentence(place, tmp_path, capsys, flags, message):
     base = command(place, tmp_path / "model")[2:]
     if "--data_dir" in flags:
         base = base[: base.index("--training_file_pattern")] + ["--model_dir", str(tmp_path)]
-    assert train.main([*base, *flags]) == 2
+    assert train_command.main([*base, *flags]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and message in errors[0]
 
 
 def test_nan_stops_the_run_and_says_where(place, tmp_path, capfd):
     flags = ("--set", "training.learning_rate=1e30", "--set", "training.warmup_epochs=0.0")
-    assert train.main(command(place, tmp_path / "nan", *flags)[2:]) == 1
+    assert train_command.main(command(place, tmp_path / "nan", *flags)[2:]) == 1
     error = capfd.readouterr().err.splitlines()[-1]
     assert "is not finite; the batch was " in error and "the last checkpoint is none" in error
     (listed,) = (tmp_path / "nan").glob("not-finite-*.txt")
@@ -238,14 +238,14 @@ def test_nan_stops_the_run_and_says_where(place, tmp_path, capfd):
 def test_a_device_without_memory_is_one_sentence(place, tmp_path, capsys, monkeypatch):
     import tensorflow as tf
 
-    from squeezenext.training import loop
+    from squeezenext.train import loop
 
     def fails(text):
         def full(*_):
             raise tf.errors.ResourceExhaustedError(None, None, text)
 
         monkeypatch.setattr(loop.Loop, "train", full)
-        code = train.main(command(place, tmp_path / "model", "--seed", "1")[2:])
+        code = train_command.main(command(place, tmp_path / "model", "--seed", "1")[2:])
         return code, capsys.readouterr().err.splitlines()[-1]
 
     code, told = fails("OOM when allocating tensor with shape[8,64,113,113] by allocator GPU_0_bfc")
@@ -262,27 +262,29 @@ def test_a_signal_while_foreign_records_are_read_through(place, tmp_path, monkey
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
 
-    monkeypatch.setattr(train.dataset, "find", slow)
-    assert train.main(command(place, tmp_path / "model")[2:]) == 75
+    monkeypatch.setattr(train_command.dataset, "find", slow)
+    assert train_command.main(command(place, tmp_path / "model")[2:]) == 75
     assert "Interrupted; run the same command again" in capsys.readouterr().err
 
 
 def test_a_finished_run_says_so(place, undisturbed, capfd):
     before = (undisturbed / "final.json").stat().st_mtime_ns
-    assert train.main(command(place, undisturbed, "--num_epochs", "6")[2:]) == 0
+    assert train_command.main(command(place, undisturbed, "--num_epochs", "6")[2:]) == 0
     assert "holds a finished run of 30 steps" in capfd.readouterr().err
     assert (undisturbed / "final.json").stat().st_mtime_ns == before
 
 
 def test_another_seed_or_network_is_refused(place, undisturbed):
-    assert train.main(command(place, undisturbed, "--seed", "7", "--num_epochs", "6")[2:]) == 2
+    assert (
+        train_command.main(command(place, undisturbed, "--seed", "7", "--num_epochs", "6")[2:]) == 2
+    )
     other = command(place, undisturbed, configuration="squeezenext")[2:]
-    assert train.main(other) == 2
+    assert train_command.main(other) == 2
 
 
 def test_devices_must_share_the_batch(place, tmp_path, capsys):
     flags = ("--devices", "2", "--batch_size", "9")
-    assert train.main([*command(place, tmp_path / "model")[2:], *flags]) == 2
+    assert train_command.main([*command(place, tmp_path / "model")[2:], *flags]) == 2
     assert "--batch_size 9 does not divide among 2" in capsys.readouterr().err
 
 
@@ -311,7 +313,7 @@ def test_deterministic_too_late_is_said(place, tmp_path, capsys):
     import tensorflow as tf
 
     tf.zeros(1)
-    assert train.main([*command(place, tmp_path / "model")[2:], "--deterministic"]) == 2
+    assert train_command.main([*command(place, tmp_path / "model")[2:], "--deterministic"]) == 2
     told = capsys.readouterr().err
     assert "too late" in told and ("TF_ENABLE_ONEDNN_OPTS=0" in told or "of its own" in told)
 
@@ -326,7 +328,7 @@ def damaged(place):
 
 
 def test_a_damaged_record_is_one_sentence(place, damaged, tmp_path, capsys):
-    assert train.main([*command(place, tmp_path / "model")[2:], *damaged]) == 2
+    assert train_command.main([*command(place, tmp_path / "model")[2:], *damaged]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and "bad" in errors[0] and "record" in errors[0]
 
@@ -334,24 +336,24 @@ def test_a_damaged_record_is_one_sentence(place, damaged, tmp_path, capsys):
 def test_a_damaged_record_is_left_out_on_request(place, damaged, tmp_path, capsys):
     model_dir = tmp_path / "model"
     flags = (*damaged, "--on_bad_record", "skip", "--num_epochs", "1")
-    assert train.main([*command(place, model_dir)[2:], *flags]) == 0
+    assert train_command.main([*command(place, model_dir)[2:], *flags]) == 0
     assert final(model_dir)["bad_records"] == 1 and final(model_dir)["examples_seen"] == 40
     told = [line for line in capsys.readouterr().err.splitlines() if "Left out:" in line]
     assert len(told) == 1 and "fails its checksum" in told[0]
     rows = list(csv.DictReader(open(model_dir / "bad_records.csv")))
     assert len(rows) == 1 and f"record {rows[0]['number']} fails" in rows[0]["fault"]
     (model_dir / "bad_records.csv").write_text("number,fault\nx,y\n")
-    assert train.main([*command(place, model_dir)[2:], *flags]) == 2
+    assert train_command.main([*command(place, model_dir)[2:], *flags]) == 2
     assert f"{model_dir / 'bad_records.csv'} is no list of" in capsys.readouterr().err
     (model_dir / "bad_records.csv").unlink()
     damaged_scores = ("--validation_file_pattern", str(place / "bad"), "--num_epochs", "2")
-    assert train.main([*command(place, model_dir)[2:], *flags, *damaged_scores]) == 2
+    assert train_command.main([*command(place, model_dir)[2:], *flags, *damaged_scores]) == 2
     assert "fails its checksum" in capsys.readouterr().err  # evaluation leaves nothing out
 
 
 def test_a_label_that_the_network_lacks_is_one_sentence(place, tmp_path, capsys):
     flags = ("--set", "model.classes=2")
-    assert train.main([*command(place, tmp_path / "model")[2:], *flags]) == 2
+    assert train_command.main([*command(place, tmp_path / "model")[2:], *flags]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and "label of a record is not in 1..2" in errors[0]
 
@@ -359,6 +361,6 @@ def test_a_label_that_the_network_lacks_is_one_sentence(place, tmp_path, capsys)
 def test_a_run_goes_on_only_with_its_own_recipe(place, undisturbed, capsys):
     before = (undisturbed / "config.json").read_bytes()
     flags = ("--num_epochs", "6", "--set", "training.momentum=0.5")
-    assert train.main([*command(place, undisturbed)[2:], *flags]) == 2
+    assert train_command.main([*command(place, undisturbed)[2:], *flags]) == 2
     assert "training.momentum = 0.9, not 0.5" in capsys.readouterr().err
     assert (undisturbed / "config.json").read_bytes() == before

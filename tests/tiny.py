@@ -160,7 +160,7 @@ def model_directory(folder: Path, config: Config):
     from squeezenext import labels
     from squeezenext.model import checkpoint
     from squeezenext.network import keras_model
-    from squeezenext.training import model_directory
+    from squeezenext.train import model_directory
 
     classes = [labels.Label(f"n{i}", f"class {i}") for i in range(1, config.model.classes + 1)]
     model_directory.create(folder, config, classes)

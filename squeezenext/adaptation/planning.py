@@ -16,7 +16,7 @@ from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.network import graph
 from squeezenext.records.manifest import Split
-from squeezenext.training import phases
+from squeezenext.train import phases
 
 BATCH = 32  # of recipes.fine_tune and compress' retraining
 SHARES = (1.0, 0.85, 0.7, 0.56)  # of the network's own side, for training's images
@@ -148,15 +148,15 @@ def keep(path: Path, plan: Plan) -> None:
 def measured(configuration: str) -> tuple[float, float]:
     """Returns (images a second, seconds to build a step) of training this network here."""
     tf_import.import_tensorflow()
-    from squeezenext.training import speed
+    from squeezenext.train import measure
 
-    return speed.measure(recipes.apply("fine_tune", config_io.load(configuration)))
+    return measure.measure_speed(recipes.apply("fine_tune", config_io.load(configuration)))
 
 
 def batch_size() -> int:
     """Returns the batch nearest to the recipe's that divides among this machine's devices."""
     tf_import.import_tensorflow()
-    from squeezenext.training import devices
+    from squeezenext.train import devices
 
     return method.divisible(BATCH, devices.strategy(0).num_replicas_in_sync)
 

@@ -19,9 +19,9 @@ from squeezenext.formats import variables
 from squeezenext.network import graph
 from squeezenext.network.keras_model import model_variables
 from squeezenext.records.reader import Reader, faults_named
-from squeezenext.training import devices, distillation, micro_batches, model_directory
-from squeezenext.training.history import ProgressBar
-from squeezenext.training.loop import Loop
+from squeezenext.train import devices, losses, model_directory
+from squeezenext.train.history import ProgressBar
+from squeezenext.train.loop import Loop
 
 PRUNING_SHARE = 0.5  # of the pruning epochs in which weights go; in the rest the others recover
 CALLS = 20  # in that time, each with masks of its own
@@ -81,13 +81,13 @@ def _loop(config: Config, reader: Reader, arrays: Mapping[str, np.ndarray], seed
     precision = devices.precision("auto")
     with strategy.scope():
         how = config.training.distillation
-        teacher = distillation.teacher(how, config.model.classes, precision)
+        teacher = losses.teacher(how, config.model.classes, precision)
     loop = Loop(
         config,
         strategy=strategy,
         precision=precision,
         examples=reader.split.examples,
-        micro_batch=micro_batches.size(config, strategy),
+        micro_batch=devices.size(config, strategy),
         seed=seed,
         teacher=teacher,
     )

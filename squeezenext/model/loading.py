@@ -273,7 +273,7 @@ def variables(directory: Path, report: Callable[[str], None] = tell) -> dict[str
     from squeezenext import tf_import  # which variables are averaged, Keras knows
 
     tf_import.import_tensorflow()
-    from squeezenext.training import model_directory
+    from squeezenext.train import model_directory
 
     return model_directory.evaluated(state, config_io.read_model(directory))
 

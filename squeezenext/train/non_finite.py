@@ -14,7 +14,7 @@ from squeezenext.files import write_file
 from squeezenext.records import batches, example
 from squeezenext.records.example import FILENAME
 from squeezenext.records.reader import Reader
-from squeezenext.training.loop import Loop
+from squeezenext.train.loop import Loop
 
 MAX_ROLLBACKS = 5  # in a run; more is not bad luck but a bad recipe
 _SHOWN = 3

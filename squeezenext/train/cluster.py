@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from squeezenext.errors import InputError
-from squeezenext.training.options import Cluster as Choice
+from squeezenext.train.options import Cluster as Choice
 
 _EXPECTED = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
 _PORTS = 12000, 20000  # Slurm names none: the first, and how many from there on; 64 a job

@@ -10,7 +10,7 @@ from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
 from squeezenext.records import batches
 from squeezenext.records.reader import Reader
-from squeezenext.training.history import History
+from squeezenext.train.history import History
 
 CURVES = 50  # classes: more curves than that nobody looks at
 SIDE = 512  # of the confusion, at least

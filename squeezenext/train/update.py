@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from squeezenext.config import Training
-from squeezenext.optimization import optimizers
-from squeezenext.optimization.schedule import learning_rate
+from squeezenext.train import optimizers
+from squeezenext.train.optimizers import learning_rate
 
 LOSS_SCALE_START = 2.0**15  # as Keras' LossScaleOptimizer
 LOSS_SCALE_GROWTH_STEPS = 2000  # the same: dynamic_growth_steps

@@ -8,7 +8,6 @@ flags name places and machines, and --set changes a single field.
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -23,10 +22,9 @@ from squeezenext.config import io as config_io
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.model import published
 from squeezenext.records import dataset
-from squeezenext.training import cluster
-from squeezenext.training.options import PRECISIONS, Cluster, OnBadRecord, OnNan, Options
-from squeezenext.training.signals import StopSignals
-from squeezenext.training.task import Task
+from squeezenext.train import cluster
+from squeezenext.train.options import PRECISIONS, Cluster, OnBadRecord, OnNan, Options, Task
+from squeezenext.train.stopping import StopSignals
 
 
 def train(config: Config, options: Options) -> dict:
@@ -58,7 +56,7 @@ def _train(config: Config, options: Options, signals: StopSignals) -> dict:
         if options.deterministic:
             tf_import.without_onednn()
         tf_import.import_tensorflow()
-        from squeezenext.training import job  # only now: no error above waits for TensorFlow
+        from squeezenext.train import job  # only now: no error above waits for TensorFlow
 
         return job.train(options, lambda: early or _task(config, options), workers, signals)
 
@@ -175,7 +173,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         train(_configured(values), options)
 
     return run(command, values, __doc__, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -18,12 +18,12 @@ from squeezenext import files, labels, stats, tf_import
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.litert import from_keras
 from squeezenext.model import card, published
 from squeezenext.model import directory as model_directory
 from squeezenext.network import keras_model
 from squeezenext.network.keras_model import model_variables
-from squeezenext.optimization.optimizers import CLASSIFIERS
+from squeezenext.train import from_keras
+from squeezenext.train.optimizers import CLASSIFIERS
 
 AVERAGE = "average/"
 

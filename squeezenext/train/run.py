@@ -8,16 +8,46 @@ from typing import Any
 from squeezenext.errors import NotFinite, RunAgain
 from squeezenext.model import checkpoint
 from squeezenext.records.reader import Reader
-from squeezenext.training import devices, left_out, model_directory, nan
-from squeezenext.training.history import LOG, History, ProgressBar
-from squeezenext.training.journal import Journal
-from squeezenext.training.loop import Loop
-from squeezenext.training.options import Options
-from squeezenext.training.pace import Pace
-from squeezenext.training.saving import Saver
-from squeezenext.training.signals import StopSignals
-from squeezenext.training.snapshots import Progress, Snapshots
-from squeezenext.training.watchdog import Watchdog
+from squeezenext.train import checkpoints, devices, model_directory, non_finite
+from squeezenext.train.checkpoints import Progress, Saver, Snapshots
+from squeezenext.train.history import LOG, History, ProgressBar
+from squeezenext.train.journal import Journal
+from squeezenext.train.loop import Loop
+from squeezenext.train.options import Options
+from squeezenext.train.stopping import StopSignals
+from squeezenext.train.watchdog import Watchdog
+
+# How many steps a call takes: so many that signals are heeded soon, and Python hardly counts.
+
+
+CALL_SECONDS = 2.0  # between looks at the clock and at signals
+SLOW_STEP_SECONDS = 10.0
+MAX_STEPS = 1000
+
+
+class Pace:
+    """Chooses `steps`, the length of the next call, by how long the last one took."""
+
+    def __init__(self):
+        self.steps = 1
+        self._calls = 0
+
+    @property
+    def started(self) -> bool:
+        """Whether the first call is over, which builds the graph and does not count."""
+        return self._calls > 1
+
+    def took(self, steps: int, seconds: float, images: int) -> None:
+        """Notes a call; the first two are told."""
+        self._calls += 1
+        step_seconds = seconds / max(steps, 1)
+        if self._calls == 1:
+            LOG.info("First step: %.1f s, with building the graph.", seconds)
+        if self._calls == 2:
+            LOG.info("Then %.3g s a step, %.0f images/s.", step_seconds, images / seconds)
+            if step_seconds > SLOW_STEP_SECONDS:
+                LOG.info("A signal to stop is heeded between steps, so within that time.")
+        self.steps = max(1, min(int(steps * CALL_SECONDS / seconds), 2 * steps, MAX_STEPS))
 
 
 class Run:
@@ -105,7 +135,7 @@ class Run:
         minutes = self.options.checkpoint_minutes
         self.saver = Saver(self.snapshots, history, self.model_dir, minutes, self._list_left_out)
         try:
-            left_out.share(self.reader, self.loop.strategy)  # those listed by an earlier start
+            checkpoints.share(self.reader, self.loop.strategy)  # those listed by an earlier start
             self._begin()
             self._epochs()
             return self._finish()
@@ -206,15 +236,15 @@ class Run:
           NotFinite: there is no going back, or there has been too much of it.
         """
         step, behind = self.step, self.seen + self.loop.passed_over
-        names = nan.batch_names(self.loop, self.reader) if self.chief else []
-        sentence = nan.report(self.model_dir, step, names)
+        names = non_finite.batch_names(self.loop, self.reader) if self.chief else []
+        sentence = non_finite.report(self.model_dir, step, names)
         best, done = self.progress.best, self.progress.rollbacks
-        goes_back = self.options.on_nan == "rollback" and len(done) < nan.MAX_ROLLBACKS
+        goes_back = self.options.on_nan == "rollback" and len(done) < non_finite.MAX_ROLLBACKS
         found = self.snapshots.resume() if goes_back else None
         if found is None:
             self._part()  # all come to the same verdict: nobody is to blame for leaving
             raise NotFinite(
-                nan.verdict(sentence, self.snapshots.last(), len(done), self.loop.precision)
+                non_finite.verdict(sentence, self.snapshots.last(), len(done), self.loop.precision)
             )
         self.progress = found
         self.progress.best = best
@@ -226,7 +256,7 @@ class Run:
             self.journal.history.rewind(self.step)
         LOG.warning(
             "%s Rollback %d of %d: back to step %d, and on with the examples behind that batch.",
-            *(sentence, len(self.progress.rollbacks), nan.MAX_ROLLBACKS, self.step),
+            *(sentence, len(self.progress.rollbacks), non_finite.MAX_ROLLBACKS, self.step),
         )
 
     def _agree(self) -> tuple[bool, bool]:
@@ -277,21 +307,21 @@ class Run:
         Raises:
           RunAgain: it had to.
         """
-        left_out.share(self.reader, self.loop.strategy)
+        checkpoints.share(self.reader, self.loop.strategy)
         state = self.loop.state()  # before anything can fail: the other workers take part
         self.saver.save(self.progress, state, must)
         self._progressed()
 
     def _list_left_out(self) -> None:
         if self.chief:
-            left_out.write(self.reader, self.model_dir)
+            checkpoints.write(self.reader, self.model_dir)
 
     def _finish(self) -> dict:
         """Writes model.tflite and final.json from the weights that evaluation uses."""
         scores: dict[str, Any] = {"top1": None, "top5": None, "loss": None}
         if self.validation:
             scores = self.scores or self._evaluate()
-        left_out.share(self.reader, self.loop.strategy)
+        checkpoints.share(self.reader, self.loop.strategy)
         state = self.loop.state()
         self._part()
         if not self.saver.amended:  # else final.json would stand beside a checkpoint not whole

@@ -15,12 +15,12 @@ from squeezenext.images.decoding import normalize
 from squeezenext.network import keras_model
 from squeezenext.network.fusing import fused
 from squeezenext.network.keras_model import model_variables
-from squeezenext.optimization.optimizers import is_classifier
-from squeezenext.optimization.update import Update
 from squeezenext.records import batches as records_batches
 from squeezenext.records.reader import Reader
-from squeezenext.training import losses, phases, scoring
-from squeezenext.training.moving_statistics import mean
+from squeezenext.train import evaluation, losses, phases
+from squeezenext.train.moving_statistics import mean
+from squeezenext.train.optimizers import is_classifier
+from squeezenext.train.update import Update
 
 REPLICAS = "replicas/statistics"
 
@@ -45,7 +45,7 @@ class Sums:
         return {name: getattr(self, name) / count for name in ("loss", "top1", "top5")}
 
 
-class Loop(scoring.Scorer):
+class Loop(evaluation.Scorer):
     """A network with its optimizer on a strategy.
 
     Args:
@@ -79,7 +79,7 @@ class Loop(scoring.Scorer):
         self.teacher = teacher
         self.jit = False  # whether XLA compiles the pass forward and back, see xla.py
         self.as_evaluated = False  # train without dropout and batch statistics, see retraining.py
-        self._delivered = scoring.Deliveries()  # of the present iterator
+        self._delivered = evaluation.Deliveries()  # of the present iterator
         self.passed_over = 0  # examples left out of the order of training, see nan.py
         self.micro_steps, rest = divmod(config.training.batch_size, micro_batch * self.share.total)
         if rest or not self.micro_steps:  # a step without a pass would train nothing, silently
@@ -116,7 +116,7 @@ class Loop(scoring.Scorer):
         before = (self.update.seen - self.config.training.batch_size) // self.update.examples
         if not self.phase.frozen and phases.phase(self.config, before).frozen:
             self.update.forget()  # this is the first step of all weights
-        self._delivered = delivered = scoring.Deliveries()
+        self._delivered = delivered = evaluation.Deliveries()
 
         def dataset(_):
             batches = records_batches.training(
@@ -188,7 +188,7 @@ class Loop(scoring.Scorer):
         found = tape.gradient(loss, [v.value for v in learning])
         by_weight = {id(v): gradient for v, gradient in zip(learning, found, strict=True)}
         gradients = [by_weight.get(id(v), tf.zeros(v.shape)) for v in weights]
-        hits = [tf.reduce_sum(hit) for hit in scoring.hits(labels, logits)]
+        hits = [tf.reduce_sum(hit) for hit in evaluation.hits(labels, logits)]
         self.update.gather(gradients, [tf.reduce_sum(values), *hits])
 
     def _shown(self, images, labels, draws):

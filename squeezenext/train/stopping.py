@@ -1,14 +1,44 @@
 """SIGTERM and SIGINT: the first lets a run save and leave, the second ends it at once."""
 
 import logging
+import os
 import signal
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from squeezenext.errors import EXIT_CODES, RunAgain
-from squeezenext.training import ending
+
+# How a process is ended where it stands, whatever hangs.
+
+
+LAST_SECONDS = 1.0  # for each of the last words
+
+
+def end(code: int, sentence: str, before: Callable[[], None]) -> NoReturn:
+    """Ends the process from any thread: its main thread may sit in a call that never ends.
+
+    Args:
+      code: the exit code.
+      sentence: for standard error, whose reader may have gone or stopped.
+      before: tells others; it may raise, and hang with the file server.
+    """
+    try:
+        for tell in (before, lambda: os.write(2, f"error: {sentence}\n".encode())):
+            thread = threading.Thread(target=_quietly, args=(tell,), daemon=True)
+            thread.start()
+            thread.join(LAST_SECONDS)
+    finally:  # nor can a thread be started while Python itself ends
+        os._exit(code)
+
+
+def _quietly(tell: Callable[[], object]) -> None:
+    try:
+        tell()
+    except Exception:  # the process ends all the same, and there is nobody left to tell
+        return
+
 
 KINDS = (signal.SIGTERM, signal.SIGINT)
 _LOG = logging.getLogger("squeezenext")
@@ -77,4 +107,4 @@ class StopSignals:
         if self._ended.wait(UNWIND_SECONDS):
             return
         sentence = "Interrupted; run the same command again to go on."
-        ending.end(EXIT_CODES[RunAgain], sentence, self._leave)
+        end(EXIT_CODES[RunAgain], sentence, self._leave)

@@ -12,8 +12,8 @@ from squeezenext.network import keras_model
 from squeezenext.network.fusing import fused
 from squeezenext.records import batches as records_batches
 from squeezenext.records.reader import Reader
-from squeezenext.training import devices, losses
-from squeezenext.training.moving_statistics import MovingStatistics
+from squeezenext.train import devices, losses
+from squeezenext.train.moving_statistics import MovingStatistics
 
 
 class Deliveries:

@@ -1,11 +1,7 @@
-"""Teachers: networks whose answers another one learns.
-
-A teacher sees the very pixels that the student does, crop, colours and mixing included, resized
-to its own side and normalised in its own way (arXiv:2106.05237: a teacher that sees another crop
-teaches less).
-"""
+"""What training minimises: cross-entropy, of labels, mixed labels, or a teacher's answers."""
 
 import inspect
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -17,12 +13,64 @@ from squeezenext.images.decoding import normalize
 from squeezenext.model import loading, published
 from squeezenext.network import keras_model
 from squeezenext.network.fusing import fused
-from squeezenext.training import losses, model_directory
+from squeezenext.train import model_directory
+
+# From [n, size, size, 3] float32 pixels, RGB, 0..255, to [n, classes] float32 logits.
+Teacher = Callable[[tf.Tensor], tf.Tensor]
+
+
+def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
+    """Returns the loss of each example, [n] float32, its target smoothed over all classes.
+
+    Args:
+      labels: [n] integers.
+      logits: [n, classes] float32.
+    """
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    return _smoothed(losses, logits, smoothing)
+
+
+def of_targets(targets: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
+    """Returns the same of targets [n, classes] that sum to 1."""
+    return _smoothed(tf.nn.softmax_cross_entropy_with_logits(targets, logits), logits, smoothing)
+
+
+def _smoothed(losses: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
+    if not smoothing:
+        return losses
+    uniform = tf.reduce_logsumexp(logits, -1) - tf.reduce_mean(logits, -1)
+    return (1.0 - smoothing) * losses + smoothing * uniform
+
+
+def distilled(
+    losses: tf.Tensor, answers: tf.Tensor, logits: tf.Tensor, how: Distillation
+) -> tf.Tensor:
+    """Returns the loss of each example against a teacher's answers, [n] float32.
+
+    The divergence of the student's softmax from the teacher's, both at `how.temperature`, times
+    its square, which keeps the gradients' size (arXiv:1503.02531, section 2).
+
+    Args:
+      losses: [n], of the true labels.
+      answers: [n, classes] float32, the teacher's logits; `logits`: the student's.
+    """
+    known = tf.nn.log_softmax(answers / how.temperature)
+    guess = tf.nn.log_softmax(logits / how.temperature)
+    soft = tf.reduce_sum(tf.exp(known) * (known - guess), -1) * how.temperature**2
+    return how.label_share * losses + (1.0 - how.label_share) * soft if how.label_share else soft
+
+
+# Teachers: networks whose answers another one learns.
+#
+# A teacher sees the very pixels that the student does, crop, colours and mixing included, resized
+# to its own side and normalised in its own way (arXiv:2106.05237: a teacher that sees another crop
+# teaches less).
+
 
 KERAS = "keras:"
 
 
-def teacher(how: Distillation, classes: int, precision: str) -> losses.Teacher | None:
+def teacher(how: Distillation, classes: int, precision: str) -> Teacher | None:
     """Returns the teacher that `how` names, or None; call under the strategy's scope.
 
     Args:
@@ -39,7 +87,7 @@ def teacher(how: Distillation, classes: int, precision: str) -> losses.Teacher |
     return _own(how.teacher, classes, precision)
 
 
-def _own(name: str, classes: int, precision: str) -> losses.Teacher:
+def _own(name: str, classes: int, precision: str) -> Teacher:
     """A model directory or a published model."""
     directory = published.resolve(name)
     config = config_io.read_model(directory)
@@ -55,7 +103,7 @@ def _own(name: str, classes: int, precision: str) -> losses.Teacher:
     return answer
 
 
-def _application(name: str, classes: int) -> losses.Teacher:
+def _application(name: str, classes: int) -> Teacher:
     """A network of keras.applications with ImageNet's weights, which Keras fetches."""
     build = getattr(keras.applications, name, None)
     if not callable(build):
@@ -81,7 +129,7 @@ def preprocess_of(name: str):
     return home.preprocess_input
 
 
-def _answering(model: keras.Model, preprocess) -> losses.Teacher:
+def _answering(model: keras.Model, preprocess) -> Teacher:
     side = model.input_shape[1]
 
     def answer(pixels: tf.Tensor) -> tf.Tensor:

@@ -1,10 +1,34 @@
 """What a training run is told beside its configuration: places, machines and habits."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
+from squeezenext import labels
+from squeezenext.config import Config
 from squeezenext.errors import InputError
+from squeezenext.records.manifest import Split
+
+# What a training run works on, once the command line and the data have been looked at.
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained, and on what.
+
+    Attributes:
+      config: with the data's number of classes.
+      splits: "train" and, where there is one, "validation".
+      classes: in label order.
+      source: the model directory to fine-tune from, or None.
+    """
+
+    config: Config
+    splits: Mapping[str, Split]
+    classes: Sequence[labels.Label]
+    source: Path | None
+
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 OnBadRecord = Literal["stop", "skip"]

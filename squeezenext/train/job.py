@@ -11,24 +11,15 @@ from squeezenext.model import loading
 from squeezenext.records import bad_records
 from squeezenext.records.manifest import Split
 from squeezenext.records.reader import Reader, faults_named
-from squeezenext.training import (
-    departure,
-    devices,
-    distillation,
-    history,
-    micro_batches,
-    model_directory,
-    profiling,
-    xla,
-)
-from squeezenext.training.cluster import Cluster
-from squeezenext.training.history import LOG
-from squeezenext.training.loop import Loop
-from squeezenext.training.options import Options
-from squeezenext.training.run import Run
-from squeezenext.training.signals import StopSignals
-from squeezenext.training.task import Task
-from squeezenext.training.watchdog import Watchdog
+from squeezenext.train import devices, history, losses, measure, model_directory
+from squeezenext.train import watchdog as train_watchdog
+from squeezenext.train.cluster import Cluster
+from squeezenext.train.history import LOG
+from squeezenext.train.loop import Loop
+from squeezenext.train.options import Options, Task
+from squeezenext.train.run import Run
+from squeezenext.train.stopping import StopSignals
+from squeezenext.train.watchdog import Watchdog
 
 
 def train(
@@ -48,7 +39,7 @@ def train(
     model_dir = Path(options.model_dir)
     chief = cluster is None or cluster.index == 0
     history.log_to(model_dir / "train.log" if chief else None)
-    with departure.watched(model_dir, cluster, signals) as watchdog:
+    with train_watchdog.watched(model_dir, cluster, signals) as watchdog:
         given = task()
         config, splits = given.config, given.splits
         strategy = _strategy(options, cluster, watchdog)
@@ -68,11 +59,11 @@ def train(
             watchdog=watchdog,
             signals=signals,
         )
-        memory = micro_batches.memory_named(config, strategy, loop.micro_batch)
+        memory = devices.memory_named(config, strategy, loop.micro_batch)
         with faults_named(reader, *([job.validation] if job.validation else [])), memory:
             if not job.resume() and given.source:
                 _fine_tune(loop, given.source)
-            xla.choose(loop, reader, options.deterministic)
+            measure.choose(loop, reader, options.deterministic)
             if chief:
                 model_directory.create(model_dir, config, given.classes)
             return job.run()
@@ -106,13 +97,13 @@ def _loop(
     policy = devices.precision(options.precision)
     with strategy.scope():
         how = config.training.distillation
-        teacher = distillation.teacher(how, config.model.classes, policy)
+        teacher = losses.teacher(how, config.model.classes, policy)
     loop = Loop(
         config,
         strategy=strategy,
         precision=policy,
         examples=reader.split.examples,
-        micro_batch=micro_batches.size(config, strategy, options.micro_batch_size),
+        micro_batch=devices.size(config, strategy, options.micro_batch_size),
         seed=options.seed,
         teacher=teacher,
     )
@@ -121,9 +112,9 @@ def _loop(
 
 
 def _profile(loop: Loop, reader: Reader) -> dict:
-    memory = micro_batches.memory_named(loop.config, loop.strategy, loop.micro_batch)
+    memory = devices.memory_named(loop.config, loop.strategy, loop.micro_batch)
     with faults_named(reader), memory:
-        measured = profiling.profile(loop, reader)
+        measured = measure.profile(loop, reader)
     print(measured.report(loop.config.training.echo))
     return dataclasses.asdict(measured)
 

@@ -11,13 +11,13 @@ from squeezenext import labels
 from squeezenext.images import augment
 from squeezenext.metrics import Evaluation
 from squeezenext.network import keras_model
-from squeezenext.optimization.schedule import learning_rate
 from squeezenext.records import batches
 from squeezenext.records.reader import Reader
-from squeezenext.training import phases, pictures
-from squeezenext.training.history import LOG, History
-from squeezenext.training.loop import Loop
-from squeezenext.training.snapshots import Progress
+from squeezenext.train import phases, tensorboard
+from squeezenext.train.checkpoints import Progress
+from squeezenext.train.history import LOG, History
+from squeezenext.train.loop import Loop
+from squeezenext.train.optimizers import learning_rate
 
 SHOWN = 16  # images of training
 LOW_SCALE = 128.0  # of the loss: eight steps left out, one soon after the other, from 2^15 down
@@ -92,7 +92,7 @@ class Journal:
         names = self._model_dir / "labels.json"
         if names.is_file():
             images, classes = self._loop.config.images, labels.read(names)
-            pictures.show(self.history, result, reader, images, classes, step)
+            tensorboard.show(self.history, result, reader, images, classes, step)
 
     def epoch(self, progress: Progress, scores: dict[str, Any] | None) -> None:
         """Tells of the epoch that has just ended; `scores`: of its evaluation, if there was one."""

@@ -1,1 +1,0 @@
-"""From gradients to weights: the learning rate, the optimizers, the step over all replicas."""

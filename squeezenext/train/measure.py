@@ -1,0 +1,211 @@
+"""Which limits training, the input or the network, and what to change (`--profile_input`)."""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from squeezenext.config import Config
+from squeezenext.images import augment
+from squeezenext.records.reader import Reader
+from squeezenext.train import devices
+from squeezenext.train.history import LOG
+from squeezenext.train.loop import Loop
+
+# How fast this machine trains a network: measured, on a batch that lies in memory.
+
+
+BATCH = 32
+_STEPS = 4  # that are timed
+
+
+def measure_speed(config: Config, precision: str = "auto") -> tuple[float, float]:
+    """Returns images a second of training steps on one device, all weights learning, and the
+    seconds that TensorFlow took to build such a step.
+
+    Some ten seconds, most of them for building. The first steps do not count.
+    """
+    train = trainer(config, precision)
+    first, steps = train(1), train(_STEPS)
+    return _STEPS * BATCH / steps, max(0.0, first - steps / _STEPS)
+
+
+def trainer(config: Config, precision: str) -> Callable[[int], float]:
+    """Returns a function that takes so many steps of `BATCH` images and says their seconds."""
+    training = dataclasses.replace(config.training, batch_size=BATCH, frozen_epochs=0)
+    images = dataclasses.replace(config.images, progressive=())
+    config = dataclasses.replace(config, training=training, images=images)
+    devices.strategy(0)  # which settles what later work of this process needs of the GPUs
+    loop = Loop(
+        config,
+        strategy=tf.distribute.get_strategy(),
+        precision=devices.precision(precision),
+        examples=BATCH,
+        micro_batch=BATCH,
+        seed=0,
+    )
+    batch = tf.data.Dataset.from_tensors(_batch(config))
+    iterator = iter(batch.repeat())
+
+    def train(steps: int) -> float:
+        started = time.perf_counter()
+        loop.train(iterator, steps)
+        return time.perf_counter() - started
+
+    return train
+
+
+def _batch(config: Config) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Random pixels, as `data.training` would give them."""
+    shape = (BATCH, config.images.size, config.images.size, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    labels = np.arange(BATCH) % config.model.classes
+    numbers = augment.of_steps(
+        config.images.augmentation, 0, np.zeros(BATCH, int), np.arange(BATCH)
+    )
+    return tf.constant(pixels), tf.constant(labels, tf.int64), tf.constant(numbers, tf.float32)
+
+
+SECONDS = 10.0  # of each measurement
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Images a second of this process: decoding alone, and training on one batch again and again.
+
+    On a CPU both share the cores, and training runs below either.
+    """
+
+    input_rate: float
+    model_rate: float
+    shared: bool  # the CPU computes the network, too
+
+    @property
+    def rate(self) -> float:
+        """What training can reach: the slower of the two, or both in turn on the same cores."""
+        if self.shared:
+            return 1 / (1 / self.input_rate + 1 / self.model_rate)
+        return min(self.input_rate, self.model_rate)
+
+    def report(self, echo: int) -> str:
+        """Returns the figures and the advice, a few lines for a person."""
+        lines = [
+            f"input alone: {self.input_rate:,.0f} images/s on {os.cpu_count()} CPU cores",
+            f"network alone: {self.model_rate:,.0f} images/s",
+        ]
+        if self.shared:
+            share = self.rate / self.input_rate
+            lines.append(f"both on the same cores: {self.rate:,.0f} images/s, {share:.0%} input")
+        else:
+            waiting = max(0.0, 1 - self.input_rate / self.model_rate)
+            lines.append(f"the devices would wait for input {waiting:.0%} of the time")
+        limit = share > 0.25 if self.shared else waiting > 0.05
+        return "\n".join([*lines, *(_advice(echo) if limit else ["The network is the limit."])])
+
+
+def _advice(echo: int) -> list[str]:
+    return [
+        "The input is the limit. In the order of what it costs in accuracy:",
+        "  more CPU cores, or fewer devices for these;",
+        "  records of smaller images: python -m datasets.convert ... --max_side 400;",
+        "  smaller images at first: --set 'images.progressive=(128, 160, 192)';",
+        f"  {echo + 1} crops of each decoded image: --set training.echo={echo + 1}.",
+    ]
+
+
+def profile(loop: Loop, reader: Reader, seconds: float = SECONDS) -> Profile:
+    """Measures; the loop is afterwards as it was.
+
+    Args:
+      reader: of the training split.
+      seconds: of each of the two measurements, after a start that does not count.
+    """
+    state = loop.state()
+    batches = loop.batches(reader)
+    per_replica = loop.micro_batch * loop.share.replicas
+    held = next(batches)
+    count, took = _repeated(lambda: next(batches), seconds)
+    again = iter(loop.strategy.distribute_datasets_from_function(lambda _: _same(loop, held)))
+    loop.train(again, 2)
+    steps, trained = _repeated(lambda: loop.train(again, 1), seconds)
+    loop.restore(state, loop.precision)
+    return Profile(
+        input_rate=count * per_replica / took,
+        model_rate=steps * loop.micro_steps * per_replica / trained,
+        shared=not tf.config.list_physical_devices("GPU"),
+    )
+
+
+def _same(loop: Loop, held) -> tf.data.Dataset:
+    local = [loop.strategy.experimental_local_results(part)[0] for part in held]
+    return tf.data.Dataset.from_tensors(tuple(local)).repeat()
+
+
+def _repeated(work, seconds: float) -> tuple[int, float]:
+    count, started = 0, time.perf_counter()
+    while (took := time.perf_counter() - started) < seconds or count < 2:
+        work()
+        count += 1
+    return count, took
+
+
+# Whether XLA compiles the network: measured where it may help.
+
+
+def choose(loop: Loop, reader: Reader, deterministic: bool) -> None:
+    """Lets XLA compile the network where that is faster on this very GPU.
+
+    Not on the CPU, where it takes three times as long (SqueezeNet 1.1, 16 images, 2 cores under
+    load: 6.1 s with, 2.1 s without, by `measure`), nor with several replicas, where TensorFlow
+    breaks (keras#19005, tensorflow#53140).
+    """
+    if not tf.config.list_physical_devices("GPU"):
+        why = "the CPU's own kernels are faster"
+    elif loop.strategy.num_replicas_in_sync > 1:
+        why = "TensorFlow does not compile for several devices"
+    elif deterministic:
+        why = "a choice by time is not deterministic"
+    else:
+        seconds = measure_xla(loop, loop.batches(reader))
+        state = "on" if loop.jit else "off"
+        without, compiled = 1e3 * seconds[False], 1e3 * seconds[True]
+        LOG.info("XLA for the network: %s; %.2f ms without, %.2f with.", state, without, compiled)
+        return
+    LOG.info("XLA for the network: off; %s.", why)
+
+
+def measure_xla(loop: Loop, iterator) -> dict[bool, float]:
+    """Times one micro-batch on one device without XLA and with it, and takes the faster.
+
+    Args:
+      loop: afterwards as it was, but for `loop.jit`.
+      iterator: one of its own, from `Loop.batches`; it is read from.
+
+    Returns:
+      Seconds a micro-batch, by whether XLA compiles it; infinite where XLA cannot.
+    """
+    element = next(iterator)
+    state = loop.state()
+    seconds = {jit: _time_pass(loop, element, jit) for jit in (False, True)}
+    loop.restore(state, loop.precision)
+    loop.update.drop_gathered()
+    loop.jit = seconds[True] < seconds[False]
+    return seconds
+
+
+def _time_pass(loop: Loop, element, jit: bool, repeats: int = 10) -> float:
+    compiled = tf.function(loop.backward, jit_compile=jit)
+    try:
+        for repeat in range(repeats + 2):
+            if repeat == 2:  # the first builds and compiles, the second finds its memory
+                loop.update.gathered_sum()
+                started = time.perf_counter()
+            compiled(*element, loop.phase.frozen)
+        loop.update.gathered_sum()  # waits for the device
+    except tf.errors.OpError:
+        return math.inf
+    return (time.perf_counter() - started) / repeats

@@ -1,1 +1,0 @@
-"""The engine: one compiled loop on any number of devices, its state on disk, and its watchdog."""
