@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 from squeezenext import cli as command_line
 from squeezenext.errors import InputError
 from squeezenext.model import loading
-from squeezenext.prediction import sources
+from squeezenext.predict import sources
 
 MODEL = "squeezenet_v1_0"
 TEN_LINES = """

@@ -21,7 +21,7 @@ from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.metrics import Evaluation
 from squeezenext.model import calibration, loading, published
-from squeezenext.predictor import softmax
+from squeezenext.predict.predictor import softmax
 from squeezenext.records import dataset
 from squeezenext.records.manifest import Split
 from squeezenext.reporting import files, table

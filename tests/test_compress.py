@@ -17,7 +17,7 @@ from squeezenext.errors import InputError, NotFinite
 from squeezenext.formats import variables as variables_
 from squeezenext.model import checkpoint, loading
 from squeezenext.network import graph
-from squeezenext.predictor import Predictor
+from squeezenext.predict.predictor import Predictor
 from squeezenext.sqz import file as sqz
 from tests import tiny
 

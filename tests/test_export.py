@@ -19,7 +19,7 @@ from squeezenext.images import decoding
 from squeezenext.litert import metadata
 from squeezenext.model import checkpoint, loading
 from squeezenext.network import graph
-from squeezenext.predictor import Predictor
+from squeezenext.predict.predictor import Predictor
 from squeezenext.records import samples
 from tests import tiny
 

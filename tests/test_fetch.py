@@ -12,7 +12,7 @@ import time
 import pytest
 
 from squeezenext.errors import InputError
-from squeezenext.prediction import fetch
+from squeezenext.predict import sources
 
 
 @pytest.mark.parametrize(
@@ -23,12 +23,12 @@ from squeezenext.prediction import fetch
      "64:ff9b:1::a00:1", "2001:0:4136:e378:8000:63bf:f5ff:fffe"],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address):
-    assert not fetch.is_public(address)
+    assert not sources.is_public(address)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808"])
 def test_addresses_that_are_public(address):
-    assert fetch.is_public(address)
+    assert sources.is_public(address)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_urls_that_are_refused_in_one_sentence(url, monkeypatch):
 
     monkeypatch.setattr(socket, "create_connection", no_connection)
     with pytest.raises(InputError, match="cannot be fetched: "):
-        fetch.fetch(url, max_bytes=100)
+        sources.fetch(url, max_bytes=100)
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -125,25 +125,25 @@ def home(site, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setattr(socket, "create_connection", reach)
     monkeypatch.setattr(
-        fetch, "_context", lambda: ssl.create_default_context(cafile=str(certificate))
+        sources, "_context", lambda: ssl.create_default_context(cafile=str(certificate))
     )
     return f"https://home.test:{port}", asked, connected
 
 
 def test_the_connection_goes_to_the_address_that_was_checked(home):
     base, asked, connected = home
-    assert fetch.fetch(f"{base}/small", max_bytes=100) == b"x" * 100
+    assert sources.fetch(f"{base}/small", max_bytes=100) == b"x" * 100
     assert asked == ["home.test"] and connected == [PUBLIC]
 
 
 def test_a_redirect_is_followed_and_checked_again(home):
     base, asked, connected = home
-    assert fetch.fetch(f"{base}/to//small", max_bytes=100) == b"x" * 100
+    assert sources.fetch(f"{base}/to//small", max_bytes=100) == b"x" * 100
     assert asked == ["home.test"] * 2
     for target in ("https://inside.test/", "http://home.test/small", "file:///etc/passwd"):
         connected.clear()
         with pytest.raises(InputError, match="no public address|only https"):
-            fetch.fetch(f"{base}/to/{target}", max_bytes=100)
+            sources.fetch(f"{base}/to/{target}", max_bytes=100)
         assert connected == [PUBLIC]  # the redirect was seen, its target never reached
 
 
@@ -151,7 +151,7 @@ def test_one_private_address_among_public_ones_is_enough(monkeypatch):
     both = [(2, 1, 6, "", (address, 443)) for address in (PUBLIC, "10.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
     with pytest.raises(InputError, match="10.0.0.1, which is no public address"):
-        fetch.fetch("https://two.test/", max_bytes=100)
+        sources.fetch("https://two.test/", max_bytes=100)
 
 
 @pytest.mark.parametrize(
@@ -161,13 +161,13 @@ def test_one_private_address_among_public_ones_is_enough(monkeypatch):
 )  # fmt: skip
 def test_limits(home, path, message):
     with pytest.raises(InputError, match=message):
-        fetch.fetch(f"{home[0]}/{path}", max_bytes=500)
+        sources.fetch(f"{home[0]}/{path}", max_bytes=500)
 
 
 def test_a_server_that_drips_is_cut_off(home):
     started = time.monotonic()
     with pytest.raises(InputError, match="it took over 0.5 s"):
-        fetch.fetch(f"{home[0]}/slow", max_bytes=500, seconds=0.5)
+        sources.fetch(f"{home[0]}/slow", max_bytes=500, seconds=0.5)
     assert time.monotonic() - started < 5
 
 
@@ -194,11 +194,11 @@ def test_a_handshake_that_drips_is_cut_off(home, monkeypatch):
     threading.Thread(target=drip, daemon=True).start()
     started = time.monotonic()
     with listener, pytest.raises(InputError, match="it took over 0.5 s"):
-        fetch.fetch(f"{home[0]}/small", max_bytes=500, seconds=0.5)
+        sources.fetch(f"{home[0]}/small", max_bytes=500, seconds=0.5)
     assert time.monotonic() - started < 3
 
 
 def test_a_certificate_of_another_name_is_refused(home, monkeypatch):
-    monkeypatch.setattr(fetch, "_context", ssl.create_default_context)
+    monkeypatch.setattr(sources, "_context", ssl.create_default_context)
     with pytest.raises(InputError, match="certificate"):
-        fetch.fetch(f"{home[0]}/small", max_bytes=100)
+        sources.fetch(f"{home[0]}/small", max_bytes=100)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezenext.predictor import Predictor
+from squeezenext.predict.predictor import Predictor
 from tests import hostile_images, tiny
 from tests.conftest import REPOSITORY
 

@@ -1,4 +1,4 @@
-"""Tests for `squeezenext/predictor.py`, `predict.py`, `taps.py` and `explain.py`."""
+"""Tests for `squeezenext/predict/predictor.py`, `predict.py`, `taps.py` and `explain.py`."""
 
 import csv
 import dataclasses
@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezenext import predict, predictor
+from squeezenext import predict
 from squeezenext.errors import InputError
 from squeezenext.images import decoding
 from squeezenext.litert.runner import Runner
 from squeezenext.model import loading
-from squeezenext.prediction import explain, sources
-from squeezenext.predictor import Predictor
+from squeezenext.predict import heatmap, predictor, sources
+from squeezenext.predict.predictor import Predictor
 from tests import tiny
 from tests.conftest import REPOSITORY
 
@@ -239,7 +239,7 @@ def test_explanations_show_the_window_that_the_network_sees(squeezenet, photos, 
 def test_an_overlay_is_hot_where_the_map_is():
     image = Image.new("RGB", (3000, 1500), "grey")
     heat = np.float32([[-5, 0], [0, 5]])
-    drawn = np.asarray(explain.overlay(image, heat, tiny.SQUEEZENEXT), int)
+    drawn = np.asarray(heatmap.overlay(image, heat, tiny.SQUEEZENEXT), int)
     assert drawn.shape == (512, 1024, 3)
     assert np.ptp(drawn[-20, -20]) > 50  # coloured
     assert np.ptp(drawn[20, 20]) < 20 and drawn[20, 20].mean() == pytest.approx(128, abs=12)
@@ -252,7 +252,7 @@ def test_an_overlay_leaves_out_the_padding_around_the_map():
     heat = np.full((6, 6), 9, np.float32)
     heat[1:-1, 1:-1] = 0
     heat[4, 4] = 5
-    drawn = np.asarray(explain.overlay(Image.new("RGB", (400, 400), "grey"), heat, config), int)
+    drawn = np.asarray(heatmap.overlay(Image.new("RGB", (400, 400), "grey"), heat, config), int)
     assert np.ptp(drawn[-10, -10]) > 50 and np.ptp(drawn[-50, -50]) > 50  # up to the edge
     for place in ((10, 10), (10, 390), (390, 10), (200, 200)):
         assert np.ptp(drawn[place]) < 20, place
@@ -422,7 +422,7 @@ def test_an_overlay_dims_what_the_network_is_not_shown():
     """The centre square of a wide image, where its short side is resized."""
     images = dataclasses.replace(tiny.IMAGES, resize_mode="short_side")
     config = dataclasses.replace(tiny.SQUEEZENEXT, images=images)
-    drawn = explain.overlay(Image.new("RGB", (600, 300), "grey"), np.zeros((2, 2)), config)
+    drawn = heatmap.overlay(Image.new("RGB", (600, 300), "grey"), np.zeros((2, 2)), config)
     bright = np.asarray(drawn, int).mean((0, 2))
     edge = drawn.width // 4
     assert bright[: edge - 2].max() < bright[edge + 2 : -edge - 2].min() - 30

@@ -19,7 +19,7 @@ from squeezenext.errors import InputError
 from squeezenext.labels import Label
 from squeezenext.model import importing
 from squeezenext.network import graph
-from squeezenext.predictor import Predictor
+from squeezenext.predict.predictor import Predictor
 from squeezenext.sqz import file as sqz
 from squeezenext.sqz import header as sqz_header
 from squeezenext.sqz import kernels

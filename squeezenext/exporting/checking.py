@@ -11,7 +11,7 @@ from squeezenext.images import decoding
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
 from squeezenext.model.loading import Trained
-from squeezenext.predictor import softmax
+from squeezenext.predict.predictor import softmax
 from squeezenext.records import samples
 
 # Of probabilities, against the model: rounding of the kernels; of the weights to half precision.

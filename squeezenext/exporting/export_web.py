@@ -19,7 +19,7 @@ from squeezenext.litert import int8, writer
 from squeezenext.litert.runner import Runner
 from squeezenext.model.loading import Trained
 from squeezenext.network.graph import Graph, Node
-from squeezenext.predictor import softmax
+from squeezenext.predict.predictor import softmax
 
 PAGE = Path(__file__).with_name("web")
 CORE = npm.Package(

@@ -6,7 +6,7 @@ import numpy as np
 
 from squeezenext import tf_import
 from squeezenext.metrics import Evaluation
-from squeezenext.predictor import Predictor
+from squeezenext.predict.predictor import Predictor
 from squeezenext.records import dataset, samples
 
 

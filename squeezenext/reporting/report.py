@@ -16,8 +16,8 @@ from squeezenext.labels import Label
 from squeezenext.labels import names as class_names
 from squeezenext.metrics import Evaluation
 from squeezenext.model import published
-from squeezenext.prediction import explain
-from squeezenext.predictor import Predictor
+from squeezenext.predict import heatmap
+from squeezenext.predict.predictor import Predictor
 from squeezenext.records import samples
 from squeezenext.reporting import charts
 
@@ -110,7 +110,7 @@ def _mistakes(model, labels, result: Evaluation, reader) -> list[dict]:
         heat = None
         if predictor:
             class_map = predictor.view(image).class_map(predicted)
-            heat = _data_url(explain.overlay(image, class_map, predictor.config))
+            heat = _data_url(heatmap.overlay(image, class_map, predictor.config))
         shown.append(
             {
                 "number": int(number),

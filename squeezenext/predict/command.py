@@ -17,8 +17,8 @@ from absl import flags
 
 from squeezenext.cli import check_file, check_folder, run, shown
 from squeezenext.errors import InputError, SomeInputsFailed
-from squeezenext.prediction import sources
-from squeezenext.predictor import Answer, Predictor
+from squeezenext.predict import sources
+from squeezenext.predict.predictor import Answer, Predictor
 
 MANY = 8  # from so many images on, progress is shown
 
@@ -113,12 +113,12 @@ def predict(
 def _drawer(folder: Path, predictor: Predictor):
     """Returns what writes the map of an image's best class into `folder`."""
     from squeezenext.files import write_file
-    from squeezenext.prediction import explain
+    from squeezenext.predict import heatmap
 
     folder.mkdir(parents=True, exist_ok=True)
 
     def draw(number, path, image, view, best) -> Path:
-        drawn = explain.overlay(image, view.class_map(best.index), predictor.config)
+        drawn = heatmap.overlay(image, view.class_map(best.index), predictor.config)
         file = folder / f"{number:05d}-{sources.stem(path)}.jpg"
         write_file(file, lambda target: drawn.save(target, quality=90))
         return file
@@ -208,7 +208,3 @@ def _print_any_name() -> None:
     """Lets standard output carry the bytes of a file's name that are no UTF-8."""
     with contextlib.suppress(AttributeError, ValueError):  # not a text file, as under a test
         sys.stdout.reconfigure(errors="surrogateescape")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,8 @@
+"""`python -m squeezenext.predict`."""
+
+import sys
+
+from squeezenext.predict.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

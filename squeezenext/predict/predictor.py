@@ -1,0 +1,264 @@
+"""Prediction without TensorFlow: LiteRT, Pillow and numpy.
+
+predictor = Predictor("squeezenet_v1_0")
+predictor.predict(Image.open("photo.jpg"))
+"""
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from squeezenext.errors import InputError
+from squeezenext.images import decoding
+from squeezenext.litert.runner import Runner, cores
+from squeezenext.model import loading
+from squeezenext.predict import sources
+
+_LARGE_PIXELS = 12_000_000  # 12 million pixels take up to 100 MB on their way to RGB
+_ONE_LARGE = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """One of the most probable classes of an image."""
+
+    index: int
+    synset: str
+    label: str
+    probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What the network makes of one image.
+
+    Attributes:
+      probabilities: [classes] float32 that sum to 1.
+      features: [channels] float32, the classifier's input averaged over its places; None where
+        the predictor was made without `inside`.
+    """
+
+    probabilities: np.ndarray
+    features: np.ndarray | None
+    _tapped: object
+    _outputs: list[np.ndarray]
+
+    def class_map(self, index: int) -> np.ndarray:
+        """Returns what each place adds to a class's logit, [height, width] float32."""
+        return self._tapped.class_map(self._outputs, index)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What became of one source: predictions, or the error that names it.
+
+    Attributes:
+      features: as in `View`.
+      explanation: the file that `explain` wrote, else None.
+    """
+
+    path: str
+    predictions: list[Prediction]
+    error: str | None
+    features: np.ndarray | None = None
+    explanation: Path | None = None
+
+
+T, R = TypeVar("T"), TypeVar("R")
+Look = Callable[[Image.Image], View]
+Explain = Callable[[int, str, Image.Image, View, Prediction], Path]
+
+
+class Predictor:
+    """Names what is in an image.
+
+    Args:
+      model: a model directory, a published model's name, or an exported file.
+      inside: whether `features` and class maps are wanted, too.
+
+    Raises:
+      InputError: there is no such model.
+    """
+
+    def __init__(self, model: str | Path, *, inside: bool = False):
+        self._model = loading.load_shipped(model)
+        self.config = self._model.config
+        self.labels = self._model.labels
+        self._content = self._model.litert
+        self._runner = self._make_runner(cores())
+        self._tapped = self._tap() if inside else None
+        if self._runner.size != self.config.images.size:
+            raise InputError(
+                f"{self._model.name} reads {self._runner.size} pixels a side, its configuration "
+                f"says {self.config.images.size}."
+            )
+
+    def _tap(self):
+        from squeezenext.litert import class_maps
+
+        content = self._content
+        content = content if isinstance(content, bytes) else content.read_bytes()
+        tapped = class_maps.tap(content, self._model.name)
+        self._content = tapped.content
+        self._runner = self._make_runner(cores())
+        return tapped
+
+    def _make_runner(self, threads: int) -> Runner:
+        return Runner(self._content, threads, self._model.name)
+
+    def predict(
+        self, image: Image.Image, top_k: int = 5, threshold: float = 0.0
+    ) -> list[Prediction]:
+        """Returns the `top_k` most probable classes of an image, the best first.
+
+        Classes less probable than `threshold` are left out.
+        """
+        return self._best(self.probabilities(image), top_k, threshold)
+
+    def probabilities(self, image: Image.Image) -> np.ndarray:
+        """Returns [classes] float32 that sum to 1 of an image of any size."""
+        return self.view(image).probabilities
+
+    def view(self, image: Image.Image) -> View:
+        """Returns all that the network makes of an image of any size."""
+        return self._view(image, self._runner)
+
+    def _view(self, image: Image.Image, runner: Runner) -> View:
+        image = decoding.to_rgb(image)
+        pixels = decoding.centre_pixels(image, self.config.images).astype(np.float32)
+        if self._model.rgb is None:
+            outputs = runner.run(decoding.normalize(pixels, self.config.images))
+            with np.errstate(all="ignore"):  # what is no number is told below
+                probabilities = softmax(outputs[0] / np.float32(self._model.temperature))
+        else:
+            mean, deviation = self._model.rgb
+            outputs = runner.run((pixels - np.float32(mean)) / np.float32(deviation))
+            probabilities = outputs[0]
+        if not np.isfinite(probabilities).all():  # finite weights can be too large for float32
+            raise InputError(f"{self._model.name} gives no probabilities here: it is damaged.")
+        features = self._tapped.features(outputs) if self._tapped else None
+        return View(probabilities, features, self._tapped, outputs)
+
+    def _best(self, probabilities: np.ndarray, top_k: int, threshold: float) -> list[Prediction]:
+        # Stable, so that of equal classes the lower comes first, as in evaluation.
+        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        return [
+            Prediction(int(i), self.labels[i].synset, self.labels[i].text, float(probabilities[i]))
+            for i in best
+            if probabilities[i] >= threshold
+        ]
+
+    def answers(
+        self,
+        paths: Iterable[str],
+        top_k: int = 5,
+        threshold: float = 0.0,
+        explain: Explain | None = None,
+    ) -> Iterator[Answer]:
+        """Yields an answer a source, in order; one that cannot be read never stops the others.
+
+        Images are decoded and run in as many threads as there are cores, one image a thread:
+        small networks gain little from several threads on one image.
+
+        Args:
+          paths: names of files, URLs, or "-"; see `sources.expand`.
+          explain: draws the map of the best class; called with the source's number and name, the
+            image, what the network made of it, and the class, in any thread.
+        """
+
+        def answer(item: tuple[int, str], look: Look) -> Answer:
+            number, path = item
+            try:
+                with _opened(path) as image:
+                    view = look(image)
+                    best = self._best(view.probabilities, top_k, threshold)
+                    top = self._best(view.probabilities, 1, 0.0)[0]
+                    drawn = explain(number, path, image, view, top) if explain else None
+            except InputError as error:
+                return Answer(path, [], str(error))
+            return Answer(path, best, None, view.features, drawn)
+
+        return self.each(list(enumerate(paths, start=1)), answer)
+
+    def each(self, items: Sequence[T], work: Callable[[T, Look], R]) -> Iterator[R]:
+        """Yields work(item, look) of every item in order, in as many threads as there are cores.
+
+        `look(image)` is what `view` does, with a network of the thread's own.
+        """
+        workers = min(cores(), len(items))
+        if workers < 2:
+            yield from (work(item, self.view) for item in items)
+            return
+        runners = _Runners([self._make_runner(1) for _ in range(workers)])
+
+        def look(image: Image.Image) -> View:
+            return self._view(image, runners.mine())
+
+        yield from _in_order(lambda item: work(item, look), items, workers)
+
+
+class _Runners:
+    """Lends each thread a runner of its own."""
+
+    def __init__(self, runners: list[Runner]):
+        self._free = runners
+        self._local = threading.local()
+
+    def mine(self) -> Runner:
+        if not hasattr(self._local, "runner"):
+            self._local.runner = self._free.pop()
+        return self._local.runner
+
+
+def _in_order(work: Callable, items: Sequence, workers: int) -> Iterator:
+    """Yields work(item) in order; threads are ahead of the reader by two items each."""
+    import collections
+    import concurrent.futures
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        waiting: collections.deque = collections.deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns probabilities over the last axis."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def read(path: str | Path) -> Image.Image:
+    """Reads an image to RGB: of a file, a URL, or standard input ("-").
+
+    Raises:
+      InputError: it cannot be read, is too large or no image.
+    """
+    with _opened(str(path)) as image:
+        return image
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    """Lends an image; while a large one is lent, no other thread decodes one.
+
+    Two of 50 million pixels at once would not fit into a gigabyte.
+    """
+    name = "standard input" if path == "-" else path
+    image = decoding.open_image(sources.read(path), name)
+    large = image.width * image.height > _LARGE_PIXELS
+    with _ONE_LARGE if large else contextlib.nullcontext():
+        yield decoding.decode(image, name)

@@ -1,1 +1,0 @@
-"""What prediction without TensorFlow needs below `predictor.py`."""
