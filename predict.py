@@ -2,7 +2,7 @@
 
 import sys
 
-from squeezenext.predict import main
+from squeezenext.predict.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

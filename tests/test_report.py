@@ -177,9 +177,9 @@ def test_classes_of_one_name_are_told_apart():
 
 def test_names_cannot_become_markup(scored, tmp_path, model, pattern):
     from squeezenext import labels
+    from squeezenext.evaluate import report
     from squeezenext.records import dataset
     from squeezenext.records.reader import Reader
-    from squeezenext.reporting import report
 
     found = dataset.find(None, None, pattern)
     reader = Reader(found.splits["validation"])

@@ -4,11 +4,12 @@ import dataclasses
 import json
 from pathlib import Path
 
-from squeezenext import compress, evaluate, export
+from squeezenext import compress, export
 from squeezenext import files as files_module
 from squeezenext.cli import Say
 from squeezenext.compression.allocation import BudgetTooSmall
 from squeezenext.errors import InputError, NotFinite, NotKept
+from squeezenext.evaluate import command
 from squeezenext.files import note
 from squeezenext.metrics import Evaluation
 from squeezenext.model import card, loading
@@ -129,11 +130,11 @@ def score(
     split = held_out(found)
     models = {"network": model_dir, **files}
     results = {
-        name: evaluate.evaluate(model_dir=model, data_dir=records, split=split)
+        name: command.evaluate(model_dir=model, data_dir=records, split=split)
         for name, model in models.items()
     }
-    known = evaluate.about(model_dir, found, split)
-    evaluate.write_report(model_dir / REPORT, model_dir, found, split, results["network"], known)
+    known = command.about(model_dir, found, split)
+    command.write_report(model_dir / REPORT, model_dir, found, split, results["network"], known)
     document = {
         "split": split,
         "images": {name: part.examples for name, part in found.splits.items()},

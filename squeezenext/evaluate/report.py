@@ -1,8 +1,12 @@
 """One self-contained page about an evaluation: figures, curves, classes, and the worst mistakes."""
 
 import base64
+import csv
+import dataclasses
 import datetime
 import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -19,7 +23,83 @@ from squeezenext.model import published
 from squeezenext.predict import heatmap
 from squeezenext.predict.predictor import Predictor
 from squeezenext.records import samples
-from squeezenext.reporting import charts
+
+# Small charts as plain numbers, which a report's template draws as SVG.
+
+
+WIDTH, HEIGHT = 320.0, 180.0  # of the drawing area, in SVG units
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One curve: its name and "x,y x,y ..." in SVG units."""
+
+    name: str
+    points: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """Curves over epochs.
+
+    Attributes:
+      ticks: (SVG height, text) of the vertical axis.
+      end: the last epoch, as text.
+      summary: the same for those who do not see it.
+    """
+
+    title: str
+    lines: tuple[Line, ...]
+    ticks: tuple[tuple[float, str], ...]
+    end: str
+    summary: str
+
+
+def training_charts(history: Path) -> list[Chart]:
+    """Returns the curves of a run's history.csv, those it has points for."""
+    if not history.is_file():
+        return []
+    with open(history, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    wanted = {
+        "Loss": {"training": "loss", "validation": "validation_loss"},
+        "Top-1": {"training": "top1", "validation": "validation_top1"},
+        "Learning rate": {"learning rate": "learning_rate"},
+    }
+    charts = [_chart(title, columns, rows) for title, columns in wanted.items()]
+    return [chart for chart in charts if chart]
+
+
+def _chart(title: str, columns: dict[str, str], rows: Sequence[dict]) -> Chart | None:
+    series = {name: _points(rows, column) for name, column in columns.items()}
+    series = {name: points for name, points in series.items() if points}
+    if not series:
+        return None
+    xs = [x for points in series.values() for x, _ in points]
+    ys = [y for points in series.values() for _, y in points]
+    low, high = min(ys), max(ys)
+    span = (high - low) or 1.0
+    left, width = min(xs), (max(xs) - min(xs)) or 1.0
+    lines = []
+    for name, points in series.items():
+        placed = ((WIDTH * (x - left) / width, HEIGHT * (high - y) / span) for x, y in points)
+        lines.append(Line(name, " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)))
+    ticks = tuple((HEIGHT * i / 2, f"{high - span * i / 2:.3g}") for i in range(3))
+    told = (f"{name} ends at {points[-1][1]:.4g}" for name, points in series.items())
+    return Chart(title, tuple(lines), ticks, f"{max(xs):.4g}", f"{title}: {', '.join(told)}.")
+
+
+def _points(rows: Sequence[dict], column: str) -> list[tuple[float, float]]:
+    found = []
+    for row in rows:
+        try:
+            x, y = float(row["epoch"]), float(row[column])
+        except (KeyError, TypeError, ValueError):
+            continue
+        if math.isfinite(x) and math.isfinite(y):
+            found.append((x, y))
+    return found
+
 
 WORST = 24  # mistakes shown
 MATRIX = 25  # classes up to which the whole confusion matrix is shown
@@ -58,8 +138,8 @@ def write(
         charts=_charts(model),
         matrix=_matrix(result, len(labels)) if len(labels) <= MATRIX else None,
         mistakes=_mistakes(model, labels, result, reader),
-        width=charts.WIDTH,
-        height=charts.HEIGHT,
+        width=WIDTH,
+        height=HEIGHT,
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "index.html"
@@ -69,7 +149,7 @@ def write(
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # class names and paths are a stranger's
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -78,10 +158,10 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html.j2")
 
 
-def _charts(model: str | Path) -> list[charts.Chart]:
+def _charts(model: str | Path) -> list[Chart]:
     if Path(model).is_file():
         return []
-    return charts.training_charts(published.resolve(model) / "history.csv")
+    return training_charts(published.resolve(model) / "history.csv")
 
 
 def _matrix(result: Evaluation, classes: int) -> list[list[tuple[int, float]]]:

@@ -5,6 +5,7 @@ python -m squeezenext.evaluate --model_dir DIR|NAME|FILE --data_dir DIR [--json]
 FILE is a .sqz or an exported .tflite: it is run as it is shipped, without TensorFlow's kernels.
 """
 
+import csv
 import dataclasses
 import json
 import sys
@@ -19,13 +20,45 @@ from squeezenext.cli import check_file, check_folder, run
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
+from squeezenext.files import write_file
+from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
 from squeezenext.model import calibration, loading, published
-from squeezenext.predict.predictor import softmax
-from squeezenext.records import dataset
+from squeezenext.predict.predictor import Predictor, softmax
+from squeezenext.records import dataset, samples
 from squeezenext.records.manifest import Split
-from squeezenext.reporting import files, table
 from squeezenext.train.options import PRECISIONS, check_precision
+
+# Scores a file as it is shipped, without TensorFlow's kernels.
+
+
+def evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
+    """Scores every example of a split once with a `.sqz` or exported LiteRT file.
+
+    Raises:
+      InputError: it is no such file, or its classes are others than the data's.
+    """
+    predictor = Predictor(path)
+    dataset.check_classes(found, predictor.labels, path)
+    tf_import.import_tensorflow()
+    from squeezenext.records.reader import Reader
+
+    reader = Reader(found.splits[split])
+    classes = len(predictor.labels)
+
+    def score(number: int, look) -> tuple:
+        image, label = samples.read_examples(reader, number, classes)
+        probabilities = look(image).probabilities
+        ranked = np.argsort(-probabilities, kind="stable")[:5]
+        loss = -np.log(max(float(probabilities[label]), 1e-30))
+        best = int(ranked[0])
+        return number, label, loss, best == label, label in ranked, best, probabilities[best]
+
+    rows = list(predictor.each(range(reader.split.examples), score))
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    kinds = (np.int64, np.int64, np.float32, np.float32, np.float32, np.int64, np.float32)
+    typed = [column.astype(kind) for column, kind in zip(columns, kinds, strict=True)]
+    return Evaluation.of_rows(typed, reader.split.examples)
 
 
 def evaluate(
@@ -78,7 +111,7 @@ def _evaluate(
     if fit_temperature:
         calibration.check_own(model_dir)
     if Path(model_dir).is_file():
-        return files.evaluate(Path(model_dir), found, split)
+        return evaluate_file(Path(model_dir), found, split)
     directory = published.resolve(model_dir)
     config = config_io.read_model(directory)
     dataset.check_classes(found, labels.read(directory / "labels.json"), directory)
@@ -163,8 +196,8 @@ def write_report(
     known: About,
 ) -> Path:
     """Writes the page about an evaluation of `found`'s split to `folder` and returns its path."""
+    from squeezenext.evaluate import report
     from squeezenext.records.reader import Reader
-    from squeezenext.reporting import report
 
     reader = Reader(found.splits[split])
     source = f"{found.source} ({split})"
@@ -228,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         document = metrics.document(result, len(known.classes))
         _print(document | {"fitted_to_these": known.fitted_to_these}, values["json"].value)
         if values["predictions"].value:
-            table.write(Path(values["predictions"].value), known.classes, result)
+            write_table(Path(values["predictions"].value), known.classes, result)
         if values["report"].value:
             path = write_report(Path(values["report"].value), model, found, split, result, known)
             print(f"The report is {path}.", file=sys.stderr)
@@ -254,5 +287,26 @@ def _print(document: dict, as_json: bool) -> None:
         )
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+# An evaluation as a CSV table: a row an example.
+
+
+def write_table(path: Path, labels: Sequence[Label], result: Evaluation) -> None:
+    """Writes a CSV row an example, in the order of the records."""
+
+    def write(file: Path) -> None:
+        with open(file, "w", newline="", encoding="utf-8") as text:
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(["example", "label", "predicted", "probability", "top5", "loss"])
+            columns = (
+                result.labels,
+                result.predicted,
+                result.probability,
+                result.top5,
+                result.loss,
+            )
+            for number, row in enumerate(zip(*columns, strict=True)):
+                label, predicted, probability, top5, loss = row
+                names = [labels[int(i)].synset for i in (label, predicted)]
+                writer.writerow([number, *names, f"{probability:.6f}", int(top5), f"{loss:.6f}"])
+
+    write_file(path, write)

@@ -1,0 +1,5 @@
+"""Scores every example of a split exactly once, and reports."""
+
+from squeezenext.evaluate.command import evaluate, main
+
+__all__ = ["evaluate", "main"]

@@ -1,1 +1,0 @@
-"""Figures about a trained network: metrics, model card, HTML report."""
