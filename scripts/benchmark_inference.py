@@ -33,7 +33,8 @@ from squeezenext import cli as command_line
 from squeezenext import labels
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.exporting import checking, export_onnx, pixels
+from squeezenext.export import checking, rgb
+from squeezenext.export import onnx as export_onnx
 from squeezenext.litert import int8, writer
 from squeezenext.litert.writer import Float32
 from squeezenext.model import loading
@@ -66,7 +67,7 @@ def write_files(model: loading.Trained, folder: Path, images) -> list[Row]:
     A fitted temperature is left out: the logits that are compared are the network's own.
     """
     model = dataclasses.replace(model, temperature=1.0)
-    network, weights = pixels.take_rgb(model.graph, model.weights, model.config.images)
+    network, weights = rgb.take_rgb(model.graph, model.weights, model.config.images)
     rows = []
     for precision in ("float32", "int8"):
         integers = int8.calibrated(network, weights, images) if precision == "int8" else Float32()
@@ -95,7 +96,7 @@ def write_files(model: loading.Trained, folder: Path, images) -> list[Row]:
 
 
 def _keras(model: loading.Trained, path: Path) -> None:
-    from squeezenext.exporting import export_keras
+    from squeezenext.export import keras as export_keras
 
     export_keras.write_keras(model, path)
 

@@ -18,7 +18,8 @@ from absl import flags
 
 from squeezenext.cli import run, tell
 from squeezenext.errors import InputError
-from squeezenext.exporting import checking, export_web
+from squeezenext.export import checking
+from squeezenext.export import page as export_web
 from squeezenext.model import loading
 
 

@@ -7,11 +7,12 @@ import types
 
 import pytest
 
-from squeezenext import adapt, compress, export
+from squeezenext import adapt, compress
 from squeezenext.adaptation import planning, shipping
 from squeezenext.compression import allocation
 from squeezenext.compression.allocation import BudgetTooSmall
 from squeezenext.errors import InputError, NotFinite, NotKept
+from squeezenext.export import command
 from squeezenext.records.manifest import Split
 
 SPEED = (100.0, 10.0)  # images a second, seconds to build a step: some laptop
@@ -130,7 +131,7 @@ def makers(monkeypatch):
         called.append(path.name)
         path.write_bytes(b"made")
 
-    monkeypatch.setattr(export, "export", lambda model, kind, path, *_: make(path))
+    monkeypatch.setattr(command, "export", lambda model, kind, path, *_: make(path))
     monkeypatch.setattr(compress, "compress", lambda model, path, *_, **__: make(path))
     return called
 
@@ -213,7 +214,7 @@ def test_a_temperature_that_was_fitted_since_makes_the_files_anew(makers, tmp_pa
 @pytest.mark.parametrize("failing", ["int8", "sqz"])
 def test_a_file_that_answers_otherwise_costs_nothing_else(makers, tmp_path, monkeypatch, failing):
     ship(tmp_path)
-    name, way = ("compress", compress) if failing == "sqz" else ("export", export)
+    name, way = ("compress", compress) if failing == "sqz" else ("export", command)
     make = getattr(way, name)
 
     def refuse(*given, **how):

@@ -9,7 +9,7 @@ import pytest
 
 from scripts import benchmark_inference
 from scripts.peers import ncnn_files, runtimes
-from squeezenext.exporting import pixels
+from squeezenext.export import rgb
 from squeezenext.formats import ncnn
 from squeezenext.labels import Label
 from squeezenext.litert import writer
@@ -27,7 +27,7 @@ def model():
 
 
 def test_a_worker_answers_and_is_timed(model, tmp_path):
-    network, weights = pixels.take_rgb(model.graph, model.weights, model.config.images)
+    network, weights = rgb.take_rgb(model.graph, model.weights, model.config.images)
     rng, rows = np.random.default_rng(0), []
     np.save(tmp_path / "images.npy", rng.integers(0, 256, (4, 32, 32, 3)).astype(np.uint8))
     other = {n: 1.1 * a if n.endswith("kernel") else a for n, a in weights.items()}

@@ -31,7 +31,8 @@ from PIL import Image
 from squeezenext.compression import allocation, making
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.exporting import export_web, npm
+from squeezenext.export import npm
+from squeezenext.export import page as export_web
 from squeezenext.model import published
 from tests.conftest import REPOSITORY
 from tests.imagenet_archives import real_imagenet

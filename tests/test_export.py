@@ -14,7 +14,9 @@ import pytest
 from squeezenext import export, labels
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.exporting import checking, export_litert, export_web
+from squeezenext.export import checking
+from squeezenext.export import litert as export_litert
+from squeezenext.export import page as export_web
 from squeezenext.images import decoding
 from squeezenext.litert import metadata
 from squeezenext.model import checkpoint, loading
@@ -339,7 +341,7 @@ def test_the_float_file_is_compared_with_another_network(model, tmp_path, monkey
     def upside_down(network, weights, *arguments):
         return network, {n: a[::-1] if a.ndim == 4 else a for n, a in weights.items()}
 
-    monkeypatch.setattr(export_litert.pixels, "take_rgb", upside_down)
+    monkeypatch.setattr(export_litert.rgb, "take_rgb", upside_down)
     with pytest.raises(RuntimeError, match="was not kept"):
         export.export(model, "litert", tmp_path / "model.tflite")
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from squeezenext.config import io as config_io
-from squeezenext.exporting import pixels
+from squeezenext.export import rgb
 from squeezenext.images import decoding
 from squeezenext.litert import int8, writer
 from squeezenext.network import graph
@@ -81,7 +81,7 @@ def test_pixels_may_be_given_as_they_are(channels, pads):
     size = network.nodes[0].shape[0]
     shown = np.random.default_rng(1).integers(0, 256, (size, size, 3)).astype(np.float32)
     expected = compute(network, weights, decoding.normalize(shown, images)[np.newaxis])
-    changed = pixels.take_rgb(network, weights, images, mean=127.5, std=127.5)
+    changed = rgb.take_rgb(network, weights, images, mean=127.5, std=127.5)
     (actual,) = run(writer.write(*changed), (shown - 127.5) / 127.5)
     close(actual, expected, 1e-4)
 

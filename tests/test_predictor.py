@@ -324,7 +324,7 @@ def test_csv_and_text_carry_any_name(squeezenext, photos, tmp_path):
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "dynamic", "int8"])
 def test_an_exported_file_answers_as_its_model(model, photos, tmp_path, precision):
-    from squeezenext.exporting import export_litert
+    from squeezenext.export import litert as export_litert
     from squeezenext.model import loading
 
     shown = Predictor(model[0]).config.images
@@ -348,7 +348,7 @@ def test_an_exported_file_answers_as_its_model(model, photos, tmp_path, precisio
 def test_a_temperature_is_in_every_shipped_form(model, photos, tmp_path):
     """At 0.2, predict.py says the same of a file as of the model directory."""
     from squeezenext import compress
-    from squeezenext.exporting import export_litert
+    from squeezenext.export import litert as export_litert
     from squeezenext.model import loading
 
     folder = tmp_path / "calibrated"
@@ -372,7 +372,7 @@ def test_a_temperature_is_in_every_shipped_form(model, photos, tmp_path):
 
 def test_maps_of_a_dense_classifier_hold_its_bias(photos, tmp_path):
     """pytorchcv's layout, exported in float32 and int8: a map's mean is the logit, bias and all."""
-    from squeezenext.exporting import export_litert
+    from squeezenext.export import litert as export_litert
     from squeezenext.model import loading
 
     change = {"groups": 1, "biases": True, "stem_padding": 1, "pair_order": "1x3_first"}

@@ -13,10 +13,11 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from squeezenext import compress, demo, export, files
+from squeezenext import compress, demo, files
 from squeezenext.compression import making
 from squeezenext.errors import InputError
-from squeezenext.exporting import checking, export_web, npm
+from squeezenext.export import checking, command, npm
+from squeezenext.export import page as export_web
 from squeezenext.images import decoding
 from squeezenext.litert import writer
 from squeezenext.model import loading
@@ -61,12 +62,12 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         folder.mkdir()
         folder.joinpath("letter.txt").write_text("dear")
     with pytest.raises(InputError, match="holds something else"):
-        files.replace_folder(made, place, export.FOLDERS["web"])
+        files.replace_folder(made, place, command.FOLDERS["web"])
     assert place.joinpath("letter.txt").exists()
 
 
 def exported(model_dir, place, *more) -> int:
-    return export.main(["export", f"--model_dir={model_dir}", "--format=web", f"--output={place}",
+    return command.main(["export", f"--model_dir={model_dir}", "--format=web", f"--output={place}",
                         *more])  # fmt: skip
 
 
@@ -185,7 +186,7 @@ def test_the_demo_shows_no_page_that_answers_otherwise(model_dir, monkeypatch, c
         raise AssertionError("The page is shown.")
 
     monkeypatch.setattr(http.server.ThreadingHTTPServer, "serve_forever", shown)
-    monkeypatch.setattr(export_web.pixels, "take_rgb", upside_down)
+    monkeypatch.setattr(export_web.rgb, "take_rgb", upside_down)
     assert demo.main(["demo", "--model_dir", str(model_dir), "--port", "0"]) == 1
     assert "probabilities differ from the model's" in capsys.readouterr().err
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext.exporting import checking
+from squeezenext.export import checking
 from squeezenext.images import decoding
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner

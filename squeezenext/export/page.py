@@ -13,10 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from squeezenext import files
 from squeezenext.cli import Say
-from squeezenext.exporting import checking, compressed_file, npm, pixels
+from squeezenext.errors import InputError, NotKept
+from squeezenext.export import checking, npm, rgb
 from squeezenext.litert import int8, writer
 from squeezenext.litert.runner import Runner
+from squeezenext.model import loading
 from squeezenext.model.loading import Trained
 from squeezenext.network.graph import Graph, Node
 from squeezenext.predict.predictor import softmax
@@ -68,7 +71,7 @@ def make(
       NotKept: a network of the page answers otherwise than the model.
     """
     shown = checking.probes(model, calibration)
-    write(model, folder, calibration, compressed_file.beside(model, model_dir, shown, say))
+    write(model, folder, calibration, beside(model, model_dir, shown, say))
     check(folder, checking.reference(model), shown)
 
 
@@ -106,7 +109,7 @@ def write(
     document = {
         "files": rows,
         "head_padding": model.config.model.head_padding,
-        "images": {x: getattr(images, x) for x in compressed_file.IMAGES},
+        "images": {x: getattr(images, x) for x in IMAGES},
         "labels": [label.text for label in model.labels],
         "model": model.name,
         "temperature": model.temperature,
@@ -127,7 +130,7 @@ def _runtime() -> dict[str, bytes]:
 
 
 def _networks(model: Trained, calibration: Sequence[np.ndarray]) -> dict[str, bytes]:
-    graph, weights = pixels.take_rgb(model.graph, model.weights, model.config.images)
+    graph, weights = rgb.take_rgb(model.graph, model.weights, model.config.images)
     graph, weights = with_class_maps(graph, weights)
     # No float16: LiteRT.js 2.5 widens such weights at every run, and took 3 times float32's time.
     kinds = {"float32": writer.Float32()}
@@ -186,3 +189,56 @@ def _run(folder: Path, file: str) -> checking.Run:
     content = gzip.decompress(content) if file.endswith(".gz") else content
     network, temperature = Runner(content, 1, file), np.float32(_manifest(folder)["temperature"])
     return lambda image: softmax(network.run(image.astype(np.float32))[0] / temperature)
+
+
+# The compressed network that a page offers: found beside its model, and compared with it.
+
+
+IMAGES = ("size", "resize", "resize_mode")  # what the page is told of a network's images
+
+
+def beside(
+    model: Trained, model_dir: str | Path, images: Sequence[np.ndarray], say: Say
+) -> Trained | None:
+    """Returns what `model.sqz` of a model directory holds, its own or `adapt`'s; None without.
+
+    A file that is damaged, made of other weights or too far from the model is left out, and `say`
+    is told; `images` are those on which the two are compared.
+    """
+    for folder in (Path(model_dir), Path(model_dir) / "exported"):
+        path = folder / "model.sqz"
+        if path.is_file():
+            try:
+                return _same(path, model, Path(model_dir), images)
+            except InputError as error:
+                say(f"The page goes without {path}: {error}")
+    return None
+
+
+def _same(path: Path, model: Trained, model_dir: Path, images: Sequence[np.ndarray]) -> Trained:
+    """Reads a `.sqz` file of a model; InputError: it is damaged or of another network."""
+    note = files.note(path)
+    if note.exists() and _weights(note) != _weights(model_dir / "final.json"):
+        raise InputError("it was made of other weights than the model's of now; compress it again.")
+    found = loading.load(path)
+    shown = [
+        (x.labels, [getattr(x.config.images, word) for word in IMAGES]) for x in (found, model)
+    ]
+    if shown[0] != shown[1]:
+        raise InputError("it has other classes or images than the model; compress it again.")
+    tempered = dataclasses.replace(found, temperature=model.temperature)  # as the page does it
+    try:
+        checking.compare(checking.reference(tempered), checking.reference(model), images, "int8")
+    except NotKept as error:
+        raise InputError(
+            "its answers are too far from the model's; compress it again, into more bytes."
+        ) from error
+    return found
+
+
+def _weights(path: Path) -> object:
+    """Returns the hash of the weights that a file speaks of, or what equals no other."""
+    try:
+        return json.loads(path.read_text("utf-8"))["weights_sha256"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return object()

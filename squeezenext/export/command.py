@@ -1,7 +1,7 @@
 """Writes a trained model in the form that another runtime loads.
 
     python -m squeezenext.export --model_dir DIR|NAME --format litert --output model.tflite
-    python -m squeezenext.export --model_dir DIR|NAME --format litert --precision int8 \\
+    python -m squeezenext.export --model_dir DIR|NAME --format litert --precision int8 \
         --data_dir RECORDS --output model-int8.tflite
 
 Formats: litert (phones, MediaPipe), onnx, saved_model (TensorFlow Serving), keras, and web, a
@@ -15,7 +15,6 @@ import dataclasses
 import json
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,8 +23,11 @@ from absl import flags
 from squeezenext import files
 from squeezenext.cli import run, tell
 from squeezenext.errors import InputError
-from squeezenext.exporting import checking, export_litert, export_onnx, export_web
-from squeezenext.exporting.checking import Measured, Run
+from squeezenext.export import checking
+from squeezenext.export import litert as export_litert
+from squeezenext.export import onnx as export_onnx
+from squeezenext.export import page as export_web
+from squeezenext.export.checking import Measured, Run
 from squeezenext.model import card, loading, published
 from squeezenext.model.loading import Trained
 from squeezenext.records import samples
@@ -157,7 +159,7 @@ def _onnx(model: Trained, precision: str, shown, path: Path) -> Run:
 
 
 def _keras(model: Trained, precision: str, shown, path: Path) -> Run:
-    from squeezenext.exporting import export_keras
+    from squeezenext.export import keras as export_keras
 
     if path.suffix != ".keras":
         raise InputError("--output must end in .keras, by which Keras knows its format.")
@@ -166,7 +168,7 @@ def _keras(model: Trained, precision: str, shown, path: Path) -> Run:
 
 
 def _saved_model(model: Trained, precision: str, shown, path: Path) -> Run:
-    from squeezenext.exporting import export_keras
+    from squeezenext.export import keras as export_keras
 
     export_keras.write_saved_model(model, path)
     served = export_keras.Served(path)
@@ -216,7 +218,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("The ranges of its eight bits were found on some of these very images.")
 
     return run(command, values, __doc__, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

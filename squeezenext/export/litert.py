@@ -12,7 +12,7 @@ import numpy as np
 import squeezenext
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.exporting import pixels
+from squeezenext.export import rgb
 from squeezenext.litert import int8, metadata, writer
 from squeezenext.litert.runner import Runner
 from squeezenext.model.loading import DESCRIPTION, PHONES, PIXELS, Trained
@@ -32,7 +32,7 @@ def convert(model: Trained, precision: str, calibration: Sequence[np.ndarray] = 
     """
     # Half precision on a phone's GPU has its digits around 0.
     mean, std = PIXELS if precision == "int8" else PHONES
-    network, weights = pixels.take_rgb(model.graph, model.weights, model.config.images, mean, std)
+    network, weights = rgb.take_rgb(model.graph, model.weights, model.config.images, mean, std)
     return metadata.with_files(
         writer.write(
             network,

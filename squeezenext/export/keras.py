@@ -14,8 +14,8 @@ import tensorflow as tf
 from PIL import Image
 
 from squeezenext.errors import NotKept
-from squeezenext.exporting import pixels
-from squeezenext.exporting.export_litert import DESCRIPTION, describe
+from squeezenext.export import rgb
+from squeezenext.export.litert import DESCRIPTION, describe
 from squeezenext.images import crops, decoding
 from squeezenext.model.loading import Trained
 from squeezenext.network.graph import Node
@@ -36,7 +36,7 @@ def write_keras(model: Trained, path: Path) -> None:
 
 def build(model: Trained) -> keras.Model:
     """Returns the network of plain layers, from RGB pixels in 0..255 to probabilities."""
-    graph, weights = pixels.take_rgb(model.graph, model.weights, model.config.images)
+    graph, weights = rgb.take_rgb(model.graph, model.weights, model.config.images)
     images = keras.Input(graph.nodes[0].shape, name=graph.nodes[0].name)
     values = {graph.nodes[0].name: images}
     for node in graph.nodes[1:]:

@@ -1,1 +1,0 @@
-"""LiteRT, ONNX, Keras, SavedModel and web artefacts."""
