@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 from scripts.damage import damage
 from squeezenext import cli as command_line
 from squeezenext import labels
-from squeezenext.compression import sharing
+from squeezenext.compress import sharing
 from squeezenext.config import TORCHVISION, Config
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.formats import deep_compression, npz, pytorch, variables

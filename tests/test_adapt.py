@@ -7,10 +7,11 @@ import types
 
 import pytest
 
-from squeezenext import adapt, compress
+from squeezenext import adapt
 from squeezenext.adaptation import planning, shipping
-from squeezenext.compression import allocation
-from squeezenext.compression.allocation import BudgetTooSmall
+from squeezenext.compress import allocation
+from squeezenext.compress import command as compress_command
+from squeezenext.compress.allocation import BudgetTooSmall
 from squeezenext.errors import InputError, NotFinite, NotKept
 from squeezenext.export import command
 from squeezenext.records.manifest import Split
@@ -132,7 +133,7 @@ def makers(monkeypatch):
         path.write_bytes(b"made")
 
     monkeypatch.setattr(command, "export", lambda model, kind, path, *_: make(path))
-    monkeypatch.setattr(compress, "compress", lambda model, path, *_, **__: make(path))
+    monkeypatch.setattr(compress_command, "compress", lambda model, path, *_, **__: make(path))
     return called
 
 
@@ -160,11 +161,11 @@ def test_a_file_is_made_once_for_the_same_weights(makers, tmp_path, monkeypatch)
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    whole = compress.compress
-    monkeypatch.setattr(compress, "compress", interrupted)
+    whole = compress_command.compress
+    monkeypatch.setattr(compress_command, "compress", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ship(tmp_path, sha256="c")
-    monkeypatch.setattr(compress, "compress", whole)
+    monkeypatch.setattr(compress_command, "compress", whole)
     ship(tmp_path, sha256="c")
     assert makers[8:] == everything
 
@@ -175,7 +176,7 @@ def test_a_budget_that_cannot_be_met_costs_nothing_else(makers, tmp_path, monkey
 
     old = tmp_path / "exported" / "model.sqz"
     ship(tmp_path)
-    monkeypatch.setattr(compress, "compress", refuse)
+    monkeypatch.setattr(compress_command, "compress", refuse)
     ship(tmp_path, max_bytes=10)
     assert old.is_file()  # for another budget, of the same weights
     files, (fault,) = ship(tmp_path, sha256="b", max_bytes=10)
@@ -206,7 +207,7 @@ def test_a_temperature_that_was_fitted_since_makes_the_files_anew(makers, tmp_pa
     def refuse(*_, **__):
         raise BudgetTooSmall("Too little.")
 
-    monkeypatch.setattr(compress, "compress", refuse)
+    monkeypatch.setattr(compress_command, "compress", refuse)
     ship(tmp_path)
     assert not files["sqz"].exists()  # whose probabilities are others than the rest's
 
@@ -214,7 +215,7 @@ def test_a_temperature_that_was_fitted_since_makes_the_files_anew(makers, tmp_pa
 @pytest.mark.parametrize("failing", ["int8", "sqz"])
 def test_a_file_that_answers_otherwise_costs_nothing_else(makers, tmp_path, monkeypatch, failing):
     ship(tmp_path)
-    name, way = ("compress", compress) if failing == "sqz" else ("export", command)
+    name, way = ("compress", compress_command) if failing == "sqz" else ("export", command)
     make = getattr(way, name)
 
     def refuse(*given, **how):
@@ -240,7 +241,7 @@ def test_what_is_no_budget_is_told_as_it_is(makers, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise InputError("model.sqz cannot be written: No space left on device.")
 
-    monkeypatch.setattr(compress, "compress", refuse)
+    monkeypatch.setattr(compress_command, "compress", refuse)
     files, (fault,) = ship(tmp_path)
     assert set(files) == {"float32", "int8"} and "No space left on device." in fault
     assert "--" not in fault
@@ -253,7 +254,7 @@ def test_a_budget_s_sentence_names_no_flag_that_adapt_lacks(tmp_path, monkeypatc
         kernels = types.SimpleNamespace(encoded=types.SimpleNamespace(data=bytes(900)), nats=9.0)
         allocation._fitting(lambda slope: kernels, method.max_bytes)
 
-    monkeypatch.setattr(compress, "compress", search)
+    monkeypatch.setattr(compress_command, "compress", search)
     (tmp_path / "exported").mkdir()
     given = (tmp_path, tmp_path / "records", "a", 300, 2.0, print)
     made = shipping.compress_once(*given)

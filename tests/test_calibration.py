@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from squeezenext.compression import calibration
-from squeezenext.compression.calibration import Probe
+from squeezenext.compress import probes
+from squeezenext.compress.probes import Probe
 from squeezenext.network import graph
 from tests import tiny
 
@@ -20,22 +20,22 @@ def probe():
         weights[f"{node.name}/kernel"] = kernel.astype(np.float32)
         if node.op == "conv" or node.bias:
             weights[f"{node.name}/bias"] = np.zeros(shape[-1], np.float32)
-    return Probe(network, weights, calibration.drawn(tiny.IMAGES, 4))
+    return Probe(network, weights, probes.drawn(tiny.IMAGES, 4))
 
 
 def test_drawn_images_are_pixels_and_differ():
-    images = calibration.drawn(tiny.IMAGES, 4)
+    images = probes.drawn(tiny.IMAGES, 4)
     for image in images:
         pixels = image * np.float32(tiny.IMAGES.std) + np.float32(tiny.IMAGES.mean)
         assert image.shape == (32, 32, 3) and image.dtype == np.float32
         assert -1e-3 < pixels.min() and pixels.max() < 255.001 and pixels.std() > 5
     assert not np.array_equal(images[0], images[2])
-    again = calibration.drawn(tiny.IMAGES, 2)
+    again = probes.drawn(tiny.IMAGES, 2)
     np.testing.assert_array_equal(again[1], images[1])
 
 
 def test_moments_are_those_of_the_inputs(probe, monkeypatch):
-    monkeypatch.setattr(calibration, "SHRINKAGE", 0.0)
+    monkeypatch.setattr(probes, "SHRINKAGE", 0.0)
     moments = probe.moments()
     for node in probe.graph.weighted:
         n = np.prod(probe.graph.kernel_shape(node.name)[:-1])
@@ -49,15 +49,13 @@ def test_moments_are_those_of_the_inputs(probe, monkeypatch):
 
 def test_the_error_of_outputs_is_predicted(probe, monkeypatch):
     """Of the stem: x W over all places, against the moments at some of them."""
-    monkeypatch.setattr(calibration, "SHRINKAGE", 0.0)
-    monkeypatch.setattr(calibration, "PLACES", 2000)
+    monkeypatch.setattr(probes, "SHRINKAGE", 0.0)
+    monkeypatch.setattr(probes, "PLACES", 2000)
     node = probe.graph["stem"]
     kernel = probe.weights["stem/kernel"]
-    windows = [
-        calibration._windows(image, node, np.random.default_rng(1))[0] for image in probe.inputs
-    ]
+    windows = [probes._windows(image, node, np.random.default_rng(1))[0] for image in probe.inputs]
     outputs = np.concatenate(windows) @ kernel.reshape(-1, kernel.shape[-1])
-    predicted = calibration.squared(kernel, probe.moments()["stem"])
+    predicted = probes.squared(kernel, probe.moments()["stem"])
     assert predicted == pytest.approx(np.square(outputs).sum(1).mean(), rel=0.1)
 
 

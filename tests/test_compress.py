@@ -7,10 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
-from squeezenext import compress, evaluate, labels
-from squeezenext.compression import allocation, making
-from squeezenext.compression.report import Examination
-from squeezenext.compression.sharing import Shared
+from squeezenext import evaluate, labels
+from squeezenext.compress import allocation, making
+from squeezenext.compress import command as compress_command
+from squeezenext.compress.report import Examination
+from squeezenext.compress.sharing import Shared
 from squeezenext.config import io as config_io
 from squeezenext.config import recipes
 from squeezenext.errors import InputError, NotFinite
@@ -53,7 +54,7 @@ def records(tmp_path_factory):
 
 
 def command(model, output, *more) -> int:
-    return compress.main(["compress", f"--model_dir={model}", f"--output={output}", *more])
+    return compress_command.main(["compress", f"--model_dir={model}", f"--output={output}", *more])
 
 
 def document(capsys):
@@ -102,14 +103,16 @@ def test_with_photographs_accuracy_is_told(model, records, tmp_path, capsys, mon
     predictor = Predictor(output)
     assert [label.synset for label in predictor.labels] == ["n1", "n2", "n3"]
     scored = evaluate.evaluate(model_dir=output, data_dir=records)
-    accuracy = compress.compress(model, output, compress.Method(), records)["accuracy"]
+    accuracy = compress_command.compress(model, output, compress_command.Method(), records)[
+        "accuracy"
+    ]
     assert accuracy["split"] == "validation"
     assert accuracy["after"] == pytest.approx(scored.summary()["top1"])
 
 
 def ways(model, monkeypatch, plain, retrained):
     """Stand-ins of the two ways to a budget: each so many nats away, or what it raises."""
-    exact = compress.Method(lossless=True)
+    exact = compress_command.Method(lossless=True)
     network, made = loading.load(model), {}
     for name, nats in (("plain", plain), ("retrained", retrained)):
         weights = dict(network.weights)
@@ -182,7 +185,7 @@ def test_a_retrained_network_of_other_answers_is_refused(
     model, records, tmp_path, capsys, monkeypatch
 ):
     """Pruning has ruined it, and what is left of it is shared faithfully."""
-    from squeezenext.compression import retraining
+    from squeezenext.compress import retraining
 
     def ruin(config, arrays, *_):
         name = "model/classifier/kernel"
@@ -203,7 +206,7 @@ def test_a_retrained_network_of_other_answers_is_refused(
 def test_the_retraining_is_the_same_however_the_network_was_trained():
     """Of `fine_tune`: three times the classifier's rate, smoothed labels, another power."""
     found = [
-        compress.Method(epochs=8.0).recipe(config, "teacher").training
+        compress_command.Method(epochs=8.0).recipe(config, "teacher").training
         for config in (tiny.SQUEEZENET, recipes.apply("fine_tune", tiny.SQUEEZENET))
     ]
     norms = {"batch_norm_momentum": 0.9, "synchronized_batch_norm": False}
@@ -257,7 +260,7 @@ def test_a_file_is_not_retrained_and_that_is_said_before_any_work(
     model, records, tmp_path, capsys, monkeypatch
 ):
     file = tmp_path / "model.sqz"
-    compress.compress(model, file, compress.Method(lossless=True))
+    compress_command.compress(model, file, compress_command.Method(lossless=True))
     monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("It was loaded."))
     more = [f"--data_dir={records}", "--num_epochs=2"]
     assert command(file, tmp_path / "again.sqz", *more) == 2
@@ -279,7 +282,9 @@ def test_what_a_coder_lost_is_not_kept(model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sqz, "encode", broken)
     with pytest.raises(RuntimeError, match="was not kept"):
-        compress.compress(model, tmp_path / "model.sqz", compress.Method(lossless=True))
+        compress_command.compress(
+            model, tmp_path / "model.sqz", compress_command.Method(lossless=True)
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -287,8 +292,8 @@ def test_accuracy_is_never_of_training_images(model, tmp_path):
     """Data without another split: none is told."""
     payloads = [tiny.payload(number, number % 3 + 1) for number in range(4)]
     trained_on, said = tiny.data_set(tmp_path / "records", "train", payloads), []
-    method = compress.Method(lossless=True)
-    told = compress.compress(model, tmp_path / "a.sqz", method, trained_on, say=said.append)
+    method = compress_command.Method(lossless=True)
+    told = compress_command.compress(model, tmp_path / "a.sqz", method, trained_on, say=said.append)
     assert told["accuracy"] is None and "accuracy is not told" in said[0]
 
 
@@ -310,12 +315,12 @@ def test_a_recipe_that_cannot_be_is_refused_before_any_work(model, records, tmp_
 def test_a_file_keeps_the_fitted_temperature(model, tmp_path):
     folder = shutil.copytree(model, tmp_path / "model")
     (folder / "calibration.json").write_text('{"temperature": 1.75}')
-    compress.compress(folder, tmp_path / "a.sqz", compress.Method(lossless=True))
+    compress_command.compress(folder, tmp_path / "a.sqz", compress_command.Method(lossless=True))
     assert sqz.read(tmp_path / "a.sqz").temperature == 1.75
 
 
 def test_trained_values_that_need_more_are_told_of(model, records, tmp_path, capsys, monkeypatch):
-    from squeezenext.compression import retraining
+    from squeezenext.compress import retraining
 
     monkeypatch.setattr(making, "PROBES", 4)
     monkeypatch.setattr(allocation, "LOST", 50.0)
@@ -376,4 +381,7 @@ def test_answers_that_no_price_keeps_are_refused():
 
 
 def test_missing_flags(capsys):
-    assert compress.main(["compress"]) == 2 and "--model_dir is missing" in capsys.readouterr().err
+    assert (
+        compress_command.main(["compress"]) == 2
+        and "--model_dir is missing" in capsys.readouterr().err
+    )

@@ -28,7 +28,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from squeezenext.compression import allocation, making
+from squeezenext.compress import allocation, making
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.export import npm

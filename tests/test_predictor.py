@@ -347,7 +347,7 @@ def test_an_exported_file_answers_as_its_model(model, photos, tmp_path, precisio
 
 def test_a_temperature_is_in_every_shipped_form(model, photos, tmp_path):
     """At 0.2, predict.py says the same of a file as of the model directory."""
-    from squeezenext import compress
+    from squeezenext.compress import command
     from squeezenext.export import litert as export_litert
     from squeezenext.model import loading
 
@@ -365,7 +365,7 @@ def test_a_temperature_is_in_every_shipped_form(model, photos, tmp_path):
         file = tmp_path / f"{precision}.tflite"
         file.write_bytes(export_litert.convert(known, precision, [crop]))
         np.testing.assert_allclose(Predictor(file).probabilities(image), expected, atol=close)
-    compress.compress(folder, tmp_path / "model.sqz", compress.Method(lossless=True))
+    command.compress(folder, tmp_path / "model.sqz", command.Method(lossless=True))
     found = Predictor(tmp_path / "model.sqz").probabilities(image)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from squeezenext.compression import allocation, calibration, rate_distortion
-from squeezenext.compression.sharing import Shared
+from squeezenext.compress import allocation, probes, rate_distortion
+from squeezenext.compress.sharing import Shared
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def layer():
 
 
 def error(kernel, shared, moments):
-    return calibration.squared(shared.values - kernel, moments)
+    return probes.squared(shared.values - kernel, moments)
 
 
 def test_a_dearer_bit_means_fewer_bits_and_more_error(layer):

@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from squeezenext import compress, evaluate, export
+from squeezenext import evaluate, export
+from squeezenext.compress import command
 from squeezenext.model import checkpoint, loading
 from tests import browser, tiny
 from tests.test_imports import imported
@@ -88,7 +89,7 @@ def test_temperature_is_stored_and_lowers_the_loss(model, pattern, scored, tmp_p
     assert told in run(capsys, *common[:-1])[1]
     card = (copy / "MODEL_CARD.md").read_text()
     assert "Probabilities are calibrated" in card and "fitted to 37 images" in card
-    compress.compress(copy, tmp_path / "a.sqz", compress.Method(lossless=True))
+    command.compress(copy, tmp_path / "a.sqz", command.Method(lossless=True))
     export.export(copy, "litert", tmp_path / "a.tflite")
     for file in ("a.sqz", "a.tflite"):  # which say it as the directory does
         code, out, _ = run(capsys, "--model_dir", tmp_path / file, *common[2:])
@@ -124,7 +125,7 @@ def test_a_damaged_last_checkpoint_is_not_passed_over_silently(model, pattern, t
 def test_every_form_of_a_calibrated_model_has_one_loss(model, pattern, tmp_path):
     folder = shutil.copytree(model, tmp_path / "warm")
     (folder / "calibration.json").write_text('{"temperature": 2.0}')
-    compress.compress(folder, tmp_path / "a.sqz", compress.Method(lossless=True))
+    command.compress(folder, tmp_path / "a.sqz", command.Method(lossless=True))
     export.export(folder, "litert", tmp_path / "a.tflite")
     forms = (folder, tmp_path / "a.sqz", tmp_path / "a.tflite")
     own, *others = (

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import compress
 from squeezenext.adaptation import planning
-from squeezenext.compression import retraining, sharing
+from squeezenext.compress import command, retraining, sharing
 from squeezenext.formats import variables
 from squeezenext.network import graph, keras_model
 from squeezenext.network.keras_model import model_variables
@@ -86,7 +85,7 @@ def test_the_batch_divides_among_any_number_of_devices(monkeypatch, count, batch
     """The recipe's 32 among three GPUs; `adapt` trains with the same."""
     several = types.SimpleNamespace(num_replicas_in_sync=count)
     monkeypatch.setattr(devices, "strategy", lambda *_: several)
-    config = compress.Method(epochs=2.0).recipe(tiny.SQUEEZENEXT, "teacher")
+    config = command.Method(epochs=2.0).recipe(tiny.SQUEEZENEXT, "teacher")
     found = retraining.for_devices(config)
     assert found.training.batch_size == planning.batch_size() == batch
     assert devices.size(found, several) * count <= batch

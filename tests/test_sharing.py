@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from squeezenext.compression import sharing
-from squeezenext.compression.sharing import Shared
+from squeezenext.compress import sharing
+from squeezenext.compress.sharing import Shared
 from squeezenext.errors import InputError
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from squeezenext import labels
-from squeezenext.compression import sharing
+from squeezenext.compress import sharing
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.labels import Label

@@ -13,8 +13,9 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from squeezenext import compress, demo, files
-from squeezenext.compression import making
+from squeezenext import demo, files
+from squeezenext.compress import command as compress_command
+from squeezenext.compress import making
 from squeezenext.errors import InputError
 from squeezenext.export import checking, command, npm
 from squeezenext.export import page as export_web
@@ -147,7 +148,7 @@ def far_from(model_dir, path):
     weights["classifier/kernel"] = -20 * weights["classifier/kernel"]
     path.parent.mkdir(exist_ok=True)
     made = making._losslessly(
-        dataclasses.replace(known, weights=weights), compress.Method(lossless=True)
+        dataclasses.replace(known, weights=weights), compress_command.Method(lossless=True)
     )
     sqz.write(path, made.encoded.data)
 
@@ -161,7 +162,7 @@ def test_a_page_has_the_compressed_network_only_where_it_is_the_same(model_dir, 
     far_from(model_dir, path)
     assert exported(model_dir, site) == 0
     assert "too far from the model's" in capsys.readouterr().err and names(site) == ["float32"]
-    compress.compress(model_dir, path, compress.Method(lossless=True))
+    compress_command.compress(model_dir, path, compress_command.Method(lossless=True))
     assert exported(model_dir, site) == 0 and names(site) == ["float32", "compressed"]
     files.note(path).write_text('{"weights_sha256": "a", "max_bytes": 9}')  # as `adapt` writes it
     (model_dir / "final.json").write_text('{"weights_sha256": "a"}')

@@ -353,10 +353,10 @@ def test_a_cut_download_is_said(tmp_path, monkeypatch):
 
 def test_a_compressed_file_is_exported(published, tmp_path):
     """From .net to .sqz and back: the same weights, in as many bytes."""
-    from squeezenext import compress
+    from squeezenext.compress import command
 
     file, path = tmp_path / "a.sqz", tmp_path / "a.net"
-    compress.compress("squeezenet_v1_0", file, compress.Method(lossless=True, coder="huffman"))
+    command.compress("squeezenet_v1_0", file, command.Method(lossless=True, coder="huffman"))
     assert run_weights("export", "--format", "deep_compression", "--model_dir", file, "--output",
                        path) == 0  # fmt: skip
     assert path.stat().st_size == 675_763

@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 
 from squeezenext import files, tf_import
-from squeezenext.compression import method
+from squeezenext.compress import method
 from squeezenext.config import Config, recipes
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError

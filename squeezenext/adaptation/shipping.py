@@ -4,10 +4,11 @@ import dataclasses
 import json
 from pathlib import Path
 
-from squeezenext import compress, export
+from squeezenext import export
 from squeezenext import files as files_module
 from squeezenext.cli import Say
-from squeezenext.compression.allocation import BudgetTooSmall
+from squeezenext.compress import command as compress_command
+from squeezenext.compress.allocation import BudgetTooSmall
 from squeezenext.errors import InputError, NotFinite, NotKept
 from squeezenext.evaluate import command
 from squeezenext.files import note
@@ -63,9 +64,9 @@ def compress_once(
     path, source = model_dir / FOLDER / "model.sqz", _source(model_dir, sha256)
     if not _is_made(path, source | {"max_bytes": max_bytes}):
         _remove_of_others(path, source)  # else it would stand where none could be made
-        method = compress.Method(max_bytes=max_bytes, epochs=epochs)
+        method = compress_command.Method(max_bytes=max_bytes, epochs=epochs)
         try:
-            compress.compress(model_dir, path, method, records, say=say)
+            compress_command.compress(model_dir, path, method, records, say=say)
         except (InputError, NotFinite, NotKept) as error:
             return Made({}, (f"{path} was not made: {_reason(error)}",))
         _remember(path, source | {"max_bytes": max_bytes})

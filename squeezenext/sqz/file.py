@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from squeezenext import files, labels
-from squeezenext.compression.sharing import Shared
+from squeezenext.compress.sharing import Shared
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.network import graph

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from squeezenext.compression.sharing import Shared
+from squeezenext.compress.sharing import Shared
 from squeezenext.errors import InputError
 
 Positions = Literal["dense", "gaps", "mask"]

@@ -3,8 +3,8 @@
 import dataclasses
 import math
 
-from squeezenext.compression.allocation import Sharing
-from squeezenext.compression.sharing import Initialization
+from squeezenext.compress.allocation import Sharing
+from squeezenext.compress.sharing import Initialization
 from squeezenext.config import Config, Distillation, Training
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError

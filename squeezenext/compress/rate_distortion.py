@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from squeezenext.compression.sharing import Shared, nearest
+from squeezenext.compress.sharing import Shared, nearest
 
 FEW, MANY = 16, 512  # values to begin with; those that no weight takes die out
 _ROUNDS = 20

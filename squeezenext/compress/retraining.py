@@ -11,17 +11,65 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from squeezenext.compression import method, pruning
-from squeezenext.compression.sharing import Shared
+from squeezenext.compress import method
+from squeezenext.compress.sharing import Shared
 from squeezenext.config import Config
 from squeezenext.errors import NotFinite
 from squeezenext.formats import variables
 from squeezenext.network import graph
+from squeezenext.network.graph import Graph
 from squeezenext.network.keras_model import model_variables
 from squeezenext.records.reader import Reader, faults_named
 from squeezenext.train import devices, losses, model_directory
 from squeezenext.train.history import ProgressBar
 from squeezenext.train.loop import Loop
+
+# Which weights to take away, and when.
+#
+# Deep Compression prunes what is small, layer by layer at thresholds found by hand. Here one
+# ranking
+# holds for all layers: a weight's square times what that layer's errors have been measured to cost.
+# The share that stays falls along a cubic (Zhu and Gupta, arXiv:1710.01878), fast while most of
+# what
+# goes is useless, slowly at the end.
+
+
+def density(progress: float, final: float) -> float:
+    """Returns the share of weights that stay at `progress`, 0..1, of the pruning."""
+    left = 1.0 - min(max(progress, 0.0), 1.0)
+    return final + (1.0 - final) * left**3
+
+
+def importance(
+    graph: Graph, moments: Mapping[str, np.ndarray], costs: Mapping[str, float]
+) -> dict[str, float]:
+    """Returns what a squared unit of each layer's weights costs, on average over them."""
+    return {
+        node.name: costs[node.name]
+        * float(np.trace(moments[node.name], axis1=1, axis2=2).mean())
+        / moments[node.name].shape[-1]
+        for node in graph.weighted
+    }
+
+
+def masks(
+    kernels: Mapping[str, np.ndarray], importance: Mapping[str, float], share: float
+) -> dict[str, np.ndarray]:
+    """Returns which weights stay, bool by layer: the most important `share` of all.
+
+    Every layer keeps a weight, so that none goes blind.
+    """
+    scores = {
+        name: np.square(k, dtype=np.float64) * importance[name] for name, k in kernels.items()
+    }
+    every = np.concatenate([score.ravel() for score in scores.values()])
+    gone = min(int(round((1.0 - share) * len(every))), len(every) - 1)
+    least = np.partition(every, gone)[gone]
+    return {
+        name: (score >= min(least, score.max())) & (kernels[name] != 0)
+        for name, score in scores.items()
+    }
+
 
 PRUNING_SHARE = 0.5  # of the pruning epochs in which weights go; in the rest the others recover
 CALLS = 20  # in that time, each with masks of its own
@@ -159,9 +207,9 @@ def prune(
     call = max(1, last // CALLS)
 
     def update_masks(step: int) -> None:
-        now = pruning.density((step + call) / last, share)
+        now = density((step + call) / last, share)
         values = {name: kernel.numpy() for name, kernel in kernels.items()}
-        for name, mask in pruning.masks(values, importance, now).items():
+        for name, mask in masks(values, importance, now).items():
             kept[name].assign(mask.astype(np.float32))
             kernels[name].assign(values[name] * mask)
 

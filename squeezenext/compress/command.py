@@ -1,7 +1,7 @@
 """Compresses a model into one small file that predict.py and evaluate read: Deep Compression.
 
     python -m squeezenext.compress --model_dir DIR|NAME --output FILE.sqz [--max_bytes N]
-    python -m squeezenext.compress --model_dir DIR --output FILE.sqz --max_bytes 250000 \\
+    python -m squeezenext.compress --model_dir DIR --output FILE.sqz --max_bytes 250000 \
         --data_dir RECORDS --num_epochs 8 --density 0.35
 
 Without --data_dir no image is needed: bits are shared out by what errors do to the answers on drawn
@@ -14,17 +14,16 @@ docs/compression.md has the method and the format.
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from squeezenext.cli import Say, run, tell
-from squeezenext.compression import making, report
-from squeezenext.compression.allocation import BudgetTooSmall
-from squeezenext.compression.method import Method
-from squeezenext.compression.report import Examination
+from squeezenext.compress import making, report
+from squeezenext.compress.allocation import BudgetTooSmall
+from squeezenext.compress.method import Method
+from squeezenext.compress.report import Examination
 from squeezenext.errors import InputError
 from squeezenext.model import loading as trained_models
 from squeezenext.model.loading import Trained
@@ -162,7 +161,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(found)) if values["json"].value else report.show(found)
 
     return run(command, values, __doc__, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

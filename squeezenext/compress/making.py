@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext.cli import Say
-from squeezenext.compression import allocation, report
-from squeezenext.compression.calibration import Probe, drawn
-from squeezenext.compression.method import Method
+from squeezenext.compress import allocation, report
+from squeezenext.compress.method import Method
+from squeezenext.compress.probes import Probe, drawn
 from squeezenext.errors import InputError, NotFinite, NotKept
 from squeezenext.model import loading
 from squeezenext.model.loading import Trained
@@ -162,7 +162,7 @@ def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: 
     from squeezenext import tf_import
 
     tf_import.import_tensorflow()
-    from squeezenext.compression import pruning, retraining
+    from squeezenext.compress import retraining
     from squeezenext.network import graph
     from squeezenext.records import dataset
     from squeezenext.records.reader import Reader
@@ -171,7 +171,9 @@ def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: 
     dataset.check_split(found, "train")
     reader = Reader(found.splits["train"])
     config = retraining.for_devices(method.recipe(model.config, str(model_dir)))
-    importance = pruning.importance(probe.graph, moments := probe.moments(), probe.costs(moments))
+    importance = retraining.importance(
+        probe.graph, moments := probe.moments(), probe.costs(moments)
+    )
     say(f"Pruning to {method.density:.0%} of the weights in {config.training.epochs} epochs.")
     arrays = retraining.prune(config, _variables(model_dir), reader, importance, method.density)
     pruned = dataclasses.replace(model, weights=graph.fold(config, arrays))

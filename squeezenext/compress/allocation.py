@@ -13,9 +13,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from squeezenext.compression import calibration, rate_distortion, sharing
-from squeezenext.compression.calibration import Probe
-from squeezenext.compression.sharing import Initialization, Shared
+from squeezenext.compress import probes, rate_distortion, sharing
+from squeezenext.compress.probes import Probe
+from squeezenext.compress.sharing import Initialization, Shared
 from squeezenext.errors import InputError
 from squeezenext.sqz.file import Encoded
 
@@ -88,7 +88,7 @@ def by_k_means(probe: Probe, initialization: Initialization) -> Sharer:
         choices[node.name] = []
         for bits in BITS:
             made = sharing.k_means(kernel, bits, initialization)
-            error = calibration.squared(made.values - kernel, moments[node.name])
+            error = probes.squared(made.values - kernel, moments[node.name])
             choices[node.name].append((costs[node.name] * error, information(made), made))
 
     def shared(slope: float) -> Kernels:

@@ -1,1 +1,0 @@
-"""Deep Compression and beyond: fewer, shared, entropy-coded weights, and the `.sqz` file."""
