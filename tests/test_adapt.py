@@ -7,8 +7,9 @@ import types
 
 import pytest
 
-from squeezenext import adapt
-from squeezenext.adaptation import planning, shipping
+from squeezenext.adapt import command as adapt_command
+from squeezenext.adapt import plan as planning
+from squeezenext.adapt import shipping
 from squeezenext.compress import allocation
 from squeezenext.compress import command as compress_command
 from squeezenext.compress.allocation import BudgetTooSmall
@@ -97,7 +98,7 @@ def test_another_budget_gets_retraining_of_its_own(tmp_path, monkeypatch, first)
 
     def again(max_bytes):
         given = (tmp_path / "adapt.json", found, "squeezenet_v1_1", 30, 0.0, max_bytes)
-        return adapt._planned(*given)
+        return adapt_command._planned(*given)
 
     monkeypatch.setattr(planning, "measured", lambda configuration: pytest.fail("measured anew"))
     assert again(first) == (made, True) and not made.compression_epochs
@@ -183,12 +184,12 @@ def test_a_budget_that_cannot_be_met_costs_nothing_else(makers, tmp_path, monkey
     assert not old.exists()
     assert set(files) == {"float32", "int8"}
     assert "--max_bytes 10 is too little" in fault and "--max_bytes" in fault
-    done = adapt.Adapted(
+    done = adapt_command.Adapted(
         tmp_path, plan(160, 5), {"network": 0.5, "float32": 0.5}, "test", 40, files,
         tmp_path / "report/index.html", 60.0, (fault,),
     )  # fmt: skip
-    monkeypatch.setattr(adapt, "adapt", lambda *_, **__: done)
-    assert adapt.main(["adapt", "photos", "--model_dir", str(tmp_path)]) == 1
+    monkeypatch.setattr(adapt_command, "adapt", lambda *_, **__: done)
+    assert adapt_command.main(["adapt", "photos", "--model_dir", str(tmp_path)]) == 1
     told = capsys.readouterr()
     assert "0.5000 (0.3520 to 0.6480)" in told.out and "40 test images" in told.out
     assert "too little" in told.err
@@ -280,7 +281,7 @@ def test_what_cannot_be_done_is_said_at_once(tmp_path, monkeypatch, change, mess
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     with pytest.raises(InputError, match=message):
-        adapt.adapt(**({"photos": "photos", "model_dir": "mine"} | change))
+        adapt_command.adapt(**({"photos": "photos", "model_dir": "mine"} | change))
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
@@ -295,11 +296,11 @@ def test_other_photographs_want_another_directory_and_twins_are_told(tmp_path, c
                 (folder / f"{number}.jpg").write_bytes(tiny.jpeg(label * 10 + number, label))
     (tmp_path / "photos/train/n1/broken.jpg").write_bytes(b"no image")
     (tmp_path / "photos/train/n1/IMG.HEIC").write_bytes(b"of a telephone")
-    records, faults = adapt._convert(tmp_path / "photos", tmp_path / "mine" / "records", 0)
+    records, faults = adapt_command._convert(tmp_path / "photos", tmp_path / "mine" / "records", 0)
     told = capsys.readouterr().err
     assert "4 images lie in two splits" in told and "1 .heic" in told
     assert len(faults) == 1 and "broken.jpg" in told
-    assert adapt._convert(tmp_path / "photos", records, 0)[0] == records
+    assert adapt_command._convert(tmp_path / "photos", records, 0)[0] == records
     (tmp_path / "photos/train/n1/9.jpg").write_bytes(tiny.jpeg(9, 1))
     with pytest.raises(InputError, match="begun with other photographs"):
-        adapt._convert(tmp_path / "photos", records, 0)
+        adapt_command._convert(tmp_path / "photos", records, 0)

@@ -12,10 +12,10 @@ from tests import tiny
 
 def _published(folder: Path) -> None:
     """In a process of its own: a model directory counts as a published model."""
-    from squeezenext import adapt
+    from squeezenext.adapt import command
     from squeezenext.config import io as config_io
 
-    adapt.PUBLISHED[str(folder)] = None
+    command.PUBLISHED[str(folder)] = None
     config_io.load = lambda name: config_io.read(Path(name) / "config.json")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext.adaptation import planning
+from squeezenext.adapt import plan as planning
 from squeezenext.compress import command, retraining, sharing
 from squeezenext.formats import variables
 from squeezenext.network import graph, keras_model

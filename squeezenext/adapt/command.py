@@ -15,7 +15,6 @@ Python:
 
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +22,9 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext import metrics, tf_import
-from squeezenext.adaptation import planning, shipping
-from squeezenext.adaptation.planning import Plan
+from squeezenext.adapt import plan as planning
+from squeezenext.adapt import shipping
+from squeezenext.adapt.plan import Plan
 from squeezenext.cli import run, tell
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.model import card, published
@@ -262,7 +262,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise SomeInputsFailed(" ".join(adapted.faults))
 
     return run(command, values, __doc__, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
