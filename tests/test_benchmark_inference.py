@@ -1,4 +1,4 @@
-"""Tests for `../scripts/benchmark_inference.py`, its worker and the files it writes."""
+"""Tests for `../scripts/benchmarks/inference.py`, its worker and the files it writes."""
 
 import dataclasses
 import json
@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from scripts import benchmark_inference
-from scripts.peers import ncnn_files, runtimes
+from scripts.benchmarks import inference as benchmark_inference
+from scripts.benchmarks.peers import ncnn_files, runtimes
 from squeezenext.export import rgb
 from squeezenext.formats import ncnn
 from squeezenext.labels import Label

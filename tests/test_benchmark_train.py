@@ -1,4 +1,4 @@
-"""Tests for `../scripts/benchmark_train.py`: the same network as a peer, and honest ratios."""
+"""Tests for `../scripts/benchmarks/train.py`: the same network as a peer, and honest ratios."""
 
 import ast
 import re
@@ -6,8 +6,8 @@ import re
 import keras
 import pytest
 
-from scripts import benchmark_train
-from scripts.peers import stock_keras
+from scripts.benchmarks import train as benchmark_train
+from scripts.benchmarks.peers import stock_keras
 from squeezenext.config import io as config_io
 from squeezenext.network import architecture, keras_model
 from tests.conftest import REPOSITORY
@@ -49,8 +49,8 @@ def methods(file, name):
     [
         ("squeezenext/network/keras_model.py", "KerasOps", False),
         ("squeezenext/network/graph.py", "_Recorder", False),
-        ("scripts/peers/stock_keras.py", "StockOps", True),
-        ("scripts/peers/torch_train.py", "TorchOps", False),
+        ("scripts/benchmarks/peers/stock_keras.py", "StockOps", True),
+        ("scripts/benchmarks/peers/torch_train.py", "TorchOps", False),
     ],
 )
 def test_whatever_builds_networks_is_called_alike(file, name, inherits):

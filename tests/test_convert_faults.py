@@ -1,6 +1,6 @@
 """Whatever happens to a conversion, the next run ends with the undisturbed bytes.
 
-The long form is scripts/fault_convert.py without flags: every call, 50 kills, 20 pairs.
+The long form is scripts/faults/convert.py without flags: every call, 50 kills, 20 pairs.
 """
 
 import hashlib
@@ -10,13 +10,14 @@ import sys
 
 import pytest
 
-from scripts import fault_disk, fault_setup
+from scripts.faults import disk as fault_disk
+from scripts.faults import setup as fault_setup
 from tests.test_convert import ROOT
 
 
 def test_disturbed_conversions():
     """Every 17th file call in four ways, limits, a full disk, five kills, two pairs."""
-    line = [sys.executable, "scripts/fault_convert.py", "--every=17", "--kills=5", "--pairs=2"]
+    line = [sys.executable, "scripts/faults/convert.py", "--every=17", "--kills=5", "--pairs=2"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert [row.split()[1:2] for row in done.stdout.splitlines()] == [

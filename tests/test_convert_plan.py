@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from scripts import fault_setup
+from scripts.faults import setup as fault_setup
 from squeezenext.convert import command, commit, plan, pool, shards, tfrecords
 from squeezenext.convert.command import convert
 from squeezenext.errors import InputError, RunAgain

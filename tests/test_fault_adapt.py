@@ -1,11 +1,11 @@
-"""Tests for `../scripts/fault_adapt.py`: adapt, killed, ends as if nothing had happened."""
+"""Tests for `../scripts/faults/adapt.py`: adapt, killed, ends as if nothing had happened."""
 
 import functools
 from pathlib import Path
 
 import pytest
 
-from scripts import fault_adapt
+from scripts.faults import adapt as fault_adapt
 from squeezenext.errors import SomeInputsFailed
 from tests import tiny
 

@@ -1,12 +1,14 @@
-"""Tests for `../scripts/fault_train.py` and `soak_train.py`: they can say that something failed."""
+"""Tests for `../scripts/faults/train.py` and `soak_train.py`: they can say what failed."""
 
 import json
 import random
 
 import pytest
 
-from scripts import fault_train, fault_train_disk, soak_train
-from scripts.fault_train_bench import Different
+from scripts.faults import soak_train
+from scripts.faults import train as fault_train
+from scripts.faults import train_disk as fault_train_disk
+from scripts.faults.train_bench import Different
 from squeezenext.errors import SomeInputsFailed
 
 

@@ -1,8 +1,8 @@
-"""The short form of `../scripts/fuzz_decoders.py`: a thousand damaged files."""
+"""The short form of `../scripts/faults/fuzz_decoders.py`: a thousand damaged files."""
 
 import pytest
 
-from scripts import fuzz_decoders
+from scripts.faults import fuzz_decoders
 from squeezenext.errors import SomeInputsFailed
 
 

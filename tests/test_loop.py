@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from scripts.fault_nan import Planted
+from scripts.faults.nan import Planted
 from squeezenext.metrics import Evaluation
 from squeezenext.model import checkpoint
 from squeezenext.network.layers import Dropout

@@ -11,7 +11,7 @@ class Conv2D(keras.layers.Conv2D):
 
     A 7x7 stem of 96 filters with its kernel's gradient takes 61 ms instead of 79, of 64 filters 40
     instead of 44, SqueezeNet's classifier (1x1 from 512 to 1000 channels) with its gradients 20
-    instead of 30; a 3x3 stem so 29 instead of 22 (scripts/benchmark_kernels.py).
+    instead of 30; a 3x3 stem so 29 instead of 22 (scripts/benchmarks/kernels.py).
     """
 
     def convolution_op(self, inputs, kernel):
@@ -69,7 +69,7 @@ class GroupedConv2D(keras.layers.Layer):
     `auto` takes native on a GPU. On a CPU, where Keras compiles its grouped layer with XLA for want
     of a native gradient, it takes dense for two groups, whose channels are few enough for the
     zeros to cost less than taking the image apart does, and split for more
-    (scripts/benchmark_kernels.py).
+    (scripts/benchmarks/kernels.py).
 
     Input: [batch, height, width, channels]; output: the same with `filters` channels. Kernel:
     [kernel_height, kernel_width, channels / groups, filters], group by group along the last axis.

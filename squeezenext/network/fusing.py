@@ -13,7 +13,7 @@ def on_cpu() -> bool:
 def fused(function: Callable) -> Callable:
     """Returns `function`, of tensors alone, such that XLA compiles it on a CPU.
 
-    scripts/benchmark_kernels.py has what that gives to training's images. On a GPU it is left as
+    scripts/benchmarks/kernels.py has what that gives to training's images. On a GPU it is left as
     it is: XLA wants tools there that are not always to be found.
     """
     compiled = tf.function(function, jit_compile=True, autograph=False)

@@ -130,7 +130,7 @@ def _slow_in_bfloat16(inputs) -> bool:
     """Says whether the CPU's fused kernel falls back to plain code: a register has 16 channels.
 
     32 x 55 x 55 x 8 on an AVX-512 CPU: 57 ms in bfloat16 with its gradient, 6 ms in float32 with
-    both casts; with 16 channels 9 and 8 ms (scripts/benchmark_kernels.py).
+    both casts; with 16 channels 9 and 8 ms (scripts/benchmarks/kernels.py).
     """
     return inputs.dtype == tf.bfloat16 and inputs.shape[-1] % 16 != 0 and on_cpu()
 
@@ -168,7 +168,7 @@ class Dropout(keras.layers.Layer):
         """Zeroes each element with the rate, to 1 / 65,536, and scales the others up.
 
         Two elements share a random number of 32 bits, and a product replaces the choice: on a CPU
-        TensorFlow's way took 9 % of SqueezeNet 1.1's step (scripts/benchmark_kernels.py).
+        TensorFlow's way took 9 % of SqueezeNet 1.1's step (scripts/benchmarks/kernels.py).
         """
         elements = tf.size(inputs)
         words = tf.random.stateless_uniform(

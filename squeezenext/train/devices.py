@@ -166,7 +166,7 @@ def precision(choice: str) -> str:
     """Returns the Keras dtype policy for `--precision`: one of `PRECISIONS`, or "auto".
 
     "auto": float16 on GPUs; bfloat16 on CPUs with AVX512-BF16 or AMX, where SqueezeNet 1.1
-    trains twice as fast (scripts/benchmark_train.py); else float32.
+    trains twice as fast (scripts/benchmarks/train.py); else float32.
 
     Raises:
       InputError: no such choice.

@@ -96,7 +96,7 @@ class Scorer:
 
         Made once for a reader: their graphs refer to themselves in circles, which Python collects
         so seldom beside TensorFlow's millions of objects that memory grew by 0.8 MB an evaluation
-        (scripts/soak_train.py).
+        (scripts/faults/soak_train.py).
         """
         steps = 0
 

@@ -1,6 +1,6 @@
 """Disturbs training in every way known and compares what comes out with an undisturbed run.
 
-    python scripts/fault_train.py [--kills 50] [--every 8] [--workers 2,3] [--folder DIR]
+    python scripts/faults/train.py [--kills 50] [--every 8] [--workers 2,3] [--folder DIR]
 
 In turn: every so-many-th write, fsync and rename of our own fails (disk full, with nothing or half
 of the file written), or it or a removal is the last thing the process does (which calls these are:
@@ -23,12 +23,14 @@ from pathlib import Path
 
 from absl import flags
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts import fault_train_disk, fault_train_inputs, fault_train_workers
-from scripts.fault_train_bench import LONG, Bench, Different, check, last_words, weights
-from scripts.fault_train_workers import Group
+from scripts.faults import train_disk as fault_train_disk
+from scripts.faults import train_inputs as fault_train_inputs
+from scripts.faults import train_workers as fault_train_workers
+from scripts.faults.train_bench import LONG, Bench, Different, check, last_words, weights
+from scripts.faults.train_workers import Group
 from squeezenext import cli as command_line
 from squeezenext.errors import SomeInputsFailed
 

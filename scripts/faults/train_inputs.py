@@ -6,12 +6,12 @@ import sys
 import threading
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts import fault_train_disk
-from scripts.fault_train_bench import Bench, Different, last_words
-from scripts.fault_train_workers import Group
+from scripts.faults import train_disk as fault_train_disk
+from scripts.faults.train_bench import Bench, Different, last_words
+from scripts.faults.train_workers import Group
 
 STALL_SECONDS = 120.0  # more than a first call takes, which builds the graph
 

@@ -1,6 +1,7 @@
 """Measures prediction: from a cold process, and of a folder of photographs beside PyTorch.
 
-    python scripts/benchmark_predict.py PHOTOS [--int8 FILE.tflite] [--torch_python VENV/bin/python]
+    python scripts/benchmarks/predict.py PHOTOS [--int8 FILE.tflite] \\
+        [--torch_python VENV/bin/python]
 
 Contestants take turns in each round. Cold: whole processes, one photograph; the ratio is to
 `python -c "import tensorflow"` in the same round. Folder: PHOTOS repeated up to --images, ours as
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from absl import flags
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from squeezenext import cli as command_line

@@ -1,6 +1,6 @@
 """Measures pieces of the training step beside other ways to compute the same.
 
-    python scripts/benchmark_kernels.py [--rounds 8]
+    python scripts/benchmarks/kernels.py [--rounds 8]
 
 What convolutions.py, layers.py and fusing.py choose follows from this table.
 The ways of a row take turns; told is the shortest of the rounds, in milliseconds, for a batch of
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from squeezenext import cli as command_line

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts import forks
+from scripts.faults import forks
 from squeezenext.errors import SomeInputsFailed
 from squeezenext.model import checkpoint
 

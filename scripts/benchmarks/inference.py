@@ -1,6 +1,6 @@
 """Measures one image's latency of each network in each runtime, alternating in one run.
 
-    python scripts/benchmark_inference.py [--networks NAME,...] [--data_dir RECORDS] \\
+    python scripts/benchmarks/inference.py [--networks NAME,...] [--data_dir RECORDS] \
         [--torch_python VENV/bin/python] [--ncnn_python VENV/bin/python] [--json] [--plot FILE.png]
 
 A network is a published model, a model directory, or a configuration, whose weights are then
@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts.peers import ncnn_files, runtimes
-from scripts.peers.runtimes import Row, Worker
+from scripts.benchmarks.peers import ncnn_files, runtimes
+from scripts.benchmarks.peers.runtimes import Row, Worker
 from squeezenext import cli as command_line
 from squeezenext import labels
 from squeezenext.config import io as config_io

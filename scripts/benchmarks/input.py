@@ -1,6 +1,6 @@
 """Measures the input pipeline against the predecessor's, torchvision's and bare decoding.
 
-    python scripts/benchmark_input.py --data_dir RECORDS [--data_dir OTHERS]
+    python scripts/benchmarks/input.py --data_dir RECORDS [--data_dir OTHERS]
         [--torch_python VENV/bin/python] [--rounds 5] [--json]
 
 In each round one contestant after the other, each in a process of its own that ends with its turn
@@ -21,10 +21,10 @@ from pathlib import Path
 
 from absl import flags
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts.peers.contestant import Contestant
+from scripts.benchmarks.peers.contestant import Contestant
 from squeezenext import cli as command_line
 from squeezenext.errors import InputError
 from squeezenext.records import manifest
@@ -38,7 +38,7 @@ KINDS = (*OURS, "predecessor", "torchvision", "decode alone")
 
 def contestant(directory: Path, kind: str) -> Iterator[int]:
     """Yields the number of images of each prepared batch."""
-    from scripts.peers import input_peers
+    from scripts.benchmarks.peers import input_peers
 
     split = manifest.load_manifest(directory).splits["train"]
     shards = [str(shard.path) for shard in split.shards]

@@ -1,6 +1,6 @@
 """Measures the conversion of ImageNet's training archive beside copying it and others' ways.
 
-    python scripts/benchmark_convert.py --gigabytes 3 --rounds 3 [--tfds_python VENV/bin/python]
+    python scripts/benchmarks/convert.py --gigabytes 3 --rounds 3 [--tfds_python VENV/bin/python]
 
 Makes an archive in the official form of real images repeated under new names, each with a JPEG
 comment of its own since real sets have few equal images, then times, one after the other in
@@ -25,10 +25,10 @@ from pathlib import Path
 
 from absl import flags
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts.peak_memory import run
+from scripts.benchmarks.peak_memory import run
 from squeezenext import cli as command_line
 from squeezenext.convert.imagenet_archives import TRAIN, VALIDATION
 from squeezenext.errors import InputError

@@ -16,10 +16,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts import fault_setup
+from scripts.faults import setup as fault_setup
 from squeezenext.convert import commit, plan, space
 
 MODES = {"disk full": 75, "input/output error": 2, "killed before": -9, "killed half-way": -9}

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts.fault_train_bench import SHORT, Bench, Different, check, last_words, newest
+from scripts.faults.train_bench import SHORT, Bench, Different, check, last_words, newest
 
 FULL = ("disk full", "disk full half-way")
 KILLS = ("killed before", "killed half-way", "killed after")

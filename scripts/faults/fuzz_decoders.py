@@ -1,6 +1,6 @@
 """Feeds damaged files to every reader of weights made elsewhere.
 
-    python scripts/fuzz_decoders.py [--cases 2000] [--seed 0]
+    python scripts/faults/fuzz_decoders.py [--cases 2000] [--seed 0]
 
 Each reader gets that many files: cut, with bits flipped, bytes replaced, moved, doubled or
 inserted, numbers made huge, or random from the first byte. A reader has to refuse one in a
@@ -28,10 +28,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts.damage import damage
+from scripts.faults.damage import damage
 from squeezenext import cli as command_line
 from squeezenext import labels
 from squeezenext.compress import sharing

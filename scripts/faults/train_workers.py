@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts import fault_train_disk
-from scripts.fault_train_bench import Bench, Different, check, last_words, newest, weights
+from scripts.faults import train_disk as fault_train_disk
+from scripts.faults.train_bench import Bench, Different, check, last_words, newest, weights
 from squeezenext.model import checkpoint
 
 LEAVE_SECONDS = 30
@@ -176,7 +176,7 @@ def planted(bench: Bench) -> int:
     folder.mkdir()
     tiny.shard(folder / "train-00000-of-00001", 40)
     for count, configs in ((2, [""]), (4, [""]), (2, tiny.tf_configs(2))):
-        line = [sys.executable, "-m", "scripts.fault_nan", f"--folder={folder}"]
+        line = [sys.executable, "-m", "scripts.faults.nan", f"--folder={folder}"]
         line.append(f"--devices={count if configs == [''] else 0}")
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
         processes = [

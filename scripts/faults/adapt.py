@@ -1,6 +1,6 @@
 """Kills adapt while it trains, while it exports and at random moments; compares what comes out.
 
-    python scripts/fault_adapt.py PHOTOS [--kills 5] [--minutes 1] [--folder DIR]
+    python scripts/faults/adapt.py PHOTOS [--kills 5] [--minutes 1] [--folder DIR]
 
 After each SIGKILL the same command is given again, with --deterministic, and must leave the files
 of a run that nobody disturbed, byte for byte. Exit code 0: it did; 1: something is another.
@@ -19,10 +19,10 @@ from pathlib import Path
 
 from absl import flags
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts import forks
+from scripts.faults import forks
 from squeezenext import cli as command_line
 from squeezenext.errors import InputError, SomeInputsFailed
 

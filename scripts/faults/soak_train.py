@@ -1,6 +1,6 @@
 """Trains for a long time and watches resident memory and retracing.
 
-    python scripts/soak_train.py [--steps 2000] [--configuration NAME]
+    python scripts/faults/soak_train.py [--steps 2000] [--configuration NAME]
 
 An ordinary run, as `squeezenext.train` does it: checkpoints, TensorBoard with its pictures, an
 evaluation an epoch with the moving average of the weights, and images that grow half-way. Resident
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from squeezenext import cli as command_line

@@ -1,6 +1,6 @@
 """Disturbs conversions in every way known and compares what comes out with an undisturbed one.
 
-    python scripts/fault_convert.py [--kills 50] [--every 1] [--pairs 20] [--folder DIR]
+    python scripts/faults/convert.py [--kills 50] [--every 1] [--pairs 20] [--folder DIR]
 
 In turn: every call that makes, fills, flushes, closes, links or renames a file fails (disk full,
 I/O error) or is the last thing the process does (before it, after half of it), with all work done
@@ -22,10 +22,11 @@ from pathlib import Path
 
 from absl import flags
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts import fault_disk, fault_setup
+from scripts.faults import disk as fault_disk
+from scripts.faults import setup as fault_setup
 from squeezenext import cli as command_line
 from squeezenext.convert.command import convert
 

@@ -1,6 +1,6 @@
 """Measures how soon the web page answers in a headless Chromium that has never seen it.
 
-    python scripts/benchmark_page.py SITE PHOTO [--rounds 5]
+    python scripts/benchmarks/page.py SITE PHOTO [--rounds 5]
 
 SITE is a folder of `squeezenext.export --format web`, served on 127.0.0.1. Each round starts a
 browser with an empty profile and counts from the request of the page: until the last file has come,
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from squeezenext import cli as command_line

@@ -1,6 +1,6 @@
 """Measures training against the same network in stock Keras 3 under `fit`, and in PyTorch.
 
-    python scripts/benchmark_train.py [--rounds 5] [--torch_python VENV/bin/python] [--json]
+    python scripts/benchmarks/train.py [--rounds 5] [--torch_python VENV/bin/python] [--json]
 
 Every contestant is a process of its own that has taken its first step before anything is timed;
 then, in each round, one after the other trains for some four seconds on a batch that lies in
@@ -17,10 +17,10 @@ from pathlib import Path
 
 from absl import flags
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts.peers.contestant import Contestant
+from scripts.benchmarks.peers.contestant import Contestant
 from squeezenext import cli as command_line
 from squeezenext.config import io as config_io
 
@@ -67,10 +67,10 @@ def contestant(network: str, kind: str) -> Callable[[int], float]:
         return _ours(network, precision)
     config = config_io.load(network)
     if name == "Keras":
-        from scripts.peers import stock_keras
+        from scripts.benchmarks.peers import stock_keras
 
         return stock_keras.trainer(config, precision, BATCH)
-    from scripts.peers import torch_train
+    from scripts.benchmarks.peers import torch_train
 
     return torch_train.trainer(config, BATCH, compiled=mode == "compiled")
 

@@ -1,1 +1,0 @@
-"""How others would do it: what the benchmarks measure against."""
