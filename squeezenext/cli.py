@@ -26,14 +26,19 @@ def run(
     values: flags.FlagValues,
     usage: str,
     argv: Sequence[str] | None = None,
+    *,
+    required: Sequence[str] = (),
+    positional: bool = False,
 ) -> int:
-    """Parses `argv`, runs `command(values, positional)` and returns the exit code.
+    """Parses `argv`, runs `command(values, arguments)` and returns the exit code.
 
     Args:
       command: called with the parsed flags and the positional arguments.
       values: the command's own flags; `--help` and `--debug` are added here.
       usage: shown by `--help` above the flags.
       argv: the command line with the program's name first; default `sys.argv`.
+      required: names of the flags without which the command is not run.
+      positional: whether the command takes arguments without a flag.
 
     Returns:
       0 done, 1 some inputs failed or an internal fault, 2 usage, 75 run again.
@@ -41,14 +46,29 @@ def run(
     argv = list(sys.argv if argv is None else argv)
     _define_common(values)
     try:
-        positional = list(values(argv))[1:]
+        arguments = list(values(argv))[1:]
     except flags.Error as error:
         said = str(error).rstrip()
         return _say(f"{said}{'' if said.endswith(('.', '?')) else '.'} Try --help.", 2)
     if values["help"].value:
         return _guarded(lambda: print(f"{usage.strip()}\n\n{values.get_help().strip()}"), False)
     tf_import.settle(values["debug"].value)
-    return _guarded(lambda: command(values, positional), values["debug"].value)
+
+    def checked() -> None:
+        _check(values, arguments, required, positional)
+        command(values, arguments)
+
+    return _guarded(checked, values["debug"].value)
+
+
+def _check(
+    values: flags.FlagValues, arguments: list[str], required: Sequence[str], positional: bool
+) -> None:
+    if arguments and not positional:
+        raise InputError(f"Unexpected argument {arguments[0]!r}; flags begin with --.")
+    for name in required:  # absl's own check would refuse --help, too
+        if values[name].value in (None, ""):
+            raise InputError(f"--{name} is missing; --help shows how to call this command.")
 
 
 def _define_common(values: flags.FlagValues) -> None:

@@ -65,11 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_string("data_dir", None, "Records on which int8 is calibrated.", **at)
     flags.DEFINE_integer("port", 8000, "Of 127.0.0.1; 0: a free one.", 0, 65535, **at)
 
-    def command(values, positional):
-        if positional:
-            raise InputError(f"Unexpected argument {positional[0]!r}; flags begin with --.")
-        if not values["model_dir"].value:
-            raise InputError("--model_dir is missing: a model directory or a published model.")
+    def command(values, _):
         model, port = loading.load(values["model_dir"].value), values["port"].value
         data_dir, count = values["data_dir"].value, checking.CALIBRATION_IMAGES
         model_dir = values["model_dir"].value
@@ -80,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with contextlib.suppress(KeyboardInterrupt):
                 serving.serve_forever()
 
-    return run(command, values, __doc__, argv)
+    return run(command, values, __doc__, argv, required=("model_dir",))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import glob
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,21 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         put(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Makes a file of these bytes, whole or not at all."""
+    write_file(path, lambda file: file.write_bytes(content))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Makes a file of this text in UTF-8, whole or not at all."""
+    write_file(path, lambda file: file.write_text(text, "utf-8"))
+
+
+def write_json(path: Path, document: object) -> None:
+    """Makes a file of a JSON document, an entry a line, whole or not at all."""
+    write_text(path, json.dumps(document, indent=1) + "\n")
 
 
 def put(temporary: Path, path: Path) -> None:

@@ -55,7 +55,7 @@ def write(kind: str, config: Config, arrays: dict[str, np.ndarray], path: Path) 
         content = _net_file(arrays, config)
     else:
         content = pytorch.encode(arrays, config, kind)
-    files.write_file(path, lambda file: file.write_bytes(content))
+    files.write_bytes(path, content)
 
 
 def _net_file(arrays: dict[str, np.ndarray], config: Config) -> bytes:
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError("Say what to do: python -m squeezenext.weights import|export ...")
         work(values)
 
-    return run(command, values, __doc__, argv)
+    return run(command, values, __doc__, argv, positional=True)
 
 
 def _import(values: flags.FlagValues) -> None:

@@ -11,7 +11,6 @@ from squeezenext import evaluate, labels
 from squeezenext.compress import allocation, making
 from squeezenext.compress import command as compress_command
 from squeezenext.compress.report import Examination
-from squeezenext.compress.sharing import Shared
 from squeezenext.config import io as config_io
 from squeezenext.config import recipes
 from squeezenext.errors import InputError, NotFinite
@@ -20,6 +19,7 @@ from squeezenext.model import checkpoint, loading
 from squeezenext.network import graph
 from squeezenext.predict.predictor import Predictor
 from squeezenext.sqz import file as sqz
+from squeezenext.sqz.kernels import Shared
 from tests import tiny
 
 

@@ -82,7 +82,7 @@ def test_a_name_is_never_a_path(name):
 
 def test_own_file(tmp_path):
     path = tmp_path / "mine.py"
-    path.write_text("from squeezenext.config_io import load\nCONFIG = load('quickstart')\n")
+    path.write_text("from squeezenext.config.io import load\nCONFIG = load('quickstart')\n")
     assert config_io.load(str(path)) == config_io.load("quickstart")
     path.write_text("CONFIG = 3\n")
     with pytest.raises(InputError, match="CONFIG is int"):

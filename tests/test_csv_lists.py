@@ -66,8 +66,8 @@ def test_the_order_of_classes_does_not_depend_on_pythons_hashes(images):
     labels = ["1", "01", "001"]
     lines = [f"images/{n}.jpg,{labels[n % 3]}\n" for n in range(6)]
     (images / "list.csv").write_text("".join(lines))
-    code = "import sys; from datasets import table; from pathlib import Path;"
-    code += "print([c.text for c in table.collect(Path(sys.argv[1]), 0.5, 0).classes])"
+    code = "import sys; from squeezenext.convert import csv_lists; from pathlib import Path;"
+    code += "print([c.text for c in csv_lists.collect(Path(sys.argv[1]), 0.5, 0).classes])"
     line = [sys.executable, "-c", code, images / "list.csv"]
     for seed in range(3):
         environment = os.environ | {"PYTHONHASHSEED": str(seed)}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from squeezenext.compress import allocation, probes, rate_distortion
-from squeezenext.compress.sharing import Shared
+from squeezenext.sqz.kernels import Shared
 
 
 @pytest.fixture(scope="module")

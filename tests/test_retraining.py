@@ -13,6 +13,7 @@ from squeezenext.compress import command, retraining, sharing
 from squeezenext.formats import variables
 from squeezenext.network import graph, keras_model
 from squeezenext.network.keras_model import model_variables
+from squeezenext.sqz.kernels import Shared
 from squeezenext.train import devices, measure
 from tests import tiny
 
@@ -98,7 +99,7 @@ def test_shared_values_are_trained_and_stay_shared(dense, reader):
     shared = {name: sharing.k_means(folded[f"{name}/kernel"], 3) for name in names}
     stem = shared["stem"].values.copy()
     stem[..., :2] = 0
-    shared["stem"] = sharing.Shared.of(stem)
+    shared["stem"] = Shared.of(stem)
     trained, weights = retraining.train_values(config, folded, shared, reader)
     moved = 0.0
     for name, kernel in shared.items():

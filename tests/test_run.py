@@ -148,7 +148,7 @@ def test_a_list_of_bad_records_that_cannot_be_written(made, start, tmp_path, mon
     one = start(tmp_path / "run")
     one.reader = reader
     with monkeypatch.context() as patch:
-        patch.setattr(bad_records, "write_file", fails)
+        patch.setattr(bad_records, "write_text", fails)
         with pytest.raises(RunAgain, match="Step 10 cannot be saved .*: Read-only file system; "):
             one.run()
     assert looped.update.step.numpy() == 10 and not (tmp_path / "run" / "final.json").exists()
@@ -375,7 +375,7 @@ def test_output_that_cannot_be_written_is_one_sentence():
     program = """
 import sys
 from absl import flags
-from squeezenext.flags import run
+from squeezenext.cli import run
 sys.exit(run(lambda values, rest: print("x" * 10), flags.FlagValues(), "", ["command"]))
 """
     with open("/dev/full", "w") as full:

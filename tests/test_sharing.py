@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from squeezenext.compress import sharing
-from squeezenext.compress.sharing import Shared
 from squeezenext.errors import InputError
+from squeezenext.sqz.kernels import Shared
 
 
 def test_a_kernel_taken_as_it_is():

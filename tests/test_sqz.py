@@ -22,7 +22,7 @@ from squeezenext.network import graph
 from squeezenext.predict.predictor import Predictor
 from squeezenext.sqz import file as sqz
 from squeezenext.sqz import header as sqz_header
-from squeezenext.sqz import kernels
+from squeezenext.sqz.kernels import Form, Shared
 from tests import tiny
 from tests.conftest import REPOSITORY
 
@@ -80,7 +80,7 @@ def test_networks_come_back(coder, wide, kind, monkeypatch):
     assert found.classes == CLASSES and found.coder == coder and found.temperature == 1.5
     kept = np.float32 if wide else np.float16
     for name, kernel in kernels.items():
-        values = kernel.values if isinstance(kernel, sharing.Shared) else kernel
+        values = kernel.values if isinstance(kernel, Shared) else kernel
         np.testing.assert_array_equal(found.weights[f"{name}/kernel"], values.astype(kept))
     for name, bias in biases.items():
         np.testing.assert_array_equal(found.weights[f"{name}/bias"], bias.astype(kept))
@@ -118,7 +118,7 @@ def test_a_file_is_read_without_tensorflow(files, tmp_path):
     path = tmp_path / "model.sqz"
     sqz.write(path, files[1])
     code = (
-        "import sys, pathlib; from squeezenext.compression import sqz\n"
+        "import sys, pathlib; from squeezenext.sqz import file as sqz\n"
         f"assert sqz.read(pathlib.Path({str(path)!r})).coder == 'arithmetic'\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)"
     )
@@ -235,7 +235,7 @@ def test_a_small_file_of_a_large_network_is_refused_soon(places, lanes):
     model = dataclasses.replace(tiny.SQUEEZENET.model, bypass="none", **changes)
     config = dataclasses.replace(tiny.SQUEEZENET, model=model)
     header = sqz_header.encode(sqz_header.Header(config, CLASSES))
-    form = kernels.Form(places, places == "dense", 0, 0, 0)
+    form = Form(places, places == "dense", 0, 0, 0)
     if places == "mask":
         form = dataclasses.replace(form, positive=1)
     streams = 2 * form.pack() + struct.pack("<H", lanes) + bytes(lanes)

@@ -12,10 +12,10 @@ from tests import tiny
 # Hashing lets other threads run and goes on through any signal, as a long step of TensorFlow does.
 PROGRAM = """
 import hashlib, sys, time
-from squeezenext.training import signals
-signals.UNWIND_SECONDS = 0.5
+from squeezenext.train import stopping
+stopping.UNWIND_SECONDS = 0.5
 saves, rounds = bool(int(sys.argv[1])), int(sys.argv[2])
-with signals.StopSignals() as stop:
+with stopping.StopSignals() as stop:
     stop.saves = saves
     stop.on_leaving(lambda: print("leaving", flush=True) or time.sleep(float(sys.argv[4])))
     print("ready", flush=True)

@@ -253,12 +253,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command(values, positional):
         if len(positional) != 1:
             raise InputError("Give one folder of photographs: squeezenext.adapt PHOTOS ...")
-        if not values["model_dir"].value:
-            raise InputError("--model_dir is missing: where everything shall be kept.")
         names = ("model_dir", "configuration", "minutes", "max_bytes", "seed", "deterministic")
         adapted = adapt(positional[0], **{name: values[name].value for name in names})
         print(_told(adapted))
         if adapted.faults:
             raise SomeInputsFailed(" ".join(adapted.faults))
 
-    return run(command, values, __doc__, argv)
+    return run(command, values, __doc__, argv, required=("model_dir",), positional=True)

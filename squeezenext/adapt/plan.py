@@ -141,8 +141,7 @@ def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
 
 def keep(path: Path, plan: Plan) -> None:
     """Writes a plan."""
-    text = json.dumps(dataclasses.asdict(plan), indent=1) + "\n"
-    files.write_file(path, lambda file: file.write_text(text, "utf-8"))
+    files.write_json(path, dataclasses.asdict(plan))
 
 
 def measured(configuration: str) -> tuple[float, float]:

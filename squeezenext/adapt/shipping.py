@@ -114,8 +114,7 @@ def _is_made(path: Path, source: dict) -> bool:
 
 
 def _remember(path: Path, source: dict) -> None:
-    text = json.dumps(source) + "\n"
-    files_module.write_file(note(path), lambda file: file.write_text(text, "utf-8"))
+    files_module.write_json(note(path), source)
 
 
 def held_out(found: Dataset) -> str:
@@ -145,7 +144,6 @@ def score(
             for name, path in files.items()
         },
     }
-    text = json.dumps(document, indent=1) + "\n"
-    files_module.write_file(model_dir / card.SCORES, lambda file: file.write_text(text, "utf-8"))
+    files_module.write_json(model_dir / card.SCORES, document)
     card.write(model_dir)
     return results

@@ -15,9 +15,10 @@ import numpy as np
 
 from squeezenext.compress import probes, rate_distortion, sharing
 from squeezenext.compress.probes import Probe
-from squeezenext.compress.sharing import Initialization, Shared
+from squeezenext.compress.sharing import Initialization
 from squeezenext.errors import InputError
 from squeezenext.sqz.file import Encoded
+from squeezenext.sqz.kernels import Shared
 
 Kernels = Mapping[str, Shared]
 Sharing = Literal["rate_distortion", "k_means"]

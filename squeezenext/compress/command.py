@@ -130,12 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
     _define(values)
 
-    def command(values, positional):
-        if positional:
-            raise InputError(f"Unexpected argument {positional[0]!r}; flags begin with --.")
-        for name in ("model_dir", "output"):
-            if not values[name].value:
-                raise InputError(f"--{name} is missing.")
+    def command(values, _):
         method = Method(
             lossless=values["lossless"].value,
             max_bytes=values["max_bytes"].value,
@@ -160,4 +155,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(f"{error} Retrain it {how}, or allow more.") from error
         print(json.dumps(found)) if values["json"].value else report.show(found)
 
-    return run(command, values, __doc__, argv)
+    return run(command, values, __doc__, argv, required=("model_dir", "output"))

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from squeezenext.compress.sharing import Shared, nearest
+from squeezenext.compress.sharing import nearest
+from squeezenext.sqz.kernels import Shared
 
 FEW, MANY = 16, 512  # values to begin with; those that no weight takes die out
 _ROUNDS = 20

@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from squeezenext.compress import method
-from squeezenext.compress.sharing import Shared
 from squeezenext.config import Config
 from squeezenext.errors import NotFinite
 from squeezenext.formats import variables
@@ -20,6 +19,7 @@ from squeezenext.network import graph
 from squeezenext.network.graph import Graph
 from squeezenext.network.keras_model import model_variables
 from squeezenext.records.reader import Reader, faults_named
+from squeezenext.sqz.kernels import Shared
 from squeezenext.train import devices, losses, model_directory
 from squeezenext.train.history import ProgressBar
 from squeezenext.train.loop import Loop

@@ -1,39 +1,13 @@
 """Weight sharing (Deep Compression, arXiv:1510.00149, section 3): many weights, few values."""
 
-import dataclasses
 from typing import Literal, get_args
 
 import numpy as np
 
 from squeezenext.errors import InputError
+from squeezenext.sqz.kernels import Shared
 
 Initialization = Literal["linear", "density", "random"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Shared:
-    """A kernel whose weights share values.
-
-    Attributes:
-      codebook: [values] float32, ascending, without 0.
-      codes: integers of the kernel's shape: 0 for a weight of 0, else 1 + the value's place.
-    """
-
-    codebook: np.ndarray
-    codes: np.ndarray
-
-    @property
-    def values(self) -> np.ndarray:
-        """The kernel, float32."""
-        return np.concatenate([np.zeros(1, np.float32), self.codebook])[self.codes]
-
-    @classmethod
-    def of(cls, kernel: np.ndarray) -> "Shared":
-        """Takes a kernel as it is: every different weight becomes a value of the codebook."""
-        codebook, codes = np.unique(kernel[kernel != 0], return_inverse=True)
-        found = np.zeros(kernel.shape, np.int64)
-        found[kernel != 0] = codes + 1
-        return cls(codebook.astype(np.float32), found)
 
 
 def initial(weights: np.ndarray, count: int, kind: Initialization, seed: int = 0) -> np.ndarray:

@@ -167,9 +167,6 @@ def _flags() -> flags.FlagValues:
 def _command(values: flags.FlagValues, positional: list[str]) -> None:
     if positional:
         raise InputError(f"{positional[0]!r} is no flag; did you mean --source {positional[0]}?")
-    for name in ("layout", "source", "output"):  # absl's own check would refuse --help, too
-        if values[name].value is None:
-            raise InputError(f"--{name} is missing; --help shows how to call this command.")
     options = {
         field.name: values[field.name].value
         for field in dataclasses.fields(Options)
@@ -185,7 +182,8 @@ def _command(values: flags.FlagValues, positional: list[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    return command_line.run(_command, _flags(), __doc__, argv)
+    required = ("layout", "source", "output")
+    return command_line.run(_command, _flags(), __doc__, argv, required=required, positional=True)
 
 
 def _interrupt(number: int, frame: object) -> None:

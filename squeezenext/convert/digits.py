@@ -16,7 +16,6 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from squeezenext.cli import run
-from squeezenext.errors import InputError
 
 SIDE = 64
 
@@ -41,12 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_string("output", None, "Folder to write.", flag_values=values)
 
     def command(values, _):
-        if not values["output"].value:
-            raise InputError("--output is missing: the folder to write.")
         count = write(Path(values["output"].value))
         print(f"{values['output'].value}: {count} images.", file=sys.stderr)
 
-    return run(command, values, __doc__, argv)
+    return run(command, values, __doc__, argv, required=("output",))
 
 
 if __name__ == "__main__":

@@ -285,7 +285,7 @@ def _command(values: flags.FlagValues, positional: list[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    return command_line.run(_command, _flags(), __doc__, argv)
+    return command_line.run(_command, _flags(), __doc__, argv, positional=True)
 
 
 if __name__ == "__main__":

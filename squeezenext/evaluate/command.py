@@ -236,11 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
     define(values)
 
-    def command(values, positional):
-        if positional:
-            raise InputError(f"Unexpected argument {positional[0]!r}; flags begin with --.")
-        if not values["model_dir"].value:
-            raise InputError("--model_dir is missing: a model directory or a published model.")
+    def command(values, _):
         _check(values)
         model = values["model_dir"].value
         split, precision = values["split"].value, values["precision"].value
@@ -266,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             path = write_report(Path(values["report"].value), model, found, split, result, known)
             print(f"The report is {path}.", file=sys.stderr)
 
-    return run(command, values, __doc__, argv)
+    return run(command, values, __doc__, argv, required=("model_dir",))
 
 
 def _print(document: dict, as_json: bool) -> None:

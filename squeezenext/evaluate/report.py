@@ -15,7 +15,7 @@ from PIL import Image
 
 from squeezenext import metrics
 from squeezenext.errors import InputError
-from squeezenext.files import write_file
+from squeezenext.files import write_text
 from squeezenext.labels import Label
 from squeezenext.labels import names as class_names
 from squeezenext.metrics import Evaluation
@@ -143,7 +143,7 @@ def write(
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "index.html"
-    write_file(path, lambda file: file.write_text(page, "utf-8"))
+    write_text(path, page)
     return path
 
 

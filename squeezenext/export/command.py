@@ -98,7 +98,7 @@ def export(
 def _note(output: Path, report: dict) -> None:
     text = json.dumps(report, indent=1) + "\n"
     beside = output.with_name(f"{output.name}.json")
-    files.write_file(beside, lambda file: file.write_text(text, "utf-8"))
+    files.write_text(beside, text)
 
 
 def _check_place(output: Path, kind: str) -> None:
@@ -192,12 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_integer("images", 2000, "Accuracy is measured on at most these.", 1, **at)
     flags.DEFINE_bool("json", False, "One JSON document on standard output.", **at)
 
-    def command(values, positional):
-        if positional:
-            raise InputError(f"Unexpected argument {positional[0]!r}; flags begin with --.")
-        for name in ("model_dir", "output"):
-            if not values[name].value:
-                raise InputError(f"--{name} is missing.")
+    def command(values, _):
         output = Path(values["output"].value)
         report = export(
             values["model_dir"].value,
@@ -217,4 +212,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         if report.get("calibrated_on_these"):
             print("The ranges of its eight bits were found on some of these very images.")
 
-    return run(command, values, __doc__, argv)
+    return run(command, values, __doc__, argv, required=("model_dir", "output"))

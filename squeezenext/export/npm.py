@@ -62,7 +62,7 @@ def _content(package: Package) -> bytes:
         return content
     content = _pack(package)
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_file(path, lambda file: file.write_bytes(content))
+    files.write_bytes(path, content)
     return content
 
 

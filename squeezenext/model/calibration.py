@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from squeezenext.errors import InputError
-from squeezenext.files import write_file
+from squeezenext.files import write_text
 from squeezenext.model import card, loading
 from squeezenext.records.dataset import Dataset
 from squeezenext.records.manifest import Split
@@ -35,7 +35,7 @@ def store(directory: Path, temperature: float, found: Dataset, split: str) -> No
         "shards_sha256": shards_sha256(found.splits[split]),
     }
     text = json.dumps(document, indent=1) + "\n"
-    write_file(directory / loading.CALIBRATION, lambda file: file.write_text(text, "utf-8"))
+    write_text(directory / loading.CALIBRATION, text)
     card.write(directory)
 
 

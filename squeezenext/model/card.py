@@ -15,7 +15,7 @@ from squeezenext import labels
 from squeezenext.config import Config, SqueezeNet
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.files import write_file
+from squeezenext.files import write_text
 from squeezenext.model import checkpoint
 
 FILE = "MODEL_CARD.md"
@@ -30,7 +30,7 @@ def write(directory: Path) -> Path:
       InputError: it is no model directory.
     """
     path, text = directory / FILE, render(directory)
-    write_file(path, lambda file: file.write_text(text, "utf-8"))
+    write_text(path, text)
     return path
 
 

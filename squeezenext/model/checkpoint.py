@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from squeezenext.errors import InputError
-from squeezenext.files import flush, write_file
+from squeezenext.files import flush, write_text
 
 _NAME = re.compile(r"step-(\d{8,})")
 FORMAT_VERSION = 2  # 1 had no hash of META.json itself
@@ -72,7 +72,7 @@ def amend(directory: Path, step: int, meta: dict) -> None:
     files = _read_meta(directory / f"step-{step:08d}", step)["files"]
     text = _meta_text(meta, step, files)
     path = directory / f"step-{step:08d}" / "META.json"
-    write_file(path, lambda file: file.write_text(text, "utf-8"))
+    write_text(path, text)
 
 
 def _meta_text(meta: dict, step: int, files: dict[str, str]) -> str:

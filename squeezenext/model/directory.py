@@ -9,9 +9,6 @@ from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.model import checkpoint
 
-# Of a model's logits. The fit gives 0.05 to 20; far below, logits in float32 would be infinite.
-TEMPERATURES = (1e-3, 1e3)
-
 
 def read(directory: Path) -> tuple[Config, tuple[labels.Label, ...]]:
     """Returns the configuration and the classes.
@@ -28,18 +25,6 @@ def read(directory: Path) -> tuple[Config, tuple[labels.Label, ...]]:
     return config, known
 
 
-def check_temperature(value: object) -> float:
-    """Returns a temperature as it stands in a file.
-
-    Raises:
-      ValueError: it is none.
-    """
-    low, high = TEMPERATURES
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ValueError(f"a temperature of {value!r}"[:60])
-    return float(value)
-
-
 def write(directory: Path, config: Config, classes: Sequence[labels.Label]) -> None:
     """Makes the directory and the two files.
 
@@ -54,5 +39,5 @@ def write(directory: Path, config: Config, classes: Sequence[labels.Label]) -> N
         if names.exists() and labels.read(names) != tuple(classes):
             raise InputError(f"{directory} holds a model of other classes; choose another one.")
     text = config_io.to_json(config)
-    files.write_file(path, lambda file: file.write_text(text, "utf-8"))
+    files.write_text(path, text)
     files.write_file(names, lambda file: labels.write(file, classes))

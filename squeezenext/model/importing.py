@@ -110,7 +110,7 @@ def _write(directory: Path, config: Config, classes, arrays, source: dict) -> No
     meta = {"imported": source, "litert_sha256": hashlib.sha256(content).hexdigest()}
     model_directory.write(directory, config, classes)
     checkpoint.save(directory / "checkpoints", 0, arrays, meta)
-    files.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
+    files.write_bytes(directory / "model.tflite", content)
     card.write(directory)
 
 

@@ -19,6 +19,7 @@ from squeezenext.model import checkpoint, published
 from squeezenext.model import directory as model_directory
 from squeezenext.network import graph
 from squeezenext.network.graph import Graph
+from squeezenext.sqz.header import check_temperature
 
 # A model as it is shipped: what to show the network, its LiteRT file and its classes.
 #
@@ -177,7 +178,7 @@ def read_temperature(directory: Path) -> float:
     """
     path = directory / CALIBRATION
     try:
-        return model_directory.check_temperature(json.loads(path.read_text("utf-8"))["temperature"])
+        return check_temperature(json.loads(path.read_text("utf-8"))["temperature"])
     except FileNotFoundError:
         return 1.0
     except (OSError, ValueError, KeyError, TypeError) as error:

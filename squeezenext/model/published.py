@@ -171,7 +171,7 @@ def _fetch(wanted: File) -> Path:
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != wanted.sha256:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = _download(wanted)
-        files.write_file(path, lambda file: file.write_bytes(content))
+        files.write_bytes(path, content)
     return path
 
 

@@ -112,7 +112,7 @@ def predict(
 
 def _drawer(folder: Path, predictor: Predictor):
     """Returns what writes the map of an image's best class into `folder`."""
-    from squeezenext.files import write_file
+    from squeezenext import files
     from squeezenext.predict import heatmap
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,18 +120,17 @@ def _drawer(folder: Path, predictor: Predictor):
     def draw(number, path, image, view, best) -> Path:
         drawn = heatmap.overlay(image, view.class_map(best.index), predictor.config)
         file = folder / f"{number:05d}-{sources.stem(path)}.jpg"
-        write_file(file, lambda target: drawn.save(target, quality=90))
+        files.write_file(file, lambda target: drawn.save(target, quality=90))
         return file
 
     return draw
 
 
 def _keeping_features(answers: Iterator[Answer], path: Path) -> Iterator[Answer]:
-    import json
 
     import numpy as np
 
-    from squeezenext.files import write_file
+    from squeezenext import files
 
     rows, names = [], []
     for answer in answers:
@@ -140,9 +139,8 @@ def _keeping_features(answers: Iterator[Answer], path: Path) -> Iterator[Answer]
             names.append(answer.path)
         yield answer
     table = np.stack(rows) if rows else np.zeros((0, 0), np.float32)
-    text = json.dumps(names, indent=0) + "\n"
-    write_file(path, lambda file: np.save(file, table))
-    write_file(path.with_suffix(".json"), lambda file: file.write_text(text, "utf-8"))
+    files.write_file(path, lambda file: np.save(file, table))
+    files.write_json(path.with_suffix(".json"), names)
 
 
 def _with_progress(answers: Iterator[Answer], total: int) -> Iterator[Answer]:
@@ -173,8 +171,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command(values, paths):
         if not paths:
             raise InputError("Name at least one image or folder, or - for standard input.")
-        if not values["model_dir"].value:
-            raise InputError("--model_dir is missing: a model directory or a published model.")
         _print_any_name()
         answers = predict(
             paths,
@@ -197,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if failed:
             raise SomeInputsFailed(f"{failed} of the images could not be read.")
 
-    return run(command, values, __doc__, argv)
+    return run(command, values, __doc__, argv, required=("model_dir",), positional=True)
 
 
 def _path(text: str | None) -> Path | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from squeezenext.errors import InputError
-from squeezenext.files import write_file
+from squeezenext.files import write_text
 from squeezenext.records.example import RecordError
 
 FILE = "bad_records.csv"
@@ -116,7 +116,7 @@ class BadRecords:
         if text.getvalue() == self._written:
             return
         if rows:
-            write_file(path, lambda file: file.write_text(text.getvalue(), "utf-8"))
+            write_text(path, text.getvalue())
         else:
             path.unlink(missing_ok=True)
         self._written = text.getvalue()

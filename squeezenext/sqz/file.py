@@ -15,7 +15,6 @@ from typing import Literal, get_args
 import numpy as np
 
 from squeezenext import files, labels
-from squeezenext.compress.sharing import Shared
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.network import graph
@@ -23,6 +22,7 @@ from squeezenext.sqz import header as sqz_header
 from squeezenext.sqz import huffman_streams, streams
 from squeezenext.sqz import kernels as sqz_kernels
 from squeezenext.sqz.header import Header
+from squeezenext.sqz.kernels import Shared
 
 SUFFIX = ".sqz"
 MAGIC = b"\x89SQZ\r\n\x1a\n"  # as PNG's: a transfer that changes line ends is noticed at once
@@ -112,7 +112,7 @@ def write(path: Path, data: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_file(path, lambda file: file.write_bytes(data))
+        files.write_bytes(path, data)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}.") from error
 

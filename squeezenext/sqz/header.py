@@ -14,7 +14,6 @@ from squeezenext import labels
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.model import directory
 from squeezenext.network import graph
 
 MAX_HEADER = 4 << 20  # of the JSON, decompressed
@@ -27,6 +26,20 @@ MAX_KERNEL = 15  # of a kernel's side; the published ones have 7 at most
 MAX_MAP, MAX_MAPS = 1 << 24, 1 << 27  # numbers of one map, and of all
 _PIXELS = 1e-4, 1e4  # deviations and, above, means that pixels of 0..255 can have
 IMAGES = ("size", "resize", "resize_mode", "channels", "mean", "std")
+# Of a model's logits. The fit gives 0.05 to 20; far below, logits in float32 would be infinite.
+TEMPERATURES = (1e-3, 1e3)
+
+
+def check_temperature(value: object) -> float:
+    """Returns a temperature as it stands in a file.
+
+    Raises:
+      ValueError: it is none.
+    """
+    low, high = TEMPERATURES
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"a temperature of {value!r}"[:60])
+    return float(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +111,7 @@ def _read(document: dict, source: str) -> Header:
         if named == "imagenet"
         else tuple(labels.Label(str(synset), str(text)) for synset, text in named)
     )
-    temperature = directory.check_temperature(document["temperature"])
+    temperature = check_temperature(document["temperature"])
     return Header(config, classes, temperature, str(document.get("fitted_to", "")))
 
 

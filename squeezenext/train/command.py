@@ -163,13 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
     _define(values)
 
-    def command(values, positional):
-        if positional:
-            raise InputError(f"Unexpected argument {positional[0]!r}; flags begin with --.")
-        if not values["model_dir"].value:
-            raise InputError("--model_dir is missing: where the run shall live.")
+    def command(values, _):
         named = {field.name for field in dataclasses.fields(Options)}
         options = Options(**{name: values[name].value for name in named})
         train(_configured(values), options)
 
-    return run(command, values, __doc__, argv)
+    return run(command, values, __doc__, argv, required=("model_dir",))

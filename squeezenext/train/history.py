@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from squeezenext.errors import InputError
-from squeezenext.files import write_file
+from squeezenext.files import write_text
 
 COLUMNS = (
     "epoch",
@@ -129,7 +129,7 @@ class History:
         writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
-        write_file(self._path, lambda file: file.write_text(text.getvalue(), "utf-8"))
+        write_text(self._path, text.getvalue())
 
     def commit(self) -> None:
         """Writes what was held back for TensorBoard; after the checkpoint.

@@ -36,7 +36,7 @@ def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> 
     """
     model_directory.write(directory, config, classes)
     table = stats.to_csv(stats.layers(keras_model.build(config)))
-    files.write_file(directory / "model_stats.csv", lambda file: file.write_text(table, "utf-8"))
+    files.write_text(directory / "model_stats.csv", table)
 
 
 def evaluated(state: dict[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
@@ -89,13 +89,12 @@ def assign(
 def write_litert(directory: Path, model: keras.Model) -> None:
     """Writes model.tflite."""
     content = from_keras.convert(model, config_io.read_model(directory))
-    files.write_file(directory / "model.tflite", lambda file: file.write_bytes(content))
+    files.write_bytes(directory / "model.tflite", content)
 
 
 def write_final(directory: Path, document: dict) -> None:
     """Writes final.json and the model card, which tells its figures."""
-    text = json.dumps(document, indent=1) + "\n"
-    files.write_file(directory / "final.json", lambda file: file.write_text(text, "utf-8"))
+    files.write_json(directory / "final.json", document)
     card.write(directory)
 
 

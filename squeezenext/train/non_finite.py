@@ -10,7 +10,7 @@ every epoch uses the rollbacks up: the names tell which to mend.
 import contextlib
 from pathlib import Path
 
-from squeezenext.files import write_file
+from squeezenext.files import write_text
 from squeezenext.records import batches, example
 from squeezenext.records.example import FILENAME
 from squeezenext.records.reader import Reader
@@ -66,7 +66,7 @@ def report(directory: Path, step: int, names: list[str]) -> str:
         return f"The gradient of step {step} is not finite; the chief names the batch in {path}."
     text = "".join(f"{name}\n" for name in names)
     with contextlib.suppress(OSError):  # a full disk: the sentence still tells some
-        write_file(path, lambda file: file.write_text(text, "utf-8"))
+        write_text(path, text)
     more = f" and {len(names) - _SHOWN} more, all in {path}" if len(names) > _SHOWN else ""
     return (
         f"The gradient of step {step} is not finite; the batch was "
