@@ -7,6 +7,7 @@ import types
 
 import pytest
 
+from squeezenext import export
 from squeezenext.adapt import command as adapt_command
 from squeezenext.adapt import plan as planning
 from squeezenext.adapt import shipping
@@ -14,7 +15,6 @@ from squeezenext.compress import allocation
 from squeezenext.compress import command as compress_command
 from squeezenext.compress.allocation import BudgetTooSmall
 from squeezenext.errors import InputError, NotFinite, NotKept
-from squeezenext.export import command
 from squeezenext.records.manifest import Split
 
 SPEED = (100.0, 10.0)  # images a second, seconds to build a step: some laptop
@@ -133,7 +133,7 @@ def makers(monkeypatch):
         called.append(path.name)
         path.write_bytes(b"made")
 
-    monkeypatch.setattr(command, "export", lambda model, kind, path, *_: make(path))
+    monkeypatch.setattr(export, "export", lambda model, kind, path, *_: make(path))
     monkeypatch.setattr(compress_command, "compress", lambda model, path, *_, **__: make(path))
     return called
 
@@ -216,7 +216,7 @@ def test_a_temperature_that_was_fitted_since_makes_the_files_anew(makers, tmp_pa
 @pytest.mark.parametrize("failing", ["int8", "sqz"])
 def test_a_file_that_answers_otherwise_costs_nothing_else(makers, tmp_path, monkeypatch, failing):
     ship(tmp_path)
-    name, way = ("compress", compress_command) if failing == "sqz" else ("export", command)
+    name, way = ("compress", compress_command) if failing == "sqz" else ("export", export)
     make = getattr(way, name)
 
     def refuse(*given, **how):

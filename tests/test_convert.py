@@ -502,7 +502,7 @@ def test_bad_images_are_refused(data, reason):
 
 def test_verify_images_decodes(photos, tmp_path, monkeypatch):
     """A JPEG whose header and end are right but whose middle is not; only decoding finds it."""
-    monkeypatch.setattr(command.plan.summary, "mean_sample", lambda *_: 0)
+    monkeypatch.setattr(command.plan.lists, "mean_sample", lambda *_: 0)
     data = jpeg(3)
     scan = segments.header(data).scan
     (photos / "cat" / "0.jpg").write_bytes(data[: scan + 5] + b"\xff\xc4\0\3\0" + data[-2:])
@@ -534,13 +534,13 @@ def test_the_lists_of_the_predecessor(photos, tmp_path):
 
 
 def test_a_large_set_has_a_sampled_mean(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(command.plan.summary, "mean_sample", lambda examples, size: 7)
+    monkeypatch.setattr(command.plan.lists, "mean_sample", lambda examples, size: 7)
     for workers, shards in ((1, 3), (2, 3)):
         out = tmp_path / f"{workers}"
         manifest = convert(photos, out, **FOLDER | {"workers": workers}, train_shards=shards)
         assert manifest.raw["rgb_mean_examples"] == 7
     assert hashes(tmp_path / "1") == hashes(tmp_path / "2")
-    assert command.plan.summary.mean_sample is not None
+    assert command.plan.lists.mean_sample is not None
 
 
 def test_duplicates_across_splits_are_told(photos, tmp_path, capsys):
@@ -674,7 +674,7 @@ def test_the_official_archives_are_known_to_hold_repairs(photos, tmp_path):
 
 
 def test_space_is_checked_before_any_work(photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command.space, "free", lambda _: 1000)
+    monkeypatch.setattr(command.space, "free_bytes", lambda _: 1000)
     out = tmp_path / "out"
     with pytest.raises(RunAgain, match="needs 0.00 GB, its disk has 0.00 GB free; free some space"):
         convert(photos, out, **FOLDER)
@@ -686,12 +686,14 @@ def test_a_sequential_pass_counts_what_it_lays_by_once(source, tmp_path, monkeyp
     """It asks for the room of both before the first; what is laid by is not asked for again."""
     size = (source / "ILSVRC2012_img_train.tar").stat().st_size
     estimate, asked = command.estimate, []
-    monkeypatch.setattr(command.space, "check", lambda folder, size: asked.append(size))
+    monkeypatch.setattr(command.space, "check_room", lambda folder, size: asked.append(size))
     convert(source, tmp_path / "out", **IMAGENET, sequential=True)
     convert(source, tmp_path / "plain", **IMAGENET)
     assert asked == [2 * size, asked[2], asked[2]]
     plans = [
-        estimate.plan(source, tmp_path / "new", command.Options(**IMAGENET, sequential=sequential))
+        estimate.make_estimate(
+            source, tmp_path / "new", command.Options(**IMAGENET, sequential=sequential)
+        )
         for sequential in (False, True)
     ]
     rows = examples(records_manifest.load_manifest(tmp_path / "out"), "train").values()
@@ -715,7 +717,7 @@ def test_a_sequential_pass_asks_for_what_is_still_to_come(source, tmp_path, monk
         with pytest.raises(KeyboardInterrupt):
             convert(source, out, **options)
     done = sum(path.stat().st_size for path in out.glob("*-of-*"))
-    monkeypatch.setattr(command.space, "check", lambda folder, size: asked.append(size))
+    monkeypatch.setattr(command.space, "check_room", lambda folder, size: asked.append(size))
     convert(source, out, **options)
     assert 0 < done and asked[0] == 2 * size - done
     convert(source, tmp_path / "small", **options, max_side=16)

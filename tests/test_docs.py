@@ -89,7 +89,7 @@ NOT_RUN = {  # how a command begins: why no test runs it
     "exit": "the same",
     "python -m squeezenext.train --configuration v_1_0_SqNxt_23 --teacher": "wants all of "
     "ImageNet; tests/test_phases.py distils",
-    "python scripts/benchmark_": "measures for minutes",
+    "python scripts/benchmarks/": "measures for minutes",
 }
 
 

@@ -11,7 +11,7 @@ from squeezenext import evaluate, export
 from squeezenext.compress import command
 from squeezenext.model import checkpoint, loading
 from tests import browser, tiny
-from tests.test_imports import imported
+from tests.test_imports import HOUSE
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,4 @@ def test_the_page_in_a_browser(report):
 
 
 def test_metrics_are_light():
-    from tests.test_imports import PACKAGE
-
-    found = imported(PACKAGE / "reporting" / "metrics.py", whole=True)
-    assert not {"tensorflow", "keras"} & found
+    assert not {"tensorflow", "keras"} & HOUSE.loaded("squeezenext.metrics")

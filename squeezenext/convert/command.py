@@ -182,6 +182,8 @@ def _command(values: flags.FlagValues, positional: list[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    if argv is None:  # the program itself, not a function of another one
+        signal.signal(signal.SIGTERM, _interrupt)
     required = ("layout", "source", "output")
     return command_line.run(_command, _flags(), __doc__, argv, required=required, positional=True)
 
