@@ -19,7 +19,7 @@ from squeezenext.convert.listing import (
     shuffled,
 )
 from squeezenext.errors import InputError
-from squeezenext.predict.sources import ENDINGS
+from squeezenext.images.decoding import ENDINGS
 
 # Takes a validation split out of what has none.
 

@@ -24,6 +24,8 @@ MAX_SCANS = 100
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # of a segment that has a length, and the end's
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # not Pillow's 40 others, some of them programs
+# File name endings of these formats, in lower case.
+ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"})
 
 
 class Window(NamedTuple):

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from squeezenext.errors import InputError
+from squeezenext.images.decoding import ENDINGS
 
-ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"})
 MAX_BYTES = 64 << 20  # of an encoded image
 
 
