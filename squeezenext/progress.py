@@ -1,86 +1,113 @@
-"""How far the work is, on standard error: a bar on a terminal, else a line every 10 s."""
+"""Progress on standard error: a bar on a terminal, elsewhere a line every few seconds."""
 
 import contextlib
+import datetime
+import os
 import sys
 import time
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
 import rich.console
 import rich.progress
 
-_EVERY_SECONDS = 10.0
+
+def _print(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
-class Advance(Protocol):
-    def __call__(self, images: int, size: int) -> None: ...
+class Bar:
+    """The progress of one task; a context manager.
+
+    Args:
+      title: shown in front of the bar.
+      total: size of the task, None if unknown.
+      done: how much of it is done already.
+      seconds: time between two lines.
+      log: receives the lines.
+      timed_from_first: estimate the remaining time from the first update on, not from the start.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int | None,
+        *,
+        done: int = 0,
+        seconds: float = 10.0,
+        log: Callable[[str], None] = _print,
+        timed_from_first: bool = False,
+    ):
+        console = rich.console.Console(stderr=True)
+        self._total, self._seconds, self._log = total, seconds, log
+        self._last = time.monotonic()
+        self._start = None if timed_from_first else (done, self._last)
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.TextColumn("{task.fields[text]}"),
+            rich.progress.TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            redirect_stdout=False,  # rich would send it to its own console: standard error
+            disable=not console.is_terminal or bool(os.environ.get("CI")),
+        )
+        self._task = self._bar.add_task(title, total=total, completed=done, text="")
+
+    def __enter__(self) -> "Bar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, done: int, text: str, last: bool = False) -> None:
+        """Shows how much is done, in units of `total` and in words; `last` always logs a line."""
+        if not self._bar.disable:
+            self._bar.update(self._task, completed=done, text=text)
+            return
+        now = time.monotonic()
+        self._start = self._start or (done, now)
+        if last or now - self._last >= self._seconds:
+            self._last = now
+            self._log(text + self._remaining(done, now))
+
+    def _remaining(self, done: int, now: float) -> str:
+        first, began = self._start or (done, now)
+        if self._total is None or done <= first:
+            return ""
+        seconds = (self._total - done) * (now - began) / (done - first)
+        short = f"{seconds:.0f} s" if seconds < 100 else datetime.timedelta(seconds=round(seconds))
+        return f", {short} left"
 
 
 @contextlib.contextmanager
-def shown(
-    title: str, images: int, size: int, wanted: bool = True, unit: str = "images"
-) -> Iterator[Advance]:
-    """Gives a function to call with the images and bytes just done.
+def throughput(
+    title: str, count: int, size: int, visible: bool = True, unit: str = "images"
+) -> Iterator[Callable[[int, int], None]]:
+    """Shows a count of images and bytes, and their speed.
 
     Args:
-      images, size: all that is to be done; 0 if that is not known.
-      wanted: False shows nothing.
+      title: the activity, "Converting".
+      count: number of images in total, 0 if unknown.
+      size: number of bytes in total, 0 if unknown.
+      visible: False shows nothing.
+      unit: what is counted, if not images.
+
+    Yields:
+      A function to call with the numbers of images and bytes just processed.
     """
-    console = rich.console.Console(stderr=True)
-    if not wanted:
-        yield lambda images, size: None
-    elif console.is_terminal:
-        with _bar(console) as bar:
-            title = f"{title} {unit}"
-            task = bar.add_task(title, total=size or None, images=0, all=images)
-            done = _Counter()
-            yield lambda images, size: bar.update(task, advance=size, images=done.add(images))
-    else:
-        yield _Lines(title, images, size, unit)
+    start, images, position = time.monotonic(), 0, 0
 
+    def advance(more: int, more_bytes: int) -> None:
+        nonlocal images, position
+        images += more
+        position += more_bytes
+        seconds = max(time.monotonic() - start, 1e-3)
+        text = f"{images} of {count or '?'} {unit}, {images / seconds:.0f} {unit}/s"
+        bar.update(position, f"{text}, {position / seconds / 1e6:.1f} MB/s", images == count)
 
-class _Counter:
-    def __init__(self) -> None:
-        self.value = 0
-
-    def add(self, more: int) -> int:
-        self.value += more
-        return self.value
-
-
-def _bar(console: rich.console.Console) -> rich.progress.Progress:
-    return rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.TextColumn("{task.fields[images]:,} of {task.fields[all]:,}"),
-        rich.progress.DownloadColumn(),
-        rich.progress.TransferSpeedColumn(),
-        rich.progress.TimeRemainingColumn(),
-        console=console,
-    )
-
-
-class _Lines:
-    """Prints a line every ten seconds, and one at the end."""
-
-    def __init__(self, title: str, images: int, size: int, unit: str) -> None:
-        self._title, self._all, self._size, self._unit = title, images, size, unit
-        self._images = self._bytes = 0
-        self._start = self._last = time.monotonic()
-
-    def __call__(self, images: int, size: int) -> None:
-        self._images += images
-        self._bytes += size
-        now = time.monotonic()
-        if now - self._last >= _EVERY_SECONDS or self._images == self._all:
-            self._last = now
-            print(self._line(max(now - self._start, 1e-3)), file=sys.stderr, flush=True)
-
-    def _line(self, seconds: float) -> str:
-        left = (self._size - self._bytes) * seconds / max(self._bytes, 1)
-        told = f", {left:.0f} s left" if self._size else ""  # of a pipe nobody knows the length
-        return (
-            f"{self._title}: {self._images} of {self._all or '?'} {self._unit}, "
-            f"{self._images / seconds:.0f} {self._unit}/s, "
-            f"{self._bytes / seconds / 1e6:.1f} MB/s{told}"
-        )
+    if not visible:
+        yield lambda more, more_bytes: None
+        return
+    with Bar(f"{title} {unit}", size or None, log=lambda line: _print(f"{title}: {line}")) as bar:
+        yield advance

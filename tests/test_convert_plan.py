@@ -141,7 +141,7 @@ def test_overwriting_begins_when_there_is_room(photos, tmp_path, monkeypatch):
     out = tmp_path / "out"
     convert(photos, out, **FOLDER)
     before = hashes(out)
-    monkeypatch.setattr(command.space, "free", lambda _: 0)
+    monkeypatch.setattr(command.space, "free_bytes", lambda _: 0)
     monkeypatch.setattr(command.estimate, "needed", lambda *_: 1)
     with pytest.raises(RunAgain, match="free some space"):
         convert(photos, out, **FOLDER, seed=1, overwrite=True)
@@ -340,7 +340,7 @@ def test_a_conversion_closes_its_threads_within_the_lock(photos, tmp_path, monke
         yield advance
 
     monkeypatch.setattr(command.shards, "put", slow)
-    monkeypatch.setattr(command.progress, "shown", interrupted)
+    monkeypatch.setattr(command.progress, "throughput", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convert(photos, tmp_path / "out", **FOLDER, train_shards=6)
     count = len(late)

@@ -158,7 +158,7 @@ def _train(
                 raise NotFinite(
                     "The retraining's gradient is not finite; lower --set training.learning_rate."
                 )
-            bar.update(done, done * batch / reader.split.examples, 0, sums.means()["loss"])
+            bar.show(done, done * batch / reader.split.examples, 0, sums.means()["loss"])
 
 
 def _steps(config: Config, reader: Reader) -> int:

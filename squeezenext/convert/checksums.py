@@ -39,7 +39,7 @@ def check(files: Mapping[str, Path], official: bool, pool: Pool, show: bool) -> 
     jobs = [(path, _kinds(wanted[name])) for name, path in files.items()]
     rows = []
     size = sum(path.stat().st_size for path in files.values())
-    with progress.shown("Checksums", len(files), size, show, "files") as advance:
+    with progress.throughput("Checksums", len(files), size, show, "files") as advance:
         for (name, path), found in zip(files.items(), pool.run(_digests, jobs), strict=True):
             compare(path, wanted[name], found)
             rows.append({"file": name, "bytes": path.stat().st_size, **found})

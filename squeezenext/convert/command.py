@@ -94,7 +94,7 @@ def _write_shards(
     written: dict[str, list[shards.Written]] = {name: [] for name in collection.splits}
     if options.runner == "beam":  # what follows then only checks what the workers wrote
         beam.write_all([job for _, job in named], options.beam_options)
-    with progress.shown("Converting", images, size, options.show_progress) as advance:
+    with progress.throughput("Converting", images, size, options.show_progress) as advance:
         drafts = pool.run(shards.draft, (job for _, job in named))
         with contextlib.closing(behind(functools.partial(shards.put, output), drafts)) as results:
             for (name, job), result in zip(named, results, strict=True):

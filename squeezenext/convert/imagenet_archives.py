@@ -227,7 +227,7 @@ def collect(path: Path, options: Options, faults: list[Fault], spool: Path) -> t
     with contextlib.ExitStack() as stack:
         file = sys.stdin.buffer if str(path) == "-" else stack.enter_context(path.open("rb"))
         stream = Stream(file, name, options.checksum)
-        shown = progress.shown("Reading", 0, 0, options.show_progress)
+        shown = progress.throughput("Reading", 0, 0, options.show_progress)
         listed = _lay_by(stream, Path(name), options, faults, spool, stack.enter_context(shown))
         row = stream.finish()
     if options.checksum and not options.partial:

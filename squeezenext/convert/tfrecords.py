@@ -113,7 +113,7 @@ def write(
     size = sum(split.bytes for split in collection.splits.values())
     written: dict[str, list[Written]] = {name: [] for name in collection.splits}
     seen: dict[int, labels.Label] = {}
-    with progress.shown("Reading", len(jobs), size, show, "shards") as advance:
+    with progress.throughput("Reading", len(jobs), size, show, "shards") as advance:
         results = pool.run(adopt, (job for _, job in jobs))
         for (name, _), (result, classes) in zip(jobs, results, strict=True):
             written[name].append(result)

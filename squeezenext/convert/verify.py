@@ -200,7 +200,7 @@ def verify(
     jobs = [job for split in manifest.splits.values() for job in _jobs(manifest, split, decode)]
     examples, size = (sum(getattr(job.shard, key) for job in jobs) for key in ("examples", "bytes"))
     with Pool(workers or default_workers()) as pool:
-        with progress.shown("Verifying", examples, size, show) as advance:
+        with progress.throughput("Verifying", examples, size, show) as advance:
             for job, found in zip(jobs, pool.run(inspect, jobs), strict=True):
                 faults += found
                 advance(job.shard.examples, job.shard.bytes)

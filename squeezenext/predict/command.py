@@ -144,12 +144,12 @@ def _keeping_features(answers: Iterator[Answer], path: Path) -> Iterator[Answer]
 
 
 def _with_progress(answers: Iterator[Answer], total: int) -> Iterator[Answer]:
-    from rich.console import Console
-    from rich.progress import Progress
+    from squeezenext.progress import Bar
 
-    # rich would otherwise send what is printed to its own console: standard error.
-    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
-        yield from bar.track(answers, total=total, description="images")
+    with Bar("Predicting images", total) as bar:
+        for number, answer in enumerate(answers, start=1):
+            bar.update(number, f"{number} of {total}")
+            yield answer
 
 
 def define(values: flags.FlagValues) -> None:

@@ -3,24 +3,20 @@
 import collections
 import contextlib
 import csv
-import datetime
 import functools
 import io
 import logging
-import os
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from squeezenext.errors import InputError
 from squeezenext.files import write_text
+from squeezenext.progress import Bar
 
 COLUMNS = (
     "epoch",
@@ -164,44 +160,24 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         raise InputError(f"{path} is no table ({error}); move it elsewhere and go on.") from error
 
 
-class ProgressBar:
-    """A bar on a terminal; elsewhere a line a minute."""
+class ProgressBar(Bar):
+    """The progress of a training; elsewhere than on a terminal a line a minute."""
 
     def __init__(self, total: int, done: int):
-        shown = sys.stderr.isatty() and not os.environ.get("CI")
-        self._total = total
-        self._first: tuple[int, float] | None = None  # update: before it the graph was built
-        self._told = None if shown else time.monotonic()
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]:.2f}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.0f} images/s, loss {task.fields[loss]:.3f}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not shown,
+        super().__init__(
+            "Training",
+            total,
+            done=done,
+            seconds=LINE_SECONDS,
+            log=LOG.info,
+            timed_from_first=True,  # before it the graph was built
         )
-        self._task = self._bar.add_task(
-            "train", total=total, completed=done, epoch=0, rate=0, loss=0
-        )
+        self._steps = total
 
-    def __enter__(self) -> "ProgressBar":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._bar.stop()
-
-    def update(self, step: int, epoch: float, rate: float, loss: float) -> None:
+    def show(self, step: int, epoch: float, rate: float, loss: float) -> None:
         """Shows where the run stands; `rate` in images a second."""
-        self._bar.update(self._task, completed=step, epoch=epoch, rate=rate, loss=loss)
-        now = time.monotonic()
-        first, began = self._first = self._first or (step, now)
-        if self._told is not None and now - self._told >= LINE_SECONDS and step > first:
-            self._told = now
-            left = (self._total - step) * (now - began) / (step - first)
-            LOG.info(
-                "step %d of %d, epoch %.2f, loss %.4f, %.0f images/s, %s left",
-                *(step, self._total, epoch, loss, rate, datetime.timedelta(seconds=round(left))),
-            )
+        self.update(
+            step,
+            f"step {step} of {self._steps}, epoch {epoch:.2f}, loss {loss:.4f}, "
+            f"{rate:.0f} images/s",
+        )

@@ -217,7 +217,7 @@ class Run:
         loss, rate = sums.means()["loss"], images / seconds
         if self.journal:
             self.journal.call(self.step, loss, rate, cores)
-        bar.update(self.step, self.seen / self.examples, rate, loss)
+        bar.show(self.step, self.seen / self.examples, rate, loss)
         return hopeless
 
     def _progressed(self) -> None:
