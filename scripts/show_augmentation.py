@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from absl import flags
 from PIL import Image
 
@@ -32,6 +31,8 @@ def sheet(config: Config, reader: Reader, rows: int, columns: int, seed: int) ->
       reader: of the training split.
       seed: of the run that would show them.
     """
+    import tensorflow as tf  # after squeezenext, which says how it is to compute
+
     examples = reader.split.examples
     rows = min(rows, examples)
     first = batches.order(seed, 0, examples)[:rows]
@@ -43,6 +44,8 @@ def sheet(config: Config, reader: Reader, rows: int, columns: int, seed: int) ->
 
 
 def _epoch(config: Config, reader: Reader, numbers, epoch: int, seed: int) -> np.ndarray:
+    import tensorflow as tf
+
     images = phases.resized(config.images, phases.phase(config, epoch).size)
     classes = config.model.classes
     batch = batches.examples(reader, images, classes, seed=seed, numbers=numbers, epoch=epoch)

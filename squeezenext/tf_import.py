@@ -8,6 +8,7 @@ taken out.
 
 import contextlib
 import os
+import platform
 import re
 import sys
 import tempfile
@@ -62,6 +63,16 @@ def native() -> Iterator[None]:
         os.close(kept)
 
 
+def prefer_onednn() -> None:
+    """Has TensorFlow use oneDNN on x86, unless the user has set `ONEDNN`; call before its import.
+
+    TensorFlow 2.21 does so by itself only where the CPU has AVX-512 VNNI, AVX-VNNI or AMX
+    (core/util/port.cc). On older ones its own kernels train at half the speed (docs/benchmarks.md).
+    """
+    if platform.machine() in ("x86_64", "AMD64") and not os.environ.get(ONEDNN):
+        os.environ[ONEDNN] = "1"
+
+
 def without_onednn() -> None:
     """Lets TensorFlow compute with its own kernels alone; call before it is imported."""
     if "tensorflow" not in sys.modules:
@@ -69,8 +80,14 @@ def without_onednn() -> None:
 
 
 def onednn() -> bool:
-    """Says whether TensorFlow, imported or still to be, uses oneDNN on the CPU."""
-    return os.environ.get(ONEDNN) != "0"
+    """Says whether TensorFlow uses oneDNN on the CPU; imports it, for only TensorFlow knows.
+
+    It decides once, when it is imported: by `ONEDNN`, also spelt "false", else by the CPU.
+    """
+    import_tensorflow()
+    from tensorflow.python.util import _pywrap_util_port  # nothing public tells it
+
+    return _pywrap_util_port.IsMklEnabled()  # what the kernels ask, not how TensorFlow was built
 
 
 def import_tensorflow() -> None:

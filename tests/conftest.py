@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import squeezenext  # noqa: F401  it has TensorFlow use oneDNN, which no test has imported yet
+
 # A shell ignores SIGINT for what it starts in the background, and every child inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

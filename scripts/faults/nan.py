@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from absl import flags
 
 from squeezenext import cli as command_line
@@ -24,10 +23,14 @@ class Planted(loop.Loop):
     """A loop in which the images of one replica can be spoilt; -1 spoils none."""
 
     def __init__(self, config, **options):
+        import tensorflow as tf  # after squeezenext, which says how it is to compute
+
         self.bad = tf.Variable(-1, trainable=False)
         super().__init__(config, **options)
 
     def _shown(self, images, labels, draws):
+        import tensorflow as tf
+
         pixels, inputs, targets = super()._shown(images, labels, draws)
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         factor = tf.where(tf.equal(replica, self.bad), float("nan"), 1.0)
