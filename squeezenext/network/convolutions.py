@@ -1,9 +1,39 @@
 """Convolutions, each computed as is fastest on the device at hand."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
 from squeezenext.network.fusing import on_cpu
+
+
+@functools.cache
+def sums_bfloat16() -> bool:
+    """Says whether this CPU's convolutions add their gradients in bfloat16 up to the right sum.
+
+    oneDNN's do, in float32, where the CPU has AVX-512. TensorFlow's own (2.21), which compute where
+    oneDNN is off or the CPU has AVX2 alone, add in bfloat16, where 256 + 1 is 256: the 1024 ones
+    here give 512. Of a 1x1 convolution of 32 x 113 x 113, on one thread, the kernel's gradient was
+    4 % off for terms around 0 and 50 % for terms of one sign, the bias's 64 and 99 %.
+    """
+    ones = functools.partial(tf.ones, dtype=tf.bfloat16)
+    try:
+        with tf.init_scope(), tf.device("CPU:0"):
+            total = tf.raw_ops.Conv2DBackpropFilter(
+                input=ones((1, 32, 32, 16)),
+                filter_sizes=(1, 1, 16, 16),
+                out_backprop=ones((1, 32, 32, 16)),
+                strides=[1, 1, 1, 1],
+                padding="VALID",
+            )
+            return bool(tf.reduce_all(total == 1024))
+    except tf.errors.OpError:  # ONEDNN_MAX_CPU_ISA=AVX2 on a CPU with AVX-512: oneDNN has no kernel
+        return False
+
+
+def _wants_float32(inputs) -> bool:
+    return inputs.dtype == tf.bfloat16 and on_cpu() and not sums_bfloat16()
 
 
 class Conv2D(keras.layers.Conv2D):
@@ -12,23 +42,37 @@ class Conv2D(keras.layers.Conv2D):
     A 7x7 stem of 96 filters with its kernel's gradient takes 61 ms instead of 79, of 64 filters 40
     instead of 44, SqueezeNet's classifier (1x1 from 512 to 1000 channels) with its gradients 20
     instead of 30; a 3x3 stem so 29 instead of 22 (scripts/benchmarks/kernels.py).
+
+    Where `sums_bfloat16` says no, it computes in float32 between bfloat16 tensors. That is faster,
+    too: SqueezeNet 1.1 trains at 12.4 images/s instead of 1.1 (AVX2, docs/benchmarks.md).
     """
 
+    def call(self, inputs):
+        if _wants_float32(inputs):
+            return tf.cast(super().call(tf.cast(inputs, tf.float32)), inputs.dtype)
+        if self.use_bias and self._is_wide(inputs):
+            # Not Keras' BiasAdd, whose gradient adds in bfloat16 unless oneDNN joins it to that of
+            # the kernel, here a matmul: SqueezeNet's classifier's was 76 % off for equal signs.
+            outputs = self.convolution_op(inputs, self.kernel)
+            return self.activation(tf.add(outputs, tf.cast(self.bias, outputs.dtype)))
+        return super().call(inputs)
+
     def convolution_op(self, inputs, kernel):
-        if inputs.dtype == tf.bfloat16 and on_cpu():
-            if self._is_stem(inputs):
-                return _folded(inputs, tf.convert_to_tensor(kernel))
-            plain = self.kernel_size == (1, 1) == self.strides and self.groups == 1
-            if plain and min(kernel.shape[2:]) >= 256:
-                return _pointwise(inputs, tf.convert_to_tensor(kernel))
-        return super().convolution_op(inputs, kernel)
+        kernel = tf.cast(kernel, inputs.dtype)
+        if self._is_wide(inputs):
+            return _pointwise(inputs, kernel)
+        return (_folded if self._is_stem(inputs) else super().convolution_op)(inputs, kernel)
+
+    def _is_wide(self, inputs) -> bool:
+        plain = self.kernel_size == (1, 1) == self.strides and self.groups == 1
+        wide = min(inputs.shape[-1], self.filters) >= 256
+        return inputs.dtype == tf.bfloat16 and plain and wide and on_cpu()
 
     def _is_stem(self, inputs) -> bool:
         rows, columns = self.kernel_size
         large = rows == columns and rows % 2 == 1 and rows >= 7
-        return (
-            large and self.strides == (2, 2) and self.padding == "valid" and inputs.shape[-1] == 3
-        )
+        ours = self.strides == (2, 2) and self.padding == "valid" and inputs.shape[-1] == 3
+        return inputs.dtype == tf.bfloat16 and large and ours and on_cpu()
 
 
 def _folded(images, kernel):
@@ -112,6 +156,9 @@ class GroupedConv2D(keras.layers.Layer):
 
     def convolved(self, inputs, kernel):
         """Returns `inputs` convolved with another kernel of the layer's shape."""
+        if _wants_float32(inputs):
+            wide = self.convolved(tf.cast(inputs, tf.float32), tf.cast(kernel, tf.float32))
+            return tf.cast(wide, inputs.dtype)
         way = self._way()
         if way == "split":
             parts = zip(

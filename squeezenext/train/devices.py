@@ -13,6 +13,7 @@ import tensorflow as tf
 from squeezenext import tf_import
 from squeezenext.config import Config
 from squeezenext.errors import InputError
+from squeezenext.network.convolutions import sums_bfloat16
 from squeezenext.train.cluster import Cluster
 from squeezenext.train.history import LOG
 from squeezenext.train.options import check_precision
@@ -78,7 +79,7 @@ def make_deterministic() -> None:
     now and then differs in the last bit, so there is one. And under load oneDNN's first convolution
     on a thread now and then makes a gradient differ by 1e-10 (one process in ten, TensorFlow 2.21;
     one thread for the operations makes it rarer, one core for the process does not help), so
-    training does without oneDNN, see `quiet.without_onednn`.
+    training does without oneDNN, see `tf_import.without_onednn`.
 
     Raises:
       InputError: this process has used TensorFlow already.
@@ -165,6 +166,8 @@ def exchange(strategy: tf.distribute.Strategy, numbers: Sequence[int]) -> np.nda
 def precision(choice: str) -> str:
     """Returns the Keras dtype policy for `--precision`: one of `PRECISIONS`, or "auto".
 
+    Call after `strategy`, for "auto" computes on the CPU to see what it can do.
+
     "auto": float16 on GPUs; bfloat16 on CPUs with AVX512-BF16 or AMX, where SqueezeNet 1.1
     trains twice as fast (scripts/benchmarks/train.py); else float32.
 
@@ -176,7 +179,7 @@ def precision(choice: str) -> str:
         return choice
     if tf.config.list_physical_devices("GPU"):
         return "mixed_float16"
-    fast = tf_import.onednn() and {"avx512_bf16", "amx_bf16"} & _cpu_features()
+    fast = {"avx512_bf16", "amx_bf16"} & _cpu_features() and sums_bfloat16()
     return "mixed_bfloat16" if fast else "float32"
 
 
