@@ -288,6 +288,7 @@ def photographs(shared, tmp_path_factory) -> Reader:
                 image.rotate(4 * number).convert("RGB").save(inside / f"{number}.jpg")
         shutil.copy(source, folder / "photos" / "more" / f"{place}.jpg")
     shutil.copy(sources[0], folder / "photo.jpg")
+    (folder / "docs").symlink_to(REPOSITORY / "docs")
     for path in folder.glob("n*"):
         shutil.rmtree(path)
     return Reader(folder, _environment(shared, tmp_path_factory))
@@ -454,7 +455,8 @@ def test_what_is_absent_is_told_and_asked_for_inside_tests_alone(tmp_path, monke
 
 def test_each_file_that_is_cited_is_there():
     """Of docs/ and scripts/, in documents, programs and tests."""
-    places = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]
+    places = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]
+    places += (REPOSITORY / "docs").glob("*.md")
     for folder in ("squeezenext", "datasets", "scripts", "tests"):
         places += (REPOSITORY / folder).rglob("*.py")
     cited = re.compile(r"(?<![\w/.])(?:docs|scripts)/\w+\.(?:md|py|sh)\b")
