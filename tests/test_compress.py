@@ -61,10 +61,9 @@ def document(capsys):
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("coder", sqz.CODERS)
-def test_losslessly(model, tmp_path, capsys, coder):
+def test_losslessly(model, tmp_path, capsys):
     output = tmp_path / "model.sqz"
-    assert command(model, output, "--lossless", f"--coder={coder}", "--json") == 0
+    assert command(model, output, "--lossless", "--json") == 0
     told = document(capsys)
     assert told["bytes"] == output.stat().st_size and told["accuracy"] is None
     assert all(row["error"] == 0 for row in told["layers"])
@@ -74,21 +73,17 @@ def test_losslessly(model, tmp_path, capsys, coder):
         np.testing.assert_array_equal(found[name], array)
 
 
-@pytest.mark.parametrize("sharing", ["rate_distortion", "k_means"])
-def test_within_a_budget(model, tmp_path, capsys, monkeypatch, sharing):
+def test_within_a_budget(model, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(making, "PROBES", 4)
     monkeypatch.setattr(allocation, "LOST", 50.0)  # a tiny network is soon another
     output = tmp_path / "model.sqz"
     budget = 2600
-    arguments = [f"--max_bytes={budget}", f"--sharing={sharing}", "--json"]
-    assert command(model, output, *arguments) == 0
+    assert command(model, output, f"--max_bytes={budget}", "--json") == 0
     told = document(capsys)
     assert told["bytes"] == output.stat().st_size <= budget
     assert sum(row["weights"] for row in told["layers"]) == sum(
         int(np.prod(s)) for n, s in variables_.shapes(tiny.SQUEEZENEXT).items() if "kernel" in n
     )
-    if sharing == "k_means":
-        assert all(row["values"] < 256 for row in told["layers"])
     assert command(model, output, "--max_bytes=300") == 2
     told = capsys.readouterr().err
     assert "--max_bytes 300 is too little" in told and "Retrain it (--num_epochs with" in told
@@ -241,7 +236,7 @@ def test_retrained(model, records, tmp_path, capsys, monkeypatch):
         (["--num_epochs=nan", "--data_dir=/x"], "--num_epochs nan: must be"),
         (["--output=."], "must end in .sqz"),
         (["--density=0"], "--density 0.0"),
-        (["--coder=zip"], "coder"),
+        (["--coder=huffman"], "coder"),
         (["--output=model.net"], "must end in .sqz"),
         (["--model_dir=/nowhere"], "no model directory /nowhere"),
         (["--data_dir=/nowhere"], "/nowhere"),

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from squeezenext.adapt import plan as planning
-from squeezenext.compress import command, retraining, sharing
+from squeezenext.compress import command, retraining
 from squeezenext.formats import variables
 from squeezenext.network import graph, keras_model
 from squeezenext.network.keras_model import model_variables
@@ -96,7 +96,7 @@ def test_shared_values_are_trained_and_stay_shared(dense, reader):
     config, arrays = dense
     folded = graph.fold(config, arrays)
     names = [node.name for node in graph.of(config).weighted]
-    shared = {name: sharing.k_means(folded[f"{name}/kernel"], 3) for name in names}
+    shared = {name: tiny.shared(folded[f"{name}/kernel"], 7) for name in names}
     stem = shared["stem"].values.copy()
     stem[..., :2] = 0
     shared["stem"] = Shared.of(stem)

@@ -1,4 +1,4 @@
-"""Tests for `compression/sqz.py`, `arithmetic_streams.py` and `huffman_streams.py`."""
+"""Tests for `sqz/file.py`, `streams.py` and `kernels.py`."""
 
 import dataclasses
 import json
@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from squeezenext import labels
-from squeezenext.compress import sharing
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.labels import Label
@@ -45,7 +44,7 @@ def kernel_of(kind, shape, rng):
     elif kind == "large":
         kernel *= 1e4
     if kind in ("dense", "sparse"):
-        return sharing.k_means(kernel, 4)
+        return tiny.shared(kernel, 15)
     return kernel
 
 
@@ -65,19 +64,17 @@ def shown(config):
     return {field: getattr(config.images, field) for field in sqz_header.IMAGES}
 
 
-@pytest.mark.parametrize("coder", sqz.CODERS)
 @pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_networks_come_back(coder, wide, kind, monkeypatch):
+def test_networks_come_back(wide, kind, monkeypatch):
     if kind == "raw":
         monkeypatch.setattr("squeezenext.sqz.kernels.MAX_VALUES", 8)
     config = tiny.SQUEEZENET if kind == "dense" else tiny.SQUEEZENEXT
     kernels, biases = network(config, kind)
-    how = {"coder": coder, "wide": wide, "temperature": 1.5}
-    data = sqz.encode(config, CLASSES, kernels, biases, **how).data
+    data = sqz.encode(config, CLASSES, kernels, biases, wide=wide, temperature=1.5).data
     found = sqz.decode(data, "file")
     assert found.config.model == config.model and shown(found.config) == shown(config)
-    assert found.classes == CLASSES and found.coder == coder and found.temperature == 1.5
+    assert found.classes == CLASSES and found.temperature == 1.5
     kept = np.float32 if wide else np.float16
     for name, kernel in kernels.items():
         values = kernel.values if isinstance(kernel, Shared) else kernel
@@ -106,32 +103,45 @@ def test_imagenet_is_named_not_carried():
 
 
 @pytest.fixture(scope="module")
-def files():
+def data():
     kernels, biases = network(tiny.SQUEEZENEXT, "sparse")
-    return [
-        sqz.encode(tiny.SQUEEZENEXT, CLASSES, kernels, biases, coder=coder).data
-        for coder in sqz.CODERS
-    ]
+    return sqz.encode(tiny.SQUEEZENEXT, CLASSES, kernels, biases).data
 
 
-def test_a_file_is_read_without_tensorflow(files, tmp_path):
+def test_a_kernel_taken_as_it_is():
+    kernel = np.array([[0.5, 0, -1], [0.5, -0.0, 2]], np.float32)
+    shared = Shared.of(kernel)
+    np.testing.assert_array_equal(shared.values, kernel)
+    np.testing.assert_array_equal(shared.codebook, np.float32([-1, 0.5, 2]))
+    assert shared.codes.tolist() == [[2, 0, 1], [2, 0, 3]]
+    empty = Shared.of(np.zeros((2, 3), np.float32))
+    assert not len(empty.codebook) and not empty.values.any()
+
+
+def test_a_file_of_huffman_codes_is_refused(data):
+    """The header's byte 10 is the coder, and 0 was Huffman codes."""
+    assert data[10] == 1
+    with pytest.raises(InputError, match="^file holds Huffman codes.*compress the model again"):
+        sqz.decode(resealed(data[:10] + b"\0" + data[11:]), "file")
+
+
+def test_a_file_is_read_without_tensorflow(data, tmp_path):
     path = tmp_path / "model.sqz"
-    sqz.write(path, files[1])
+    sqz.write(path, data)
     code = (
         "import sys, pathlib; from squeezenext.sqz import file as sqz\n"
-        f"assert sqz.read(pathlib.Path({str(path)!r})).coder == 'arithmetic'\n"
+        f"assert sqz.read(pathlib.Path({str(path)!r})).temperature == 1\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=60)
     with pytest.raises(InputError, match="cannot be read"):
         sqz.read(tmp_path / "none.sqz")
     with pytest.raises(InputError, match="cannot be written"):
-        sqz.write(path / "model.sqz", files[0])
+        sqz.write(path / "model.sqz", data)
 
 
-@pytest.mark.parametrize("coder", range(2))
-def test_no_damaged_file_is_read(files, coder):
-    data, rng = files[coder], np.random.default_rng(0)
+def test_no_damaged_file_is_read(data):
+    rng = np.random.default_rng(0)
     for _ in range(400):
         damaged = bytearray(data)
         way = rng.integers(0, 4)
@@ -152,9 +162,8 @@ def resealed(data):
     return data[:-4] + struct.pack("<I", zlib.crc32(data[:-4]))
 
 
-@pytest.mark.parametrize("coder", range(2))
-def test_behind_a_good_checksum_only_a_possible_network_is_read(files, coder):
-    data, rng = files[coder], np.random.default_rng(0)
+def test_behind_a_good_checksum_only_a_possible_network_is_read(data):
+    rng = np.random.default_rng(0)
     shapes = {name: array.shape for name, array in sqz.decode(data, "file").weights.items()}
     refused = 0
     for _ in range(300):
@@ -222,9 +231,9 @@ def set_in(document, path, value):
         lambda d: b"null",
     ],
 )
-def test_headers_that_mean_harm(files, change):
+def test_headers_that_mean_harm(data, change):
     with pytest.raises(InputError, match="file"):
-        sqz.decode(with_header(files[1], change), "file")
+        sqz.decode(with_header(data, change), "file")
 
 
 @pytest.mark.parametrize("lanes", [1, 512])
@@ -247,39 +256,34 @@ def test_a_small_file_of_a_large_network_is_refused_soon(places, lanes):
 
 
 def test_the_published_network(shared):
-    """Losslessly in at most 550,000 bytes, ImageNet's labels named."""
+    """Losslessly in at most 527,000 bytes, ImageNet's labels named."""
     config = config_io.load("squeezenet_v1_0")
     data = (shared / "weights" / "squeezenet_v1.0.deep-compression-8bit.net").read_bytes()
     arrays, _ = importing.read("deep_compression", [data], config, "file")
     folded = graph.fold(config, arrays)
     kernels = {n.split("/")[0]: w for n, w in folded.items() if n.endswith("kernel")}
     biases = {n.split("/")[0]: b for n, b in folded.items() if n.endswith("bias")}
-    for coder, limit in (("huffman", 550_000), ("arithmetic", 527_000)):
-        made = sqz.encode(config, labels.imagenet(), kernels, biases, coder=coder, wide=True)
-        assert len(made.data) <= limit
-        found = sqz.decode(made.data, "file").weights
-        assert found.keys() == folded.keys()
-        for name, array in folded.items():
-            np.testing.assert_array_equal(found[name], array)
+    made = sqz.encode(config, labels.imagenet(), kernels, biases, wide=True)
+    assert len(made.data) <= 527_000
+    found = sqz.decode(made.data, "file").weights
+    assert found.keys() == folded.keys()
+    for name, array in folded.items():
+        np.testing.assert_array_equal(found[name], array)
 
 
-def test_prediction_reads_a_file(files, tmp_path):
-    """Both coders give the same network, which LiteRT runs as it would the arrays themselves."""
+def test_prediction_reads_a_file(data, tmp_path):
     pixels = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
-    found = []
-    for number, data in enumerate(files):
-        sqz.write(tmp_path / f"{number}.sqz", data)
-        predictor = Predictor(tmp_path / f"{number}.sqz")
-        assert predictor.labels == CLASSES
-        found.append(predictor.probabilities(pixels))
-    np.testing.assert_array_equal(*found)
-    assert found[0].sum() == pytest.approx(1)
+    sqz.write(tmp_path / "cold.sqz", data)
+    predictor = Predictor(tmp_path / "cold.sqz")
+    assert predictor.labels == CLASSES
+    found = predictor.probabilities(pixels)
+    assert found.sum() == pytest.approx(1)
     kernels, biases = network(tiny.SQUEEZENEXT, "sparse")
     warm = sqz.encode(tiny.SQUEEZENEXT, CLASSES, kernels, biases, temperature=2.0).data
     sqz.write(tmp_path / "warm.sqz", warm)
-    expected = np.sqrt(found[0]) / np.sqrt(found[0]).sum()
+    expected = np.sqrt(found) / np.sqrt(found).sum()
     actual = Predictor(tmp_path / "warm.sqz").probabilities(pixels)
     np.testing.assert_allclose(actual, expected, atol=1e-5)
-    (tmp_path / "cut.sqz").write_bytes(files[0][:-1])
+    (tmp_path / "cut.sqz").write_bytes(data[:-1])
     with pytest.raises(InputError, match="cut.sqz has"):
         Predictor(tmp_path / "cut.sqz")

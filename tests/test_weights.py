@@ -356,7 +356,7 @@ def test_a_compressed_file_is_exported(published, tmp_path):
     from squeezenext.compress import command
 
     file, path = tmp_path / "a.sqz", tmp_path / "a.net"
-    command.compress("squeezenet_v1_0", file, command.Method(lossless=True, coder="huffman"))
+    command.compress("squeezenet_v1_0", file, command.Method(lossless=True))
     assert run_weights("export", "--format", "deep_compression", "--model_dir", file, "--output",
                        path) == 0  # fmt: skip
     assert path.stat().st_size == 675_763

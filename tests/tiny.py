@@ -16,6 +16,7 @@ from squeezenext.config.augmentation import HorizontalFlip, RandomCrop
 from squeezenext.records import dataset, manifest, tfrecord
 from squeezenext.records import example as records_example
 from squeezenext.records.reader import Reader
+from squeezenext.sqz.kernels import Shared
 
 CLASSES = 3
 IMAGES = Images(
@@ -173,3 +174,10 @@ def model_directory(folder: Path, config: Config):
     checkpoint.save(folder / "checkpoints", 0, state, {"imported": {}})
     model_directory.write_litert(folder, model)
     return model
+
+
+def shared(kernel, values):
+    """A kernel whose weights are rounded to evenly spaced values; zeros stay zeros."""
+    grid = np.linspace(kernel.min(), kernel.max(), values)
+    nearest = grid[np.searchsorted((grid[1:] + grid[:-1]) / 2, kernel)]
+    return Shared.of(np.where(kernel != 0, nearest, 0).astype(np.float32))

@@ -34,13 +34,13 @@ sys.path.insert(0, str(ROOT))
 from scripts.faults.damage import damage
 from squeezenext import cli as command_line
 from squeezenext import labels
-from squeezenext.compress import sharing
 from squeezenext.config import TORCHVISION, Config
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.formats import deep_compression, npz, pytorch, variables
 from squeezenext.model import importing
 from squeezenext.network import graph
 from squeezenext.sqz import file as sqz
+from squeezenext.sqz.kernels import Shared
 from tests import foreign_files as files
 from tests.foreign_files import BYPASS, SQUEEZENET, SQUEEZENEXT, trained
 
@@ -83,10 +83,9 @@ def readers() -> list[Reader]:
     )  # whose kernel is larger than what zipfile reads, and checks, at once
     data = npz.encode(trained(large), large)
     found.append(Reader(".npz of a large layer", "npz", large, (data,)))
-    for coder in sqz.CODERS:
-        data = _sqz_of(SQUEEZENEXT, next_, coder)
-        found.append(Reader(f".sqz {coder}", "sqz", SQUEEZENEXT, (data,), exact=True))
-        found.append(Reader(f".sqz {coder}, sealed", "sealed sqz", SQUEEZENEXT, (data,)))
+    data = _sqz_of(SQUEEZENEXT, next_)
+    found.append(Reader(".sqz", "sqz", SQUEEZENEXT, (data,), exact=True))
+    found.append(Reader(".sqz, sealed", "sealed sqz", SQUEEZENEXT, (data,)))
     start = _SQZ_HEAD.size
     header = zlib.decompress(data[start : start + _SQZ_HEAD.unpack_from(data)[1]])
     found.append(Reader(".sqz, header", "sqz header", SQUEEZENEXT, (header, data)))
@@ -116,17 +115,17 @@ def _net_of_4_bits() -> bytes:
     return deep_compression.encode(layers, 4)
 
 
-def _sqz_of(config: Config, arrays: dict[str, np.ndarray], coder: sqz.Coder) -> bytes:
+def _sqz_of(config: Config, arrays: dict[str, np.ndarray]) -> bytes:
     folded = graph.fold(config, arrays)
     kernels, biases = {}, {}
     for name, array in folded.items():
         layer, part = name.split("/")
         if part == "kernel":
-            kernels[layer] = sharing.k_means(array, 4)
+            kernels[layer] = Shared.of(array.round(1))
         else:
             biases[layer] = array
     classes = [labels.Label(f"n{i}", f"class {i}") for i in range(config.model.classes)]
-    return sqz.encode(config, classes, kernels, biases, coder=coder).data
+    return sqz.encode(config, classes, kernels, biases).data
 
 
 def try_one(reader: Reader, data: bytes) -> str:

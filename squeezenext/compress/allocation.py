@@ -1,28 +1,23 @@
-"""Shares out the bits of a budget among the layers, by what errors in each have been measured to
-cost.
+"""Allocates the bits of a budget to the layers by their measured sensitivity.
 
-Two ways of sharing weights are offered, each a function of one number, the price of a bit: the
-published one, k-means of 4 to 8 bits a layer, and rate_distortion.py's. A search finds the price
-that fills the budget, or that keeps the network's answers as near as was asked.
+One price of a bit, in nats, holds for all layers: rate_distortion.py quantizes each of them at that
+price. A search finds the price that fills the budget or, without a budget, the price at which the
+network's answers move by `NEAR` nats.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol
 
 import numpy as np
 
-from squeezenext.compress import probes, rate_distortion, sharing
+from squeezenext.compress import rate_distortion
 from squeezenext.compress.probes import Probe
-from squeezenext.compress.sharing import Initialization
 from squeezenext.errors import InputError
 from squeezenext.sqz.file import Encoded
 from squeezenext.sqz.kernels import Shared
 
 Kernels = Mapping[str, Shared]
-Sharing = Literal["rate_distortion", "k_means"]
-BITS = range(4, 9)  # of a code of k-means; the paper's files have 4 and 8
 NEAR = 0.02  # nats an image: how far the answers may move where no budget is given
 # Beyond this a network's answers are no longer its own; noise of a tenth of each weight takes the
 # published network there, and its top-1 from 64 to 36 of 100 images.
@@ -35,12 +30,6 @@ _ENOUGH = 0.01, 0.1  # how far below the budget of bytes, or of nats, may be giv
 
 class BudgetTooSmall(InputError):
     """No file of so few bytes gives the network's answers; what to do depends on the command."""
-
-
-class Sharer(Protocol):
-    """Shares all kernels at a price of a bit, in nats."""
-
-    def __call__(self, slope: float) -> Kernels: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,54 +51,7 @@ class Trial:
     nats: float
 
 
-def by_rate_distortion(probe: Probe) -> Sharer:
-    """Returns the sharer that weighs every weight's error against its bits."""
-    moments = probe.moments()
-    costs = probe.costs(moments)
-    plans = {  # which take as long as the rest of a trial
-        name: rate_distortion.plans(moment, costs[name]) for name, moment in moments.items()
-    }
-
-    def shared(slope: float) -> Kernels:
-        return {
-            name: rate_distortion.share(probe.weights[f"{name}/kernel"], plan, slope)
-            for name, plan in plans.items()
-        }
-
-    return shared
-
-
-def by_k_means(probe: Probe, initialization: Initialization) -> Sharer:
-    """Returns the published sharer: k-means, of as many bits a layer as are worth their price."""
-    moments = probe.moments()
-    costs = probe.costs(moments)
-    choices: dict[str, list[tuple[float, float, Shared]]] = {}
-    for node in probe.graph.weighted:
-        kernel = probe.weights[f"{node.name}/kernel"]
-        choices[node.name] = []
-        for bits in BITS:
-            made = sharing.k_means(kernel, bits, initialization)
-            error = probes.squared(made.values - kernel, moments[node.name])
-            choices[node.name].append((costs[node.name] * error, information(made), made))
-
-    def shared(slope: float) -> Kernels:
-        return {
-            name: min(ways, key=lambda way: way[0] + slope * way[1])[2]
-            for name, ways in choices.items()
-        }
-
-    return shared
-
-
-def information(kernel: Shared) -> float:
-    """Returns the bits of a kernel's codes by their frequencies alone, zeros included."""
-    counts = np.bincount(kernel.codes.ravel())
-    counts = counts[counts > 0]
-    return float(-(counts * np.log2(counts / counts.sum())).sum())
-
-
 def search(
-    sharer: Sharer,
     encode: Callable[[Kernels], Encoded],
     probe: Probe,
     max_bytes: int | None,
@@ -118,7 +60,6 @@ def search(
     """Finds the price of a bit.
 
     Args:
-      sharer: of `by_rate_distortion` or `by_k_means`.
       encode: makes the file.
       probe: of the network, to see how far the answers move.
       max_bytes: of the file; None: the smallest whose answers are within `NEAR`.
@@ -129,8 +70,17 @@ def search(
       InputError: no file at all is near enough.
     """
 
+    moments = probe.moments()
+    costs = probe.costs(moments)
+    plans = {  # computing them takes as long as all the rest of one trial
+        name: rate_distortion.plans(moment, costs[name]) for name, moment in moments.items()
+    }
+
     def attempt(slope: float) -> Trial:
-        kernels = sharer(slope)
+        kernels = {
+            name: rate_distortion.share(probe.weights[f"{name}/kernel"], plan, slope)
+            for name, plan in plans.items()
+        }
         encoded, weights = encode(kernels), stored(probe.weights, kernels)
         trial = Trial(slope, kernels, encoded, weights, probe.divergence(weights))
         size = len(encoded.data)

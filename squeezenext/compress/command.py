@@ -78,7 +78,6 @@ def compress(
         "file": str(output),
         "bytes": len(made.encoded.data),
         "dense_bytes": sum(array.nbytes for array in model.weights.values()),
-        "coder": method.coder,
         "retrained": made.retrained,
         "values_trained": made.values_trained,
         "layers": [dataclasses.asdict(x) for x in report.rows(model, made.weights, made.encoded)],
@@ -107,18 +106,11 @@ def _examination(model: Trained, data_dir, images: int, say: Say) -> Examination
 
 def _define(values: flags.FlagValues) -> None:
     at = {"flag_values": values}
-    choices = {
-        "coder": ("arithmetic", list(sqz.CODERS), "How the file is coded."),
-        "sharing": ("rate_distortion", ["rate_distortion", "k_means"], "How weights are shared."),
-        "initialization": ("linear", ["linear", "density", "random"], "Of k-means."),
-    }
     flags.DEFINE_string("model_dir", None, "Model directory or published model's name.", **at)
     flags.DEFINE_string("output", None, "The .sqz file to make.", **at)
     flags.DEFINE_string("data_dir", None, "Folder with the shards and manifest.json.", **at)
     flags.DEFINE_bool("lossless", False, "Keep every weight to the last bit.", **at)
     flags.DEFINE_integer("max_bytes", None, "Of the whole file.", **at)
-    for name, (default, allowed, told) in choices.items():
-        flags.DEFINE_enum(name, default, allowed, told, **at)
     flags.DEFINE_float("num_epochs", 0.0, "Of retraining: half pruning, half values.", 0.0, **at)
     flags.DEFINE_float("density", 0.35, "Of the weights that retraining keeps.", **at)
     flags.DEFINE_multi_string("set", [], "training.FIELD=VALUE of the retraining.", **at)
@@ -134,9 +126,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         method = Method(
             lossless=values["lossless"].value,
             max_bytes=values["max_bytes"].value,
-            coder=values["coder"].value,
-            sharing=values["sharing"].value,
-            initialization=values["initialization"].value,
             epochs=values["num_epochs"].value,
             density=values["density"].value,
             changes=tuple(values["set"].value),

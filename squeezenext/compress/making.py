@@ -96,7 +96,7 @@ def check(made: Made, output: Path) -> None:
 def _losslessly(model: Trained, method: Method) -> Made:
     exact = all(np.array_equal(a, a.astype(np.float16)) for a in model.weights.values())
     kernels = {n.name: model.weights[f"{n.name}/kernel"] for n in model.graph.weighted}
-    encoded = _encode(model, kernels, model.weights, method, wide=not exact)
+    encoded = _encode(model, kernels, model.weights, wide=not exact)
     size = len(encoded.data)
     if method.max_bytes is not None and size > method.max_bytes:
         raise InputError(
@@ -106,7 +106,7 @@ def _losslessly(model: Trained, method: Method) -> Made:
     return Made(encoded, model.weights)
 
 
-def _encode(model: Trained, kernels, weights, method: Method, wide: bool = False) -> Encoded:
+def _encode(model: Trained, kernels, weights, wide: bool = False) -> Encoded:
     names = [node.name for node in model.graph.weighted]
     biases = {n: weights[f"{n}/bias"] for n in names if f"{n}/bias" in weights}
     return sqz.encode(
@@ -114,7 +114,6 @@ def _encode(model: Trained, kernels, weights, method: Method, wide: bool = False
         model.labels,
         kernels,
         biases,
-        coder=method.coder,
         wide=wide,
         temperature=model.temperature,
         fitted_to=model.fitted_to,
@@ -132,15 +131,10 @@ def _probe(model: Trained, data_dir: str | Path | None) -> Probe:
 
 
 def _shared(model: Trained, probe: Probe, method: Method, say: Say) -> allocation.Trial:
-    if method.sharing == "k_means":
-        sharer = allocation.by_k_means(probe, method.initialization)
-    else:
-        sharer = allocation.by_rate_distortion(probe)
-
     def encode(kernels: allocation.Kernels) -> Encoded:
-        return _encode(model, kernels, probe.weights, method)
+        return _encode(model, kernels, probe.weights)
 
-    return allocation.search(sharer, encode, probe, method.max_bytes, say)
+    return allocation.search(encode, probe, method.max_bytes, say)
 
 
 def _without_training(model, probe: Probe, method: Method, say: Say) -> Made | None:
@@ -180,7 +174,7 @@ def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: 
     trial = _shared(pruned, _probe(pruned, data_dir), method.before_training(), say)
     say(f"Training the shared values in {config.training.epochs} epochs.")
     kernels, folded = retraining.train_values(config, pruned.weights, trial.kernels, reader)
-    encoded, weights = _encode(pruned, kernels, folded, method), allocation.stored(folded, kernels)
+    encoded, weights = _encode(pruned, kernels, folded), allocation.stored(folded, kernels)
     too_large = method.max_bytes is not None and len(encoded.data) > method.max_bytes
     if too_large:
         say(f"The trained values need {len(encoded.data):,} bytes: those before training are kept.")

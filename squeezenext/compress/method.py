@@ -3,12 +3,9 @@
 import dataclasses
 import math
 
-from squeezenext.compress.allocation import Sharing
-from squeezenext.compress.sharing import Initialization
 from squeezenext.config import Config, Distillation, Training
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.sqz.file import Coder
 
 # Of the retraining, where the model's own recipe would be for many more epochs from scratch.
 RECIPE = {"optimizer": "adam", "learning_rate": 0.0032, "schedule": "cosine", "batch_size": 32}
@@ -27,8 +24,6 @@ class Method:
     Attributes:
       lossless: keep every weight to the last bit.
       max_bytes: of the file; None lets the answers move by `allocation.NEAR` at most.
-      coder: see `sqz.encode`.
-      sharing, initialization: see allocation.py; the second is k-means'.
       epochs: of retraining, 0 for none.
       density: of the weights that stay where the network is pruned and retrained.
       changes: of the retraining's recipe, as --set takes them.
@@ -36,9 +31,6 @@ class Method:
 
     lossless: bool = False
     max_bytes: int | None = None
-    coder: Coder = "arithmetic"
-    sharing: Sharing = "rate_distortion"
-    initialization: Initialization = "linear"
     epochs: float = 0.0
     density: float = 0.35
     changes: tuple[str, ...] = ()

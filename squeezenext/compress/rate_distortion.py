@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from squeezenext.compress.sharing import nearest
 from squeezenext.sqz.kernels import Shared
 
 FEW, MANY = 16, 512  # values to begin with; those that no weight takes die out
@@ -34,7 +33,8 @@ class Quantizer:
     def choose(self, weights: np.ndarray, importance: np.ndarray) -> np.ndarray:
         """Returns the place of the cheapest value for each weight, [n]."""
         values = self.values
-        near = nearest(weights, values) + _NEIGHBOURS[:, np.newaxis]
+        nearest = np.searchsorted((values[1:] + values[:-1]) / 2, weights)
+        near = nearest + _NEIGHBOURS[:, np.newaxis]
         places = np.concatenate(
             [
                 np.clip(near, 0, len(values) - 1),
@@ -90,8 +90,7 @@ def plans(moments: np.ndarray, scale: float) -> list["Plan"]:
 
     Args:
       moments: [groups, n, n] second moments of what a filter of each group reads, n being the
-        weights of one filter in the kernel's order; or [groups, n], their diagonal alone, and
-        then no error is made good by other weights.
+        weights of one filter in the kernel's order.
       scale: of the moments: what one unit of squared error of the outputs costs.
     """
     return [Plan.of(moment * scale) for moment in moments]
@@ -122,17 +121,15 @@ class Plan:
     Attributes:
       importance: [n] of each row, once the rows after it can make good.
       order: [n] rows, the most important inputs first.
-      passed: [n, n] upper triangle, in that order; None to pass nothing on.
+      passed: [n, n] upper triangle, in that order.
     """
 
     importance: np.ndarray
     order: np.ndarray
-    passed: np.ndarray | None
+    passed: np.ndarray
 
     @classmethod
     def of(cls, moments: np.ndarray) -> "Plan":
-        if moments.ndim == 1:
-            return cls(moments, np.arange(len(moments)), None)
         diagonal = np.diag(moments)
         order = np.argsort(-diagonal, kind="stable")
         damped = moments + np.eye(len(moments)) * (_DAMPING * diagonal.mean() + 1e-12)
@@ -145,8 +142,6 @@ class Plan:
     def codes(self, matrix: np.ndarray, quantizer: Quantizer) -> np.ndarray:
         """Returns the codes of [n, out] weights."""
         wide = np.broadcast_to(self.importance[:, np.newaxis], matrix.shape)
-        if self.passed is None:
-            return quantizer.choose(matrix.ravel(), wide.ravel()).reshape(matrix.shape)
         left = matrix[self.order]
         found = np.empty(matrix.shape, np.int64)
         for place, row in enumerate(self.order):

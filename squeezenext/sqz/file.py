@@ -10,7 +10,6 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 
@@ -19,20 +18,18 @@ from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.network import graph
 from squeezenext.sqz import header as sqz_header
-from squeezenext.sqz import huffman_streams, streams
 from squeezenext.sqz import kernels as sqz_kernels
+from squeezenext.sqz import streams as sqz_streams
 from squeezenext.sqz.header import Header
 from squeezenext.sqz.kernels import Shared
 
 SUFFIX = ".sqz"
 MAGIC = b"\x89SQZ\r\n\x1a\n"  # as PNG's: a transfer that changes line ends is noticed at once
 VERSION = 1
-Coder = Literal["huffman", "arithmetic"]
-CODERS = get_args(Coder)
+HUFFMAN, ARITHMETIC = 0, 1  # the header's numbers of the coders; the first is no longer read
 MAX_BYTES = 64 << 20  # of a file
 _HEAD = struct.Struct("<8sHBBII")  # magic, version, coder, bytes of a float, header, streams
 _CRC = struct.Struct("<I")
-_STREAMS = {"huffman": huffman_streams, "arithmetic": streams}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +39,12 @@ class Compressed:
     Attributes:
       config, classes, temperature, fitted_to: as `sqz_header.Header` has them.
       weights: as `graph.fold` returns them.
-      coder: with which the file was coded.
     """
 
     config: Config
     classes: tuple[labels.Label, ...]
     temperature: float
     weights: dict[str, np.ndarray]
-    coder: Coder
     fitted_to: str = ""
 
 
@@ -67,7 +62,6 @@ def encode(
     kernels: Mapping[str, Shared | np.ndarray],
     biases: Mapping[str, np.ndarray],
     *,
-    coder: Coder = "arithmetic",
     wide: bool = False,
     temperature: float = 1.0,
     fitted_to: str = "",
@@ -79,7 +73,6 @@ def encode(
       classes: its labels, in order.
       kernels: by layer; an array with more than 4,096 different values is stored as it is.
       biases: [out] by layer, of those that have one.
-      coder: "arithmetic" is smaller, "huffman" is what Deep Compression publishes.
       wide: keep values as float32; else they are rounded to float16.
       temperature: by which its logits are divided before the softmax.
       fitted_to: the split that this was fitted to.
@@ -97,8 +90,8 @@ def encode(
             raise InputError("A weight is too large for float16; compress with --lossless.")
     header = sqz_header.encode(Header(config, tuple(classes), temperature, fitted_to))
     flat = np.concatenate([np.zeros(0, kind), *offsets])
-    streams, sizes = _STREAMS[coder].write(parts, flat)
-    head = _HEAD.pack(MAGIC, VERSION, CODERS.index(coder), kind.itemsize, len(header), len(streams))
+    streams, sizes = sqz_streams.write(parts, flat)
+    head = _HEAD.pack(MAGIC, VERSION, ARITHMETIC, kind.itemsize, len(header), len(streams))
     body = head + header + streams
     data = body + _CRC.pack(zlib.crc32(body))
     return Encoded(data, dict(zip(names, sizes, strict=True)))
@@ -137,14 +130,14 @@ def decode(data: bytes, source: str) -> Compressed:
     Raises:
       InputError: as `read`.
     """
-    coder, kind, header, streams = _frame(data, source)
+    kind, header, streams = _frame(data, source)
     known = sqz_header.decode(header, source)
     nodes = graph.of(known.config)
     shapes = [nodes.kernel_shape(node.name) for node in nodes.weighted]
     full = [shape if len(shape) == 4 else (1, 1, *shape) for shape in shapes]
     biased = [node for node in nodes.weighted if node.op == "conv" or node.bias]
     count = sum(node.shape[-1] for node in biased)
-    kernels, biases = _STREAMS[coder].read(streams, full, count, kind, source)
+    kernels, biases = sqz_streams.read(streams, full, count, kind, source)
     if not all(np.isfinite(array).all() for array in (*kernels, biases)):
         raise InputError(f"{source} is damaged: a weight is not finite.")
     weights = {
@@ -155,10 +148,10 @@ def decode(data: bytes, source: str) -> Compressed:
     for node, bias in zip(biased, np.split(biases, ends), strict=True):
         weights[f"{node.name}/bias"] = bias
     described = (known.config, known.classes, known.temperature)
-    return Compressed(*described, weights, coder, known.fitted_to)
+    return Compressed(*described, weights, known.fitted_to)
 
 
-def _frame(data: bytes, source: str) -> tuple[Coder, np.dtype, bytes, bytes]:
+def _frame(data: bytes, source: str) -> tuple[np.dtype, bytes, bytes]:
     """Checks everything around the content."""
     if len(data) > MAX_BYTES:
         raise InputError(f"{source} is larger than {MAX_BYTES >> 20} MB.")
@@ -176,8 +169,12 @@ def _frame(data: bytes, source: str) -> tuple[Coder, np.dtype, bytes, bytes]:
         raise InputError(f"{source} has {len(data)} bytes; its header promises {promised}.")
     if zlib.crc32(data[: -_CRC.size]) != _CRC.unpack_from(data, len(data) - _CRC.size)[0]:
         raise InputError(f"{source} is damaged: its checksum is another.")
-    if coder >= len(CODERS) or itemsize not in (2, 4):
+    if coder == HUFFMAN:
+        raise InputError(
+            f"{source} holds Huffman codes, which are no longer read; compress the model again."
+        )
+    if coder != ARITHMETIC or itemsize not in (2, 4):
         raise InputError(f"{source} is damaged: there is no coder {coder} of {itemsize} bytes.")
     start = _HEAD.size + header
     kind = np.dtype(f"<f{itemsize}")
-    return CODERS[coder], kind, data[_HEAD.size : start], data[start : start + streams]
+    return kind, data[_HEAD.size : start], data[start : start + streams]
