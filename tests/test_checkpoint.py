@@ -108,9 +108,9 @@ def test_what_cannot_be_read_just_now_is_not_passed_over(tmp_path, monkeypatch):
 def test_a_later_release_s_checkpoint_is_not_passed_over(tmp_path, monkeypatch):
     saved(tmp_path, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "FORMAT_VERSION", 3)
+        patch.setattr(checkpoint, "FORMAT_VERSION", 4)
         saved(tmp_path, 2)
-    with pytest.raises(InputError, match=r"another release \(format 3, this one reads up to 2\)"):
+    with pytest.raises(InputError, match=r"another release \(format 4, this one reads up to 3\)"):
         checkpoint.newest(tmp_path, pytest.fail)
 
 
@@ -121,6 +121,39 @@ def test_the_hash_sees_every_change():
     renamed = {name.upper(): array for name, array in STATE.items()}
     reshaped = {name: array.reshape(-1) for name, array in STATE.items()}
     assert len({one, *map(checkpoint.weights_sha256, (changed, renamed, reshaped))}) == 4
+
+
+AVERAGED = {
+    "model/a/kernel": np.zeros(2),
+    "model/a/moving_mean": np.ones(2),
+    "model/b/bias": np.zeros(3),
+    "average/a/kernel": np.full(2, 5.0),
+    "average/b/bias": np.full(3, 6.0),
+}
+
+
+def test_evaluation_uses_the_averages():
+    found = checkpoint.evaluated(AVERAGED)
+    assert {name: array[0] for name, array in found.items()} == {
+        "model/a/kernel": 5, "model/a/moving_mean": 1, "model/b/bias": 6
+    }  # fmt: skip
+
+
+def test_numbered_averages_of_older_releases_get_names(tmp_path, monkeypatch):
+    """Those of format 2; the hash of the weights stays what it was."""
+    numbered = dict(
+        zip([*list(AVERAGED)[:3], "average/0000", "average/0001"], AVERAGED.values(), strict=True)
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT_VERSION", 2)
+        checkpoint.save(tmp_path, 1, numbered, {})
+        checkpoint.save(tmp_path, 2, {n: numbered[n] for n in list(numbered)[:4]}, {})
+    state, _ = checkpoint.load(tmp_path, 1)
+    assert list(state) == list(AVERAGED)
+    np.testing.assert_array_equal(state["average/b/bias"], 6)
+    assert checkpoint.weights_sha256(state) == checkpoint.weights_sha256(numbered)
+    with pytest.raises(InputError, match="damaged"):
+        checkpoint.load(tmp_path, 2)
 
 
 def test_what_meta_says_can_be_amended(tmp_path):

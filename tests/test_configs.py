@@ -6,6 +6,8 @@ from squeezenext import stats
 from squeezenext.config import Config, Images, Stage, Training
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
+from squeezenext.model import checkpoint
+from squeezenext.network import keras_model
 from tests.networks import built
 
 # Parameters: of convolutions, dense layers and batch norm's scale and offset, counted from the
@@ -61,6 +63,14 @@ def test_size(name):
     assert total["parameters"] == parameters
     if million_macs:
         assert total["macs"] / 1e6 == pytest.approx(million_macs, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_trained_variables_are_known_without_keras(name):
+    """So the numbered moving averages of old checkpoints find their weights."""
+    variables = keras_model.model_variables(built(name))
+    names = {id(variable): name for name, variable in variables.items()}
+    assert checkpoint.trained(variables) == [names[id(v)] for v in built(name).trainable_variables]
 
 
 @pytest.mark.parametrize("name", sorted(SIZES))

@@ -3,6 +3,10 @@
 A checkpoint is a directory `step-00001234` with `state.npz` (arrays by name, no pickles) and
 `META.json` (integers, and the SHA-256 of every file and of itself). It is written under another
 name, flushed to the disk, and put in place by one rename.
+
+The names of the arrays: `model/LAYER/VARIABLE` the network's variables, `average/LAYER/VARIABLE`
+the moving averages of its weights, `optimizer/...`, `update/...` and `replicas/...` what else a
+resumed run needs.
 """
 
 import contextlib
@@ -12,7 +16,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,9 @@ from squeezenext.errors import InputError
 from squeezenext.files import flush, write_text
 
 _NAME = re.compile(r"step-(\d{8,})")
-FORMAT_VERSION = 2  # 1 had no hash of META.json itself
+FORMAT_VERSION = 3  # 2 numbered the moving averages; 1 had no hash of META.json itself, either
+MODEL, AVERAGE = "model/", "average/"  # beginnings of arrays' names
+_WEIGHTS = ("kernel", "bias", "gamma", "beta")  # variables that are trained, and so averaged
 
 
 class Damaged(InputError):
@@ -143,7 +149,7 @@ def _read_meta(folder: Path, step: int) -> dict[str, Any]:
         unsigned = version == 1 and "sha256" not in meta
         if not unsigned and meta.get("sha256") != _meta_sha256(meta):
             raise Damaged(f"{folder}/META.json is damaged: its SHA-256 is another.")
-        if version not in (1, FORMAT_VERSION):
+        if version not in range(1, FORMAT_VERSION + 1):
             raise InputError(
                 f"{folder} is of another release (format {version}, this one reads up to "
                 f"{FORMAT_VERSION}); go on with that, or move the folder elsewhere."
@@ -164,9 +170,47 @@ def load(directory: Path, step: int) -> tuple[dict[str, np.ndarray], dict[str, A
     with _faults_of(path.parent):
         try:
             with np.load(path, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}, meta
+                state = {name: archive[name] for name in archive.files}
+            return (_with_named_averages(state) if meta["format_version"] < 3 else state), meta
         except (ValueError, zipfile.BadZipFile) as error:
             raise Damaged(f"{path} is damaged: {error}.") from error
+
+
+def _with_named_averages(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Names the moving averages of a checkpoint that numbers them, `average/0000`.
+
+    They are in the order of the trained variables, and so are those in the file: a checkpoint
+    holds the arrays in the order in which the run named them.
+
+    Raises:
+      ValueError: their number is not that of the trained variables.
+    """
+    numbered = [name for name in state if name.startswith(AVERAGE)]
+    if not numbered:
+        return state
+    new = dict(zip(numbered, map(average_of, trained(state)), strict=True))
+    return {new.get(name, name): array for name, array in state.items()}
+
+
+def trained(names: Iterable[str]) -> list[str]:
+    """Returns those names that are of trained variables of the network, in the given order."""
+    return [
+        name for name in names if name.startswith(MODEL) and name.rpartition("/")[2] in _WEIGHTS
+    ]
+
+
+def average_of(name: str) -> str:
+    """Returns the name of the moving average of a network's variable."""
+    return AVERAGE + name.removeprefix(MODEL)
+
+
+def evaluated(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the network's variables as it is evaluated: the averages where there are any."""
+    return {
+        name: state.get(average_of(name), array)
+        for name, array in state.items()
+        if name.startswith(MODEL)
+    }
 
 
 def newest(
@@ -213,10 +257,17 @@ def prune(directory: Path, keep: int, best: int | None, current: int) -> None:
 
 
 def weights_sha256(arrays: Mapping[str, np.ndarray]) -> str:
-    """Returns one hash over all arrays: names in order, types, shapes and bytes."""
+    """Returns one hash over all arrays: names in order, types, shapes and bytes.
+
+    Moving averages are hashed under the numbers that were their names before format 3, in the
+    order of `arrays`. So runs that were finished before are still known to be, and equal runs of
+    older releases have equal hashes.
+    """
+    averages = [name for name in arrays if name.startswith(AVERAGE)]
+    numbers = {name: f"{AVERAGE}{number:04d}" for number, name in enumerate(averages)}
     digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+    for name, key in sorted((numbers.get(key, key), key) for key in arrays):
+        array = np.ascontiguousarray(arrays[key])
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

@@ -1,7 +1,4 @@
-"""A trained network in the form that is shipped: its graph, folded weights and classes.
-
-TensorFlow is reached only for a run that keeps moving averages.
-"""
+"""A trained network in the form that is shipped: its graph, folded weights and classes."""
 
 import dataclasses
 import json
@@ -23,8 +20,7 @@ from squeezenext.sqz.header import check_temperature
 
 # A model as it is shipped: what to show the network, its LiteRT file and its classes.
 #
-# A user names a model directory, a published model or a single file. No TensorFlow, except for a
-# run that has not ended, whose directory has no model.tflite yet, and that keeps moving averages.
+# A user names a model directory, a published model or a single file.
 
 
 CALIBRATION = "calibration.json"
@@ -269,14 +265,7 @@ def variables(directory: Path, report: Callable[[str], None] = tell) -> dict[str
         raise InputError(f"{directory} holds no checkpoint yet; train it first.")
     state, meta = found
     _check_last(directory, meta["step"])
-    if not any(name.startswith("average/") for name in state):
-        return {name: array for name, array in state.items() if name.startswith("model/")}
-    from squeezenext import tf_import  # which variables are averaged, Keras knows
-
-    tf_import.import_tensorflow()
-    from squeezenext.train import model_directory
-
-    return model_directory.evaluated(state, config_io.read_model(directory))
+    return checkpoint.evaluated(state)
 
 
 def _check_last(directory: Path, step: int) -> None:

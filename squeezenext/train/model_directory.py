@@ -18,14 +18,12 @@ from squeezenext import files, labels, stats, tf_import
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.model import card, published
+from squeezenext.model import card, checkpoint, published
 from squeezenext.model import directory as model_directory
 from squeezenext.network import keras_model
 from squeezenext.network.keras_model import model_variables
 from squeezenext.train import from_keras
 from squeezenext.train.optimizers import CLASSIFIERS
-
-AVERAGE = "average/"
 
 
 def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> None:
@@ -37,21 +35,6 @@ def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> 
     model_directory.write(directory, config, classes)
     table = stats.to_csv(stats.layers(keras_model.build(config)))
     files.write_text(directory / "model_stats.csv", table)
-
-
-def evaluated(state: dict[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
-    """Returns the variables that a state is evaluated with, from `Loop.state`'s arrays."""
-    weights = {name: array for name, array in state.items() if name.startswith("model/")}
-    averages = [state[name] for name in sorted(state) if name.startswith(AVERAGE)]
-    if averages:
-        trainable = _trainable_names(keras_model.build(config))
-        weights.update(zip(trainable, averages, strict=True))
-    return weights
-
-
-def _trainable_names(model: keras.Model) -> list[str]:
-    names = {id(variable): name for name, variable in model_variables(model).items()}
-    return [names[id(variable)] for variable in model.trainable_variables]
 
 
 def assign(
@@ -109,7 +92,7 @@ def write_end(
     """
     with tf.device("CPU:0"), tf_import.native():  # a GPU's precision is no reference
         model = keras_model.build(config)
-        assign(model, evaluated(state, config), "the run")
+        assign(model, checkpoint.evaluated(state), "the run")
         write_litert(directory, model)
     write_final(directory, document)
 

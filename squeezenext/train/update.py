@@ -8,6 +8,8 @@ import keras
 import tensorflow as tf
 
 from squeezenext.config import Training
+from squeezenext.model.checkpoint import average_of
+from squeezenext.network.keras_model import model_variables
 from squeezenext.train import optimizers
 from squeezenext.train.optimizers import learning_rate
 
@@ -42,6 +44,8 @@ class Update:
         self.training = training
         self.examples = examples
         self.weights = model.trainable_variables
+        names = {id(v): name for name, v in model_variables(model).items()}
+        self._names = [names[id(v)] for v in self.weights]
         self._sizes = [math.prod(v.shape) for v in self.weights]
         self.optimizer = optimizers.optimizer(training, self.weights)
         self.scaled = precision == "mixed_float16"
@@ -95,7 +99,8 @@ class Update:
         counters = (self.step, self.examples_seen, self.skipped, self.loss_scale, self.clean_steps)
         named = {f"update/{v.name.split(':')[0]}": v for v in counters}
         named |= {f"optimizer/{i:04d}": v for i, v in enumerate(self.optimizer.variables)}
-        return named | {f"average/{i:04d}": v for i, v in enumerate(self.averages)}
+        names = map(average_of, self._names)
+        return named | (dict(zip(names, self.averages, strict=True)) if self.averages else {})
 
     def forget(self) -> None:
         """Starts the optimizer afresh, for weights that were frozen until now.
