@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.export import checking
 from squeezenext.export import litert as export_litert
+from squeezenext.export import onnx as export_onnx
 from squeezenext.export import page as export_web
 from squeezenext.images import decoding
 from squeezenext.litert import metadata
@@ -34,7 +36,7 @@ def model(tmp_path_factory):
     return made(tmp_path_factory.mktemp("model"), tiny.SQUEEZENEXT)
 
 
-def made(folder, config):
+def made(folder, config, coarse=False):
     folder.joinpath("config.json").write_text(config_io.to_json(config))
     labels.write(folder / "labels.json", [labels.Label(f"n{i}", f"n{i}") for i in (1, 2, 3)])
     random, variables = np.random.default_rng(0), {}
@@ -42,6 +44,8 @@ def made(folder, config):
     for node in network.weighted:
         shape = network.kernel_shape(node.name)
         kernel = random.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape)
+        if coarse:  # each weight as large as a kernel of eight bits can say
+            kernel = np.sign(kernel) * np.std(kernel)
         variables[f"model/{node.name}/kernel"] = kernel.astype(np.float32)
         if node.bias:
             variables[f"model/{node.name}/bias"] = random.normal(0, 1, shape[-1]).astype(np.float32)
@@ -74,6 +78,10 @@ def command(model, out, kind, *more) -> int:
     return export.main(["export", *arguments])
 
 
+def int8_onnx(known, records) -> bytes:
+    return export_onnx.convert(known, "int8", checking.images(known, records, 8))
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_litert_files_carry_labels_and_metadata(model, records, tmp_path, precision):
     out = tmp_path / "model.tflite"
@@ -101,6 +109,48 @@ def test_onnx(model, records, tmp_path, precision):
     assert json.loads(properties["squeezenext"])["labels"] == ["n1", "n2", "n3"]
     quantized = "QuantizeLinear" in {node.op_type for node in made.graph.node}
     assert quantized == (precision == "int8")
+
+
+def test_onnx_kernels_are_unsigned_as_the_activations_are(model, records, tmp_path):
+    """Of int8 kernels, processors without VNNI add the products in 16 bits, which saturate."""
+    onnx = pytest.importorskip("onnx", reason="requirements-onnx.txt is not installed")
+    known = loading.load(model)
+    made = onnx.load_model_from_string(int8_onnx(known, records))
+    stored = {x.name: onnx.numpy_helper.to_array(x) for x in made.graph.initializer}
+    reads = [node.input for node in made.graph.node if node.op_type == "DequantizeLinear"]
+    kernels = {names[0]: stored[names[2]] for names in reads if "/kernel_" in names[0]}
+    assert len(kernels) == len(known.graph.weighted)  # the dense classifier's, too
+    for name, zero in kernels.items():
+        assert stored[name].dtype == zero.dtype == np.uint8 and (zero == 128).all()
+    assert {x.dtype for x in stored.values()} <= {np.dtype(t) for t in ("u1", "i4", "f4", "i8")}
+
+
+ELSEWHERE = """
+import sys, numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+numpy.save(sys.argv[3], session.run(["probabilities"], {"images": numpy.load(sys.argv[2])})[0])
+"""
+
+
+def test_onnx_int8_answers_the_same_without_vnni(records, tmp_path):
+    """On Haswell, as QEMU computes it; ONNX Runtime has no switch for its weaker kernels."""
+    pytest.importorskip("onnxruntime", reason="requirements-onnx.txt is not installed")
+    if not shutil.which("qemu-x86_64"):
+        pytest.skip("There is no qemu-x86_64: apt-get install qemu-user")
+    (tmp_path / "model").mkdir()
+    known = loading.load(made(tmp_path / "model", tiny.SQUEEZENEXT, coarse=True))
+    file, images, found = (tmp_path / name for name in ("a.onnx", "images.npy", "found.npy"))
+    file.write_bytes(int8_onnx(known, records))
+    shown = checking.images(known, records, 8)
+    np.save(images, np.stack(shown).transpose(0, 3, 1, 2).astype(np.float32))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    haswell = ["qemu-x86_64", "-cpu", "Haswell", os.path.realpath(sys.executable)]
+    subprocess.run(
+        [*haswell, "-c", ELSEWHERE, file, images, found],
+        check=True, env=environment, capture_output=True, timeout=300,
+    )  # fmt: skip
+    here = [export_onnx.runner(file.read_bytes())(image) for image in shown]
+    np.testing.assert_allclose(np.load(found), here, atol=0.01)
 
 
 def test_keras_files_hold_plain_layers_and_refuse_another_ending(model, tmp_path, capsys):
@@ -333,6 +383,30 @@ def test_a_file_of_equal_chances_or_of_another_class_is_not_kept():
     close = wanted ** (1 + 0.03 * rng.normal(size=wanted.shape))
     close /= close.sum(1, keepdims=True)
     checking.compare(lambda image: close[image[0]], right, images, "int8")
+
+
+@pytest.mark.parametrize(
+    "images, others, doubtful, kept",
+    [(100, 27, False, False), (200, 54, False, False), (100, 5, False, True),
+     (100, 27, True, True), (8, 2, False, True)],
+)  # fmt: skip
+def test_another_first_class_on_a_quarter_of_the_images_is_refused(images, others, doubtful, kept):
+    """As saturated sums named, whose probabilities were near enough to the model's on average."""
+    wanted = np.tile(np.linspace(0, 0.002, 1000), (images, 1))
+    wanted[:, 0], wanted[:, 1] = 0.3, 0.29 if doubtful else 0.15
+    wanted /= wanted.sum(1, keepdims=True)
+    found = wanted.copy()
+    found[:others, :2] = wanted[:others, 1::-1]
+    shown = [np.full(1, place) for place in range(images)]
+
+    def check():
+        checking.compare(lambda x: found[x[0]], lambda x: wanted[x[0]], shown, "int8")
+
+    if kept:
+        check()
+    else:
+        with pytest.raises(RuntimeError, match=f"On {others} of {images} images"):
+            check()
 
 
 def test_the_float_file_is_compared_with_another_network(model, tmp_path, monkeypatch):

@@ -41,7 +41,9 @@ EVALUATIONS = 6  # in the course of training
 # What takes as long as building so many training steps: export, evaluation and report; the search
 # for a file that fits; its retraining.
 EXPORTING, SEARCHING, RETRAINING = 2, 4, 3
-_CALIBRATION_IMAGES, _LOOKS = 200, 5  # how often export and evaluation look at a held-out image
+# How often export looks at an image of its ranges (for them, then by int8 and by the network), and
+# export and evaluation at a held-out one.
+_CALIBRATION_IMAGES, _SEEN, _LOOKS = 200, 3, 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -232,7 +234,7 @@ def _fixed(
     """Returns the seconds of all but training and retraining, and the latter's share of those."""
     rate, build = speed
     held_out = sum(split.examples for name, split in splits.items() if name != "train")
-    alone = ALONE * (_CALIBRATION_IMAGES + _LOOKS * held_out)
+    alone = ALONE * (_CALIBRATION_IMAGES * _SEEN + _LOOKS * held_out)
     fixed = EXPORTING * build
     fixed += (alone + EVALUATIONS * FORWARD * splits["validation"].examples) / rate
     if max_bytes:

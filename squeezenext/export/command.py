@@ -127,7 +127,7 @@ def _write(model: Trained, model_dir, kind: str, precision: str, shown, output: 
         else:
             make = {"litert": _litert, "onnx": _onnx, "keras": _keras, "saved_model": _saved_model}
             run = make[kind](model, precision, shown, temporary)
-            probes = checking.probes(model, shown)
+            probes = checking.probes(model, shown, precision)
             checking.compare(run, checking.reference(model), probes, precision)
         if kind in FOLDERS:
             if not Path(model_dir).is_file():
