@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             Path(values["output"].value),
         )
 
-    return run(command, values, __doc__, argv)
+    return run(command, values, __doc__, argv, positional=True)
 
 
 if __name__ == "__main__":

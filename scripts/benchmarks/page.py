@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             low, high = min(seconds), max(seconds)
             print(f"{name}: {statistics.median(seconds):.2f} s ({low:.2f} to {high:.2f})")
 
-    return command_line.run(command, values, __doc__, argv)
+    return command_line.run(command, values, __doc__, argv, positional=True)
 
 
 if __name__ == "__main__":

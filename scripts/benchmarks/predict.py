@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not missing:
                 print(f"Left out, since {told} is not given: its contestant.")
 
-    return command_line.run(command, values, __doc__, argv)
+    return command_line.run(command, values, __doc__, argv, positional=True)
 
 
 if __name__ == "__main__":

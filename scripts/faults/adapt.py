@@ -196,7 +196,7 @@ def main() -> int:
                 at_random(bench, whole, values["kills"].value, seconds)
         print(f"As undisturbed: {', '.join(whole)}.")
 
-    return command_line.run(command, values, __doc__)
+    return command_line.run(command, values, __doc__, positional=True)
 
 
 if __name__ == "__main__":
