@@ -29,7 +29,7 @@ train_on_digits() {
   local digits=data/digits model_dir
   model_dir="$(value_of model_dir "$@")"
   model_dir="${model_dir:-${MODEL_DIR:-runs/quickstart}}"
-  "$PYTHON" -m datasets.digits --output "$digits/images"
+  "$PYTHON" -m squeezenext.convert.digits --output "$digits/images"
   "$PYTHON" -m datasets.convert --layout folder --source "$digits/images" \
     --output "$digits/tf-records"
   "$PYTHON" -m squeezenext.train --configuration quickstart --data_dir "$digits/tf-records" \

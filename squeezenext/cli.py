@@ -128,19 +128,24 @@ def _say(sentence: str, code: int) -> int:
     return code
 
 
-def tell(text: str) -> None:
-    """Says a sentence on standard error."""
+def log(text: str) -> None:
+    """Writes a sentence to standard error."""
     print(shown(text, sys.stderr), file=sys.stderr)
 
 
-def shown(text: str, stream: TextIO) -> str:
-    """Returns text in which a stranger's name cannot drive a terminal, if `stream` is one.
+tell = log
 
-    What is no character to be seen is escaped, as `ls` does; a pipe gets the text as it is.
-    """
-    if not stream.isatty():
+
+def shown(text: str, stream: TextIO) -> str:
+    """Returns a text for a stream; on a terminal, `printable`, so that it cannot drive it."""
+    return printable(text) if stream.isatty() else text
+
+
+def printable(text: str) -> str:
+    """Returns a text with line ends, escapes and the like written as \\n, \\x1b, as `ls` does."""
+    if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def check_file(flag: str, path: Path) -> None:

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from squeezenext.convert import beam, folder, plan, shards
+from squeezenext.convert import folder, plan, pool, shards
 from squeezenext.convert.command import convert
-from squeezenext.convert.options import Options
+from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError, RunAgain
 from tests.imagenet_archives import class_folders
 from tests.test_convert import hashes
@@ -36,7 +36,7 @@ def test_a_failing_element_fails_the_run(photos, tmp_path, monkeypatch):
     def silent(**_):
         raise RuntimeError
 
-    monkeypatch.setattr(beam.shards, "draft", fails)
+    monkeypatch.setattr(plan.shards, "draft", fails)
     with pytest.raises(RunAgain, match="pipeline failed .*worker lost.*run the same"):
         convert(photos, tmp_path / "out", **OPTIONS, runner="beam")
     with monkeypatch.context() as patch:
@@ -53,7 +53,7 @@ def test_a_shard_that_is_written_twice_is_the_same(photos, tmp_path):
     out = tmp_path / "out"
     (out / ".convert").mkdir(parents=True)
     collection = folder.collect(photos, 0.2, 0, False)
-    for _, job in plan.shard_jobs(collection, out, Options(**OPTIONS)):
+    for _, job in shards.shard_jobs(collection, out, ConvertOptions(**OPTIONS)):
         first = shards.write(job)
         (out / ".convert" / f"{job.path.name}.json").unlink()
         assert shards.write(job).sha256 == first.sha256
@@ -72,20 +72,20 @@ def test_an_element_that_outlives_its_conversion_replaces_nothing(photos, tmp_pa
     """Its submitter was killed, and another seed's conversion came meanwhile, or none."""
     out = tmp_path / "out"
     collection = folder.collect(photos, 0.2, 0, False)
-    before = plan.Plan("seed 0", "", ())
-    late = plan.shard_jobs(collection, out, Options(**OPTIONS), before.key)[0][1]
+    before = plan.ConversionPlan("seed 0", "", ())
+    late = shards.shard_jobs(collection, out, ConvertOptions(**OPTIONS), before.key)[0][1]
     if later == "finished":
         convert(photos, out, **OPTIONS, seed=1)
         (out / ".convert").mkdir()  # or there is no place for the draft
     else:
         out.mkdir()
-        plan.begin(out, before if later == "none" else plan.Plan("seed 1", "", ()))
+        plan.begin(out, before if later == "none" else plan.ConversionPlan("seed 1", "", ()))
     whole = hashes(out)
     if later == "none":
-        assert beam._write(late) == late.path.name and late.path.exists()
+        assert plan.write_planned(late) == late.path.name and late.path.exists()
         return
     with pytest.raises(RunAgain, match="out is no longer written by this conversion"):
-        beam._write(late)
+        plan.write_planned(late)
     assert hashes(out) == whole and not list(out.glob(".convert/*.tmp"))
 
 
@@ -109,6 +109,6 @@ def test_an_interrupted_submitter_cancels_the_job():
             raise NotImplementedError
 
     pipeline = Pipeline()
-    with pytest.raises(KeyboardInterrupt), beam._cancelled(pipeline), pipeline:
+    with pytest.raises(KeyboardInterrupt), pool._cancelled(pipeline), pipeline:
         pass
     assert done == ["cancelled"]

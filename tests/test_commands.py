@@ -47,7 +47,7 @@ def test_a_place_that_cannot_be_written_is_a_sentence():
 @pytest.mark.parametrize(
     "name",
     ["squeezenext.train", "squeezenext.evaluate", "squeezenext.stats", "squeezenext.weights",
-     "datasets.convert", "datasets.verify", "datasets.digits", "squeezenext.predict"],
+     "datasets.convert", "datasets.verify", "squeezenext.convert.digits", "squeezenext.predict"],
 )  # fmt: skip
 def test_every_command_has_help(name, capsys):
     assert importlib.import_module(name).main([name, "--help"]) == 0

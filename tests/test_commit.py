@@ -69,5 +69,5 @@ def test_a_full_disk_asks_for_another_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(commit.os, "writev", full)
     with pytest.raises(RunAgain, match="No space left on device.*same command again"):
-        commit.write_json(tmp_path / "file", {}, tmp_path)
+        commit.write_document(tmp_path / "file", {}, tmp_path)
     assert list(tmp_path.iterdir()) == []

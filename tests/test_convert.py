@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from squeezenext.convert import checksums, command, estimate, images, listing
+from squeezenext.convert import command, estimate, imagenet_archives, images, listing
 from squeezenext.convert.command import convert
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.images import jpeg as segments
@@ -247,7 +247,7 @@ def wait_for(condition):
 def test_a_second_converter_is_told_who_is_first(photos, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    with command.plan.held(out):
+    with command.plan.locked(out):
         with pytest.raises(RunAgain, match=f"process {os.getpid()} on"):
             convert(photos, out, **FOLDER)
         with started(photos, out) as process:
@@ -502,7 +502,7 @@ def test_bad_images_are_refused(data, reason):
 
 def test_verify_images_decodes(photos, tmp_path, monkeypatch):
     """A JPEG whose header and end are right but whose middle is not; only decoding finds it."""
-    monkeypatch.setattr(command.plan.lists, "mean_sample", lambda *_: 0)
+    monkeypatch.setattr(command.shards, "mean_sample", lambda *_: 0)
     data = jpeg(3)
     scan = segments.header(data).scan
     (photos / "cat" / "0.jpg").write_bytes(data[: scan + 5] + b"\xff\xc4\0\3\0" + data[-2:])
@@ -534,13 +534,13 @@ def test_the_lists_of_the_predecessor(photos, tmp_path):
 
 
 def test_a_large_set_has_a_sampled_mean(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(command.plan.lists, "mean_sample", lambda examples, size: 7)
+    monkeypatch.setattr(command.shards, "mean_sample", lambda examples, size: 7)
     for workers, shards in ((1, 3), (2, 3)):
         out = tmp_path / f"{workers}"
         manifest = convert(photos, out, **FOLDER | {"workers": workers}, train_shards=shards)
         assert manifest.raw["rgb_mean_examples"] == 7
     assert hashes(tmp_path / "1") == hashes(tmp_path / "2")
-    assert command.plan.lists.mean_sample is not None
+    assert command.shards.mean_sample is not None
 
 
 def test_duplicates_across_splits_are_told(photos, tmp_path, capsys):
@@ -555,14 +555,14 @@ def test_duplicates_across_splits_are_told(photos, tmp_path, capsys):
     assert rows["validation/cat/validation.jpg"] == "train/cat/train.jpg"
     assert rows["validation/dog/validation.jpg"] == "train/dog/train.jpg"
     assert set(rows) == {f"{s}/{n}/{s}.jpg" for s in ("validation", "test") for n in ("cat", "dog")}
-    command.report(manifest)
+    command.log_outcome(manifest)
     assert "4 images lie in two splits" in capsys.readouterr().err
     assert not convert(photos, tmp_path / "none", **FOLDER).raw["duplicates"]
 
 
 def test_equal_checksums_are_no_duplicates(tmp_path, monkeypatch):
     """Two images that agree in length and CRC are compared by their bytes."""
-    monkeypatch.setattr(command.shards, "fingerprint", lambda _: 7)
+    monkeypatch.setattr(command.shards, "content_crc", lambda _: 7)
     for n, split in enumerate(("train", "validation")):
         for name in ("cat", "dog"):
             folder = tmp_path / "split" / split / name
@@ -651,12 +651,16 @@ def test_checksums(source, tmp_path, monkeypatch):
     for name in ("ILSVRC2012_img_val.tar", "ILSVRC2012_bbox_train_v2.tar.gz"):
         files = {name: source / name}
         with command.Pool(1) as pool, pytest.raises(InputError, match=f"{name} has the (MD5|SHA)"):
-            checksums.check(files, True, pool, False)
-        kind = "md5" if "md5" in checksums.OFFICIAL[name] and "bbox" in name else "sha256"
+            imagenet_archives.check_digests(files, True, pool, False)
+        kind = (
+            "md5"
+            if "md5" in imagenet_archives.OFFICIAL_DIGESTS[name] and "bbox" in name
+            else "sha256"
+        )
         right = hashlib.new(kind, files[name].read_bytes()).hexdigest()
-        monkeypatch.setitem(checksums.OFFICIAL, name, {kind: right})
+        monkeypatch.setitem(imagenet_archives.OFFICIAL_DIGESTS, name, {kind: right})
         with command.Pool(1) as pool:
-            assert checksums.check(files, True, pool, False)[0][kind] == right
+            assert imagenet_archives.check_digests(files, True, pool, False)[0][kind] == right
     moved = (source / "ILSVRC2012_img_train.tar").rename(tmp_path / "other name.tar")
     again = convert(source, tmp_path / "out", **IMAGENET, checksum=True, train_tar=str(moved))
     assert again.raw == manifest.raw
@@ -665,16 +669,16 @@ def test_checksums(source, tmp_path, monkeypatch):
 
 
 def test_the_official_archives_are_known_to_hold_repairs(photos, tmp_path):
-    options = command.Options("imagenet")
+    options = command.ConvertOptions("imagenet")
     faults = [listing.Fault(f"{n}", "CMYK converted to RGB") for n in range(22)]
     png = listing.Fault("x", "PNG encoded as JPEG")
     assert command.outputs._unexpected(options, [*faults, png]) == []
     assert "21 CMYK images and 1 PNG" in command.outputs._unexpected(options, [*faults[1:], png])[0]
-    assert command.outputs._unexpected(command.Options("folder"), faults) == []
+    assert command.outputs._unexpected(command.ConvertOptions("folder"), faults) == []
 
 
 def test_space_is_checked_before_any_work(photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command.space, "free_bytes", lambda _: 1000)
+    monkeypatch.setattr(command.commit, "free_bytes", lambda _: 1000)
     out = tmp_path / "out"
     with pytest.raises(RunAgain, match="needs 0.00 GB, its disk has 0.00 GB free; free some space"):
         convert(photos, out, **FOLDER)
@@ -686,13 +690,13 @@ def test_a_sequential_pass_counts_what_it_lays_by_once(source, tmp_path, monkeyp
     """It asks for the room of both before the first; what is laid by is not asked for again."""
     size = (source / "ILSVRC2012_img_train.tar").stat().st_size
     estimate, asked = command.estimate, []
-    monkeypatch.setattr(command.space, "check_room", lambda folder, size: asked.append(size))
+    monkeypatch.setattr(command.commit, "check_room", lambda folder, size: asked.append(size))
     convert(source, tmp_path / "out", **IMAGENET, sequential=True)
     convert(source, tmp_path / "plain", **IMAGENET)
     assert asked == [2 * size, asked[2], asked[2]]
     plans = [
-        estimate.make_estimate(
-            source, tmp_path / "new", command.Options(**IMAGENET, sequential=sequential)
+        estimate.estimate_conversion(
+            source, tmp_path / "new", command.ConvertOptions(**IMAGENET, sequential=sequential)
         )
         for sequential in (False, True)
     ]
@@ -705,7 +709,7 @@ def test_a_sequential_pass_asks_for_what_is_still_to_come(source, tmp_path, monk
     """Not for the shards of a killed run once more; with --max_side for smaller ones, too."""
     size = (source / "ILSVRC2012_img_train.tar").stat().st_size
     out, options = tmp_path / "out", IMAGENET | {"sequential": True, "train_shards": 3}
-    put, asked = command.shards.put, []
+    put, asked = command.shards.publish, []
 
     def interrupted(folder, drafted):
         if list(folder.glob("*-of-*")):
@@ -713,11 +717,11 @@ def test_a_sequential_pass_asks_for_what_is_still_to_come(source, tmp_path, monk
         return put(folder, drafted)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command.shards, "put", interrupted)
+        patch.setattr(command.shards, "publish", interrupted)
         with pytest.raises(KeyboardInterrupt):
             convert(source, out, **options)
     done = sum(path.stat().st_size for path in out.glob("*-of-*"))
-    monkeypatch.setattr(command.space, "check_room", lambda folder, size: asked.append(size))
+    monkeypatch.setattr(command.commit, "check_room", lambda folder, size: asked.append(size))
     convert(source, out, **options)
     assert 0 < done and asked[0] == 2 * size - done
     convert(source, tmp_path / "small", **options, max_side=16)

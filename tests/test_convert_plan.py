@@ -141,8 +141,8 @@ def test_overwriting_begins_when_there_is_room(photos, tmp_path, monkeypatch):
     out = tmp_path / "out"
     convert(photos, out, **FOLDER)
     before = hashes(out)
-    monkeypatch.setattr(command.space, "free_bytes", lambda _: 0)
-    monkeypatch.setattr(command.estimate, "needed", lambda *_: 1)
+    monkeypatch.setattr(command.commit, "free_bytes", lambda _: 0)
+    monkeypatch.setattr(command.estimate, "remaining_bytes", lambda *_: 1)
     with pytest.raises(RunAgain, match="free some space"):
         convert(photos, out, **FOLDER, seed=1, overwrite=True)
     assert hashes(out) == before
@@ -151,7 +151,7 @@ def test_overwriting_begins_when_there_is_room(photos, tmp_path, monkeypatch):
 @pytest.mark.parametrize("field", ["table", "names", "rgb_sum", "plan"])
 def test_a_flipped_bit_in_a_note_is_noticed(photos, tmp_path, monkeypatch, field):
     """The note is JSON as before, and names the same shard. That shard is made again."""
-    out, made, put = tmp_path / "out", {}, shards.put
+    out, made, put = tmp_path / "out", {}, shards.publish
     convert(photos, tmp_path / "whole", **FOLDER, train_shards=3)
     with monkeypatch.context() as patch:
         patch.setattr(command.outputs, "finish", lambda *_: None)
@@ -167,7 +167,7 @@ def test_a_flipped_bit_in_a_note_is_noticed(photos, tmp_path, monkeypatch, field
         made[drafted.file] = bool(drafted.draft)
         return put(folder, drafted)
 
-    monkeypatch.setattr(command.shards, "put", watched)
+    monkeypatch.setattr(command.shards, "publish", watched)
     convert(photos, out, **FOLDER, train_shards=3)
     assert [name for name, anew in made.items() if anew] == ["train-00001-of-00003"]
     assert len(made) == 4 and hashes(out) == hashes(tmp_path / "whole")
@@ -193,7 +193,7 @@ def test_a_damaged_plan_names_nothing_outside(tmp_path):
     for files in (["../precious"], [3], "precious", None):
         fields = {"identity": "", "fingerprint": "", "files": files}
         (tmp_path / "out" / ".convert" / "plan.json").write_text(json.dumps(fields))
-        plan.begin(tmp_path / "out", plan.Plan("a", "b", ()))
+        plan.begin(tmp_path / "out", plan.ConversionPlan("a", "b", ()))
     assert (tmp_path / "precious").exists()
 
 
@@ -253,7 +253,7 @@ def test_a_copied_shard_is_what_was_read(photos, tmp_path, monkeypatch):
 def test_an_owner_that_has_not_told_yet(photos, tmp_path, content):
     out = tmp_path / "out"
     out.mkdir()
-    with plan.held(out):
+    with plan.locked(out):
         owner = out / f"{plan.LOCK}.owner"
         assert f"process {os.getpid()} on " in owner.read_text()
         owner.unlink()
@@ -276,7 +276,7 @@ def test_the_owner_s_file_is_never_partial(tmp_path, monkeypatch):
         return replace(source, target)
 
     monkeypatch.setattr(plan.os, "replace", looks)
-    with plan.held(tmp_path):
+    with plan.locked(tmp_path):
         pass
     assert len(seen) == 1 and not seen[0][0]
     assert re.fullmatch(rf"process {os.getpid()} on \S+", seen[0][1])
@@ -325,7 +325,7 @@ def test_threads_end_before_what_they_work_on_is_let_go(monkeypatch):
 
 def test_a_conversion_closes_its_threads_within_the_lock(photos, tmp_path, monkeypatch):
     """The traceback keeps the generator alive: nothing but closing it waits for a late rename."""
-    put, late = shards.put, []
+    put, late = shards.publish, []
 
     def slow(folder, drafted):
         time.sleep(0.3)
@@ -339,7 +339,7 @@ def test_a_conversion_closes_its_threads_within_the_lock(photos, tmp_path, monke
 
         yield advance
 
-    monkeypatch.setattr(command.shards, "put", slow)
+    monkeypatch.setattr(command.shards, "publish", slow)
     monkeypatch.setattr(command.progress, "throughput", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convert(photos, tmp_path / "out", **FOLDER, train_shards=6)

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from squeezenext.convert import command, imagenet_archives
+from squeezenext.convert import command, imagenet
 from squeezenext.convert.command import convert
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.records import manifest
@@ -24,7 +24,7 @@ def photos(tmp_path):
 
 def test_a_name_cannot_forge_a_line_of_the_report(photos, tmp_path, capsys):
     (photos / "cat" / "x.\n\x1b[2Jrejected: all is well").write_text("x")
-    command.report(convert(photos, tmp_path / "out", **FOLDER))
+    command.log_outcome(convert(photos, tmp_path / "out", **FOLDER))
     said = capsys.readouterr().err
     assert "\x1b" not in said and said.count("\n") == 2
     assert r"\n\x1b[2jrejected: all is well" in said
@@ -120,7 +120,7 @@ def test_an_archive_that_changes_while_it_is_listed_is_noticed(tmp_path, monkeyp
     train = {s: {f"{s}_{n}.JPEG": jpeg(n) for n in range(2)} for s in SYNSETS}
     validation = {VALIDATION: jpeg(9)}
     source = archives.write_imagenet(tmp_path / "source", train, validation)
-    archive, listed = source / "ILSVRC2012_img_train.tar", imagenet_archives.train_listing
+    archive, listed = source / "ILSVRC2012_img_train.tar", imagenet._train_listing
 
     def rewritten(*arguments):
         os.utime(archive, ns=(1, 1))
@@ -128,7 +128,7 @@ def test_an_archive_that_changes_while_it_is_listed_is_noticed(tmp_path, monkeyp
 
     options = FOLDER | {"layout": "imagenet", "partial": True, "sequential": sequential}
     with monkeypatch.context() as patch:
-        patch.setattr(imagenet_archives, "train_listing", rewritten)
+        patch.setattr(imagenet, "_train_listing", rewritten)
         with pytest.raises(RunAgain, match="changed while it was read"):
             convert(source, tmp_path / "out", **options)
     convert(source, tmp_path / "out", **options)
@@ -179,7 +179,7 @@ def test_in_place_an_interrupted_conversion_goes_on(slim, monkeypatch, own_label
     if own_labels:
         (slim / "labels.txt").write_text("0:background\n1:a cat\n2:a dog\n")
     before = hashes(slim)
-    write_json = command.commit.write_json
+    write_json = command.commit.write_document
 
     def interrupted(path, *more):
         if path.name == "manifest.json":
@@ -187,7 +187,7 @@ def test_in_place_an_interrupted_conversion_goes_on(slim, monkeypatch, own_label
         write_json(path, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command.commit, "write_json", interrupted)
+        patch.setattr(command.commit, "write_document", interrupted)
         with pytest.raises(KeyboardInterrupt):
             convert(slim, slim, **TFRECORD)
     assert (slim / "train.csv").exists() and (slim / "labels.txt").exists()

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from defusedxml import DefusedXmlException
 
-from squeezenext.convert import boxes, folder, imagenet, listing, sources, tar
-from squeezenext.convert.listing import parts, shuffled
-from squeezenext.convert.options import Options
+from squeezenext.convert import boxes, folder, imagenet, imagenet_archives, listing, sources, tar
+from squeezenext.convert.listing import random_order
+from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.pool import Pool
+from squeezenext.convert.shards import even_runs
 from squeezenext.errors import InputError
 from tests import imagenet_archives as archives
 from tests.imagenet_archives import box_xml, jpeg, tar_bytes, validation_name
@@ -24,7 +25,7 @@ VALIDATION = {validation_name(TENCH): jpeg(3)}
 
 
 def collect(source, partial=True, workers=1):
-    options = Options("imagenet", partial=partial, show_progress=False)
+    options = ConvertOptions("imagenet", partial=partial, show_progress=False)
     with Pool(workers) as pool:
         return imagenet.collect(source, options, pool, source / "spool")
 
@@ -54,7 +55,7 @@ def test_workers_list_the_same(tmp_path):
 
 def test_validation_labels_are_the_official_ones():
     """The first three in the order of names: tensorflow-datasets' validation_labels.txt."""
-    truth = imagenet.validation_labels()
+    truth = imagenet_archives.validation_labels()
     synsets = [collection_class(label) for label in truth[:3]]
     assert synsets == ["n01751748", "n09193705", "n02105855"]
     assert len(truth) == 50_000 and set(np.bincount(truth)[1:]) == {50}
@@ -82,8 +83,8 @@ def test_a_part_is_accepted_on_purpose_only(tmp_path):
 
 def test_the_counts_are_checked_too(tmp_path, monkeypatch):
     archives.write_imagenet(tmp_path, TRAIN, VALIDATION)
-    sizes = {name: (tmp_path / name).stat().st_size for name in imagenet.OFFICIAL_BYTES}
-    monkeypatch.setattr(imagenet, "OFFICIAL_BYTES", sizes)
+    sizes = {name: (tmp_path / name).stat().st_size for name in imagenet_archives.OFFICIAL_BYTES}
+    monkeypatch.setattr(imagenet_archives, "OFFICIAL_BYTES", sizes)
     with pytest.raises(InputError, match="holds 2 images of 2 classes.*1281167 of 1000"):
         collect(tmp_path, partial=False)
 
@@ -95,9 +96,9 @@ def test_a_class_may_not_be_too_small(tmp_path, monkeypatch):
     labels = np.append(labels, np.arange(1, 168))
     labels[:700] = 2  # leaves 582 of class 1
     rows = [(0, 0, 1, label) for label in labels.tolist()]
-    full = listing.listing([tmp_path], rows, ["x"] * len(rows))
+    full = listing.Listing.of_rows([tmp_path], rows, ["x"] * len(rows))
     with pytest.raises(InputError, match="holds 582 images of n01440764, the official archive 732"):
-        imagenet.check_counts({"train": full}, {"train": tmp_path})
+        imagenet_archives.check_counts({"train": full}, {"train": tmp_path})
 
 
 def test_wrong_archives(tmp_path):
@@ -362,16 +363,16 @@ def test_damaged_bytes_never_crash_the_walk():
 
 def test_boxes_are_cleaned():
     """The notes' faults: outside, swapped, empty, decimals, another synset, a dog's name."""
-    assert boxes.parse(box_xml(TENCH, (10, 5, 90, 45)), TENCH) == pytest.approx(
+    assert boxes.parse_boxes(box_xml(TENCH, (10, 5, 90, 45)), TENCH) == pytest.approx(
         np.array([[0.1, 0.1, 0.9, 0.9]])
     )
-    swapped = boxes.parse(box_xml(TENCH, (90.5, -3, 10, 60)), TENCH)
+    swapped = boxes.parse_boxes(box_xml(TENCH, (90.5, -3, 10, 60)), TENCH)
     assert swapped == pytest.approx(np.array([[0.1, 0, 0.905, 1]]))
     for empty in ((10, 5, 10, 45), (110, 5, 190, 45), (-20, 5, -1, 45)):
-        assert boxes.parse(box_xml(TENCH, empty, (0, 0, 50, 25)), TENCH).shape == (1, 4)
-    assert len(boxes.parse(box_xml(GOLDFISH, (10, 5, 90, 45)), TENCH)) == 0
-    assert len(boxes.parse(box_xml("Scottish_deerhound", (10, 5, 90, 45)), "n02092002")) == 1
-    assert len(boxes.parse(box_xml(TENCH), TENCH)) == 0
+        assert boxes.parse_boxes(box_xml(TENCH, empty, (0, 0, 50, 25)), TENCH).shape == (1, 4)
+    assert len(boxes.parse_boxes(box_xml(GOLDFISH, (10, 5, 90, 45)), TENCH)) == 0
+    assert len(boxes.parse_boxes(box_xml("Scottish_deerhound", (10, 5, 90, 45)), "n02092002")) == 1
+    assert len(boxes.parse_boxes(box_xml(TENCH), TENCH)) == 0
 
 
 @pytest.mark.parametrize(
@@ -387,14 +388,14 @@ def test_boxes_are_cleaned():
 )
 def test_damaged_boxes(text):
     with pytest.raises((ValueError, SyntaxError)):
-        boxes.parse(text, TENCH)
+        boxes.parse_boxes(text, TENCH)
 
 
 def test_an_xml_bomb_is_not_expanded():
     entities = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 10))
     bomb = f'<!DOCTYPE b [<!ENTITY a0 "x">{entities}]><annotation>&a9;</annotation>'
     with pytest.raises(DefusedXmlException):
-        boxes.parse(bomb.encode(), TENCH)
+        boxes.parse_boxes(bomb.encode(), TENCH)
 
 
 def read_boxes(directory, archive, wanted=(f"{TENCH}_1", f"{TENCH}_2")):
@@ -581,18 +582,18 @@ def test_a_file_that_vanishes_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "check_name", vanishes)
     with Pool(1) as pool:
         with pytest.raises(InputError, match="1.jpg cannot be read .No such file or directory"):
-            sources.collect(source, Options("folder"), pool, tmp_path / "spool")
+            sources.collect(source, ConvertOptions("folder"), pool, tmp_path / "spool")
 
 
 def test_the_order_is_a_function_of_names_and_seed():
     names = [f"{number}.jpg" for number in range(1000)]
-    order = shuffled(names, 7)
+    order = random_order(names, 7)
     assert sorted(order) == list(range(1000)) and list(order[:5]) != list(range(5))
-    back = shuffled(names[::-1], 7)
+    back = random_order(names[::-1], 7)
     assert [names[place] for place in order] == [names[::-1][place] for place in back]
-    assert list(order) != list(shuffled(names, 8))
+    assert list(order) != list(random_order(names, 8))
 
 
 def test_parts():
-    assert [part.stop - part.start for part in parts(10, 4)] == [2, 3, 2, 3]
-    assert parts(1_281_167, 1024)[-1].stop == 1_281_167
+    assert [part.stop - part.start for part in even_runs(10, 4)] == [2, 3, 2, 3]
+    assert even_runs(1_281_167, 1024)[-1].stop == 1_281_167

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from scripts.faults import setup as fault_setup
-from squeezenext.convert import commit, plan, space
+from squeezenext.convert import commit, plan
 
 MODES = {"disk full": 75, "input/output error": 2, "killed before": -9, "killed half-way": -9}
 _TOKEN = re.compile(r"\.[0-9a-f]{16}\.tmp$")  # of a draft's name
@@ -207,10 +207,10 @@ def _fill_up(source: Path, output: Path, whole: fault_setup.Hashes, left: int) -
     filler = output / ".filler"
 
     def fill(*_) -> None:
-        filler.write_bytes(bytes(space.free_bytes(output) - left))
+        filler.write_bytes(bytes(commit.free_bytes(output) - left))
 
     def filled() -> int:
-        space.check_room = fill
+        commit.check_room = fill
         return fault_setup.plainly(source, output)
 
     if (code := fault_setup.forked(filled)) != 75:

@@ -213,7 +213,7 @@ def _convert(photos: Path, records: Path, seed: int) -> tuple[Path, tuple[str, .
             "another --seed; give another --model_dir."
         ) from error
     try:
-        command.report(manifest)
+        command.log_outcome(manifest)
     except SomeInputsFailed as error:
         return records, (str(error),)
     return records, ()

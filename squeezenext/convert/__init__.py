@@ -1,6 +1,6 @@
-"""Archives and folders of images in, a data directory of TFRecord shards out."""
+"""Converts archives or folders of images into a data directory of TFRecord shards."""
 
 from squeezenext.convert.command import convert, main
-from squeezenext.convert.options import Options
+from squeezenext.convert.options import ConvertOptions
 
-__all__ = ["Options", "convert", "main"]
+__all__ = ["ConvertOptions", "convert", "main"]

@@ -1,9 +1,9 @@
-"""ILSVRC2012's bounding boxes: XML files in a tar.gz, with faults of every kind.
+"""Reads ILSVRC2012's bounding boxes: XML files in a tar.gz, with faults of every kind.
 
-The cleaning follows process_bounding_boxes.py of tensorflow/models (research/inception):
-corners are relative to the size that the file itself states, clamped and put in order;
-empty boxes and boxes of another synset are dropped. The file's own name counts, since
-`<filename>` reads "%s" in many.
+The cleaning follows process_bounding_boxes.py of tensorflow/models (research/inception): corners
+are relative to the size that the XML file states, clamped and put in order; empty boxes and boxes
+of another synset are dropped. The image is that of the XML file's name, since `<filename>` reads
+"%s" in many.
 """
 
 import gzip
@@ -18,7 +18,7 @@ import defusedxml.ElementTree
 import numpy as np
 
 from squeezenext.convert import tar
-from squeezenext.convert.listing import Fault, add_all
+from squeezenext.convert.listing import Fault, add_faults
 from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
 
@@ -26,24 +26,25 @@ _NAME = re.compile(r"(?:\./)?(?:[\w-]+/){0,3}(n\d{8}_\d+)\.xml")
 _SYNSET = re.compile(r"n\d{8}")
 MAX_XML_BYTES = 1 << 20
 MAX_TAIL_BYTES = 16 << 20  # tar pads an archive to 10 KB
-_BATCH = 2000  # files sent to a worker at once: the sending then costs nothing
-_BATCH_BYTES = 8 << 20  # or fewer, where they are large: ImageNet's have 500 bytes each
+_BATCH = 2000  # files sent to a worker at once: then sending costs nothing
+_BATCH_BYTES = 8 << 20  # or fewer, if they are large: ImageNet's have 500 bytes each
 
 
 class _Gzip:
-    """Reads a gzip stream at positions that never go back."""
+    """A gzip stream, read from front to back only, a `tar.Source`."""
 
     def __init__(self, file: gzip.GzipFile, name: str) -> None:
         self._file, self._name, self._position = file, name, 0
 
     def read_at(self, position: int, size: int) -> bytes:
+        """Returns the bytes at a position, which must not lie before the last one read."""
         while self._position < position:
             if not self._read(min(position - self._position, 1 << 20)):
                 break
         return self._read(size)
 
     def finish(self) -> None:
-        """Reads on to the end, where gzip's checksum of everything is."""
+        """Reads on to the end, where gzip's checksum is."""
         for _ in range(MAX_TAIL_BYTES >> 16):
             if not self._read(1 << 16):
                 return
@@ -61,11 +62,11 @@ class _Gzip:
 
 
 def read(path: Path, wanted: set[str], pool: Pool) -> tuple[dict[str, bytes], list[Fault]]:
-    """Returns the boxes of the images whose stems are in `wanted`, and the files refused.
+    """Reads the boxes of the images whose stems are in `wanted`.
 
     Returns:
-      stem -> [k, 4] float32 xmin, ymin, xmax, ymax in 0..1, as bytes; images whose boxes
-      all were dropped have no entry.
+      The boxes by stem, as the bytes of [boxes, 4] float32 xmin, ymin, xmax, ymax in 0..1 (an
+      image without a box left has no entry), and the rejected files.
 
     Raises:
       InputError: the archive is damaged.
@@ -74,7 +75,7 @@ def read(path: Path, wanted: set[str], pool: Pool) -> tuple[dict[str, bytes], li
     rejected: list[Fault] = []
     for found, faults in pool.run(_parse_all, _batches(path, wanted, rejected)):
         boxes.update(found)
-        add_all(rejected, faults)
+        add_faults(rejected, faults)
     return boxes, rejected
 
 
@@ -90,7 +91,7 @@ def _batches(path: Path, wanted: set[str], rejected: list[Fault]) -> Iterator[li
             if match and match[1] in seen:
                 fault = "appears twice"
             if fault:
-                add_all(rejected, [Fault(f"{path.name}: {member.name}", fault)])
+                add_faults(rejected, [Fault(f"{path.name}: {member.name}", fault)])
             elif match[1] in wanted:
                 seen.add(match[1])
                 batch.append((match[1], stream.read_at(member.offset, member.size)))
@@ -106,7 +107,7 @@ def _parse_all(batch: list[tuple[str, bytes]]) -> tuple[dict[str, bytes], list[F
     boxes, faults = {}, []
     for stem, text in batch:
         try:
-            corners = parse(text, stem.split("_")[0])
+            corners = parse_boxes(text, stem.split("_")[0])
         except (ParseError, defusedxml.DefusedXmlException, ValueError) as error:
             faults.append(Fault(f"{stem}.xml", f"cannot be read ({type(error).__name__}: {error})"))
             continue
@@ -115,11 +116,11 @@ def _parse_all(batch: list[tuple[str, bytes]]) -> tuple[dict[str, bytes], list[F
     return boxes, faults
 
 
-def parse(text: bytes, synset: str) -> np.ndarray:
-    """Returns the boxes of one XML file: [k, 4] float32 xmin, ymin, xmax, ymax in 0..1.
+def parse_boxes(text: bytes, synset: str) -> np.ndarray:
+    """Returns the boxes of one XML file: [boxes, 4] float32 xmin, ymin, xmax, ymax in 0..1.
 
     Raises:
-      ValueError: a number is missing or is none.
+      ValueError: a number is missing or malformed.
       ParseError, DefusedXmlException: the XML is damaged, or declares entities.
     """
     root = defusedxml.ElementTree.fromstring(text)
@@ -137,7 +138,7 @@ def parse(text: bytes, synset: str) -> np.ndarray:
 
 
 def _is_of(name: str, synset: str) -> bool:
-    """Many dogs are named "Scottish_deerhound": only another synset's id excludes a box."""
+    """Returns whether a box is of the synset; names such as "Scottish_deerhound" count as it."""
     return name == synset or not _SYNSET.fullmatch(name)
 
 

@@ -3,64 +3,65 @@
   python -m datasets.convert --layout imagenet --source DIR --output DIR/tf-records
   python -m datasets.convert --layout folder --source PHOTOS --output DIR
 
-The output is finished when its manifest.json exists; killed before, the same command goes
-on at the next shard, and the bytes are those of an undisturbed run.
+The output is complete when its manifest.json exists. After an interruption, the same command goes
+on at the next shard; the bytes are those of an uninterrupted run.
 """
 
 import contextlib
 import dataclasses
 import functools
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from squeezenext import cli as command_line
-from squeezenext import progress
-from squeezenext.convert import beam, commit, estimate, plan, shards, sources, space, tfrecords
+from squeezenext import cli, progress
+from squeezenext.convert import commit, estimate, plan, shards, sources, tfrecords
 from squeezenext.convert import output as outputs
-from squeezenext.convert.listing import Collection, printable
-from squeezenext.convert.options import LAYOUTS, RUNNERS, Options
-from squeezenext.convert.pool import Pool, behind, default_workers
+from squeezenext.convert.listing import Collection
+from squeezenext.convert.options import LAYOUTS, RUNNERS, ConvertOptions
+from squeezenext.convert.pool import Pool, behind, default_workers, run_in_beam
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 from squeezenext.records import manifest as records_manifest
 
-_SHOWN_FAULTS = 20
+_MAX_LOGGED = 20  # rejected files
 
 
 def convert(
-    source: Path, output: Path, say: command_line.Say = lambda text: None, **options
+    source: Path, output: Path, say: cli.Say = lambda text: None, **options
 ) -> records_manifest.Manifest:
-    """Converts `source` into the data directory `output`; see `Options` for the rest.
+    """Converts `source` into the data directory `output`.
 
     Args:
-      say: is told that nothing was to be done.
+      source: a folder, or a CSV file.
+      output: the data directory.
+      say: receives a message if nothing is to be done.
+      **options: the fields of `ConvertOptions`.
 
     Returns:
-      The finished manifest. Images that could not be used are in `raw["rejected"]`.
+      The manifest. Images that could not be used are in `raw["rejected"]`.
 
     Raises:
-      InputError: the source or an option is at fault, or `output` holds other data.
+      InputError: the source or an option is wrong, or `output` holds other data.
       RunAgain: another process writes `output`, or the disk is full.
     """
-    source, output, chosen = Path(source), Path(output), Options(**options)
+    source, output, chosen = Path(source), Path(output), ConvertOptions(**options)
     if not source.exists():
         raise InputError(f"--source {source} is no folder; give the one that holds the data.")
     sources.check_apart(source, output, chosen)
     commit.make_folder(output)
     workers = chosen.workers or default_workers()
-    with plan.held(output), commit.swept(output), Pool(workers) as pool:
+    with plan.locked(output), commit.swept(output), Pool(workers) as pool:
         collection = sources.collect(source, chosen, pool, output / commit.SPOOL)
         identity = outputs.identity(collection, chosen)
         if not chosen.overwrite and (done := outputs.finished(output, identity)) is not None:
             say(f"{output} was finished already; `python -m datasets.verify` reads its bytes.")
             return done
-        space.check_room(output, estimate.needed(collection, output, chosen))
+        commit.check_room(output, estimate.remaining_bytes(collection, output, chosen))
         planned = _begin(collection, source, output, chosen, identity)
         if chosen.layout == "tfrecord":
-            adopted = tfrecords.write(collection, source, output, pool, chosen.show_progress)
+            adopted = tfrecords.adopt_all(collection, source, output, pool, chosen.show_progress)
             collection, written = adopted
         else:
             written = _write_shards(collection, output, chosen, pool, planned.key)
@@ -70,15 +71,15 @@ def convert(
 
 
 def _begin(
-    collection: Collection, source: Path, output: Path, options: Options, identity: str
-) -> plan.Plan:
-    """Makes the work folder and clears away what is not to stay."""
+    collection: Collection, source: Path, output: Path, options: ConvertOptions, identity: str
+) -> plan.ConversionPlan:
+    """Makes the work folder and removes what will not stay."""
     in_place = options.layout == "tfrecord" and output.samefile(source)
     if options.layout == "tfrecord" and not in_place:
-        tfrecords.check_apart(collection, output)
+        tfrecords.check_links(collection, output)
     kept = plan.source_files(collection, output) if in_place else frozenset()
     files = plan.planned_files(collection, options, kept)
-    planned = plan.Plan(identity, outputs.fingerprint(collection), files)
+    planned = plan.ConversionPlan(identity, outputs.fingerprint(collection), files)
     if options.overwrite:
         plan.clear(output, planned, kept)
     plan.begin(output, planned, kept)
@@ -86,28 +87,30 @@ def _begin(
 
 
 def _write_shards(
-    collection: Collection, output: Path, options: Options, pool: Pool, plan_key: str
+    collection: Collection, output: Path, options: ConvertOptions, pool: Pool, plan_key: str
 ) -> dict[str, list[shards.Written]]:
-    named = plan.shard_jobs(collection, output, options, plan_key)
-    images = sum(len(job.listing.names) for _, job in named)
-    size = sum(job.listing.bytes for _, job in named)
+    jobs = shards.shard_jobs(collection, output, options, plan_key)
+    images = sum(len(job.listing.names) for _, job in jobs)
+    size = sum(job.listing.bytes for _, job in jobs)
     written: dict[str, list[shards.Written]] = {name: [] for name in collection.splits}
-    if options.runner == "beam":  # what follows then only checks what the workers wrote
-        beam.write_all([job for _, job in named], options.beam_options)
+    if options.runner == "beam":  # the code below then only checks what the workers wrote
+        run_in_beam(plan.write_planned, [job for _, job in jobs], options.beam_options)
     with progress.throughput("Converting", images, size, options.show_progress) as advance:
-        drafts = pool.run(shards.draft, (job for _, job in named))
-        with contextlib.closing(behind(functools.partial(shards.put, output), drafts)) as results:
-            for (name, job), result in zip(named, results, strict=True):
+        drafts = pool.run(shards.draft, (job for _, job in jobs))
+        with contextlib.closing(
+            behind(functools.partial(shards.publish, output), drafts)
+        ) as results:
+            for (name, job), result in zip(jobs, results, strict=True):
                 written[name].append(result)
                 advance(len(job.listing.names), job.listing.bytes)
     return written
 
 
-def report(manifest: records_manifest.Manifest) -> None:
-    """Tells what came out, on standard error; no file's name can forge a line of it.
+def log_outcome(manifest: records_manifest.Manifest) -> None:
+    """Logs what was converted; no file's name can forge a line of it.
 
     Raises:
-      SomeInputsFailed: images were rejected; each is in the manifest, the first are named.
+      SomeInputsFailed: images were rejected; all are in the manifest, the first ones in the log.
     """
     counts = ", ".join(f"{split.examples} {name}" for name, split in manifest.splits.items())
     repairs, rejected = manifest.raw["repairs"], manifest.raw["rejected"]
@@ -121,9 +124,9 @@ def report(manifest: records_manifest.Manifest) -> None:
             f'{twins[0]["same_as"]} for one; the manifest lists them under "duplicates".'
         )
     lines += [f"warning: {warning}" for warning in manifest.raw.get("warnings", ())]
-    lines += [f"rejected: {row['file']} {row['reason']}" for row in rejected[:_SHOWN_FAULTS]]
+    lines += [f"rejected: {row['file']} {row['reason']}" for row in rejected[:_MAX_LOGGED]]
     for line in lines:
-        print(printable(line), file=sys.stderr)
+        cli.log(cli.printable(line))
     if rejected:
         count = len(rejected) + manifest.raw.get("omitted", {}).get("rejected", 0)
         raise SomeInputsFailed(
@@ -135,32 +138,41 @@ def report(manifest: records_manifest.Manifest) -> None:
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     text = {"flag_values": values}
-    flags.DEFINE_enum("layout", None, LAYOUTS, "How the source lies.", **text)
+    flags.DEFINE_enum("layout", None, LAYOUTS, "Layout of the source.", **text)
     flags.DEFINE_string("source", None, "Folder of the archives, or of the images.", **text)
     flags.DEFINE_string("output", None, "Data directory to write.", **text)
-    flags.DEFINE_integer("seed", 0, "Of the order of examples and of the split.", **text)
+    flags.DEFINE_integer("seed", 0, "Seed of the order of examples and of the split.", **text)
     flags.DEFINE_bool("partial", False, "Accept a part of ImageNet.", **text)
-    flags.DEFINE_float(
-        "validation_fraction", 0.2, "Of each class, where no split is given.", **text
-    )
+    validation = "Share of each class for validation, if the source has no such split."
+    flags.DEFINE_float("validation_fraction", 0.2, validation, **text)
     for name in ("train", "validation", "test"):
         default = "1024, 128 for ImageNet, else one per 100 MB"
-        flags.DEFINE_integer(f"{name}_shards", None, f"Number of files; default {default}.", **text)
+        flags.DEFINE_integer(
+            f"{name}_shards", None, f"Number of shards; default {default}.", **text
+        )
     flags.DEFINE_bool("verify_images", False, "Decode every image.", **text)
-    flags.DEFINE_bool("follow_links", False, "Take symbolic links for their targets.", **text)
+    flags.DEFINE_bool(
+        "follow_links", False, "Follow symbolic links instead of rejecting them.", **text
+    )
     flags.DEFINE_integer("max_side", None, "Re-encode images with a longer side than this.", **text)
-    flags.DEFINE_integer("quality", 90, "JPEG quality of what --max_side re-encodes.", **text)
+    flags.DEFINE_integer(
+        "quality", 90, "JPEG quality of images that --max_side re-encodes.", **text
+    )
     pattern = r"Regular expression of class folders; its group is the class: '\d+\.(.+)'."
     flags.DEFINE_string("class_pattern", None, pattern, **text)
     flags.DEFINE_bool("clutter", False, "Keep Caltech256's class 257.clutter.", **text)
     flags.DEFINE_bool("checksum", False, "Compare the ImageNet archives' checksums.", **text)
-    flags.DEFINE_string("train_tar", None, "Training archive; - or a pipe will do.", **text)
-    flags.DEFINE_bool("sequential", False, "Read the training archive once, in order.", **text)
+    flags.DEFINE_string(
+        "train_tar", None, "Training archive; - (standard input) or a pipe, too.", **text
+    )
+    flags.DEFINE_bool(
+        "sequential", False, "Read the training archive once, from front to back.", **text
+    )
     flags.DEFINE_enum("runner", "local", RUNNERS, "Who writes the shards.", **text)
     flags.DEFINE_multi_string("beam_options", [], "Beam's options, such as --streaming.", **text)
-    flags.DEFINE_bool("dry_run", False, "Only tell what would be done.", **text)
-    flags.DEFINE_bool("overwrite", False, "Replace a data set that is there.", **text)
-    flags.DEFINE_integer("workers", None, "Processes; default one a CPU.", **text)
+    flags.DEFINE_bool("dry_run", False, "Only print what would be done.", **text)
+    flags.DEFINE_bool("overwrite", False, "Replace an existing data set.", **text)
+    flags.DEFINE_integer("workers", None, "Number of processes; default one a CPU.", **text)
     return values
 
 
@@ -169,15 +181,16 @@ def _command(values: flags.FlagValues, positional: list[str]) -> None:
         raise InputError(f"{positional[0]!r} is no flag; did you mean --source {positional[0]}?")
     options = {
         field.name: values[field.name].value
-        for field in dataclasses.fields(Options)
+        for field in dataclasses.fields(ConvertOptions)
         if field.name in values
     }
     source, output = Path(values["source"].value), Path(values["output"].value)
     if values["dry_run"].value:
         workers = values["workers"].value or default_workers()
-        print(estimate.told(estimate.make_estimate(source, output, Options(**options)), workers))
+        estimated = estimate.estimate_conversion(source, output, ConvertOptions(**options))
+        print(estimated.text(workers))
         return
-    report(convert(source, output, command_line.tell, **options))
+    log_outcome(convert(source, output, cli.log, **options))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -185,13 +198,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:  # the program itself, not a function of another one
         signal.signal(signal.SIGTERM, _interrupt)
     required = ("layout", "source", "output")
-    return command_line.run(_command, _flags(), __doc__, argv, required=required, positional=True)
+    return cli.run(_command, _flags(), __doc__, argv, required=required, positional=True)
 
 
 def _interrupt(number: int, frame: object) -> None:
-    """Makes the first SIGTERM, as batch systems send it, what Ctrl-C is; a second one kills.
+    """Handles the first SIGTERM, as batch systems send it, like Ctrl-C; a second one kills.
 
-    The workers have no such thing: a pool that breaks ends those that are left by SIGTERM.
+    Workers do not: a broken pool ends its other workers by SIGTERM.
     """
     del frame
     signal.signal(number, signal.SIG_DFL)

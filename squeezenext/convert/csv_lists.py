@@ -1,4 +1,4 @@
-"""Images listed in CSV files: image,label. Paths are relative to the file they stand in.
+"""Lists images that CSV files name: image,label. Paths are relative to the CSV file.
 
 The source is one CSV file, or a folder that holds train.csv and perhaps val.csv (or
 validation.csv) and test.csv. The PyTorch SqueezeNet's own output is one: there the images of
@@ -9,9 +9,8 @@ import csv
 from pathlib import Path
 
 from squeezenext import labels
-from squeezenext.convert import folder
-from squeezenext.convert.folder import is_image
-from squeezenext.convert.listing import Collection, Fault, Listing, Watch, check_name, listing
+from squeezenext.convert.folder import is_image, split_off_validation
+from squeezenext.convert.listing import Collection, Fault, Listing, Watch, check_name
 from squeezenext.errors import InputError
 
 _SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
@@ -28,7 +27,9 @@ def collect(source: Path, fraction: float, seed: int) -> Collection:
     """Lists the images of a CSV file, or of a folder of such files.
 
     Args:
-      fraction: of each class that becomes the validation split where no file lists one.
+      source: the file or the folder.
+      fraction: share of each class that becomes the validation split if no file lists one.
+      seed: decides which images those are.
 
     Raises:
       InputError: no file, no usable row, or a class that training lacks.
@@ -44,7 +45,7 @@ def collect(source: Path, fraction: float, seed: int) -> Collection:
         for name, pairs in rows.items()
     }
     if "validation" not in listed:
-        listed |= folder.cut(listed["train"], fraction, seed)
+        listed |= split_off_validation(listed["train"], fraction, seed)
     ordered = {name: listed[name] for name in _SPLITS if name in listed}
     described = [{"file": path.name, "bytes": listed[name].bytes} for name, path in files.items()]
     names = _names(files["train"].with_name(_CATEGORIES))
@@ -72,7 +73,7 @@ def _files(source: Path) -> dict[str, Path]:
 
 
 def _rows(path: Path) -> list[Row]:
-    """Returns the (image, label) pairs of a CSV file, its header left out."""
+    """Returns the (image, label) pairs of a CSV file without its header."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline(_MAX_FIELD)
@@ -93,17 +94,17 @@ def _rows(path: Path) -> list[Row]:
 
 
 def _columns(first: list[str]) -> tuple[int, int, int]:
-    """Returns (image's column, label's column, rows of header) by what the first row says."""
+    """Returns (image column, label column, number of header rows), judged by the first row."""
     heads = [cell.strip().lower() for cell in first]
-    image = [place for place, head in enumerate(heads) if head in _IMAGE_HEADS]
-    label = [place for place, head in enumerate(heads) if head in _LABEL_HEADS]
+    image = [index for index, head in enumerate(heads) if head in _IMAGE_HEADS]
+    label = [index for index, head in enumerate(heads) if head in _LABEL_HEADS]
     if image and label:
         return image[0], label[0], 1
     return 0, 1, int(bool(first) and not is_image(Path(heads[0])))
 
 
 def _classes(rows: list[Row], path: Path) -> list[str]:
-    """Returns the labels in order: numbers by value, names by spelling."""
+    """Returns the labels in order: numbers by value, names alphabetically."""
     found = {label for _, label in rows}
     if len(found) < 2:
         raise InputError(f"{path} has {len(found)} class; a classifier needs two at least.")
@@ -113,7 +114,7 @@ def _classes(rows: list[Row], path: Path) -> list[str]:
 
 
 def _names(path: Path) -> dict[str, str]:
-    """Returns id -> name of a categories.csv beside the lists, if there is one."""
+    """Returns id -> name from a categories.csv beside the lists, if there is one."""
     if not path.is_file():
         return {}
     try:
@@ -152,4 +153,4 @@ def _listing(
             f"{path}: none of its {len(rows)} images is a file; paths are relative "
             f"to {path.parent}."
         )
-    return listing(files, table, names)
+    return Listing.of_rows(files, table, names)

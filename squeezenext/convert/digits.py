@@ -1,9 +1,9 @@
-"""Writes scikit-learn's handwritten digits as a folder of JPEGs, a first data set to train on.
+"""Writes scikit-learn's handwritten digits as folders of JPEGs, a first data set to train on.
 
-    python -m datasets.digits --output DIR
+    python -m squeezenext.convert.digits --output DIR
 
-1,797 real scans of 8 x 8 pixels (UCI, Optical Recognition of Handwritten Digits), carried by the
-scikit-learn package, enlarged to 64 x 64; a subfolder a class.
+1,797 real scans of 8 x 8 pixels (UCI, Optical Recognition of Handwritten Digits), part of the
+scikit-learn package, enlarged to 64 x 64; a folder for each class.
 """
 
 import sys
@@ -15,13 +15,13 @@ from absl import flags
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from squeezenext.cli import run
+from squeezenext.cli import log, run
 
 SIDE = 64
 
 
-def write(output: Path) -> int:
-    """Writes output/<digit>/<number>.jpg where absent and returns how many there are."""
+def write_digits(output: Path) -> int:
+    """Writes output/<digit>/<number>.jpg unless it exists; returns the number of images."""
     digits = load_digits()
     counts = dict.fromkeys(range(10), 0)
     for scan, digit in zip(digits.images, digits.target, strict=True):
@@ -36,12 +36,13 @@ def write(output: Path) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
     values = flags.FlagValues()
     flags.DEFINE_string("output", None, "Folder to write.", flag_values=values)
 
     def command(values, _):
-        count = write(Path(values["output"].value))
-        print(f"{values['output'].value}: {count} images.", file=sys.stderr)
+        count = write_digits(Path(values["output"].value))
+        log(f"{values['output'].value}: {count} images.")
 
     return run(command, values, __doc__, argv, required=("output",))
 

@@ -1,4 +1,4 @@
-"""Folders of images: one folder a class, split by you or by us."""
+"""Lists folders of images: one folder a class, in given or newly made splits."""
 
 import collections
 import dataclasses
@@ -8,42 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext import labels
+from squeezenext.cli import printable
 from squeezenext.convert.listing import (
     Collection,
     Fault,
     Listing,
     Watch,
     check_name,
-    listing,
-    printable,
-    shuffled,
+    random_order,
 )
 from squeezenext.errors import InputError
 from squeezenext.images.decoding import ENDINGS
-
-# Takes a validation split out of what has none.
-
-
-def cut(full: Listing, fraction: float, seed: int) -> dict[str, Listing]:
-    """Splits each class by the same fraction; one image at least stays on either side.
-
-    A class of a single image keeps it for training.
-    """
-    # Another seed than the shards' order: otherwise validation would be its beginning.
-    order = shuffled(full.names, seed ^ 0x5EED)
-    labels_in_order = full.table["label"][order]
-    chosen = np.zeros(len(order), bool)
-    for label in np.unique(labels_in_order):
-        places = order[labels_in_order == label]
-        count = max(1, round(fraction * len(places)))
-        chosen[places[: min(count, len(places) - 1)]] = True
-    if not chosen.any():
-        raise InputError("Every class has a single image: none is left for validation; add some.")
-    return {
-        "train": full.take(np.flatnonzero(~chosen)),
-        "validation": full.take(np.flatnonzero(chosen)),
-    }
-
 
 _SPLIT_NAMES = {
     "train": "train",
@@ -57,46 +32,50 @@ _HINT = "make one folder per class, with the images directly in it"
 
 
 @dataclasses.dataclass(frozen=True)
-class Names:
-    """How a class is called: the group of `pattern` in its folder's name; `skip` is left out.
+class ClassNames:
+    """Rules for the names of class folders.
 
-    `nested_refused`: folders inside a class are an error, not only left out. (The published
-    Caltech256 has one, 056.dog/greg.)
+    Attributes:
+      pattern: must match a folder's name; its group is the class.
+      skip: folders to skip, None for none.
+      reject_nested: make a folder of images inside a class an error. (The published Caltech256
+        has one, 056.dog/greg, which is skipped.)
     """
 
     pattern: re.Pattern = re.compile("(.+)")
     skip: re.Pattern | None = None
-    nested_refused: bool = True
+    reject_nested: bool = True
 
 
 @dataclasses.dataclass
 class _Found:
-    """What a look through the folders gathers on its way."""
+    """What the walk through the folders collects."""
 
     follow_links: bool
-    names: Names
+    names: ClassNames
     faults: list[Fault] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
     others: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
 
 def collect(
-    source: Path, fraction: float, seed: int, follow_links: bool, names: Names | None = None
+    source: Path, fraction: float, seed: int, follow_links: bool, names: ClassNames | None = None
 ) -> Collection:
     """Lists `source`/CLASS/*.jpg, or `source`/{train,validation,test}/CLASS/*.jpg.
 
     Args:
-      fraction: of each class that becomes the validation split where there is no folder
-        for it.
-      follow_links: take symbolic links for what they point to; they are rejected otherwise.
-      names: how classes are called; default as their folders.
+      source: the folder.
+      fraction: share of each class that becomes the validation split if that has no folder.
+      seed: decides which images those are.
+      follow_links: follow symbolic links instead of rejecting them.
+      names: rules for the names of class folders; by default a folder's name is the class.
 
     Raises:
       InputError: no folder, no image, a class without one, or classes in deeper folders.
     """
     if not source.is_dir():
         raise InputError(f"{source} is no folder; give the one that holds a folder per class.")
-    seen = _Found(follow_links, names or Names())
+    seen = _Found(follow_links, names or ClassNames())
     roots = split_folders(source)
     found = {name: _images(root, seen) for name, root in roots.items()}
     if seen.others:
@@ -114,7 +93,7 @@ def collect(
     watch = Watch()
     splits = {name: _listing(roots[name], classes, images, watch) for name, images in found.items()}
     if "validation" not in splits:
-        splits |= cut(splits["train"], fraction, seed)
+        splits |= split_off_validation(splits["train"], fraction, seed)
     ordered = {name: splits[name] for name in ("train", "validation", "test") if name in splits}
     described = {
         "file": source.resolve().name,
@@ -126,7 +105,31 @@ def collect(
     return Collection(labelled, ordered, faults, (described,), watch, warnings)
 
 
-def _class_name(folder: str, names: Names, source: Path) -> str:
+def split_off_validation(full: Listing, fraction: float, seed: int) -> dict[str, Listing]:
+    """Splits off a fraction of each class: at least one image, and at most all but one.
+
+    A class with a single image keeps it for training.
+
+    Raises:
+      InputError: each class has a single image.
+    """
+    # Not the seed of the shards' order, of which validation would be the beginning.
+    order = random_order(full.names, seed ^ 0x5EED)
+    labels_in_order = full.table["label"][order]
+    chosen = np.zeros(len(order), bool)
+    for label in np.unique(labels_in_order):
+        members = order[labels_in_order == label]
+        count = max(1, round(fraction * len(members)))
+        chosen[members[: min(count, len(members) - 1)]] = True
+    if not chosen.any():
+        raise InputError("Every class has a single image: none is left for validation; add some.")
+    return {
+        "train": full.take(np.flatnonzero(~chosen)),
+        "validation": full.take(np.flatnonzero(chosen)),
+    }
+
+
+def _class_name(folder: str, names: ClassNames, source: Path) -> str:
     match = names.pattern.fullmatch(folder)
     if not match:
         raise InputError(
@@ -146,11 +149,11 @@ def _check_names(classes: tuple[labels.Label, ...], source: Path) -> None:
 
 
 def split_folders(source: Path) -> dict[str, Path]:
-    """Returns the folder of each split; without a train folder that has folders, all is "train"."""
+    """Returns the folder of each split; only "train" if no train folder has folders in it."""
     roots: dict[str, Path] = {}
     named = [(_SPLIT_NAMES.get(path.name.lower()), path) for path in _entries(source)]
     named = [(name, path) for name, path in named if name and path.is_dir()]
-    # A train folder of images alone is a class that bears a split's name: bus, plane, train.
+    # A train folder of images alone is a class with a split's name: bus, plane, train.
     if not any(
         inner.is_dir() for name, path in named if name == "train" for inner in _entries(path)
     ):
@@ -163,7 +166,7 @@ def split_folders(source: Path) -> dict[str, Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Returns what lies in a folder, in order; hidden files and folders are none of ours."""
+    """Returns the entries of a folder, in order, without hidden ones."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
@@ -199,7 +202,7 @@ def _class_images(root: Path, folder: Path, seen: _Found) -> list[Path]:
     files = []
     for path in _entries(folder):
         if path.is_dir() and any(is_image(deeper) for deeper in _entries(path)):
-            if seen.names.nested_refused:
+            if seen.names.reject_nested:
                 raise InputError(f"{path} holds images one folder too deep; {_HINT}.")
             name = printable(str(path.relative_to(root)))
             seen.warnings.append(f"{name} is a folder in a class: left out.")
@@ -220,6 +223,7 @@ def _class_images(root: Path, folder: Path, seen: _Found) -> list[Path]:
 
 
 def is_image(path: Path) -> bool:
+    """Returns whether a file name has an image's ending."""
     return path.suffix.lower() in ENDINGS
 
 
@@ -231,12 +235,12 @@ def _listing(
     names = [path.relative_to(root).as_posix() for path in files]
     for name in names:
         check_name(name, root)
-    rows = [(place, 0, watch.size(path), ids[path.parent.name]) for place, path in enumerate(files)]
-    return listing(files, rows, names)
+    rows = [(index, 0, watch.size(path), ids[path.parent.name]) for index, path in enumerate(files)]
+    return Listing.of_rows(files, rows, names)
 
 
 def _label(folder: str) -> labels.Label:
-    """The folder's name is key and text; an ImageNet synset is given its words."""
+    """Returns the class of a folder: its name, or the words of an ImageNet synset."""
     if re.fullmatch(r"n\d{8}", folder):
         for label in labels.imagenet():
             if label.synset == folder:

@@ -1,42 +1,51 @@
-"""The ILSVRC2012 archives as they are downloaded: a tar of 1000 tars, and a flat one."""
+"""Lists the ILSVRC2012 archives as they are downloaded: a tar of 1000 tars, and a flat one.
 
+Usually the headers are read and the images stay where they are. With --sequential, or from a pipe,
+the training archive is read once, from front to back. The order of the records is that of a hash of
+their names, so images can be copied, as they come, into 64 files by the first bits of that hash:
+each file holds a run of the final order, and writing the shards reads one file after the other.
+This needs the archive's size once more in the output folder; the records are the same.
+"""
+
+import contextlib
 import dataclasses
-import functools
+import hashlib
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-import numpy as np
-
-from squeezenext import labels
-from squeezenext.convert import boxes, checksums, imagenet_archives, tar
-from squeezenext.convert.imagenet_archives import TRAIN, VALIDATION
-from squeezenext.convert.listing import Collection, Fault, Listing, Watch, add_all, listing
-from squeezenext.convert.options import Options
+from squeezenext import files, labels, progress
+from squeezenext.convert import boxes, commit, imagenet_archives, tar
+from squeezenext.convert.imagenet_archives import BOXES, TRAIN, VALIDATION
+from squeezenext.convert.listing import Collection, Fault, Listing, Watch, add_faults, order_key
+from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
 
-BOXES = "ILSVRC2012_bbox_train_v2.tar.gz"
-
-# Sizes: tensorflow-datasets 4.9.10, imagenet2012/checksums.tsv. Counts: image-net.org.
-OFFICIAL_BYTES = {TRAIN: 147_897_477_120, VALIDATION: 6_744_924_160}
-OFFICIAL_EXAMPLES = {"train": 1_281_167, "validation": 50_000}
-OFFICIAL_SHARDS = {"train": 1024, "validation": 128}
-OFFICIAL_OF_A_CLASS = {"train": (732, 1300), "validation": (50, 50)}
-OFFICIAL_REPAIRS = {"CMYK": 22, "PNG": 1}  # github.com/cytsai/ilsvrc-cmyk-image-list
 _WORTH_WORKERS = 8 << 30  # bytes; 35 microseconds an image, a second to start a worker
+_BUCKET_BITS = 6
+_BLOCK = 1 << 20
+_IMAGE_BYTES = 115_440  # mean of the official archive: 147,897,477,120 bytes, 1,281,167 images
 
 
-def collect(source: Path, options: Options, pool: Pool, spool: Path) -> Collection:
+def collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> Collection:
     """Lists the archives in the folder `source`.
 
     Args:
-      spool: a folder for what a sequential pass lays by.
+      source: the folder of the archives.
+      options: the conversion's.
+      pool: worker processes.
+      spool: a folder for the images of an archive that is read once.
 
     Raises:
-      InputError: an archive is missing, cut, damaged, another one, or not complete.
+      InputError: an archive is missing, cut, damaged, incomplete, or not the official one.
     """
     train_path = train_archive(source, options)
     paths = {TRAIN: train_path, VALIDATION: source / VALIDATION}
-    piped = imagenet_archives.is_pipe(train_path)
+    piped = is_pipe(train_path)
     for name, path in paths.items():
         if name != TRAIN or not piped:
             _check_archive(path, name, options.partial)
@@ -45,26 +54,30 @@ def collect(source: Path, options: Options, pool: Pool, spool: Path) -> Collecti
     watch = Watch()
     described = [{"file": name, "bytes": watch.size(path)} for name, path in files.items()]
     if options.checksum:
-        described = checksums.check(files, not options.partial, pool, options.show_progress)
+        described = imagenet_archives.check_digests(
+            files, not options.partial, pool, options.show_progress
+        )
     faults: list[Fault] = []
     validation = _validation(paths[VALIDATION], faults)
     if piped or options.sequential:
-        train, row = imagenet_archives.collect(train_path, options, faults, spool)
+        train, row = _spooled(train_path, options, faults, spool)
         described = [row, *(row for row in described if row["file"] != TRAIN)]
         _check_size(train_path, TRAIN, row["bytes"], options.partial)
     else:
         train = _train(train_path, pool, faults)
     splits = {"train": train, "validation": validation}
     if not options.partial:
-        check_counts(splits, {"train": train_path, "validation": paths[VALIDATION]})
+        imagenet_archives.check_counts(
+            splits, {"train": train_path, "validation": paths[VALIDATION]}
+        )
     found, refused = read_boxes(paths[BOXES], train, pool)
-    add_all(faults, refused)
+    add_faults(faults, refused)
     splits["train"] = dataclasses.replace(train, boxes=found)
     return Collection(labels.imagenet(), splits, tuple(faults), tuple(described), watch)
 
 
-def train_archive(source: Path, options: Options) -> Path:
-    """Returns where the training archive is; "-" is standard input."""
+def train_archive(source: Path, options: ConvertOptions) -> Path:
+    """Returns the path of the training archive; "-" is standard input."""
     return source / TRAIN if options.train_tar is None else Path(options.train_tar)
 
 
@@ -81,15 +94,16 @@ def _check_archive(path: Path, name: str, partial: bool) -> None:
 
 
 def _check_size(path: Path, name: str, size: int, partial: bool) -> None:
-    if not partial and size != OFFICIAL_BYTES[name]:
+    official = imagenet_archives.OFFICIAL_BYTES[name]
+    if not partial and size != official:
         raise InputError(
-            f"{path} has {size} bytes, the official archive {OFFICIAL_BYTES[name]}; download it "
-            "again, or give --partial if it is a part of ImageNet on purpose."
+            f"{path} has {size} bytes, the official archive {official}; download it again, or "
+            "give --partial if it is a part of ImageNet on purpose."
         )
 
 
 def _train(path: Path, pool: Pool, faults: list[Fault]) -> Listing:
-    """Lists the tar of tars; each inner one is walked by a worker, if that is worth its start."""
+    """Lists the tar of tars; workers walk the inner ones if that is worth starting them."""
     if path.stat().st_size < _WORTH_WORKERS:
         pool.warm()
         pool = Pool(1)
@@ -103,13 +117,13 @@ def _train(path: Path, pool: Pool, faults: list[Fault]) -> Listing:
         label = ids[imagenet_archives.synset(member.name)]
         names += [name for name, _, _ in found]
         rows += [(0, offset, size, label) for _, offset, size in found]
-        add_all(faults, refused)
-    return imagenet_archives.train_listing([path], rows, names, faults, path)
+        add_faults(faults, refused)
+    return _train_listing([path], rows, names, faults, path)
 
 
 def _class_images(
     job: tuple[Path, tar.Member],
-) -> tuple[list[imagenet_archives.Image], list[Fault]]:
+) -> tuple[list[imagenet_archives.ArchivedImage], list[Fault]]:
     path, inner = job
     faults: list[Fault] = []
     with imagenet_archives.opened(path, inner) as source:
@@ -117,11 +131,11 @@ def _class_images(
 
 
 def _validation(path: Path, faults: list[Fault]) -> Listing:
-    """Lists the flat archive. An image's number, not its place, says its label.
+    """Lists the flat archive. An image's label follows from its number, not from its position.
 
-    The archive is not in the order of names, and the official list is.
+    The official list is in the order of names, the archive is not.
     """
-    truth = validation_labels()
+    truth = imagenet_archives.validation_labels()
     rows, names = [], []
     with imagenet_archives.opened(path) as source:
         found = imagenet_archives.validation_images(source, path, len(truth), faults)
@@ -130,42 +144,148 @@ def _validation(path: Path, faults: list[Fault]) -> Listing:
             rows.append((0, offset, size, truth[imagenet_archives.validation_number(name) - 1]))
     if not rows:
         raise InputError(f"{path} holds no validation image; download it again.")
-    return listing([path], rows, names)
+    return Listing.of_rows([path], rows, names)
 
 
-@functools.cache
-def validation_labels() -> list[int]:
-    """Returns the label, 1..1000, of validation images 1..50,000."""
-    ids = imagenet_archives.synset_ids()
-    path = Path(__file__).with_name("imagenet_2012_validation_synsets.txt")
-    return [ids[line] for line in path.read_text("ascii").split()]
-
-
-def check_counts(splits: dict[str, Listing], paths: dict[str, Path]) -> None:
-    """Refuses other numbers of images than the official ones, in all and of each class."""
-    for name, path in zip(splits, paths.values(), strict=True):
-        counts = np.bincount(splits[name].table["label"], minlength=len(labels.imagenet()) + 1)[1:]
-        total, classes = int(counts.sum()), int((counts > 0).sum())
-        low, high = OFFICIAL_OF_A_CLASS[name]
-        odd = np.flatnonzero((counts < low) | (counts > high))
-        fault = ""
-        if total != OFFICIAL_EXAMPLES[name] or classes != len(labels.imagenet()):
-            fault = f"{total} images of {classes} classes, the official archive "
-            fault += f"{OFFICIAL_EXAMPLES[name]} of {len(labels.imagenet())}"
-        elif len(odd):
-            fault = f"{counts[odd[0]]} images of {labels.imagenet()[odd[0]].synset}, the official "
-            fault += f"archive {low} to {high}"
-        if fault:
-            raise InputError(
-                f"{path} holds {fault}; download it again, or give --partial if it is a part of "
-                "ImageNet on purpose."
-            )
+def _train_listing(
+    files: list[Path], rows: list, names: list[str], faults: list[Fault], path: Path
+) -> Listing:
+    """Returns the listing without images whose name another class has already."""
+    if not rows:
+        raise InputError(f"{path} holds no image of ImageNet's 1000 classes; download it again.")
+    full = Listing.of_rows(files, rows, names)
+    if len(set(names)) == len(names):
+        return full
+    seen: set[str] = set()
+    keep = []
+    for index, name in enumerate(names):
+        if name in seen:
+            add_faults(faults, [Fault(name, imagenet_archives.TWICE)])
+        else:
+            keep.append(index)
+            seen.add(name)
+    return full.take(keep)
 
 
 def read_boxes(path: Path, train: Listing, pool: Pool) -> tuple[dict[str, bytes], list[Fault]]:
-    """Returns the boxes of the training images, by name, if their archive is there."""
+    """Returns the training images' boxes by name, if their archive exists, and its faults."""
     if not path.is_file():
         return {}, []
     suffix = ".JPEG"
     found, faults = boxes.read(path, {name.removesuffix(suffix) for name in train.names}, pool)
     return {stem + suffix: corners for stem, corners in found.items()}, faults
+
+
+class Stream:
+    """An archive that is read from front to back only, a `tar.Source`."""
+
+    def __init__(self, file: BinaryIO, name: str, digest: bool) -> None:
+        self._file, self._name, self.position = file, name, 0
+        self._digest = hashlib.sha256() if digest else None
+
+    def read_at(self, position: int, size: int) -> bytes:
+        """Returns the bytes at a position, which must not lie before the last one read."""
+        while self.position < position:
+            if not self._read(min(position - self.position, _BLOCK)):
+                break
+        return self._read(size)
+
+    def finish(self) -> dict:
+        """Reads on to the end, as the writer of a pipe expects; returns the manifest's row."""
+        while self._read(_BLOCK):
+            pass
+        row = {"file": TRAIN, "bytes": self.position}
+        return row | ({"sha256": self._digest.hexdigest()} if self._digest else {})
+
+    def _read(self, size: int) -> bytes:
+        try:
+            data = self._file.read(size)
+        except OSError as error:
+            raise InputError(f"{self._name} cannot be read: {error.strerror}.") from error
+        self.position += len(data)
+        if self._digest:
+            self._digest.update(data)
+        return data
+
+
+def is_pipe(path: Path) -> bool:
+    """Returns whether `path` is standard input ("-") or cannot seek."""
+    try:
+        mode = path.stat().st_mode if str(path) != "-" else stat.S_IFIFO
+        return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+    except OSError:
+        return False
+
+
+def _spooled(
+    path: Path, options: ConvertOptions, faults: list[Fault], spool: Path
+) -> tuple[Listing, dict]:
+    """Copies the images into `spool`; returns their listing and the manifest's row.
+
+    Raises:
+      InputError: the archive is cut, damaged or not the official one.
+      RunAgain: the disk is full.
+    """
+    shutil.rmtree(spool, ignore_errors=True)
+    commit.make_folder(spool)
+    if path.is_file():
+        commit.check_room(spool, _needed(path.stat().st_size, options, spool.parent))
+    name = "standard input" if str(path) == "-" else str(path)
+    if str(path) == "-" and sys.stdin is None:
+        raise InputError("--train_tar -: standard input is closed; pipe the archive into it.")
+    with contextlib.ExitStack() as stack:
+        file = sys.stdin.buffer if str(path) == "-" else stack.enter_context(path.open("rb"))
+        stream = Stream(file, name, options.checksum)
+        bar = progress.throughput("Reading", 0, 0, options.show_progress)
+        listed = _copy_images(stream, Path(name), options, faults, spool, stack.enter_context(bar))
+        row = stream.finish()
+    if options.checksum and not options.partial:
+        known = imagenet_archives.OFFICIAL_DIGESTS[TRAIN]
+        imagenet_archives.compare_digests(Path(name), known, row)
+    return listed, row
+
+
+def _needed(size: int, options: ConvertOptions, output: Path) -> int:
+    """Returns the bytes of the copied images and of the shards that do not exist yet."""
+    shards = commit.reencoded(size, -(-size // _IMAGE_BYTES), options.max_side)
+    return size + max(0, shards - commit.shard_bytes(output))
+
+
+def _copy_images(
+    stream: Stream,
+    path: Path,
+    options: ConvertOptions,
+    faults: list[Fault],
+    spool: Path,
+    advance: Callable,
+) -> Listing:
+    ids = imagenet_archives.synset_ids()
+    paths = [spool / f"{number:02d}" for number in range(1 << _BUCKET_BITS)]
+    rows, names = [], []
+    with contextlib.ExitStack() as stack, commit.explained(spool):
+        outputs = [stack.enter_context(commit.Output(path)) for path in paths]
+        for inner in imagenet_archives.classes(stream, path, ids, faults, None):
+            label = ids[imagenet_archives.synset(inner.name)]
+            for name, data in _contents(stream, path, inner, faults):
+                bucket = order_key(name, options.seed)[0] >> (8 - _BUCKET_BITS)
+                rows.append((bucket, outputs[bucket].position, len(data), label))
+                names.append(name)
+                outputs[bucket].write(data)
+                advance(1, len(data))
+        for output in outputs:
+            output.finish()
+            files.flush(output.path)  # a network file system may report only now that it is full
+    return _train_listing(paths, rows, names, faults, path)
+
+
+def _contents(
+    stream: Stream, path: Path, inner: tar.Member, faults: list[Fault]
+) -> Iterator[tuple[str, bytes]]:
+    """Yields (name, bytes) of the images in one class's archive."""
+    for name, offset, size in imagenet_archives.class_images(stream, path, inner, faults):
+        data = stream.read_at(offset, size)
+        if len(data) != size:
+            raise InputError(
+                f"{path}: {inner.name} is cut inside its member {name}; download or copy it again."
+            )
+        yield name, data

@@ -1,41 +1,76 @@
-"""What lies in ImageNet's archives, member by member, from a file or a stream."""
+"""The official archives of ILSVRC2012: their facts, checksums and members.
+
+An archive is walked by its headers, from a file or from a stream.
+"""
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
-import shutil
-import stat
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
-from squeezenext import files, labels, progress
-from squeezenext.convert import checksums, commit, images, space, tar
-from squeezenext.convert.commit import Output
-from squeezenext.convert.listing import Fault, Listing, add_all, listing, name_digest, printable
-from squeezenext.convert.options import Options
+import numpy as np
+
+from squeezenext import labels, progress
+from squeezenext.cli import printable
+from squeezenext.convert import images, tar
+from squeezenext.convert.listing import Fault, Listing, add_faults
+from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
 
 TRAIN = "ILSVRC2012_img_train.tar"
 VALIDATION = "ILSVRC2012_img_val.tar"
+BOXES = "ILSVRC2012_bbox_train_v2.tar.gz"
+
+# Sizes: tensorflow-datasets 4.9.10, imagenet2012/checksums.tsv. Counts: image-net.org.
+OFFICIAL_BYTES = {TRAIN: 147_897_477_120, VALIDATION: 6_744_924_160}
+OFFICIAL_EXAMPLES = {"train": 1_281_167, "validation": 50_000}
+OFFICIAL_OF_A_CLASS = {"train": (732, 1300), "validation": (50, 50)}
+OFFICIAL_REPAIRS = {"CMYK": 22, "PNG": 1}  # github.com/cytsai/ilsvrc-cmyk-image-list
+# MD5: torchvision's datasets/imagenet.py, and for the boxes five public READMEs that quote
+# image-net.org. SHA-256: tensorflow-datasets 4.9.10, imagenet2012/checksums.tsv.
+OFFICIAL_DIGESTS = {
+    TRAIN: {
+        "md5": "1d675b47d978889d74fa0da5fadfb00e",
+        "sha256": "b08200a27a8e34218a0e58fde36b0fe8f73bc377f4acea2d91602057c3ca45bb",
+    },
+    VALIDATION: {
+        "md5": "29b22e2961454d5413ddabcf34fc5622",
+        "sha256": "c7e06a6c0baccf06d8dbeb6577d71efff84673a5dbdd50633ab44f8ea0456ae0",
+    },
+    BOXES: {"md5": "9271167e2176350e65cfe4e546f14b17"},
+}
 TWICE = "appears twice"
 
 _INNER = re.compile(r"(?:\./)?(n\d{8})\.tar")
 _TRAIN_IMAGE = re.compile(r"(?:\./)?(n\d{8}_\d+\.JPEG)")
 _VALIDATION_IMAGE = re.compile(r"(?:\./)?(ILSVRC2012_val_(\d{8})\.JPEG)")
 
-Image = tuple[str, int, int]  # name, offset, size
+ArchivedImage = tuple[str, int, int]  # name, offset, size
+
+
+def synset_ids() -> dict[str, int]:
+    """Returns the label, 1..1000, of each synset."""
+    return {label.synset: number for number, label in enumerate(labels.imagenet(), 1)}
+
+
+@functools.cache
+def validation_labels() -> list[int]:
+    """Returns the label, 1..1000, of validation images 1..50,000."""
+    ids = synset_ids()
+    path = Path(__file__).with_name("imagenet_2012_validation_synsets.txt")
+    return [ids[line] for line in path.read_text("ascii").split()]
 
 
 @contextlib.contextmanager
 def opened(path: Path, member: tar.Member | None = None) -> Iterator[tar.Descriptor]:
-    """Gives a file, or the part of it that is `member`, to walk by its headers."""
+    """Opens an archive, or the part of it that is `member`, for a walk by its headers."""
     start, size = (member.offset, member.size) if member else (0, 0)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if hasattr(os, "posix_fadvise"):  # else each header drags 128 KB of image into memory
+        if hasattr(os, "posix_fadvise"):  # else each header brings 128 KB of image into memory
             os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_RANDOM)
         yield tar.Descriptor(descriptor)
     finally:
@@ -43,19 +78,19 @@ def opened(path: Path, member: tar.Member | None = None) -> Iterator[tar.Descrip
 
 
 def synset(member_name: str) -> str:
-    """Returns "n01440764" of "./n01440764.tar"."""
+    """Returns "n01440764" for "./n01440764.tar"."""
     return _INNER.fullmatch(member_name)[1]
 
 
 def validation_number(name: str) -> int:
-    """Returns 17 of "ILSVRC2012_val_00000017.JPEG"."""
+    """Returns 17 for "ILSVRC2012_val_00000017.JPEG"."""
     return int(_VALIDATION_IMAGE.fullmatch(name)[2])
 
 
 def classes(
     source: tar.Source, path: Path, ids: dict[str, int], faults: list[Fault], end: int | None
 ) -> Iterator[tar.Member]:
-    """Yields the archives of the classes in the archive `path`; others are refused by name."""
+    """Yields the classes' archives in the training archive; other members become faults."""
     seen: set[str] = set()
     for member in _members(source, path, _INNER, "n01440764.tar", end):
         match = _INNER.fullmatch(member.name)
@@ -64,7 +99,7 @@ def classes(
             fault = "" if match[1] in ids else "is none of the 1000 classes"
             fault = fault or (TWICE if match[1] in seen else "")
         if fault:
-            add_all(faults, [Fault(f"{path.name}: {member.name}", fault)])
+            add_faults(faults, [Fault(f"{path.name}: {member.name}", fault)])
             continue
         seen.add(match[1])
         yield member
@@ -72,14 +107,14 @@ def classes(
 
 def class_images(
     source: tar.Source, path: Path, inner: tar.Member, faults: list[Fault]
-) -> Iterator[Image]:
-    """Yields the images of one class's archive, which lies in the archive `path`."""
+) -> Iterator[ArchivedImage]:
+    """Yields the images of one class's archive inside the archive `path`."""
     seen: set[str] = set()
     end = inner.offset + inner.size
     for member in tar.members(source, f"{path}: {inner.name}", inner.offset, end):
         match = _TRAIN_IMAGE.fullmatch(member.name)
         if fault := _image_fault(member, match, seen):
-            add_all(faults, [Fault(f"{inner.name}: {member.name}", fault)])
+            add_faults(faults, [Fault(f"{inner.name}: {member.name}", fault)])
             continue
         seen.add(match[1])
         yield match[1], member.offset, member.size
@@ -87,8 +122,8 @@ def class_images(
 
 def validation_images(
     source: tar.Source, path: Path, last: int, faults: list[Fault]
-) -> Iterator[Image]:
-    """Yields the images of the flat archive; their numbers are 1..`last`."""
+) -> Iterator[ArchivedImage]:
+    """Yields the images of the validation archive, whose numbers are 1..`last`."""
     seen: set[str] = set()
     example = "ILSVRC2012_val_00000001.JPEG"
     for member in _members(source, path, _VALIDATION_IMAGE, example, path.stat().st_size):
@@ -97,7 +132,7 @@ def validation_images(
         if not fault and not 1 <= int(match[2]) <= last:
             fault = f"has a number outside 1..{last}"
         if fault:
-            add_all(faults, [Fault(f"{path.name}: {member.name}", fault)])
+            add_faults(faults, [Fault(f"{path.name}: {member.name}", fault)])
             continue
         seen.add(match[1])
         yield match[1], member.offset, member.size
@@ -114,7 +149,7 @@ def _image_fault(member: tar.Member, match: re.Match | None, seen: set[str]) -> 
 def _members(
     source: tar.Source, path: Path, pattern: re.Pattern, example: str, end: int | None
 ) -> Iterator[tar.Member]:
-    """Yields the members of an archive, after a look at the first: is it the right one?"""
+    """Yields the members of an archive; the first one shows whether it is the right archive."""
     for number, member in enumerate(tar.members(source, str(path), 0, end)):
         if number == 0 and not pattern.fullmatch(member.name):
             raise InputError(_wrong(path, member.name, example))
@@ -132,142 +167,81 @@ def _wrong(path: Path, found: str, example: str) -> str:
     )
 
 
-def synset_ids() -> dict[str, int]:
-    """Returns the label, 1..1000, of each synset."""
-    return {label.synset: number for number, label in enumerate(labels.imagenet(), 1)}
-
-
-def train_listing(
-    files: list[Path], rows: list, names: list[str], faults: list[Fault], path: Path
-) -> Listing:
-    """Returns the listing without images whose names another class had before."""
-    if not rows:
-        raise InputError(f"{path} holds no image of ImageNet's 1000 classes; download it again.")
-    full = listing(files, rows, names)
-    if len(set(names)) == len(names):
-        return full
-    seen: set[str] = set()
-    keep = []
-    for place, name in enumerate(names):
-        if name in seen:
-            add_all(faults, [Fault(name, TWICE)])
-        else:
-            keep.append(place)
-            seen.add(name)
-    return full.take(keep)
-
-
-# The training archive in one pass from front to back: for pipes, network files and old disks.
-#
-# The records' order is that of a hash of their names, so an image can be laid by, as it comes, in
-# one of 64 files by the first bits of its hash: each holds a run of the final order, and writing
-# the shards then reads one such file after the other. It costs the archive's size once more in
-# the output folder; the records are the same as without.
-
-
-_BUCKET_BITS = 6
-_BLOCK = 1 << 20
-_IMAGE_BYTES = 115_440  # of the official archive, 147,897,477,120 bytes of 1,281,167 images
-
-
-class Stream:
-    """An archive that is read from front to back only."""
-
-    def __init__(self, file: BinaryIO, name: str, digest: bool) -> None:
-        self._file, self._name, self.position = file, name, 0
-        self._digest = hashlib.sha256() if digest else None
-
-    def read_at(self, position: int, size: int) -> bytes:
-        while self.position < position:
-            if not self._read(min(position - self.position, _BLOCK)):
-                break
-        return self._read(size)
-
-    def finish(self) -> dict:
-        """Reads on to the end (whoever writes must not find the pipe closed) and describes it."""
-        while self._read(_BLOCK):
-            pass
-        row = {"file": TRAIN, "bytes": self.position}
-        return row | ({"sha256": self._digest.hexdigest()} if self._digest else {})
-
-    def _read(self, size: int) -> bytes:
-        try:
-            data = self._file.read(size)
-        except OSError as error:
-            raise InputError(f"{self._name} cannot be read: {error.strerror}.") from error
-        self.position += len(data)
-        if self._digest:
-            self._digest.update(data)
-        return data
-
-
-def is_pipe(path: Path) -> bool:
-    """Tells whether `path` is standard input ("-") or cannot seek."""
-    try:
-        mode = path.stat().st_mode if str(path) != "-" else stat.S_IFIFO
-        return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
-    except OSError:
-        return False
-
-
-def collect(path: Path, options: Options, faults: list[Fault], spool: Path) -> tuple[Listing, dict]:
-    """Lays the images by in `spool`; returns where they are, and what the manifest tells.
+def check_counts(splits: dict[str, Listing], paths: dict[str, Path]) -> None:
+    """Checks the number of images, in total and by class, against the official numbers.
 
     Raises:
-      InputError: the archive is cut, damaged or another one.
-      RunAgain: the disk is full.
+      InputError: they differ.
     """
-    shutil.rmtree(spool, ignore_errors=True)
-    commit.make_folder(spool)
-    if path.is_file():
-        space.check_room(spool, _needed(path.stat().st_size, options, spool.parent))
-    name = "standard input" if str(path) == "-" else str(path)
-    if str(path) == "-" and sys.stdin is None:
-        raise InputError("--train_tar -: standard input is closed; pipe the archive into it.")
-    with contextlib.ExitStack() as stack:
-        file = sys.stdin.buffer if str(path) == "-" else stack.enter_context(path.open("rb"))
-        stream = Stream(file, name, options.checksum)
-        shown = progress.throughput("Reading", 0, 0, options.show_progress)
-        listed = _lay_by(stream, Path(name), options, faults, spool, stack.enter_context(shown))
-        row = stream.finish()
-    if options.checksum and not options.partial:
-        checksums.compare(Path(name), checksums.OFFICIAL[TRAIN], row)
-    return listed, row
-
-
-def _needed(size: int, options: Options, output: Path) -> int:
-    """Returns the room for what is laid by and then the shards, but for those that are there."""
-    shards = space.reencoded(size, -(-size // _IMAGE_BYTES), options.max_side)
-    return size + max(0, shards - space.of_shards(output))
-
-
-def _lay_by(
-    stream: Stream, path: Path, options: Options, faults: list[Fault], spool: Path, advance
-) -> Listing:
-    ids = synset_ids()
-    paths = [spool / f"{number:02d}" for number in range(1 << _BUCKET_BITS)]
-    rows, names = [], []
-    with contextlib.ExitStack() as stack, commit.explained(spool):
-        outputs = [stack.enter_context(Output(path)) for path in paths]
-        for inner in classes(stream, path, ids, faults, None):
-            label = ids[synset(inner.name)]
-            for name, data in _contents(stream, path, inner, faults):
-                bucket = name_digest(name, options.seed)[0] >> (8 - _BUCKET_BITS)
-                rows.append((bucket, outputs[bucket].position, len(data), label))
-                names.append(name)
-                outputs[bucket].write(data)
-                advance(1, len(data))
-        for output in outputs:
-            output.finish()
-            files.flush(output.path)  # a network file system may say only now that it is full
-    return train_listing(paths, rows, names, faults, path)
-
-
-def _contents(stream, path: Path, inner, faults: list[Fault]) -> Iterator[tuple[str, bytes]]:
-    for name, offset, size in class_images(stream, path, inner, faults):
-        data = stream.read_at(offset, size)
-        if len(data) != size:
+    for name, path in zip(splits, paths.values(), strict=True):
+        counts = np.bincount(splits[name].table["label"], minlength=len(labels.imagenet()) + 1)[1:]
+        total, classes = int(counts.sum()), int((counts > 0).sum())
+        low, high = OFFICIAL_OF_A_CLASS[name]
+        odd = np.flatnonzero((counts < low) | (counts > high))
+        fault = ""
+        if total != OFFICIAL_EXAMPLES[name] or classes != len(labels.imagenet()):
+            fault = f"{total} images of {classes} classes, the official archive "
+            fault += f"{OFFICIAL_EXAMPLES[name]} of {len(labels.imagenet())}"
+        elif len(odd):
+            fault = f"{counts[odd[0]]} images of {labels.imagenet()[odd[0]].synset}, the official "
+            fault += f"archive {low} to {high}"
+        if fault:
             raise InputError(
-                f"{path}: {inner.name} is cut inside its member {name}; download or copy it again."
+                f"{path} holds {fault}; download it again, or give --partial if it is a part of "
+                "ImageNet on purpose."
             )
-        yield name, data
+
+
+def check_digests(
+    files: Mapping[str, Path], official: bool, pool: Pool, show_progress: bool
+) -> list[dict]:
+    """Reads the archives through and returns the manifest's description of each.
+
+    Args:
+      files: paths by official name.
+      official: compare with the official checksums; otherwise the SHA-256 is only recorded.
+      pool: worker processes.
+      show_progress: show progress on standard error.
+
+    Raises:
+      InputError: an archive is not the official one; it is named.
+    """
+    wanted = {name: OFFICIAL_DIGESTS.get(name, {}) if official else {} for name in files}
+    jobs = [(path, _kinds(wanted[name])) for name, path in files.items()]
+    rows = []
+    size = sum(path.stat().st_size for path in files.values())
+    with progress.throughput("Checksums", len(files), size, show_progress, "files") as advance:
+        for (name, path), found in zip(files.items(), pool.run(_digests, jobs), strict=True):
+            compare_digests(path, wanted[name], found)
+            rows.append({"file": name, "bytes": path.stat().st_size, **found})
+            advance(1, path.stat().st_size)
+    return rows
+
+
+def _kinds(known: dict[str, str]) -> list[str]:
+    """Returns the digests to compute: SHA-256, the faster one, unless MD5 alone is known."""
+    return ["md5"] if set(known) == {"md5"} else ["sha256"]
+
+
+def compare_digests(path: Path, known: dict[str, str], found: dict[str, str]) -> None:
+    """Compares the digests of a file with the official ones.
+
+    Raises:
+      InputError: one differs.
+    """
+    for kind in set(known) & set(found):
+        if found[kind] != known[kind]:
+            raise InputError(
+                f"{path} has the {kind.upper()} {found[kind]}, the official archive "
+                f"{known[kind]}; download it again, or give --partial if it is another on purpose."
+            )
+
+
+def _digests(job: tuple[Path, list[str]]) -> dict[str, str]:
+    path, kinds = job
+    digests = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            for digest in digests.values():
+                digest.update(block)
+    return {kind: digest.hexdigest() for kind, digest in digests.items()}

@@ -1,4 +1,4 @@
-"""ImageNet as others have extracted it: train/nXXXXXXXX/*.JPEG, and val/ flat or in classes."""
+"""Lists ImageNet as extracted files: train/nXXXXXXXX/*.JPEG, and val/ flat or with classes."""
 
 import os
 import re
@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from squeezenext import labels
-from squeezenext.convert import imagenet
-from squeezenext.convert.listing import Collection, Fault, Listing, Watch, listing
+from squeezenext.convert import imagenet, imagenet_archives
+from squeezenext.convert.imagenet_archives import BOXES, TRAIN, VALIDATION
+from squeezenext.convert.listing import Collection, Fault, Listing, Watch
 from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
 
-_NAMES = {"train": ("train", imagenet.TRAIN.removesuffix(".tar"))}
-_NAMES["validation"] = ("val", "validation", imagenet.VALIDATION.removesuffix(".tar"))
+_NAMES = {"train": ("train", TRAIN.removesuffix(".tar"))}
+_NAMES["validation"] = ("val", "validation", VALIDATION.removesuffix(".tar"))
 _SYNSET = re.compile(r"n\d{8}")
 _TRAIN_IMAGE = re.compile(r"n\d{8}_\d+\.jpeg", re.IGNORECASE)
 _VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.jpeg", re.IGNORECASE)
@@ -20,9 +21,9 @@ _VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.jpeg", re.IGNORECASE)
 _Image = tuple[str, int, int, str, int]  # path, size, st_mtime_ns, name, label
 
 
-def found(source: Path) -> bool:
-    """Tells whether `source` holds folders and not archives."""
-    return _folder(source, "train") is not None and not (source / imagenet.TRAIN).exists()
+def is_extracted(source: Path) -> bool:
+    """Returns whether `source` holds folders, not archives."""
+    return _folder(source, "train") is not None and not (source / TRAIN).exists()
 
 
 def _folder(source: Path, split: str) -> Path | None:
@@ -30,25 +31,27 @@ def _folder(source: Path, split: str) -> Path | None:
 
 
 def collect(source: Path, partial: bool, pool: Pool) -> Collection:
-    """Lists the folders; the records are those that the archives would give.
+    """Lists the folders; they give the same records as the archives.
 
     Args:
+      source: the folder of train and val.
       partial: accept fewer classes and images than the official ones.
+      pool: worker processes.
 
     Raises:
-      InputError: a folder is missing, holds no image, or is not complete.
+      InputError: a folder is missing, has no image, or is incomplete.
     """
     roots = {name: _folder(source, name) for name in _NAMES}
     if roots["validation"] is None:
         raise InputError(f"{source} has no folder val beside {roots['train'].name}; add it.")
     faults: list[Fault] = []
     watch = Watch()
-    boxes_path = source / imagenet.BOXES
+    boxes_path = source / BOXES
     if boxes_path.is_file():
         watch.size(boxes_path)
     splits = {name: _listing(root, name, faults, watch, pool) for name, root in roots.items()}
     if not partial:
-        imagenet.check_counts(splits, roots)
+        imagenet_archives.check_counts(splits, roots)
     boxes, box_faults = imagenet.read_boxes(boxes_path, splits["train"], pool)
     train = splits["train"]
     splits["train"] = Listing(train.files, train.table, train.names, boxes)
@@ -59,7 +62,7 @@ def collect(source: Path, partial: bool, pool: Pool) -> Collection:
 
 def _listing(root: Path, split: str, faults: list[Fault], watch: Watch, pool: Pool) -> Listing:
     others = len(faults)
-    ids = {label.synset: number for number, label in enumerate(labels.imagenet(), 1)}
+    ids = imagenet_archives.synset_ids()
     folders = sorted(path for path in root.iterdir() if _SYNSET.fullmatch(path.name))
     for folder in folders:
         if folder.name not in ids:
@@ -79,15 +82,15 @@ def _listing(root: Path, split: str, faults: list[Fault], watch: Watch, pool: Po
     files = [Path(image[0]) for image in images]
     for file, (_, size, time, _, _) in zip(files, images, strict=True):
         watch.add(file, size, time)
-    rows = [(place, 0, size, label) for place, (_, size, _, _, label) in enumerate(images)]
-    return listing(files, rows, [image[3] for image in images])
+    rows = [(index, 0, size, label) for index, (_, size, _, _, label) in enumerate(images)]
+    return Listing.of_rows(files, rows, [image[3] for image in images])
 
 
 def _images(job: tuple[Path, str, int]) -> tuple[list[_Image], list[Fault]]:
-    """Lists one folder; label 0 means that an image's number tells its class."""
+    """Lists one folder; label 0 means that the class follows from the image's number."""
     folder, split, label = job
     pattern = _TRAIN_IMAGE if split == "train" else _VALIDATION_IMAGE
-    truth = imagenet.validation_labels() if split == "validation" else []
+    truth = imagenet_archives.validation_labels() if split == "validation" else []
     images, faults = [], []
     for entry in _entries(folder):
         match = pattern.fullmatch(entry.name)

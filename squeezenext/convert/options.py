@@ -1,4 +1,4 @@
-"""What a conversion is told; its flags are these fields."""
+"""The options of a conversion; each field is a flag."""
 
 import dataclasses
 import re
@@ -7,13 +7,14 @@ from squeezenext.errors import InputError
 
 LAYOUTS = ("imagenet", "folder", "csv", "caltech256", "tfrecord")
 RUNNERS = ("local", "beam")
+# Options that do not change the output's bytes.
 _OF_THE_MACHINE = ("checksum", "sequential", "train_tar", "runner", "beam_options")
 _OF_THE_MACHINE += ("overwrite", "workers", "show_progress")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """How to convert. All but the last eight decide what the output's bytes are."""
+class ConvertOptions:
+    """How to convert. All fields but the last eight decide the output's bytes."""
 
     layout: str
     seed: int = 0
@@ -55,7 +56,7 @@ class Options:
             _check_pattern(self.class_pattern)
 
     def recorded(self) -> dict:
-        """What the manifest keeps: the same data from another machine gives the same file."""
+        """Returns the manifest's "arguments": those that decide the output's bytes."""
         fields = dataclasses.asdict(self)
         return {key: fields[key] for key in fields if key not in _OF_THE_MACHINE}
 

@@ -1,112 +1,51 @@
-"""The output directory: what is done already, and the files that finish it."""
+"""Finishes the output directory: index, lists beside the records, duplicates and manifest.
 
+The lists are named and filled as the PyTorch SqueezeNet's preparation did: `labels.txt` (as
+TF-slim reads it), `categories.csv` (id,label), `train.csv` and `val.csv` (image,class), where an
+id counts from 0; and `rgb_val.json`, the training split's mean colour.
+"""
+
+import csv
 import dataclasses
 import hashlib
+import io
 import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from squeezenext.convert import commit, imagenet, plan
-from squeezenext.convert import lists as convert_lists
+from squeezenext import labels
+from squeezenext.convert import commit, imagenet_archives, plan
 from squeezenext.convert.listing import Collection, Fault
-from squeezenext.convert.options import Options
+from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.shards import Written
 from squeezenext.errors import InputError
 from squeezenext.records import example, tfrecord
 from squeezenext.records import manifest as records_manifest
 
-# Images that lie in two splits, byte for byte: what is trained on must not be tested on.
-#
-# Each image's length and the CRC32C of its middle are known from writing it; only images that
-# agree in both are read again and compared by their bytes. That costs 12 bytes an image.
-
-
-MAX_COMPARED = 1_000  # pairs; each is two reads. A source with more has been told enough
-
-
-@dataclasses.dataclass(frozen=True)
-class Twin:
-    """An image of a later split whose very bytes an earlier split has."""
-
-    file: str
-    same_as: str
-
-
-def find(output: Path, written: dict[str, list[Written]]) -> list[Twin]:
-    """Returns the images of later splits that an earlier split holds too; 1,000 at most."""
-    tables = {name: _table(results) for name, results in written.items()}
-    twins: dict[str, Twin] = {}
-    for earlier, later in itertools.combinations(written, 2):
-        for first, second in _candidates(tables[earlier], tables[later]):
-            name, image = _image(output, written[earlier], first)
-            other, twin = _image(output, written[later], second)
-            if image == twin:
-                file = f"{later}/{other}"
-                twins.setdefault(file, Twin(file, f"{earlier}/{name}"))
-            if len(twins) == MAX_COMPARED:
-                return list(twins.values())
-    return list(twins.values())
-
-
-def _table(results: list[Written]) -> np.ndarray:
-    """Returns length and CRC of each image as one number: uint64 [examples]."""
-    table = np.concatenate([result.table for result in results])
-    return table["size"].astype(np.uint64) << np.uint64(32) | table["crc"]
-
-
-def _candidates(earlier: np.ndarray, later: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yields (place in `earlier`, place in `later`) of equal numbers, one for each of `later`."""
-    order = np.argsort(earlier, kind="stable")
-    places = np.searchsorted(earlier, later, sorter=order)
-    found = np.flatnonzero(places < len(earlier))
-    found = found[earlier[order[places[found]]] == later[found]]
-    for place in found.tolist():
-        yield int(order[places[place]]), place
-
-
-def _image(output: Path, results: list[Written], number: int) -> tuple[str, bytes]:
-    """Returns name and bytes of a split's image."""
-    for result in results:
-        if number < result.examples:
-            break
-        number -= result.examples
-    start = int(result.table["offset"][number])
-    ends = np.append(result.table["offset"], result.bytes)
-    try:
-        descriptor = os.open(output / result.file, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise InputError(
-            f"{output / result.file} cannot be read ({error.strerror}); run the command again."
-        ) from error
-    try:
-        length = int(ends[number + 1]) - start
-        payload = tfrecord.read(descriptor, start, length, result.file, number)
-    finally:
-        os.close(descriptor)
-    return result.names[number], example.decode_example(payload)["image/encoded"][0]
-
-
-MAX_ROWS = 10_000  # of each list in the manifest; how many more there are is told beside it
+MAX_COMPARED = 1_000  # pairs of possible duplicates; comparing a pair takes two reads
+MAX_ROWS = 10_000  # of each list in the manifest; "omitted" holds the number of the others
 
 
 class OtherData(InputError):
-    """The place of the output is taken by another conversion's."""
+    """The output folder holds another conversion's data set."""
 
 
-def identity(collection: Collection, options: Options) -> str:
-    """Returns a digest of all that decides the output's bytes but the images themselves."""
+def identity(collection: Collection, options: ConvertOptions) -> str:
+    """Returns a digest of everything that decides the output's bytes, except the images' own."""
     digest = hashlib.sha256()
-    source = [(row["file"], row["bytes"]) for row in collection.source]  # no checksums: same data
+    source = [
+        (row["file"], row["bytes"]) for row in collection.source
+    ]  # without checksums: the data are the same
     for part in (options.recorded(), source, collection.classes):
         digest.update(json.dumps(part, default=dataclasses.astuple).encode())
     for name, split in collection.splits.items():
         digest.update(json.dumps([name, split.names]).encode())
-        for column in ("size", "label"):  # where the bytes lie is no part of it
+        for column in ("size", "label"):  # but not where the bytes are stored
             digest.update(np.ascontiguousarray(split.table[column]).tobytes())
         for box in sorted(split.boxes.items()):
             digest.update(repr(box).encode())
@@ -114,17 +53,22 @@ def identity(collection: Collection, options: Options) -> str:
 
 
 def fingerprint(collection: Collection) -> str:
-    """Returns a digest of the state the source was found in: sizes, times, and checksums taken.
+    """Returns a digest of the source's state: sizes, times and the checksums computed.
 
-    It is no part of the identity: a copy of the source makes the same data set. What was made of
-    unchecked bytes, as of a pipe, is not gone on with under a checksum.
+    It is no part of the identity, since a copy of the source makes the same data set. But a
+    conversion without --checksum is not resumed with it.
     """
     state = [collection.watch.digest, list(collection.source)]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def finished(output: Path, identity: str) -> records_manifest.Manifest | None:
-    """Returns the manifest if this very conversion was done before; refuses another one."""
+    """Returns the manifest if this very conversion is finished, None if there is no manifest.
+
+    Raises:
+      OtherData: the manifest is that of another conversion.
+      InputError: a shard is missing or has another size.
+    """
     if not (output / records_manifest.MANIFEST).exists():
         return None
     manifest = records_manifest.load_manifest(output)
@@ -142,20 +86,25 @@ def finished(output: Path, identity: str) -> records_manifest.Manifest | None:
 def finish(
     collection: Collection,
     output: Path,
-    options: Options,
+    options: ConvertOptions,
     written: dict[str, list[Written]],
-    planned: plan.Plan,
+    planned: plan.ConversionPlan,
 ) -> records_manifest.Manifest:
-    """Writes the offsets, the planned lists and, when all else is on the disk, the manifest."""
+    """Writes the indices, the planned lists and, when all else is on the disk, the manifest.
+
+    Raises:
+      InputError: a split has no usable image.
+      RunAgain: the disk is full.
+    """
     for name, results in written.items():
         if not sum(result.examples for result in results):
             raise InputError(f"No image of the {name} split can be used; all were rejected.")
     document = _document(collection, output, options, written)
     document["arguments"]["identity"] = planned.identity
-    if convert_lists.LABELS in planned.files:
-        convert_lists.write_labels(output, collection.classes)
-    convert_lists.write(output, collection.classes, written, document["rgb_mean"])
-    commit.write_json(output / records_manifest.MANIFEST, document, output / commit.WORK)
+    if plan.LABELS in planned.files:
+        _write_labels(output, collection.classes)
+    _write_lists(output, collection.classes, written, document["rgb_mean"])
+    commit.write_document(output / records_manifest.MANIFEST, document, output / commit.WORK)
     shutil.rmtree(output / commit.WORK)
     shutil.rmtree(output / commit.SPOOL, ignore_errors=True)
     return records_manifest.load_manifest(output)
@@ -177,14 +126,14 @@ def _split(output: Path, name: str, results: list[Written]) -> dict:
 
 
 def _document(
-    collection: Collection, output: Path, options: Options, written: dict[str, list[Written]]
+    collection: Collection, output: Path, options: ConvertOptions, written: dict[str, list[Written]]
 ) -> dict:
     results = [result for split in written.values() for result in split]
     repairs = [fault for result in results for fault in result.repairs]
     rejected = [*collection.rejected, *(fault for result in results for fault in result.rejected)]
-    twins = find(output, written)
+    twins = duplicates(output, written)
     lists = {"repairs": repairs, "rejected": rejected, "duplicates": twins}
-    mean, count = convert_lists.rgb_mean(written["train"])
+    mean, count = _rgb_mean(written["train"])
     classes = [
         {"label": number, "synset": label.synset, "text": label.text}
         for number, label in enumerate(collection.classes, 1)
@@ -209,17 +158,132 @@ def _rows(faults: list) -> list[dict]:
     return [dataclasses.asdict(fault) for fault in ordered[:MAX_ROWS]]
 
 
-def _unexpected(options: Options, repairs: list[Fault]) -> list[str]:
-    """Tells whether the official archives held what they are known to hold."""
+def _unexpected(options: ConvertOptions, repairs: list[Fault]) -> list[str]:
+    """Returns a warning if the official archives needed other repairs than they are known to."""
     if options.layout != "imagenet" or options.partial:
         return []
     found = {
         kind: sum(fault.reason.startswith(kind) for fault in repairs)
-        for kind in imagenet.OFFICIAL_REPAIRS
+        for kind in imagenet_archives.OFFICIAL_REPAIRS
     }
-    if found == imagenet.OFFICIAL_REPAIRS:
+    if found == imagenet_archives.OFFICIAL_REPAIRS:
         return []
     return [
         f"{found['CMYK']} CMYK images and {found['PNG']} PNG were repaired; the official archives "
         "hold 22 and 1: these are others."
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Twin:
+    """An image of a later split that is also in an earlier one, byte for byte."""
+
+    file: str
+    same_as: str
+
+
+def duplicates(output: Path, written: dict[str, list[Written]]) -> list[Twin]:
+    """Returns images that lie in two splits, 1,000 at most: test images must not be trained on.
+
+    Each image's length and the CRC32C of its middle are known from writing it. Only images that
+    agree in both are read again and compared. That costs 12 bytes an image.
+    """
+    tables = {name: _table(results) for name, results in written.items()}
+    twins: dict[str, Twin] = {}
+    for earlier, later in itertools.combinations(written, 2):
+        for first, second in _candidates(tables[earlier], tables[later]):
+            name, image = _image(output, written[earlier], first)
+            other, twin = _image(output, written[later], second)
+            if image == twin:
+                file = f"{later}/{other}"
+                twins.setdefault(file, Twin(file, f"{earlier}/{name}"))
+            if len(twins) == MAX_COMPARED:
+                return list(twins.values())
+    return list(twins.values())
+
+
+def _table(results: list[Written]) -> np.ndarray:
+    """Returns length and CRC of each image as one number: [examples] uint64."""
+    table = np.concatenate([result.table for result in results])
+    return table["size"].astype(np.uint64) << np.uint64(32) | table["crc"]
+
+
+def _candidates(earlier: np.ndarray, later: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yields (index in `earlier`, index in `later`) of equal numbers, one for each of `later`."""
+    order = np.argsort(earlier, kind="stable")
+    places = np.searchsorted(earlier, later, sorter=order)
+    found = np.flatnonzero(places < len(earlier))
+    found = found[earlier[order[places[found]]] == later[found]]
+    for index in found.tolist():
+        yield int(order[places[index]]), index
+
+
+def _image(output: Path, results: list[Written], number: int) -> tuple[str, bytes]:
+    """Returns the name and the bytes of a split's image by its number."""
+    for result in results:
+        if number < result.examples:
+            break
+        number -= result.examples
+    start = int(result.table["offset"][number])
+    ends = np.append(result.table["offset"], result.bytes)
+    try:
+        descriptor = os.open(output / result.file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise InputError(
+            f"{output / result.file} cannot be read ({error.strerror}); run the command again."
+        ) from error
+    try:
+        length = int(ends[number + 1]) - start
+        payload = tfrecord.read(descriptor, start, length, result.file, number)
+    finally:
+        os.close(descriptor)
+    return result.names[number], example.decode_example(payload)["image/encoded"][0]
+
+
+def _rgb_mean(results: Sequence[Written]) -> tuple[list[float] | None, int]:
+    """Returns the mean of the images' mean colours (red, green, blue) and their number."""
+    count = sum(result.rgb_images for result in results)
+    total = np.sum([result.rgb_sum for result in results], axis=0)
+    return ([round(float(value), 3) for value in total / count] if count else None), count
+
+
+def _write_labels(output: Path, classes: Sequence[labels.Label]) -> None:
+    with commit.written(output / plan.LABELS, output / commit.WORK) as file:
+        for number, label in enumerate(classes, 1):
+            file.write(f"{number}:{label.text}\n".encode())
+
+
+def _write_lists(
+    output: Path,
+    classes: Sequence[labels.Label],
+    written: dict[str, list[Written]],
+    mean: list[float] | None,
+) -> None:
+    """Writes all lists except for labels.txt, which may be the source's."""
+    work = output / commit.WORK
+    rows = ((number, label.text) for number, label in enumerate(classes))
+    _write_csv(output / plan.CATEGORIES, ("id", "label"), rows)
+    for name, results in written.items():
+        pairs = (
+            (image, label - 1)
+            for result in results
+            for image, label in zip(result.names, result.table["label"].tolist(), strict=True)
+        )
+        _write_csv(output / plan.LISTS[name], ("image", "class"), pairs)
+    if mean:
+        with commit.written(output / plan.MEAN, work) as file:
+            file.write(json.dumps(dict(zip("RGB", mean, strict=True))).encode() + b"\n")
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple]) -> None:
+    with commit.written(path, path.parent / commit.WORK) as file:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        for row in rows:
+            writer.writerow(row)
+            if text.tell() > 1 << 20:
+                file.write(text.getvalue().encode())
+                text.seek(0)
+                text.truncate()
+        file.write(text.getvalue().encode())

@@ -1,4 +1,7 @@
-"""Worker processes that start clean, never outlive their parent and keep the order."""
+"""Runs jobs in worker processes, or as an Apache Beam pipeline.
+
+The processes start clean, never outlive their parent and keep the order of the jobs.
+"""
 
 import collections
 import concurrent.futures
@@ -11,17 +14,17 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
 from typing import TypeVar
 
-from squeezenext.errors import RunAgain
+from squeezenext.errors import InputError, RunAgain
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 _BLAS = "OPENBLAS_NUM_THREADS"
-_AHEAD = 3  # jobs a worker that are prepared and not yet done; bounds the memory
+_AHEAD = 3  # unfinished jobs a worker; bounds the memory
 
 
 def default_workers() -> int:
@@ -30,7 +33,7 @@ def default_workers() -> int:
 
 
 class Pool:
-    """Runs functions in `workers` processes; one worker, or a single job, in this process."""
+    """Runs functions in `workers` processes; with one worker or one job, in this process."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -44,16 +47,16 @@ class Pool:
             _end(self._executor, cancel=True)
 
     def warm(self) -> None:
-        """Starts the processes, which takes a second, while this one does something else."""
+        """Starts the processes, which takes a second, in the background."""
         if self.workers > 1:
             for _ in range(self.workers):
                 self._submitted(os.getpid)
 
     def run(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
-        """Yields `function(job)` of every job, in their order.
+        """Yields `function(job)` for each job, in order.
 
         Raises:
-          RunAgain: a worker process died, of a lack of memory for instance.
+          RunAgain: a worker process died, for lack of memory for instance.
         """
         jobs = iter(jobs)
         first = list(itertools.islice(jobs, 2))
@@ -78,7 +81,7 @@ class Pool:
                 future.cancel()
 
     def _submitted(self, function: Callable, *job: Job) -> concurrent.futures.Future:
-        """Hands in a job. Ctrl-C is for this process: a worker inherits the blocked signal."""
+        """Submits a job. Ctrl-C is for this process: a worker inherits the blocked signal."""
         if not hasattr(signal, "pthread_sigmask"):  # Windows
             with _lean_start():
                 return self._started().submit(function, *job)
@@ -101,10 +104,10 @@ class Pool:
 
 @contextlib.contextmanager
 def _lean_start() -> Iterator[None]:
-    """Spares a worker the import of this command's module, whose functions are no jobs: 0.2 s.
+    """Makes workers start faster: without this command's module, which takes 0.2 s to import.
 
-    And the threads that numpy's OpenBLAS starts, one a CPU in each worker, for products of
-    matrices that nobody asks for.
+    And without the threads of numpy's OpenBLAS, one a CPU in each worker, that multiply matrices:
+    no job does.
     """
     main, threads = sys.modules["__main__"], os.environ.get(_BLAS)
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -120,10 +123,10 @@ def _lean_start() -> Iterator[None]:
 
 
 def behind(function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
-    """Yields `function(job)` of every job, in order, done by two threads as the next ones come.
+    """Yields `function(job)` for each job, in order, computed by two threads in the background.
 
-    For what waits for the disk: one of them may wait while the other's turn comes. Close it
-    (contextlib.closing) before what the function works on is let go: that ends the threads.
+    For functions that wait for the disk: while one waits, the other works. Close the iterator
+    (contextlib.closing), which ends the threads, before the folder is unlocked.
     """
     executor = concurrent.futures.ThreadPoolExecutor(2)
     pending: collections.deque = collections.deque()
@@ -135,13 +138,13 @@ def behind(function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[R
         while pending:
             yield pending.popleft().result()
     finally:
-        _end(executor, cancel=False)  # each is a shard that is written but for its rename
+        _end(executor, cancel=False)  # each is a shard that only lacks its final name
 
 
 def _end(executor: concurrent.futures.Executor, cancel: bool) -> None:
-    """Returns when nothing runs any more, however often Ctrl-C comes meanwhile.
+    """Returns when all jobs have ended, however often Ctrl-C is pressed meanwhile.
 
-    What runs may rename a shard, and the lock on the folder must not be let go before.
+    A job may rename a shard, so the folder must stay locked until then.
     """
     interrupted = None
     while True:
@@ -160,6 +163,60 @@ def _initialise() -> None:
 
 
 def _end_with_parent() -> None:
-    """Without this a worker whose parent was killed waits for its next job for ever."""
+    """Ends this worker when its parent is killed, instead of waiting for a job for ever."""
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
+
+
+def run_in_beam(
+    function: Callable[[Job], object], jobs: Sequence[Job], options: Sequence[str]
+) -> None:
+    """Runs `function(job)` for each job as an Apache Beam pipeline, and waits for its end.
+
+    One element of the pipeline is one job, which Beam may retry or run twice at once. Jobs and
+    results are small: images are read and shards written on a file system that all workers mount
+    under the same path.
+
+    Args:
+      function: gets one job; its result is dropped.
+      jobs: the elements.
+      options: Beam's own, such as "--runner=FlinkRunner".
+
+    Raises:
+      InputError: Beam is not installed, or an option is wrong.
+      RunAgain: the pipeline failed; finished shards stay.
+    """
+    try:
+        import apache_beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise InputError(
+            "--runner beam needs Apache Beam; install it with "
+            "pip install -r requirements-beam.txt -c constraints.txt."
+        ) from error
+    try:
+        pipeline = apache_beam.Pipeline(options=PipelineOptions(list(options)))
+        with _cancelled(pipeline), pipeline:
+            (
+                pipeline
+                | apache_beam.Create(jobs)
+                | apache_beam.Reshuffle()  # else one worker is given all that Create makes
+                | apache_beam.Map(function)
+            )
+    except Exception as error:  # every runner has its own kinds
+        text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise RunAgain(
+            f"The Beam pipeline failed ({text}); run the same command again to go on at the shards "
+            "that are missing."
+        ) from error
+
+
+@contextlib.contextmanager
+def _cancelled(pipeline) -> Iterator[None]:
+    """Cancels the pipeline if the block ends early, as by Ctrl-C."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):  # it did not begin, has ended, or its runner cannot
+            pipeline.result.cancel()
+        raise

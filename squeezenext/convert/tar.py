@@ -1,8 +1,8 @@
-"""Walks a tar archive by its 512-byte headers; nothing is extracted, no content is kept.
+"""Walks a tar archive by its 512-byte headers; nothing is extracted.
 
-Python's tarfile believes sizes before it checks them and costs some 60 microseconds a
-member. The archives here are untrusted: every number is bounded before it is used, and
-whatever is no plain file is handed to the caller as such, to be refused by name.
+Python's tarfile trusts sizes before it checks them and takes some 60 microseconds a member. The
+archives here are untrusted: every number is bounded before it is used, and members that are no
+plain files are marked, so that the caller can reject them by name.
 """
 
 import os
@@ -12,14 +12,14 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from squeezenext.convert.listing import printable
+from squeezenext.cli import printable
 from squeezenext.errors import InputError
 
 BLOCK = 512
 _HEADER = struct.Struct("100s24x12s12x8sc")  # name, size, checksum, kind
 _OCTAL = re.compile(rb"[\0 ]*([0-7]*)[\0 ]*")
 MAX_EXTENSION_BYTES = 64 << 10  # a PAX or long-name header; names are at most 4096 bytes
-# What macOS adds to archives: a file's attributes beside the file, and the Finder's notes.
+# Added to archives by macOS: a file's attributes beside the file, and the Finder's settings.
 _APPLE = re.compile(r"(?:^|/)(?:\._[^/]*|\.DS_Store)$|^__MACOSX/")
 MAX_MEMBERS = 2_000_000  # one archive of ILSVRC2012 has at most 544,546 (the boxes)
 
@@ -29,7 +29,7 @@ _HARMLESS_PAX = ("mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "com
 
 
 class Member(NamedTuple):
-    """One entry of an archive. `fault` says why it is no plain file, "" if it is one."""
+    """An entry of an archive; `fault` is the reason why it is no plain file, or ""."""
 
     name: str
     offset: int
@@ -38,30 +38,35 @@ class Member(NamedTuple):
 
 
 class Source(Protocol):
-    """Where an archive is read from. Positions never go back, so a stream will do."""
+    """What an archive is read from. Positions only grow, so it may be a stream."""
 
-    def read_at(self, position: int, size: int) -> bytes: ...
+    def read_at(self, position: int, size: int) -> bytes:
+        """Returns the bytes at a position, fewer at the end."""
+        ...
 
 
 class Descriptor:
-    """An archive in a file that can seek."""
+    """A file that can seek, by its descriptor."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def read_at(self, position: int, size: int) -> bytes:
+        """Returns the bytes at a position, fewer at the end."""
         return os.pread(self._descriptor, size, position)
 
 
 def members(source: Source, name: str, start: int = 0, end: int | None = None) -> Iterator[Member]:
-    """Yields the entries of the archive that lies in `source` from `start` to `end`.
+    """Yields the entries of the archive in `source` from `start` to `end`.
 
     Args:
-      name: of the archive, for messages.
-      end: where its bytes end; None where that is not known (a compressed stream).
+      source: the bytes.
+      name: the archive's, for messages.
+      start: position of its first byte.
+      end: position after its last byte, None if unknown (a compressed stream).
 
     Raises:
-      InputError: no archive, damaged, cut, or made to mislead; the last member is named.
+      InputError: it is no archive, damaged, cut, or malicious; the last member is named.
     """
     position, last, extended = start, "its start", ""
     for _ in range(MAX_MEMBERS):
@@ -95,9 +100,9 @@ def _damaged(name: str, fault: str) -> InputError:
 
 
 def _checksum_fits(block: bytes, checksum: bytes) -> bool:
-    """The header's sum with the checksum's own eight bytes taken as spaces.
+    """Compares the checksum: the sum of the header with spaces for the checksum's own bytes.
 
-    The low half of Adler-32 is one more than the sum, modulo 65,521, at a tenth of its time.
+    The low half of Adler-32 is that sum plus one, modulo 65,521, and takes a tenth of the time.
     """
     try:
         wanted = int(checksum.strip(b"\0 ") or b"x", 8)
@@ -108,9 +113,9 @@ def _checksum_fits(block: bytes, checksum: bytes) -> bool:
 
 
 def _size(digits: bytes, member: str, name: str) -> int:
-    """An octal number; the base-256 form, for files above 8 GB, has no place here.
+    """Returns an octal number; the base-256 form, for files above 8 GB, is an error.
 
-    Nor has a sign, which int() would take: to read -1 bytes is to read all there are.
+    So is a sign, which int() accepts: reading -1 bytes would read everything.
     """
     found = _OCTAL.fullmatch(digits)
     if not found:
@@ -130,13 +135,13 @@ def _fault(kind: bytes) -> str:
 
 
 def _extension(source: Source, offset: int, size: int, kind: bytes, name: str) -> str:
-    """Returns the name that a PAX ("x", "g") or GNU ("L") header gives the next member."""
+    """Returns the next member's name from a PAX ("x", "g") or GNU ("L") header, "" if none."""
     if size > MAX_EXTENSION_BYTES:
         raise _damaged(name, f"has an extension header of {size} bytes")
     data = source.read_at(offset, size)
     if kind == b"L":
         return data.split(b"\0")[0].decode("utf-8", "backslashreplace")
-    if kind == b"K":  # a long link name: links are refused anyway
+    if kind == b"K":  # a long link name: links are rejected anyway
         return ""
     records = dict(_pax(data, name))
     for key in records:

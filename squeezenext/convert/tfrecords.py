@@ -1,8 +1,8 @@
-"""Shards that TF-slim's or Inception's scripts wrote: read through once, and given a manifest.
+"""Adopts shards that TF-slim's or Inception's scripts wrote: reads them, and writes a manifest.
 
-Nothing is encoded anew. The shards become hard links in the output folder, or copies where
-the file system has no links between the two. An output that is the source leaves them alone, and
-the source's labels.txt.
+No image is re-encoded. The shards become hard links in the output folder, or copies if the file
+system has no links between the two. If the output is the source, its shards and its labels.txt stay
+as they are.
 """
 
 import contextlib
@@ -16,10 +16,11 @@ from typing import BinaryIO
 import numpy as np
 
 from squeezenext import files, labels, progress
+from squeezenext.cli import printable
 from squeezenext.convert import commit, images
-from squeezenext.convert.listing import Collection, Watch, is_text, listing, printable
+from squeezenext.convert.listing import Collection, Listing, Watch, is_text
 from squeezenext.convert.pool import Pool
-from squeezenext.convert.shards import RECORD, Written, fingerprint, sha256
+from squeezenext.convert.shards import RECORD, Written, content_crc, sha256
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.images import jpeg
 from squeezenext.records import example, tfrecord
@@ -30,22 +31,22 @@ _SHARD = re.compile(
 _SPLITS = {"valid": "validation", "val": "validation"}
 _LABELS = "labels.txt"
 _LABEL_LINE = re.compile(r"(\d{1,9}):(.*)")
-_MAX_LABEL = 100_000  # ImageNet-21k has 21,841; a class is an object even if no record is of it
+_MAX_LABEL = 100_000  # ImageNet-21k has 21,841; a class takes memory even without a record
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """A shard to adopt."""
+class Adoption:
+    """A shard to adopt: the file of the source, and its place in the output."""
 
     source: Path
     path: Path
 
 
 def collect(source: Path) -> Collection:
-    """Lists the shards as files; their classes are known when they have been read.
+    """Lists the shards as files; their classes are known only when they have been read.
 
     Raises:
-      InputError: there are none, or one of a numbered row is missing.
+      InputError: there are none, or one of a numbered series is missing.
     """
     found: dict[str, list[Path]] = {}
     for path in sorted(source.iterdir()):
@@ -61,7 +62,7 @@ def collect(source: Path) -> Collection:
         _check_complete(paths)
     watch = Watch()
     splits = {
-        name: listing(
+        name: Listing.of_rows(
             found[name],
             [(n, 0, watch.size(path), 1) for n, path in enumerate(found[name])],
             [path.name for path in found[name]],
@@ -74,11 +75,11 @@ def collect(source: Path) -> Collection:
     return Collection((), splits, (), (described,), watch)
 
 
-def check_apart(collection: Collection, output: Path) -> None:
-    """Refuses an output that holds the very files which the source's symbolic links lead to.
+def check_links(collection: Collection, output: Path) -> None:
+    """Checks that the source's symbolic links do not lead into the output.
 
     Raises:
-      InputError: the same. To clear the output would be to lose them.
+      InputError: they do; clearing the output would remove the very shards.
     """
     for path in (path for split in collection.splits.values() for path in split.files):
         if path.resolve().parent == output.resolve():
@@ -97,23 +98,26 @@ def _check_complete(paths: list[Path]) -> None:
         )
 
 
-def write(
-    collection: Collection, source: Path, output: Path, pool: Pool, show: bool
+def adopt_all(
+    collection: Collection, source: Path, output: Path, pool: Pool, show_progress: bool
 ) -> tuple[Collection, dict[str, list[Written]]]:
-    """Reads every shard and puts it into `output`; returns the collection with its classes.
+    """Reads every shard and places it in `output`.
+
+    Returns:
+      The collection with its classes, and the shards by split.
 
     Raises:
-      InputError: a record is damaged or is none that training can read; it is named.
+      InputError: a record is damaged, or training cannot read it; it is named.
     """
     jobs = [
-        (name, Job(path, output / path.name))
+        (name, Adoption(path, output / path.name))
         for name, split in collection.splits.items()
         for path in split.files
     ]
     size = sum(split.bytes for split in collection.splits.values())
     written: dict[str, list[Written]] = {name: [] for name in collection.splits}
     seen: dict[int, labels.Label] = {}
-    with progress.throughput("Reading", len(jobs), size, show, "shards") as advance:
+    with progress.throughput("Reading", len(jobs), size, show_progress, "shards") as advance:
         results = pool.run(adopt, (job for _, job in jobs))
         for (name, _), (result, classes) in zip(jobs, results, strict=True):
             written[name].append(result)
@@ -123,7 +127,7 @@ def write(
 
 
 def _classes(seen: dict[int, labels.Label], source: Path) -> tuple[labels.Label, ...]:
-    """Returns the classes 1..N: as the records, else labels.txt, else their numbers say."""
+    """Returns the classes 1..N, by the records, else by labels.txt, else by number."""
     if set(seen) <= set(range(1, 1001)) and all(
         labels.imagenet()[number - 1].synset == label.synset for number, label in seen.items()
     ):
@@ -141,8 +145,8 @@ def _classes(seen: dict[int, labels.Label], source: Path) -> tuple[labels.Label,
     return tuple(found)
 
 
-def adopt(job: Job) -> tuple[Written, dict[int, labels.Label]]:
-    """Reads a shard and links or copies it into its place; returns its classes, too."""
+def adopt(job: Adoption) -> tuple[Written, dict[int, labels.Label]]:
+    """Reads a shard and links or copies it into its place; returns its classes by label, too."""
     result, rows, classes = Written(job.path.name), [], {}
     starts = tfrecord.offsets(job.source)
     with _readable(job.source) as file:
@@ -151,7 +155,7 @@ def adopt(job: Job) -> tuple[Written, dict[int, labels.Label]]:
             length = int(end - start)
             payload = tfrecord.read(file.fileno(), int(start), length, str(job.source), number)
             label, known, name, data = _example(payload, str(job.source), number)
-            rows.append((start, len(data), fingerprint(data), label))
+            rows.append((start, len(data), content_crc(data), label))
             classes.setdefault(label, known)
             result.names.append(name or f"{job.path.name}-{number}")
     result.table, result.bytes = np.array(rows, RECORD), int(starts[-1])
@@ -171,7 +175,11 @@ def _readable(path: Path) -> Iterator[BinaryIO]:
 
 
 def _example(payload: bytes, shard: str, number: int) -> tuple[int, labels.Label, str, bytes]:
-    """Returns (label, its class, file name, image) of a record that training can read."""
+    """Returns (label, class, file name, image) of a record.
+
+    Raises:
+      InputError: training cannot read it.
+    """
     features = example.decode_example(payload)
     texts = [_text(features, key) for key in (example.SYNSET, example.TEXT, example.FILENAME)]
     label, data = (features.get(key, []) for key in (example.LABEL, example.ENCODED))
@@ -199,10 +207,10 @@ def _text(features: dict, key: str) -> str:
     return values[0].decode("utf-8", "backslashreplace") if values else ""
 
 
-def _place(job: Job, digest: str) -> None:
+def _place(job: Adoption, digest: str) -> None:
     if job.path.exists() and job.path.samefile(job.source):
         with commit.explained(job.path):
-            files.flush(job.path)  # whoever wrote it may not have
+            files.flush(job.path)  # its writer may not have
         return
     temporary = job.path.parent / commit.WORK / f"{job.path.name}.link.tmp"
     try:
@@ -210,11 +218,11 @@ def _place(job: Job, digest: str) -> None:
         os.link(job.source.resolve(), temporary)  # Linux links a symbolic link, not its target
     except OSError:  # another file system, or one without links
         temporary = _copied(job, digest)
-    commit.put(temporary, job.path)
+    commit.publish(temporary, job.path)
 
 
-def _copied(job: Job, digest: str) -> Path:
-    """Copies a shard into the work folder, and makes sure that it is what was read before."""
+def _copied(job: Adoption, digest: str) -> Path:
+    """Copies a shard into the work folder, and checks that it is what was read before."""
     with commit.drafted(job.path, job.path.parent / commit.WORK) as copy:
         with _readable(job.source) as file:
             while block := file.read(4 << 20):

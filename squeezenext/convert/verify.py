@@ -3,9 +3,9 @@
   python -m datasets.verify DIR [--decode] [--json]
 
 Every shard: size, SHA-256, each record's checksum and the number of records, labels, image
-headers (with --decode: every pixel) and the index beside the shards. Each fault is named with
-its shard, its record's number (from 0) and its image's name. Exit code 0: all is well; 1: faults
-were found; 2: there is no data set.
+headers (with --decode: every pixel) and the index beside the shards. A fault is reported with its
+shard, its record's number (from 0) and its image's name. Exit code 0: no fault; 1: faults; 2: there
+is no data set.
 """
 
 import dataclasses
@@ -20,8 +20,7 @@ import google_crc32c
 import numpy as np
 from absl import flags
 
-from squeezenext import cli as command_line
-from squeezenext import progress
+from squeezenext import cli, progress
 from squeezenext.convert import images
 from squeezenext.convert.pool import Pool, default_workers
 from squeezenext.errors import InputError, SomeInputsFailed
@@ -29,16 +28,20 @@ from squeezenext.images import jpeg
 from squeezenext.records import example, tfrecord
 from squeezenext.records import manifest as records_manifest
 
-# Looks at every byte of one shard: the job of a verifying process. Imports no TensorFlow.
-
-
-MAX_FAULTS = 20  # named of a shard; the rest are counted
-_MAX_RECORD = 1 << 31  # tensorflow/core/lib/io reads no longer one
+MAX_FAULTS = 20  # reported for each shard; the rest are counted
+_MAX_RECORD = 1 << 31  # tensorflow/core/lib/io reads no longer ones
 
 
 @dataclasses.dataclass(frozen=True)
-class Fault:
-    """What is wrong. `record` counts from 0, `key` is its image/filename; both may be unknown."""
+class ShardFault:
+    """A fault in a shard or an index.
+
+    Attributes:
+      shard: the file's name.
+      record: the record's number from 0, None if the fault is not in a record.
+      key: the record's image/filename, "" if unknown.
+      fault: the rest of a sentence that begins with the file: "is cut".
+    """
 
     shard: str
     record: int | None
@@ -51,25 +54,32 @@ class Fault:
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """A shard, what the manifest and the sidecar say of it, and how closely to look."""
+class Inspection:
+    """A shard to verify.
+
+    Attributes:
+      shard: the manifest's entry.
+      synsets: the synsets of label 1, 2, ...
+      offsets: [examples] int64, the index's offsets of records; None without an index.
+      decode: decode every image.
+    """
 
     shard: records_manifest.Shard
-    synsets: tuple[str, ...]  # of label 1, 2, ...
+    synsets: tuple[str, ...]
     offsets: np.ndarray | None
     decode: bool
 
 
-def inspect(job: Job) -> list[Fault]:
-    """Returns what is wrong with a shard; beyond 20 faults, the last tells how many more."""
-    found = [Fault(job.shard.path.name, *fault) for fault in _faults(job)]
+def inspect(job: Inspection) -> list[ShardFault]:
+    """Returns a shard's faults; after 20, a last one says how many more there are."""
+    found = [ShardFault(job.shard.path.name, *fault) for fault in _faults(job)]
     if len(found) > MAX_FAULTS:
         more = f"has {len(found) - MAX_FAULTS} more faults"
-        found[MAX_FAULTS:] = [Fault(job.shard.path.name, None, "", more)]
+        found[MAX_FAULTS:] = [ShardFault(job.shard.path.name, None, "", more)]
     return found
 
 
-def _faults(job: Job) -> Iterator[tuple[int | None, str, str]]:
+def _faults(job: Inspection) -> Iterator[tuple[int | None, str, str]]:
     """Yields (record, key, fault)."""
     shard = job.shard
     try:
@@ -82,7 +92,7 @@ def _faults(job: Job) -> Iterator[tuple[int | None, str, str]]:
         yield None, "", f"cannot be read: {error.strerror}"
 
 
-def _content(job: Job, file: BinaryIO, size: int) -> Iterator[tuple[int | None, str, str]]:
+def _content(job: Inspection, file: BinaryIO, size: int) -> Iterator[tuple[int | None, str, str]]:
     digest, starts, position, whole = hashlib.sha256(), [], 0, True
     for header, payload, trailer in _records(file, size):
         for part in (header, payload, trailer):
@@ -106,7 +116,7 @@ def _content(job: Job, file: BinaryIO, size: int) -> Iterator[tuple[int | None, 
 
 
 def _records(file: BinaryIO, size: int) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Yields (header, payload, trailing CRC) as far as the lengths can be believed."""
+    """Yields (header, payload, trailing CRC) until the first impossible length."""
     position = 0
     while header := file.read(tfrecord.HEADER_BYTES):
         length = int.from_bytes(header[:8], "little")
@@ -130,8 +140,8 @@ def _framing(header: bytes, payload: bytes, trailer: bytes, position: int, size:
     return ""
 
 
-def _example(payload: bytes, job: Job) -> Iterator[tuple[str, str]]:
-    """Yields (key, fault) of what is wrong with a record whose bytes are as written."""
+def _example(payload: bytes, job: Inspection) -> Iterator[tuple[str, str]]:
+    """Yields (key, fault) for a record with correct checksums."""
     try:
         features = example.decode_example(payload)
     except example.RecordError as error:
@@ -172,7 +182,7 @@ def _image(data: bytes, features: dict, decode: bool) -> str:
 
 
 def shard_offsets(split: records_manifest.Split) -> list[np.ndarray | None]:
-    """Returns what the sidecar says of each shard of a split; None where it cannot be used."""
+    """Returns each shard's record offsets from a split's index, None if it cannot be used."""
     try:
         data = np.frombuffer(Path(split.sidecar.path).read_bytes(), "<i8")
     except (OSError, ValueError, AttributeError):
@@ -183,57 +193,64 @@ def shard_offsets(split: records_manifest.Split) -> list[np.ndarray | None]:
 
 
 def verify(
-    directory: Path, *, decode: bool = False, workers: int | None = None, show: bool = False
-) -> list[Fault]:
-    """Returns all that is wrong with the data set in `directory`, in the order of its shards.
+    directory: Path,
+    *,
+    decode: bool = False,
+    workers: int | None = None,
+    show_progress: bool = False,
+) -> list[ShardFault]:
+    """Returns the faults of the data set in `directory`, in the order of its shards.
 
     Args:
+      directory: the data directory.
       decode: decode every image, not only its header.
-      workers: processes; default one a CPU.
-      show: tell on standard error how far it is.
+      workers: number of processes; default one a CPU.
+      show_progress: show progress on standard error.
 
     Raises:
       InputError: there is no data set, or its manifest is damaged.
     """
     manifest = records_manifest.load_manifest(Path(directory))
     faults = [fault for split in manifest.splits.values() for fault in _sidecar(split)]
-    jobs = [job for split in manifest.splits.values() for job in _jobs(manifest, split, decode)]
+    jobs = [
+        job for split in manifest.splits.values() for job in _inspections(manifest, split, decode)
+    ]
     examples, size = (sum(getattr(job.shard, key) for job in jobs) for key in ("examples", "bytes"))
     with Pool(workers or default_workers()) as pool:
-        with progress.throughput("Verifying", examples, size, show) as advance:
+        with progress.throughput("Verifying", examples, size, show_progress) as advance:
             for job, found in zip(jobs, pool.run(inspect, jobs), strict=True):
                 faults += found
                 advance(job.shard.examples, job.shard.bytes)
     return faults
 
 
-def _jobs(
+def _inspections(
     manifest: records_manifest.Manifest, split: records_manifest.Split, decode: bool
-) -> Iterator[Job]:
+) -> Iterator[Inspection]:
     synsets = tuple(label.synset for label in manifest.classes)
     for shard, offsets in zip(split.shards, shard_offsets(split), strict=True):
-        yield Job(shard, synsets, offsets, decode)
+        yield Inspection(shard, synsets, offsets, decode)
 
 
-def _sidecar(split: records_manifest.Split) -> Iterator[Fault]:
-    """Yields what is wrong with the index as a file; training then walks the shards instead."""
+def _sidecar(split: records_manifest.Split) -> Iterator[ShardFault]:
+    """Yields the faults of an index file; without an index, training walks the shards."""
     if split.sidecar is None:
         return
     path = split.sidecar.path
     try:
         data = path.read_bytes()
     except OSError as error:
-        yield Fault(path.name, None, "", f"cannot be read: {error.strerror}")
+        yield ShardFault(path.name, None, "", f"cannot be read: {error.strerror}")
         return
     if len(data) != split.sidecar.bytes:
         wanted = f"the manifest says {split.sidecar.bytes}"
-        yield Fault(path.name, None, "", f"has {len(data)} bytes, {wanted}")
+        yield ShardFault(path.name, None, "", f"has {len(data)} bytes, {wanted}")
     elif hashlib.sha256(data).hexdigest() != split.sidecar.sha256:
-        yield Fault(path.name, None, "", "has another SHA-256 than the manifest says")
+        yield ShardFault(path.name, None, "", "has another SHA-256 than the manifest says")
 
 
-def report(directory: Path, faults: list[Fault], as_json: bool) -> None:
-    """Tells what was found: as JSON on standard output, or in words on standard error.
+def report_faults(directory: Path, faults: list[ShardFault], as_json: bool) -> None:
+    """Prints the faults: as JSON on standard output, or in words on standard error.
 
     Raises:
       SomeInputsFailed: there are faults.
@@ -250,17 +267,16 @@ def report(directory: Path, faults: list[Fault], as_json: bool) -> None:
         print(json.dumps({"directory": str(directory), "ok": not faults, **counts, "faults": rows}))
     else:
         for fault in faults:
-            print(f"fault: {fault}", file=sys.stderr)
+            cli.log(f"fault: {fault}")
     if faults:
         names = sorted({fault.shard for fault in faults})
         raise SomeInputsFailed(
             f"{directory}: {len(faults)} faults in {len(names)} files, {names[0]} for one; copy "
             "these files again, or remove them and run the conversion again with --overwrite."
         )
-    print(
+    cli.log(
         f"{directory}: {counts['shards']} shards, {counts['examples']} examples, "
-        f"{counts['bytes']} bytes: all as the manifest says.",
-        file=sys.stderr,
+        f"{counts['bytes']} bytes: all as the manifest says."
     )
 
 
@@ -269,7 +285,7 @@ def _flags() -> flags.FlagValues:
     own = {"flag_values": values}
     flags.DEFINE_bool("decode", False, "Decode every image, not only its header.", **own)
     flags.DEFINE_bool("json", False, "Print the result as JSON on standard output.", **own)
-    flags.DEFINE_integer("workers", None, "Processes; default one a CPU.", **own)
+    flags.DEFINE_integer("workers", None, "Number of processes; default one a CPU.", **own)
     return values
 
 
@@ -279,13 +295,13 @@ def _command(values: flags.FlagValues, positional: list[str]) -> None:
     directory, workers = Path(positional[0]), values["workers"].value
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers} is less than 1.")
-    faults = verify(directory, decode=values["decode"].value, workers=workers, show=True)
-    report(directory, faults, values["json"].value)
+    faults = verify(directory, decode=values["decode"].value, workers=workers, show_progress=True)
+    report_faults(directory, faults, values["json"].value)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    return command_line.run(_command, _flags(), __doc__, argv, positional=True)
+    return cli.run(_command, _flags(), __doc__, argv, positional=True)
 
 
 if __name__ == "__main__":
