@@ -282,7 +282,7 @@ def test_a_note_is_never_of_another_file(model, records, tmp_path, monkeypatch, 
 
 def test_ranges_of_the_very_images_that_are_measured_are_told(model, records, tmp_path, capsys):
     tested = tiny.data_set(tmp_path / "r", "validation", [tiny.payload(n, 1) for n in range(3)])
-    told = "found on some of these very images"
+    told = "int8 ranges were found on some of these very images"
     for data, same in ((records, False), (tested, True)):
         more = ["--precision=int8", f"--data_dir={data}"]
         assert command(model, tmp_path / "a.tflite", "litert", *more) == 0

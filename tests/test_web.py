@@ -63,7 +63,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         folder.mkdir()
         folder.joinpath("letter.txt").write_text("dear")
     with pytest.raises(InputError, match="holds something else"):
-        files.replace_folder(made, place, command.FOLDERS["web"])
+        files.replace_folder(made, place, command.FORMATS["web"].folder)
     assert place.joinpath("letter.txt").exists()
 
 
@@ -225,7 +225,7 @@ def site(tmp_path_factory, shared):
         export_web.write(model, folder, known, compressed)
     except InputError as error:
         pytest.skip(str(error))
-    export_web.check(folder, checking.reference(model), known[:2])
+    checking.check(export_web.runners(folder), model, known[:2])
     with demo.server(folder, 0) as serving:
         threading.Thread(target=serving.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{serving.server_port}/", model, pictures, folder

@@ -98,7 +98,7 @@ def write_files(model: loading.Trained, folder: Path, images) -> list[Row]:
 def _keras(model: loading.Trained, path: Path) -> None:
     from squeezenext.export import keras as export_keras
 
-    export_keras.write_keras(model, path)
+    export_keras.write(model, path)
 
 
 def _images(name: str, model, is_trained: bool, values) -> tuple[list, list]:

@@ -1,4 +1,4 @@
-"""Exports a model: one module a format, each file checked in its own runtime."""
+"""Exports a model: one module per format; each file is checked in its own runtime."""
 
 from squeezenext.export.command import export, main
 

@@ -1,12 +1,13 @@
-"""What an exported file is compared with: the model as predict.py runs it."""
+"""Compares an exported file with the model as predict.py runs it, and measures its accuracy."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from squeezenext.errors import NotKept
+from squeezenext.export.format import Run
 from squeezenext.images import decoding
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
@@ -14,32 +15,40 @@ from squeezenext.model.loading import Trained
 from squeezenext.predict.predictor import softmax
 from squeezenext.records import samples
 
-# Of probabilities, against the model: rounding of the kernels; of the weights to half precision.
+# Greatest difference of a probability: kernels round differently, float16 rounds the weights.
 TOLERANCES = {"float32": 1e-3, "float16": 2e-2}
-# What eight bits change depends on the images: a file has to be so much nearer to the model than
-# equal chances for all classes are, in nats; a thousandth of which is common.
+# Eight bits change the answers by an amount that depends on the images. The divergence from the
+# model may be a quarter of that of equal probabilities, plus 0.02 nats; a thousandth is common.
 _NEARER, _NEAR = 0.25, 0.02
-# That alone lets saturated sums pass. But rounding puts no class first that the model holds for
-# less than 0.7 times as likely as its own: files of six networks did so on none of 850 images,
-# those of the published ones with sums that saturate on 17 to 26 of 100 (docs/export.md). One of
-# twenty is let pass, and what chance adds.
+# Saturated sums pass that test alone. But rounding puts no class first that the model holds for
+# less than 0.7 times as likely as its own first class: right int8 files of six networks did so on
+# none of 850 images, files of the published networks whose sums saturate on 17 to 26 of 100
+# (docs/export.md). One image in twenty may do so, plus the spread of chance.
 _AS_LIKELY, _OTHERS = 0.7, 0.05
-CALIBRATION_IMAGES = 200  # on which the ranges of eight bits are found
-CALIBRATED_ON = ("train", "validation")  # the first that the data has
-PROBES = 8  # on which a file is compared; one of eight bits on all that its ranges come from
-Run = Callable[[np.ndarray], np.ndarray]
+CALIBRATION_IMAGES = 200  # images on which int8 ranges are found
+CALIBRATED_ON = ("train", "validation")  # splits, of which the first that the data has is used
+PROBES = 8  # images on which a file is compared; int8 is compared on all calibration images
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What an exported file does on images of a split that was not trained on."""
+    """Accuracy of an exported file on a split that was not trained on.
 
-    measured: str  # the precision of the network that all figures but float32_top1 are of
+    Attributes:
+      measured: precision of the network that was measured.
+      split: name of the split.
+      images: number of images.
+      top1: share of the images that the file names right.
+      float32_top1: share that the model names right.
+      agreement: share for which both put the same class first.
+    """
+
+    measured: str
     split: str
     images: int
     top1: float
     float32_top1: float
-    agreement: float  # how often its first class is the model's
+    agreement: float
 
     def __str__(self) -> str:
         return (
@@ -49,23 +58,28 @@ class Measured:
 
 
 def reference(model: Trained) -> Run:
-    """Returns the model itself: from [size, size, 3] uint8, RGB, to probabilities.
+    """Returns a function that runs the model itself.
 
-    What it shares with an exported file is graph and weights alone.
+    It shares only the graph and the weights with an exported file.
     """
     network = Runner(writer.write(model.graph, model.weights), 1, model.name)
 
     def run(pixels: np.ndarray) -> np.ndarray:
-        shown = decoding.normalize(pixels.astype(np.float32), model.config.images)
-        return softmax(network.run(shown)[0] / np.float32(model.temperature))
+        inputs = decoding.normalize(pixels.astype(np.float32), model.config.images)
+        return softmax(network.run(inputs)[0] / np.float32(model.temperature))
 
     return run
 
 
 def measure(run: Run, reference: Run, images: Iterable, split: str, precision: str) -> Measured:
-    """Counts how often two runners are right, and agree; `images` are (pixels, class) pairs.
+    """Measures the accuracy of a file and of the model, and how often they agree.
 
-    `split` is what they are of, `precision` that of `run`'s network.
+    Args:
+      run: runs the file.
+      reference: runs the model.
+      images: (pixels, class) pairs.
+      split: name of the images' split.
+      precision: precision of the file's network.
     """
     rows = []
     for pixels, label in images:
@@ -77,7 +91,7 @@ def measure(run: Run, reference: Run, images: Iterable, split: str, precision: s
 
 
 def images(model: Trained, data_dir: str | Path, limit: int) -> list[np.ndarray]:
-    """Returns up to `limit` images of the training split, where there is none of the validation's.
+    """Returns up to `limit` images of the training split, else of the validation split.
 
     Each is [size, size, 3] uint8, RGB.
     """
@@ -85,26 +99,45 @@ def images(model: Trained, data_dir: str | Path, limit: int) -> list[np.ndarray]
     return [pixels for pixels, _ in samples.read(data_dir, CALIBRATED_ON, limit, *like)]
 
 
-def probes(
-    model: Trained, shown: Sequence[np.ndarray], precision: str = "float32"
-) -> list[np.ndarray]:
-    """Returns images to compare on: real ones where there are, else random mosaics.
+def check(
+    networks: Sequence[tuple[str, Run]], model: Trained, images: Sequence[np.ndarray]
+) -> None:
+    """Compares networks with the model that they were made of.
 
-    Of int8, whose first classes are counted, all that are `shown`; else some.
+    Args:
+      networks: (precision, run) of each.
+      model: the model.
+      images: [size, size, 3] uint8, RGB, the images of `export`; may be empty.
+
+    Raises:
+      NotKept: one gives other answers than the model.
     """
-    if shown:
-        return list(shown if precision == "int8" else shown[:PROBES])
+    for precision, run in networks:
+        compare(run, reference(model), probes(model, images, precision), precision)
+
+
+def probes(
+    model: Trained, images: Sequence[np.ndarray], precision: str = "float32"
+) -> list[np.ndarray]:
+    """Returns the images on which a network is compared; random mosaics if there are none.
+
+    For int8, whose first classes are counted, these are all `images`, else the first few.
+    """
+    if images:
+        return list(images if precision == "int8" else images[:PROBES])
     size, random = model.config.images.size, np.random.default_rng(0)
     coarse = random.integers(0, 256, (4, 8, 8, 3), np.uint8)
-    places = np.arange(size) * 8 // size
-    return [image[places][:, places] for image in coarse]
+    cells = np.arange(size) * 8 // size
+    return [image[cells][:, cells] for image in coarse]
 
 
 def compare(run: Run, reference: Run, images: Sequence[np.ndarray], precision: str) -> None:
-    """Checks that two runners give nearly the same probabilities, and of eight bits first classes.
+    """Checks that two functions give nearly the same probabilities.
+
+    At eight bits it also checks that they nearly always put the same class first.
 
     Raises:
-      NotKept: they do not.
+      NotKept: they differ by more than `precision` explains.
     """
     found = np.stack([run(image) for image in images]).astype(np.float64)
     wanted = np.stack([reference(image) for image in images]).astype(np.float64)
@@ -125,12 +158,12 @@ def compare(run: Run, reference: Run, images: Sequence[np.ndarray], precision: s
 
 
 def _compare_first(wanted: np.ndarray, found: np.ndarray) -> None:
-    """Checks how often `found` puts a class first that `wanted` holds for far less likely."""
+    """Counts the images whose first class in `found` is far less likely in `wanted`."""
     count = len(wanted)
     named = wanted[np.arange(count), found.argmax(1)]
     others = int((named < _AS_LIKELY * wanted.max(1)).sum())
-    # Three standard deviations and two images: 4 of 8, 13 of 100, 21 of 200. Chance goes beyond
-    # that less than once in a thousand times.
+    # The mean, three standard deviations and two images: 4 of 8, 13 of 100, 21 of 200. Chance
+    # exceeds that less than once in a thousand times.
     limit = int(_OTHERS * count + 3 * (_OTHERS * (1 - _OTHERS) * count) ** 0.5 + 2)
     if others > limit:
         raise NotKept(
@@ -140,6 +173,6 @@ def _compare_first(wanted: np.ndarray, found: np.ndarray) -> None:
 
 
 def _divergence(wanted: np.ndarray, found: np.ndarray) -> float:
-    """Returns Kullback and Leibler's, in nats an image."""
+    """Returns the Kullback-Leibler divergence, in nats an image."""
     logs = [np.log(np.maximum(x, 1e-9)) for x in (wanted, found)]
     return float((wanted * (logs[0] - logs[1])).sum(1).mean())

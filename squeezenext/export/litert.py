@@ -1,11 +1,12 @@
-"""A trained network as a LiteRT file that MediaPipe Tasks loads as it is.
+"""A trained network as a LiteRT file that MediaPipe Tasks loads unchanged.
 
-It takes RGB and gives probabilities, in float32; model.tflite of a model directory, which
-predict.py reads, takes what `preprocessing.normalize` makes and gives logits.
+The file takes RGB pixels and gives probabilities, in float32. A model directory's model.tflite,
+which predict.py reads, differs: it takes the pixels of `decoding.normalize` and gives logits.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -13,24 +14,24 @@ import squeezenext
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.export import rgb
+from squeezenext.export.format import Format, Request, Run
 from squeezenext.litert import int8, metadata, writer
 from squeezenext.litert.runner import Runner
 from squeezenext.model.loading import DESCRIPTION, PHONES, PIXELS, Trained
 
-PRECISIONS = ("float32", "float16", "dynamic", "int8")
-
 
 def convert(model: Trained, precision: str, calibration: Sequence[np.ndarray] = ()) -> bytes:
-    """Writes the file, with metadata and labels.
+    """Returns the content of the file, with metadata and labels.
 
     Args:
-      precision: one of `PRECISIONS`.
-      calibration: for int8, images as `photographs.read` yields them.
+      model: the network.
+      precision: one of `FORMAT.precisions`.
+      calibration: images for int8, [size, size, 3] uint8, RGB.
 
     Raises:
-      InputError: int8 without images.
+      InputError: int8 is asked for without images.
     """
-    # Half precision on a phone's GPU has its digits around 0.
+    # On a phone's GPU, where half precision is most exact around 0, pixels are centred.
     mean, std = PIXELS if precision == "int8" else PHONES
     network, weights = rgb.take_rgb(model.graph, model.weights, model.config.images, mean, std)
     return metadata.with_files(
@@ -50,6 +51,7 @@ def convert(model: Trained, precision: str, calibration: Sequence[np.ndarray] = 
 
 
 def _numbers(precision: str, network, weights, calibration: Sequence[np.ndarray]):
+    """Returns how the writer stores weights and activations at a precision."""
     if precision == "int8":
         if not len(calibration):
             raise InputError("--precision int8 needs real images for its ranges: give --data_dir.")
@@ -64,11 +66,11 @@ def _numbers(precision: str, network, weights, calibration: Sequence[np.ndarray]
 
 def _metadata(model: Trained, precision: str, mean: float, std: float) -> bytes:
     images = model.config.images
-    shown = f"the centre of an image resized to {images.resize} ({images.resize_mode})"
+    crop = f"the centre of an image resized to {images.resize} ({images.resize_mode})"
     return metadata.metadata(
         name=f"{model.name} ({precision})",
         description=f"{type(model.config.model).__name__} for {len(model.labels)} classes. Give it "
-        f"{shown}, as {DESCRIPTION} says.",
+        f"{crop}, as {DESCRIPTION} says.",
         version=squeezenext.__version__,
         size=images.size,
         mean=mean,
@@ -78,8 +80,11 @@ def _metadata(model: Trained, precision: str, mean: float, std: float) -> bytes:
 
 
 def describe(model: Trained, precision: str) -> str:
-    """Returns what every exported file carries, as JSON: version, configuration, classes, and the
-    split that its temperature was fitted to, if any."""
+    """Returns the JSON text that every exported file carries.
+
+    It holds the program's version, the configuration, the classes and, if a temperature was fitted,
+    the SHA-256 of the split that it was fitted to.
+    """
     document = {
         "squeezenext": squeezenext.__version__,
         "model": model.name,
@@ -92,10 +97,21 @@ def describe(model: Trained, precision: str) -> str:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def runner(content: bytes, precision: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns what runs a file: from [size, size, 3] uint8, RGB, to probabilities."""
+def runner(content: bytes, precision: str) -> Run:
+    """Returns a function that runs the content of a file."""
     found = Runner(content, 1, "the exported file")
-    if precision == "int8":
-        return lambda image: found.run(image.astype(np.float32))[0]
-    mean, std = np.float32(PHONES)
+    mean, std = np.float32(PIXELS if precision == "int8" else PHONES)
     return lambda image: found.run((image.astype(np.float32) - mean) / std)[0]
+
+
+def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
+    path.write_bytes(convert(request.model, request.precision, request.images))
+    return [(request.precision, runner(path.read_bytes(), request.precision))]
+
+
+FORMAT = Format(
+    name="litert",
+    precisions=("float32", "float16", "dynamic", "int8"),
+    write=_write,
+    calibrated=("int8",),
+)

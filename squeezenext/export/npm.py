@@ -1,7 +1,7 @@
-"""Packages of the npm registry, fetched by the `npm` command, checked and cached.
+"""Fetches packages of the npm registry with the `npm` command, checks and caches them.
 
-The folder SQUEEZENEXT_NPM is looked in first, for a package of that checksum whatever its file's
-name, so that no network is needed.
+A folder named by the environment variable SQUEEZENEXT_NPM is searched first for a file of the
+package's checksum, whatever its name, so that no network is needed.
 """
 
 import base64
@@ -21,7 +21,7 @@ from squeezenext.model import published
 
 @dataclasses.dataclass(frozen=True)
 class Package:
-    """A package at one version; `sha512` is base64, as in npm's `integrity`."""
+    """A package of one version; `sha512` is in base64, as in npm's `integrity` field."""
 
     name: str
     version: str
@@ -32,18 +32,19 @@ class Package:
 
 
 def package_files(package: Package, names: dict[str, str]) -> dict[str, bytes]:
-    """Returns files of a package.
+    """Returns the contents of files of a package, by new names.
 
     Args:
-      names: where each goes, by its name in the package.
+      package: the package.
+      names: new name of each file, by its path in the package.
 
     Raises:
-      InputError: the package cannot be had.
+      InputError: the package cannot be fetched.
     """
     found = {}
     with tarfile.open(fileobj=io.BytesIO(_content(package)), mode="r:gz") as archive:
-        for name, place in names.items():
-            found[place] = archive.extractfile(f"package/{name}").read()
+        for path, name in names.items():
+            found[name] = archive.extractfile(f"package/{path}").read()
     return found
 
 

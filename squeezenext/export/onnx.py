@@ -4,31 +4,33 @@ Input `images` [N, 3, size, size] float32, RGB, pixels in 0..255; outputs `proba
 `logits` [N, classes]. The `onnx` package is imported where it is used: requirements-onnx.txt.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from squeezenext.errors import InputError
 from squeezenext.export import rgb
+from squeezenext.export.format import Format, Request, Run
 from squeezenext.export.litert import describe
 from squeezenext.litert import int8
 from squeezenext.litert.int8 import Int8, quantize_kernel
 from squeezenext.model.loading import Trained
 from squeezenext.network.graph import Graph, Node
 
-PRECISIONS = ("float32", "int8")
-OPSET = 17  # of 2022, which every runtime still kept reads
+OPSET = 17  # published in 2022; every runtime that is still maintained reads it
 
 
 def convert(model: Trained, precision: str, calibration: Sequence[np.ndarray] = ()) -> bytes:
-    """Writes the file.
+    """Returns the content of the file.
 
     Args:
-      precision: one of `PRECISIONS`, "float32" or "int8".
-      calibration: for int8, images as `photographs.read` yields them.
+      model: the network.
+      precision: "float32" or "int8".
+      calibration: images for int8, [size, size, 3] uint8, RGB.
 
     Raises:
-      InputError: `onnx` is not installed, or int8 without images.
+      InputError: `onnx` is not installed, or int8 is asked for without images.
     """
     if precision == "int8" and not len(calibration):
         raise InputError("--precision int8 needs real images for its ranges: give --data_dir.")
@@ -48,7 +50,7 @@ def convert(model: Trained, precision: str, calibration: Sequence[np.ndarray] = 
 def _onnx():
     try:
         import onnx
-        import onnxruntime  # noqa: F401  with which the file is checked
+        import onnxruntime  # noqa: F401  (checks the file)
     except ImportError as error:
         raise InputError(
             "--format onnx needs packages of its own: pip install -r requirements-onnx.txt."
@@ -87,7 +89,7 @@ def _file(onnx, model: Trained, precision: str, network: Graph, nodes, constants
 
 
 def _nodes(helper, node: Node, weights, constants: dict[str, np.ndarray]) -> list:
-    """Returns the ONNX nodes of one of ours, and adds its weights to `constants`."""
+    """Returns the ONNX nodes of a graph node, and adds its weights to `constants`."""
     names, out = list(node.inputs), node.name
     ends = [pair[0] for pair in node.padding] + [pair[1] for pair in node.padding]
     window = {"kernel_shape": node.kernel, "strides": [node.strides] * 2, "pads": ends}
@@ -131,8 +133,8 @@ def _batch(image: np.ndarray) -> np.ndarray:
     return image.transpose(2, 0, 1)[np.newaxis].astype(np.float32)
 
 
-def runner(content: bytes, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns what runs a file: from [size, size, 3] uint8, RGB, to probabilities."""
+def runner(content: bytes, threads: int = 1) -> Run:
+    """Returns a function that runs the content of a file."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -141,33 +143,39 @@ def runner(content: bytes, threads: int = 1) -> Callable[[np.ndarray], np.ndarra
     return lambda image: session.run(["probabilities"], {"images": _batch(image)})[0][0]
 
 
-# Eight-bit integers in an ONNX file, as QuantizeLinear and DequantizeLinear around each operator.
-#
-# The numbers are those of the LiteRT file (litert/int8.py): ranges from real images, a scale an
-# output channel, biases that take the rounding's shift back. A runtime makes integer operators of
-# what stands between; the mean over all places and what follows stay float32.
-#
-# Kernels are stored as uint8 around 128. Where uint8 activations meet int8 kernels, processors
-# without VNNI add pairs of products in 16 bits, which saturate: 2 x 255 x 127 is twice what these
-# hold. For uint8 with uint8, runtimes take another instruction, slower and exact. On Haswell
-# SqueezeNet 1.0 named 57 of 100 images right with the former; with the latter 64, as in float32
-# (docs/export.md).
+def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
+    path.write_bytes(convert(request.model, request.precision, request.images))
+    return [(request.precision, runner(path.read_bytes()))]
 
 
-_FLOAT = ("global_pool", "dense")
+FORMAT = Format(name="onnx", precisions=("float32", "int8"), write=_write, calibrated=("int8",))
+
+
+# int8: QuantizeLinear and DequantizeLinear around each operator, from which a runtime makes integer
+# operators. The numbers are those of the LiteRT file (litert/int8.py): ranges from real images, a
+# scale per output channel, biases that undo the mean shift of rounding.
+#
+# Kernels are stored as uint8 around 128. For uint8 activations and int8 kernels, processors without
+# VNNI add pairs of products in 16 bits, which saturate: 2 x 255 x 127 is twice what these hold. For
+# uint8 and uint8, runtimes use another instruction, slower and exact. On Haswell SqueezeNet 1.0
+# named 57 of 100 images right with the former; with the latter 64, as in float32 (docs/export.md).
+_FLOAT = ("global_pool", "dense")  # operators whose outputs stay float32
 
 
 def quantized(
     helper, nodes: Sequence, constants: dict[str, np.ndarray], network: Graph, numbers: Int8
 ) -> list:
-    """Returns the nodes of an ONNX graph with integers between them, and changes `constants`.
+    """Inserts integers between the nodes of an ONNX graph.
 
     Args:
       helper: `onnx.helper`.
-      nodes: of the float32 graph, in order.
-      constants: by name, as the nodes read them.
-      network: which the nodes were made of.
-      numbers: how its activations and weights are stored.
+      nodes: the float32 graph's nodes, in order; changed.
+      constants: the nodes' weights by name; changed.
+      network: the graph that the nodes were made of.
+      numbers: scales of its activations and weights.
+
+    Returns:
+      The nodes of the new graph.
     """
     added = _Added(helper, constants)
     for node in network.weighted:
@@ -193,19 +201,19 @@ def _conv(added: "_Added", node, numbers: Int8) -> None:
 
 
 def _unsigned(values: np.ndarray) -> np.ndarray:
-    """Returns int8 values as uint8, each 128 more."""
+    """Returns int8 values as uint8, each greater by 128."""
     return (values.astype(np.int16) + 128).astype(np.uint8)
 
 
 class _Added:
-    """Nodes and constants that have come to be."""
+    """The nodes and constants of the new graph."""
 
     def __init__(self, helper, constants: dict[str, np.ndarray]):
         self._helper, self.constants = helper, constants
         self.nodes: list = []
 
     def constant(self, name: str, values: np.ndarray, scale: np.ndarray, axis: int) -> None:
-        """Adds integers with a scale an entry of `axis`, to be read as float32 under `name`."""
+        """Adds integers, with a scale per entry of `axis`, that nodes read as float32 `name`."""
         zero = np.zeros(len(scale), values.dtype)
         if values.dtype == np.int8:
             values, zero = _unsigned(values), _unsigned(zero)
@@ -224,7 +232,7 @@ class _Added:
         self.constant(f"{name}/kernel", values, scale, 1)
 
     def activation(self, source: str, name: str, scale) -> None:
-        """Rounds `source` to eight bits, unsigned, and calls the result `name`."""
+        """Adds nodes that round `source` to uint8 and give the result the name `name`."""
         names = [f"{name}_scale", f"{name}_zero"]
         numbers = (np.float32(scale.scale), np.uint8(scale.zero + 128))
         self.constants.update(zip(names, map(np.array, numbers), strict=True))

@@ -1,7 +1,7 @@
-"""A folder that runs a trained network in the browser: any web host serves it, none computes.
+"""A folder with a web page that runs a trained network in the browser; any web host serves it.
 
-index.html and its own files come from `web/`, the runtime (LiteRT.js, Apache licence) from npm.
-model.json says what to show the network and which sizes of it there are.
+index.html and its scripts are copied from `web/`, the runtime (LiteRT.js, Apache licence) is
+fetched from npm. model.json lists the networks, their preprocessing and the labels.
 """
 
 import dataclasses
@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext import files
-from squeezenext.cli import Say
+from squeezenext.cli import Say, tell
 from squeezenext.errors import InputError, NotKept
 from squeezenext.export import checking, npm, rgb
+from squeezenext.export.format import Format, Request, Run
 from squeezenext.litert import int8, writer
 from squeezenext.litert.runner import Runner
-from squeezenext.model import loading
+from squeezenext.model import card, loading
 from squeezenext.model.loading import Trained
 from squeezenext.network.graph import Graph, Node
 from squeezenext.predict.predictor import softmax
@@ -37,42 +38,45 @@ UTILS = npm.Package(
 )
 _BUILDS = ("litert_wasm_internal", "litert_wasm_compat_internal")  # with relaxed SIMD and without
 MANIFEST = "model.json"
-_WORDS = ("files", "images", "labels", "model", "temperature")  # of the manifest
+_KEYS = ("files", "images", "labels", "model", "temperature")  # keys that every manifest has
+_IMAGES = ("size", "resize", "resize_mode")  # fields of `Images` that the page needs
 _COMPRESSED = "compressed.tflite.gz"
-FILES = (  # all that a page's folder holds
+_FILES = (  # patterns of all files in a page's folder
     *("app.js", "heat.js", "network.js", "picture.js", "preprocessing.js", "style.css"),
     *("index.html", "runtime-licence.txt"),
     *("runtime/*.js", "runtime/wasm/*.js", "runtime/wasm/*.wasm"),
-    *("float32.tflite", "int8.tflite", _COMPRESSED, MANIFEST),
+    *("float32.tflite", "int8.tflite", _COMPRESSED, MANIFEST, card.FILE),
 )
 
 
 def is_page(folder: Path) -> bool:
-    """Says whether a folder holds a manifest of this module; TensorFlow.js has one of its name."""
+    """True if the folder's model.json was written here; TensorFlow.js uses the same file name."""
     try:
         document = _manifest(folder)
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(document, dict) and document.keys() >= set(_WORDS)
+    return isinstance(document, dict) and document.keys() >= set(_KEYS)
 
 
 def make(
     model: Trained, model_dir: str | Path, folder: Path, calibration: Sequence[np.ndarray], say: Say
 ) -> None:
-    """Writes the page of a model into an empty folder and checks it.
+    """Writes the page of a model and compares each of its networks with the model.
 
     Args:
-      model_dir: of which `model` was loaded; it may hold a compressed network, too.
-      calibration: images, as `photographs.read` yields them; without them there is no int8.
-      say: is told of what is left out.
+      model: the network, as loaded from `model_dir`.
+      model_dir: a model directory, which may also hold a compressed network, or a name or file.
+      folder: an empty folder.
+      calibration: [size, size, 3] uint8, RGB images for int8; without any there is no int8 network.
+      say: logs why a compressed network is left out.
 
     Raises:
-      InputError: the runtime cannot be had, or the folder cannot be written.
-      NotKept: a network of the page answers otherwise than the model.
+      InputError: the runtime cannot be fetched, or the folder cannot be written.
+      NotKept: a network's answers differ from the model's.
     """
-    shown = checking.probes(model, calibration)
-    write(model, folder, calibration, beside(model, model_dir, shown, say))
-    check(folder, checking.reference(model), checking.probes(model, calibration, "int8"))
+    probes = checking.probes(model, calibration)
+    write(model, folder, calibration, compressed_beside(model, model_dir, probes, say))
+    checking.check(runners(folder), model, calibration)
 
 
 def write(
@@ -81,20 +85,22 @@ def write(
     calibration: Sequence[np.ndarray] = (),
     compressed: Trained | None = None,
 ) -> None:
-    """Writes the page, its runtime and the networks into an empty folder.
+    """Writes the page, its runtime and the networks.
 
     Args:
-      calibration: images, as `photographs.read` yields them; without them there is no int8.
-      compressed: the same network from a `.sqz` file. Its few different weights let gzip do in the
-        browser, nearly, what the file's own coder does.
+      model: the network.
+      folder: an empty folder.
+      calibration: [size, size, 3] uint8, RGB images for int8; without any there is no int8 network.
+      compressed: the same network from a `.sqz` file. It has so few different weights that gzip,
+        which browsers decode, makes it nearly as small as the `.sqz` file.
 
     Raises:
-      InputError: the runtime cannot be had, or the folder cannot be written.
+      InputError: the runtime cannot be fetched, or the folder cannot be written.
     """
     for path in PAGE.iterdir():
         shutil.copyfile(path, folder / path.name)
-    for place, content in _runtime().items():
-        path = folder / "runtime" / place
+    for name, content in _runtime().items():
+        path = folder / "runtime" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     rows = []
@@ -109,7 +115,7 @@ def write(
     document = {
         "files": rows,
         "head_padding": model.config.model.head_padding,
-        "images": {x: getattr(images, x) for x in IMAGES},
+        "images": {x: getattr(images, x) for x in _IMAGES},
         "labels": [label.text for label in model.labels],
         "model": model.name,
         "temperature": model.temperature,
@@ -124,7 +130,7 @@ def _runtime() -> dict[str, bytes]:
     found = npm.package_files(CORE, names) | npm.package_files(
         UTILS, {"dist/index.js": "wasm-utils.js"}
     )
-    # A bare name needs an import map, which a page that allows no inline script cannot have.
+    # A bare module name would need an import map, which is an inline script; the page allows none.
     found["index.js"] = found["index.js"].replace(b'"@litertjs/wasm-utils"', b'"./wasm-utils.js"')
     return found
 
@@ -132,7 +138,7 @@ def _runtime() -> dict[str, bytes]:
 def _networks(model: Trained, calibration: Sequence[np.ndarray]) -> dict[str, bytes]:
     graph, weights = rgb.take_rgb(model.graph, model.weights, model.config.images)
     graph, weights = with_class_maps(graph, weights)
-    # No float16: LiteRT.js 2.5 widens such weights at every run, and took 3 times float32's time.
+    # No float16: LiteRT.js 2.5 converts such weights in every run and took 3 times as long.
     kinds = {"float32": writer.Float32()}
     if len(calibration):
         kinds["int8"] = int8.calibrated(graph, weights, calibration)
@@ -144,10 +150,11 @@ def _networks(model: Trained, calibration: Sequence[np.ndarray]) -> dict[str, by
 
 
 def with_class_maps(graph: Graph, weights) -> tuple[Graph, dict[str, np.ndarray]]:
-    """Returns the network with a classifier that works on every place before the mean.
+    """Returns the network with its classifier moved before the mean over all positions.
 
-    Mean and matrix may change places, for both are linear: the last map then has a channel a
-    class, whose mean is its logit. SqueezeNet is built so, SqueezeNext ends in mean and matrix.
+    Mean and classifier may be swapped because both are linear: the last map then has one channel
+    per class, whose mean is that class's logit. SqueezeNet is built in this order already,
+    SqueezeNext takes the mean first.
     """
     last = graph.nodes[-1]
     if last.op != "dense":
@@ -162,51 +169,37 @@ def with_class_maps(graph: Graph, weights) -> tuple[Graph, dict[str, np.ndarray]
     return Graph((*graph.nodes[:-2], conv, pool)), dict(weights) | changed
 
 
-def check(folder: Path, reference: checking.Run, images: Sequence[np.ndarray]) -> None:
-    """Runs each network of a folder in LiteRT's Python runtime and compares its probabilities.
+def runners(folder: Path) -> list[tuple[str, Run]]:
+    """Returns (name, run) of each network of a page: int8 first if there is one.
 
-    Args:
-      images: on all of which int8 is compared, the others on some.
-
-    Raises:
-      NotKept: they differ from the model's.
+    They run in LiteRT's Python runtime.
     """
-    for row in _manifest(folder)["files"]:
-        run, name = _run(folder, row["file"]), row["name"]
-        shown = images if name == "int8" else images[: checking.PROBES]
-        checking.compare(run, reference, shown, "float32" if name == "float32" else "int8")
-
-
-def runner(folder: Path) -> checking.Run:
-    """Returns what runs the smallest uncompressed network of a folder, int8 where there is one."""
-    names = [row["name"] for row in _manifest(folder)["files"]]
-    return _run(folder, "int8.tflite" if "int8" in names else "float32.tflite")
+    known = {row["name"]: row["file"] for row in _manifest(folder)["files"]}
+    order = ("int8", "float32", "compressed")
+    return [(name, _run(folder, known[name])) for name in order if name in known]
 
 
 def _manifest(folder: Path) -> dict:
     return json.loads((folder / MANIFEST).read_text("utf-8"))
 
 
-def _run(folder: Path, file: str) -> checking.Run:
+def _run(folder: Path, file: str) -> Run:
     content = (folder / file).read_bytes()
     content = gzip.decompress(content) if file.endswith(".gz") else content
     network, temperature = Runner(content, 1, file), np.float32(_manifest(folder)["temperature"])
     return lambda image: softmax(network.run(image.astype(np.float32))[0] / temperature)
 
 
-# The compressed network that a page offers: found beside its model, and compared with it.
-
-
-IMAGES = ("size", "resize", "resize_mode")  # what the page is told of a network's images
-
-
-def beside(
+def compressed_beside(
     model: Trained, model_dir: str | Path, images: Sequence[np.ndarray], say: Say
 ) -> Trained | None:
-    """Returns what `model.sqz` of a model directory holds, its own or `adapt`'s; None without.
+    """Returns the network of a model directory's `model.sqz`, or `exported/model.sqz`.
 
-    A file that is damaged, made of other weights or too far from the model is left out, and `say`
-    is told; `images` are those on which the two are compared.
+    Args:
+      model: the network of the directory.
+      model_dir: the directory; of a name or a file the result is None.
+      images: [size, size, 3] uint8, RGB, on which the two networks are compared.
+      say: logs why a file is left out: damaged, made of other weights, or too far from the model.
     """
     for folder in (Path(model_dir), Path(model_dir) / "exported"):
         path = folder / "model.sqz"
@@ -219,17 +212,18 @@ def beside(
 
 
 def _same(path: Path, model: Trained, model_dir: Path, images: Sequence[np.ndarray]) -> Trained:
-    """Reads a `.sqz` file of a model; InputError: it is damaged or of another network."""
+    """Reads a model's `.sqz` file; raises InputError if it is damaged or of another network."""
     note = files.note(path)
     if note.exists() and _weights(note) != _weights(model_dir / "final.json"):
         raise InputError("it was made of other weights than the model's of now; compress it again.")
     found = loading.load(path)
-    shown = [
-        (x.labels, [getattr(x.config.images, word) for word in IMAGES]) for x in (found, model)
+    served = [
+        (x.labels, [getattr(x.config.images, field) for field in _IMAGES]) for x in (found, model)
     ]
-    if shown[0] != shown[1]:
+    if served[0] != served[1]:
         raise InputError("it has other classes or images than the model; compress it again.")
-    tempered = dataclasses.replace(found, temperature=model.temperature)  # as the page does it
+    # The page uses the model's temperature.
+    tempered = dataclasses.replace(found, temperature=model.temperature)
     try:
         checking.compare(checking.reference(tempered), checking.reference(model), images, "int8")
     except NotKept as error:
@@ -240,8 +234,25 @@ def _same(path: Path, model: Trained, model_dir: Path, images: Sequence[np.ndarr
 
 
 def _weights(path: Path) -> object:
-    """Returns the hash of the weights that a file speaks of, or what equals no other."""
+    """Returns the hash of the weights that a JSON file names, else an object equal to no other."""
     try:
         return json.loads(path.read_text("utf-8"))["weights_sha256"]
     except (OSError, ValueError, TypeError, KeyError):
         return object()
+
+
+def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
+    model, images = request.model, request.images
+    probes = checking.probes(model, images)
+    path.mkdir()
+    write(model, path, images, compressed_beside(model, request.source, probes, tell))
+    return runners(path)
+
+
+FORMAT = Format(
+    name="web",
+    precisions=("float32",),
+    write=_write,
+    calibrated=("float32",),  # the page also holds int8
+    folder=files.Kind(_FILES, is_page),
+)

@@ -1,7 +1,7 @@
-"""The shipped network that takes RGB pixels: channel order and normalisation become weights.
+"""Moves channel order and normalization into the first layer, so that a network takes RGB pixels.
 
-A runtime's own preprocessing knows one mean and one deviation for all three channels (MediaPipe
-refuses others), and RGB alone. What a configuration wants beyond that goes into the first layer.
+Runtimes preprocess RGB with one mean and one deviation for all three channels; MediaPipe refuses
+anything else. A configuration may have a deviation per channel, or BGR.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import numpy as np
 from squeezenext.config import Images
 from squeezenext.network.graph import Graph, Node
 
-NORMALIZE = "normalize"  # the layer put before a network whose first layer pads
+NORMALIZE = "normalize"  # name of the layer that is inserted before a first layer that pads
 
 
 def take_rgb(
@@ -22,18 +22,21 @@ def take_rgb(
     mean: float = 0.0,
     std: float = 1.0,
 ) -> tuple[Graph, dict[str, np.ndarray]]:
-    """Returns a network that reads (pixel - mean) / std, RGB, pixels in 0..255.
+    """Returns a network that takes (pixel - mean) / std of RGB pixels in 0..255.
 
     Args:
-      graph, weights: of the network that reads what `preprocessing.normalize` makes.
+      graph: the network.
+      weights: its weights, for the inputs that `decoding.normalize` makes.
       images: its preprocessing.
+      mean: subtracted from every channel by the caller of the new network.
+      std: divides every channel.
 
     Returns:
-      The same graph and its weights, the first layer's changed; or, where that layer pads (zeros
-      are then the mean colour, which only normalised images have), with a layer before it.
+      The graph, and the weights with the first layer's changed. If the first layer pads, a layer is
+      inserted before it instead: zero padding means the mean colour only for normalized inputs.
     """
     order = slice(None, None, -1) if images.channels == "BGR" else slice(None)
-    # What the network reads is scale * input + offset, in its own order of channels.
+    # The old input is scale * new input + offset, in the configuration's channel order.
     scale = np.float64(std) / np.float64(images.std)
     offset = (mean - np.float64(images.mean)) / np.float64(images.std)
     weights = dict(weights)
@@ -55,7 +58,7 @@ def take_rgb(
 
 
 def _insert(graph: Graph, node: Node) -> Graph:
-    """Puts a node right after the images."""
+    """Inserts a node right after the images."""
     images, *rest = graph.nodes
     moved = [
         dataclasses.replace(

@@ -117,16 +117,19 @@ def _size(path: Path) -> tuple[int | None, int | None]:
 
 
 def _files(directory: Path, scores: dict) -> list[tuple[str, int, float | None]]:
-    """Returns (path, bytes, top-1 where it was measured) of each file that other programs read."""
-    kinds = (".tflite", ".sqz", ".onnx", ".keras")
-    places = [*directory.iterdir(), *directory.glob("exported/*")]
-    whole = [path for path in places if not path.name.startswith(".")]  # what a kill left is hidden
-    found = sorted(path for path in whole if path.suffix in kinds and path.is_file())
-    names = [path.relative_to(directory).as_posix() for path in found]
-    return [
-        (name, path.stat().st_size, scores.get(name, {}).get("top1"))
-        for name, path in zip(names, found, strict=True)
-    ]
+    """Returns (path, bytes, top-1 if it was measured) of each file for another runtime.
+
+    Such are the directory's `.tflite` and `.sqz` files, and what `squeezenext.export` wrote with a
+    report beside it.
+    """
+    found = []
+    for path in sorted([*directory.iterdir(), *directory.glob("exported/*")]):
+        hidden = path.name.startswith(".")  # a killed process leaves temporary files
+        exported = path.suffix in (".tflite", ".sqz") or Path(f"{path}.json").is_file()
+        if exported and path.is_file() and not hidden:
+            name = path.relative_to(directory).as_posix()
+            found.append((name, path.stat().st_size, scores.get(name, {}).get("top1")))
+    return found
 
 
 def _preprocessing(config: Config) -> str:

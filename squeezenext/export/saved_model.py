@@ -1,0 +1,140 @@
+"""A SavedModel of plain Keras layers, which TensorFlow Serving loads."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from squeezenext import files
+from squeezenext.errors import NotKept
+from squeezenext.export import checking, keras
+from squeezenext.export.format import Format, Request, Run
+from squeezenext.export.litert import describe
+from squeezenext.images import decoding
+from squeezenext.model import card
+from squeezenext.model.loading import Trained
+
+_FILES = ("saved_model.pb", "fingerprint.pb", "variables/variables.*", card.FILE)
+_SAME = 1e-2  # greatest difference of a probability: JPEG decoders differ in a last bit
+
+
+def write(model: Trained, path: Path) -> None:
+    """Writes a SavedModel with two signatures for images, and one that describes the model.
+
+    serving_default: `images` [N, size, size, 3] uint8, RGB, already cropped. encoded: `images` [N]
+    strings, whole JPEG files. Both give `probabilities` [N, classes] float32 and, for the five best
+    classes, `classes` [N, 5], their names, and `scores` [N, 5]. describe: `squeezenext`, the text
+    of `litert.describe`.
+    """
+    import tensorflow as tf
+
+    from squeezenext.images import crops
+
+    module = tf.Module()
+    network = keras.build(model)
+    # The module holds the variables that the functions read, not the Keras model: the saver would
+    # restore copies of that model's variables, and only Python's own loader ties those to the ones
+    # that are read; in any other loader they stay uninitialized.
+    module.weights = [variable.value for variable in network.variables]
+    module.description = tf.constant(describe(model, "float32"))
+    names = tf.constant([label.text for label in model.labels])
+    size, count = model.config.images.size, min(5, len(model.labels))
+
+    def answer(pixels):
+        probabilities = network(tf.cast(pixels, tf.float32), training=False)
+        scores, best = tf.math.top_k(probabilities, count)
+        return {
+            "probabilities": probabilities,
+            "classes": tf.gather(names, best),
+            "scores": scores,
+        }
+
+    def crop(content):
+        height, width, _ = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(content), tf.int64))
+        return crops.centre(content, height, width, model.config.images)
+
+    def encoded(images):
+        kind = tf.TensorSpec((size, size, 3), tf.uint8)
+        return answer(tf.map_fn(crop, images, fn_output_signature=kind))
+
+    pixels = tf.TensorSpec((None, size, size, 3), tf.uint8, name="images")
+    strings = tf.TensorSpec((None,), tf.string, name="images")
+    module.serve = tf.function(lambda images: answer(images), input_signature=[pixels])
+    module.encoded = tf.function(encoded, input_signature=[strings])
+    # A signature, because a SavedModel has no field for texts.
+    module.describe = tf.function(lambda: {"squeezenext": module.description}, input_signature=[])
+    signatures = {
+        "serving_default": module.serve,
+        "encoded": module.encoded,
+        "describe": module.describe,
+    }
+    tf.saved_model.save(module, str(path), signatures)
+
+
+class Served:
+    """A SavedModel in a session, loaded from the file's graph alone, as TensorFlow Serving does.
+
+    `tf.saved_model.load` would rebuild the Python objects, and so run files that no other loader
+    can run.
+    """
+
+    def __init__(self, path: Path):
+        import tensorflow as tf
+
+        graph, log = tf.Graph(), tf.get_logger()
+        self._session = tf.compat.v1.Session(graph=graph)
+        tags, level = [tf.saved_model.SERVING], log.level
+        log.setLevel("ERROR")  # hides the advice to use Python's newer loader
+        try:
+            with graph.as_default():
+                loaded = tf.compat.v1.saved_model.load(self._session, tags, str(path))
+        finally:
+            log.setLevel(level)
+        self._signatures = loaded.signature_def
+
+    def __call__(self, signature: str, **inputs) -> dict[str, np.ndarray]:
+        """Returns a signature's outputs by name."""
+        known = self._signatures[signature]
+        outputs = {name: tensor.name for name, tensor in known.outputs.items()}
+        return self._session.run(outputs, {known.inputs[n].name: x for n, x in inputs.items()})
+
+
+def runner(served: Served) -> Run:
+    """Returns a function that runs a SavedModel through `serving_default`."""
+    return lambda image: served("serving_default", images=image[np.newaxis])["probabilities"][0]
+
+
+def check_encoded(served: Served, model: Trained, pixels: np.ndarray) -> None:
+    """Checks that a SavedModel decodes and crops a JPEG file as the rest of this package does.
+
+    Args:
+      served: the SavedModel.
+      model: the network that it was made of.
+      pixels: [size, size, 3] uint8, RGB, from which a JPEG file is made.
+
+    Raises:
+      NotKept: the probabilities differ.
+    """
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=95)
+    image = decoding.read_image(file.getvalue(), "the probe")
+    expected = runner(served)(decoding.centre_pixels(image, model.config.images))
+    found = served("encoded", images=[file.getvalue()])["probabilities"][0]
+    if not np.abs(found - expected).max() <= _SAME:
+        raise NotKept("The SavedModel reads JPEG files in another way; it was not kept.")
+
+
+def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
+    write(request.model, path)
+    served = Served(path)
+    check_encoded(served, request.model, checking.probes(request.model, request.images)[0])
+    return [(request.precision, runner(served))]
+
+
+FORMAT = Format(
+    name="saved_model",
+    precisions=("float32",),
+    write=_write,
+    folder=files.Kind(_FILES, lambda folder: (folder / _FILES[0]).is_file()),
+)
