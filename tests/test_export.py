@@ -1,4 +1,4 @@
-"""Tests for `squeezenext/export.py`: every format, loaded by its own runtime."""
+"""Tests for the room `export`: every format, loaded by its own runtime."""
 
 import dataclasses
 import json

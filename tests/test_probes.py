@@ -1,4 +1,4 @@
-"""Tests for `compression/calibration.py`."""
+"""Tests for `compress/probes.py`."""
 
 import numpy as np
 import pytest
@@ -20,17 +20,17 @@ def probe():
         weights[f"{node.name}/kernel"] = kernel.astype(np.float32)
         if node.op == "conv" or node.bias:
             weights[f"{node.name}/bias"] = np.zeros(shape[-1], np.float32)
-    return Probe(network, weights, probes.drawn(tiny.IMAGES, 4))
+    return Probe(network, weights, probes.synthetic(tiny.IMAGES, 4))
 
 
-def test_drawn_images_are_pixels_and_differ():
-    images = probes.drawn(tiny.IMAGES, 4)
+def test_synthetic_images_are_pixels_and_differ():
+    images = probes.synthetic(tiny.IMAGES, 4)
     for image in images:
         pixels = image * np.float32(tiny.IMAGES.std) + np.float32(tiny.IMAGES.mean)
         assert image.shape == (32, 32, 3) and image.dtype == np.float32
         assert -1e-3 < pixels.min() and pixels.max() < 255.001 and pixels.std() > 5
     assert not np.array_equal(images[0], images[2])
-    again = probes.drawn(tiny.IMAGES, 2)
+    again = probes.synthetic(tiny.IMAGES, 2)
     np.testing.assert_array_equal(again[1], images[1])
 
 
@@ -50,7 +50,7 @@ def test_moments_are_those_of_the_inputs(probe, monkeypatch):
 def test_the_error_of_outputs_is_predicted(probe, monkeypatch):
     """Of the stem: x W over all places, against the moments at some of them."""
     monkeypatch.setattr(probes, "SHRINKAGE", 0.0)
-    monkeypatch.setattr(probes, "PLACES", 2000)
+    monkeypatch.setattr(probes, "POSITIONS", 2000)
     node = probe.graph["stem"]
     kernel = probe.weights["stem/kernel"]
     windows = [probes._windows(image, node, np.random.default_rng(1))[0] for image in probe.inputs]
@@ -69,7 +69,7 @@ def test_divergence_grows_with_noise(probe):
         }
         moved.append(probe.divergence({n: a.astype(np.float32) for n, a in noisy.items()}))
     assert 0 < moved[0] < moved[1]
-    costs = probe.costs(probe.moments())
+    costs = probe.sensitivities(probe.moments())
     assert set(costs) == {node.name for node in probe.graph.weighted}
     assert all(cost > 0 for cost in costs.values())
 

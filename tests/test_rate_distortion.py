@@ -1,4 +1,4 @@
-"""Tests for `compression/rate_distortion.py`."""
+"""Tests for `compress/rate_distortion.py`."""
 
 import numpy as np
 import pytest

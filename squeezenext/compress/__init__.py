@@ -1,4 +1,4 @@
-"""Deep Compression and beyond: chooses what a .sqz file holds."""
+"""Compresses a model to a .sqz file: pruning, quantization, retraining within a budget."""
 
 from squeezenext.compress.command import compress, main
 

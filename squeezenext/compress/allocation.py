@@ -18,30 +18,34 @@ from squeezenext.sqz.file import Encoded
 from squeezenext.sqz.kernels import Shared
 
 Kernels = Mapping[str, Shared]
-NEAR = 0.02  # nats an image: how far the answers may move where no budget is given
-# Beyond this a network's answers are no longer its own; noise of a tenth of each weight takes the
-# published network there, and its top-1 from 64 to 36 of 100 images.
+NEAR = 0.02  # greatest divergence of the answers without a budget, in nats an image
+# Beyond this divergence the answers are another network's: noise of a tenth of each weight brings
+# the published network there, and its top-1 from 64 to 36 of 100 images.
 LOST = 1.5
-CHEAPEST, START, DEAREST = 1e-10, 1e-7, 1e-3  # nats a bit
-_STEPS = 16
-_NARROW = 0.02  # of the logarithm of the price
-_ENOUGH = 0.01, 0.1  # how far below the budget of bytes, or of nats, may be given away
+# Logarithms of the least price of a bit, the first one to try and the greatest, in nats.
+_PRICES = math.log(1e-10), math.log(1e-7), math.log(1e-3)
+_TRIALS = 16  # trials of a search, at most
+_NARROW = 0.02  # width of the logarithm of the price at which a search ends
+_UNUSED_BYTES, _UNUSED_NATS = 0.01, 0.1  # share of the budget that a search may leave unused
 
 
 class BudgetTooSmall(InputError):
-    """No file of so few bytes gives the network's answers; what to do depends on the command."""
+    """No file within the budget gives the network's answers.
+
+    The message leaves the advice to the command, whose flags differ.
+    """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trial:
-    """What one price leads to.
+    """The file that one price of a bit leads to.
 
     Attributes:
-      slope: the price.
-      kernels: the shared weights by layer.
+      slope: the price, in nats per bit.
+      kernels: quantized kernels by layer.
       encoded: the file.
-      weights: all that the file holds, rounded as it holds them.
-      nats: how far the answers of these weights are.
+      weights: all weights of the file, rounded as it stores them.
+      nats: divergence of their answers from the network's.
     """
 
     slope: float
@@ -57,23 +61,23 @@ def search(
     max_bytes: int | None,
     report: Callable[[str], None] = lambda text: None,
 ) -> Trial:
-    """Finds the price of a bit.
+    """Finds the price of a bit and returns the trial with it.
 
     Args:
-      encode: makes the file.
-      probe: of the network, to see how far the answers move.
-      max_bytes: of the file; None: the smallest whose answers are within `NEAR`.
-      report: is told of each trial.
+      encode: makes the file from quantized kernels.
+      probe: the network, to measure how far its answers move.
+      max_bytes: budget of the file; None takes the smallest file whose answers stay within `NEAR`.
+      report: logs each trial.
 
     Raises:
-      BudgetTooSmall: no file so small gives the network's answers.
-      InputError: no file at all is near enough.
+      BudgetTooSmall: no file within the budget gives the network's answers.
+      InputError: no price keeps the answers within `NEAR`.
     """
 
     moments = probe.moments()
-    costs = probe.costs(moments)
+    sensitivity = probe.sensitivities(moments)
     plans = {  # computing them takes as long as all the rest of one trial
-        name: rate_distortion.plans(moment, costs[name]) for name, moment in moments.items()
+        name: rate_distortion.plans(moment, sensitivity[name]) for name, moment in moments.items()
     }
 
     def attempt(slope: float) -> Trial:
@@ -93,7 +97,7 @@ def search(
 
 
 def stored(weights: Mapping[str, np.ndarray], kernels: Kernels) -> dict[str, np.ndarray]:
-    """Returns all weights as a file of float16 holds them, the kernels in place of their own."""
+    """Returns the weights with quantized kernels, all rounded to float16 as a file stores them."""
     values = {f"{name}/kernel": kernel.values for name, kernel in kernels.items()}
     with np.errstate(over="ignore"):  # `sqz.encode` refuses what overflows
         return {
@@ -103,19 +107,18 @@ def stored(weights: Mapping[str, np.ndarray], kernels: Kernels) -> dict[str, np.
 
 
 def _fitting(attempt: Callable[[float], Trial], max_bytes: int) -> Trial:
-    """Returns a trial of at most `max_bytes`, and hardly less."""
+    """Returns a trial of at most `max_bytes` and nearly as many."""
 
     def excess(trial: Trial) -> float:
         over = len(trial.encoded.data) / max_bytes - 1
-        if trial.nats > LOST and over > 0:  # a dearer bit only moves the answers further
+        if trial.nats > LOST and over > 0:  # a higher price moves the answers still further
             raise too_little(f"at {len(trial.encoded.data):,} bytes its answers are others")
         return over
 
     def too_little(why: str) -> BudgetTooSmall:
         return BudgetTooSmall(f"--max_bytes {max_bytes:,} is too little for this network: {why}.")
 
-    places = math.log(CHEAPEST), math.log(START), math.log(DEAREST)
-    found = _search(lambda place: attempt(math.exp(place)), excess, *places, _ENOUGH[0])
+    found = _search(lambda x: attempt(math.exp(x)), excess, _PRICES, _UNUSED_BYTES)
     size = len(found.encoded.data)
     if size > max_bytes:
         raise too_little(f"{size:,} is the least")
@@ -125,14 +128,13 @@ def _fitting(attempt: Callable[[float], Trial], max_bytes: int) -> Trial:
 
 
 def _nearest(attempt: Callable[[float], Trial]) -> Trial:
-    """Returns a trial whose answers move by `NEAR`, or hardly less."""
-    # Here the cheaper bit is the safer: the search goes the other way.
-    places = -math.log(DEAREST), -math.log(START), -math.log(CHEAPEST)
+    """Returns a trial whose answers move by at most `NEAR` and nearly as much."""
+    # The excess falls with the price here, so the search runs over the negative logarithm.
     found = _search(
-        lambda place: attempt(math.exp(-place)),
+        lambda x: attempt(math.exp(-x)),
         lambda trial: math.log(max(trial.nats, 1e-12) / NEAR),
-        *places,
-        _ENOUGH[1],
+        tuple(-price for price in reversed(_PRICES)),
+        _UNUSED_NATS,
     )
     if found.nats > NEAR:
         raise InputError(
@@ -145,35 +147,40 @@ def _nearest(attempt: Callable[[float], Trial]) -> Trial:
 def _search(
     attempt: Callable[[float], Trial],
     excess: Callable[[Trial], float],
-    low: float,
-    start: float,
-    high: float,
-    enough: float,
+    prices: tuple[float, float, float],
+    unused: float,
 ) -> Trial:
-    """Finds where the excess, which falls from `low` to `high` (nearly), reaches zero.
+    """Finds where the excess of a trial, which falls (nearly) along x, reaches zero.
+
+    Args:
+      attempt: makes the trial of an x.
+      excess: how far a trial is above its bound, as a share of it.
+      prices: the least x, the first to try, the greatest.
+      unused: excess below zero that is near enough.
 
     Returns:
-      A trial whose excess is in -enough..0; else the last one without any; else the last.
+      A trial whose excess is in -unused..0, else the last one without excess, else the last.
     """
-    left, right = (low, math.inf), (high, -math.inf)  # place and excess; not tried yet
-    place, best = start, None
-    for _ in range(_STEPS):
-        last = attempt(place)
+    low, x, high = prices
+    left, right = (low, math.inf), (high, -math.inf)  # x and excess of both ends, not tried yet
+    best = None
+    for _ in range(_TRIALS):
+        last = attempt(x)
         over = excess(last)
         if over > 0:
-            left = (place, over)
+            left = (x, over)
         else:
-            right, best = (place, over), last
-        if -enough <= over <= 0 or right[0] - left[0] < _NARROW:
+            right, best = (x, over), last
+        if -unused <= over <= 0 or right[0] - left[0] < _NARROW:
             break
-        place = _between(left, right, enough)
+        x = _between(left, right, unused)
     return best or last
 
 
-def _between(left: tuple[float, float], right: tuple[float, float], enough: float) -> float:
-    """Returns where to look next: on the line through both ends, away from either."""
+def _between(left: tuple[float, float], right: tuple[float, float], unused: float) -> float:
+    """Returns the next x: where the line through both ends falls to -unused / 2, near neither."""
     width = right[0] - left[0]
-    if math.isinf(left[1]) or math.isinf(right[1]):  # one end has not been tried
+    if math.isinf(left[1]) or math.isinf(right[1]):  # an end that was not tried
         return left[0] + width * (0.7 if math.isinf(left[1]) else 0.3)
-    share = (left[1] + enough / 2) / (left[1] - right[1])
+    share = (left[1] + unused / 2) / (left[1] - right[1])
     return left[0] + width * min(max(share, 0.1), 0.9)

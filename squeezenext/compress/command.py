@@ -4,11 +4,11 @@
     python -m squeezenext.compress --model_dir DIR --output FILE.sqz --max_bytes 250000 \
         --data_dir RECORDS --num_epochs 8 --density 0.35
 
-Without --data_dir no image is needed: bits are shared out by what errors do to the answers on drawn
-images. With it, photographs of the training split take their place and accuracy is told before and
-after. With --num_epochs, too, the network is first pruned while it is retrained (half of the
-epochs) and its shared values are trained (the other half), both with the dense network as teacher.
-docs/compression.md has the method and the format.
+Without --data_dir no image is needed: each layer's sensitivity is measured on synthetic images, and
+gets its share of the bits accordingly. With --data_dir photographs of the training split replace
+these, and accuracy is reported before and after. With --num_epochs the network is also pruned and
+retrained (half of the epochs), and then its codebooks are trained (the other half), both with the
+dense network as teacher. docs/compression.md describes the method and the format.
 """
 
 import dataclasses
@@ -23,10 +23,8 @@ from squeezenext.cli import Say, run, tell
 from squeezenext.compress import making, report
 from squeezenext.compress.allocation import BudgetTooSmall
 from squeezenext.compress.method import Method
-from squeezenext.compress.report import Examination
 from squeezenext.errors import InputError
-from squeezenext.model import loading as trained_models
-from squeezenext.model.loading import Trained
+from squeezenext.model import loading
 from squeezenext.records import dataset, samples
 from squeezenext.sqz import file as sqz
 
@@ -39,22 +37,24 @@ def compress(
     images: int = 2000,
     say: Say = lambda text: None,
 ) -> dict:
-    """Compresses a model directory or a published model to a file.
+    """Compresses a model to a `.sqz` file.
 
     Args:
-      output: the file to make.
-      data_dir: records, for accuracy, for the probes and for retraining.
-      images: how many of the validation (else test) split accuracy is told on, at most.
-      say: is told of each step.
+      model_dir: a model directory, a published model's name or a `.sqz` file.
+      output: the file to write.
+      method: the choices.
+      data_dir: records, for accuracy, for the probe images and for retraining.
+      images: number of images of the validation (else test) split for accuracy, at most.
+      say: logs each step.
 
     Returns:
-      The report: "bytes", "dense_bytes", "retrained" and "values_trained" (see `Made`), "accuracy"
-      or None, "layers" (a `report.Row` each).
+      The report: "file", "bytes", "dense_bytes", "retrained" and "values_trained" (see `Made`),
+      "layers" (a `report.Row` each), "accuracy" (see `report.accuracy`) or None.
 
     Raises:
-      BudgetTooSmall: no file so small gives the model's answers.
-      InputError: there is no such model or data.
-      NotFinite: the retraining's recipe leads nowhere.
+      BudgetTooSmall: no file within the budget gives the model's answers.
+      InputError: the model or the data cannot be read.
+      NotFinite: the retraining's gradient is not finite.
     """
     if method.epochs and not data_dir:
         raise InputError("--num_epochs needs --data_dir: there is nothing to train on.")
@@ -66,14 +66,15 @@ def compress(
     if method.epochs:
         dataset.check_split(dataset.find(data_dir, None, None), "train")
     _check_place(output)
-    model = trained_models.load(model_dir)
-    if method.epochs:  # what --set cannot change is found out now
+    model = loading.load(model_dir)
+    if method.epochs:  # refuses a wrong --set before any work is done
         method.recipe(model.config, str(model_dir))
-    examination = _examination(model, data_dir, images, say)
+    split = _tested_split(data_dir, say)
+    before = report.answers(model, model.weights, data_dir, split, images) if split else None
     made = making.make(model, model_dir, data_dir, method, say)
     making.check(made, output)
-    # In place before it is examined: no fault of the data is to cost the work.
-    sqz.write(output, made.encoded.data)
+    sqz.write(output, made.encoded.data)  # now, so that damaged data cannot cost the work
+    after = report.answers(model, made.weights, data_dir, split, images) if split else None
     return {
         "file": str(output),
         "bytes": len(made.encoded.data),
@@ -81,12 +82,12 @@ def compress(
         "retrained": made.retrained,
         "values_trained": made.values_trained,
         "layers": [dataclasses.asdict(x) for x in report.rows(model, made.weights, made.encoded)],
-        "accuracy": examination.told(made.weights) if examination else None,
+        "accuracy": report.accuracy(split, before, after) if split else None,
     }
 
 
 def _check_place(output: Path) -> None:
-    """Refuses a place that nothing can be written to, before any work is done."""
+    """Refuses an output that cannot be written, before any work is done."""
     if output.suffix != sqz.SUFFIX:
         raise InputError(f"--output {output}: its name must end in {sqz.SUFFIX}.")
     folder = next(parent for parent in output.absolute().parents if parent.exists())
@@ -94,31 +95,31 @@ def _check_place(output: Path) -> None:
         raise InputError(f"--output {output} cannot be written there.")
 
 
-def _examination(model: Trained, data_dir, images: int, say: Say) -> Examination | None:
-    if not data_dir:
-        return None
-    split = samples.first_split(data_dir, samples.TESTED)
-    if split is None:
-        say(f"{data_dir} has no split that was not trained on: accuracy is not told.")
-        return None
-    return Examination(model, data_dir, split, images)
+def _tested_split(data_dir: str | Path | None, say: Say) -> str | None:
+    """Returns the split to measure accuracy on, None if there is none."""
+    split = samples.first_split(data_dir, samples.TESTED) if data_dir else None
+    if data_dir and split is None:
+        say(f"{data_dir} has no split that was not trained on: accuracy is not measured.")
+    return split
 
 
 def _define(values: flags.FlagValues) -> None:
     at = {"flag_values": values}
     flags.DEFINE_string("model_dir", None, "Model directory or published model's name.", **at)
-    flags.DEFINE_string("output", None, "The .sqz file to make.", **at)
+    flags.DEFINE_string("output", None, ".sqz file to write.", **at)
     flags.DEFINE_string("data_dir", None, "Folder with the shards and manifest.json.", **at)
     flags.DEFINE_bool("lossless", False, "Keep every weight to the last bit.", **at)
-    flags.DEFINE_integer("max_bytes", None, "Of the whole file.", **at)
-    flags.DEFINE_float("num_epochs", 0.0, "Of retraining: half pruning, half values.", 0.0, **at)
-    flags.DEFINE_float("density", 0.35, "Of the weights that retraining keeps.", **at)
-    flags.DEFINE_multi_string("set", [], "training.FIELD=VALUE of the retraining.", **at)
-    flags.DEFINE_integer("images", 2000, "Of the validation split, for accuracy.", 1, **at)
-    flags.DEFINE_bool("json", False, "The report as one JSON document.", **at)
+    flags.DEFINE_integer("max_bytes", None, "Upper bound on the file size, in bytes.", **at)
+    epochs = "Epochs of retraining: half pruning, half training of codebooks."
+    flags.DEFINE_float("num_epochs", 0.0, epochs, 0.0, **at)
+    flags.DEFINE_float("density", 0.35, "Share of the weights that retraining keeps.", **at)
+    flags.DEFINE_multi_string("set", [], "training.FIELD=VALUE, for the retraining.", **at)
+    flags.DEFINE_integer("images", 2000, "Most images to measure accuracy on.", 1, **at)
+    flags.DEFINE_bool("json", False, "Print the report as one JSON document.", **at)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
     values = flags.FlagValues()
     _define(values)
 

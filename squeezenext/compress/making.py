@@ -1,4 +1,4 @@
-"""Makes the content of a `.sqz` file, in one of three ways: as it is, shared, or retrained."""
+"""Makes the content of a `.sqz` file: lossless, quantized, or pruned, retrained and quantized."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import numpy as np
 from squeezenext.cli import Say
 from squeezenext.compress import allocation, report
 from squeezenext.compress.method import Method
-from squeezenext.compress.probes import Probe, drawn
+from squeezenext.compress.probes import Probe, synthetic
 from squeezenext.errors import InputError, NotFinite, NotKept
 from squeezenext.model import loading
 from squeezenext.model.loading import Trained
@@ -17,19 +17,20 @@ from squeezenext.records import samples
 from squeezenext.sqz import file as sqz
 from squeezenext.sqz.file import Encoded
 
-PROBES = 32  # images on which answers are compared
+PROBES = 32  # number of images on which answers are compared
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Made:
-    """A file.
+    """The content of a file.
 
     Attributes:
-      weights: that have to come out of it.
-      retrained: whether they are others than the model's were near.
-      values_trained: whether the shared values are those that training moved; what pruning and
-        retraining left, shared, is kept where they need too much room.
-      nats: how far their answers are from the model's on the probes; 0 where nobody has asked.
+      encoded: its bytes.
+      weights: the weights that it must decode to.
+      retrained: True if the weights were retrained and no longer approximate the model's.
+      values_trained: True if the file holds the trained codebooks. If those did not fit the budget,
+        it holds the codebooks from before their training.
+      nats: divergence of the answers from the model's on the probe images; 0 if not measured.
     """
 
     encoded: Encoded
@@ -42,27 +43,29 @@ class Made:
 def make(
     model: Trained, model_dir: str | Path, data_dir: str | Path | None, method: Method, say: Say
 ) -> Made:
-    """Makes the file of a model; of several ways the one whose answers stay nearest to the model's.
+    """Makes the file of a model. If there are two ways, the one whose answers move less is taken.
 
-    Near is judged by the probes, drawn images or photographs of the training split: so that the
-    images on which accuracy is told have had no part in the choice.
+    They are compared on the probe images, synthetic ones or photographs of the training split, so
+    that the images on which accuracy is reported have no part in the choice.
 
     Args:
       model: the network, as loaded from `model_dir`.
-      data_dir: records, for the probes and for retraining; None: images are drawn.
-      say: is told of each step.
+      model_dir: a model directory, a published model's name or a file.
+      data_dir: records, for the probe images and for retraining; None takes synthetic images.
+      method: the choices.
+      say: logs each step.
 
     Raises:
       InputError: the budget is impossible, or the data are missing.
-      NotFinite: the retraining's recipe leads nowhere, and without it there is no file.
+      NotFinite: the retraining's gradient is not finite, and there is no file without retraining.
     """
     if method.lossless:
         return _losslessly(model, method)
     probe = _probe(model, data_dir)
     if not method.epochs:
-        return _made(_shared(model, probe, method, say))
-    # Without a budget the two would differ in size, and nearness alone would tell nothing. One that
-    # leaves the network its bits needs no retraining, and too few epochs do harm.
+        return _made(_quantized(model, probe, method, say))
+    # A large budget needs no retraining, and too few epochs do harm, so both ways are compared.
+    # Without a budget the two files would differ in size, and divergence would decide nothing.
     plain = _without_training(model, probe, method, say) if method.max_bytes else None
     try:
         retrained = _retrained(model, model_dir, data_dir, probe, method, say)
@@ -82,10 +85,14 @@ def _made(trial: allocation.Trial) -> Made:
 
 
 def check(made: Made, output: Path) -> None:
-    """Reads the file as others will; `output` is named in messages.
+    """Decodes the file and compares its weights.
+
+    Args:
+      made: the file.
+      output: its path, for messages.
 
     Raises:
-      NotKept: its weights are not those that were to be written.
+      NotKept: the weights are not those that were written.
     """
     found = sqz.decode(made.encoded.data, str(output)).weights
     for name, array in made.weights.items():
@@ -122,15 +129,15 @@ def _encode(model: Trained, kernels, weights, wide: bool = False) -> Encoded:
 
 def _probe(model: Trained, data_dir: str | Path | None) -> Probe:
     if not data_dir:
-        images = drawn(model.config.images, PROBES)
-        return Probe(model.graph, model.weights, images, drawn=True)
+        images = synthetic(model.config.images, PROBES)
+        return Probe(model.graph, model.weights, images, is_synthetic=True)
     splits = ("train", "validation")
-    shown = samples.read(data_dir, splits, PROBES, model.config.images, model.labels)
-    inputs = [report.as_input(pixels, model.config) for pixels, _ in shown]
+    read = samples.read(data_dir, splits, PROBES, model.config.images, model.labels)
+    inputs = [report.normalized(pixels, model.config) for pixels, _ in read]
     return Probe(model.graph, model.weights, inputs)
 
 
-def _shared(model: Trained, probe: Probe, method: Method, say: Say) -> allocation.Trial:
+def _quantized(model: Trained, probe: Probe, method: Method, say: Say) -> allocation.Trial:
     def encode(kernels: allocation.Kernels) -> Encoded:
         return _encode(model, kernels, probe.weights)
 
@@ -138,20 +145,20 @@ def _shared(model: Trained, probe: Probe, method: Method, say: Say) -> allocatio
 
 
 def _without_training(model, probe: Probe, method: Method, say: Say) -> Made | None:
-    say("Sharing the dense network's weights, to compare with.")
+    say("Quantizing the dense network's weights, to compare with.")
     try:
-        return _made(_shared(model, probe, method, say))
+        return _made(_quantized(model, probe, method, say))
     except InputError as error:
         say(f"Without retraining: {error}")
         return None
 
 
 def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: Say) -> Made:
-    """Prunes and retrains, shares, trains the values.
+    """Prunes and retrains the network, quantizes it and trains the codebooks.
 
     Raises:
-      BudgetTooSmall: the answers are no longer the network's; sharing is only held against what
-        pruning has left of it.
+      BudgetTooSmall: the answers are no longer the dense network's. The search cannot see that,
+        since it compares with the pruned network.
     """
     from squeezenext import tf_import
 
@@ -165,19 +172,21 @@ def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: 
     dataset.check_split(found, "train")
     reader = Reader(found.splits["train"])
     config = retraining.for_devices(method.recipe(model.config, str(model_dir)))
-    importance = retraining.importance(
-        probe.graph, moments := probe.moments(), probe.costs(moments)
-    )
+    moments = probe.moments()
+    importance = retraining.importance(probe.graph, moments, probe.sensitivities(moments))
     say(f"Pruning to {method.density:.0%} of the weights in {config.training.epochs} epochs.")
     arrays = retraining.prune(config, _variables(model_dir), reader, importance, method.density)
     pruned = dataclasses.replace(model, weights=graph.fold(config, arrays))
-    trial = _shared(pruned, _probe(pruned, data_dir), method.before_training(), say)
-    say(f"Training the shared values in {config.training.epochs} epochs.")
+    trial = _quantized(pruned, _probe(pruned, data_dir), method.before_training(), say)
+    say(f"Training the codebooks in {config.training.epochs} epochs.")
     kernels, folded = retraining.train_values(config, pruned.weights, trial.kernels, reader)
     encoded, weights = _encode(pruned, kernels, folded), allocation.stored(folded, kernels)
     too_large = method.max_bytes is not None and len(encoded.data) > method.max_bytes
     if too_large:
-        say(f"The trained values need {len(encoded.data):,} bytes: those before training are kept.")
+        say(
+            f"The trained codebooks need {len(encoded.data):,} bytes: those before training are "
+            "kept."
+        )
         encoded, weights = trial.encoded, trial.weights
     nats = probe.divergence(weights)
     if nats > allocation.LOST:

@@ -1,4 +1,4 @@
-"""How a network is to be compressed, and the recipe by which it is retrained meanwhile."""
+"""The choices of a compression, and the recipe of its retraining."""
 
 import dataclasses
 import math
@@ -7,26 +7,26 @@ from squeezenext.config import Config, Distillation, Training
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 
-# Of the retraining, where the model's own recipe would be for many more epochs from scratch.
+# The model's own recipe is made for many more epochs, from scratch.
 RECIPE = {"optimizer": "adam", "learning_rate": 0.0032, "schedule": "cosine", "batch_size": 32}
-ROOM = 0.01  # of the budget: values that training has moved apart take some bytes more
+ROOM = 0.01  # share of the budget kept free: trained codebooks take some bytes more
 
 
 def divisible(batch: int, devices: int) -> int:
-    """Returns the batch nearest to `batch` that divides among so many devices."""
+    """Returns the batch size nearest to `batch` that divides evenly among the devices."""
     return devices * max(1, round(batch / devices))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-    """How to compress.
+    """The choices of a compression.
 
     Attributes:
       lossless: keep every weight to the last bit.
-      max_bytes: of the file; None lets the answers move by `allocation.NEAR` at most.
-      epochs: of retraining, 0 for none.
-      density: of the weights that stay where the network is pruned and retrained.
-      changes: of the retraining's recipe, as --set takes them.
+      max_bytes: budget of the file; None lets the answers move by at most `allocation.NEAR`.
+      epochs: epochs of retraining, 0 for none.
+      density: share of the weights that retraining keeps.
+      changes: changes to the retraining's recipe, as --set takes them.
     """
 
     lossless: bool = False
@@ -46,15 +46,15 @@ class Method:
             raise InputError(f"--density {self.density}: must be above 0 and at most 1.")
 
     def before_training(self) -> "Method":
-        """Returns the method with room left for values that are still to be trained."""
+        """Returns the method with a smaller budget, which leaves room for trained codebooks."""
         if self.max_bytes is None:
             return self
         return dataclasses.replace(self, max_bytes=max(1, int(self.max_bytes * (1 - ROOM))))
 
     def recipe(self, config: Config, teacher: str) -> Config:
-        """Returns the configuration with which either half of the retraining is done.
+        """Returns the configuration of either half of the retraining.
 
-        How the network itself was trained matters for batch norm and augmentation.
+        Batch norm and augmentation stay those with which the network was trained.
         """
         training = Training(
             **RECIPE,

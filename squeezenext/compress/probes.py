@@ -1,9 +1,9 @@
-"""What compression must know of a network's inputs: their second moments, and what error costs.
+"""Measures each layer on a few images: the second moments of its inputs and its sensitivity.
 
-With photographs these are measured on photographs. Without any they are measured on drawn ones:
-half are clouds whose spectrum falls as that of natural images does, half "dead leaves" (occluding
-shapes of a power law of sizes, which have natural images' edges). Networks can even be pretrained
-on such images (Baradad and others, arXiv:2106.05963).
+The images are photographs or, without any, synthetic images: half are clouds whose spectrum falls
+like that of natural images, half "dead leaves" (occluding shapes whose sizes follow a power law,
+with edges like those of natural images). Networks can even be pretrained on such images (Baradad
+and others, arXiv:2106.05963).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,19 +17,19 @@ from squeezenext.litert.runner import Runner, cores
 from squeezenext.network.graph import Graph, Node
 
 Weights = Mapping[str, np.ndarray]
-PLACES = 60  # of each map whose surroundings are looked at, by chance
-PROBE = 0.03  # of each weight: the noise whose effect on the logits is measured
-# How much of the moments is spread evenly over all inputs. Measured on the published network with
-# drawn images, against the real ones' logits: docs/compression.md.
+POSITIONS = 60  # random positions of each map whose windows enter the moments
+PROBE = 0.03  # noise whose effect on the answers is measured, as a share of each weight
+# Share of the moments that is spread evenly over all inputs. Measured on the published network with
+# synthetic images, against the logits of real ones: docs/compression.md.
 SHRINKAGE = 0.1
-CERTAIN = 0.7  # the mean probability of the first class, at most
-# Drawn images understate what errors in the outermost layers cost: in the published network by
-# these factors against the layers between them. That both ends need more bits is common knowledge.
+CERTAIN = 0.7  # greatest mean probability of the first class; above it answers are softened
+# Synthetic images understate the sensitivity of the outermost layers: in the published network by
+# these factors against the layers between them. That both ends need more bits is well known.
 FIRST, LAST = 6.0, 2.0
 
 
-def drawn(images: Images, count: int, seed: int = 0) -> list[np.ndarray]:
-    """Returns `count` drawn images as the network reads them, [size, size, 3] float32."""
+def synthetic(images: Images, count: int, seed: int = 0) -> list[np.ndarray]:
+    """Returns `count` normalized synthetic images, [size, size, 3] float32."""
     rng = np.random.default_rng(seed)
     kinds = (_clouds, _dead_leaves)
     pixels = (kinds[number % 2](rng, images.size) for number in range(count))
@@ -37,7 +37,7 @@ def drawn(images: Images, count: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def _cloud(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A field of deviation 1 whose amplitude falls as 1 / frequency."""
+    """Returns a field of deviation 1 whose amplitude falls as 1 / frequency."""
     rows, columns = np.fft.fftfreq(size)[:, np.newaxis], np.fft.rfftfreq(size)
     frequency = np.maximum(np.hypot(rows, columns), 1 / size)
     spectrum = np.fft.rfft2(rng.normal(size=(size, size))) / frequency
@@ -56,7 +56,7 @@ def _dead_leaves(rng: np.random.Generator, size: int) -> np.ndarray:
     texture = _cloud(rng, size)
     picture = rng.uniform(40, 210, 3) + texture[..., np.newaxis] * rng.uniform(5, 40)
     palette = rng.uniform(0, 255, (rng.integers(2, 7), 3))
-    # Of density ~ radius^-3, as the sizes of objects in photographs; the large ones lie below.
+    # The density is ~ radius^-3, like that of object sizes in photographs; large ones lie below.
     radii = 0.01 * size / np.sqrt(rng.uniform(4e-4, 1, rng.integers(20, 250)))
     for radius in np.sort(radii)[::-1]:
         middle, angle, flat = rng.uniform(0, size, 2), rng.uniform(0, np.pi), rng.uniform(0.4, 1)
@@ -78,21 +78,27 @@ _SHAPES = (
 
 
 class Probe:
-    """A network and the images on which it is compared with what becomes of it.
+    """A network, and the images on which its compressed forms are compared with it.
 
     Args:
-      graph, weights: as `graph.of` and `graph.fold` make them.
-      inputs: what the network reads, [size, size, 3] float32 each.
-      drawn: whether these are drawn images and no photographs, see `drawn`.
+      graph: the network's graph.
+      weights: its folded weights.
+      inputs: normalized images, [size, size, 3] float32 each.
+      is_synthetic: True if they are synthetic images rather than photographs.
     """
 
     def __init__(
-        self, graph: Graph, weights: Weights, inputs: Sequence[np.ndarray], drawn: bool = False
+        self,
+        graph: Graph,
+        weights: Weights,
+        inputs: Sequence[np.ndarray],
+        is_synthetic: bool = False,
     ):
-        self.graph, self.weights, self.inputs, self.drawn = graph, weights, inputs, drawn
+        self.graph, self.weights, self.inputs = graph, weights, inputs
+        self.is_synthetic = is_synthetic
         dense = self._logits(weights)
-        # Nobody has trained on drawn images: of those it is not certain.
-        self.temperature = 1.0 if drawn else _softening(dense)
+        # No network is trained on synthetic images, so none is overconfident on them.
+        self.temperature = 1.0 if is_synthetic else _softening(dense)
         self._expected = _log_softmax(dense / self.temperature)
 
     def _logits(self, weights: Weights) -> np.ndarray:
@@ -100,7 +106,7 @@ class Probe:
         return np.stack([runner.run(image)[0] for image in self.inputs])
 
     def divergence(self, weights: Weights) -> float:
-        """Returns how far the answers of other weights are, in nats an image (Kullback-Leibler).
+        """Returns the Kullback-Leibler divergence of other weights' answers, in nats an image.
 
         Answers are softmax(logits / temperature), see `_softening`.
         """
@@ -109,7 +115,7 @@ class Probe:
         return float(max(gap.sum(1).mean(), 0.0))
 
     def moments(self, seed: int = 0) -> dict[str, np.ndarray]:
-        """Returns the second moments of what each layer's filters read, by layer.
+        """Returns the second moments of the inputs of each layer's filters, by layer.
 
         Each is [groups, n, n] float64, n being the weights of a filter in its kernel's order.
         """
@@ -122,13 +128,13 @@ class Probe:
             for node in self.graph.weighted:
                 seen = _windows(maps[node.inputs[0]], node, rng)
                 totals[node.name] = totals.get(node.name, 0) + seen.transpose(0, 2, 1) @ seen
-        count = len(self.inputs) * PLACES
+        count = len(self.inputs) * POSITIONS
         return {name: _shrunk(total / count) for name, total in totals.items()}
 
-    def costs(self, moments: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, float]:
-        """Returns how many nats one unit of a layer's squared output error costs, by layer.
+    def sensitivities(self, moments: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, float]:
+        """Returns the nats that a unit of squared error of a layer's outputs costs, by layer.
 
-        Measured with noise on the layer's weights; the error is what `moments` make of the noise.
+        Each is measured with noise on the layer's weights, of which `moments` give the error.
         """
         rng, found = np.random.default_rng(seed), {}
         for node in self.graph.weighted:
@@ -137,7 +143,7 @@ class Probe:
             noise = (PROBE * rng.normal(size=kernel.shape) * kernel).astype(np.float32)
             nats = self.divergence({**self.weights, name: kernel + noise})
             found[node.name] = max(nats, 1e-9) / max(squared(noise, moments[node.name]), 1e-30)
-        if self.drawn:
+        if self.is_synthetic:
             first, *_, last = found
             found[first] *= FIRST
             found[last] *= LAST
@@ -145,10 +151,10 @@ class Probe:
 
 
 def _softening(logits: np.ndarray) -> float:
-    """Returns the least power of 2 by which logits are to be divided so that answers tell much.
+    """Returns the least power of 2 by which to divide logits so that answers react to errors.
 
-    A network is certain of the photographs that it was trained on, and an error moves a certain
-    answer by next to nothing until it moves others' altogether.
+    A network is overconfident on its training images, so their answers hardly react to an error
+    that already changes the answers to other images.
     """
     temperature = 1.0
     while np.exp(_log_softmax(logits / temperature).max(1)).mean() > CERTAIN and temperature < 1024:
@@ -157,7 +163,7 @@ def _softening(logits: np.ndarray) -> float:
 
 
 def squared(error: np.ndarray, moments: np.ndarray) -> float:
-    """Returns the squared error of a layer's outputs, summed over them, of its weights' error."""
+    """Returns the squared error, summed over a layer's outputs, that a weight error makes."""
     matrix = error.reshape(-1, error.shape[-1]).astype(np.float64)
     parts = zip(np.split(matrix, len(moments), axis=1), moments, strict=True)
     return float(sum((part * (moment @ part)).sum() for part, moment in parts))
@@ -170,17 +176,17 @@ def _shrunk(moments: np.ndarray) -> np.ndarray:
 
 
 def _windows(layer_input: np.ndarray, node: Node, rng: np.random.Generator) -> np.ndarray:
-    """Returns what a conv reads at `PLACES` places: [groups, places, n] float64."""
+    """Returns a layer's windows at random positions: [groups, positions, n] float64."""
     if node.op == "dense":
-        return np.repeat(layer_input[np.newaxis, np.newaxis].astype(np.float64), PLACES, 1)
+        return np.repeat(layer_input[np.newaxis, np.newaxis].astype(np.float64), POSITIONS, 1)
     padded = np.pad(layer_input, (*node.padding, (0, 0)))
     view = np.lib.stride_tricks.sliding_window_view(padded, node.kernel, (0, 1))
     view = view[:: node.strides, :: node.strides]
-    rows = rng.integers(0, view.shape[0], PLACES)
-    columns = rng.integers(0, view.shape[1], PLACES)
-    seen = view[rows, columns].astype(np.float64)  # places, channels, height, width
+    rows = rng.integers(0, view.shape[0], POSITIONS)
+    columns = rng.integers(0, view.shape[1], POSITIONS)
+    seen = view[rows, columns].astype(np.float64)  # [positions, channels, height, width]
     parts = np.split(seen, node.groups, axis=1)
-    return np.stack([part.transpose(0, 2, 3, 1).reshape(PLACES, -1) for part in parts])
+    return np.stack([part.transpose(0, 2, 3, 1).reshape(POSITIONS, -1) for part in parts])
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""Chooses shared values and codes by what they cost in bits and in error.
+"""Quantizes a layer's weights by rate and distortion: each code weighs bits against error.
 
-A weight's code is the one of least importance x (weight - value)^2 + slope x bits, the values and
-the bits follow from the codes, and so on: entropy-constrained k-means (Chou, Lookabaugh and Gray,
+A weight gets the code of least importance x (weight - value)^2 + slope x bits; values and bits are
+then computed from the codes, and so on: entropy-constrained k-means (Chou, Lookabaugh and Gray,
 1989). 0 is always one of the values, so that pruning is a choice like any other. With the second
-moments of a layer's inputs, each row's error is made good by the rows that are still to come, as
-in GPTQ (Frantar and others, arXiv:2210.17323), which is Optimal Brain Surgeon in a fixed order.
+moments of a layer's inputs, the rows that follow compensate each row's error, as in GPTQ (Frantar
+and others, arXiv:2210.17323), which is Optimal Brain Surgeon in a fixed order.
 """
 
 import dataclasses
@@ -14,39 +14,45 @@ import numpy as np
 
 from squeezenext.sqz.kernels import Shared
 
-FEW, MANY = 16, 512  # values to begin with; those that no weight takes die out
-_ROUNDS = 20
-_SAMPLE = 20_000  # weights that the values are fitted to
-_DAMPING = 0.01  # of the moments, a share of their mean: keeps the inverse bounded
-# What lies this many values away may still be the cheapest; 0 always may.
+FEW, MANY = 16, 512  # bounds of the first codebook's size; unused values are dropped
+_ROUNDS = 20  # rounds of k-means
+_SAMPLE = 20_000  # weights that a codebook is fitted to
+_DAMPING = 0.01  # share of the moments' mean that is added to their diagonal for the inverse
+# Offsets from the nearest value's index at which the cheapest value is searched; 0 is tried, too.
 _NEIGHBOURS = np.array([-2, -1, 0, 1, 2])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Quantizer:
-    """Values, ascending with 0 among them, and the bits of each one's code."""
+    """A codebook and the length of each code.
+
+    Attributes:
+      values: [values] float64, ascending, 0 among them.
+      bits: [values] float64, length of each value's code.
+      slope: price of a bit, in units of the importance times a squared weight.
+    """
 
     values: np.ndarray
     bits: np.ndarray
     slope: float
 
     def choose(self, weights: np.ndarray, importance: np.ndarray) -> np.ndarray:
-        """Returns the place of the cheapest value for each weight, [n]."""
+        """Returns the index of the cheapest value for each weight, [n]."""
         values = self.values
         nearest = np.searchsorted((values[1:] + values[:-1]) / 2, weights)
         near = nearest + _NEIGHBOURS[:, np.newaxis]
-        places = np.concatenate(
+        tried = np.concatenate(
             [
                 np.clip(near, 0, len(values) - 1),
                 np.full((1, len(weights)), np.searchsorted(values, 0.0)),
             ]
         )
-        cost = importance * np.square(weights - values[places]) + self.slope * self.bits[places]
-        return np.take_along_axis(places, cost.argmin(0)[np.newaxis], 0)[0]
+        cost = importance * np.square(weights - values[tried]) + self.slope * self.bits[tried]
+        return np.take_along_axis(tried, cost.argmin(0)[np.newaxis], 0)[0]
 
 
 def design(weights: np.ndarray, importance: np.ndarray, slope: float) -> Quantizer:
-    """Fits a quantizer to weights, [n], of some importance, [n]."""
+    """Fits a quantizer to weights, [n], of given importance, [n]."""
     if len(weights) > _SAMPLE:
         some = np.random.default_rng(0).choice(len(weights), _SAMPLE, replace=False)
         weights, importance = weights[some], importance[some]
@@ -59,10 +65,10 @@ def design(weights: np.ndarray, importance: np.ndarray, slope: float) -> Quantiz
 
 
 def _grid(weights: np.ndarray, importance: np.ndarray, slope: float) -> np.ndarray:
-    """Returns evenly spaced values: what is best where many bits are spent.
+    """Returns evenly spaced values, which are the best at many bits a weight.
 
-    There the error is step^2 / 12 and a step half as wide costs a bit, so that the price of a bit
-    is importance x step^2 x ln 2 / 6.
+    There the mean squared error is step^2 / 12, and halving the step costs one bit, so that the
+    best step satisfies slope = importance x step^2 x ln 2 / 6.
     """
     step = np.sqrt(6 * slope / (np.log(2) * max(importance.mean(), 1e-300)))
     low, high = weights.min(), weights.max()
@@ -71,7 +77,7 @@ def _grid(weights: np.ndarray, importance: np.ndarray, slope: float) -> np.ndarr
 
 
 def _moved(before: Quantizer, codes, weights, importance) -> Quantizer:
-    """Puts each value into the middle of its weights and drops those without any."""
+    """Moves each value to the mean of its weights and drops values without weights."""
     count = len(before.values)
     counts = np.bincount(codes, minlength=count)
     mass = np.bincount(codes, importance, minlength=count)
@@ -86,23 +92,23 @@ def _moved(before: Quantizer, codes, weights, importance) -> Quantizer:
 
 
 def plans(moments: np.ndarray, scale: float) -> list["Plan"]:
-    """Returns how the weights of each group are to be quantised, at whatever price of a bit.
+    """Returns a plan per group, valid at any price of a bit.
 
     Args:
-      moments: [groups, n, n] second moments of what a filter of each group reads, n being the
-        weights of one filter in the kernel's order.
-      scale: of the moments: what one unit of squared error of the outputs costs.
+      moments: [groups, n, n] second moments of the inputs of a filter, n being the weights of one
+        filter in the kernel's order.
+      scale: sensitivity of the layer, in nats per unit of squared output error.
     """
     return [Plan.of(moment * scale) for moment in moments]
 
 
 def share(kernel: np.ndarray, plans: Sequence["Plan"], slope: float) -> Shared:
-    """Shares a kernel's weights.
+    """Quantizes a kernel.
 
     Args:
       kernel: [..., out] float32.
-      plans: one a group.
-      slope: what a bit costs.
+      plans: a plan per group.
+      slope: price of a bit, in nats.
     """
     outputs = kernel.shape[-1]
     matrix = kernel.reshape(-1, outputs).astype(np.float64)
@@ -116,12 +122,13 @@ def share(kernel: np.ndarray, plans: Sequence["Plan"], slope: float) -> Shared:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """In which order rows are quantised, and how an error is passed on.
+    """The order in which a group's rows are quantized, and how later rows compensate errors.
 
     Attributes:
-      importance: [n] of each row, once the rows after it can make good.
-      order: [n] rows, the most important inputs first.
-      passed: [n, n] upper triangle, in that order.
+      importance: [n], cost of a row's squared error that later rows cannot compensate.
+      order: [n], row indices, the inputs of greatest moment first.
+      passed: [n, n], upper triangular in that order: the share of a row's error that is subtracted
+        from each later row.
     """
 
     importance: np.ndarray
@@ -130,6 +137,7 @@ class Plan:
 
     @classmethod
     def of(cls, moments: np.ndarray) -> "Plan":
+        """Returns the plan for [n, n] second moments, scaled to nats."""
         diagonal = np.diag(moments)
         order = np.argsort(-diagonal, kind="stable")
         damped = moments + np.eye(len(moments)) * (_DAMPING * diagonal.mean() + 1e-12)
@@ -140,12 +148,12 @@ class Plan:
         return cls(importance, order, upper / np.diag(upper)[:, np.newaxis])
 
     def codes(self, matrix: np.ndarray, quantizer: Quantizer) -> np.ndarray:
-        """Returns the codes of [n, out] weights."""
+        """Returns the indices of the values of [n, out] weights."""
         wide = np.broadcast_to(self.importance[:, np.newaxis], matrix.shape)
-        left = matrix[self.order]
+        rest = matrix[self.order]
         found = np.empty(matrix.shape, np.int64)
-        for place, row in enumerate(self.order):
-            found[row] = quantizer.choose(left[place], wide[row])
-            error = left[place] - quantizer.values[found[row]]
-            left[place + 1 :] -= np.outer(self.passed[place, place + 1 :], error)
+        for i, row in enumerate(self.order):
+            found[row] = quantizer.choose(rest[i], wide[row])
+            error = rest[i] - quantizer.values[found[row]]
+            rest[i + 1 :] -= np.outer(self.passed[i, i + 1 :], error)
         return found

@@ -1,4 +1,4 @@
-"""What compression tells: a row a layer, and top-1 before and after."""
+"""The report of a compression: a row per layer, and top-1 before and after."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from squeezenext.config import Config
 from squeezenext.images import decoding
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
@@ -16,13 +17,23 @@ from squeezenext.sqz.file import Encoded
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One layer of the report: `error` is the relative one of its weights, root mean square."""
+    """One layer of the report.
+
+    Attributes:
+      layer: its name.
+      weights: number of weights, zeros included.
+      density: share of the weights that are not 0.
+      values: number of different values, without 0.
+      bits: bits per weight, zeros included.
+      bytes: bytes of the file, about.
+      error: relative error of the weights, root mean square.
+    """
 
     layer: str
     weights: int
     density: float
     values: int
-    bits: float  # a weight, zeros included
+    bits: float
     bytes: int
     error: float
 
@@ -48,47 +59,50 @@ def rows(model: Trained, weights: Mapping[str, np.ndarray], encoded: Encoded) ->
     return found
 
 
-class Examination:
-    """The same images of a split that no training saw, answered before and after.
+def answers(
+    model: Trained,
+    weights: Mapping[str, np.ndarray],
+    data_dir: str | Path,
+    split: str,
+    images: int,
+) -> np.ndarray:
+    """Names images of a split.
 
     Args:
-      model: the network; it is examined at once.
+      model: the network.
+      weights: its weights, or those of a compressed form.
       data_dir: records.
-      split: of them, one of `photographs.TESTED`.
-      images: how many are looked at, at most.
+      split: one of `samples.TESTED`, on which nothing was trained.
+      images: number of images, at most.
+
+    Returns:
+      [images, 2] integers: each image's class, and the class that the network puts first.
     """
-
-    def __init__(self, model: Trained, data_dir: str | Path, split: str, images: int):
-        self._model, self._data_dir, self._images = model, data_dir, images
-        self._split = split
-        self._before = self._answers(model.weights)
-
-    def _answers(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns [images, 2]: each one's class and what the network takes it for."""
-        config = self._model.config
-        runner = Runner(writer.write(self._model.graph, weights), 2, "the network")
-        shown = samples.read(
-            self._data_dir, (self._split,), self._images, config.images, self._model.labels
-        )
-        return np.array(
-            [(label, int(runner.run(as_input(x, config))[0].argmax())) for x, label in shown]
-        )
-
-    def told(self, weights: Mapping[str, np.ndarray]) -> dict:
-        """Returns {"split", "images", "before", "after", "agreement"}: top-1 as shares."""
-        labels, before = self._before.T
-        after = self._answers(weights)[:, 1]
-        return {
-            "split": self._split,
-            "images": len(labels),
-            "before": float((before == labels).mean()),
-            "after": float((after == labels).mean()),
-            "agreement": float((before == after).mean()),
-        }
+    config = model.config
+    runner = Runner(writer.write(model.graph, weights), 2, "the network")
+    read = samples.read(data_dir, (split,), images, config.images, model.labels)
+    return np.array(
+        [(label, int(runner.run(normalized(x, config))[0].argmax())) for x, label in read]
+    )
 
 
-def as_input(pixels: np.ndarray, config) -> np.ndarray:
-    """Returns what the network reads of `photographs.read`'s pixels."""
+def accuracy(split: str, before: np.ndarray, after: np.ndarray) -> dict:
+    """Returns {"split", "images", "before", "after", "agreement"} of two sets of `answers`.
+
+    The last three are shares: top-1 before, top-1 after, and the images with the same first class.
+    """
+    labels = before[:, 0]
+    return {
+        "split": split,
+        "images": len(labels),
+        "before": float((before[:, 1] == labels).mean()),
+        "after": float((after[:, 1] == labels).mean()),
+        "agreement": float((before[:, 1] == after[:, 1]).mean()),
+    }
+
+
+def normalized(pixels: np.ndarray, config: Config) -> np.ndarray:
+    """Returns the network's input, float32, for pixels of `samples.read`."""
     return decoding.normalize(pixels.astype(np.float32), config.images)
 
 

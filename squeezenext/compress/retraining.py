@@ -1,8 +1,13 @@
-"""Retraining of a network that is being compressed: pruned step by step, then its values trained.
+"""Retrains a network for compression: prunes it step by step, later trains its codebooks.
 
-Both are training as loop.py does it, with the dense network as teacher where the recipe says so;
-what is new is what a weight may not do. A pruned weight stays 0 (`Mask`); weights that share a
-value move together, by the sum of their gradients (`Tie`, Deep Compression's figure 3).
+Both use the ordinary training loop, with the dense network as teacher if the recipe says so, and
+restrict what a weight may do: a pruned weight stays 0 (`Mask`); weights of one code move together,
+by the sum of their gradients (`Tie`, Deep Compression's figure 3).
+
+Deep Compression prunes small weights, layer by layer, at thresholds found by hand. Here one ranking
+holds for all layers: a weight's square times the sensitivity of its layer. The share of weights
+that stays falls along a cubic (Zhu and Gupta, arXiv:1710.01878): fast while most of the pruned
+weights are useless, slowly at the end.
 """
 
 import dataclasses
@@ -24,28 +29,28 @@ from squeezenext.train import devices, losses, model_directory
 from squeezenext.train.history import ProgressBar
 from squeezenext.train.loop import Loop
 
-# Which weights to take away, and when.
-#
-# Deep Compression prunes what is small, layer by layer at thresholds found by hand. Here one
-# ranking
-# holds for all layers: a weight's square times what that layer's errors have been measured to cost.
-# The share that stays falls along a cubic (Zhu and Gupta, arXiv:1710.01878), fast while most of
-# what
-# goes is useless, slowly at the end.
+PRUNING_SHARE = 0.5  # share of the pruning epochs in which weights go; then the others recover
+CALLS = 20  # times that the masks are computed anew in that time
 
 
 def density(progress: float, final: float) -> float:
     """Returns the share of weights that stay at `progress`, 0..1, of the pruning."""
-    left = 1.0 - min(max(progress, 0.0), 1.0)
-    return final + (1.0 - final) * left**3
+    to_go = 1.0 - min(max(progress, 0.0), 1.0)
+    return final + (1.0 - final) * to_go**3
 
 
 def importance(
-    graph: Graph, moments: Mapping[str, np.ndarray], costs: Mapping[str, float]
+    graph: Graph, moments: Mapping[str, np.ndarray], sensitivity: Mapping[str, float]
 ) -> dict[str, float]:
-    """Returns what a squared unit of each layer's weights costs, on average over them."""
+    """Returns the mean cost, in nats, of a weight's squared error, by layer.
+
+    Args:
+      graph: the network.
+      moments: see `Probe.moments`.
+      sensitivity: see `Probe.sensitivities`.
+    """
     return {
-        node.name: costs[node.name]
+        node.name: sensitivity[node.name]
         * float(np.trace(moments[node.name], axis1=1, axis2=2).mean())
         / moments[node.name].shape[-1]
         for node in graph.weighted
@@ -55,29 +60,25 @@ def importance(
 def masks(
     kernels: Mapping[str, np.ndarray], importance: Mapping[str, float], share: float
 ) -> dict[str, np.ndarray]:
-    """Returns which weights stay, bool by layer: the most important `share` of all.
+    """Returns which weights stay, bool by layer: the most important `share` over all layers.
 
-    Every layer keeps a weight, so that none goes blind.
+    Every layer keeps at least one weight.
     """
     scores = {
         name: np.square(k, dtype=np.float64) * importance[name] for name, k in kernels.items()
     }
-    every = np.concatenate([score.ravel() for score in scores.values()])
-    gone = min(int(round((1.0 - share) * len(every))), len(every) - 1)
-    least = np.partition(every, gone)[gone]
+    ranked = np.concatenate([score.ravel() for score in scores.values()])
+    pruned = min(int(round((1.0 - share) * len(ranked))), len(ranked) - 1)
+    least = np.partition(ranked, pruned)[pruned]
     return {
         name: (score >= min(least, score.max())) & (kernels[name] != 0)
         for name, score in scores.items()
     }
 
 
-PRUNING_SHARE = 0.5  # of the pruning epochs in which weights go; in the rest the others recover
-CALLS = 20  # in that time, each with masks of its own
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mask:
-    """Keeps weights at 0 where `kept`, of the weight's shape, is 0."""
+    """Keeps weights at 0 where `kept`, which has the weights' shape, is 0."""
 
     kept: tf.Variable
 
@@ -92,8 +93,8 @@ class Mask:
 class Tie:
     """Moves weights of one code together, by the sum of their gradients; code 0 stays 0."""
 
-    codes: tf.Tensor  # int32 of the weight's shape
-    count: int
+    codes: tf.Tensor  # int32, of the weights' shape
+    count: int  # number of codes
 
     def gradient(self, gradient: tf.Tensor) -> tf.Tensor:
         flat = tf.reshape(self.codes, [-1])
@@ -107,7 +108,7 @@ class Tie:
 
 @dataclasses.dataclass(frozen=True)
 class Fixed:
-    """Lets a weight stay what it is."""
+    """Keeps a weight at its value."""
 
     def gradient(self, gradient: tf.Tensor) -> tf.Tensor:
         return tf.zeros_like(gradient)
@@ -147,7 +148,7 @@ def _loop(config: Config, reader: Reader, arrays: Mapping[str, np.ndarray], seed
 def _train(
     loop: Loop, reader: Reader, steps: int, call: int, before: Callable[[int], None]
 ) -> None:
-    """Takes `steps` steps, `call` at a time; `before` is told at which step each call begins."""
+    """Takes `steps` steps, `call` at a time, each after `before(steps done)`."""
     iterator, done, batch = loop.batches(reader), 0, loop.config.training.batch_size
     with faults_named(reader), ProgressBar(steps, 0) as bar:
         while done < steps:
@@ -185,11 +186,12 @@ def prune(
     """Prunes a network while it is trained.
 
     Args:
-      config: with the recipe of the retraining.
+      config: the network and the recipe of the retraining.
       arrays: the dense network's variables by "model/layer/variable".
-      reader: of the training split.
-      importance: of each layer's squared weights, see `pruning.masks`.
-      share: of the weights that stay, over all layers.
+      reader: records of the training split.
+      importance: cost of a weight's squared error, by layer, see `importance`.
+      share: share of the weights that stay, over all layers.
+      seed: seed of the data order and the augmentation.
 
     Returns:
       The variables of the pruned network.
@@ -224,16 +226,17 @@ def train_values(
     reader: Reader,
     seed: int = 0,
 ) -> tuple[dict[str, Shared], dict[str, np.ndarray]]:
-    """Trains the codebooks and biases of a network whose weights are shared; codes stay.
+    """Trains the codebooks and biases of a quantized network; its codes stay.
 
     Args:
-      config: with the recipe of the retraining.
-      weights: the folded network's, for its biases.
-      shared: its kernels by layer.
-      reader: of the training split.
+      config: the network and the recipe of the retraining.
+      weights: the folded network's weights, of which the biases are used.
+      shared: its quantized kernels by layer.
+      reader: records of the training split.
+      seed: seed of the data order and the augmentation.
 
     Returns:
-      The kernels and all folded weights.
+      The quantized kernels by layer, and all folded weights.
     """
     values = {f"{name}/kernel": kernel.values for name, kernel in shared.items()}
     arrays = variables.unfold(config, {**weights, **values})
@@ -246,7 +249,9 @@ def train_values(
     steps = _steps(config, reader)
     _train(loop, reader, steps, max(1, steps // CALLS), lambda step: None)
     folded = graph.fold(config, loop.state())
-    trained = {name: _again(kernel, folded[f"{name}/kernel"]) for name, kernel in shared.items()}
+    trained = {
+        name: _requantized(kernel, folded[f"{name}/kernel"]) for name, kernel in shared.items()
+    }
     return trained, folded
 
 
@@ -254,8 +259,8 @@ def _tie(kernel: Shared) -> Tie:
     return Tie(tf.constant(kernel.codes, tf.int32), len(kernel.codebook) + 1)
 
 
-def _again(kernel: Shared, trained: np.ndarray) -> Shared:
-    """Returns the kernel with each value the mean of its trained weights."""
+def _requantized(kernel: Shared, trained: np.ndarray) -> Shared:
+    """Returns the kernel with each value replaced by the mean of its trained weights."""
     counts = np.bincount(kernel.codes.ravel(), minlength=len(kernel.codebook) + 1)
     sums = np.bincount(kernel.codes.ravel(), trained.ravel(), minlength=len(counts))
     means = np.where(counts > 0, sums / np.maximum(counts, 1), 0).astype(np.float32)
