@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext.cli import run, tell
+from squeezenext.cli import run
 from squeezenext.errors import InputError
 from squeezenext.export import checking
 from squeezenext.export import page as export_web
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model_dir = values["model_dir"].value
         with tempfile.TemporaryDirectory() as folder, server(folder, port) as serving:
             shown = checking.images(model, data_dir, count) if data_dir else []
-            export_web.make(model, model_dir, Path(folder), shown, tell)
+            export_web.make(model, model_dir, Path(folder), shown)
             print(f"http://127.0.0.1:{serving.server_port}/ until you press Ctrl-C", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 serving.serve_forever()

@@ -1,12 +1,12 @@
-"""What can go wrong outside the program, and the exit code that each promises."""
+"""Faults outside the program, and their exit codes."""
 
 
 class InputError(ValueError):
-    """A fault in what the user gave: one sentence naming it and what to do. Exit code 2."""
+    """A fault in the user's input: one sentence with the fault and its remedy. Exit code 2."""
 
 
 class SomeInputsFailed(RuntimeError):
-    """The work is done but for the inputs already named. Exit code 1."""
+    """The work is done except for some inputs, which have been reported. Exit code 1."""
 
 
 class NotFinite(RuntimeError):
@@ -14,11 +14,11 @@ class NotFinite(RuntimeError):
 
 
 class NotKept(RuntimeError):
-    """A file that was made is not what its model is, and was removed. Exit code 1."""
+    """A written file does not answer like its model, and was removed. Exit code 1."""
 
 
 class RunAgain(RuntimeError):
-    """Busy or interrupted: nothing is lost, the same command goes on later. Exit code 75."""
+    """Busy or interrupted: nothing is lost, and the same command goes on later. Exit code 75."""
 
 
 EXIT_CODES = {SomeInputsFailed: 1, NotFinite: 1, NotKept: 1, InputError: 2, RunAgain: 75}

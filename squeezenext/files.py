@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, flushed to the disk, renamed."""
+"""Writes files and folders atomically: beside their place, flushed to the disk, then renamed."""
 
 import dataclasses
 import glob
@@ -12,7 +12,7 @@ from squeezenext.errors import InputError
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Makes a file whole or not at all; `write(temporary)` writes it beside its place."""
+    """Writes a file atomically; `write(temporary)` writes its content beside its place."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}{path.suffix}")
     try:
         write(temporary)
@@ -22,24 +22,24 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Makes a file of these bytes, whole or not at all."""
+    """Writes bytes to a file, atomically."""
     write_file(path, lambda file: file.write_bytes(content))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Makes a file of this text in UTF-8, whole or not at all."""
+    """Writes a text to a file in UTF-8, atomically."""
     write_file(path, lambda file: file.write_text(text, "utf-8"))
 
 
 def write_json(path: Path, document: object) -> None:
-    """Makes a file of a JSON document, an entry a line, whole or not at all."""
+    """Writes a JSON document to a file, one entry a line, atomically."""
     write_text(path, json.dumps(document, indent=1) + "\n")
 
 
 def put(temporary: Path, path: Path) -> None:
-    """Gives a written file its name; what it replaces stays readable until then.
+    """Renames a written file to `path`; a file that it replaces stays readable until then.
 
-    When this returns, file and name are on the disk, power cuts included.
+    Afterwards, content and name survive a power cut.
     """
     flush(temporary)
     os.replace(temporary, path)
@@ -47,10 +47,10 @@ def put(temporary: Path, path: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Returns when a file's content, or a folder's entries, are on the disk.
+    """Waits until a file's content, or a folder's entries, are on the disk.
 
-    A write-back error that nobody has been told of yet is told here, though another
-    descriptor wrote the file, while the kernel still holds its inode (errseq_t, Linux 4.17).
+    This raises a write-back error that has not been reported yet, even if another descriptor wrote
+    the file, as long as the kernel holds its inode (errseq_t, Linux 4.17).
     """
     descriptor = _opened(path)
     try:
@@ -60,95 +60,99 @@ def flush(path: Path) -> None:
 
 
 def _opened(path: Path) -> int:
-    """SMB ignores, or refuses, to flush a file that nobody has open for writing."""
+    """Opens for writing if possible: SMB does not flush a file that is open for reading alone."""
     try:
         return os.open(path, os.O_RDWR)
-    except OSError:  # a folder, or a file that only may be read
+    except OSError:  # a folder, or a read-only file
         return os.open(path, os.O_RDONLY)
 
 
-# Puts a folder that was made beside its place into it.
-
-
 @dataclasses.dataclass(frozen=True)
-class Kind:
-    """Folders that one writer makes.
+class FolderKind:
+    """A kind of output folder, which a newer one may replace.
 
     Attributes:
-      files: all that it writes, as patterns of paths; "*" stands for part of a name.
-      is_one: says whether a folder of such files is one.
+      files: patterns of the paths of all its files; "*" matches a part of a name.
+      is_one: returns whether a folder of such files is of this kind.
     """
 
     files: tuple[str, ...]
     is_one: Callable[[Path], bool]
 
     def stranger(self, folder: Path) -> PurePath | None:
-        """Returns what lies in a folder and was not written by its writer, None without."""
+        """Returns the path of a file that is not of this kind, None if there is none."""
         for path in sorted(folder.rglob("*")):
-            place = path.relative_to(folder)
+            relative = path.relative_to(folder)
             if path.is_dir() and not path.is_symlink():
                 continue
-            if not any(_fits(place, pattern) for pattern in self.files):
-                return place
+            if not any(_fits(relative, pattern) for pattern in self.files):
+                return relative
         return None
 
 
-def _fits(place: PurePath, pattern: str) -> bool:
-    return len(place.parts) == len(PurePath(pattern).parts) and place.match(pattern)
+def _fits(path: PurePath, pattern: str) -> bool:
+    return len(path.parts) == len(PurePath(pattern).parts) and path.match(pattern)
 
 
-def check_replaceable(place: Path, kind: Kind) -> None:
-    """Refuses to replace what is no folder of the same kind, or holds more than its writer made.
+def check_replaceable(output: Path, kind: FolderKind) -> None:
+    """Checks that an output folder is absent, empty, or a complete folder of the same kind.
 
     Args:
-      place: where the folder is to be; it may be absent, or empty.
+      output: the folder.
+      kind: what it may be.
 
     Raises:
-      InputError: something else is there.
+      InputError: it is something else, or holds other files.
     """
-    _bring_back(place)
-    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+    _bring_back(output)
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
-    stranger = kind.stranger(place) if place.is_dir() else None
-    if stranger or not place.is_dir() or not kind.is_one(place):
+    stranger = kind.stranger(output) if output.is_dir() else None
+    if stranger or not output.is_dir() or not kind.is_one(output):
         which = f" ({stranger})" if stranger else ""
-        raise InputError(f"--output {place} holds something else{which}; choose another folder.")
+        raise InputError(f"--output {output} holds something else{which}; choose another folder.")
 
 
-def replace_folder(made: Path, place: Path, kind: Kind) -> None:
-    """Puts a folder where another of its kind may be; arguments as of `check`.
+def replace_folder(made: Path, output: Path, kind: FolderKind) -> None:
+    """Moves a folder to its place, which another of its kind may have.
+
+    Args:
+      made: the new folder, on the same file system.
+      output: its place.
+      kind: what may be replaced.
 
     Raises:
       InputError: something else is there.
     """
-    check_replaceable(place, kind)
+    check_replaceable(output, kind)
     for path in sorted(made.rglob("*")):
         flush(path)
-    before = place.with_name(f".{place.name}.before-{os.getpid()}")
-    if place.exists():
-        os.replace(place, before)
+    before = output.with_name(f".{output.name}.before-{os.getpid()}")
+    if output.exists():
+        os.replace(output, before)
     try:
-        os.replace(made, place)
+        os.replace(made, output)
     except BaseException:
-        if before.exists() and not place.exists():
-            os.replace(before, place)
+        if before.exists() and not output.exists():
+            os.replace(before, output)
         raise
-    flush(place.parent)
+    flush(output.parent)
     shutil.rmtree(before, ignore_errors=True)
 
 
-def _bring_back(place: Path) -> None:
-    """Gives a folder its name again that a killed process had moved away to replace it.
+def _bring_back(output: Path) -> None:
+    """Repairs what a process that was killed in `replace_folder` left.
 
-    If it had been replaced already, what was moved away is removed.
+    It had moved the old folder aside: that gets its name back, or is removed if the new one is in
+    its place.
     """
-    left = sorted(place.parent.glob(f".{glob.escape(place.name)}.before-*"))
-    if left and not place.exists():
-        os.replace(left.pop(), place)
+    left = sorted(output.parent.glob(f".{glob.escape(output.name)}.before-*"))
+    if left and not output.exists():
+        os.replace(left.pop(), output)
     for folder in left:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def note(path: Path) -> Path:
-    """Returns where `adapt` keeps what a file was made of: {"weights_sha256": ...} and more."""
+def origin_note(path: Path) -> Path:
+    """Returns the path of `adapt`'s note on a file's origin: {"weights_sha256": ...} and more."""
     return path.with_name(f".{path.name}.made_of")

@@ -1,9 +1,9 @@
-"""TensorFlow without what it says each time, whatever happens.
+"""Imports TensorFlow without its usual log lines, and chooses whether it uses oneDNN.
 
-TF_CPP_MIN_LOG_LEVEL does not reach the lines that its libraries write before their logging is set
-up (TensorFlow 2.21: oneDNN, cudart, XNNPACK), so those are taken out of standard error by their
-text. Everything else is passed on. Where TF_CPP_MIN_LOG_LEVEL is 0, as with --debug, nothing is
-taken out.
+TF_CPP_MIN_LOG_LEVEL does not apply to lines that TensorFlow's libraries write before their logging
+is set up (TensorFlow 2.21: oneDNN, cudart, XNNPACK). Those are removed from standard error by their
+text; everything else is passed on. If TF_CPP_MIN_LOG_LEVEL is 0, as with --debug, nothing is
+removed.
 """
 
 import contextlib
@@ -12,8 +12,11 @@ import platform
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from typing import BinaryIO
 
+_REDIRECTING = threading.RLock()  # standard error is the whole process's
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # read when TensorFlow is imported
 NOISE = re.compile(
     rb"All log messages before absl::InitializeLog"
@@ -29,9 +32,9 @@ NOISE = re.compile(
 
 
 def settle(debug: bool) -> None:
-    """Sets how much TensorFlow may say; call before it is imported.
+    """Sets the log level of TensorFlow; call before it is imported.
 
-    A machine with an NVIDIA driver keeps warnings: they say why a GPU is not used.
+    With an NVIDIA driver, warnings are kept: they say why a GPU is not used.
     """
     gpu = os.path.exists("/proc/driver/nvidia")
     level = "0" if debug else "1" if gpu else "3"
@@ -41,30 +44,53 @@ def settle(debug: bool) -> None:
 
 @contextlib.contextmanager
 def native() -> Iterator[None]:
-    """Takes `NOISE` out of what native code writes to standard error inside the block."""
+    """Removes `NOISE` from what native code writes to standard error inside the block."""
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in (None, "0"):
         yield
         return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with tempfile.TemporaryFile() as told:
-            os.dup2(told.fileno(), 2)
-            try:
-                yield
-            finally:
-                sys.stderr.flush()
-                os.dup2(kept, 2)
-                told.seek(0)
-                for line in told:
-                    if not NOISE.search(line):
-                        os.write(2, line)
-    finally:
-        os.close(kept)
+    with tempfile.TemporaryFile() as output:
+        try:
+            sys.stderr.flush()
+            with _standard_error_to(output):
+                try:
+                    yield
+                finally:
+                    sys.stderr.flush()
+        finally:
+            output.seek(0)
+            for line in output:
+                if not NOISE.search(line):
+                    os.write(2, line)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Drops everything that is written to standard error inside the block.
+
+    For LiteRT, whose C++ logger has no switch in Python; its errors come as exceptions.
+    """
+    with open(os.devnull, "wb") as output, _standard_error_to(output):
+        yield
+
+
+@contextlib.contextmanager
+def _standard_error_to(file: BinaryIO) -> Iterator[None]:
+    with _REDIRECTING:
+        try:
+            kept = os.dup(2)
+        except OSError:  # standard error is closed
+            yield
+            return
+        try:
+            os.dup2(file.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def prefer_onednn() -> None:
-    """Has TensorFlow use oneDNN on x86, unless the user has set `ONEDNN`; call before its import.
+    """Makes TensorFlow use oneDNN on x86, unless `ONEDNN` is set; call before it is imported.
 
     TensorFlow 2.21 does so by itself only where the CPU has AVX-512 VNNI, AVX-VNNI or AMX
     (core/util/port.cc). On older ones its own kernels train at half the speed (docs/benchmarks.md).
@@ -74,24 +100,24 @@ def prefer_onednn() -> None:
 
 
 def without_onednn() -> None:
-    """Lets TensorFlow compute with its own kernels alone; call before it is imported."""
+    """Makes TensorFlow use only its own kernels; call before it is imported."""
     if "tensorflow" not in sys.modules:
         os.environ[ONEDNN] = "0"
 
 
 def onednn() -> bool:
-    """Says whether TensorFlow uses oneDNN on the CPU; imports it, for only TensorFlow knows.
+    """Returns whether TensorFlow uses oneDNN on the CPU; imports TensorFlow, which alone knows.
 
-    It decides once, when it is imported: by `ONEDNN`, also spelt "false", else by the CPU.
+    TensorFlow decides at its import: by `ONEDNN`, also spelt "false", else by the CPU.
     """
     import_tensorflow()
-    from tensorflow.python.util import _pywrap_util_port  # nothing public tells it
+    from tensorflow.python.util import _pywrap_util_port  # there is no public function
 
-    return _pywrap_util_port.IsMklEnabled()  # what the kernels ask, not how TensorFlow was built
+    return _pywrap_util_port.IsMklEnabled()  # what the kernels use, not how TensorFlow was built
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow, which takes seconds: 8 of CPU time where this was written."""
+    """Imports TensorFlow, which takes 8 s of CPU time on the authors' machine."""
     if "tensorflow" not in sys.modules:
         with native():
             import tensorflow  # noqa: F401

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from squeezenext import files, labels
-from squeezenext.cli import run
+from squeezenext.cli import log, run
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
@@ -98,7 +98,7 @@ def _import(values: flags.FlagValues) -> None:
     directory, kind = Path(values["model_dir"].value), values["format"].value
     paths = importing.weight_files(kind, Path(values["input"].value))
     importing.import_weights(kind, paths, config, directory, _classes(values, config))
-    print(f"{directory} holds the model.", file=sys.stderr)
+    log(f"{directory} holds the model.")
 
 
 def _export(values: flags.FlagValues) -> None:
@@ -111,7 +111,7 @@ def _export(values: flags.FlagValues) -> None:
         directory = resolve(model)
         config, arrays = config_io.read_model(directory), loading.variables(directory)
     write(values["format"].value, config, arrays, path)
-    print(f"{path} holds the weights of {model}.", file=sys.stderr)
+    log(f"{path} holds the weights of {model}.")
 
 
 def _classes(values: flags.FlagValues, config: Config) -> tuple[labels.Label, ...]:

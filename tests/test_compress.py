@@ -287,7 +287,7 @@ def test_accuracy_is_never_of_training_images(model, tmp_path):
     payloads = [tiny.payload(number, number % 3 + 1) for number in range(4)]
     trained_on, said = tiny.data_set(tmp_path / "records", "train", payloads), []
     method = compress_command.Method(lossless=True)
-    told = compress_command.compress(model, tmp_path / "a.sqz", method, trained_on, say=said.append)
+    told = compress_command.compress(model, tmp_path / "a.sqz", method, trained_on, log=said.append)
     assert told["accuracy"] is None and "accuracy is not measured" in said[0]
 
 

@@ -164,7 +164,8 @@ def test_a_page_has_the_compressed_network_only_where_it_is_the_same(model_dir, 
     assert "too far from the model's" in capsys.readouterr().err and names(site) == ["float32"]
     compress_command.compress(model_dir, path, compress_command.Method(lossless=True))
     assert exported(model_dir, site) == 0 and names(site) == ["float32", "compressed"]
-    files.note(path).write_text('{"weights_sha256": "a", "max_bytes": 9}')  # as `adapt` writes it
+    note = '{"weights_sha256": "a", "max_bytes": 9}'  # as `adapt` writes it
+    files.origin_note(path).write_text(note)
     (model_dir / "final.json").write_text('{"weights_sha256": "a"}')
     assert exported(model_dir, site) == 0 and names(site) == ["float32", "compressed"]
     for later in ('{"weights_sha256": "b"}', None):  # trained on; being trained
@@ -175,7 +176,7 @@ def test_a_page_has_the_compressed_network_only_where_it_is_the_same(model_dir, 
         assert exported(model_dir, site) == 0 and names(site) == ["float32"]
         assert f"goes without {path}: it was made of other weights" in capsys.readouterr().err
     path.write_bytes(b"damaged")
-    files.note(path).unlink()
+    files.origin_note(path).unlink()
     assert exported(model_dir, site) == 0 and names(site) == ["float32"]
 
 

@@ -25,7 +25,7 @@ from squeezenext import metrics, tf_import
 from squeezenext.adapt import plan as planning
 from squeezenext.adapt import shipping
 from squeezenext.adapt.plan import Plan
-from squeezenext.cli import run, tell
+from squeezenext.cli import log, run
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.model import card, published
 from squeezenext.model.published import PUBLISHED
@@ -102,15 +102,15 @@ def adapt(
         plan, resumed = _planned(
             model_dir / PLAN, found, configuration, minutes, deadline, max_bytes
         )
-        tell(f"{plan}.")
+        log(f"{plan}.")
         sha256 = _train(plan, model_dir, records, seed, deterministic)
-        made = shipping.export_once(model_dir, records, sha256, tell)
+        made = shipping.export_once(model_dir, records, sha256, log)
         if max_bytes:
             left = math.inf if resumed or deterministic else deadline - time.monotonic()
             epochs = plan.compression_epochs_within(left, found.splits["train"].examples)
-            made += shipping.compress_once(model_dir, records, sha256, max_bytes, epochs, tell)
+            made += shipping.compress_once(model_dir, records, sha256, max_bytes, epochs, log)
         split = shipping.held_out(found)
-        tell(f"Evaluating on the {split} images.")
+        log(f"Evaluating on the {split} images.")
         results = shipping.score(model_dir, records, found, made.files)
     return Adapted(
         model_dir=model_dir,

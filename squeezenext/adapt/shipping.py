@@ -6,12 +6,12 @@ from pathlib import Path
 
 from squeezenext import export
 from squeezenext import files as files_module
-from squeezenext.cli import Say
+from squeezenext.cli import Log
 from squeezenext.compress import command as compress_command
 from squeezenext.compress.allocation import BudgetTooSmall
 from squeezenext.errors import InputError, NotFinite, NotKept
 from squeezenext.evaluate import command
-from squeezenext.files import note
+from squeezenext.files import origin_note
 from squeezenext.metrics import Evaluation
 from squeezenext.model import card, loading
 from squeezenext.records.dataset import Dataset
@@ -31,7 +31,7 @@ class Made:
         return Made(self.files | more.files, self.faults + more.faults)
 
 
-def export_once(model_dir: Path, records: Path, sha256: str, say: Say) -> Made:
+def export_once(model_dir: Path, records: Path, sha256: str, log: Log) -> Made:
     """Writes the LiteRT files that are not there yet for weights of this hash.
 
     The rest of the work needs none of them: one whose answers differ from the network's is a fault.
@@ -43,7 +43,7 @@ def export_once(model_dir: Path, records: Path, sha256: str, say: Say) -> Made:
         path = model_dir / FOLDER / f"model-{precision}.tflite"
         if not _is_made(path, source):
             _remove_of_others(path, source)
-            say(f"Exporting {precision}.")
+            log(f"Exporting {precision}.")
             try:
                 export.export(model_dir, "litert", path, precision, records)
             except NotKept as error:
@@ -55,7 +55,7 @@ def export_once(model_dir: Path, records: Path, sha256: str, say: Say) -> Made:
 
 
 def compress_once(
-    model_dir: Path, records: Path, sha256: str, max_bytes: int, epochs: float, say: Say
+    model_dir: Path, records: Path, sha256: str, max_bytes: int, epochs: float, log: Log
 ) -> Made:
     """Writes the `.sqz` file, unless it is there already for weights of this hash.
 
@@ -66,7 +66,7 @@ def compress_once(
         _remove_of_others(path, source)  # else it would stand where none could be made
         method = compress_command.Method(max_bytes=max_bytes, epochs=epochs)
         try:
-            compress_command.compress(model_dir, path, method, records, say=say)
+            compress_command.compress(model_dir, path, method, records, log=log)
         except (InputError, NotFinite, NotKept) as error:
             return Made({}, (f"{path} was not made: {_reason(error)}",))
         _remember(path, source | {"max_bytes": max_bytes})
@@ -96,25 +96,25 @@ def _source(model_dir: Path, sha256: str) -> dict:
 def _remove_of_others(path: Path, source: dict) -> None:
     """Removes a file that was made of something else; one for another budget may stay."""
     try:
-        made_of = json.loads(note(path).read_text("utf-8"))
+        made_of = json.loads(origin_note(path).read_text("utf-8"))
         other = any(made_of[name] != value for name, value in source.items())
     except (OSError, ValueError, KeyError, TypeError):
         other = True
     if other:
         path.unlink(missing_ok=True)
-        note(path).unlink(missing_ok=True)
+        origin_note(path).unlink(missing_ok=True)
 
 
 def _is_made(path: Path, source: dict) -> bool:
     """Says whether a file is there that was made of this very source."""
     try:
-        return path.is_file() and json.loads(note(path).read_text("utf-8")) == source
+        return path.is_file() and json.loads(origin_note(path).read_text("utf-8")) == source
     except (OSError, ValueError):
         return False
 
 
 def _remember(path: Path, source: dict) -> None:
-    files_module.write_json(note(path), source)
+    files_module.write_json(origin_note(path), source)
 
 
 def held_out(found: Dataset) -> str:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext.cli import Say, run, tell
+from squeezenext import cli
+from squeezenext.cli import Log, run
 from squeezenext.compress import making, report
 from squeezenext.compress.allocation import BudgetTooSmall
 from squeezenext.compress.method import Method
@@ -35,7 +36,7 @@ def compress(
     method: Method,
     data_dir: str | Path | None = None,
     images: int = 2000,
-    say: Say = lambda text: None,
+    log: Log = lambda text: None,
 ) -> dict:
     """Compresses a model to a `.sqz` file.
 
@@ -45,7 +46,7 @@ def compress(
       method: the choices.
       data_dir: records, for accuracy, for the probe images and for retraining.
       images: number of images of the validation (else test) split for accuracy, at most.
-      say: logs each step.
+      log: receives a line about each step.
 
     Returns:
       The report: "file", "bytes", "dense_bytes", "retrained" and "values_trained" (see `Made`),
@@ -69,9 +70,9 @@ def compress(
     model = loading.load(model_dir)
     if method.epochs:  # refuses a wrong --set before any work is done
         method.recipe(model.config, str(model_dir))
-    split = _tested_split(data_dir, say)
+    split = _tested_split(data_dir, log)
     before = report.answers(model, model.weights, data_dir, split, images) if split else None
-    made = making.make(model, model_dir, data_dir, method, say)
+    made = making.make(model, model_dir, data_dir, method, log)
     making.check(made, output)
     sqz.write(output, made.encoded.data)  # now, so that damaged data cannot cost the work
     after = report.answers(model, made.weights, data_dir, split, images) if split else None
@@ -95,11 +96,11 @@ def _check_place(output: Path) -> None:
         raise InputError(f"--output {output} cannot be written there.")
 
 
-def _tested_split(data_dir: str | Path | None, say: Say) -> str | None:
+def _tested_split(data_dir: str | Path | None, log: Log) -> str | None:
     """Returns the split to measure accuracy on, None if there is none."""
     split = samples.first_split(data_dir, samples.TESTED) if data_dir else None
     if data_dir and split is None:
-        say(f"{data_dir} has no split that was not trained on: accuracy is not measured.")
+        log(f"{data_dir} has no split that was not trained on: accuracy is not measured.")
     return split
 
 
@@ -138,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 method,
                 values["data_dir"].value,
                 values["images"].value,
-                tell,
+                cli.log,
             )
         except BudgetTooSmall as error:
             how = "with more --num_epochs" if method.epochs else "(--num_epochs with --data_dir)"

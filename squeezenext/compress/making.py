@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext.cli import Say
+from squeezenext.cli import Log
 from squeezenext.compress import allocation, report
 from squeezenext.compress.method import Method
 from squeezenext.compress.probes import Probe, synthetic
@@ -41,7 +41,7 @@ class Made:
 
 
 def make(
-    model: Trained, model_dir: str | Path, data_dir: str | Path | None, method: Method, say: Say
+    model: Trained, model_dir: str | Path, data_dir: str | Path | None, method: Method, log: Log
 ) -> Made:
     """Makes the file of a model. If there are two ways, the one whose answers move less is taken.
 
@@ -53,7 +53,7 @@ def make(
       model_dir: a model directory, a published model's name or a file.
       data_dir: records, for the probe images and for retraining; None takes synthetic images.
       method: the choices.
-      say: logs each step.
+      log: receives a line about each step.
 
     Raises:
       InputError: the budget is impossible, or the data are missing.
@@ -63,20 +63,20 @@ def make(
         return _losslessly(model, method)
     probe = _probe(model, data_dir)
     if not method.epochs:
-        return _made(_quantized(model, probe, method, say))
+        return _made(_quantized(model, probe, method, log))
     # A large budget needs no retraining, and too few epochs do harm, so both ways are compared.
     # Without a budget the two files would differ in size, and divergence would decide nothing.
-    plain = _without_training(model, probe, method, say) if method.max_bytes else None
+    plain = _without_training(model, probe, method, log) if method.max_bytes else None
     try:
-        retrained = _retrained(model, model_dir, data_dir, probe, method, say)
+        retrained = _retrained(model, model_dir, data_dir, probe, method, log)
     except (InputError, NotFinite) as error:
         if not plain:
             raise
-        say(f"{error} The file without retraining is kept.")
+        log(f"{error} The file without retraining is kept.")
         return plain
     if not plain or retrained.nats < plain.nats:
         return retrained
-    say("The file without retraining is kept: its answers are nearer to the dense network's.")
+    log("The file without retraining is kept: its answers are nearer to the dense network's.")
     return plain
 
 
@@ -137,23 +137,23 @@ def _probe(model: Trained, data_dir: str | Path | None) -> Probe:
     return Probe(model.graph, model.weights, inputs)
 
 
-def _quantized(model: Trained, probe: Probe, method: Method, say: Say) -> allocation.Trial:
+def _quantized(model: Trained, probe: Probe, method: Method, log: Log) -> allocation.Trial:
     def encode(kernels: allocation.Kernels) -> Encoded:
         return _encode(model, kernels, probe.weights)
 
-    return allocation.search(encode, probe, method.max_bytes, say)
+    return allocation.search(encode, probe, method.max_bytes, log)
 
 
-def _without_training(model, probe: Probe, method: Method, say: Say) -> Made | None:
-    say("Quantizing the dense network's weights, to compare with.")
+def _without_training(model, probe: Probe, method: Method, log: Log) -> Made | None:
+    log("Quantizing the dense network's weights, to compare with.")
     try:
-        return _made(_quantized(model, probe, method, say))
+        return _made(_quantized(model, probe, method, log))
     except InputError as error:
-        say(f"Without retraining: {error}")
+        log(f"Without retraining: {error}")
         return None
 
 
-def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: Say) -> Made:
+def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, log: Log) -> Made:
     """Prunes and retrains the network, quantizes it and trains the codebooks.
 
     Raises:
@@ -174,16 +174,16 @@ def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: 
     config = retraining.for_devices(method.recipe(model.config, str(model_dir)))
     moments = probe.moments()
     importance = retraining.importance(probe.graph, moments, probe.sensitivities(moments))
-    say(f"Pruning to {method.density:.0%} of the weights in {config.training.epochs} epochs.")
+    log(f"Pruning to {method.density:.0%} of the weights in {config.training.epochs} epochs.")
     arrays = retraining.prune(config, _variables(model_dir), reader, importance, method.density)
     pruned = dataclasses.replace(model, weights=graph.fold(config, arrays))
-    trial = _quantized(pruned, _probe(pruned, data_dir), method.before_training(), say)
-    say(f"Training the codebooks in {config.training.epochs} epochs.")
+    trial = _quantized(pruned, _probe(pruned, data_dir), method.before_training(), log)
+    log(f"Training the codebooks in {config.training.epochs} epochs.")
     kernels, folded = retraining.train_values(config, pruned.weights, trial.kernels, reader)
     encoded, weights = _encode(pruned, kernels, folded), allocation.stored(folded, kernels)
     too_large = method.max_bytes is not None and len(encoded.data) > method.max_bytes
     if too_large:
-        say(
+        log(
             f"The trained codebooks need {len(encoded.data):,} bytes: those before training are "
             "kept."
         )
@@ -194,7 +194,7 @@ def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, say: 
             f"Retrained with {method.density:.0%} of its weights, the network's answers are others "
             f"({nats:.1f} nats away)."
         )
-    say(f"Retrained, the answers are {nats:.4f} nats from the dense network's.")
+    log(f"Retrained, the answers are {nats:.4f} nats from the dense network's.")
     return Made(encoded, weights, retrained=True, values_trained=not too_large, nats=nats)
 
 

@@ -29,14 +29,14 @@ _MAX_LOGGED = 20  # rejected files
 
 
 def convert(
-    source: Path, output: Path, say: cli.Say = lambda text: None, **options
+    source: Path, output: Path, log: cli.Log = lambda text: None, **options
 ) -> records_manifest.Manifest:
     """Converts `source` into the data directory `output`.
 
     Args:
       source: a folder, or a CSV file.
       output: the data directory.
-      say: receives a message if nothing is to be done.
+      log: receives a message if nothing is to be done.
       **options: the fields of `ConvertOptions`.
 
     Returns:
@@ -56,7 +56,7 @@ def convert(
         collection = sources.collect(source, chosen, pool, output / commit.SPOOL)
         identity = outputs.identity(collection, chosen)
         if not chosen.overwrite and (done := outputs.finished(output, identity)) is not None:
-            say(f"{output} was finished already; `python -m datasets.verify` reads its bytes.")
+            log(f"{output} was finished already; `python -m datasets.verify` reads its bytes.")
             return done
         commit.check_room(output, estimate.remaining_bytes(collection, output, chosen))
         planned = _begin(collection, source, output, chosen, identity)

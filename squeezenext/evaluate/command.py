@@ -8,7 +8,6 @@ FILE is a .sqz or an exported .tflite: it is run as it is shipped, without Tenso
 import csv
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from squeezenext import labels, metrics, tf_import
-from squeezenext.cli import check_file, check_folder, run
+from squeezenext.cli import check_file, check_folder, log, run
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
@@ -260,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_table(Path(values["predictions"].value), known.classes, result)
         if values["report"].value:
             path = write_report(Path(values["report"].value), model, found, split, result, known)
-            print(f"The report is {path}.", file=sys.stderr)
+            log(f"The report is {path}.")
 
     return run(command, values, __doc__, argv, required=("model_dir",))
 

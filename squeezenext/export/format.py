@@ -46,4 +46,4 @@ class Format:
     precisions: tuple[str, ...]
     write: Callable[[Request, Path], list[tuple[str, Run]]]
     calibrated: tuple[str, ...] = ()
-    folder: files.Kind | None = None
+    folder: files.FolderKind | None = None

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext import files
-from squeezenext.cli import Say, tell
+from squeezenext.cli import log
 from squeezenext.errors import InputError, NotKept
 from squeezenext.export import checking, npm, rgb
 from squeezenext.export.format import Format, Request, Run
@@ -59,7 +59,7 @@ def is_page(folder: Path) -> bool:
 
 
 def make(
-    model: Trained, model_dir: str | Path, folder: Path, calibration: Sequence[np.ndarray], say: Say
+    model: Trained, model_dir: str | Path, folder: Path, calibration: Sequence[np.ndarray]
 ) -> None:
     """Writes the page of a model and compares each of its networks with the model.
 
@@ -68,14 +68,13 @@ def make(
       model_dir: a model directory, which may also hold a compressed network, or a name or file.
       folder: an empty folder.
       calibration: [size, size, 3] uint8, RGB images for int8; without any there is no int8 network.
-      say: logs why a compressed network is left out.
 
     Raises:
       InputError: the runtime cannot be fetched, or the folder cannot be written.
       NotKept: a network's answers differ from the model's.
     """
     probes = checking.probes(model, calibration)
-    write(model, folder, calibration, compressed_beside(model, model_dir, probes, say))
+    write(model, folder, calibration, compressed_beside(model, model_dir, probes))
     checking.check(runners(folder), model, calibration)
 
 
@@ -191,15 +190,16 @@ def _run(folder: Path, file: str) -> Run:
 
 
 def compressed_beside(
-    model: Trained, model_dir: str | Path, images: Sequence[np.ndarray], say: Say
+    model: Trained, model_dir: str | Path, images: Sequence[np.ndarray]
 ) -> Trained | None:
     """Returns the network of a model directory's `model.sqz`, or `exported/model.sqz`.
+
+    A file that is damaged, made of other weights or too far from the model is logged and skipped.
 
     Args:
       model: the network of the directory.
       model_dir: the directory; of a name or a file the result is None.
       images: [size, size, 3] uint8, RGB, on which the two networks are compared.
-      say: logs why a file is left out: damaged, made of other weights, or too far from the model.
     """
     for folder in (Path(model_dir), Path(model_dir) / "exported"):
         path = folder / "model.sqz"
@@ -207,13 +207,13 @@ def compressed_beside(
             try:
                 return _same(path, model, Path(model_dir), images)
             except InputError as error:
-                say(f"The page goes without {path}: {error}")
+                log(f"The page goes without {path}: {error}")
     return None
 
 
 def _same(path: Path, model: Trained, model_dir: Path, images: Sequence[np.ndarray]) -> Trained:
     """Reads a model's `.sqz` file; raises InputError if it is damaged or of another network."""
-    note = files.note(path)
+    note = files.origin_note(path)
     if note.exists() and _weights(note) != _weights(model_dir / "final.json"):
         raise InputError("it was made of other weights than the model's of now; compress it again.")
     found = loading.load(path)
@@ -245,7 +245,7 @@ def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
     model, images = request.model, request.images
     probes = checking.probes(model, images)
     path.mkdir()
-    write(model, path, images, compressed_beside(model, request.source, probes, tell))
+    write(model, path, images, compressed_beside(model, request.source, probes))
     return runners(path)
 
 
@@ -254,5 +254,5 @@ FORMAT = Format(
     precisions=("float32",),
     write=_write,
     calibrated=("float32",),  # the page also holds int8
-    folder=files.Kind(_FILES, is_page),
+    folder=files.FolderKind(_FILES, is_page),
 )

@@ -136,5 +136,5 @@ FORMAT = Format(
     name="saved_model",
     precisions=("float32",),
     write=_write,
-    folder=files.Kind(_FILES, lambda folder: (folder / _FILES[0]).is_file()),
+    folder=files.FolderKind(_FILES, lambda folder: (folder / _FILES[0]).is_file()),
 )

@@ -1,17 +1,13 @@
 """One LiteRT file in memory, run one image at a time. No TensorFlow."""
 
-import contextlib
 import os
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from squeezenext import tf_import
 from squeezenext.errors import InputError
-
-_SILENCED = threading.Lock()
 
 
 def cores() -> int:
@@ -37,7 +33,7 @@ class Runner:
         place = "model_content" if isinstance(model, bytes) else "model_path"
         value = model if isinstance(model, bytes) else os.fspath(model)
         try:
-            with _without_log():
+            with tf_import.silent():
                 self._interpreter = Interpreter(**{place: value}, num_threads=threads)
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
@@ -75,23 +71,3 @@ def _dequantized(values: np.ndarray, details: dict) -> np.ndarray:
         return values
     scale, zero = details["quantization"]
     return (values.astype(np.float32) - zero) * np.float32(scale)
-
-
-@contextlib.contextmanager
-def _without_log() -> Iterator[None]:
-    """Keeps from standard error the line with which XNNPACK says that it is there.
-
-    LiteRT's C++ logger has no switch that Python reaches; its errors come as exceptions.
-    """
-    with _SILENCED, open(os.devnull, "wb") as nowhere:
-        try:
-            kept = os.dup(2)
-        except OSError:  # standard error is closed: nothing to keep clean
-            yield
-            return
-        try:
-            os.dup2(nowhere.fileno(), 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)

@@ -5,13 +5,13 @@ believes. No TensorFlow: a published model's first prediction does not wait for 
 """
 
 import hashlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from squeezenext import files
+from squeezenext.cli import log
 from squeezenext.config import CAFFE_SQUASH, TORCHVISION, Config, Images
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
@@ -68,7 +68,7 @@ def import_weights(
     arrays, notes = read(kind, contents, config, str(paths[0]))
     arrays = variables.complete(config, arrays, str(paths[0]))
     for note in () if quiet else notes:
-        print(note, file=sys.stderr)
+        log(note)
     hashes = {
         path.name: hashlib.sha256(data).hexdigest()
         for path, data in zip(paths, contents, strict=True)

@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from squeezenext.cli import tell
+from squeezenext.cli import Log, log
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
@@ -252,7 +251,7 @@ def _of_sqz(path: Path) -> Trained:
     )
 
 
-def variables(directory: Path, report: Callable[[str], None] = tell) -> dict[str, np.ndarray]:
+def variables(directory: Path, report: Log = log) -> dict[str, np.ndarray]:
     """Returns a model directory's variables by "model/layer/variable", averages where kept.
 
     A checkpoint that is damaged is reported, and the one before it taken.
