@@ -50,12 +50,12 @@ def collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> C
         if name != TRAIN or not piped:
             _check_archive(path, name, options.partial)
     paths[BOXES] = source / BOXES
-    files = {name: path for name, path in paths.items() if path.is_file()}
+    archives = {name: path for name, path in paths.items() if path.is_file()}
     watch = Watch()
-    described = [{"file": name, "bytes": watch.size(path)} for name, path in files.items()]
+    described = [{"file": name, "bytes": watch.size(path)} for name, path in archives.items()]
     if options.checksum:
         described = imagenet_archives.check_digests(
-            files, not options.partial, pool, options.show_progress
+            archives, not options.partial, pool, options.show_progress
         )
     faults: list[Fault] = []
     validation = _validation(paths[VALIDATION], faults)

@@ -27,7 +27,7 @@ BOXES = "ILSVRC2012_bbox_train_v2.tar.gz"
 # Sizes: tensorflow-datasets 4.9.10, imagenet2012/checksums.tsv. Counts: image-net.org.
 OFFICIAL_BYTES = {TRAIN: 147_897_477_120, VALIDATION: 6_744_924_160}
 OFFICIAL_EXAMPLES = {"train": 1_281_167, "validation": 50_000}
-OFFICIAL_OF_A_CLASS = {"train": (732, 1300), "validation": (50, 50)}
+OFFICIAL_CLASS_SIZES = {"train": (732, 1300), "validation": (50, 50)}
 OFFICIAL_REPAIRS = {"CMYK": 22, "PNG": 1}  # github.com/cytsai/ilsvrc-cmyk-image-list
 # MD5: torchvision's datasets/imagenet.py, and for the boxes five public READMEs that quote
 # image-net.org. SHA-256: tensorflow-datasets 4.9.10, imagenet2012/checksums.tsv.
@@ -176,7 +176,7 @@ def check_counts(splits: dict[str, Listing], paths: dict[str, Path]) -> None:
     for name, path in zip(splits, paths.values(), strict=True):
         counts = np.bincount(splits[name].table["label"], minlength=len(labels.imagenet()) + 1)[1:]
         total, classes = int(counts.sum()), int((counts > 0).sum())
-        low, high = OFFICIAL_OF_A_CLASS[name]
+        low, high = OFFICIAL_CLASS_SIZES[name]
         odd = np.flatnonzero((counts < low) | (counts > high))
         fault = ""
         if total != OFFICIAL_EXAMPLES[name] or classes != len(labels.imagenet()):

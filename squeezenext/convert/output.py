@@ -38,9 +38,8 @@ class OtherData(InputError):
 def identity(collection: Collection, options: ConvertOptions) -> str:
     """Returns a digest of everything that decides the output's bytes, except the images' own."""
     digest = hashlib.sha256()
-    source = [
-        (row["file"], row["bytes"]) for row in collection.source
-    ]  # without checksums: the data are the same
+    # Without checksums, which do not change the data.
+    source = [(row["file"], row["bytes"]) for row in collection.source]
     for part in (options.recorded(), source, collection.classes):
         digest.update(json.dumps(part, default=dataclasses.astuple).encode())
     for name, split in collection.splits.items():
@@ -62,8 +61,12 @@ def fingerprint(collection: Collection) -> str:
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
-def finished(output: Path, identity: str) -> records_manifest.Manifest | None:
-    """Returns the manifest if this very conversion is finished, None if there is no manifest.
+def finished(output: Path, expected: str) -> records_manifest.Manifest | None:
+    """Returns the manifest if this conversion is finished, None if there is no manifest.
+
+    Args:
+      output: the data directory.
+      expected: the `identity` of this conversion.
 
     Raises:
       OtherData: the manifest is that of another conversion.
@@ -72,7 +75,7 @@ def finished(output: Path, identity: str) -> records_manifest.Manifest | None:
     if not (output / records_manifest.MANIFEST).exists():
         return None
     manifest = records_manifest.load_manifest(output)
-    if manifest.raw.get("arguments", {}).get("identity") != identity:
+    if manifest.raw.get("arguments", {}).get("identity") != expected:
         raise OtherData(
             f"{output} holds another data set, or this one converted with other flags; choose "
             "another --output, or give --overwrite."
