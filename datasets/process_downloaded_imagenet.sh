@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Converts the ImageNet archives in DATA_DIR into DATA_DIR/tf-records, straight from the tar
-# files: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and, if there,
-# ILSVRC2012_bbox_train_v2.tar.gz. 1024 + 128 shards, or about one
-# per 100 MB with --partial (a part of ImageNet). Killed, it goes on when started again.
+# Converts the ImageNet archives in DATA_DIR into DATA_DIR/tf-records without extracting them:
+# ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and, if it exists,
+# ILSVRC2012_bbox_train_v2.tar.gz. Writes 1024 + 128 shards; with --partial (a part of ImageNet)
+# about one per 100 MB. After an interruption, the same command goes on.
 #
 #   bash datasets/process_downloaded_imagenet.sh DATA_DIR [flags of python -m datasets.convert]
 set -euo pipefail

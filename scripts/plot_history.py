@@ -1,8 +1,8 @@
-"""Draws runs side by side: loss, top-1 and learning rate over the epochs.
+"""Plots runs side by side: loss, top-1 and learning rate over the epochs.
 
     python -m scripts.plot_history RUN... --output FILE.png
 
-RUN is a model directory, or its history.csv. FILE's ending says the format: png, svg or pdf.
+RUN is a model directory, or its history.csv. FILE's ending is its format: png, svg or pdf.
 """
 
 import csv
@@ -72,7 +72,7 @@ def draw(runs: dict[str, dict[str, list[float | None]]], output: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_string("output", None, "The picture to write.", flag_values=values)
+    flags.DEFINE_string("output", None, "Image file to write.", flag_values=values)
 
     def command(values, positional):
         if not positional or not values["output"].value:

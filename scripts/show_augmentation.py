@@ -1,4 +1,4 @@
-"""Writes a contact sheet (PNG) of what training sees: a row an image, a column an epoch.
+"""Writes a contact sheet (PNG) of training images: one row an image, one column an epoch.
 
 python -m scripts.show_augmentation --configuration NAME --data_dir DIR --output FILE.png
 """
@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_multi_string("set", [], "FIELD=VALUE of the configuration; repeatable.", **at)
     flags.DEFINE_string("data_dir", None, "Folder with the shards and manifest.json.", **at)
     flags.DEFINE_string("output", None, "The PNG to write.", **at)
-    flags.DEFINE_integer("images", 8, "Rows.", 1, 64, **at)
-    flags.DEFINE_integer("epochs", 8, "Columns.", 1, 64, **at)
-    flags.DEFINE_integer("seed", 0, "Of the run.", 0, **at)
+    flags.DEFINE_integer("images", 8, "Number of rows.", 1, 64, **at)
+    flags.DEFINE_integer("epochs", 8, "Number of columns.", 1, 64, **at)
+    flags.DEFINE_integer("seed", 0, "Seed of the run.", 0, **at)
 
     def command(values, positional):
         if positional:

@@ -1,1 +1,1 @@
-"""Benchmarks, each against the real peer."""
+"""Benchmarks of our code and of its peers, side by side."""

@@ -1,15 +1,18 @@
-"""Measures the conversion of ImageNet's training archive beside copying it and others' ways.
+"""Measures the conversion of ImageNet's training archive, and other programs that read it.
 
     python scripts/benchmarks/convert.py --gigabytes 3 --rounds 3 [--tfds_python VENV/bin/python]
 
-Makes an archive in the official form of real images repeated under new names, each with a JPEG
-comment of its own since real sets have few equal images, then times, one after the other in
-every round: our converter with two workers; `cp` and fsync of the same
-archive; the predecessor's way, re-implemented (extract, decode through TensorFlow for the size,
-write), on a tenth of it; and the read side of tensorflow-datasets' imagenet2012 builder, which
-needs its own environment. All read cached pages; all are on the disk when the clock stops, but
-for the last, which writes nothing; TensorFlow's own start does not count against those two.
-Prints a row each and, with --json, the same as JSON.
+The archive has the official form. It repeats real images under new names, each with a JPEG comment
+of its own, since real data sets have few equal images. Each round measures in turn:
+
+- our converter with two workers;
+- `cp` and fsync of the same archive;
+- the predecessor's method, re-implemented (extract, decode through TensorFlow for the size, write),
+  on a tenth of the archive;
+- the reading part of tensorflow-datasets' imagenet2012 builder, in an environment of its own.
+
+All read cached pages, and all but the last, which writes nothing, flush to the disk within the
+measured time. The start of TensorFlow does not count. Prints a row for each, or JSON with --json.
 """
 
 import json
@@ -174,9 +177,9 @@ def main(argv=None) -> int:
     values = flags.FlagValues()
     own = {"flag_values": values}
     flags.DEFINE_float("gigabytes", 3.0, "Size of the training archive.", **own)
-    flags.DEFINE_integer("rounds", 3, "Times that each is measured.", **own)
+    flags.DEFINE_integer("rounds", 3, "Number of rounds.", **own)
     flags.DEFINE_string("tfds_python", None, "Python with tensorflow-datasets.", **own)
-    flags.DEFINE_string("folder", None, "Where to work; default a temporary folder.", **own)
+    flags.DEFINE_string("folder", None, "Working folder; default a temporary one.", **own)
     flags.DEFINE_bool("json", False, "Print JSON.", **own)
 
     def command(values, _):

@@ -1,17 +1,19 @@
-"""Measures one image's latency of each network in each runtime, alternating in one run.
+"""Measures the latency of one image for each network in each runtime, in alternation.
 
-    python scripts/benchmarks/inference.py [--networks NAME,...] [--data_dir RECORDS] \
+    python scripts/benchmarks/inference.py [--networks NAME,...] [--data_dir RECORDS] \\
         [--torch_python VENV/bin/python] [--ncnn_python VENV/bin/python] [--json] [--plot FILE.png]
 
-A network is a published model, a model directory, or a configuration, whose weights are then
-random: its latency is real, its accuracy is not told. Runtimes: LiteRT, ONNX Runtime, TensorFlow
-(Keras' graph), PyTorch (channels_last) and ncnn; one that is not installed, or whose logits are
-not the network's (to 1e-3), is left out by name. float32 and, for LiteRT and ONNX Runtime, int8, at
-1 and 2 threads, batch 1. Every runtime loads its network in a process of its own and waits; in each
-round each of them in turn runs a few images, so that a disturbance meets all alike. Timed is from
-an array in the runtime's layout to the logits as an array; told is the median of the rounds'
-medians. Accuracy, measured through these very processes, and the ranges of int8 come from
---data_dir; without it the ranges are those of noise.
+A network is a published model, a model directory or a configuration. A configuration gets random
+weights: its latency is real, its accuracy is not reported. The runtimes are LiteRT, ONNX Runtime,
+TensorFlow (Keras' graph), PyTorch (channels_last) and ncnn. A runtime is skipped by name if it is
+not installed or its logits differ from the network's by more than 1e-3. Precisions are float32 and,
+for LiteRT and ONNX Runtime, int8, with 1 and 2 threads, at batch size 1.
+
+Each runtime loads its network in its own process and waits. In each round, each of them in turn
+runs a few images, so that a disturbance affects all alike. The measured time is from an array in
+the runtime's layout to the logits as an array; the result is the median of the rounds' medians.
+The images for accuracy, which is measured in the same processes, and for int8 ranges are those of
+--data_dir; without it, ranges are those of noise.
 """
 
 import dataclasses
@@ -180,15 +182,15 @@ def main(argv=None) -> int:
     values = flags.FlagValues()
     at = {"flag_values": values}
     flags.DEFINE_list("networks", NETWORKS, "Models, directories, configurations.", **at)
-    flags.DEFINE_list("threads", "1,2", "How many a run may use.", **at)
-    flags.DEFINE_integer("rounds", 15, "How often all take their turn.", 1, **at)
-    flags.DEFINE_integer("runs", 20, "Images a turn.", 1, **at)
+    flags.DEFINE_list("threads", "1,2", "Numbers of threads.", **at)
+    flags.DEFINE_integer("rounds", 15, "Number of rounds.", 1, **at)
+    flags.DEFINE_integer("runs", 20, "Number of images a turn.", 1, **at)
     flags.DEFINE_string("data_dir", None, "Records, for accuracy and the ranges of int8.", **at)
-    flags.DEFINE_integer("images", 2000, "Accuracy is measured on at most these.", 1, **at)
+    flags.DEFINE_integer("images", 2000, "Maximum number of images for accuracy.", 1, **at)
     flags.DEFINE_string("torch_python", None, "A Python that has PyTorch.", **at)
     flags.DEFINE_string("ncnn_python", None, "A Python that has ncnn.", **at)
-    flags.DEFINE_string("plot", None, "A PNG of accuracy against latency and size.", **at)
-    flags.DEFINE_bool("json", False, "One JSON document on standard output.", **at)
+    flags.DEFINE_string("plot", None, "PNG to write: accuracy against latency and size.", **at)
+    flags.DEFINE_bool("json", False, "Print JSON.", **at)
 
     def command(values, positional):
         if positional:

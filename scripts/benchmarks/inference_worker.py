@@ -1,12 +1,12 @@
-"""Runs one network in one runtime, for benchmark_inference.py, which starts it.
+"""Runs one network in one runtime; started by scripts/benchmarks/inference.py.
 
     python inference_worker.py RUNTIME FILE THREADS
 
-RUNTIME is litert, onnx, tensorflow, torch or ncnn; this file imports that runtime and numpy alone,
-so that it also works in an environment of its own. It prints "ready VERSION", then does what each
-line says: "answer IN OUT" writes the logits of the images in the file IN, [N, size, size, 3] uint8,
-to OUT; "time IN N" prints the milliseconds of N single images as a JSON list. Timed is the same
-everywhere: an array in the runtime's own layout goes in, the logits come out as an array.
+RUNTIME is litert, onnx, tensorflow, torch or ncnn. This file imports only that runtime and numpy,
+so it also works in a separate environment. It prints "ready VERSION" and then reads commands, one a
+line: "answer IN OUT" writes the logits of the images in the file IN, [N, size, size, 3] uint8, to
+OUT; "time IN N" prints the milliseconds of N single images as a JSON list. The measured time is the
+same for all runtimes: from an array in the runtime's own layout to the logits as an array.
 """
 
 import json

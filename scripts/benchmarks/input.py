@@ -1,14 +1,13 @@
-"""Measures the input pipeline against the predecessor's, torchvision's and bare decoding.
+"""Measures our input pipeline, the predecessor's, torchvision's, and decoding alone.
 
     python scripts/benchmarks/input.py --data_dir RECORDS [--data_dir OTHERS]
         [--torch_python VENV/bin/python] [--rounds 5] [--json]
 
-In each round one contestant after the other, each in a process of its own that ends with its turn
-(else it would prepare ahead in the others'), makes batches of 32 crops of 227 x 227 for some four
-seconds, with all cores: flipped, normalised float32 on both sides. Told are medians over the
-rounds: images a second, milliseconds of CPU an image, and the ratios of images a second.
-"ours resized" takes random resized crops, as torchvision; "ours cropped" the predecessor's
-crops of 227 from 256 x 256.
+In each round, each contestant in turn makes batches of 32 crops of 227 x 227 for some four seconds
+on all cores: flipped, normalised, float32. Each runs in a process that ends with its turn, or it
+would prefetch during the others'. Results are medians over the rounds: images a second, CPU
+milliseconds an image, and ratios of images a second. "ours resized" takes random resized crops, as
+torchvision does; "ours cropped" takes the predecessor's crops of 227 from 256 x 256.
 """
 
 import json
@@ -138,11 +137,11 @@ def main(argv=None) -> int:
     values = flags.FlagValues()
     own = {"flag_values": values}
     flags.DEFINE_multi_string("data_dir", [], "Records with a manifest; repeatable.", **own)
-    flags.DEFINE_integer("rounds", 5, "Turns of each contestant.", 1, **own)
-    flags.DEFINE_enum("kind", KINDS[0], list(KINDS), "Which contestant to be.", **own)
+    flags.DEFINE_integer("rounds", 5, "Number of rounds.", 1, **own)
+    flags.DEFINE_enum("kind", KINDS[0], list(KINDS), "The contestant, with --serve.", **own)
     flags.DEFINE_string("torch_python", None, "An interpreter that has torchvision.", **own)
     flags.DEFINE_bool("json", False, "Print JSON.", **own)
-    flags.DEFINE_bool("serve", False, "Be a contestant.", **own)
+    flags.DEFINE_bool("serve", False, "Run as a contestant.", **own)
 
     def command(values, _):
         directories = [Path(text) for text in values["data_dir"].value]

@@ -1,10 +1,10 @@
-"""Measures pieces of the training step beside other ways to compute the same.
+"""Measures operations of a training step and other ways to compute the same.
 
     python scripts/benchmarks/kernels.py [--rounds 8]
 
-What convolutions.py, layers.py and fusing.py choose follows from this table.
-The ways of a row take turns; told is the shortest of the rounds, in milliseconds, for a batch of
-32. Gradients are included where a way's name says so.
+This table decides what convolutions.py, layers.py and fusing.py in squeezenext/network use. The
+ways of a row take turns; the result is the shortest of the rounds, in milliseconds, for a batch of
+32. Gradients are included if a way's name says so.
 """
 
 import sys
@@ -206,7 +206,7 @@ def measure(ways: Ways, rounds: int) -> dict[str, float]:
 
 def main(argv=None) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_integer("rounds", 8, "Turns of each way.", 1, flag_values=values)
+    flags.DEFINE_integer("rounds", 8, "Number of turns for each way.", 1, flag_values=values)
 
     def command(values, _):
         print("| what | way | ms |\n|---|---|---|")

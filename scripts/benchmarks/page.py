@@ -1,11 +1,11 @@
-"""Measures how soon the web page answers in a headless Chromium that has never seen it.
+"""Measures how soon the web page answers in a headless Chromium without a cache.
 
     python scripts/benchmarks/page.py SITE PHOTO [--rounds 5]
 
-SITE is a folder of `squeezenext.export --format web`, served on 127.0.0.1. Each round starts a
-browser with an empty profile and counts from the request of the page: until the last file has come,
-and until the best classes of PHOTO stand there, which is handed over at once. Told are medians and
-extremes in seconds. Needs Chromium, its driver, and selenium.
+SITE is a folder made by `squeezenext.export --format web`, served on 127.0.0.1. Each round starts a
+browser with an empty profile and measures the time from the request of the page until the last file
+has arrived, and until the best classes of PHOTO, which is passed at once, are shown. Results are
+medians and extremes in seconds. Needs Chromium, its driver, and selenium.
 """
 
 import statistics
@@ -51,7 +51,7 @@ def _until(page, selector: str, started: float) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_integer("rounds", 5, "Browsers.", 1, flag_values=values)
+    flags.DEFINE_integer("rounds", 5, "Number of browser starts.", 1, flag_values=values)
 
     def command(values, words):
         if len(words) != 2:

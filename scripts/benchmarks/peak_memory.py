@@ -1,4 +1,4 @@
-"""Runs a command and watches the memory of it and its children."""
+"""Runs a command and measures the peak memory of it and its children."""
 
 import os
 import subprocess

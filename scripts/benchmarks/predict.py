@@ -1,13 +1,14 @@
-"""Measures prediction: from a cold process, and of a folder of photographs beside PyTorch.
+"""Measures prediction: a cold process, and a folder of photographs beside PyTorch.
 
     python scripts/benchmarks/predict.py PHOTOS [--int8 FILE.tflite] \\
         [--torch_python VENV/bin/python]
 
-Contestants take turns in each round. Cold: whole processes, one photograph; the ratio is to
-`python -c "import tensorflow"` in the same round. Folder: PHOTOS repeated up to --images, ours as
-whole commands, start included; PyTorch and torchvision take one photograph after the other (decode,
-resize, crop, normalise, SqueezeNet 1.0) on as many threads as there are cores, start excluded. Its
-weights are random: they cost the same. Figures are medians, ratios medians of the rounds' ratios.
+Contestants take turns in each round. Cold: whole processes predict one photograph; the ratio is to
+`python -c "import tensorflow"` in the same round. Folder: PHOTOS are repeated up to --images. Our
+time is that of the whole command with its start. PyTorch and torchvision take one photograph after
+the other (decode, resize, crop, normalise, SqueezeNet 1.0) with as many threads as there are cores,
+without their start; the weights are random, which costs the same. Results are medians, ratios are
+medians of the rounds' ratios.
 """
 
 import itertools
@@ -127,8 +128,8 @@ def table(rows: dict[str, list[float]], base: str, unit: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
     own = {"flag_values": values}
-    flags.DEFINE_integer("rounds", 5, "Turns of each contestant.", 1, **own)
-    flags.DEFINE_integer("images", 1000, "In the folder.", 1, **own)
+    flags.DEFINE_integer("rounds", 5, "Number of rounds.", 1, **own)
+    flags.DEFINE_integer("images", 1000, "Number of images in the folder.", 1, **own)
     flags.DEFINE_string("int8", None, "An int8 file of squeezenext.export.", **own)
     flags.DEFINE_string("torch_python", None, "Python with torch and torchvision.", **own)
 

@@ -1,9 +1,9 @@
-"""The predecessor's way to convert ImageNet, for comparison only: `slim_convert.py TAR OUTPUT`.
+"""Converts ImageNet by the predecessor's method, for comparison: `slim_convert.py TAR OUTPUT`.
 
-Re-implemented after process_downloaded_imagenet.sh and build_imagenet_data.py of TF-slim: all
-archives are extracted, then two threads decode every image through TensorFlow to learn its size
-and write it as a tf.train.Example. It is kinder than the original, which scans the outer archive
-once a class, checks nothing and does not resume. Prints its seconds.
+This re-implements process_downloaded_imagenet.sh and build_imagenet_data.py of TF-slim: it extracts
+all archives, then two threads decode every image through TensorFlow to learn its size and write it
+as a tf.train.Example. It is faster than the original, which scans the outer archive once for each
+class; it checks nothing and does not resume. Prints its seconds.
 """
 
 import os

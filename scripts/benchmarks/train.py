@@ -1,12 +1,11 @@
-"""Measures training against the same network in stock Keras 3 under `fit`, and in PyTorch.
+"""Measures training beside the same network in stock Keras 3 under `fit`, and in PyTorch.
 
     python scripts/benchmarks/train.py [--rounds 5] [--torch_python VENV/bin/python] [--json]
 
-Every contestant is a process of its own that has taken its first step before anything is timed;
-then, in each round, one after the other trains for some four seconds on a batch that lies in
-memory. Figures are medians over the rounds, ratios medians of the rounds' ratios. The machine's
-peaks, of which shares are told, are those of a 4096 x 4096 matmul of the same precision in the
-same run.
+Each contestant is a process that has taken its first step before the measurement. In each round,
+each in turn trains for some four seconds on a batch in memory. Results are medians over the rounds,
+ratios are medians of the rounds' ratios. The machine's peak, to which results are compared, is that
+of a 4096 x 4096 matmul of the same precision in the same run.
 """
 
 import json
@@ -136,12 +135,14 @@ def told(network: str, rows: dict[str, list[float]]) -> str:
 def main(argv=None) -> int:
     values = flags.FlagValues()
     own = {"flag_values": values}
-    flags.DEFINE_integer("rounds", 5, "Turns of each contestant.", 1, **own)
-    flags.DEFINE_multi_enum("network", list(NETWORKS), config_io.names(), "Which.", **own)
+    flags.DEFINE_integer("rounds", 5, "Number of rounds.", 1, **own)
+    flags.DEFINE_multi_enum(
+        "network", list(NETWORKS), config_io.names(), "Networks to train.", **own
+    )
     flags.DEFINE_multi_string("kind", list(KINDS), "Contestants; default all.", **own)
     flags.DEFINE_string("torch_python", None, "An interpreter that has PyTorch.", **own)
     flags.DEFINE_bool("json", False, "Print JSON.", **own)
-    flags.DEFINE_bool("serve", False, "Be a contestant.", **own)
+    flags.DEFINE_bool("serve", False, "Run as a contestant.", **own)
 
     def command(values, _):
         networks, kinds = values["network"].value, values["kind"].value

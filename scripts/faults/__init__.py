@@ -1,1 +1,1 @@
-"""Fault benches: what is killed, damaged or full, and what must come of it."""
+"""Fault benches: programs that kill, damage and fill, and check the recovery."""

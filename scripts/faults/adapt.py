@@ -1,9 +1,9 @@
-"""Kills adapt while it trains, while it exports and at random moments; compares what comes out.
+"""Kills adapt in training, in export and at random moments, and compares the results.
 
     python scripts/faults/adapt.py PHOTOS [--kills 5] [--minutes 1] [--folder DIR]
 
-After each SIGKILL the same command is given again, with --deterministic, and must leave the files
-of a run that nobody disturbed, byte for byte. Exit code 0: it did; 1: something is another.
+After each SIGKILL the same command runs again, with --deterministic, and must leave the files of an
+undisturbed run, byte for byte. Exit code 0: it did; 1: a file differs.
 """
 
 import hashlib
@@ -178,9 +178,9 @@ def at_random(bench: Bench, whole: dict[str, str], kills: int, seconds: float) -
 def main() -> int:
     values = flags.FlagValues()
     at = {"flag_values": values}
-    flags.DEFINE_integer("kills", 5, "At random moments.", 0, **at)
-    flags.DEFINE_float("minutes", 1.0, "Of adapt's plan.", **at)
-    flags.DEFINE_string("folder", None, "Where to work; default: a temporary one.", **at)
+    flags.DEFINE_integer("kills", 5, "Number of kills at random moments.", 0, **at)
+    flags.DEFINE_float("minutes", 1.0, "Minutes of adapt's plan.", **at)
+    flags.DEFINE_string("folder", None, "Working folder; default a temporary one.", **at)
 
     def command(values, positional):
         if len(positional) != 1:

@@ -1,14 +1,19 @@
-"""Disturbs conversions in every way known and compares what comes out with an undisturbed one.
+"""Disturbs conversions in all known ways and compares the results with an undisturbed one.
 
     python scripts/faults/convert.py [--kills 50] [--every 1] [--pairs 20] [--folder DIR]
 
-In turn: every call that makes, fills, flushes, closes, links or renames a file fails (disk full,
-I/O error) or is the last thing the process does (before it, after half of it), with all work done
-in one thread, so that each call is met; SIGKILL at random moments with two workers while a reader
-watches; a limit on the size of files; a full disk, where one may be mounted; two converters at
-once. After each the same command is run again, and every file must be the undisturbed one's, bit
-for bit. Exit code 0: so it was; 1: it was not, and the first difference
-is told.
+The disturbances are:
+
+- each call that makes, fills, flushes, closes, links or renames a file fails (disk full, I/O error)
+  or is the last one of the process (before it, or after half of it); all work is done in one
+  thread, so that each call is reached;
+- SIGKILL at random moments with two workers, while a reader watches;
+- a limit on the size of files;
+- a full disk, if one may be mounted;
+- two converters at once.
+
+After each, the same command runs again, and every file must equal the undisturbed one's, bit for
+bit. Exit code 0: all do; 1: the first difference is reported.
 """
 
 import random
@@ -113,10 +118,10 @@ def _folder(name: str | None) -> Iterator[Path]:
 def main(argv=None) -> int:
     values = flags.FlagValues()
     own = {"flag_values": values}
-    flags.DEFINE_integer("kills", 50, "SIGKILLs at random moments.", **own)
-    flags.DEFINE_integer("every", 1, "Of the file calls: every so-many-th fails.", **own)
-    flags.DEFINE_integer("pairs", 20, "Converters started two at once.", **own)
-    flags.DEFINE_integer("seed", 0, "Of the random moments.", **own)
+    flags.DEFINE_integer("kills", 50, "Number of SIGKILLs at random moments.", **own)
+    flags.DEFINE_integer("every", 1, "Fail every n-th file call.", **own)
+    flags.DEFINE_integer("pairs", 20, "Number of times that two converters start at once.", **own)
+    flags.DEFINE_integer("seed", 0, "Seed of the random moments.", **own)
     flags.DEFINE_string("folder", None, "Folder for the data; default a temporary one.", **own)
 
     def command(values, _):

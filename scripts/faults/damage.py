@@ -1,4 +1,4 @@
-"""Damages files as disks, networks and people do: the faults that fuzz_decoders.py makes."""
+"""Damages files as disks, networks and people do, for scripts/faults/fuzz_decoders.py."""
 
 import random
 from collections.abc import Callable

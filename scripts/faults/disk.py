@@ -1,4 +1,4 @@
-"""Faults of the disk: calls that fail or are the process's last, limits, and a full disk.
+"""Faults of the disk: failing or last calls, limits, and a full disk.
 
 Each is tried on a conversion of its own; the next run must end with the undisturbed bytes.
 """

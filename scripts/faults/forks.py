@@ -1,4 +1,4 @@
-"""Processes that are forked from one which has imported TensorFlow and done nothing with it."""
+"""Forks processes from one that has imported TensorFlow but has not used it."""
 
 import multiprocessing
 import multiprocessing.forkserver

@@ -1,15 +1,14 @@
-"""Feeds damaged files to every reader of weights made elsewhere.
+"""Feeds damaged files to every reader of foreign weights.
 
     python scripts/faults/fuzz_decoders.py [--cases 2000] [--seed 0]
 
 Each reader gets that many files: cut, with bits flipped, bytes replaced, moved, doubled or
-inserted, numbers made huge, or random from the first byte. A reader has to refuse one in a
-sentence (InputError) or to return a whole network of finite numbers; in the text of an ncnn
-.param, which holds no weights, and in a .sqz, which has a checksum, it has to return the very
-weights; a .sqz is also given with a checksum that holds again, and with a damaged header that is
-packed and sealed as a whole one. PyTorch's files are read where it is installed. No file may take
-a second or a gigabyte; one that takes ten is ended. Exit code 0: so it was; 1: it was not, and the
-first such file is kept.
+inserted, numbers made huge, or random from the first byte. A reader must reject a file in a
+sentence (InputError) or return a whole network of finite numbers. It must return the original
+weights from the text of an ncnn .param, which holds none, and from a .sqz, which has a checksum. A
+.sqz also comes with a corrected checksum, and with a damaged header that is packed and sealed
+correctly. PyTorch's files are read if it is installed. No file may take a second or a gigabyte; one
+that takes ten seconds is stopped. Exit code 0: no fault; 1: a fault; the first such file is kept.
 """
 
 import contextlib
@@ -227,8 +226,8 @@ def fuzz(cases: int, seed: int, kept: Path) -> list[tuple[str, int, int]]:
 
 def main(argv=None) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_integer("cases", 2000, "Files a reader.", 1, flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Another one makes other files.", flag_values=values)
+    flags.DEFINE_integer("cases", 2000, "Number of files for each reader.", 1, flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Seed of the damage.", flag_values=values)
 
     def command(values, _):
         used = resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0])

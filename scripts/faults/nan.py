@@ -1,8 +1,9 @@
-"""Plants NaN on each replica in turn and says whether weights and loss scale are as they should.
+"""Puts NaN into the input of each replica in turn and checks weights and loss scale.
 
-    python -m scripts.fault_nan --devices 4 --folder DIR
+    python -m scripts.faults.nan --devices 4 --folder DIR
 
-With TF_CONFIG set, a worker's part in it. Prints {"replicas", "unharmed", "scale_fell"} as JSON.
+With TF_CONFIG set it is one worker of several. Prints {"replicas", "unharmed", "scale_fell"} as
+JSON.
 """
 
 import json
@@ -78,8 +79,8 @@ def plant(made: Planted, batches) -> dict:
 def main() -> int:
     values = flags.FlagValues()
     at = {"flag_values": values}
-    flags.DEFINE_integer("devices", 0, "Logical devices; 0 with TF_CONFIG.", 0, **at)
-    flags.DEFINE_string("folder", None, "For the records.", **at)
+    flags.DEFINE_integer("devices", 0, "Number of logical devices; 0 with TF_CONFIG.", 0, **at)
+    flags.DEFINE_string("folder", None, "Folder for the records.", **at)
 
     def command(values, _):
         reader = tiny.reader(Path(values["folder"].value))

@@ -1,4 +1,4 @@
-"""What the fault tests share: a source, an undisturbed conversion, and the comparison with it."""
+"""Shared by the fault benches of conversion: a source, an undisturbed run, the comparison."""
 
 import hashlib
 import os

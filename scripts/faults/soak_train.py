@@ -2,10 +2,10 @@
 
     python scripts/faults/soak_train.py [--steps 2000] [--configuration NAME]
 
-An ordinary run, as `squeezenext.train` does it: checkpoints, TensorBoard with its pictures, an
-evaluation an epoch with the moving average of the weights, and images that grow half-way. Resident
-memory is taken every 100 steps; its slope over the last 45 % must stay below 1 MB in 100 steps, and
-no function may be traced again in these. Exit code 0: so it was; 1: it was not.
+It is an ordinary run of `squeezenext.train`: checkpoints, TensorBoard with its pictures, an
+evaluation after each epoch with the moving average of the weights, and images that grow half-way.
+Resident memory is measured every 100 steps. In the last 45 % of the run its slope must stay below
+1 MB in 100 steps, and no function may be traced again. Exit code 0: so it was; 1: it was not.
 """
 
 import sys
@@ -144,8 +144,8 @@ def judge(rows: list[tuple[int, float, int]], steps: int) -> None:
 def main() -> int:
     values = flags.FlagValues()
     at = {"flag_values": values}
-    flags.DEFINE_integer("steps", 2000, "Of training.", 400, **at)
-    flags.DEFINE_integer("batch_size", 8, "Images.", 1, **at)
+    flags.DEFINE_integer("steps", 2000, "Number of training steps.", 400, **at)
+    flags.DEFINE_integer("batch_size", 8, "Number of images.", 1, **at)
     flags.DEFINE_string("configuration", "quickstart", "The network.", **at)
 
     def command(values, _):

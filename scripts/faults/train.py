@@ -1,16 +1,20 @@
-"""Disturbs training in every way known and compares what comes out with an undisturbed run.
+"""Disturbs training in all known ways and compares the results with an undisturbed run.
 
     python scripts/faults/train.py [--kills 50] [--every 8] [--workers 2,3] [--folder DIR]
 
-In turn: every so-many-th write, fsync and rename of our own fails (disk full, with nothing or half
-of the file written), or it or a removal is the last thing the process does (which calls these are:
-`fault_train_disk.at_call`); a limit on the size of files; a flipped byte in each file of the newest
-checkpoint; SIGKILL at random moments, every second one inside a save; NaN on each replica of 2 and
-4 devices and of 2 processes; groups of workers of which each is killed and each stopped, started a
-second time; that are all paused; of which one reads a damaged record, one's input gets stuck;
-without room, with NaN. After each the same command is run again, and must end with the
-`weights_sha256` of the undisturbed run. What fails is told at once; a table ends it all. Exit code
-0: all as undisturbed; 1: something was not.
+The disturbances are:
+
+- every n-th write, fsync and rename of our own fails (disk full, with nothing or half of the file
+  written), or it or a removal is the last call of the process (`train_disk.at_call` lists them);
+- a limit on the size of files;
+- a flipped byte in each file of the newest checkpoint;
+- SIGKILL at random moments, every second one inside a save;
+- NaN on each replica of 2 and 4 devices and of 2 processes;
+- groups of workers: each killed, each stopped, each started twice, all paused, a damaged record for
+  one, a hanging input for one, a full disk, NaN.
+
+After each, the same command runs again, and must end with the `weights_sha256` of the undisturbed
+run. A fault is reported at once; a table follows at the end. Exit code 0: no fault; 1: a fault.
 """
 
 import random
@@ -147,10 +151,10 @@ def _group_faults(bench: Bench, table: Table, count: int, chance: random.Random)
 def main() -> int:
     values = flags.FlagValues()
     at = {"flag_values": values}
-    flags.DEFINE_integer("kills", 50, "SIGKILLs at random moments.", 0, **at)
-    flags.DEFINE_integer("every", 8, "Of the writes, fsyncs, ...; 0: none.", 0, **at)
+    flags.DEFINE_integer("kills", 50, "Number of SIGKILLs at random moments.", 0, **at)
+    flags.DEFINE_integer("every", 8, "Fail every n-th write, fsync, ...; 0: none.", 0, **at)
     flags.DEFINE_list("workers", ["2", "3"], "Numbers of workers.", **at)
-    flags.DEFINE_string("folder", None, "Where to work; default: a temporary one.", **at)
+    flags.DEFINE_string("folder", None, "Working folder; default a temporary one.", **at)
 
     def command(values, _):
         table = Table()

@@ -1,4 +1,4 @@
-"""What the fault tests of training share: data, commands, processes, and the comparison."""
+"""Shared by the fault benches of training: data, commands, processes, and the comparison."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Faults of the disk while a run saves: calls that fail or are its last, limits, flipped bytes."""
+"""Faults of the disk during a save: failing or last calls, limits, flipped bytes."""
 
 import errno
 import json

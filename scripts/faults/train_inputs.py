@@ -1,4 +1,4 @@
-"""Faults that one of several workers meets in its input: a damaged record, a disk that hangs."""
+"""Faults in the input of one of several workers: a damaged record, a hanging disk."""
 
 import random
 import shutil

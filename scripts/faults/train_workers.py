@@ -1,4 +1,4 @@
-"""Faults of several workers: killed, stopped, paused, started twice, without room, with NaN."""
+"""Faults of several workers: killed, stopped, paused, started twice, disk full, NaN."""
 
 import json
 import os
@@ -169,7 +169,7 @@ def not_finite(bench: Bench, group: Group) -> int:
 
 
 def planted(bench: Bench) -> int:
-    """NaN on each replica of 2 and of 4 devices, and of 2 processes, see fault_nan.py."""
+    """NaN on each replica of 2 and of 4 devices, and of 2 processes, see nan.py."""
     from tests import tiny
 
     replicas, folder = 0, bench.empty("planted")

@@ -1,1 +1,1 @@
-"""The peers that benchmarks run against."""
+"""The peers of the benchmarks."""

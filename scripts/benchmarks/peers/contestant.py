@@ -1,4 +1,4 @@
-"""A contestant of a benchmark in a process of its own, which does a turn when it is told to."""
+"""Runs a benchmark's contestant in a process of its own, one turn at a time."""
 
 import os
 import subprocess

@@ -1,6 +1,6 @@
-"""Other ways to read the same records: the peers of benchmark_input.py.
+"""Reads the same records in other ways: the peers of scripts/benchmarks/input.py.
 
-Each returns an iterator that yields the number of images in each batch that it has prepared.
+Each function returns an iterator that yields the number of images in each prepared batch.
 """
 
 import struct

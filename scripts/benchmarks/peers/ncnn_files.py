@@ -1,4 +1,4 @@
-"""A folded network as ncnn's two files (github.com/Tencent/ncnn, docs: param-and-model-file)."""
+"""Writes a folded network as ncnn's two files (github.com/Tencent/ncnn, param-and-model-file)."""
 
 from collections.abc import Mapping
 from pathlib import Path

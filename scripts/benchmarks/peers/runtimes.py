@@ -1,4 +1,4 @@
-"""The processes in which benchmark_inference.py's runtimes wait, each with a network loaded."""
+"""Starts the processes of scripts/benchmarks/inference.py, one a network and runtime."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The same networks in stock Keras 3 layers, trained by `fit`: a peer of benchmark_train.py."""
+"""Trains the same networks in stock Keras 3 layers by `fit`: a peer of benchmarks/train.py."""
 
 import time
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""The same networks in PyTorch, trained eagerly or compiled: a peer of benchmark_train.py.
+"""Trains the same networks in PyTorch, eagerly or compiled: a peer of benchmarks/train.py.
 
-Run by an interpreter that has PyTorch; TensorFlow need not be there.
+Run it with an interpreter that has PyTorch; TensorFlow is not needed.
 """
 
 import time
