@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Trains. On a fresh machine it first makes .venv and installs what is needed.
+# Trains a network. On a fresh machine it first makes .venv and installs the requirements.
 #
-#   bash run_train.sh                                    a first run, on scikit-learn's digits
+#   bash run_train.sh                                    a small network on handwritten digits
 #   DATA_DIR=/data/imagenet bash run_train.sh            1.0-SqNxt-23 on DATA_DIR/tf-records
 #   DATA_DIR=... bash run_train.sh --configuration NAME [any flag of squeezenext.train]
-#   bash run_train.sh --data_dir RECORDS [...]           other records; or two patterns of shards
+#   bash run_train.sh --data_dir RECORDS [...]           other records, or two patterns of shards
 #
-# MODEL_DIR says where the run lives, else runs/NAME; run again to go on after an interruption.
+# The run is stored in MODEL_DIR, or in runs/NAME if that is not set. After an interruption the same
+# command goes on.
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$repository/scripts/setup.sh"
 squeezenext_setup
 
-# value_of NAME ARGUMENTS...: of --NAME VALUE or --NAME=VALUE among the arguments, else nothing.
+# value_of NAME ARGUMENTS... prints the value of the flag --NAME among the arguments, if any.
 value_of() {
   local name="$1"
   shift
@@ -46,9 +47,9 @@ done
 name="$(value_of configuration "$@")"
 data=()
 if [[ -n "$(value_of data_dir "$@")$(value_of training_file_pattern "$@")" ]]; then
-  :  # Records made elsewhere take the place of DATA_DIR's.
+  :  # The records of these flags replace those of DATA_DIR.
 elif [[ -z ${DATA_DIR:-} ]]; then
-  # With another configuration the records are to be another's, too: DATA_DIR is set, not exported.
+  # Another configuration needs its own records. Perhaps DATA_DIR is set, but not exported.
   if [[ -n $name && $name != quickstart ]]; then
     echo "error: --configuration $name needs records: export DATA_DIR=..., or give --data_dir." >&2
     exit 2

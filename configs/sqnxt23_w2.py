@@ -1,6 +1,6 @@
-"""2.0-SqNxt-23 as pytorchcv has it (pytorchcv.models.squeezenext.sqnxt23_w2).
+r"""2.0-SqNxt-23 as pytorchcv has it (pytorchcv.models.squeezenext.sqnxt23_w2).
 
-    python -m squeezenext.weights import --format pytorchcv --input FILE.pth \\
+    python -m squeezenext.weights import --format pytorchcv --input FILE.pth \
         --configuration sqnxt23_w2 --model_dir DIR
 
 Not the official layout: 224 pixels, a padded stem, stem and head as wide as the rest, biases, and

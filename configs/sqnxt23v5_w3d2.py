@@ -1,6 +1,6 @@
-"""1.5-SqNxt-23v5 as pytorchcv has it (pytorchcv.models.squeezenext.sqnxt23v5_w3d2).
+r"""1.5-SqNxt-23v5 as pytorchcv has it (pytorchcv.models.squeezenext.sqnxt23v5_w3d2).
 
-    python -m squeezenext.weights import --format pytorchcv --input FILE.pth \\
+    python -m squeezenext.weights import --format pytorchcv --input FILE.pth \
         --configuration sqnxt23v5_w3d2 --model_dir DIR
 
 Not the official layout: 224 pixels, a padded stem, stem and head as wide as the rest, biases, and

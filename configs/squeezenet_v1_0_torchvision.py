@@ -1,6 +1,6 @@
-"""SqueezeNet 1.0 as torchvision has it (torchvision.models.squeezenet1_0).
+r"""SqueezeNet 1.0 as torchvision has it (torchvision.models.squeezenet1_0).
 
-    python -m squeezenext.weights import --format torchvision --input FILE.pth \\
+    python -m squeezenext.weights import --format torchvision --input FILE.pth \
         --configuration squeezenet_v1_0_torchvision --model_dir DIR
 
 Caffe's network without padding of the classifier, shown RGB, less ImageNet's mean by its

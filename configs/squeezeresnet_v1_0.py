@@ -1,6 +1,6 @@
-"""SqueezeNet 1.0 with simple bypass as pytorchcv has it (squeezeresnet_v1_0).
+r"""SqueezeNet 1.0 with simple bypass as pytorchcv has it (squeezeresnet_v1_0).
 
-    python -m squeezenext.weights import --format pytorchcv --input FILE.pth \\
+    python -m squeezenext.weights import --format pytorchcv --input FILE.pth \
         --configuration squeezeresnet_v1_0 --model_dir DIR
 
 Shown RGB, less ImageNet's mean by its deviation, at 224 pixels; the classifier is not padded.

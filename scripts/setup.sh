@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Makes the environment and says how to enter it: bash scripts/setup.sh [requirements-onnx.txt]
-# Sourced by the other scripts, whose `squeezenext_setup` sets PYTHON to an interpreter that has
-# what the product needs. Uses the active virtual environment, or makes .venv in the repository;
-# installs only when the requirements have changed. An argument names a further requirements file.
-# Needs Python >= 3.11 (Keras 3.15 does) with pip.
+# Makes the environment and prints how to enter it: bash scripts/setup.sh [requirements-onnx.txt]
+# The argument names a further requirements file. Uses the active virtual environment, or makes
+# .venv in the repository. Installs only if the requirements have changed since the last time.
+# Needs Python 3.11 to 3.13 (Keras 3.15 needs 3.11) with pip.
+#
+# Other scripts source this file: `squeezenext_setup` sets PYTHON to the environment's interpreter.
 
 squeezenext_setup() {
   local repository extra="${1:-}" venv stamp wanted base
@@ -19,7 +20,7 @@ squeezenext_setup() {
       return 2
     }
     echo "Making the environment $venv ..." >&2
-    "$base" -m venv "$venv" || {  # Debian without python3-venv leaves one that has no pip
+    "$base" -m venv "$venv" || {  # Debian without python3-venv makes an environment without pip
       rm -rf "$venv"
       echo "error: $venv cannot be made; on Debian and Ubuntu: apt-get install python3-venv." >&2
       return 2
@@ -35,7 +36,7 @@ squeezenext_setup() {
   fi
   export PYTHON
   export PYTHONPATH="$repository${PYTHONPATH:+:$PYTHONPATH}"
-  # Without a GPU all that TensorFlow's C++ side has to say is that there is none, as an error.
+  # Without a GPU, TensorFlow's C++ code logs only that it has found none, as an error.
   if [[ -z $(squeezenext_gpu) ]]; then
     export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
   fi
@@ -50,7 +51,7 @@ squeezenext_install() {
   [[ -n $extra ]] && arguments+=(-r "$repository/$extra")
   [[ -n $(squeezenext_gpu) ]] && arguments+=("tensorflow[and-cuda]>=2.21,<2.22")
   arguments+=(-c "$repository/constraints.txt")
-  echo "Installing what $repository/requirements.txt names (some minutes, without a word) ..." >&2
+  echo "Installing $repository/requirements.txt (some minutes, without output) ..." >&2
   "$PYTHON" -m pip install --quiet --disable-pip-version-check "${arguments[@]}"
 }
 

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Makes the environment, lints, and runs the tests: bash scripts/test.sh [pytest's arguments]
+# Lints, checks types and runs the tests: bash scripts/test.sh [arguments of pytest]
+# First makes the environment, if need be.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 squeezenext_setup requirements-dev.txt
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-# Two processes, a file to each at a time: much of a test is TensorFlow building graphs on one core.
+"$PYTHON" -m mypy
+# Two processes, each with one file at a time: TensorFlow builds its graphs on one core.
 exec "$PYTHON" -m pytest -n 2 --dist loadfile "$@"

@@ -323,7 +323,7 @@ def test_what_an_earlier_start_left_is_no_sign_of_life(bench):
     [(0, False), (1, False), (2, False), (75, True), (137, True), (139, True)],
 )
 def test_the_documented_slurm_script(tmp_path, code, again):
-    """srun ends with the highest code of its tasks: 128 + 9 where one of them was killed."""
+    """Srun ends with the highest code of its tasks: 128 + 9 where one of them was killed."""
     text = (REPOSITORY / "docs" / "clusters.md").read_text()
     (script,) = re.findall(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", text, re.DOTALL)
     for name, does in (("srun", f"exit {code}"), ("scontrol", 'echo "$@"')):

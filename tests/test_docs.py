@@ -510,3 +510,10 @@ def test_a_command_that_is_not_run_has_such_flags(line, capsys):
 def test_no_figure_is_a_placeholder(document):
     path = REPOSITORY / ("" if document == "README.md" else "docs") / document
     assert not re.findall(r"@[A-Z]+@", path.read_text())
+
+
+@pytest.mark.parametrize("document", sorted(DOCUMENTS))
+def test_no_table_cell_is_a_paragraph(document):
+    path = REPOSITORY / ("" if document == "README.md" else "docs") / document
+    rows = [line for line in path.read_text().splitlines() if line.lstrip().startswith("|")]
+    assert not [cell for row in rows for cell in row.split("|") if len(cell.strip()) > 200]

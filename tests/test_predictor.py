@@ -371,7 +371,7 @@ def test_a_temperature_is_in_every_shipped_form(model, photos, tmp_path):
 
 
 def test_maps_of_a_dense_classifier_hold_its_bias(photos, tmp_path):
-    """pytorchcv's layout, exported in float32 and int8: a map's mean is the logit, bias and all."""
+    """Pytorchcv's layout, exported in float32 and int8: a map's mean is the logit, bias and all."""
     from squeezenext.export import litert as export_litert
     from squeezenext.model import loading
 

@@ -35,7 +35,7 @@ class Allergic(loop.Loop):
 
 @pytest.fixture(scope="module")
 def made(logical_devices, tmp_path_factory):
-    """(reader of 40 examples, loop, its state before the first step)"""
+    """(reader of 40 examples, loop, its state before the first step)."""
     reader = tiny.reader(tmp_path_factory.mktemp("records"))
     made = Allergic(
         tiny.SQUEEZENEXT,

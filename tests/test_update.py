@@ -65,7 +65,7 @@ def take_step(update, gradients):
 
 @pytest.mark.parametrize("decayed", ["all", "kernels"])
 def test_momentum_and_decay_are_caffe_s(decayed):
-    """v = m v + r (g + d w); w -= v; in the warm-up m times r_t / r_(t-1)."""
+    """V = m v + r (g + d w); w -= v; in the warm-up m times r_t / r_(t-1)."""
     net = model()
     training = Training(
         epochs=2.0, warmup_epochs=0.5, batch_size=10, weight_decay=0.01, decayed=decayed

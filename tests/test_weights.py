@@ -269,7 +269,7 @@ def test_bad_imports(shared, tmp_path, capsys):
 
 
 def test_import_and_export(shared, tmp_path, capsys):
-    """ncnn to npz and back; META.json says where the weights come from."""
+    """Ncnn to npz and back; META.json says where the weights come from."""
     file = shared / "weights" / "squeezenet_v1.1.torchvision.ncnn.param"
     made, again, path = tmp_path / "made", tmp_path / "again", tmp_path / "weights.npz"
     network = ["--configuration", "squeezenet_v1_1_torchvision"]

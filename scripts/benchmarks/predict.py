@@ -1,6 +1,6 @@
-"""Measures prediction: a cold process, and a folder of photographs beside PyTorch.
+r"""Measures prediction: a cold process, and a folder of photographs beside PyTorch.
 
-    python scripts/benchmarks/predict.py PHOTOS [--int8 FILE.tflite] \\
+    python scripts/benchmarks/predict.py PHOTOS [--int8 FILE.tflite] \
         [--torch_python VENV/bin/python]
 
 Contestants take turns in each round. Cold: whole processes predict one photograph; the ratio is to

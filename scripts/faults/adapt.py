@@ -158,8 +158,10 @@ def both(bench: Bench, whole: dict[str, str]) -> None:
 
 
 def check(name: str, whole: dict[str, str], found: dict[str, str]) -> None:
-    """Raises:
-    SomeInputsFailed: a file is missing, too many, or another.
+    """Compares the files of two runs by their hashes.
+
+    Raises:
+      SomeInputsFailed: a file is missing, unexpected or different.
     """
     other = sorted(path for path in whole | found if whole.get(path) != found.get(path))
     if other:

@@ -122,8 +122,10 @@ def weights(model_dir: Path) -> str:
 
 
 def check(what: str, expected: str, found: str) -> None:
-    """Raises:
-    Different: the weights are not those of the undisturbed run.
+    """Compares the weights of two runs by their hashes.
+
+    Raises:
+      Different: the weights are not those of the undisturbed run.
     """
     if expected != found:
         raise Different(f"{what}: weights {found[:12]}, not {expected[:12]} as undisturbed.")

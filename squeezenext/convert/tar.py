@@ -151,7 +151,7 @@ def _extension(source: Source, offset: int, size: int, kind: bytes, name: str) -
 
 
 def _pax(data: bytes, name: str) -> Iterator[tuple[str, str]]:
-    """Yields the (key, value) pairs of "<length> <key>=<value>\\n" records."""
+    r"""Yields the (key, value) pairs of "<length> <key>=<value>\n" records."""
     while data.strip(b"\0"):
         digits, _, rest = data.partition(b" ")
         length = int(digits) if digits.isdigit() and len(digits) < 8 else 0

@@ -60,7 +60,7 @@ def _payloads(shard: str) -> Iterator[bytes]:
 
 
 def torchvision(shards: list[str], batch: int) -> Iterator[int]:
-    """torchvision's reference: Pillow, RandomResizedCrop, flip, float, Normalize; DataLoader.
+    """Torchvision's reference: Pillow, RandomResizedCrop, flip, float, Normalize; DataLoader.
 
     github.com/pytorch/vision, references/classification/presets.py.
     """
