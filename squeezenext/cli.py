@@ -139,7 +139,7 @@ def shown(text: str, stream: TextIO) -> str:
 
 
 def printable(text: str) -> str:
-    """Returns a text with control characters escaped as \\n or \\x1b, as `ls` does."""
+    r"""Returns a text with control characters escaped as \n or \x1b, as `ls` does."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -268,7 +268,7 @@ def _hurry():
     measure = train_measure._repeated
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_measure, "_repeated", lambda work, seconds: measure(work, 0.1))
-        patch.setattr(allocation, "_ENOUGH", (0.3, 0.1))
+        patch.setattr(allocation, "_UNUSED_BYTES", 0.3)
         patch.setattr(making, "PROBES", 6)
         yield
 

@@ -1,6 +1,6 @@
-"""Measures the latency of one image for each network in each runtime, in alternation.
+r"""Measures the latency of one image for each network in each runtime, in alternation.
 
-    python scripts/benchmarks/inference.py [--networks NAME,...] [--data_dir RECORDS] \\
+    python scripts/benchmarks/inference.py [--networks NAME,...] [--data_dir RECORDS] \
         [--torch_python VENV/bin/python] [--ncnn_python VENV/bin/python] [--json] [--plot FILE.png]
 
 A network is a published model, a model directory or a configuration. A configuration gets random
