@@ -1,4 +1,4 @@
-"""Tests for `squeezenext/adapt.py` and `adaptation/`; test_docs.py runs the command itself."""
+"""Tests for the room `adapt`; test_docs.py runs the command itself."""
 
 import dataclasses
 import math
@@ -14,10 +14,11 @@ from squeezenext.adapt import shipping
 from squeezenext.compress import allocation
 from squeezenext.compress import command as compress_command
 from squeezenext.compress.allocation import BudgetTooSmall
+from squeezenext.config import recipes
 from squeezenext.errors import InputError, NotFinite, NotKept
 from squeezenext.records.manifest import Split
 
-SPEED = (100.0, 10.0)  # images a second, seconds to build a step: some laptop
+SPEED = planning.Speed(images_per_second=100.0, build_seconds=10.0)  # some laptop
 
 
 def splits(train: int, validation: int = 40, test: int = 0) -> dict[str, Split]:
@@ -26,9 +27,10 @@ def splits(train: int, validation: int = 40, test: int = 0) -> dict[str, Split]:
 
 
 def plan(train: int, minutes: float, speed=SPEED, max_bytes=250_000) -> planning.Plan:
+    photographs = planning.Photographs.of(splits(train), 10)
     return planning.plan(
-        "squeezenet_v1_1", splits(train), 10, minutes=minutes, seconds=60 * minutes - 30,
-        speed=speed, max_bytes=max_bytes,
+        "squeezenet_v1_1", photographs, speed, minutes=minutes, seconds=60 * minutes - 30,
+        max_bytes=max_bytes,
     )  # fmt: skip
 
 
@@ -49,8 +51,8 @@ def test_more_time_gives_more_epochs_then_larger_images():
 def test_a_small_set_is_seen_more_often():
     small = plan(160, 5)
     assert small.epochs > planning.MIN_EPOCHS and small.size == 227
-    assert small.frozen_epochs * 160 / planning.BATCH >= planning.FROZEN_STEPS
-    assert plan(160, 60).epochs * 160 / planning.BATCH >= planning.MAX_STEPS
+    assert small.frozen_epochs * 160 / recipes.FINE_TUNE_BATCH >= planning.FROZEN_STEPS
+    assert plan(160, 60).epochs * 160 / recipes.FINE_TUNE_BATCH >= planning.MAX_STEPS
     assert plan(160, 60).evaluate_every_epochs > 1
 
 
@@ -67,14 +69,15 @@ def test_minutes_that_do_not_suffice_are_told():
 
 @pytest.mark.parametrize("train", [160, 3000, 20_000])
 @pytest.mark.parametrize("minutes", [5, 15, 60])
-@pytest.mark.parametrize("speed", [(20.0, 30.0), SPEED, (1000.0, 5.0)])
+@pytest.mark.parametrize("speed", [planning.Speed(20.0, 30.0), SPEED, planning.Speed(1000.0, 5.0)])
 def test_a_plan_fits_into_its_time(train, minutes, speed):
     """Images of training and of retraining, with a teacher's answers, at the measured rate."""
-    found, (rate, build) = plan(train, minutes, speed, max_bytes=100_000), speed
+    found = plan(train, minutes, speed, max_bytes=100_000)
     side = (found.size / 227) ** 2
-    mean = sum(g * g for g in planning.GROWTH) / 3 if found.growing else 1.0
-    seconds = train * side * (found.epochs * mean + found.compression_epochs * 4 / 3) / rate
-    seconds += 8 * build  # what has to be built at least
+    mean = sum(g * g for g in recipes.GROWTH) / 3 if found.growing else 1.0
+    seconds = train * side * (found.epochs * mean + found.compression_epochs * 4 / 3)
+    seconds /= speed.images_per_second
+    seconds += 8 * speed.build_seconds  # what has to be built at least
     assert seconds < 60 * minutes or found.epochs == 2  # which is the least
 
 

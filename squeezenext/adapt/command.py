@@ -1,12 +1,12 @@
-"""Photographs to a shipped classifier, in one command.
+"""Makes a classifier, ready to ship, of a folder of photographs.
 
     python -m squeezenext.adapt PHOTOS --model_dir DIR [--minutes 15]
 
-PHOTOS holds a folder a class, or the folders train and validation (and test) of such. DIR will
-hold the records, the network fine-tuned from published weights, model.tflite, exported/, report/
-and MODEL_CARD.md. How long to train, and on images of what size, follows from the machine's speed
-and the time given; it is said, and kept in adapt.json. Interrupted, the same command goes on. In
-Python:
+PHOTOS holds one folder per class, or folders train and validation (and test) with one folder per
+class each. DIR will hold the records, the network fine-tuned from published weights, model.tflite,
+exported/, report/ and MODEL_CARD.md. The number of epochs and the size of the images follow from
+the machine's speed and the time; they are logged and kept in adapt.json. After an interruption the
+same command continues. In Python:
 
     from squeezenext import adapt
     adapted = adapt.adapt("photos", "model", minutes=15)
@@ -36,20 +36,24 @@ from squeezenext.train.options import Options
 
 PLAN = "adapt.json"
 RECORDS = "records"
-MAX_SIDE = 400  # of a record's image; larger ones only take longer to read
+MAX_SIDE = 400  # longest side of a record's image; larger images only take longer to read
 
 
 @dataclasses.dataclass(frozen=True)
 class Adapted:
-    """What came out.
+    """The result of `adapt`.
 
     Attributes:
+      model_dir: the model directory.
+      plan: the plan that was followed.
       scores: top-1 of "network" and of each file, on `split`.
-      split: "test" where the photographs have one, else "validation"; nothing was trained on it,
-        and of a test split nothing was seen before this.
-      images: in `split`.
-      files: by precision, "sqz" among them where one was made.
-      faults: what could not be used or made, a sentence each.
+      split: "test" if the photographs have that split, else "validation". Neither is trained on,
+        and a test split has no part in any choice.
+      images: number of images in `split`.
+      files: paths of the files by precision, "sqz" among them if it was made.
+      report: path of the report's index.html.
+      seconds: duration.
+      faults: a sentence for each photograph or file that could not be used or made.
     """
 
     model_dir: Path
@@ -76,28 +80,28 @@ def adapt(
     """Makes a classifier of a folder of photographs.
 
     Args:
-      photos: a folder a class, or train and validation folders of such.
-      model_dir: made if absent; a run in it that was interrupted goes on.
-      configuration: a published model, from whose weights training starts.
-      minutes: for all of it, about; a run that was interrupted keeps to its plan.
-      max_bytes: of the .sqz file; 0 makes none.
-      seed: of the split, the new classifier's weights, the order and the augmentation.
-      deterministic: the same bits for the same adapt.json, interrupted or not; slower. Another
-        directory may get another plan, which follows from the time that a step took.
+      photos: a folder with one folder per class, or with train and validation folders of such.
+      model_dir: the folder to make; an interrupted run in it is continued.
+      configuration: a published model, whose weights training starts from.
+      minutes: minutes for everything, about; an interrupted run keeps its plan.
+      max_bytes: budget of the .sqz file; 0 makes none.
+      seed: seed of the split, the new classifier's weights, the order and the augmentation.
+      deterministic: gives the same bits for the same adapt.json, interrupted or not; slower. The
+        plan of another directory may differ, since it depends on the measured speed.
 
     Raises:
-      InputError: a fault in the arguments or the photographs.
+      InputError: an argument is wrong, or the photographs cannot be used.
       RunAgain: interrupted and saved, or another process works in `model_dir`.
     """
     started = time.monotonic()
     deadline = started + 60 * minutes
     photos, model_dir = Path(photos), Path(model_dir)
     _check(photos, model_dir, configuration, minutes)
-    published.resolve(configuration)  # what has to be fetched is fetched before any work
+    published.resolve(configuration)  # downloads the weights before any work is done
     with command.locked(model_dir, ".adapt.lock"):
         records, faults = _convert(photos, model_dir / RECORDS, seed)
         found = _found(records)
-        if deterministic:  # before a step is timed, after which TensorFlow does not take it
+        if deterministic:  # TensorFlow refuses it once a step has been timed
             _make_deterministic()
         plan, resumed = _planned(
             model_dir / PLAN, found, configuration, minutes, deadline, max_bytes
@@ -106,8 +110,8 @@ def adapt(
         sha256 = _train(plan, model_dir, records, seed, deterministic)
         made = shipping.export_once(model_dir, records, sha256, log)
         if max_bytes:
-            left = math.inf if resumed or deterministic else deadline - time.monotonic()
-            epochs = plan.compression_epochs_within(left, found.splits["train"].examples)
+            seconds = math.inf if resumed or deterministic else deadline - time.monotonic()
+            epochs = plan.compression_epochs_within(seconds, found.splits["train"].examples)
             made += shipping.compress_once(model_dir, records, sha256, max_bytes, epochs, log)
         split = shipping.held_out(found)
         log(f"Evaluating on the {split} images.")
@@ -141,7 +145,7 @@ def _make_deterministic() -> None:
 
 
 def _train(plan: Plan, model_dir: Path, records: Path, seed: int, deterministic: bool) -> str:
-    """Fine-tunes as planned, from where it stands; returns the hash of the weights."""
+    """Fine-tunes as planned, resuming if possible, and returns the hash of the weights."""
     options = Options(
         model_dir=model_dir,
         data_dir=records,
@@ -161,20 +165,20 @@ def _planned(
     deadline: float,
     max_bytes: int,
 ) -> tuple[Plan, bool]:
-    """Returns the plan, and whether it was made by an earlier call, which this one continues."""
+    """Returns the plan, and whether an earlier call made it."""
+    photographs = planning.Photographs.of(found.splits, len(found.classes))
     if (kept := planning.kept(path, configuration, minutes)) is not None:
-        plan = planning.for_budget(kept, found.splits, len(found.classes), max_bytes)
+        plan = planning.for_budget(kept, photographs, max_bytes)
         if plan != kept:
             planning.keep(path, plan)
         return plan, True
     speed = planning.measured(configuration)
     plan = planning.plan(
         configuration,
-        found.splits,
-        len(found.classes),
+        photographs,
+        speed,
         minutes=minutes,
         seconds=deadline - time.monotonic(),
-        speed=speed,
         max_bytes=max_bytes,
         batch_size=planning.batch_size(),
     )
@@ -191,7 +195,7 @@ def _check(photos: Path, model_dir: Path, configuration: str, minutes: float) ->
     if not (minutes > 0 and math.isfinite(minutes)):
         raise InputError(f"--minutes {minutes:g}: must be positive and finite.")
     if not photos.is_dir():
-        raise InputError(f"{photos} is no folder; give the one that holds a folder a class.")
+        raise InputError(f"{photos} is no folder; give the one that holds a folder per class.")
     if model_dir.resolve().is_relative_to(photos.resolve()):
         raise InputError(
             f"--model_dir {model_dir} lies in {photos}, where it would be taken for a class; "
@@ -200,7 +204,11 @@ def _check(photos: Path, model_dir: Path, configuration: str, minutes: float) ->
 
 
 def _convert(photos: Path, records: Path, seed: int) -> tuple[Path, tuple[str, ...]]:
-    """Makes records of the photographs, at once where they are made already; tells of faults."""
+    """Converts the photographs to records, unless that is done.
+
+    Returns:
+      The folder of the records, and a sentence about photographs that could not be used.
+    """
     from squeezenext.convert import command, output
 
     try:
@@ -219,8 +227,8 @@ def _convert(photos: Path, records: Path, seed: int) -> tuple[Path, tuple[str, .
     return records, ()
 
 
-def _told(adapted: Adapted) -> str:
-    """The result for people: each file with its size and score, and what to type next."""
+def _summary(adapted: Adapted) -> str:
+    """Returns the text for a person: each file's size and score, and the command to try it."""
     lines = [f"On the {adapted.images} {adapted.split} images:"]
     for name, top1 in adapted.scores.items():
         low, high = metrics.wilson(top1 * adapted.images, adapted.images)
@@ -230,7 +238,7 @@ def _told(adapted: Adapted) -> str:
     return "\n".join(
         [
             *lines,
-            f"{adapted.report} shows the mistakes; {adapted.model_dir / card.FILE} sums it up.",
+            f"{adapted.report} shows the mistakes, {adapted.model_dir / card.FILE} sums it up.",
             f"It took {adapted.seconds / 60:.1f} minutes.",
             f"Try it: python predict.py PHOTO --model_dir {adapted.model_dir}",
         ]
@@ -238,24 +246,26 @@ def _told(adapted: Adapted) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
     values = flags.FlagValues()
     at = {"flag_values": values}
-    flags.DEFINE_string("model_dir", None, "Where everything is kept; resumes what is there.", **at)
+    flags.DEFINE_string("model_dir", None, "Folder to make, or to continue in.", **at)
     names = f"Published model to start from: {', '.join(PUBLISHED)}."
     flags.DEFINE_string("configuration", "squeezenet_v1_1", names, **at)
-    flags.DEFINE_float("minutes", 15.0, "How long it may take, about.", **at)
-    flags.DEFINE_integer("max_bytes", 250_000, "Of the .sqz file; 0 makes none.", 0, **at)
-    flags.DEFINE_integer("seed", 0, "Of the split, the order and the augmentation.", 0, **at)
-    flags.DEFINE_bool(
-        "deterministic", False, "The same bits for the same adapt.json; slower.", **at
-    )
+    flags.DEFINE_float("minutes", 15.0, "Minutes for everything, about.", **at)
+    size = "Upper bound on the size of the .sqz file, in bytes; 0 makes none."
+    flags.DEFINE_integer("max_bytes", 250_000, size, 0, **at)
+    seed = "Seed of the split, the new weights, the order and the augmentation."
+    flags.DEFINE_integer("seed", 0, seed, 0, **at)
+    same = "Give the same bits for the same adapt.json; slower."
+    flags.DEFINE_bool("deterministic", False, same, **at)
 
     def command(values, positional):
         if len(positional) != 1:
             raise InputError("Give one folder of photographs: squeezenext.adapt PHOTOS ...")
         names = ("model_dir", "configuration", "minutes", "max_bytes", "seed", "deterministic")
         adapted = adapt(positional[0], **{name: values[name].value for name in names})
-        print(_told(adapted))
+        print(_summary(adapted))
         if adapted.faults:
             raise SomeInputsFailed(" ".join(adapted.faults))
 

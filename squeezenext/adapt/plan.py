@@ -1,7 +1,7 @@
-"""How `adapt` spends the minutes it is given: sizes and epochs, from this machine's speed.
+"""Plans how `adapt` spends its minutes: image size and epochs, from this machine's speed.
 
-What an image costs follows from the measured rate of training; the fixed costs are counted in
-graphs, each of which TensorFlow takes as long to build as it took for the measurement.
+The time of training follows from the measured rate of images. Fixed costs are counted in builds:
+TensorFlow takes about as long to build any of their graphs as for the one that was measured.
 """
 
 import dataclasses
@@ -14,52 +14,83 @@ from squeezenext.compress import method
 from squeezenext.config import Config, recipes
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
+from squeezenext.export.checking import CALIBRATION_IMAGES
 from squeezenext.network import graph
 from squeezenext.records.manifest import Split
 from squeezenext.train import phases
 
-BATCH = 32  # of recipes.fine_tune and compress' retraining
-SHARES = (1.0, 0.85, 0.7, 0.56)  # of the network's own side, for training's images
-GROWTH = (0.7, 0.85, 1.0)  # of that side, each for a third of the epochs, as in recipes.fine_tune
-# Rather than fewer epochs, or fewer steps where a set is small, smaller images; more of them teach
-# nothing new.
+SHARES = (1.0, 0.85, 0.7, 0.56)  # sides of the last images, as shares of the network's own side
+# Less time than these epochs, or steps for a small set, means smaller images; more teaches nothing.
 MIN_EPOCHS, MIN_STEPS = 8.0, 120
 MAX_EPOCHS, MAX_STEPS = 40.0, 600
-# However few minutes there are: so many steps, unless they are more than so many epochs.
+# Minimum training: 40 steps or 10 epochs, whichever is less, even if the time is shorter.
 LEAST_STEPS, LEAST_EPOCHS = 40, 10
-FROZEN_STEPS = 20  # of the classifier alone, which begins with random weights
-# A file of more bits a weight needs no retraining: at 2.7 an adapted SqueezeNet 1.1 lost 0.6 points
-# on the clothing photographs' validation images (docs/compression.md).
+FROZEN_STEPS = 20  # steps of the classifier alone, which begins with random weights
+# Bits a weight above which a file needs no retraining: at 2.7 an adapted SqueezeNet 1.1 lost 0.6
+# points on the clothing photographs' validation images (docs/compression.md).
 RETRAINED_BELOW = 2.5
-COMPRESSION_SHARE = 0.3  # of what training and retraining have together
+COMPRESSION_SHARE = 0.3  # retraining's share of the time for training and retraining
 MAX_COMPRESSION_EPOCHS, MAX_COMPRESSION_STEPS = 16.0, 400
-MARGIN = 0.9  # of the time that is left is planned; the rest is for what was not foreseen
-# In images of training: decoding beside it, forward alone, a single one in LiteRT, a teacher's too.
+MARGIN = 0.9  # share of the remaining time that is planned; the rest covers surprises
+# Costs of an image, in training steps of one: training with decoding, evaluation, a single image in
+# LiteRT, training with a teacher.
 DECODED, FORWARD, ALONE, TAUGHT = 1.1, 0.35, 0.15, 1.5
 EPOCH_SECONDS = 0.5  # a checkpoint, and now and then an evaluation
-EVALUATIONS = 6  # in the course of training
-# What takes as long as building so many training steps: export, evaluation and report; the search
-# for a file that fits; its retraining.
+EVALUATIONS = 6  # evaluations during training
+# Fixed costs in builds: export, evaluation and report; the search for a file that fits the budget;
+# the retraining.
 EXPORTING, SEARCHING, RETRAINING = 2, 4, 3
-# How often export looks at an image of its ranges (for them, then by int8 and by the network), and
-# export and evaluation at a held-out one.
-_CALIBRATION_IMAGES, _SEEN, _LOOKS = 200, 3, 5
+# Runs of an image in LiteRT: a calibration image gives ranges, then int8 and the network are
+# compared on it; a held-out image is used by export, evaluation and report.
+_CALIBRATION_RUNS, _HELD_OUT_RUNS = 3, 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """How fast this machine trains.
+
+    Attributes:
+      images_per_second: rate of training at the network's own image size.
+      build_seconds: seconds to build a training step.
+    """
+
+    images_per_second: float
+    build_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Photographs:
+    """The numbers of images, and of classes, that a plan is made for."""
+
+    train: int
+    validation: int
+    held_out: int  # validation and test
+    classes: int
+
+    @classmethod
+    def of(cls, splits: dict[str, Split], classes: int) -> "Photographs":
+        """Counts the images of a data set's splits."""
+        held_out = sum(split.examples for name, split in splits.items() if name != "train")
+        return cls(splits["train"].examples, splits["validation"].examples, held_out, classes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What was chosen for this machine and time; kept in adapt.json, so that a run goes on by it.
+    """The choices for a machine, a time and photographs; adapt.json keeps them for a resumed run.
 
     Attributes:
-      images_per_second: of training at the network's own size, measured.
-      build_seconds: to build a training step, measured.
-      size: of training's last images, and of prediction's, in pixels.
-      growing: begin with smaller ones.
-      frozen_epochs: at the start, in which the classifier alone learns.
-      compression_epochs: of retraining while the network is compressed; 0 for none.
-      max_bytes: that these are for.
-      needs_minutes: about what all of it takes, where that is more than was given; else 0.
-      batch_size: of training.
+      configuration: the published model to start from.
+      minutes: minutes that were given.
+      images_per_second: measured rate of training, see `Speed`.
+      build_seconds: measured seconds to build a training step, see `Speed`.
+      size: image side at the end of training, and in prediction, in pixels.
+      growing: True if training begins with smaller images.
+      epochs: epochs of training.
+      frozen_epochs: first epochs, in which the classifier alone learns.
+      compression_epochs: epochs of retraining during compression; 0 for none.
+      max_bytes: budget of the `.sqz` file, for which `compression_epochs` were chosen.
+      needs_minutes: estimated minutes, if more than were given; else 0.
+      batch_size: batch size of training.
     """
 
     configuration: str
@@ -73,7 +104,7 @@ class Plan:
     compression_epochs: float
     max_bytes: int
     needs_minutes: float = 0.0
-    batch_size: int = BATCH
+    batch_size: int = recipes.FINE_TUNE_BATCH
 
     def __str__(self) -> str:
         growing = "up to " if self.growing else ""
@@ -86,12 +117,17 @@ class Plan:
             f"size, and has {self.minutes:g} minutes{needs if self.needs_minutes else ''}"
         )
 
+    @property
+    def speed(self) -> Speed:
+        """The measured speed, rounded."""
+        return Speed(self.images_per_second, self.build_seconds)
+
     def config(self) -> Config:
-        """The fine-tuning recipe with what was chosen."""
+        """Returns the fine-tuning recipe with the plan's choices."""
         config = recipes.apply("fine_tune", config_io.load(self.configuration))
         images = phases.resized(config.images, self.size)
         if self.growing:
-            images = dataclasses.replace(images, progressive=_grown(self.size))
+            images = dataclasses.replace(images, progressive=_sides(self.size))
         training = dataclasses.replace(
             config.training,
             epochs=self.epochs,
@@ -102,10 +138,11 @@ class Plan:
 
     @property
     def evaluate_every_epochs(self) -> int:
+        """Epochs between two evaluations."""
         return max(1, round(self.epochs / EVALUATIONS))
 
     def compression_epochs_within(self, seconds: float, examples: int) -> float:
-        """Returns how many of the planned epochs of compression there is time for, 2 at least."""
+        """Returns how many of the planned epochs of compression fit into a time, at least 2."""
         if seconds == math.inf or not self.compression_epochs:
             return self.compression_epochs
         fitting = seconds - (SEARCHING + RETRAINING) * self.build_seconds
@@ -113,13 +150,13 @@ class Plan:
         return min(self.compression_epochs, max(2.0, float(epochs)))
 
     def taught_seconds(self, examples: int) -> float:
-        """Returns what an epoch of retraining takes."""
+        """Returns the seconds of an epoch of retraining."""
         side = self.size / config_io.load(self.configuration).images.size
         return TAUGHT * examples * side**2 / self.images_per_second
 
 
 def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
-    """Returns the plan that an earlier call has made, if any.
+    """Returns the plan of an earlier call, None if there is none.
 
     Raises:
       InputError: it is for another model or time, of another release, or damaged.
@@ -142,144 +179,137 @@ def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
 
 
 def keep(path: Path, plan: Plan) -> None:
-    """Writes a plan."""
+    """Writes a plan to adapt.json."""
     files.write_json(path, dataclasses.asdict(plan))
 
 
-def measured(configuration: str) -> tuple[float, float]:
-    """Returns (images a second, seconds to build a step) of training this network here."""
+def measured(configuration: str) -> Speed:
+    """Measures how fast this machine trains a network."""
     tf_import.import_tensorflow()
     from squeezenext.train import measure
 
-    return measure.measure_speed(recipes.apply("fine_tune", config_io.load(configuration)))
+    config = recipes.apply("fine_tune", config_io.load(configuration))
+    return Speed(*measure.measure_speed(config))
 
 
 def batch_size() -> int:
-    """Returns the batch nearest to the recipe's that divides among this machine's devices."""
+    """Returns the batch size nearest to the recipe's that this machine's devices divide evenly."""
     tf_import.import_tensorflow()
     from squeezenext.train import devices
 
-    return method.divisible(BATCH, devices.strategy(0).num_replicas_in_sync)
+    return method.divisible(recipes.FINE_TUNE_BATCH, devices.strategy(0).num_replicas_in_sync)
 
 
 def plan(
     configuration: str,
-    splits: dict[str, Split],
-    classes: int,
+    photographs: Photographs,
+    speed: Speed,
     *,
     minutes: float,
     seconds: float,
-    speed: tuple[float, float],
     max_bytes: int,
-    batch_size: int = BATCH,
+    batch_size: int = recipes.FINE_TUNE_BATCH,
 ) -> Plan:
-    """Chooses as many epochs, on as large images, as there is time for.
+    """Plans the largest images with enough epochs that fit into the time.
 
     Args:
-      splits: of the photographs, "train" among them.
-      minutes: that were given.
-      seconds: that are left of them.
-      speed: as `measured` returns it.
-      max_bytes: of the `.sqz` file; 0 for none.
-      batch_size: of training, see `batch_size`.
+      configuration: the published model to start from.
+      photographs: numbers of images and classes.
+      speed: this machine's, see `measured`.
+      minutes: minutes that were given.
+      seconds: seconds that remain of them.
+      max_bytes: budget of the `.sqz` file; 0 for no file.
+      batch_size: batch size of training, see `batch_size`.
     """
-    train = splits["train"].examples
-    fixed, share = _fixed(configuration, splits, classes, speed, max_bytes)
-    left = MARGIN * seconds - fixed
+    train = photographs.train
+    fixed, share = _fixed(configuration, photographs, speed, max_bytes)
+    remaining = MARGIN * seconds - fixed
     full = config_io.load(configuration).images.size
-    size, growing, epochs = _training(full, train, (1 - share) * left, speed)
+    size, growing, epochs = _training(full, train, (1 - share) * remaining, speed)
+    frozen = math.ceil(FROZEN_STEPS * recipes.FINE_TUNE_BATCH / train)
     made = Plan(
         configuration=configuration,
         minutes=minutes,
-        images_per_second=round(speed[0], 1),
-        build_seconds=round(speed[1], 1),
+        images_per_second=round(speed.images_per_second, 1),
+        build_seconds=round(speed.build_seconds, 1),
         size=size,
         growing=growing,
         epochs=epochs,
-        frozen_epochs=min(math.ceil(FROZEN_STEPS * BATCH / train), int(epochs) - 1),
+        frozen_epochs=min(frozen, int(epochs) - 1),
         compression_epochs=0.0,
         max_bytes=max_bytes,
         batch_size=batch_size,
     )
-    made = _compressing(made, train, left, share)
+    made = _with_compression(made, train, share * remaining if share else None)
     needed = 60 * minutes - seconds + fixed + _seconds(made, train)
     return dataclasses.replace(
         made, needs_minutes=round(needed / 60, 1) if needed > 60 * minutes else 0.0
     )
 
 
-def for_budget(made: Plan, splits: dict[str, Split], classes: int, max_bytes: int) -> Plan:
-    """Returns a plan for a file of another size: with its retraining, training as it was.
-
-    Args:
-      made: by an earlier call.
-      splits, classes, max_bytes: as `plan` takes them.
-    """
+def for_budget(made: Plan, photographs: Photographs, max_bytes: int) -> Plan:
+    """Returns an earlier call's plan with the retraining for another budget of the file."""
     if max_bytes == made.max_bytes:
         return made
-    speed = made.images_per_second, made.build_seconds
-    fixed, share = _fixed(made.configuration, splits, classes, speed, max_bytes)
-    left = MARGIN * 60 * made.minutes - fixed
+    fixed, share = _fixed(made.configuration, photographs, made.speed, max_bytes)
+    remaining = MARGIN * 60 * made.minutes - fixed
     made = dataclasses.replace(made, max_bytes=max_bytes)
-    return _compressing(made, splits["train"].examples, left, share)
+    seconds = share * remaining if share else None
+    return _with_compression(made, photographs.train, seconds)
 
 
 def _fixed(
-    configuration: str,
-    splits: dict[str, Split],
-    classes: int,
-    speed: tuple[float, float],
-    max_bytes: int,
+    configuration: str, photographs: Photographs, speed: Speed, max_bytes: int
 ) -> tuple[float, float]:
-    """Returns the seconds of all but training and retraining, and the latter's share of those."""
-    rate, build = speed
-    held_out = sum(split.examples for name, split in splits.items() if name != "train")
-    alone = ALONE * (_CALIBRATION_IMAGES * _SEEN + _LOOKS * held_out)
+    """Returns the seconds of all but training and retraining, and retraining's share of the rest.
+
+    The share is 0 without retraining.
+    """
+    rate, build = speed.images_per_second, speed.build_seconds
+    runs = CALIBRATION_IMAGES * _CALIBRATION_RUNS + _HELD_OUT_RUNS * photographs.held_out
     fixed = EXPORTING * build
-    fixed += (alone + EVALUATIONS * FORWARD * splits["validation"].examples) / rate
+    fixed += (ALONE * runs + EVALUATIONS * FORWARD * photographs.validation) / rate
     if max_bytes:
         fixed += SEARCHING * build
-        if max_bytes < RETRAINED_BELOW * _weights(configuration, classes) / 8:
+        if max_bytes < RETRAINED_BELOW * _weights(configuration, photographs.classes) / 8:
             return fixed + RETRAINING * build, COMPRESSION_SHARE
     return fixed, 0.0
 
 
-def _compressing(made: Plan, train: int, left: float, share: float) -> Plan:
-    """Returns the plan with as many epochs of retraining as fit into their share, 2 at least."""
-    if not share:
+def _with_compression(made: Plan, train: int, seconds: float | None) -> Plan:
+    """Returns the plan with the epochs of retraining that fit into a time, none for None."""
+    if seconds is None:
         return dataclasses.replace(made, compression_epochs=0.0)
-    epochs = share * left / made.taught_seconds(train)
+    epochs = seconds / made.taught_seconds(train)
     whole = _whole(epochs, 2, MAX_COMPRESSION_EPOCHS, MAX_COMPRESSION_STEPS, train)
     return dataclasses.replace(made, compression_epochs=whole)
 
 
 def _seconds(made: Plan, train: int) -> float:
-    """Returns what the planned training and retraining take."""
+    """Returns the seconds of the planned training and retraining."""
     full = config_io.load(made.configuration).images.size
-    speed = made.images_per_second, made.build_seconds
-    building, each = _cost(full, made.size, made.growing, train, speed)
-    return building + made.epochs * each + made.compression_epochs * made.taught_seconds(train)
+    building, epoch = _cost(full, made.size, made.growing, train, made.speed)
+    return building + made.epochs * epoch + made.compression_epochs * made.taught_seconds(train)
 
 
 def _weights(configuration: str, classes: int) -> int:
+    """Returns the number of weights of a network with another number of classes."""
     config = config_io.load(configuration)
     model = dataclasses.replace(config.model, classes=classes)
     network = graph.of(dataclasses.replace(config, model=model))
     return sum(math.prod(network.kernel_shape(node.name)) for node in network.weighted)
 
 
-def _training(
-    full: int, examples: int, seconds: float, speed: tuple[float, float]
-) -> tuple[int, bool, float]:
+def _training(full: int, examples: int, seconds: float, speed: Speed) -> tuple[int, bool, float]:
     """Returns (size, growing, epochs): the largest images with enough epochs, else the smallest."""
-    enough = max(MIN_EPOCHS, MIN_STEPS * BATCH / examples)
+    enough = max(MIN_EPOCHS, MIN_STEPS * recipes.FINE_TUNE_BATCH / examples)
     least = _least(examples)
     for share in SHARES:
-        size = _side(full, share) if share < 1 else full
+        size = recipes.side(full, share)
         ways = []
         for growing in (False, True):
-            building, each = _cost(full, size, growing, examples, speed)
-            epochs = (seconds - building) / each
+            building, epoch = _cost(full, size, growing, examples, speed)
+            epochs = (seconds - building) / epoch
             ways.append((_whole(epochs, least, MAX_EPOCHS, MAX_STEPS, examples), not growing))
         epochs, constant = max(ways)
         if epochs >= enough:
@@ -287,31 +317,27 @@ def _training(
     return size, not constant, epochs
 
 
-def _cost(
-    full: int, size: int, growing: bool, examples: int, speed: tuple[float, float]
-) -> tuple[float, float]:
-    """Returns the seconds to build what training on such images needs, and those of an epoch."""
-    rate, build = speed
-    graphs = 2 + (len(GROWTH) if growing else 1)  # frozen, evaluation; one a size
-    sides = _grown(size) if growing else (size,)
+def _cost(full: int, size: int, growing: bool, examples: int, speed: Speed) -> tuple[float, float]:
+    """Returns the seconds to build the graphs of a training, and the seconds of an epoch."""
+    sides = _sides(size) if growing else (size,)
+    graphs = 2 + len(sides)  # one of the frozen phase, one of evaluation, one a size
     cost = DECODED * sum((side / full) ** 2 for side in sides) / len(sides)
-    return graphs * build, cost * examples / rate + EPOCH_SECONDS
+    epoch = cost * examples / speed.images_per_second + EPOCH_SECONDS
+    return graphs * speed.build_seconds, epoch
 
 
-def _side(full: int, share: float) -> int:
-    return max(8, 8 * round(full * share / 8))
-
-
-def _grown(size: int) -> tuple[int, ...]:
-    return (*(_side(size, share) for share in GROWTH[:-1]), size)
+def _sides(size: int) -> tuple[int, ...]:
+    """Returns the image sides of growing images that end at `size`."""
+    return tuple(recipes.side(size, share) for share in recipes.GROWTH)
 
 
 def _whole(epochs: float, least: int, most: float, steps: int, examples: int) -> float:
-    """Returns whole epochs, `least` at least, at most `most` or as many as are `steps` steps."""
-    most = max(most, math.ceil(steps * BATCH / examples))
+    """Rounds epochs down, to at least `least` and at most `most` or the epochs of `steps` steps."""
+    most = max(most, math.ceil(steps * recipes.FINE_TUNE_BATCH / examples))
     return float(min(most, max(least, math.floor(epochs))))
 
 
 def _least(examples: int) -> int:
-    """Returns the epochs below which training is not worth its fixed costs, whatever the time."""
-    return max(2, min(LEAST_EPOCHS, math.ceil(LEAST_STEPS * BATCH / examples)))
+    """Returns the epochs of the minimum training."""
+    steps = math.ceil(LEAST_STEPS * recipes.FINE_TUNE_BATCH / examples)
+    return max(2, min(LEAST_EPOCHS, steps))

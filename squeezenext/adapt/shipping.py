@@ -1,4 +1,4 @@
-"""What `adapt` makes of a trained network: files to ship, their scores, the report and the card."""
+"""Makes the files to ship of a trained network, scores them, and writes report and card."""
 
 import dataclasses
 import json
@@ -22,7 +22,12 @@ PRECISIONS = ("float32", "int8")
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """What was made, by name ("float32", "int8", "sqz"), and why the rest was not."""
+    """Files that were made.
+
+    Attributes:
+      files: paths by name: "float32", "int8", "sqz".
+      faults: a sentence for each file that could not be made.
+    """
 
     files: dict[str, Path]
     faults: tuple[str, ...] = ()
@@ -32,9 +37,10 @@ class Made:
 
 
 def export_once(model_dir: Path, records: Path, sha256: str, log: Log) -> Made:
-    """Writes the LiteRT files that are not there yet for weights of this hash.
+    """Writes the LiteRT files, unless they are there already for weights of this hash.
 
-    The rest of the work needs none of them: one whose answers differ from the network's is a fault.
+    A file whose answers differ from the network's is a fault of the result, not an error: all other
+    work goes on without it.
     """
     (model_dir / FOLDER).mkdir(exist_ok=True)
     made, faults = {}, []
@@ -59,11 +65,11 @@ def compress_once(
 ) -> Made:
     """Writes the `.sqz` file, unless it is there already for weights of this hash.
 
-    A fault is that the budget is too small, or what `compress` says.
+    Errors of `compress`, such as a budget that is too small, become a fault of the result.
     """
     path, source = model_dir / FOLDER / "model.sqz", _source(model_dir, sha256)
     if not _is_made(path, source | {"max_bytes": max_bytes}):
-        _remove_of_others(path, source)  # else it would stand where none could be made
+        _remove_of_others(path, source)  # compression may fail, and an outdated file must not stay
         method = compress_command.Method(max_bytes=max_bytes, epochs=epochs)
         try:
             compress_command.compress(model_dir, path, method, records, log=log)
@@ -74,7 +80,7 @@ def compress_once(
 
 
 def _reason(error: Exception) -> str:
-    """Why there is no `.sqz` file, and what may help; what `compress` advises are its own flags."""
+    """Returns why there is no `.sqz` file, with advice that names `adapt`'s flags."""
     if isinstance(error, BudgetTooSmall):
         return (
             f"{error} All else is done; more --minutes in another --model_dir may do it, or "
@@ -89,12 +95,12 @@ def _reason(error: Exception) -> str:
 
 
 def _source(model_dir: Path, sha256: str) -> dict:
-    """What a file is made of: a temperature that was fitted since is part of it."""
+    """Returns what a file is made of: the weights and the fitted temperature."""
     return {"weights_sha256": sha256, "temperature": loading.read_temperature(model_dir)}
 
 
 def _remove_of_others(path: Path, source: dict) -> None:
-    """Removes a file that was made of something else; one for another budget may stay."""
+    """Removes a file that was made of another source; one for another budget stays."""
     try:
         made_of = json.loads(origin_note(path).read_text("utf-8"))
         other = any(made_of[name] != value for name, value in source.items())
@@ -106,7 +112,7 @@ def _remove_of_others(path: Path, source: dict) -> None:
 
 
 def _is_made(path: Path, source: dict) -> bool:
-    """Says whether a file is there that was made of this very source."""
+    """True if the file exists and was made of this very source."""
     try:
         return path.is_file() and json.loads(origin_note(path).read_text("utf-8")) == source
     except (OSError, ValueError):
@@ -118,7 +124,7 @@ def _remember(path: Path, source: dict) -> None:
 
 
 def held_out(found: Dataset) -> str:
-    """Returns the split to score on: "test" where there is one, else "validation"."""
+    """Returns the split to score on: "test" if there is one, else "validation"."""
     test = found.splits.get("test")
     return "test" if test and test.examples else "validation"
 
@@ -126,7 +132,7 @@ def held_out(found: Dataset) -> str:
 def score(
     model_dir: Path, records: Path, found: Dataset, files: dict[str, Path]
 ) -> dict[str, Evaluation]:
-    """Scores "network" and the files on `held_out` images; writes report, scores.json and card."""
+    """Scores "network" and the files on the held-out split; writes report, scores.json and card."""
     split = held_out(found)
     models = {"network": model_dir, **files}
     results = {

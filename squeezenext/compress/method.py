@@ -3,12 +3,17 @@
 import dataclasses
 import math
 
-from squeezenext.config import Config, Distillation, Training
+from squeezenext.config import Config, Distillation, Training, recipes
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 
 # The model's own recipe is made for many more epochs, from scratch.
-RECIPE = {"optimizer": "adam", "learning_rate": 0.0032, "schedule": "cosine", "batch_size": 32}
+RECIPE = {
+    "optimizer": "adam",
+    "learning_rate": 0.0032,
+    "schedule": "cosine",
+    "batch_size": recipes.FINE_TUNE_BATCH,
+}
 ROOM = 0.01  # share of the budget kept free: trained codebooks take some bytes more
 
 

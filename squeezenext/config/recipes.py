@@ -16,6 +16,8 @@ from squeezenext.config.augmentation import (
 from squeezenext.errors import InputError
 
 NAMES = ("published", "modern", "fine_tune", "seed_caltech256")
+FINE_TUNE_BATCH = 32  # batch size of fine-tuning, also of the retraining in compression
+GROWTH = (0.7, 0.85, 1.0)  # shares of the image side, each for a third of fine-tuning's epochs
 
 
 def apply(name: str, config: Config) -> Config:
@@ -47,7 +49,7 @@ def modern(config: Config) -> Config:
         config.images,
         resize_mode="short_side",
         augmentation=(RandomResizedCrop(scale=(0.35, 1.0)), HorizontalFlip(alternating=True)),
-        progressive=_sides(config, 0.56, 0.7, 0.85),
+        progressive=tuple(side(config.images.size, share) for share in (0.56, 0.7, 0.85)),
     )
     normed = isinstance(config.model, SqueezeNext)
     training = Training(
@@ -70,9 +72,9 @@ def modern(config: Config) -> Config:
     return dataclasses.replace(config, images=images, training=training)
 
 
-def _sides(config: Config, *shares: float) -> tuple[int, ...]:
-    """Sizes of so much of the configuration's, whole multiples of 8 pixels."""
-    return tuple(max(8, 8 * round(config.images.size * share / 8)) for share in shares)
+def side(size: int, share: float) -> int:
+    """Returns a share of an image side as a multiple of 8 pixels; a share of 1 is exact."""
+    return size if share == 1 else max(8, 8 * round(size * share / 8))
 
 
 def _residual_scale(config: Config) -> float:
@@ -86,11 +88,11 @@ def fine_tune(config: Config) -> Config:
         config.images,
         resize_mode="short_side",
         augmentation=(RandomResizedCrop(scale=(0.35, 1.0)), HorizontalFlip(alternating=True)),
-        progressive=(*_sides(config, 0.7, 0.85), config.images.size),
+        progressive=tuple(side(config.images.size, share) for share in GROWTH),
     )
     training = Training(
         epochs=12.0,
-        batch_size=32,
+        batch_size=FINE_TUNE_BATCH,
         optimizer="adamw",
         learning_rate=0.0096,  # 3e-4 at 32 images
         schedule="cosine",

@@ -17,7 +17,7 @@ from squeezenext.config import Activation, Config
 from squeezenext.errors import InputError
 from squeezenext.network import architecture
 
-EPSILON = 1e-5  # caffe.proto BatchNormParameter: eps; squeezenext.network.layers.BatchNorm's too
+EPSILON = 1e-5  # batch norm's; caffe.proto BatchNormParameter: eps
 Op = Literal["input", "conv", "max_pool", "pad", "concat", "add", "global_pool", "dense"]
 Sides = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
 _NONE: Sides = ((0, 0), (0, 0))

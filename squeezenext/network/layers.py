@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from squeezenext.network.fusing import on_cpu
+from squeezenext.network.graph import EPSILON
 
 
 def _per_replica(layer, name: str, shape: tuple, dtype: str, initial: str, aggregation: str):
@@ -40,7 +41,7 @@ class BatchNorm(keras.layers.Layer):
     def __init__(
         self,
         momentum: float = 0.999,  # caffe.proto BatchNormParameter: moving_average_fraction
-        epsilon: float = 1e-5,  # the same: eps
+        epsilon: float = EPSILON,
         synchronized: bool = False,
         gamma_initializer: str = "ones",
         **options,
