@@ -247,7 +247,7 @@ def wait_for(condition):
 def test_a_second_converter_is_told_who_is_first(photos, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    with command.plan.locked(out):
+    with command.plan.lock_directory(out):
         with pytest.raises(RunAgain, match=f"process {os.getpid()} on"):
             convert(photos, out, **FOLDER)
         with started(photos, out) as process:

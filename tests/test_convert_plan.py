@@ -253,7 +253,7 @@ def test_a_copied_shard_is_what_was_read(photos, tmp_path, monkeypatch):
 def test_an_owner_that_has_not_told_yet(photos, tmp_path, content):
     out = tmp_path / "out"
     out.mkdir()
-    with plan.locked(out):
+    with plan.lock_directory(out):
         owner = out / f"{plan.LOCK}.owner"
         assert f"process {os.getpid()} on " in owner.read_text()
         owner.unlink()
@@ -276,7 +276,7 @@ def test_the_owner_s_file_is_never_partial(tmp_path, monkeypatch):
         return replace(source, target)
 
     monkeypatch.setattr(plan.os, "replace", looks)
-    with plan.locked(tmp_path):
+    with plan.lock_directory(tmp_path):
         pass
     assert len(seen) == 1 and not seen[0][0]
     assert re.fullmatch(rf"process {os.getpid()} on \S+", seen[0][1])

@@ -8,7 +8,6 @@ of another synset are dropped. The image is that of the XML file's name, since `
 
 import gzip
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
@@ -20,7 +19,6 @@ import numpy as np
 from squeezenext.convert import tar
 from squeezenext.convert.listing import Fault, add_faults
 from squeezenext.convert.pool import Pool
-from squeezenext.errors import InputError
 
 _NAME = re.compile(r"(?:\./)?(?:[\w-]+/){0,3}(n\d{8}_\d+)\.xml")
 _SYNSET = re.compile(r"n\d{8}")
@@ -28,37 +26,6 @@ MAX_XML_BYTES = 1 << 20
 MAX_TAIL_BYTES = 16 << 20  # tar pads an archive to 10 KB
 _BATCH = 2000  # files sent to a worker at once: then sending costs nothing
 _BATCH_BYTES = 8 << 20  # or fewer, if they are large: ImageNet's have 500 bytes each
-
-
-class _Gzip:
-    """A gzip stream, read from front to back only, a `tar.Source`."""
-
-    def __init__(self, file: gzip.GzipFile, name: str) -> None:
-        self._file, self._name, self._position = file, name, 0
-
-    def read_at(self, position: int, size: int) -> bytes:
-        """Returns the bytes at a position, which must not lie before the last one read."""
-        while self._position < position:
-            if not self._read(min(position - self._position, 1 << 20)):
-                break
-        return self._read(size)
-
-    def finish(self) -> None:
-        """Reads on to the end, where gzip's checksum is."""
-        for _ in range(MAX_TAIL_BYTES >> 16):
-            if not self._read(1 << 16):
-                return
-        raise InputError(f"{self._name} goes on behind its end mark; download it again.")
-
-    def _read(self, size: int) -> bytes:
-        try:
-            data = self._file.read(size)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(
-                f"{self._name} is damaged or cut ({error}); download or copy it again."
-            ) from error
-        self._position += len(data)
-        return data
 
 
 def read(path: Path, wanted: set[str], pool: Pool) -> tuple[dict[str, bytes], list[Fault]]:
@@ -82,7 +49,7 @@ def read(path: Path, wanted: set[str], pool: Pool) -> tuple[dict[str, bytes], li
 def _batches(path: Path, wanted: set[str], rejected: list[Fault]) -> Iterator[list]:
     batch, seen, size = [], set(), 0
     with gzip.open(path, "rb") as file:
-        stream = _Gzip(file, str(path))
+        stream = tar.Stream(file, str(path))
         for member in tar.members(stream, str(path)):
             match = _NAME.fullmatch(member.name)
             fault = member.fault or ("" if match else "is no box file")
@@ -99,7 +66,7 @@ def _batches(path: Path, wanted: set[str], rejected: list[Fault]) -> Iterator[li
             if len(batch) == _BATCH or size > _BATCH_BYTES:
                 yield batch
                 batch, size = [], 0
-        stream.finish()
+        stream.read_to_end(MAX_TAIL_BYTES)
     yield batch
 
 

@@ -52,7 +52,7 @@ def convert(
     sources.check_apart(source, output, chosen)
     commit.make_folder(output)
     workers = chosen.workers or default_workers()
-    with plan.locked(output), commit.swept(output), Pool(workers) as pool:
+    with plan.lock_directory(output), commit.swept(output), Pool(workers) as pool:
         collection = sources.collect(source, chosen, pool, output / commit.SPOOL)
         identity = outputs.identity(collection, chosen)
         if not chosen.overwrite and (done := outputs.finished(output, identity)) is not None:

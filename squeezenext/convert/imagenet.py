@@ -15,7 +15,6 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from squeezenext import files, labels, progress
 from squeezenext.convert import boxes, commit, imagenet_archives, tar
@@ -27,7 +26,6 @@ from squeezenext.errors import InputError
 
 _WORTH_WORKERS = 8 << 30  # bytes; 35 microseconds an image, a second to start a worker
 _BUCKET_BITS = 6
-_BLOCK = 1 << 20
 _IMAGE_BYTES = 115_440  # mean of the official archive: 147,897,477,120 bytes, 1,281,167 images
 
 
@@ -176,38 +174,6 @@ def read_boxes(path: Path, train: Listing, pool: Pool) -> tuple[dict[str, bytes]
     return {stem + suffix: corners for stem, corners in found.items()}, faults
 
 
-class Stream:
-    """An archive that is read from front to back only, a `tar.Source`."""
-
-    def __init__(self, file: BinaryIO, name: str, digest: bool) -> None:
-        self._file, self._name, self.position = file, name, 0
-        self._digest = hashlib.sha256() if digest else None
-
-    def read_at(self, position: int, size: int) -> bytes:
-        """Returns the bytes at a position, which must not lie before the last one read."""
-        while self.position < position:
-            if not self._read(min(position - self.position, _BLOCK)):
-                break
-        return self._read(size)
-
-    def finish(self) -> dict:
-        """Reads on to the end, as the writer of a pipe expects; returns the manifest's row."""
-        while self._read(_BLOCK):
-            pass
-        row = {"file": TRAIN, "bytes": self.position}
-        return row | ({"sha256": self._digest.hexdigest()} if self._digest else {})
-
-    def _read(self, size: int) -> bytes:
-        try:
-            data = self._file.read(size)
-        except OSError as error:
-            raise InputError(f"{self._name} cannot be read: {error.strerror}.") from error
-        self.position += len(data)
-        if self._digest:
-            self._digest.update(data)
-        return data
-
-
 def is_pipe(path: Path) -> bool:
     """Returns whether `path` is standard input ("-") or cannot seek."""
     try:
@@ -235,10 +201,13 @@ def _spooled(
         raise InputError("--train_tar -: standard input is closed; pipe the archive into it.")
     with contextlib.ExitStack() as stack:
         file = sys.stdin.buffer if str(path) == "-" else stack.enter_context(path.open("rb"))
-        stream = Stream(file, name, options.checksum)
+        stream = tar.Stream(file, name, hashlib.sha256() if options.checksum else None)
         bar = progress.throughput("Reading", 0, 0, options.show_progress)
         listed = _copy_images(stream, Path(name), options, faults, spool, stack.enter_context(bar))
-        row = stream.finish()
+        stream.read_to_end()
+        row = {"file": TRAIN, "bytes": stream.position}
+        if stream.digest:
+            row["sha256"] = stream.digest.hexdigest()
     if options.checksum and not options.partial:
         known = imagenet_archives.OFFICIAL_DIGESTS[TRAIN]
         imagenet_archives.compare_digests(Path(name), known, row)
@@ -252,7 +221,7 @@ def _needed(size: int, options: ConvertOptions, output: Path) -> int:
 
 
 def _copy_images(
-    stream: Stream,
+    stream: tar.Stream,
     path: Path,
     options: ConvertOptions,
     faults: list[Fault],
@@ -279,7 +248,7 @@ def _copy_images(
 
 
 def _contents(
-    stream: Stream, path: Path, inner: tar.Member, faults: list[Fault]
+    stream: tar.Stream, path: Path, inner: tar.Member, faults: list[Fault]
 ) -> Iterator[tuple[str, bytes]]:
     """Yields (name, bytes) of the images in one class's archive."""
     for name, offset, size in imagenet_archives.class_images(stream, path, inner, faults):

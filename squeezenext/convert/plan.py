@@ -36,7 +36,7 @@ _SHARD = re.compile(r"(?:train|validation|test)-\d{5}-of-\d{5}")
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def lock_directory(directory: Path) -> Iterator[None]:
     """Locks the directory for this process.
 
     The operating system drops the lock with the process, however that ends.

@@ -5,17 +5,19 @@ archives here are untrusted: every number is bounded before it is used, and memb
 plain files are marked, so that the caller can reject them by name.
 """
 
+import hashlib
 import os
 import re
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from squeezenext.cli import printable
 from squeezenext.errors import InputError
 
 BLOCK = 512
+_CHUNK = 1 << 20
 _HEADER = struct.Struct("100s24x12s12x8sc")  # name, size, checksum, kind
 _OCTAL = re.compile(rb"[\0 ]*([0-7]*)[\0 ]*")
 MAX_EXTENSION_BYTES = 64 << 10  # a PAX or long-name header; names are at most 4096 bytes
@@ -54,6 +56,50 @@ class Descriptor:
     def read_at(self, position: int, size: int) -> bytes:
         """Returns the bytes at a position, fewer at the end."""
         return os.pread(self._descriptor, size, position)
+
+
+class Stream:
+    """A file that is read from front to back only: a pipe, or a gzip stream.
+
+    Attributes:
+      position: the number of bytes read so far.
+      digest: the digest of those bytes, if one was given.
+    """
+
+    def __init__(self, file: BinaryIO, name: str, digest: "hashlib._Hash | None" = None) -> None:
+        self._file, self._name, self.position, self.digest = file, name, 0, digest
+
+    def read_at(self, position: int, size: int) -> bytes:
+        """Returns the bytes at a position, which must not lie before the last one read."""
+        while self.position < position:
+            if not self._read(min(position - self.position, _CHUNK)):
+                break
+        return self._read(size)
+
+    def read_to_end(self, limit: int | None = None) -> None:
+        """Reads on to the end, where gzip has its checksum, and as the writer of a pipe expects.
+
+        Raises:
+          InputError: the end is more than `limit` bytes away, or cannot be read.
+        """
+        start = self.position
+        while self._read(_CHUNK):
+            if limit is not None and self.position - start > limit:
+                raise InputError(f"{self._name} goes on behind its end mark; download it again.")
+
+    def _read(self, size: int) -> bytes:
+        try:
+            data = self._file.read(size)
+        except (OSError, EOFError, zlib.error) as error:
+            if reason := getattr(error, "strerror", None):
+                raise InputError(f"{self._name} cannot be read: {reason}.") from error
+            raise InputError(
+                f"{self._name} is damaged or cut ({error}); download or copy it again."
+            ) from error
+        self.position += len(data)
+        if self.digest:
+            self.digest.update(data)
+        return data
 
 
 def members(source: Source, name: str, start: int = 0, end: int | None = None) -> Iterator[Member]:
