@@ -24,6 +24,7 @@ from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.formats import deep_compression, npz, pytorch, variables
+from squeezenext.model import directory as model_directory
 from squeezenext.model import importing, loading
 from squeezenext.model.published import resolve
 from squeezenext.sqz import file as sqz
@@ -109,7 +110,7 @@ def _export(values: flags.FlagValues) -> None:
         config, arrays = held.config, variables.unfold(held.config, held.weights)
     else:
         directory = resolve(model)
-        config, arrays = config_io.read_model(directory), loading.variables(directory)
+        config, arrays = model_directory.read_config(directory), loading.variables(directory)
     write(values["format"].value, config, arrays, path)
     log(f"{path} holds the weights of {model}.")
 

@@ -14,8 +14,8 @@ from squeezenext.formats import ncnn
 from squeezenext.labels import Label
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
-from squeezenext.model.loading import Trained
 from squeezenext.network import graph
+from squeezenext.network.model import Model
 from tests import foreign_files, tiny
 from tests.test_litert_writer import random_weights
 
@@ -23,7 +23,7 @@ from tests.test_litert_writer import random_weights
 @pytest.fixture(scope="module")
 def model():
     network = graph.of(tiny.SQUEEZENEXT)
-    return Trained("tiny", tiny.SQUEEZENEXT, (), network, random_weights(network))
+    return Model("tiny", tiny.SQUEEZENEXT, (), random_weights(network))
 
 
 def test_a_worker_answers_and_is_timed(model, tmp_path):

@@ -8,6 +8,7 @@ from squeezenext import labels
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.model import card
+from squeezenext.model import directory as model_directory
 from tests import tiny
 
 FINAL = {"step": 10, "epoch": 2.0, "examples_seen": 80, "top1": 0.75, "top5": 1.0, "loss": 0.5}
@@ -57,7 +58,7 @@ def test_an_adapted_model_tells_its_photographs_base_and_each_file_s_score(model
         "network": {"top1": 0.85, "top5": 1.0, "loss": 0.4, "examples": 372},
         "files": {"exported/model.sqz": {"top1": 0.845}},
     }
-    (model / card.SCORES).write_text(json.dumps(scores))
+    (model / model_directory.SCORES).write_text(json.dumps(scores))
     matter, body = front_matter(card.write(model).read_text())
     assert "value: 0.850000" in matter and '"test photographs"' in matter
     for told in (

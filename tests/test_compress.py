@@ -271,8 +271,8 @@ def test_what_a_coder_lost_is_not_kept(model, tmp_path, monkeypatch):
     """A fault of the coder itself: every value comes out twice as large."""
     encode = sqz.encode
 
-    def broken(config, classes, kernels, biases, **how):
-        return encode(config, classes, {n: 2 * k for n, k in kernels.items()}, biases, **how)
+    def broken(model, kernels, *others):
+        return encode(model, {n: 2 * k for n, k in kernels.items()}, *others)
 
     monkeypatch.setattr(sqz, "encode", broken)
     with pytest.raises(RuntimeError, match="was not kept"):

@@ -18,6 +18,7 @@ from squeezenext import predict
 from squeezenext.errors import InputError
 from squeezenext.images import decoding
 from squeezenext.litert.runner import Runner
+from squeezenext.model import directory as model_directory
 from squeezenext.model import loading
 from squeezenext.predict import heatmap, predictor, sources
 from squeezenext.predict.predictor import Predictor
@@ -103,7 +104,7 @@ def test_threshold_and_temperature(squeezenext, photos, tmp_path):
     folder.mkdir()
     for name in ("config.json", "labels.json", "model.tflite"):
         (folder / name).write_bytes((squeezenext[0] / name).read_bytes())
-    (folder / loading.CALIBRATION).write_text('{"temperature": 2.0}')
+    (folder / model_directory.CALIBRATION).write_text('{"temperature": 2.0}')
     image = predictor.read(photos / "01.jpg")
     plain, cooled = Predictor(squeezenext[0]), Predictor(folder)
     expected = np.sqrt(plain.probabilities(image))
@@ -123,7 +124,7 @@ def test_threshold_and_temperature(squeezenext, photos, tmp_path):
         '{"temperature": 1e9}',
         '{"temperature": true}',
     ):
-        (folder / loading.CALIBRATION).write_text(damaged)
+        (folder / model_directory.CALIBRATION).write_text(damaged)
         with pytest.raises(InputError, match="is damaged"):
             Predictor(folder)
 
@@ -353,7 +354,7 @@ def test_a_temperature_is_in_every_shipped_form(model, photos, tmp_path):
 
     folder = tmp_path / "calibrated"
     shutil.copytree(model[0], folder)
-    (folder / loading.CALIBRATION).write_text(
+    (folder / model_directory.CALIBRATION).write_text(
         '{"temperature": 0.2}'
     )  # below 1: the tiny network is unsure of all
     own, known = Predictor(folder), loading.load(folder)

@@ -42,6 +42,7 @@ def sqz_of(model, path):
     from squeezenext.config import io as config_io
     from squeezenext.model import checkpoint
     from squeezenext.network import graph
+    from squeezenext.network.model import Model
     from squeezenext.sqz import file as sqz
 
     config = config_io.read(model / "config.json")
@@ -52,7 +53,7 @@ def sqz_of(model, path):
         {name.removesuffix(end): array for name, array in weights.items() if name.endswith(end)}
         for end in ("/kernel", "/bias")
     ]
-    sqz.write(path, sqz.encode(config, known, *parts, wide=True).data)
+    sqz.write(path, sqz.encode(Model("tiny", config, known, {}), *parts, wide=True).data)
 
 
 def test_a_compressed_file_scores_as_the_network(model, pattern, scored, tmp_path):
@@ -79,7 +80,7 @@ def test_temperature_is_stored_and_lowers_the_loss(model, pattern, scored, tmp_p
     fitted = json.loads(out)
     assert code == 0 and fitted["fitted_to_these"]
     assert fitted["top1"] == scored.summary()["top1"]
-    temperature = loading.load_shipped(copy).temperature
+    temperature = loading.load_runnable(copy).temperature
     assert temperature != 1.0
     code, out, _ = run(capsys, *common, "--report", tmp_path / "report")
     again = json.loads(out)  # now it is used without being fitted

@@ -123,12 +123,12 @@ def test_speed_is_measured_on_one_device(monkeypatch):
 def test_masks_hold_on_several_devices(dense):
     config, arrays = dense
     strategy = devices.strategy(2)
-    from squeezenext.train import model_directory
+    from squeezenext.train import exchange
     from squeezenext.train.update import Update
 
     with strategy.scope():
         model = keras_model.build(config)
-        model_directory.assign(model, arrays, "the test")
+        exchange.assign(model, arrays, "the test")
         update = Update(model, config.training, 16, "float32")
         kernel = update.weights[0]
         kept = np.zeros(kernel.shape, np.float32)

@@ -13,7 +13,7 @@ from squeezenext.config import io as config_io
 from squeezenext.errors import InputError, NotFinite, RunAgain
 from squeezenext.model import card, checkpoint
 from squeezenext.records import bad_records, batches
-from squeezenext.train import checkpoints, history, journal, loop, model_directory, non_finite, run
+from squeezenext.train import checkpoints, exchange, history, journal, loop, non_finite, run
 from squeezenext.train.options import Options
 from tests import tiny
 from tests.conftest import REPOSITORY
@@ -50,7 +50,7 @@ def made(logical_devices, tmp_path_factory):
 
 def _write_little(patch: pytest.MonkeyPatch) -> None:
     """Leaves out what a model directory holds for others, and what needs its description."""
-    patch.setattr(model_directory, "write_litert", lambda folder, _: None)
+    patch.setattr(exchange, "write_litert", lambda folder, _: None)
     patch.setattr(card, "write", lambda folder: None)
 
 
@@ -185,14 +185,14 @@ def test_a_signal_during_evaluation_leaves_at_once_and_loses_nothing(
 def test_a_signal_at_the_very_end_lets_nothing_follow(start, undisturbed, tmp_path, monkeypatch):
     """After the last look at it; what is trained is saved, and adapt does not go on."""
     first = start(tmp_path / "late")
-    write = model_directory.write_end
+    write = exchange.write_end
 
     def interrupted(*arguments):
         first.signals.came = True
         write(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_directory, "write_end", interrupted)
+        patch.setattr(exchange, "write_end", interrupted)
         with pytest.raises(RunAgain, match="at the end, step 10, which is saved"):
             first.run()
     again = start(tmp_path / "late")

@@ -18,15 +18,20 @@ from squeezenext.errors import InputError
 from squeezenext.labels import Label
 from squeezenext.model import importing
 from squeezenext.network import graph
+from squeezenext.network.model import Model
 from squeezenext.predict.predictor import Predictor
 from squeezenext.sqz import file as sqz
-from squeezenext.sqz import header as sqz_header
 from squeezenext.sqz.kernels import Form, Shared
 from tests import tiny
 from tests.conftest import REPOSITORY
 
 CLASSES = tuple(Label(f"n{i}", f"class {i}, \u00e9") for i in range(tiny.CLASSES))
 KINDS = ["dense", "empty", "sparse", "one value", "one bit", "raw", "positive", "large"]
+
+
+def named(config, classes=CLASSES, temperature=1.0):
+    """A model whose weights are given beside it."""
+    return Model("tiny", config, classes, {}, temperature)
 
 
 def kernel_of(kind, shape, rng):
@@ -61,7 +66,7 @@ def network(config, kind):
 
 
 def shown(config):
-    return {field: getattr(config.images, field) for field in sqz_header.IMAGES}
+    return {field: getattr(config.images, field) for field in sqz.IMAGES}
 
 
 @pytest.mark.parametrize("wide", [True, False])
@@ -71,10 +76,10 @@ def test_networks_come_back(wide, kind, monkeypatch):
         monkeypatch.setattr("squeezenext.sqz.kernels.MAX_VALUES", 8)
     config = tiny.SQUEEZENET if kind == "dense" else tiny.SQUEEZENEXT
     kernels, biases = network(config, kind)
-    data = sqz.encode(config, CLASSES, kernels, biases, wide=wide, temperature=1.5).data
+    data = sqz.encode(named(config, temperature=1.5), kernels, biases, wide).data
     found = sqz.decode(data, "file")
     assert found.config.model == config.model and shown(found.config) == shown(config)
-    assert found.classes == CLASSES and found.temperature == 1.5
+    assert found.labels == CLASSES and found.temperature == 1.5
     kept = np.float32 if wide else np.float16
     for name, kernel in kernels.items():
         values = kernel.values if isinstance(kernel, Shared) else kernel
@@ -91,21 +96,21 @@ def test_what_float16_cannot_hold_is_refused():
     kernels, biases = network(tiny.SQUEEZENEXT, "dense")
     biases["stem"][0] = 1e6
     with pytest.raises(InputError, match="too large for float16"):
-        sqz.encode(tiny.SQUEEZENEXT, CLASSES, kernels, biases)
+        sqz.encode(named(tiny.SQUEEZENEXT), kernels, biases)
 
 
 def test_imagenet_is_named_not_carried():
     model = dataclasses.replace(tiny.SQUEEZENET.model, classes=1000)
     config = dataclasses.replace(tiny.SQUEEZENET, model=model)
     kernels, biases = network(config, "empty")
-    data = sqz.encode(config, labels.imagenet(), kernels, biases).data
-    assert len(data) < 8000 and sqz.decode(data, "file").classes == labels.imagenet()
+    data = sqz.encode(named(config, labels.imagenet()), kernels, biases).data
+    assert len(data) < 8000 and sqz.decode(data, "file").labels == labels.imagenet()
 
 
 @pytest.fixture(scope="module")
 def data():
     kernels, biases = network(tiny.SQUEEZENEXT, "sparse")
-    return sqz.encode(tiny.SQUEEZENEXT, CLASSES, kernels, biases).data
+    return sqz.encode(named(tiny.SQUEEZENEXT), kernels, biases).data
 
 
 def test_a_kernel_taken_as_it_is():
@@ -227,7 +232,7 @@ def set_in(document, path, value):
         lambda d: d.pop("labels"),
         lambda d: b"[" * 100_000,
         lambda d: b"\xff\xfe",
-        lambda d: b" " * (sqz_header.MAX_HEADER + 1),
+        lambda d: b" " * (sqz.MAX_HEADER + 1),
         lambda d: b"null",
     ],
 )
@@ -243,7 +248,7 @@ def test_a_small_file_of_a_large_network_is_refused_soon(places, lanes):
     changes = {"stem_kernel": 15, "stem_filters": 20_000, "fires": (), "pool_after": ()}
     model = dataclasses.replace(tiny.SQUEEZENET.model, bypass="none", **changes)
     config = dataclasses.replace(tiny.SQUEEZENET, model=model)
-    header = sqz_header.encode(sqz_header.Header(config, CLASSES))
+    header = sqz.encode_header(named(config))
     form = Form(places, places == "dense", 0, 0, 0)
     if places == "mask":
         form = dataclasses.replace(form, positive=1)
@@ -263,7 +268,7 @@ def test_the_published_network(shared):
     folded = graph.fold(config, arrays)
     kernels = {n.split("/")[0]: w for n, w in folded.items() if n.endswith("kernel")}
     biases = {n.split("/")[0]: b for n, b in folded.items() if n.endswith("bias")}
-    made = sqz.encode(config, labels.imagenet(), kernels, biases, wide=True)
+    made = sqz.encode(named(config, labels.imagenet()), kernels, biases, wide=True)
     assert len(made.data) <= 527_000
     found = sqz.decode(made.data, "file").weights
     assert found.keys() == folded.keys()
@@ -279,7 +284,7 @@ def test_prediction_reads_a_file(data, tmp_path):
     found = predictor.probabilities(pixels)
     assert found.sum() == pytest.approx(1)
     kernels, biases = network(tiny.SQUEEZENEXT, "sparse")
-    warm = sqz.encode(tiny.SQUEEZENEXT, CLASSES, kernels, biases, temperature=2.0).data
+    warm = sqz.encode(named(tiny.SQUEEZENEXT, temperature=2.0), kernels, biases).data
     sqz.write(tmp_path / "warm.sqz", warm)
     expected = np.sqrt(found) / np.sqrt(found).sum()
     actual = Predictor(tmp_path / "warm.sqz").probabilities(pixels)

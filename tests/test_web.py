@@ -250,7 +250,7 @@ def _compressed(model, path):
     for name, array in model.weights.items():
         layer, part = name.rsplit("/", 1)
         parts[part][layer] = array
-    encoded = sqz.encode(model.config, model.labels, parts["kernel"], parts["bias"])
+    encoded = sqz.encode(model, parts["kernel"], parts["bias"])
     path.write_bytes(encoded.data)
     return path
 

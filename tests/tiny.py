@@ -161,10 +161,10 @@ def model_directory(folder: Path, config: Config):
     from squeezenext import labels
     from squeezenext.model import checkpoint
     from squeezenext.network import keras_model
-    from squeezenext.train import model_directory
+    from squeezenext.train import exchange
 
     classes = [labels.Label(f"n{i}", f"class {i}") for i in range(1, config.model.classes + 1)]
-    model_directory.create(folder, config, classes)
+    exchange.create(folder, config, classes)
     model = keras_model.build(config)
     for variable in model.trainable_variables:  # random offsets and scales, too
         if len(variable.shape) == 1:
@@ -172,7 +172,7 @@ def model_directory(folder: Path, config: Config):
             variable.assign(noise.astype(np.float32))
     state = {name: value.numpy() for name, value in keras_model.model_variables(model).items()}
     checkpoint.save(folder / "checkpoints", 0, state, {"imported": {}})
-    model_directory.write_litert(folder, model)
+    exchange.write_litert(folder, model)
     return model
 
 

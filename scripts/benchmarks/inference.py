@@ -42,12 +42,13 @@ from squeezenext.litert.writer import Float32
 from squeezenext.model import loading
 from squeezenext.model.published import PUBLISHED
 from squeezenext.network import graph
+from squeezenext.network.model import Model
 from squeezenext.records import samples
 
 NETWORKS = "squeezenet_v1_0,squeezenet_v1_1,v_1_0_SqNxt_23,v_1_0_G_SqNxt_23,v_1_0_SqNxt_23_v5"
 
 
-def load(name: str) -> tuple[loading.Trained, bool]:
+def load(name: str) -> tuple[Model, bool]:
     """Returns a network, and whether its weights are trained."""
     if name in PUBLISHED or Path(name).is_dir():
         return loading.load(name), True
@@ -60,10 +61,10 @@ def load(name: str) -> tuple[loading.Trained, bool]:
         if node.op == "conv" or node.bias:
             weights[f"{node.name}/bias"] = np.zeros(shape[-1:], np.float32)
     classes = tuple(labels.Label(f"{i}", f"{i}") for i in range(config.model.classes))
-    return loading.Trained(name, config, classes, network, weights), False
+    return Model(name, config, classes, weights), False
 
 
-def write_files(model: loading.Trained, folder: Path, images) -> list[Row]:
+def write_files(model: Model, folder: Path, images) -> list[Row]:
     """Writes what the runtimes load: networks that read RGB pixels and give logits.
 
     A fitted temperature is left out: the logits that are compared are the network's own.
@@ -97,7 +98,7 @@ def write_files(model: loading.Trained, folder: Path, images) -> list[Row]:
     ]
 
 
-def _keras(model: loading.Trained, path: Path) -> None:
+def _keras(model: Model, path: Path) -> None:
     from squeezenext.export import keras as export_keras
 
     export_keras.write(model, path)

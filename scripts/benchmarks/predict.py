@@ -78,7 +78,7 @@ def run(command: Sequence[object]) -> tuple[float, str]:
 
 def cold(photo: str, rounds: int) -> dict[str, list[float]]:
     """Returns seconds a round of each process."""
-    litert = loading.load_shipped(MODEL).litert
+    litert = loading.load_runnable(MODEL).file
     commands = {
         "import tensorflow": ["-c", "import tensorflow"],
         "predict.py": ["predict.py", photo, "--model_dir", MODEL],

@@ -38,6 +38,7 @@ from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.formats import deep_compression, npz, pytorch, variables
 from squeezenext.model import importing
 from squeezenext.network import graph
+from squeezenext.network.model import Model
 from squeezenext.sqz import file as sqz
 from squeezenext.sqz.kernels import Shared
 from tests import foreign_files as files
@@ -123,8 +124,8 @@ def _sqz_of(config: Config, arrays: dict[str, np.ndarray]) -> bytes:
             kernels[layer] = Shared.of(array.round(1))
         else:
             biases[layer] = array
-    classes = [labels.Label(f"n{i}", f"class {i}") for i in range(config.model.classes)]
-    return sqz.encode(config, classes, kernels, biases).data
+    classes = tuple(labels.Label(f"n{i}", f"class {i}") for i in range(config.model.classes))
+    return sqz.encode(Model("fuzzed", config, classes, {}), kernels, biases).data
 
 
 def try_one(reader: Reader, data: bytes) -> str:

@@ -96,7 +96,7 @@ def soak(configuration: str, steps: int, batch: int) -> None:
     import tensorflow as tf
 
     from squeezenext.labels import Label
-    from squeezenext.train import model_directory
+    from squeezenext.train import exchange
     from squeezenext.train.loop import Loop
     from squeezenext.train.options import Options
     from squeezenext.train.run import Run
@@ -108,7 +108,7 @@ def soak(configuration: str, steps: int, batch: int) -> None:
         model_dir = Path(folder) / "model"
         model_dir.mkdir()
         classes = [Label(f"n{i}", f"class {i}") for i in range(tiny.CLASSES)]
-        model_directory.create(model_dir, config, classes)
+        exchange.create(model_dir, config, classes)
         loop = Loop(
             config,
             strategy=tf.distribute.get_strategy(),

@@ -13,7 +13,8 @@ from squeezenext.errors import InputError, NotFinite, NotKept
 from squeezenext.evaluate import command
 from squeezenext.files import origin_note
 from squeezenext.metrics import Evaluation
-from squeezenext.model import card, loading
+from squeezenext.model import card
+from squeezenext.model import directory as model_directory
 from squeezenext.records.dataset import Dataset
 
 FOLDER, REPORT = "exported", "report"
@@ -96,7 +97,7 @@ def _reason(error: Exception) -> str:
 
 def _source(model_dir: Path, sha256: str) -> dict:
     """Returns what a file is made of: the weights and the fitted temperature."""
-    return {"weights_sha256": sha256, "temperature": loading.read_temperature(model_dir)}
+    return {"weights_sha256": sha256, "temperature": model_directory.read_temperature(model_dir)}
 
 
 def _remove_of_others(path: Path, source: dict) -> None:
@@ -150,6 +151,6 @@ def score(
             for name, path in files.items()
         },
     }
-    files_module.write_json(model_dir / card.SCORES, document)
+    files_module.write_json(model_dir / model_directory.SCORES, document)
     card.write(model_dir)
     return results

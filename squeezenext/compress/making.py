@@ -12,7 +12,7 @@ from squeezenext.compress.method import Method
 from squeezenext.compress.probes import Probe, synthetic
 from squeezenext.errors import InputError, NotFinite, NotKept
 from squeezenext.model import loading
-from squeezenext.model.loading import Trained
+from squeezenext.network.model import Model
 from squeezenext.records import samples
 from squeezenext.sqz import file as sqz
 from squeezenext.sqz.file import Encoded
@@ -41,7 +41,7 @@ class Made:
 
 
 def make(
-    model: Trained, model_dir: str | Path, data_dir: str | Path | None, method: Method, log: Log
+    model: Model, model_dir: str | Path, data_dir: str | Path | None, method: Method, log: Log
 ) -> Made:
     """Makes the file of a model. If there are two ways, the one whose answers move less is taken.
 
@@ -100,7 +100,7 @@ def check(made: Made, output: Path) -> None:
             raise NotKept(f"The file gives another {name} than was written; it was not kept.")
 
 
-def _losslessly(model: Trained, method: Method) -> Made:
+def _losslessly(model: Model, method: Method) -> Made:
     exact = all(np.array_equal(a, a.astype(np.float16)) for a in model.weights.values())
     kernels = {n.name: model.weights[f"{n.name}/kernel"] for n in model.graph.weighted}
     encoded = _encode(model, kernels, model.weights, wide=not exact)
@@ -113,21 +113,13 @@ def _losslessly(model: Trained, method: Method) -> Made:
     return Made(encoded, model.weights)
 
 
-def _encode(model: Trained, kernels, weights, wide: bool = False) -> Encoded:
+def _encode(model: Model, kernels, weights, wide: bool = False) -> Encoded:
     names = [node.name for node in model.graph.weighted]
     biases = {n: weights[f"{n}/bias"] for n in names if f"{n}/bias" in weights}
-    return sqz.encode(
-        model.config,
-        model.labels,
-        kernels,
-        biases,
-        wide=wide,
-        temperature=model.temperature,
-        fitted_to=model.fitted_to,
-    )
+    return sqz.encode(model, kernels, biases, wide)
 
 
-def _probe(model: Trained, data_dir: str | Path | None) -> Probe:
+def _probe(model: Model, data_dir: str | Path | None) -> Probe:
     if not data_dir:
         images = synthetic(model.config.images, PROBES)
         return Probe(model.graph, model.weights, images, is_synthetic=True)
@@ -137,7 +129,7 @@ def _probe(model: Trained, data_dir: str | Path | None) -> Probe:
     return Probe(model.graph, model.weights, inputs)
 
 
-def _quantized(model: Trained, probe: Probe, method: Method, log: Log) -> allocation.Trial:
+def _quantized(model: Model, probe: Probe, method: Method, log: Log) -> allocation.Trial:
     def encode(kernels: allocation.Kernels) -> Encoded:
         return _encode(model, kernels, probe.weights)
 
@@ -153,7 +145,7 @@ def _without_training(model, probe: Probe, method: Method, log: Log) -> Made | N
         return None
 
 
-def _retrained(model: Trained, model_dir, data_dir, probe, method: Method, log: Log) -> Made:
+def _retrained(model: Model, model_dir, data_dir, probe, method: Method, log: Log) -> Made:
     """Prunes and retrains the network, quantizes it and trains the codebooks.
 
     Raises:

@@ -10,7 +10,7 @@ from squeezenext.config import Config
 from squeezenext.images import decoding
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
-from squeezenext.model.loading import Trained
+from squeezenext.network.model import Model
 from squeezenext.records import samples
 from squeezenext.sqz.file import Encoded
 
@@ -38,7 +38,7 @@ class Row:
     error: float
 
 
-def rows(model: Trained, weights: Mapping[str, np.ndarray], encoded: Encoded) -> list[Row]:
+def rows(model: Model, weights: Mapping[str, np.ndarray], encoded: Encoded) -> list[Row]:
     """Compares the file's weights, layer by layer, with the model's."""
     found = []
     for name, size in encoded.layers.items():
@@ -60,7 +60,7 @@ def rows(model: Trained, weights: Mapping[str, np.ndarray], encoded: Encoded) ->
 
 
 def answers(
-    model: Trained,
+    model: Model,
     weights: Mapping[str, np.ndarray],
     data_dir: str | Path,
     split: str,

@@ -25,7 +25,7 @@ from squeezenext.network.graph import Graph
 from squeezenext.network.keras_model import model_variables
 from squeezenext.records.reader import Reader, faults_named
 from squeezenext.sqz.kernels import Shared
-from squeezenext.train import devices, losses, model_directory
+from squeezenext.train import devices, exchange, losses
 from squeezenext.train.history import ProgressBar
 from squeezenext.train.loop import Loop
 
@@ -141,7 +141,7 @@ def _loop(config: Config, reader: Reader, arrays: Mapping[str, np.ndarray], seed
         teacher=teacher,
     )
     with strategy.scope():
-        model_directory.assign(loop.model, dict(arrays), "the network")
+        exchange.assign(loop.model, dict(arrays), "the network")
     return loop
 
 

@@ -164,18 +164,6 @@ def read(path: Path) -> Config:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def read_model(directory: Path) -> Config:
-    """Reads the configuration of a model directory.
-
-    Raises:
-      InputError: the directory is no model directory.
-    """
-    path = directory / "config.json"
-    if not path.is_file():
-        raise InputError(f"{directory} is not a model directory: it has no config.json.")
-    return read(path)
-
-
 def _from_plain(value: object, kind: object) -> object:
     """Rebuilds a value of the annotated type `kind`; unknown fields raise TypeError."""
     origin = typing.get_origin(kind)

@@ -17,12 +17,12 @@ from absl import flags
 from squeezenext import labels, metrics, tf_import
 from squeezenext.cli import check_file, check_folder, log, run
 from squeezenext.config import Config
-from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.files import write_file
 from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
-from squeezenext.model import calibration, loading, published
+from squeezenext.model import card, loading, published
+from squeezenext.model import directory as model_directory
 from squeezenext.predict.predictor import Predictor, softmax
 from squeezenext.records import dataset, samples
 from squeezenext.records.manifest import Split
@@ -108,13 +108,13 @@ def _evaluate(
     """
     dataset.check_split(found, split)
     if fit_temperature:
-        calibration.check_own(model_dir)
+        _check_own(model_dir)
     if Path(model_dir).is_file():
         return evaluate_file(Path(model_dir), found, split)
     directory = published.resolve(model_dir)
-    config = config_io.read_model(directory)
-    dataset.check_classes(found, labels.read(directory / "labels.json"), directory)
-    temperature = loading.read_temperature(directory)
+    config, known = model_directory.read(directory)
+    dataset.check_classes(found, known, directory)
+    temperature = model_directory.read_temperature(directory)
     given = (directory, config, found.splits[split], batch_size, devices_used, precision)
     if not fit_temperature and temperature == 1.0:
         return _scores(*given)
@@ -122,10 +122,23 @@ def _evaluate(
     logits = result.probability  # see `_scorer`
     if fit_temperature:
         temperature = metrics.fit_temperature(logits, result.labels)
-        calibration.store(directory, temperature, found, split)
+        source = f"{found.source} {split}"
+        model_directory.write_temperature(directory, temperature, source, found.splits[split])
+        card.write(directory)
     tempered = logits / np.float32(temperature)
     loss = metrics.cross_entropy(tempered, result.labels).astype(np.float32)
     return dataclasses.replace(result, loss=loss, probability=softmax(tempered).max(-1))
+
+
+def _check_own(model_dir: str | Path) -> None:
+    """Refuses to calibrate a file or a published model."""
+    if Path(model_dir).is_file():
+        raise InputError(f"--fit_temperature needs a model directory, not {model_dir}.")
+    if not Path(model_dir).is_dir():
+        raise InputError(
+            f"--fit_temperature: {model_dir} is a published model, which every command shares; "
+            "copy its folder, or train your own."
+        )
 
 
 def _scores(
@@ -141,12 +154,12 @@ def _scores(
     weights = loading.variables(directory)
     tf_import.import_tensorflow()  # no error above waits for it
     from squeezenext.records.reader import Reader, faults_named
-    from squeezenext.train import devices, model_directory
+    from squeezenext.train import devices, exchange
 
     reader = Reader(split)
     strategy = devices.strategy(devices_used)
     scorer = _scorer(keep_logits)(config, strategy, devices.precision(precision))
-    model_directory.assign(scorer.model, weights, str(directory))
+    exchange.assign(scorer.model, weights, str(directory))
     with faults_named(reader):
         return scorer.evaluate(reader, batch_size)
 
@@ -177,13 +190,13 @@ def about(model: str | Path, found: dataset.Dataset, split: str) -> About:
     Its calibration error there says nothing of other images.
     """
     if Path(model).is_file():
-        file = loading.load_shipped(model)
+        file = loading.load_runnable(model)
         classes, fitted_to = file.labels, file.fitted_to
     else:
         directory = published.resolve(model)
-        classes = labels.read(directory / "labels.json")
-        fitted_to = loading.read_fitted_to(directory)
-    return About(classes, fitted_to == calibration.shards_sha256(found.splits[split]))
+        classes = model_directory.read_labels(directory)
+        fitted_to = model_directory.read_fitted_to(directory)
+    return About(classes, fitted_to == model_directory.shards_sha256(found.splits[split]))
 
 
 def write_report(

@@ -19,6 +19,7 @@ from squeezenext.files import write_text
 from squeezenext.labels import Label
 from squeezenext.labels import names as class_names
 from squeezenext.metrics import Evaluation
+from squeezenext.model import directory as model_directory
 from squeezenext.model import published
 from squeezenext.predict import heatmap
 from squeezenext.predict.predictor import Predictor
@@ -161,7 +162,7 @@ def _template() -> jinja2.Template:
 def _charts(model: str | Path) -> list[Chart]:
     if Path(model).is_file():
         return []
-    return training_charts(published.resolve(model) / "history.csv")
+    return training_charts(published.resolve(model) / model_directory.HISTORY)
 
 
 def _matrix(result: Evaluation, classes: int) -> list[list[tuple[int, float]]]:

@@ -9,9 +9,9 @@ import numpy as np
 from squeezenext.errors import NotKept
 from squeezenext.export.format import Run
 from squeezenext.images import decoding
-from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
-from squeezenext.model.loading import Trained
+from squeezenext.model import loading
+from squeezenext.network.model import Model
 from squeezenext.predict.predictor import softmax
 from squeezenext.records import samples
 
@@ -57,12 +57,12 @@ class Measured:
         )
 
 
-def reference(model: Trained) -> Run:
+def reference(model: Model) -> Run:
     """Returns a function that runs the model itself.
 
     It shares only the graph and the weights with an exported file.
     """
-    network = Runner(writer.write(model.graph, model.weights), 1, model.name)
+    network = Runner(loading.litert(model), 1, model.name)
 
     def run(pixels: np.ndarray) -> np.ndarray:
         inputs = decoding.normalize(pixels.astype(np.float32), model.config.images)
@@ -90,7 +90,7 @@ def measure(run: Run, reference: Run, images: Iterable, split: str, precision: s
     return Measured(precision, split, len(rows), *shares)
 
 
-def images(model: Trained, data_dir: str | Path, limit: int) -> list[np.ndarray]:
+def images(model: Model, data_dir: str | Path, limit: int) -> list[np.ndarray]:
     """Returns up to `limit` images of the training split, else of the validation split.
 
     Each is [size, size, 3] uint8, RGB.
@@ -99,9 +99,7 @@ def images(model: Trained, data_dir: str | Path, limit: int) -> list[np.ndarray]
     return [pixels for pixels, _ in samples.read(data_dir, CALIBRATED_ON, limit, *like)]
 
 
-def check(
-    networks: Sequence[tuple[str, Run]], model: Trained, images: Sequence[np.ndarray]
-) -> None:
+def check(networks: Sequence[tuple[str, Run]], model: Model, images: Sequence[np.ndarray]) -> None:
     """Compares networks with the model that they were made of.
 
     Args:
@@ -117,7 +115,7 @@ def check(
 
 
 def probes(
-    model: Trained, images: Sequence[np.ndarray], precision: str = "float32"
+    model: Model, images: Sequence[np.ndarray], precision: str = "float32"
 ) -> list[np.ndarray]:
     """Returns the images on which a network is compared; random mosaics if there are none.
 

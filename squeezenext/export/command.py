@@ -27,6 +27,7 @@ from squeezenext.export import checking, keras, litert, onnx, page, saved_model
 from squeezenext.export.checking import Measured
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.model import card, loading, published
+from squeezenext.model import directory as model_directory
 from squeezenext.records import samples
 
 FORMATS = {
@@ -102,7 +103,7 @@ def _check_output(output: Path, form: Format) -> None:
     elif output.is_dir():
         raise InputError(f"--output {output} is a folder; name the file to make.")
     written = {output.name, f"{output.name}.json"} & RESERVED
-    if written and (output.parent / "config.json").is_file():
+    if written and (output.parent / model_directory.CONFIG).is_file():
         raise InputError(
             f"--output {output}: {output.parent} is a model directory, whose own "
             f"{min(written)} that would replace; choose another name or folder."

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext import files
-from squeezenext.model.loading import Trained
+from squeezenext.network.model import Model
 
 Run = Callable[[np.ndarray], np.ndarray]  # [size, size, 3] uint8, RGB, to [classes] probabilities
 
@@ -23,7 +23,7 @@ class Request:
       images: [size, size, 3] uint8, RGB, for int8 ranges and for comparing; may be empty.
     """
 
-    model: Trained
+    model: Model
     source: str | Path
     precision: str
     images: Sequence[np.ndarray]

@@ -12,11 +12,11 @@ from squeezenext.errors import InputError
 from squeezenext.export import rgb
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.export.litert import DESCRIPTION, describe
-from squeezenext.model.loading import Trained
 from squeezenext.network.graph import Node
+from squeezenext.network.model import Model
 
 
-def write(model: Trained, path: Path) -> None:
+def write(model: Model, path: Path) -> None:
     """Writes a `.keras` file that maps [N, size, size, 3] RGB, 0..255, to probabilities.
 
     The text of `describe` is added to the zip as squeezenext.json, which Keras ignores.
@@ -26,7 +26,7 @@ def write(model: Trained, path: Path) -> None:
         archive.writestr(DESCRIPTION, describe(model, "float32"))
 
 
-def build(model: Trained):
+def build(model: Model):
     """Returns a `keras.Model` of plain layers, from RGB pixels in 0..255 to probabilities."""
     import keras
 

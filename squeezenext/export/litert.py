@@ -17,10 +17,11 @@ from squeezenext.export import rgb
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.litert import int8, metadata, writer
 from squeezenext.litert.runner import Runner
-from squeezenext.model.loading import DESCRIPTION, PHONES, PIXELS, Trained
+from squeezenext.model.loading import DESCRIPTION, PHONES, PIXELS
+from squeezenext.network.model import Model
 
 
-def convert(model: Trained, precision: str, calibration: Sequence[np.ndarray] = ()) -> bytes:
+def convert(model: Model, precision: str, calibration: Sequence[np.ndarray] = ()) -> bytes:
     """Returns the content of the file, with metadata and labels.
 
     Args:
@@ -64,7 +65,7 @@ def _numbers(precision: str, network, weights, calibration: Sequence[np.ndarray]
     return kinds[precision]()
 
 
-def _metadata(model: Trained, precision: str, mean: float, std: float) -> bytes:
+def _metadata(model: Model, precision: str, mean: float, std: float) -> bytes:
     images = model.config.images
     crop = f"the centre of an image resized to {images.resize} ({images.resize_mode})"
     return metadata.metadata(
@@ -79,7 +80,7 @@ def _metadata(model: Trained, precision: str, mean: float, std: float) -> bytes:
     )
 
 
-def describe(model: Trained, precision: str) -> str:
+def describe(model: Model, precision: str) -> str:
     """Returns the JSON text that every exported file carries.
 
     It holds the program's version, the configuration, the classes and, if a temperature was fitted,

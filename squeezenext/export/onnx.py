@@ -15,13 +15,13 @@ from squeezenext.export.format import Format, Request, Run
 from squeezenext.export.litert import describe
 from squeezenext.litert import int8
 from squeezenext.litert.int8 import Int8, quantize_kernel
-from squeezenext.model.loading import Trained
 from squeezenext.network.graph import Graph, Node
+from squeezenext.network.model import Model
 
 OPSET = 17  # published in 2022; every runtime that is still maintained reads it
 
 
-def convert(model: Trained, precision: str, calibration: Sequence[np.ndarray] = ()) -> bytes:
+def convert(model: Model, precision: str, calibration: Sequence[np.ndarray] = ()) -> bytes:
     """Returns the content of the file.
 
     Args:
@@ -67,7 +67,7 @@ def _answers(helper, last: str, temperature: float, constants: dict[str, np.ndar
     ]
 
 
-def _file(onnx, model: Trained, precision: str, network: Graph, nodes, constants) -> bytes:
+def _file(onnx, model: Model, precision: str, network: Graph, nodes, constants) -> bytes:
     helper, kind, size = onnx.helper, onnx.TensorProto.FLOAT, model.config.images.size
     names = ("probabilities", "logits")
     body = helper.make_graph(

@@ -21,8 +21,9 @@ from squeezenext.export.format import Format, Request, Run
 from squeezenext.litert import int8, writer
 from squeezenext.litert.runner import Runner
 from squeezenext.model import card, loading
-from squeezenext.model.loading import Trained
+from squeezenext.model import directory as model_directory
 from squeezenext.network.graph import Graph, Node
+from squeezenext.network.model import Model
 from squeezenext.predict.predictor import softmax
 
 PAGE = Path(__file__).with_name("web")
@@ -59,7 +60,7 @@ def is_page(folder: Path) -> bool:
 
 
 def make(
-    model: Trained, model_dir: str | Path, folder: Path, calibration: Sequence[np.ndarray]
+    model: Model, model_dir: str | Path, folder: Path, calibration: Sequence[np.ndarray]
 ) -> None:
     """Writes the page of a model and compares each of its networks with the model.
 
@@ -79,10 +80,10 @@ def make(
 
 
 def write(
-    model: Trained,
+    model: Model,
     folder: Path,
     calibration: Sequence[np.ndarray] = (),
-    compressed: Trained | None = None,
+    compressed: Model | None = None,
 ) -> None:
     """Writes the page, its runtime and the networks.
 
@@ -134,7 +135,7 @@ def _runtime() -> dict[str, bytes]:
     return found
 
 
-def _networks(model: Trained, calibration: Sequence[np.ndarray]) -> dict[str, bytes]:
+def _networks(model: Model, calibration: Sequence[np.ndarray]) -> dict[str, bytes]:
     graph, weights = rgb.take_rgb(model.graph, model.weights, model.config.images)
     graph, weights = with_class_maps(graph, weights)
     # No float16: LiteRT.js 2.5 converts such weights in every run and took 3 times as long.
@@ -190,8 +191,8 @@ def _run(folder: Path, file: str) -> Run:
 
 
 def compressed_beside(
-    model: Trained, model_dir: str | Path, images: Sequence[np.ndarray]
-) -> Trained | None:
+    model: Model, model_dir: str | Path, images: Sequence[np.ndarray]
+) -> Model | None:
     """Returns the network of a model directory's `model.sqz`, or `exported/model.sqz`.
 
     A file that is damaged, made of other weights or too far from the model is logged and skipped.
@@ -211,10 +212,10 @@ def compressed_beside(
     return None
 
 
-def _same(path: Path, model: Trained, model_dir: Path, images: Sequence[np.ndarray]) -> Trained:
+def _same(path: Path, model: Model, model_dir: Path, images: Sequence[np.ndarray]) -> Model:
     """Reads a model's `.sqz` file; raises InputError if it is damaged or of another network."""
     note = files.origin_note(path)
-    if note.exists() and _weights(note) != _weights(model_dir / "final.json"):
+    if note.exists() and _weights(note) != _weights(model_dir / model_directory.FINAL):
         raise InputError("it was made of other weights than the model's of now; compress it again.")
     found = loading.load(path)
     served = [

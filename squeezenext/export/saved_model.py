@@ -13,13 +13,13 @@ from squeezenext.export.format import Format, Request, Run
 from squeezenext.export.litert import describe
 from squeezenext.images import decoding
 from squeezenext.model import card
-from squeezenext.model.loading import Trained
+from squeezenext.network.model import Model
 
 _FILES = ("saved_model.pb", "fingerprint.pb", "variables/variables.*", card.FILE)
 _SAME = 1e-2  # greatest difference of a probability: JPEG decoders differ in a last bit
 
 
-def write(model: Trained, path: Path) -> None:
+def write(model: Model, path: Path) -> None:
     """Writes a SavedModel with two signatures for images, and one that describes the model.
 
     serving_default: `images` [N, size, size, 3] uint8, RGB, already cropped. encoded: `images` [N]
@@ -105,7 +105,7 @@ def runner(served: Served) -> Run:
     return lambda image: served("serving_default", images=image[np.newaxis])["probabilities"][0]
 
 
-def check_encoded(served: Served, model: Trained, pixels: np.ndarray) -> None:
+def check_encoded(served: Served, model: Model, pixels: np.ndarray) -> None:
     """Checks that a SavedModel decodes and crops a JPEG file as the rest of this package does.
 
     Args:

@@ -13,13 +13,12 @@ import jinja2
 
 from squeezenext import labels
 from squeezenext.config import Config, SqueezeNet
-from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.files import write_text
 from squeezenext.model import checkpoint
+from squeezenext.model import directory as model_directory
 
 FILE = "MODEL_CARD.md"
-SCORES = "scores.json"  # of adapt: the network's and its files' on images never trained on
 _SHOWN = 20  # class names
 
 
@@ -40,11 +39,11 @@ def render(directory: Path) -> str:
     Raises:
       InputError: it is no model directory.
     """
-    config = config_io.read(directory / "config.json")
-    classes = labels.read(directory / "labels.json")
-    parameters, macs = _size(directory / "model_stats.csv")
+    config, classes = model_directory.read(directory)
+    parameters, macs = _size(directory / model_directory.STATS)
     source = imported(directory)
-    final, scores = _json(directory / "final.json"), _json(directory / SCORES)
+    final = model_directory.read_final(directory) or {}
+    scores = _json(directory / model_directory.SCORES)
     return _template().render(
         name=" ".join(directory.resolve().name.split()),
         config=config,
@@ -62,7 +61,7 @@ def render(directory: Path) -> str:
         macs=macs,
         files=_files(directory, scores.get("files", {})),
         preprocessing=_preprocessing(config),
-        calibration=_json(directory / "calibration.json"),
+        calibration=_json(directory / model_directory.CALIBRATION),
     )
 
 
@@ -98,9 +97,10 @@ def _json(path: Path) -> dict:
 
 def imported(directory: Path) -> dict:
     """Returns where imported weights come from, as their checkpoint says; {} for own training."""
-    steps = checkpoint.steps(directory / "checkpoints")
+    checkpoints = directory / model_directory.CHECKPOINTS
+    steps = checkpoint.steps(checkpoints)
     try:
-        meta = checkpoint.read_meta(directory / "checkpoints", steps[-1]) if steps else {}
+        meta = checkpoint.read_meta(checkpoints, steps[-1]) if steps else {}
     except InputError:
         return {}
     return meta.get("imported") or {}

@@ -1,5 +1,17 @@
-"""What a model directory says of its model, config.json and labels.json, without TensorFlow."""
+"""The files of a model directory, each read and written here alone.
 
+config.json labels.json    the configuration as it was trained, and the classes
+checkpoints/               what training resumes from, see checkpoint.py
+history.csv train.log tensorboard/    the run's figures, see squeezenext/train/history.py
+model_stats.csv            parameters and multiply-adds by layer
+final.json model.tflite    scores and float32 network of a run that has ended
+calibration.json           the temperature that `evaluate --fit_temperature` found
+scores.json                of `adapt`: scores on images that nothing was trained on
+MODEL_CARD.md              see card.py
+"""
+
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +20,13 @@ from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.model import checkpoint
+from squeezenext.network.model import check_temperature
+from squeezenext.records.manifest import Split
+
+CONFIG, LABELS, CHECKPOINTS = "config.json", "labels.json", "checkpoints"
+HISTORY, LOG, STATS = "history.csv", "train.log", "model_stats.csv"
+FINAL, LITERT = "final.json", "model.tflite"
+CALIBRATION, SCORES = "calibration.json", "scores.json"
 
 
 def read(directory: Path) -> tuple[Config, tuple[labels.Label, ...]]:
@@ -16,28 +35,102 @@ def read(directory: Path) -> tuple[Config, tuple[labels.Label, ...]]:
     Raises:
       InputError: it is no model directory, or the two do not fit.
     """
-    config = config_io.read_model(directory)
-    known = labels.read(directory / "labels.json")
+    config, known = read_config(directory), read_labels(directory)
     if len(known) != config.model.classes:
         raise InputError(
-            f"{directory}/labels.json has {len(known)} classes, the network {config.model.classes}."
+            f"{directory}/{LABELS} has {len(known)} classes, the network {config.model.classes}."
         )
     return config, known
 
 
+def read_config(directory: Path) -> Config:
+    """Returns the configuration.
+
+    Raises:
+      InputError: the directory is no model directory.
+    """
+    path = directory / CONFIG
+    if not path.is_file():
+        raise InputError(f"{directory} is not a model directory: it has no {CONFIG}.")
+    return config_io.read(path)
+
+
+def read_labels(directory: Path) -> tuple[labels.Label, ...]:
+    """Returns the classes, as `labels.read`."""
+    return labels.read(directory / LABELS)
+
+
 def write(directory: Path, config: Config, classes: Sequence[labels.Label]) -> None:
-    """Makes the directory and the two files.
+    """Makes the directory with its configuration and classes.
 
     Raises:
       InputError: the directory holds a model of another configuration or other classes.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    path, names = directory / "config.json", directory / "labels.json"
-    if checkpoint.steps(directory / "checkpoints"):
+    path, names = directory / CONFIG, directory / LABELS
+    if checkpoint.steps(directory / CHECKPOINTS):
         if path.exists() and config_io.read(path).model != config.model:
             raise InputError(f"{directory} holds a model of another network; choose another one.")
         if names.exists() and labels.read(names) != tuple(classes):
             raise InputError(f"{directory} holds a model of other classes; choose another one.")
-    text = config_io.to_json(config)
-    files.write_text(path, text)
+    files.write_text(path, config_io.to_json(config))
     files.write_file(names, lambda file: labels.write(file, classes))
+
+
+def read_final(directory: Path) -> dict | None:
+    """Returns final.json; None if there is none that can be read."""
+    try:
+        document = json.loads((directory / FINAL).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def remove_results(directory: Path) -> None:
+    """Removes the files that belong to the end of a run, which now goes on."""
+    for name in (FINAL, LITERT, CALIBRATION, SCORES):
+        (directory / name).unlink(missing_ok=True)
+
+
+def read_temperature(directory: Path) -> float:
+    """Returns the temperature that was fitted, else 1.
+
+    Raises:
+      InputError: calibration.json is damaged.
+    """
+    path = directory / CALIBRATION
+    try:
+        return check_temperature(json.loads(path.read_text("utf-8"))["temperature"])
+    except FileNotFoundError:
+        return 1.0
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged: {error}; delete it or fit it again.") from error
+
+
+def read_fitted_to(directory: Path) -> str:
+    """Returns `shards_sha256` of the split that the temperature was fitted to, or "".
+
+    On images that it was fitted to, the calibration error says nothing about other images.
+    """
+    try:
+        document = json.loads((directory / CALIBRATION).read_text("utf-8"))
+        return str(document.get("shards_sha256", ""))
+    except (OSError, ValueError, AttributeError):  # `read_temperature` reports damage
+        return ""
+
+
+def write_temperature(directory: Path, temperature: float, source: str, split: Split) -> None:
+    """Writes calibration.json; `source` names the data and the split for people."""
+    document = {
+        "temperature": temperature,
+        "fitted_to": source,
+        "examples": split.examples,
+        "shards_sha256": shards_sha256(split),
+    }
+    files.write_json(directory / CALIBRATION, document)
+
+
+def shards_sha256(split: Split) -> str:
+    """Returns a hash that tells one split from another, wherever its folder lies."""
+    shards = [(shard.path.name, shard.bytes, shard.sha256) for shard in split.shards]
+    return hashlib.sha256(json.dumps(shards).encode()).hexdigest()

@@ -13,7 +13,6 @@ import numpy as np
 from squeezenext import files
 from squeezenext.cli import log
 from squeezenext.config import CAFFE_SQUASH, TORCHVISION, Config, Images
-from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.formats import caffe, deep_compression, ncnn, npz, pytorch, variables
 from squeezenext.images import decoding
@@ -32,7 +31,8 @@ _IMAGES: dict[str, Images] = {
     "torchvision": TORCHVISION,
     "pytorchcv": TORCHVISION,
 }
-_OWN = ("checkpoints", "config.json", "labels.json")  # written before the first checkpoint is there
+# Files that are there before the first checkpoint is.
+_OWN = (model_directory.CHECKPOINTS, model_directory.CONFIG, model_directory.LABELS)
 FORMATS = ("deep_compression", "ncnn", "caffemodel", "torchvision", "pytorchcv", "npz")
 
 
@@ -80,7 +80,7 @@ def import_weights(
 
 def _check_directory(directory: Path, config: Config, hashes: dict[str, str]) -> None:
     """Refuses a directory that holds any model but this one, half made or whole, or other files."""
-    steps = checkpoint.steps(directory / "checkpoints")
+    steps = checkpoint.steps(directory / model_directory.CHECKPOINTS)
     if not steps:
         if directory.is_dir() and (strange := _strange(directory)):
             raise InputError(
@@ -90,8 +90,8 @@ def _check_directory(directory: Path, config: Config, hashes: dict[str, str]) ->
     fault = InputError(f"{directory} holds a model already; choose another --model_dir.")
     if steps != [0]:
         raise fault
-    imported = checkpoint.read_meta(directory / "checkpoints", 0).get("imported", {})
-    if imported.get("files") != hashes or config_io.read_model(directory) != config:
+    imported = checkpoint.read_meta(directory / model_directory.CHECKPOINTS, 0).get("imported", {})
+    if imported.get("files") != hashes or model_directory.read_config(directory) != config:
         raise fault
 
 
@@ -109,8 +109,8 @@ def _write(directory: Path, config: Config, classes, arrays, source: dict) -> No
     _try(content, config)
     meta = {"imported": source, "litert_sha256": hashlib.sha256(content).hexdigest()}
     model_directory.write(directory, config, classes)
-    checkpoint.save(directory / "checkpoints", 0, arrays, meta)
-    files.write_bytes(directory / "model.tflite", content)
+    checkpoint.save(directory / model_directory.CHECKPOINTS, 0, arrays, meta)
+    files.write_bytes(directory / model_directory.LITERT, content)
     card.write(directory)
 
 

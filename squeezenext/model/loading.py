@@ -1,4 +1,4 @@
-"""A trained network in the form that is shipped: its graph, folded weights and classes."""
+"""Loads any model that a user names: a directory, a published name, a `.sqz`, a `.tflite` file."""
 
 import dataclasses
 import json
@@ -7,94 +7,89 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext.cli import Log, log
-from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.labels import Label
 from squeezenext.model import checkpoint, published
 from squeezenext.model import directory as model_directory
 from squeezenext.network import graph
-from squeezenext.network.graph import Graph
-from squeezenext.sqz.header import check_temperature
+from squeezenext.network.model import Model
 
-# A model as it is shipped: what to show the network, its LiteRT file and its classes.
-#
-# A user names a model directory, a published model or a single file.
+# What is imported inside functions here would delay prediction, which mostly needs none of it.
 
-
-CALIBRATION = "calibration.json"
-DESCRIPTION = "squeezenext.json"  # behind an exported LiteRT file
+DESCRIPTION = "squeezenext.json"  # in the zip behind an exported LiteRT file
 _MAX_DESCRIPTION = 16 << 20
 _ZIP_END = 22  # bytes of a zip's last record
-# What zipfile (RuntimeError: an encrypted entry) and json make of bytes that are something else.
+# Exceptions of zipfile (RuntimeError: an encrypted entry) and json for bytes of another kind.
 _NO_DESCRIPTION = (
     KeyError, ValueError, TypeError, NotImplementedError, RuntimeError, RecursionError,
 )  # fmt: skip
 PHONES = (127.5, 127.5)  # mean and deviation of an exported float file: MobileNet's, -1..1
-PIXELS = (0.0, 1.0)  # of an int8 one
+PIXELS = (0.0, 1.0)  # mean and deviation of an exported int8 file
 
 
-@dataclasses.dataclass(frozen=True)
-class Shipped:
-    """A model ready to run.
-
-    Attributes:
-      name: for messages.
-      config: its configuration; prediction reads `images`.
-      labels: the classes in the order of the logits.
-      litert: its LiteRT file, or the content of one.
-      temperature: by which logits are divided before the softmax.
-      rgb: (mean, deviation) of a file that was exported for other programs, too: it reads
-        (pixel - mean) / deviation, RGB, and gives probabilities. None: it reads what
-        `preprocessing.normalize` makes and gives logits.
-      fitted_to: the split that its temperature was fitted to, see `read_fitted_to`.
-    """
-
-    name: str
-    config: Config
-    labels: tuple[Label, ...]
-    litert: Path | bytes
-    temperature: float = 1.0
-    rgb: tuple[float, float] | None = None
-    fitted_to: str = ""
-
-
-def load_shipped(model: str | Path) -> Shipped:
-    """Returns the model that a user means.
+def load(name: str | Path) -> Model:
+    """Loads a model with its weights: a model directory, a published model or a `.sqz` file.
 
     Raises:
-      InputError: there is none, or it is damaged.
+      InputError: there is no such model, or it holds no checkpoint.
     """
-    path = Path(model)
-    if path.suffix == ".sqz" and path.is_file():
-        return _shipped_of_sqz(path)
-    if path.suffix == ".tflite" and path.is_file():
-        return _of_litert(path)
-    if not path.is_dir():
-        from squeezenext.model import published  # a folder needs neither its cache nor its network
+    if Path(name).suffix == ".sqz" and Path(name).is_file():
+        from squeezenext.sqz import file as sqz
 
-        path = published.resolve(model)
-    return _of_directory(path)
-
-
-def _shipped_of_sqz(path: Path) -> Shipped:
-    from squeezenext.litert import writer
-    from squeezenext.network import graph
-    from squeezenext.sqz import file as sqz
-
-    held = sqz.read(path)
-    content = writer.write(graph.of(held.config), held.weights)
-    return Shipped(
-        name=str(path),
-        config=held.config,
-        labels=held.classes,
-        litert=content,
-        temperature=held.temperature,
-        fitted_to=held.fitted_to,
+        return dataclasses.replace(sqz.read(Path(name)), name=Path(name).stem)
+    directory = published.resolve(name)
+    config, known = model_directory.read(directory)
+    return Model(
+        name=Path(name).name,
+        config=config,
+        labels=known,
+        weights=graph.fold(config, variables(directory)),
+        temperature=model_directory.read_temperature(directory),
+        fitted_to=model_directory.read_fitted_to(directory),
     )
 
 
-def _of_litert(path: Path) -> Shipped:
+def load_runnable(name: str | Path) -> Model:
+    """Loads a model in the form in which it runs soonest: exported `.tflite` files, too.
+
+    A model directory's `model.tflite` is taken where there is one; its checkpoints are not read.
+    The model's name is then the file's path, for messages.
+
+    Raises:
+      InputError: there is no such model, or it is damaged.
+    """
+    path = Path(name)
+    if path.suffix == ".tflite" and path.is_file():
+        return _exported(path)
+    if path.suffix == ".sqz" and path.is_file():
+        return dataclasses.replace(load(path), name=str(path))
+    directory = published.resolve(name)
+    config, known = model_directory.read(directory)
+    litert = directory / model_directory.LITERT
+    if not _is_own(litert):
+        return dataclasses.replace(load(directory), name=str(litert))
+    return Model(
+        name=str(litert),
+        config=config,
+        labels=known,
+        weights={},
+        temperature=model_directory.read_temperature(directory),
+        fitted_to=model_directory.read_fitted_to(directory),
+        file=litert,
+    )
+
+
+def litert(model: Model) -> Path | bytes:
+    """Returns the LiteRT file that runs a model: its own, or one made from its weights."""
+    if model.file:
+        return model.file
+    from squeezenext.litert import writer
+
+    return writer.write(model.graph, model.weights)
+
+
+def _exported(path: Path) -> Model:
     """Reads a file of `squeezenext.export`, behind which its description lies as a zip."""
     import zipfile
     import zlib
@@ -122,12 +117,15 @@ def _of_litert(path: Path) -> Shipped:
             f"{path} names {len(known)} classes, its network has {config.model.classes}."
         )
     rgb = PIXELS if precision == "int8" else PHONES
-    return Shipped(str(path), config, known, path, rgb=rgb, fitted_to=fitted_to)
+    return Model(str(path), config, known, {}, fitted_to=fitted_to, file=path, rgb=rgb)
 
 
-def _of_directory(directory: Path) -> Shipped:
-    config, known = model_directory.read(directory)
-    path = directory / "model.tflite"
+def _is_own(path: Path) -> bool:
+    """Says whether a model directory has a LiteRT file.
+
+    Raises:
+      InputError: the file was exported and put there, or cannot be read.
+    """
     try:
         exported = path.is_file() and _is_exported(path)
     except OSError as error:
@@ -137,15 +135,7 @@ def _of_directory(directory: Path) -> Shipped:
             f"{path} is an exported file, not the model directory's own; move it elsewhere: "
             "without one the checkpoint is read."
         )
-    litert: Path | bytes = path if path.is_file() else _of_checkpoint(directory, config)
-    return Shipped(
-        name=str(path),
-        config=config,
-        labels=known,
-        litert=litert,
-        temperature=read_temperature(directory),
-        fitted_to=read_fitted_to(directory),
-    )
+    return path.is_file()
 
 
 def _is_exported(path: Path) -> bool:
@@ -158,108 +148,15 @@ def _is_exported(path: Path) -> bool:
         return file.read().startswith(b"PK\x05\x06")
 
 
-def _of_checkpoint(directory: Path, config: Config) -> bytes:
-    from squeezenext.litert import writer
-    from squeezenext.network import graph
-
-    return writer.write(graph.of(config), graph.fold(config, variables(directory)))
-
-
-def read_temperature(directory: Path) -> float:
-    """Returns what `evaluate --fit_temperature` stored, else 1.
-
-    Raises:
-      InputError: the file is damaged.
-    """
-    path = directory / CALIBRATION
-    try:
-        return check_temperature(json.loads(path.read_text("utf-8"))["temperature"])
-    except FileNotFoundError:
-        return 1.0
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged: {error}; delete it or fit it again.") from error
-
-
-def read_fitted_to(directory: Path) -> str:
-    """Returns the SHA-256 of the split that a temperature was fitted to, "" where there is none.
-
-    Of images that it was fitted to, a model's calibration error says nothing of others.
-    """
-    try:
-        document = json.loads((directory / CALIBRATION).read_text("utf-8"))
-        return str(document.get("shards_sha256", ""))
-    except (OSError, ValueError, AttributeError):  # `read_temperature` tells what is damaged
-        return ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A network and its weights.
-
-    Attributes:
-      name: of the model directory or the published model.
-      config: its configuration.
-      labels: the classes in the order of the logits.
-      graph, weights: as `graph.of` and `graph.fold` make them.
-      temperature: by which `predict.py` divides the logits before the softmax.
-      fitted_to: the split it was fitted to, see `shipped.read_fitted_to`.
-    """
-
-    name: str
-    config: Config
-    labels: tuple[Label, ...]
-    graph: Graph
-    weights: dict[str, np.ndarray]
-    temperature: float = 1.0
-    fitted_to: str = ""
-
-
-def load(model: str | Path) -> Trained:
-    """Reads a model directory, a published model or a `.sqz` file.
-
-    Raises:
-      InputError: there is no such model, or it holds no checkpoint.
-    """
-    if Path(model).suffix == ".sqz" and Path(model).is_file():
-        return _of_sqz(Path(model))
-    directory = published.resolve(model)
-    config, known = model_directory.read(directory)
-    folded = graph.fold(config, variables(directory))
-    return Trained(
-        name=Path(model).name,
-        config=config,
-        labels=known,
-        graph=graph.of(config),
-        weights=folded,
-        temperature=read_temperature(directory),
-        fitted_to=read_fitted_to(directory),
-    )
-
-
-def _of_sqz(path: Path) -> Trained:
-    from squeezenext.sqz import file as sqz  # no model directory needs it
-
-    found = sqz.read(path)
-    return Trained(
-        name=path.stem,
-        config=found.config,
-        labels=found.classes,
-        graph=graph.of(found.config),
-        weights=found.weights,
-        temperature=found.temperature,
-        fitted_to=found.fitted_to,
-    )
-
-
 def variables(directory: Path, report: Log = log) -> dict[str, np.ndarray]:
     """Returns a model directory's variables by "model/layer/variable", averages where kept.
 
-    A checkpoint that is damaged is reported, and the one before it taken.
+    A damaged checkpoint is reported, and the one before it taken.
 
     Raises:
       InputError: there is no whole checkpoint, or none of the network that final.json tells of.
     """
-    found = checkpoint.newest(directory / "checkpoints", report)
+    found = checkpoint.newest(directory / model_directory.CHECKPOINTS, report)
     if found is None:
         raise InputError(f"{directory} holds no checkpoint yet; train it first.")
     state, meta = found
@@ -269,10 +166,8 @@ def variables(directory: Path, report: Log = log) -> dict[str, np.ndarray]:
 
 def _check_last(directory: Path, step: int) -> None:
     """Refuses an older network than the one whose scores and files lie in the directory."""
-    try:
-        ended = json.loads((directory / "final.json").read_text("utf-8"))["step"]
-    except (OSError, ValueError, KeyError, TypeError):  # a run that goes on, imported weights
-        return
+    final = model_directory.read_final(directory) or {}  # of imported weights there is none
+    ended = final.get("step", step)
     if ended != step:
         raise InputError(
             f"{directory} holds a run that ended at step {ended}, whose checkpoint is missing or "

@@ -7,6 +7,7 @@ from pathlib import Path
 from squeezenext import labels  # what is heavier is imported where it is used
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
+from squeezenext.model import directory as model_directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +132,9 @@ def _whole(directory: Path) -> bool:
     import json
 
     try:
-        meta = json.loads((directory / "checkpoints/step-00000000/META.json").read_text("utf-8"))
-        content = (directory / "model.tflite").read_bytes()
+        saved = directory / model_directory.CHECKPOINTS / "step-00000000"
+        meta = json.loads((saved / "META.json").read_text("utf-8"))
+        content = (directory / model_directory.LITERT).read_bytes()
     except (OSError, ValueError):
         return False
     return hashlib.sha256(content).hexdigest() == meta.get("litert_sha256")

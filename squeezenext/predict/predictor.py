@@ -87,10 +87,10 @@ class Predictor:
     """
 
     def __init__(self, model: str | Path, *, inside: bool = False):
-        self._model = loading.load_shipped(model)
+        self._model = loading.load_runnable(model)
         self.config = self._model.config
         self.labels = self._model.labels
-        self._content = self._model.litert
+        self._content = loading.litert(self._model)
         self._runner = self._make_runner(cores())
         self._tapped = self._tap() if inside else None
         if self._runner.size != self.config.images.size:

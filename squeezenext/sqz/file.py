@@ -1,51 +1,51 @@
 """`.sqz`: a whole compressed classifier in one file, read with numpy alone.
 
-The file holds the configuration (with the preprocessing), the labels and the folded network's
-weights, coded; docs/compression.md gives it byte for byte. `read` believes no length before it has
-compared it with what is there, and nothing before the checksum.
+The file holds a header (the network, its images, its labels and temperature, as JSON) and the
+folded network's weights, coded; docs/compression.md gives it byte for byte. What only training
+reads is not in the header, so a new option of a recipe changes no file.
+
+`decode` trusts nothing: no length before it is compared with the file's, nothing at all before
+the checksum, and no network that is larger than any that is worth compressing.
 """
 
 import dataclasses
+import json
+import math
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from squeezenext import files, labels
 from squeezenext.config import Config
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.network import graph
-from squeezenext.sqz import header as sqz_header
+from squeezenext.network.model import Model, check_temperature
 from squeezenext.sqz import kernels as sqz_kernels
 from squeezenext.sqz import streams as sqz_streams
-from squeezenext.sqz.header import Header
 from squeezenext.sqz.kernels import Shared
 
 SUFFIX = ".sqz"
-MAGIC = b"\x89SQZ\r\n\x1a\n"  # as PNG's: a transfer that changes line ends is noticed at once
+MAGIC = b"\x89SQZ\r\n\x1a\n"  # like PNG's: a transfer that changes line ends is noticed at once
 VERSION = 1
-HUFFMAN, ARITHMETIC = 0, 1  # the header's numbers of the coders; the first is no longer read
+HUFFMAN, ARITHMETIC = 0, 1  # the coders' numbers in the file; the first is no longer read
 MAX_BYTES = 64 << 20  # of a file
 _HEAD = struct.Struct("<8sHBBII")  # magic, version, coder, bytes of a float, header, streams
 _CRC = struct.Struct("<I")
 
-
-@dataclasses.dataclass(frozen=True)
-class Compressed:
-    """What a file holds.
-
-    Attributes:
-      config, classes, temperature, fitted_to: as `sqz_header.Header` has them.
-      weights: as `graph.fold` returns them.
-    """
-
-    config: Config
-    classes: tuple[labels.Label, ...]
-    temperature: float
-    weights: dict[str, np.ndarray]
-    fitted_to: str = ""
+IMAGES = ("size", "resize", "resize_mode", "channels", "mean", "std")  # fields in the header
+MAX_HEADER = 4 << 20  # bytes of the decompressed JSON
+# Bounds of a network; the largest published one has 4.4 million weights in 44 units.
+MAX_WEIGHTS = 1 << 24
+MAX_UNITS = 128
+MAX_CHANNELS = 1 << 16
+MAX_SIDE = 4096  # pixels of the images' sides
+MAX_KERNEL = 15  # a kernel's side; the published ones have 7 at most
+MAX_MAP, MAX_MAPS = 1 << 24, 1 << 27  # numbers in one map, and in all maps
+_PIXELS = 1e-4, 1e4  # bounds of deviations and, the upper one, of means of pixels 0..255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,44 +57,52 @@ class Encoded:
 
 
 def encode(
-    config: Config,
-    classes: Sequence[labels.Label],
+    model: Model,
     kernels: Mapping[str, Shared | np.ndarray],
     biases: Mapping[str, np.ndarray],
-    *,
     wide: bool = False,
-    temperature: float = 1.0,
-    fitted_to: str = "",
 ) -> Encoded:
     """Makes the file of a network.
 
     Args:
-      config: of the network.
-      classes: its labels, in order.
+      model: the network, its labels and temperature; its weights are not read.
       kernels: by layer; an array with more than 4,096 different values is stored as it is.
-      biases: [out] by layer, of those that have one.
-      wide: keep values as float32; else they are rounded to float16.
-      temperature: by which its logits are divided before the softmax.
-      fitted_to: the split that this was fitted to.
+      biases: [out] by layer, for the layers that have one.
+      wide: store values as float32; else they are rounded to float16.
 
     Raises:
-      InputError: a value does not fit float16.
+      InputError: a value is too large for float16.
     """
     kind = np.dtype("<f4" if wide else "<f2")
-    names = [node.name for node in graph.of(config).weighted]
-    with np.errstate(over="ignore"):  # what overflows is found next
+    names = [node.name for node in model.graph.weighted]
+    with np.errstate(over="ignore"):  # infinities are found next
         parts = [sqz_kernels.take_apart(kernels[name], kind) for name in names]
         offsets = [biases[name].astype(kind) for name in names if name in biases]
     for array in (*offsets, *(part.codebook for part in parts)):
         if not np.isfinite(array).all():
             raise InputError("A weight is too large for float16; compress with --lossless.")
-    header = sqz_header.encode(Header(config, tuple(classes), temperature, fitted_to))
+    header = encode_header(model)
     flat = np.concatenate([np.zeros(0, kind), *offsets])
     streams, sizes = sqz_streams.write(parts, flat)
     head = _HEAD.pack(MAGIC, VERSION, ARITHMETIC, kind.itemsize, len(header), len(streams))
     body = head + header + streams
     data = body + _CRC.pack(zlib.crc32(body))
     return Encoded(data, dict(zip(names, sizes, strict=True)))
+
+
+def encode_header(model: Model) -> bytes:
+    """Returns the header: compressed JSON."""
+    plain, classes = json.loads(config_io.to_json(model.config)), model.labels
+    named = "imagenet" if classes == labels.imagenet() else [[x.synset, x.text] for x in classes]
+    document = {
+        "model": plain["model"],
+        "images": {field: plain["images"][field] for field in IMAGES},
+        "labels": named,
+        "temperature": model.temperature,
+    }
+    document |= {"fitted_to": model.fitted_to} if model.fitted_to else {}
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+    return zlib.compress(text.encode("utf-8"), 9)
 
 
 def write(path: Path, data: bytes) -> None:
@@ -110,7 +118,7 @@ def write(path: Path, data: bytes) -> None:
         raise InputError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def read(path: Path) -> Compressed:
+def read(path: Path) -> Model:
     """Reads a file.
 
     Raises:
@@ -124,15 +132,15 @@ def read(path: Path) -> Compressed:
     return decode(data, str(path))
 
 
-def decode(data: bytes, source: str) -> Compressed:
-    """Reads a file's bytes; `source` is named in messages.
+def decode(data: bytes, source: str) -> Model:
+    """Reads a file's bytes; `source` names it in messages, and the model.
 
     Raises:
       InputError: as `read`.
     """
     kind, header, streams = _frame(data, source)
-    known = sqz_header.decode(header, source)
-    nodes = graph.of(known.config)
+    known = _decode_header(header, source)
+    nodes = known.graph
     shapes = [nodes.kernel_shape(node.name) for node in nodes.weighted]
     full = [shape if len(shape) == 4 else (1, 1, *shape) for shape in shapes]
     biased = [node for node in nodes.weighted if node.op == "conv" or node.bias]
@@ -147,8 +155,7 @@ def decode(data: bytes, source: str) -> Compressed:
     ends = np.cumsum([node.shape[-1] for node in biased])[:-1]
     for node, bias in zip(biased, np.split(biases, ends), strict=True):
         weights[f"{node.name}/bias"] = bias
-    described = (known.config, known.classes, known.temperature)
-    return Compressed(*described, weights, known.fitted_to)
+    return dataclasses.replace(known, weights=weights)
 
 
 def _frame(data: bytes, source: str) -> tuple[np.dtype, bytes, bytes]:
@@ -178,3 +185,92 @@ def _frame(data: bytes, source: str) -> tuple[np.dtype, bytes, bytes]:
     start = _HEAD.size + header
     kind = np.dtype(f"<f{itemsize}")
     return kind, data[_HEAD.size : start], data[start : start + streams]
+
+
+def _decode_header(data: bytes, source: str) -> Model:
+    """Returns the model that a header describes, without its weights."""
+    inflater = zlib.decompressobj()
+    try:
+        text = inflater.decompress(data, MAX_HEADER)
+        if not inflater.eof or inflater.unused_data:
+            raise InputError(f"{source} is damaged: its header is too long.")
+        model = _read_document(json.loads(text), source)
+    except InputError:
+        raise
+    except (
+        zlib.error, ValueError, KeyError, TypeError, ArithmeticError, RecursionError,
+    ) as error:  # fmt: skip
+        raise InputError(f"{source} is damaged: its header cannot be read ({error}).") from error
+    _check_network(model.config, source)
+    if len(model.labels) != model.config.model.classes:
+        raise InputError(
+            f"{source} has {len(model.labels)} labels, its network "
+            f"{model.config.model.classes} classes."
+        )
+    return model
+
+
+def _read_document(document: dict, source: str) -> Model:
+    images = {field: document["images"][field] for field in IMAGES}
+    plain = {"model": document["model"], "images": images}
+    config = config_io.from_json(json.dumps(plain), source)
+    named = document["labels"]
+    classes = (
+        labels.imagenet()
+        if named == "imagenet"
+        else tuple(labels.Label(str(synset), str(text)) for synset, text in named)
+    )
+    temperature = check_temperature(document["temperature"])
+    return Model(source, config, classes, {}, temperature, str(document.get("fitted_to", "")))
+
+
+def _check_network(config: Config, source: str) -> None:
+    try:
+        _check_images(config)
+        _check_sizes(config)
+    except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
+        raise InputError(f"{source} is damaged: its network cannot be built ({error}).") from error
+
+
+def _check_images(config: Config) -> None:
+    images = config.images
+    if type(images.size) is not int or type(images.resize) is not int:
+        raise ValueError(f"images of {images.size!r} of {images.resize!r} pixels")
+    if images.resize > MAX_SIDE:
+        raise ValueError(f"images of {images.resize} pixels")
+    low, high = _PIXELS
+    possible = all(low <= x <= high for x in images.std) and all(
+        -high <= x <= high for x in images.mean
+    )
+    if not possible:
+        raise ValueError(f"pixels of mean {images.mean} and deviation {images.std}")
+
+
+def _check_sizes(config: Config) -> None:
+    units = sum(stage.units for stage in getattr(config.model, "stages", ()))
+    layers = units + len(getattr(config.model, "fires", ()))
+    if layers > MAX_UNITS:
+        raise ValueError(f"{layers} units")
+    numbers = [n for n in _leaves(dataclasses.astuple(config.model)) if isinstance(n, int)]
+    if not all(0 <= number <= MAX_CHANNELS for number in numbers):
+        raise ValueError(f"sizes {min(numbers)} to {max(numbers)}")
+    network = graph.of(config)
+    shapes = [network.kernel_shape(node.name) for node in network.weighted]
+    maps = [node.shape for node in network.nodes]
+    for shape in (*shapes, *maps):
+        if not all(isinstance(side, int) and side > 0 for side in shape):
+            raise ValueError(f"a layer of shape {shape}")
+    if any(max(node.kernel) > MAX_KERNEL for node in network.nodes):
+        raise ValueError("a kernel larger than any")
+    sizes = [math.prod(shape) for shape in maps]
+    total = sum(math.prod(shape) for shape in shapes)
+    if total > MAX_WEIGHTS or max(sizes) > MAX_MAP or sum(sizes) > MAX_MAPS:
+        raise ValueError(f"{total:,} weights, maps of up to {max(sizes):,} numbers")
+
+
+def _leaves(value: object) -> Iterator[object]:
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value

@@ -18,6 +18,7 @@ from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.model import checkpoint
+from squeezenext.model import directory as model_directory
 from squeezenext.records import bad_records
 from squeezenext.records.reader import Reader
 from squeezenext.train import devices
@@ -100,7 +101,7 @@ class Snapshots:
     def __init__(self, loop: Loop, model_dir: Path, *, examples: int, chief: bool, keep: int):
         self._loop = loop
         self._model_dir = model_dir
-        self._directory = model_dir / "checkpoints"
+        self._directory = model_dir / model_directory.CHECKPOINTS
         self._examples = examples
         self._chief = chief
         self._keep = keep

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from squeezenext.errors import InputError
 from squeezenext.files import write_text
+from squeezenext.model import directory as model_directory
 from squeezenext.progress import Bar
 
 COLUMNS = (
@@ -77,7 +78,7 @@ class History:
     """
 
     def __init__(self, directory: Path, resumed_step: int):
-        self._path = directory / "history.csv"
+        self._path = directory / model_directory.HISTORY
         self._rows = [row for row in _read_rows(self._path) if int(row["step"]) <= resumed_step]
         self._held: _Held = collections.deque(maxlen=_MOST_HELD)
         self._writer = tf.summary.create_file_writer(str(directory / "tensorboard"))

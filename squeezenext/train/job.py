@@ -7,11 +7,12 @@ from pathlib import Path
 import tensorflow as tf
 
 from squeezenext.config import Config
+from squeezenext.model import directory as model_directory
 from squeezenext.model import loading
 from squeezenext.records import bad_records
 from squeezenext.records.manifest import Split
 from squeezenext.records.reader import Reader, faults_named
-from squeezenext.train import devices, history, losses, measure, model_directory
+from squeezenext.train import devices, exchange, history, losses, measure
 from squeezenext.train import watchdog as train_watchdog
 from squeezenext.train.cluster import Cluster
 from squeezenext.train.history import LOG
@@ -38,7 +39,7 @@ def train(
     """
     model_dir = Path(options.model_dir)
     chief = cluster is None or cluster.index == 0
-    history.log_to(model_dir / "train.log" if chief else None)
+    history.log_to(model_dir / model_directory.LOG if chief else None)
     with train_watchdog.watched(model_dir, cluster, signals) as watchdog:
         given = task()
         config, splits = given.config, given.splits
@@ -65,7 +66,7 @@ def train(
                 _fine_tune(loop, given.source)
             measure.choose(loop, reader, options.deterministic)
             if chief:
-                model_directory.create(model_dir, config, given.classes)
+                exchange.create(model_dir, config, given.classes)
             return job.run()
 
 
@@ -142,7 +143,7 @@ def _fine_tune(loop: Loop, source: Path) -> None:
     """
     arrays = loading.variables(source, LOG.warning)
     with loop.strategy.scope():
-        left = model_directory.assign(loop.model, arrays, str(source), new_head=True)
+        left = exchange.assign(loop.model, arrays, str(source), new_head=True)
         for weight, average in loop.update.averaged():
             average.assign(weight.numpy())
     LOG.info("Fine-tuning from %s; new: %s", source, ", ".join(left) or "nothing")

@@ -10,6 +10,7 @@ import tensorflow as tf
 from squeezenext import labels
 from squeezenext.images import augment
 from squeezenext.metrics import Evaluation
+from squeezenext.model import directory as model_directory
 from squeezenext.network import keras_model
 from squeezenext.records import batches
 from squeezenext.records.reader import Reader
@@ -89,7 +90,7 @@ class Journal:
         """Shows the labels, the classes' scores, the confusion and the worst mistakes."""
         self.history.histogram("validation/predicted_labels", result.predicted, step)
         self.history.histogram("validation/labels", result.labels, step)
-        names = self._model_dir / "labels.json"
+        names = self._model_dir / model_directory.LABELS
         if names.is_file():
             images, classes = self._loop.config.images, labels.read(names)
             tensorboard.show(self.history, result, reader, images, classes, step)

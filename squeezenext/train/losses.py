@@ -7,13 +7,13 @@ import keras
 import tensorflow as tf
 
 from squeezenext.config import Distillation
-from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.images.decoding import normalize
+from squeezenext.model import directory as model_directory
 from squeezenext.model import loading, published
 from squeezenext.network import keras_model
 from squeezenext.network.fusing import fused
-from squeezenext.train import model_directory
+from squeezenext.train import exchange
 
 # From [n, size, size, 3] float32 pixels, RGB, 0..255, to [n, classes] float32 logits.
 Teacher = Callable[[tf.Tensor], tf.Tensor]
@@ -90,10 +90,10 @@ def teacher(how: Distillation, classes: int, precision: str) -> Teacher | None:
 def _own(name: str, classes: int, precision: str) -> Teacher:
     """A model directory or a published model."""
     directory = published.resolve(name)
-    config = config_io.read_model(directory)
+    config = model_directory.read_config(directory)
     _check_classes(name, config.model.classes, classes)
     model = keras_model.build(config, precision=precision)
-    model_directory.assign(model, loading.variables(directory), name)
+    exchange.assign(model, loading.variables(directory), name)
 
     normalized = fused(lambda pixels: normalize(pixels, config.images))
 

@@ -41,7 +41,7 @@ class Options:
     """Arguments of `train.train`; none of them belongs to the recipe.
 
     Attributes:
-      model_dir: made if absent; see model_directory.py for what it will hold.
+      model_dir: made if absent; see model/directory.py for what it will hold.
       data_dir: records with a manifest; else the two patterns of TF-slim shards.
       fine_tune_from: a model directory or a published model's name, whose weights to start from;
         the classifier is new where the number of classes differs.

@@ -7,8 +7,9 @@ from typing import Any
 
 from squeezenext.errors import NotFinite, RunAgain
 from squeezenext.model import checkpoint
+from squeezenext.model import directory as model_directory
 from squeezenext.records.reader import Reader
-from squeezenext.train import checkpoints, devices, model_directory, non_finite
+from squeezenext.train import checkpoints, devices, exchange, non_finite
 from squeezenext.train.checkpoints import Progress, Saver, Snapshots
 from squeezenext.train.history import LOG, History, ProgressBar
 from squeezenext.train.journal import Journal
@@ -152,7 +153,7 @@ class Run:
         sha256 = checkpoint.weights_sha256(self.loop.state())
         document = model_directory.read_final(self.model_dir)
         ended = document is not None and document.get("weights_sha256") == sha256
-        ended = ended and (self.model_dir / "model.tflite").is_file()
+        ended = ended and (self.model_dir / model_directory.LITERT).is_file()
         if not devices.exchange(self.loop.strategy, [ended])[0, 0]:
             return None
         LOG.info(
@@ -164,8 +165,7 @@ class Run:
 
     def _begin(self) -> None:
         if self.chief:
-            for name in ("final.json", "model.tflite", "calibration.json", "scores.json"):
-                (self.model_dir / name).unlink(missing_ok=True)  # of an earlier end
+            model_directory.remove_results(self.model_dir)  # of an earlier end
         if self.journal and not self.step:
             self.journal.input(self.reader)
         if self.options.on_nan == "rollback" and not self.step:
@@ -334,12 +334,12 @@ class Run:
             "weights_sha256": checkpoint.weights_sha256(state),
         }
         if self.options.fine_tune_from:
-            document["fine_tuned_from"] = model_directory.origin(self.options.fine_tune_from)
+            document["fine_tuned_from"] = exchange.origin(self.options.fine_tune_from)
         if self.reader.bad is not None:
             document["bad_records"] = len(self.reader.bad)
             self.saver.end()
         if self.chief:
-            model_directory.write_end(self.model_dir, self.loop.config, state, document)
+            exchange.write_end(self.model_dir, self.loop.config, state, document)
             LOG.info("Done: %s", document)
             LOG.info("The model is in %s.", self.model_dir)
         if self.signals.came:  # after the last look at it: whatever would follow is not to begin

@@ -13,7 +13,7 @@ from squeezenext.export import checking
 from squeezenext.images import decoding
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
-from squeezenext.model import loading
+from squeezenext.network.model import Model
 from squeezenext.predict.predictor import softmax
 
 WORKER = Path(__file__).parents[1] / "inference_worker.py"
@@ -89,7 +89,7 @@ def start(rows: list[Row], threads: list[int], pythons: dict[str, str]) -> list[
     return workers
 
 
-def right_ones(workers: list[Worker], model: loading.Trained, images: Path) -> list[Worker]:
+def right_ones(workers: list[Worker], model: Model, images: Path) -> list[Worker]:
     """Returns the workers that compute the network; the others are named, and end.
 
     Args:
@@ -104,7 +104,7 @@ def right_ones(workers: list[Worker], model: loading.Trained, images: Path) -> l
     return found
 
 
-def _is_right(worker: Worker, model: loading.Trained, images: Path) -> bool:
+def _is_right(worker: Worker, model: Model, images: Path) -> bool:
     """Says whether a worker computes the network, and on standard error where it does not."""
     shown = np.load(images, mmap_mode="r")[:4]
     network = Runner(writer.write(model.graph, model.weights), 1, model.name)

@@ -1,29 +1,24 @@
-"""A model directory: what a run leaves behind and every later command reads.
+"""Between a Keras model and a model directory: weights are assigned, results are written."""
 
-config.json labels.json       the resolved configuration and the classes
-checkpoints/step-00001234/    see checkpoint.py
-model.tflite                  the float32 network, for prediction without TensorFlow
-history.csv train.log tensorboard/ model_stats.csv final.json MODEL_CARD.md
-"""
-
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 
 from squeezenext import files, labels, stats, tf_import
 from squeezenext.config import Config
-from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
+from squeezenext.litert import writer
 from squeezenext.model import card, checkpoint, published
 from squeezenext.model import directory as model_directory
-from squeezenext.network import keras_model
-from squeezenext.network.keras_model import model_variables
-from squeezenext.train import from_keras
+from squeezenext.network import graph, keras_model
+from squeezenext.network.keras_model import inference, model_variables
 from squeezenext.train.optimizers import CLASSIFIERS
+
+TOLERANCE = 1e-3  # of the logits, against the network; float32 kernels differ by 1e-5
 
 
 def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> None:
@@ -34,7 +29,7 @@ def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> 
     """
     model_directory.write(directory, config, classes)
     table = stats.to_csv(stats.layers(keras_model.build(config)))
-    files.write_text(directory / "model_stats.csv", table)
+    files.write_text(directory / model_directory.STATS, table)
 
 
 def assign(
@@ -70,21 +65,44 @@ def assign(
 
 
 def write_litert(directory: Path, model: keras.Model) -> None:
-    """Writes model.tflite."""
-    content = from_keras.convert(model, config_io.read_model(directory))
-    files.write_bytes(directory / "model.tflite", content)
+    """Writes model.tflite, for prediction without TensorFlow."""
+    content = convert(model, model_directory.read_config(directory))
+    files.write_bytes(directory / model_directory.LITERT, content)
 
 
-def write_final(directory: Path, document: dict) -> None:
-    """Writes final.json and the model card, which tells its figures."""
-    files.write_json(directory / "final.json", document)
-    card.write(directory)
+def convert(model: keras.Model, config: Config) -> bytes:
+    """Writes a float32 network for one image at a time, from normalised images to logits.
+
+    Args:
+      model: as `keras_model.build(config)` makes it.
+
+    Raises:
+      RuntimeError: the file does not compute what the network does.
+    """
+    variables = {name: np.asarray(value) for name, value in model_variables(model).items()}
+    size = model.input_shape[1]
+    content = writer.write(graph.of(config, size), graph.fold(config, variables))
+    _compare(content, inference(model, batch=1), size)
+    return content
+
+
+def _compare(content: bytes, function, size: int) -> None:
+    images = np.random.default_rng(0).normal(0, 50, (1, size, size, 3)).astype(np.float32)
+    interpreter = Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
+    interpreter.invoke()
+    actual = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    expected = function(tf.constant(images)).numpy()
+    error = np.abs(actual - expected).max() / max(1.0, np.abs(expected).max())
+    if not error < TOLERANCE:
+        raise RuntimeError(f"The LiteRT file differs from the network by {error:.3g}.")
 
 
 def write_end(
     directory: Path, config: Config, state: dict[str, np.ndarray], document: dict
 ) -> None:
-    """Writes model.tflite and final.json of a run that has come to its end.
+    """Writes model.tflite, final.json and the model card of a run that has ended.
 
     Args:
       state: `Loop.state`'s arrays.
@@ -94,7 +112,8 @@ def write_end(
         model = keras_model.build(config)
         assign(model, checkpoint.evaluated(state), "the run")
         write_litert(directory, model)
-    write_final(directory, document)
+    files.write_json(directory / model_directory.FINAL, document)
+    card.write(directory)  # which reports the scores in final.json
 
 
 def origin(model: str) -> dict[str, str]:
@@ -105,12 +124,3 @@ def origin(model: str) -> dict[str, str]:
         imported = {}
     licence = {"licence": str(imported["licence"])} if "licence" in imported else {}
     return {"model": Path(model).name} | licence
-
-
-def read_final(directory: Path) -> dict | None:
-    """Reads final.json; None where there is none that can be read."""
-    try:
-        document = json.loads((directory / "final.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return document if isinstance(document, dict) else None
