@@ -4,7 +4,7 @@
         --configuration NAME --model_dir DIR
     python -m squeezenext.weights export --format FORMAT --model_dir DIR|NAME|FILE.sqz --output FILE
 
-Formats, see docs/weights.md: deep_compression, ncnn, caffemodel, torchvision, pytorchcv, npz.
+Formats, see docs/weights.md: deep_compression, ncnn, caffemodel, torchvision, pytorchcv.
 
 A published model is fetched once from its public home, checked against its SHA-256 and kept in
 the user's cache as a model directory. The folder SQUEEZENEXT_WEIGHTS is looked in first, for files
@@ -23,7 +23,7 @@ from squeezenext.cli import log, run
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.formats import deep_compression, npz, pytorch, variables
+from squeezenext.formats import deep_compression, pytorch, variables
 from squeezenext.model import directory as model_directory
 from squeezenext.model import importing, loading
 from squeezenext.model.published import resolve
@@ -32,7 +32,7 @@ from squeezenext.sqz import file as sqz
 # Weights as files of other programs.
 
 
-FORMATS = ("deep_compression", "npz", "torchvision", "pytorchcv")
+FORMATS = ("deep_compression", "torchvision", "pytorchcv")
 
 
 def write(kind: str, config: Config, arrays: dict[str, np.ndarray], path: Path) -> None:
@@ -50,9 +50,7 @@ def write(kind: str, config: Config, arrays: dict[str, np.ndarray], path: Path) 
     if not path.parent.is_dir():
         raise InputError(f"--output {path}: there is no folder {path.parent}.")
     importing.check_images(kind, config, "the model")
-    if kind == "npz":
-        content = npz.encode(arrays, config)
-    elif kind == "deep_compression":
+    if kind == "deep_compression":
         content = _net_file(arrays, config)
     else:
         content = pytorch.encode(arrays, config, kind)

@@ -1,10 +1,9 @@
-"""Tests for `foreign/ncnn.py`, `caffemodel.py`, `caffe_proto.py`, `npz.py`, `variables.py`.
+"""Tests for `formats/ncnn.py`, `caffe.py` and `variables.py`.
 
 The files are made by `foreign_files.py`; ncnn's published ones are read in test_weights.py.
 """
 
 import dataclasses
-import io
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from squeezenext.config import Stage
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.formats import caffe, ncnn, npz, variables
+from squeezenext.formats import caffe, ncnn, variables
 from tests import foreign_files
 from tests.foreign_files import BYPASS, SQUEEZENET, SQUEEZENEXT, VERSION_5, field, trained
 
@@ -186,6 +185,13 @@ def test_a_caffemodel_of_another_network_is_refused(of, read_as, message):
         caffe.decode(data, read_as, "my.caffemodel")
 
 
+def test_a_caffemodel_of_too_many_parts_is_refused_soon():
+    blobs = foreign_files.caffe_layer("conv1", "Convolution", [b""] * 1000)
+    for data in (b"\x12\x00" * 10**6, foreign_files.field(100, b"") * 20_000, blobs):
+        with pytest.raises(InputError, match="it has too many fields"):
+            caffe.decode(data, SQUEEZENEXT, "my.caffemodel")
+
+
 def test_a_caffemodel_with_other_strides_padding_or_norms_is_refused():
     data = foreign_files.caffemodel_of(SQUEEZENEXT, trained(SQUEEZENEXT))
     strided, padded, grouped = field(13, 2) + field(14, 2), field(9, 1) + field(10, 0), field(5, 2)
@@ -195,43 +201,6 @@ def test_a_caffemodel_with_other_strides_padding_or_norms_is_refused():
         assert old in data and len(old) == len(new) or b"Scale" in new
         with pytest.raises(InputError, match="my.caffemodel"):
             caffe.decode(data.replace(old, new), SQUEEZENEXT, "my.caffemodel")
-
-
-def test_npz_there_and_back():
-    arrays = trained(SQUEEZENEXT)
-    data = npz.encode(arrays, SQUEEZENEXT)
-    found, notes = npz.decode(data, SQUEEZENEXT, "my.npz")
-    equal(found, arrays)
-    assert not notes
-    for damaged in (b"", data[:100], data[:-30]):
-        with pytest.raises(InputError, match=r"my\.npz"):
-            found, _ = npz.decode(damaged, SQUEEZENEXT, "my.npz")
-            variables.complete(SQUEEZENEXT, found, "my.npz")
-    with pytest.raises(InputError, match="not float32 of"):
-        npz.decode(npz.encode(trained(SQUEEZENET), SQUEEZENET),
-                   dataclasses.replace(SQUEEZENET, model=dataclasses.replace(
-                       SQUEEZENET.model, classes=4)), "my.npz")  # fmt: skip
-
-
-def test_npz_knows_its_pixels():
-    data = npz.encode(trained(SQUEEZENEXT), SQUEEZENEXT)
-    images = dataclasses.replace(SQUEEZENEXT.images, channels="RGB")
-    with pytest.raises(InputError, match="know pixels of.*BGR.*shows.*RGB"):
-        npz.decode(data, dataclasses.replace(SQUEEZENEXT, images=images), "my.npz")
-    bare = io.BytesIO()
-    np.savez(bare, **trained(SQUEEZENEXT))
-    found, notes = npz.decode(bare.getvalue(), SQUEEZENEXT, "my.npz")
-    equal(found, trained(SQUEEZENEXT))
-    assert "says nothing of pixels" in notes[0]
-
-
-def test_an_npz_s_headers_are_never_parsed():
-    """A brace that is not closed made numpy's own reader raise tokenize.TokenError."""
-    data = npz.encode(trained(SQUEEZENEXT), SQUEEZENEXT)
-    place = data.index(b"}", data.index(b"descr"))
-    for byte in (b"|", b"="):
-        with pytest.raises(InputError, match=r"my\.npz"):
-            npz.decode(data[:place] + byte + data[place + 1 :], SQUEEZENEXT, "my.npz")
 
 
 @pytest.mark.parametrize(

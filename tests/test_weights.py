@@ -251,9 +251,8 @@ def test_bad_imports(shared, tmp_path, capsys):
         ("ncnn", caffe, "squeezenet_v1_1_torchvision", "images are 227 wide"),
         ("ncnn", caffe, "squeezenet_v1_1_caltech256", "--labels is missing"),
         ("caffemodel", path, "squeezenet_v1_0", "is damaged or of another network"),
-        ("npz", path, "squeezenet_v1_0", "is damaged"),
         ("hdf5", path, "squeezenet_v1_0", "must be one of deep_compression, ncnn"),
-        ("npz", tmp_path / "absent", "squeezenet_v1_0", "cannot be read: No such file"),
+        ("caffemodel", tmp_path / "absent", "squeezenet_v1_0", "cannot be read: No such file"),
     ):
         assert run_weights("import", "--format", kind, "--input", file, *target, name) == 2
         err = capsys.readouterr().err
@@ -269,19 +268,14 @@ def test_bad_imports(shared, tmp_path, capsys):
 
 
 def test_import_and_export(shared, tmp_path, capsys):
-    """Ncnn to npz and back; META.json says where the weights come from."""
+    """META.json says where the weights come from; a directory holds one model."""
     file = shared / "weights" / "squeezenet_v1.1.torchvision.ncnn.param"
-    made, again, path = tmp_path / "made", tmp_path / "again", tmp_path / "weights.npz"
+    made, path = tmp_path / "made", tmp_path / "weights.net"
     network = ["--configuration", "squeezenet_v1_1_torchvision"]
     assert run_weights("import", "--format", "ncnn", "--input", file, "--model_dir", made,
                        *network) == 0  # fmt: skip
     assert "says nothing of pixels: the network is shown RGB" in capsys.readouterr().err
-    assert run_weights("export", "--format", "npz", "--model_dir", made, "--output", path) == 0
-    assert run_weights("import", "--format", "npz", "--input", path, "--model_dir", again,
-                       *network) == 0  # fmt: skip
-    (first, meta), (second, _) = (checkpoint.load(x / "checkpoints", 0) for x in (made, again))
-    assert checkpoint.weights_sha256(first) == checkpoint.weights_sha256(second)
-    assert (made / "model.tflite").read_bytes() == (again / "model.tflite").read_bytes()
+    first, meta = checkpoint.load(made / "checkpoints", 0)
     assert meta["imported"]["format"] == "ncnn"
     files = {
         published.url.split("/")[-1]: published.sha256
@@ -298,15 +292,12 @@ def test_import_and_export(shared, tmp_path, capsys):
     checkpoint.save(made / "checkpoints", 5000, first, {})  # training went on in it
     assert run_weights("import", "--format", "ncnn", "--input", file, "--model_dir", made,
                        *network) == 2  # fmt: skip
-    other = ["--configuration", "squeezenet_v1_1", "--set", "images.size=224"]
-    assert run_weights("import", "--format", "npz", "--input", path, "--model_dir",
-                       tmp_path / "bgr", *other) == 2  # fmt: skip
-    assert "know pixels of {'channels': 'RGB'" in capsys.readouterr().err
     for kind, message in (("deep_compression", "other pixels"), ("caffemodel", "must be one of")):
         assert run_weights("export", "--format", kind, "--model_dir", made, "--output", path) == 2
         assert message in capsys.readouterr().err
-    missing = tmp_path / "absent" / "x.npz"
-    assert run_weights("export", "--format", "npz", "--model_dir", made, "--output", missing) == 2
+    missing = tmp_path / "absent" / "x.pth"
+    assert run_weights("export", "--format", "torchvision", "--model_dir", made,
+                       "--output", missing) == 2  # fmt: skip
 
 
 def test_weights_are_not_written_for_pixels_they_do_not_know(published, tmp_path, capsys):
@@ -360,8 +351,8 @@ def test_a_compressed_file_is_exported(published, tmp_path):
     assert run_weights("export", "--format", "deep_compression", "--model_dir", file, "--output",
                        path) == 0  # fmt: skip
     assert path.stat().st_size == 675_763
-    assert run_weights("export", "--format", "npz", "--model_dir", tmp_path / "b.sqz", "--output",
-                       path) == 2  # fmt: skip
+    assert run_weights("export", "--format", "deep_compression", "--model_dir", tmp_path / "b.sqz",
+                       "--output", path) == 2  # fmt: skip
 
 
 def test_the_published_net_is_written_again(published, tmp_path):

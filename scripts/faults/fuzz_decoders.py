@@ -35,7 +35,7 @@ from squeezenext import cli as command_line
 from squeezenext import labels
 from squeezenext.config import TORCHVISION, Config
 from squeezenext.errors import InputError, SomeInputsFailed
-from squeezenext.formats import deep_compression, npz, pytorch, variables
+from squeezenext.formats import deep_compression, pytorch, variables
 from squeezenext.model import importing
 from squeezenext.network import graph
 from squeezenext.network.model import Model
@@ -70,7 +70,6 @@ def readers() -> list[Reader]:
         Reader(".bin", "ncnn", SQUEEZENET, half, damaged=1),
         Reader(".bin of float32", "ncnn", SQUEEZENET, whole, damaged=1),
         Reader(".net of 4 bits", "deep_compression", SQUEEZENET, (_net_of_4_bits(),)),
-        Reader(".npz", "npz", SQUEEZENEXT, (npz.encode(next_, SQUEEZENEXT),)),
     ]
     forms = [(SQUEEZENET, arrays, ""), (BYPASS, bypass, "legacy"), (SQUEEZENEXT, next_, ""),
              (SQUEEZENEXT, next_, "merged")]  # fmt: skip
@@ -78,11 +77,6 @@ def readers() -> list[Reader]:
         name = f".caffemodel {type(config.model).__name__} {style}".strip()
         data = files.caffemodel_of(config, values, style)
         found.append(Reader(name, "caffemodel", config, (data,)))
-    large = dataclasses.replace(
-        SQUEEZENEXT, model=dataclasses.replace(SQUEEZENEXT.model, head_filters=256)
-    )  # whose kernel is larger than what zipfile reads, and checks, at once
-    data = npz.encode(trained(large), large)
-    found.append(Reader(".npz of a large layer", "npz", large, (data,)))
     data = _sqz_of(SQUEEZENEXT, next_)
     found.append(Reader(".sqz", "sqz", SQUEEZENEXT, (data,), exact=True))
     found.append(Reader(".sqz, sealed", "sealed sqz", SQUEEZENEXT, (data,)))

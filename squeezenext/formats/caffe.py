@@ -1,13 +1,13 @@
-"""Reads Caffe's `.caffemodel` for the networks of github.com/forresti/SqueezeNet,
-github.com/songhan/SqueezeNet-Residual and github.com/amirgholami/SqueezeNext.
+"""Reads Caffe's `.caffemodel` files of the official SqueezeNets and SqueezeNexts.
 
-Convolutions, batch norms and scales stand in the order of the prototxt, which is that of our
-networks; types, shapes, strides, padding and groups must agree.
+They are of github.com/forresti/SqueezeNet, github.com/songhan/SqueezeNet-Residual and
+github.com/amirgholami/SqueezeNext. Convolutions, batch norms and scales stand in the order of the
+prototxt, which is that of our networks; types, shapes, strides, padding and groups must agree.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -15,14 +15,8 @@ from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.network import graph
 
-# The parts of caffe.proto's messages that hold weights, read by the wire format alone.
-#
-# Fields by number. NetParameter: `layer` 100, and `layers` 2 of files before 2015. A layer: name,
-# type, blobs, convolution_param, batch_norm_param. A blob: `data` 5 or `double_data` 8, packed, and
-# `shape` 7, or num, channels, height and width 1 to 4. Everything else is passed over.
-
-
-MAX_FIELDS = 200_000  # of a file; SqueezeNext's have some ten thousand
+MAX_LAYERS = 10_000  # of a file; SqueezeNext's have some 300
+MAX_PARTS = 64  # blobs of a layer, pieces of a blob, numbers of a list
 EPSILON = 1e-5  # BatchNormParameter.eps, where a file says nothing
 _NAMES_OF_V1 = {
     4: "Convolution",
@@ -30,10 +24,33 @@ _NAMES_OF_V1 = {
     18: "ReLU",
     25: "Eltwise",
 }  # V1LayerParameter.LayerType
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_LAYER = {1: "name", 2: "type", 7: "blob", 106: "convolution", 139: "norm"}
-_LAYER_OF_V1 = {4: "name", 5: "type", 6: "blob", 10: "convolution"}
-_REPEATED = (1, 3, 4, 6, 18)  # BlobShape.dim; ConvolutionParameter's pad, kernel, stride, dilation
+
+# The messages of caffe.proto as far as they are read: {message: {field: (number, kind)}}; a star
+# stands for repeated. Messages in messages are declared as their bytes and parsed one by one, so
+# that each count is checked before so many are made; packed floats are bytes, for numpy.
+_MESSAGES = {
+    "NetParameter": {"layer": (100, "bytes*"), "layers": (2, "bytes*")},
+    "LayerParameter": {
+        "name": (1, "bytes"), "type": (2, "bytes"), "blobs": (7, "bytes*"),
+        "convolution_param": (106, "bytes"), "batch_norm_param": (139, "bytes"),
+    },
+    "V1LayerParameter": {
+        "name": (4, "bytes"), "type": (5, "uint64"), "blobs": (6, "bytes*"),
+        "convolution_param": (10, "bytes"),
+    },
+    "BlobProto": {
+        "num": (1, "uint64"), "channels": (2, "uint64"), "height": (3, "uint64"),
+        "width": (4, "uint64"), "data": (5, "bytes*"), "double_data": (8, "bytes*"),
+        "shape": (7, "bytes"),
+    },
+    "BlobShape": {"dim": (1, "uint64*")},
+    "ConvolutionParameter": {
+        "pad": (3, "uint64*"), "pad_h": (9, "uint64"), "pad_w": (10, "uint64"),
+        "stride": (6, "uint64*"), "stride_h": (13, "uint64"), "stride_w": (14, "uint64"),
+        "group": (5, "uint64"), "dilation": (18, "uint64*"),
+    },
+    "BatchNormParameter": {"eps": (3, "float")},
+}  # fmt: skip
 
 
 class Damaged(Exception):
@@ -45,139 +62,118 @@ class Layer:
     """A layer as far as it is read.
 
     Attributes:
+      name: the layer's name.
       kind: its type, as the newer files name it.
       blobs: float arrays without leading dimensions of 1.
-      convolution: ConvolutionParameter's integers by field, or None where the file has none.
-      epsilon: BatchNormParameter's.
+      convolution: its ConvolutionParameter message, or None.
+      epsilon: BatchNormParameter.eps.
     """
 
-    name: str = ""
-    kind: str = ""
-    blobs: list[np.ndarray] = dataclasses.field(default_factory=list)
-    convolution: dict[int, list[int]] | None = None
+    name: str
+    kind: str
+    blobs: list[np.ndarray]
+    convolution: object | None
     epsilon: float = EPSILON
 
 
 def read_layers(data: bytes) -> list[Layer]:
-    """Returns a NetParameter's layers in order.
+    """Returns a NetParameter's layers in order: those of `layers`, of files before 2015, first.
 
     Raises:
       Damaged: the bytes are not such a message.
     """
-    reader, found = _Reader(), []
-    for number, kind, value in reader.fields(memoryview(data)):
-        if number in (100, 2) and kind == _BYTES:
-            found.append(reader.layer(value, first=number == 2))
+    net = _parse("NetParameter", data)
+    return [*map(_first_layer, net.layers), *map(_layer, net.layer)]
+
+
+@functools.cache
+def _classes() -> dict[str, type]:
+    # Not above: prediction imports this module and installs without protobuf.
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
+    for message, fields in _MESSAGES.items():
+        declared = file.message_type.add(name=message)
+        for name, (number, kind) in fields.items():
+            declared.field.add(
+                name=name,
+                number=number,
+                type=getattr(kinds, f"TYPE_{kind.rstrip('*').upper()}"),
+                label=kinds.LABEL_REPEATED if kind.endswith("*") else kinds.LABEL_OPTIONAL,
+            )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    find = pool.FindMessageTypeByName
+    return {m: message_factory.GetMessageClass(find(f"caffe.{m}")) for m in _MESSAGES}
+
+
+def _parse(message: str, data: bytes):
+    """Returns the message of this name that the bytes hold.
+
+    Raises:
+      Damaged: they hold none, or one of so many parts that it would take long.
+    """
+    from google.protobuf.message import DecodeError
+
+    try:
+        found = _classes()[message].FromString(data)
+    except DecodeError as error:
+        raise Damaged(f"no {message} can be read") from error
+    most = MAX_LAYERS if message == "NetParameter" else MAX_PARTS
+    repeated = [name for name, (_, kind) in _MESSAGES[message].items() if kind.endswith("*")]
+    if any(len(getattr(found, name)) > most for name in repeated):
+        raise Damaged("it has too many fields")
     return found
 
 
-class _Reader:
-    """Reads messages, few enough fields in all that no file takes long."""
-
-    def __init__(self):
-        self._left = MAX_FIELDS
-
-    def fields(self, data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-        """Yields (number, wire type, value) of a message."""
-        place = 0
-        while place < len(data):
-            self._left -= 1
-            if self._left < 0:
-                raise Damaged("it has too many fields")
-            key, place = _varint(data, place)
-            number, kind = key >> 3, key & 7
-            if kind == _VARINT:
-                value, place = _varint(data, place)
-            else:
-                size = {_FIXED32: 4, _FIXED64: 8}.get(kind, -1)
-                if kind == _BYTES:
-                    size, place = _varint(data, place)
-                if not 0 <= size <= len(data) - place or not number:
-                    raise Damaged("a field is cut or of no kind")
-                value, place = data[place : place + size], place + size
-            yield number, kind, value
-
-    def layer(self, data: memoryview, first: bool) -> Layer:
-        """Reads a LayerParameter, or (`first`) a V1LayerParameter."""
-        names, layer = _LAYER_OF_V1 if first else _LAYER, Layer()
-        for number, kind, value in self.fields(data):
-            what = names.get(number)
-            if what == "type" and first and kind == _VARINT:
-                layer.kind = _NAMES_OF_V1.get(value, f"number {value}")
-            elif kind != _BYTES:
-                continue
-            elif what == "name":
-                layer.name = _text(value)
-            elif what == "type":
-                layer.kind = _text(value)
-            elif what == "blob":
-                layer.blobs.append(self._blob(value))
-            elif what == "convolution":
-                layer.convolution = self._numbers(value)
-            elif what == "norm":
-                layer.epsilon = self._epsilon(value)
-        return layer
-
-    def _blob(self, data: memoryview) -> np.ndarray:
-        """Returns a BlobProto as an array of its shape, without leading dimensions of 1."""
-        legacy, shape, parts = {}, None, []
-        for number, kind, value in self.fields(data):
-            if kind == _VARINT and 1 <= number <= 4:
-                legacy[number] = value
-            elif number == 7 and kind == _BYTES:
-                shape = self._numbers(value).get(1, [])
-            elif number in (5, 8) and kind == _BYTES:
-                numbers = np.dtype("<f4" if number == 5 else "<f8")
-                if len(value) % numbers.itemsize:
-                    raise Damaged("a blob is cut")
-                parts.append(np.frombuffer(value, numbers))
-        if shape is None:
-            shape = [legacy.get(place, 1) for place in (1, 2, 3, 4)]
-        array = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-        if len(shape) > 8:
-            raise Damaged("a blob has too many dimensions")
-        while len(shape) > 1 and shape[0] == 1:
-            shape = shape[1:]
-        if len(shape) > 4 or math.prod(shape) != array.size:
-            raise Damaged(f"a blob of shape {tuple(shape[:5])} has {array.size} numbers")
-        return array.reshape(shape)
-
-    def _numbers(self, data: memoryview) -> dict[int, list[int]]:
-        """Returns the integers of a message by field, packed or not."""
-        found: dict[int, list[int]] = {}
-        for number, kind, value in self.fields(data):
-            if kind == _VARINT:
-                found.setdefault(number, []).append(value)
-            elif kind == _BYTES and number in _REPEATED and len(value) <= 64:
-                place = 0
-                while place < len(value):
-                    one, place = _varint(value, place)
-                    found.setdefault(number, []).append(one)
-        return found
-
-    def _epsilon(self, data: memoryview) -> float:
-        epsilon = EPSILON
-        for number, kind, value in self.fields(data):
-            if number == 3 and kind == _FIXED32:
-                epsilon = float(np.frombuffer(value, "<f4")[0])
-        return epsilon
+def _layer(data: bytes) -> Layer:
+    found = _parse("LayerParameter", data)
+    epsilon = EPSILON
+    if found.HasField("batch_norm_param"):
+        norm = _parse("BatchNormParameter", found.batch_norm_param)
+        epsilon = norm.eps if norm.HasField("eps") else EPSILON
+    return Layer(_text(found.name), _text(found.type), *_content(found), epsilon)
 
 
-def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if place >= len(data):
-            break
-        byte = data[place]
-        place += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value & (1 << 64) - 1, place
-    raise Damaged("a number is cut")
+def _first_layer(data: bytes) -> Layer:
+    """Reads a V1LayerParameter."""
+    found = _parse("V1LayerParameter", data)
+    kind = _NAMES_OF_V1.get(found.type, f"number {found.type}")
+    return Layer(_text(found.name), kind, *_content(found))
 
 
-def _text(value: memoryview) -> str:
-    return bytes(value[:100]).decode("utf-8", "replace")
+def _content(layer) -> tuple[list[np.ndarray], object | None]:
+    convolution = layer.HasField("convolution_param")
+    return (
+        [_blob(blob) for blob in layer.blobs],
+        _parse("ConvolutionParameter", layer.convolution_param) if convolution else None,
+    )
+
+
+def _blob(data: bytes) -> np.ndarray:
+    """Returns a BlobProto as an array of its shape, without leading dimensions of 1."""
+    blob = _parse("BlobProto", data)
+    sides = ("num", "channels", "height", "width")
+    shape = [getattr(blob, side) if blob.HasField(side) else 1 for side in sides]
+    if blob.HasField("shape"):
+        shape = list(_parse("BlobShape", blob.shape).dim)
+    kind, parts = ("<f8", blob.double_data) if blob.double_data else ("<f4", blob.data)
+    content = b"".join(parts)
+    if len(content) % np.dtype(kind).itemsize:
+        raise Damaged("a blob is cut")
+    array = np.frombuffer(content, kind)
+    if len(shape) > 8:
+        raise Damaged("a blob has too many dimensions")
+    while len(shape) > 1 and shape[0] == 1:
+        shape = shape[1:]
+    if len(shape) > 4 or math.prod(shape) != array.size:
+        raise Damaged(f"a blob of shape {tuple(shape[:5])} has {array.size} numbers")
+    return array.reshape(shape)
+
+
+def _text(value: bytes) -> str:
+    return value[:100].decode("utf-8", "replace")
 
 
 _WEIGHTED = ("Convolution", "InnerProduct", "BatchNorm", "Scale")
@@ -274,25 +270,23 @@ def _weights(layer: Layer, node: graph.Node, network: graph.Graph) -> dict[str, 
 
 def _check_convolution(layer: Layer, node: graph.Node, network: graph.Graph) -> None:
     """Compares stride, padding, groups and dilation, which no shape tells."""
+    told = layer.convolution
 
-    def pair(both: int, height: int, width: int, default: int) -> tuple[int, int]:
-        values = layer.convolution.get(both) or [default]
-        get = layer.convolution.get
-        return (get(height) or values)[0], (get(width) or values[-1:])[0]
+    def pair(both: str, default: int) -> tuple[int, int]:
+        values = list(getattr(told, both)) or [default]
+        sides = zip((f"{both}_h", f"{both}_w"), (values[0], values[-1]), strict=True)
+        height, width = (getattr(told, x) if told.HasField(x) else value for x, value in sides)
+        return height, width
 
     before = network[node.inputs[0]]
     extra = before.padding[0][0] if before.op == "pad" else 0
     sides = tuple(side[0] + extra for side in node.padding)
-    told = (
-        pair(6, 13, 14, 1),
-        pair(3, 9, 10, 0),
-        (layer.convolution.get(5) or [1])[0],
-        set(layer.convolution.get(18) or [1]),
-    )
-    if told != ((node.strides, node.strides), sides, node.groups, {1}):
+    groups = told.group if told.HasField("group") else 1
+    found = (pair("stride", 1), pair("pad", 0), groups, set(told.dilation or [1]))
+    if found != ((node.strides, node.strides), sides, node.groups, {1}):
         raise Damaged(
-            f"its layer {layer.name} strides, pads, groups and dilates by {told}, {node.name} does "
-            "not"
+            f"its layer {layer.name} strides, pads, groups and dilates by {found}, {node.name} "
+            "does not"
         )
 
 

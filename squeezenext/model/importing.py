@@ -14,7 +14,7 @@ from squeezenext import files
 from squeezenext.cli import log
 from squeezenext.config import CAFFE_SQUASH, TORCHVISION, Config, Images
 from squeezenext.errors import InputError
-from squeezenext.formats import caffe, deep_compression, ncnn, npz, pytorch, variables
+from squeezenext.formats import caffe, deep_compression, ncnn, pytorch, variables
 from squeezenext.images import decoding
 from squeezenext.labels import Label
 from squeezenext.litert import writer
@@ -33,7 +33,7 @@ _IMAGES: dict[str, Images] = {
 }
 # Files that are there before the first checkpoint is.
 _OWN = (model_directory.CHECKPOINTS, model_directory.CONFIG, model_directory.LABELS)
-FORMATS = ("deep_compression", "ncnn", "caffemodel", "torchvision", "pytorchcv", "npz")
+FORMATS = ("deep_compression", "ncnn", "caffemodel", "torchvision", "pytorchcv")
 
 
 def import_weights(
@@ -158,8 +158,6 @@ def read(
         return _deep_compression(contents[0], config, source), []
     if kind == "caffemodel":
         return caffe.decode(contents[0], config, source), []
-    if kind == "npz":
-        return npz.decode(contents[0], config, source)
     if kind in ("torchvision", "pytorchcv"):
         return pytorch.decode(contents[0], config, kind, source), []
     arrays, notes = ncnn.decode(*contents, config, source)
