@@ -31,7 +31,6 @@ from PIL import Image
 from squeezenext.compress import allocation, making
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.export import npm
 from squeezenext.export import page as export_web
 from squeezenext.model import published
 from tests.conftest import REPOSITORY
@@ -120,15 +119,16 @@ FRAGMENTS = {  # how Python begins that cannot run by itself
 def _runtime_of_the_page() -> bool:
     try:
         return all(
-            npm.package_files(package, {}) == {} for package in (export_web.CORE, export_web.UTILS)
+            export_web.package_files(package, {}) == {}
+            for package in (export_web.CORE, export_web.UTILS)
         )
     except InputError:
         return False
 
 
 NEEDED = {  # what a command asks for beyond requirements.txt: whether it is here, and its name;
-    # asked inside tests alone, since npm may take to the network
-    "--format web": (_runtime_of_the_page, "npm, or its packages in SQUEEZENEXT_NPM"),
+    # asked inside tests alone, since it may take to the network
+    "--format web": (_runtime_of_the_page, "npm's registry, or its packages in SQUEEZENEXT_NPM"),
     "--format onnx": (lambda: bool(importlib.util.find_spec("onnxruntime")), "onnxruntime"),
 }
 

@@ -168,7 +168,7 @@ def test_keras_files_hold_plain_layers_and_refuse_another_ending(model, tmp_path
 @pytest.mark.parametrize("kind", ["litert", "onnx", "keras", "web"])
 def test_a_classifier_s_bias_is_in_every_file(kind, tmp_path, monkeypatch):
     """Pytorchcv's layout; the export itself compares the file with the network."""
-    monkeypatch.setattr(export_web, "_runtime", dict)  # which npm would have to fetch
+    monkeypatch.setattr(export_web, "_runtime", dict)  # which would have to be downloaded
     if kind == "onnx":
         pytest.importorskip("onnxruntime", reason="requirements-onnx.txt is not installed")
     change = {"groups": 1, "biases": True, "stem_padding": 1, "pair_order": "1x3_first"}

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import http.server
+import io
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from squeezenext import demo, files
 from squeezenext.compress import command as compress_command
 from squeezenext.compress import making
 from squeezenext.errors import InputError
-from squeezenext.export import checking, command, npm
+from squeezenext.export import checking, command
 from squeezenext.export import page as export_web
 from squeezenext.images import decoding
 from squeezenext.litert import writer
@@ -51,10 +52,11 @@ def test_the_mean_of_a_class_map_is_the_logit(biases):
 def test_a_package_that_cannot_be_had_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("SQUEEZENEXT_NPM", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))  # where there is no npm
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(b"cut"))
     tmp_path.joinpath("other.tgz").write_bytes(b"another package")
-    with pytest.raises(InputError, match="npm pack @litertjs/core@2.5.3"):
-        npm.package_files(export_web.CORE, {})
+    message = "litertjs/core/-/core-2.5.3.tgz cannot be fetched .*3 of .*SQUEEZENEXT_NPM"
+    with pytest.raises(InputError, match=message):
+        export_web.package_files(export_web.CORE, {})
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -74,7 +76,7 @@ def exported(model_dir, place, *more) -> int:
 
 @pytest.fixture
 def model_dir(tmp_path, monkeypatch):
-    """A tiny model directory; its page has no runtime, which npm would have to fetch."""
+    """A tiny model directory; its page has no runtime, which would have to be downloaded."""
     built = [f"wasm/{name}{end}" for name in export_web._BUILDS for end in (".js", ".wasm")]
     runtime = dict.fromkeys(["index.js", "wasm-utils.js", *built], b"")
     monkeypatch.setattr(export_web, "_runtime", lambda: runtime)

@@ -8,6 +8,7 @@ import dataclasses
 import gzip
 import json
 import shutil
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,26 +17,28 @@ import numpy as np
 from squeezenext import files
 from squeezenext.cli import log
 from squeezenext.errors import InputError, NotKept
-from squeezenext.export import checking, npm, rgb
+from squeezenext.export import checking, rgb
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.litert import int8, writer
 from squeezenext.litert.runner import Runner
-from squeezenext.model import card, loading
+from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
+from squeezenext.model.published import File
 from squeezenext.network.graph import Graph, Node
 from squeezenext.network.model import Model
 from squeezenext.predict.predictor import softmax
 
 PAGE = Path(__file__).with_name("web")
-CORE = npm.Package(
-    "@litertjs/core",
-    "2.5.3",
-    "PlGmbMOq9WitX7FO0jhbdJw9GthatsyuCQXjTt/wJZo0FLaw48q4tz8IwqgqCIkviYGr9OFDL1kCnN4nzWoyJQ==",
+# The SHA-256 of the very files whose SHA-512 is `integrity` in npm's registry.
+CORE = File(
+    "https://registry.npmjs.org/@litertjs/core/-/core-2.5.3.tgz",
+    "a97660833e9e7e1063c95e12016718881240b14f7438728a2f62785e912d30fd",
+    11_817_097,
 )
-UTILS = npm.Package(
-    "@litertjs/wasm-utils",
-    "2.5.3",
-    "4fJiw6tBQnIs+0jH/OQ16nYOiSl8/+zZnn5h2ul8aTKHi05sVqZW580Tmk78pC2kT39A9OYBVdFawteZ/sI1kQ==",
+UTILS = File(
+    "https://registry.npmjs.org/@litertjs/wasm-utils/-/wasm-utils-2.5.3.tgz",
+    "ce2a1f8379c067be49e59752e5a7f40db6be09f6e497f0f11e59f17b515366a7",
+    4_698,
 )
 _BUILDS = ("litert_wasm_internal", "litert_wasm_compat_internal")  # with relaxed SIMD and without
 MANIFEST = "model.json"
@@ -127,12 +130,25 @@ def _runtime() -> dict[str, bytes]:
     names = {"dist/index.js": "index.js"}
     for build in _BUILDS:
         names |= {f"wasm/{build}{end}": f"wasm/{build}{end}" for end in (".js", ".wasm")}
-    found = npm.package_files(CORE, names) | npm.package_files(
-        UTILS, {"dist/index.js": "wasm-utils.js"}
-    )
+    found = package_files(CORE, names) | package_files(UTILS, {"dist/index.js": "wasm-utils.js"})
     # A bare module name would need an import map, which is an inline script; the page allows none.
     found["index.js"] = found["index.js"].replace(b'"@litertjs/wasm-utils"', b'"./wasm-utils.js"')
     return found
+
+
+def package_files(package: File, names: dict[str, str]) -> dict[str, bytes]:
+    """Returns the contents of files of an npm package, by new names.
+
+    Args:
+      package: the tarball; the folder in SQUEEZENEXT_NPM is searched for it first.
+      names: new name of each file, by its path in the package.
+
+    Raises:
+      InputError: the package cannot be downloaded.
+    """
+    cache = published.cache().parent / "npm"
+    with tarfile.open(published.download(package, "SQUEEZENEXT_NPM", cache), "r:gz") as archive:
+        return {name: archive.extractfile(f"package/{path}").read() for path, name in names.items()}
 
 
 def _networks(model: Model, calibration: Sequence[np.ndarray]) -> dict[str, bytes]:

@@ -1,10 +1,14 @@
-"""The published weights that have a name here: where they are, and how to read them."""
+"""Published models by name, each downloaded once and kept as a model directory in the user's cache.
+
+The folder that the environment variable SQUEEZENEXT_WEIGHTS names is searched first, for files of
+the right SHA-256 whatever their names, so that no network is needed.
+"""
 
 import dataclasses
 import os
 from pathlib import Path
 
-from squeezenext import labels  # what is heavier is imported where it is used
+from squeezenext import labels  # heavier modules are imported where they are used
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.model import directory as model_directory
@@ -84,22 +88,14 @@ PUBLISHED = {
     ),
 }
 
-
-# Model directories by name: a folder, or a published model that is fetched once and kept.
-#
-# What is fetched is checked against its SHA-256 and kept in the user's cache as a model
-# directory. The folder SQUEEZENEXT_WEIGHTS is looked in first, for files of those SHA-256 whatever
-# their names, so that no network is needed.
-
-
-FORMAT = 2  # of the directories in the cache; another makes them anew
+FORMAT = 2  # version of the model directories in the cache; a new one makes them anew
 
 
 def resolve(name: str | Path) -> Path:
-    """Returns the model directory that a user means: a folder, or a published model's name.
+    """Returns the model directory that a user names: a folder, or a published model.
 
     Raises:
-      InputError: there is neither, or the published files cannot be had.
+      InputError: there is neither, or the published files cannot be downloaded.
     """
     path = Path(name)
     if path.exists() or str(name) not in PUBLISHED:
@@ -127,7 +123,7 @@ def resolve(name: str | Path) -> Path:
 
 
 def _whole(directory: Path) -> bool:
-    """Whether a directory holds the network that was once made of checked files, bit for bit."""
+    """Says whether a directory holds the very network that was once made from checked files."""
     import hashlib
     import json
 
@@ -144,7 +140,7 @@ def _install(published: Published, directory: Path) -> None:
     from squeezenext.model import importing
 
     config = config_io.load(published.configuration)
-    paths = [_fetch(file) for file in published.files]
+    paths = [download(x, "SQUEEZENEXT_WEIGHTS", cache() / "files") for x in published.files]
     origin = {"url": published.files[-1].url, "licence": published.licence}
     importing.import_weights(
         published.format, paths, config, directory, labels.imagenet(), origin, quiet=True
@@ -152,32 +148,46 @@ def _install(published: Published, directory: Path) -> None:
 
 
 def cache() -> Path:
-    """Returns the folder of fetched models."""
+    """Returns the folder of published models."""
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("squeezenext")) / "models"
 
 
-def _fetch(wanted: File) -> Path:
-    """Returns a published file, from SQUEEZENEXT_WEIGHTS, the cache or its home."""
-    import hashlib
+def download(wanted: File, variable: str, folder: Path) -> Path:
+    """Returns a file of the internet, downloaded once and checked whenever it is read.
 
+    Args:
+      wanted: the file.
+      variable: an environment variable, which may name a folder that holds the file under any
+        name, so that no network is needed.
+      folder: the cache.
+
+    Raises:
+      InputError: the file cannot be downloaded, or is another than it was.
+    """
     from squeezenext import files
 
-    folder = os.environ.get("SQUEEZENEXT_WEIGHTS")
-    for path in sorted(Path(folder).iterdir()) if folder and Path(folder).is_dir() else []:
-        if path.is_file() and path.stat().st_size == wanted.bytes:
-            if hashlib.sha256(path.read_bytes()).hexdigest() == wanted.sha256:
-                return path
-    path = cache() / "files" / wanted.sha256
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != wanted.sha256:
+    given = Path(os.environ.get(variable) or folder)
+    for path in sorted(given.iterdir()) if given.is_dir() else []:
+        if _is(path, wanted):
+            return path
+    path = folder / wanted.sha256
+    if not _is(path, wanted):
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = _download(wanted)
-        files.write_bytes(path, content)
+        files.write_bytes(path, _content(wanted, variable))
     return path
 
 
-def _download(wanted: File) -> bytes:
+def _is(path: Path, wanted: File) -> bool:
+    import hashlib
+
+    if not path.is_file() or path.stat().st_size != wanted.bytes:
+        return False
+    return hashlib.sha256(path.read_bytes()).hexdigest() == wanted.sha256
+
+
+def _content(wanted: File, variable: str) -> bytes:
     import hashlib
     import http.client
     import urllib.request
@@ -190,7 +200,7 @@ def _download(wanted: File) -> bytes:
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         raise InputError(
             f"{wanted.url} cannot be fetched ({error}); fetch it elsewhere, put it into a "
-            "folder and name that folder in SQUEEZENEXT_WEIGHTS."
+            f"folder and name that folder in {variable}."
         ) from error
     if hashlib.sha256(content).hexdigest() != wanted.sha256:
         raise InputError(f"{wanted.url} is not the file it was: its SHA-256 is another.")
