@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 BOMB = 60_000
-LARGE = (7_071, 7_071)  # just below 50 million pixels
+LARGE = (7_071, 7_071)  # 50 million pixels
 
 
 def photograph(width: int = 97, height: int = 61, seed: int = 0) -> Image.Image:

@@ -19,7 +19,7 @@ from squeezenext.export import checking
 from squeezenext.export import litert as export_litert
 from squeezenext.export import onnx as export_onnx
 from squeezenext.export import page as export_web
-from squeezenext.images import decoding
+from squeezenext.images import decoding, geometry
 from squeezenext.litert import metadata
 from squeezenext.model import checkpoint, loading
 from squeezenext.network import graph
@@ -200,7 +200,7 @@ def test_saved_models_serve_pixels_and_files(model, tmp_path):
     photos = [tiny.jpeg(number, 1) for number in range(2)]
     known = loading.load(model)
     read = [decoding.read_image(photo, "photo") for photo in photos]
-    pixels = np.stack([decoding.centre_pixels(x, known.config.images) for x in read])
+    pixels = np.stack([geometry.centre_pixels(x, known.config.images) for x in read])
     expected = [checking.reference(known)(image) for image in pixels]
     loaded = tf.saved_model.load(str(out))
     for name, images in (("serving_default", pixels), ("encoded", np.array(photos))):

@@ -12,7 +12,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from squeezenext.config import io as config_io
 from squeezenext.export import rgb
-from squeezenext.images import decoding
+from squeezenext.images import geometry
 from squeezenext.litert import int8, writer
 from squeezenext.network import graph
 from squeezenext.network.graph import Graph, Node
@@ -80,7 +80,7 @@ def test_pixels_may_be_given_as_they_are(channels, pads):
     weights = random_weights(network)
     size = network.nodes[0].shape[0]
     shown = np.random.default_rng(1).integers(0, 256, (size, size, 3)).astype(np.float32)
-    expected = compute(network, weights, decoding.normalize(shown, images)[np.newaxis])
+    expected = compute(network, weights, geometry.normalize(shown, images)[np.newaxis])
     changed = rgb.take_rgb(network, weights, images, mean=127.5, std=127.5)
     (actual,) = run(writer.write(*changed), (shown - 127.5) / 127.5)
     close(actual, expected, 1e-4)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from squeezenext import predict
 from squeezenext.errors import InputError
-from squeezenext.images import decoding
+from squeezenext.images import decoding, geometry
 from squeezenext.litert.runner import Runner
 from squeezenext.model import directory as model_directory
 from squeezenext.model import loading
@@ -54,8 +54,8 @@ def model(request):
 def layer_outputs(model, names, image, config):
     import keras
 
-    pixels = decoding.centre_pixels(image, config.images)
-    inputs = decoding.normalize(pixels.astype(np.float32), config.images)[np.newaxis]
+    pixels = geometry.centre_pixels(image, config.images)
+    inputs = geometry.normalize(pixels.astype(np.float32), config.images)[np.newaxis]
     part = keras.Model(model.inputs, [model.get_layer(name).output for name in names])
     return [np.asarray(value)[0] for value in part([inputs], training=False)]
 
@@ -330,7 +330,7 @@ def test_an_exported_file_answers_as_its_model(model, photos, tmp_path, precisio
 
     shown = Predictor(model[0]).config.images
     images = [predictor.read(path) for path in sorted(photos.iterdir())]
-    crops = [decoding.centre_pixels(image, shown) for image in images]
+    crops = [geometry.centre_pixels(image, shown) for image in images]
     file = tmp_path / "exported.tflite"
     file.write_bytes(export_litert.convert(loading.load(model[0]), precision, crops))
     exported, own = Predictor(file, inside=True), Predictor(model[0], inside=True)
@@ -361,7 +361,7 @@ def test_a_temperature_is_in_every_shipped_form(model, photos, tmp_path):
     image = predictor.read(photos / "01.jpg")
     expected = own.probabilities(image)
     assert np.abs(expected - Predictor(model[0]).probabilities(image)).max() > 0.005
-    crop = decoding.centre_pixels(image, own.config.images)
+    crop = geometry.centre_pixels(image, own.config.images)
     for precision, close in (("float32", 1e-4), ("int8", 0.3)):
         file = tmp_path / f"{precision}.tflite"
         file.write_bytes(export_litert.convert(known, precision, [crop]))
@@ -382,7 +382,7 @@ def test_maps_of_a_dense_classifier_hold_its_bias(photos, tmp_path):
     image = predictor.read(photos / "03.jpg")
     own = Predictor(tmp_path, inside=True)
     logits = np.log(own.probabilities(image))
-    crop = decoding.centre_pixels(image, own.config.images)
+    crop = geometry.centre_pixels(image, own.config.images)
     for precision, close in (("", 1e-3), ("int8", 0.3)):
         if precision:
             file = tmp_path / "int8.tflite"

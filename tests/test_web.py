@@ -20,7 +20,7 @@ from squeezenext.compress import making
 from squeezenext.errors import InputError
 from squeezenext.export import checking, command
 from squeezenext.export import page as export_web
-from squeezenext.images import decoding
+from squeezenext.images import decoding, geometry
 from squeezenext.litert import writer
 from squeezenext.model import loading
 from squeezenext.network import graph
@@ -259,7 +259,7 @@ def _compressed(model, path):
 
 def _crop(path, model):
     image = decoding.read_image(path.read_bytes(), path.name)
-    return decoding.centre_pixels(image, model.config.images)
+    return geometry.centre_pixels(image, model.config.images)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def contestant(directory: Path, kind: str) -> Iterator[int]:
 
 def _ours(split: manifest.Split, resized: bool) -> Iterator[int]:
     from squeezenext import config
-    from squeezenext.images import augment, decoding
+    from squeezenext.images import augment, geometry
     from squeezenext.network.fusing import fused
     from squeezenext.records import batches
     from squeezenext.records.reader import Reader
@@ -62,7 +62,7 @@ def _ours(split: manifest.Split, resized: bool) -> Iterator[int]:
     @fused  # in training it belongs to the step; here it is timed, as the peers' is
     def finish(pixels, labels, numbers):
         pixels, _ = augment.augmented(pixels, labels, numbers, images, CLASSES)
-        return decoding.normalize(pixels, images)
+        return geometry.normalize(pixels, images)
 
     options = {"seed": 0, "start": 0, "micro_batch": BATCH, "share": batches.Share()}
     for element in batches.training(Reader(split), images, CLASSES, **options):

@@ -27,7 +27,7 @@ def _images() -> Ways:
     import tensorflow as tf
 
     from squeezenext import config
-    from squeezenext.images import augment, decoding
+    from squeezenext.images import augment, geometry
     from squeezenext.network.fusing import fused
 
     pixels = tf.cast(tf.random.uniform((BATCH, 227, 227, 3), 0, 256, tf.int32), tf.uint8)
@@ -35,7 +35,7 @@ def _images() -> Ways:
 
     def shown(pixels, numbers):
         mirrored = tf.cast(augment.horizontal_flip(pixels, numbers), tf.float32)
-        return decoding.normalize(mirrored, config.CAFFE_SQUASH)
+        return geometry.normalize(mirrored, config.CAFFE_SQUASH)
 
     return {
         "an operation after the other": lambda: shown(pixels, numbers),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from squeezenext.config import Images
-from squeezenext.images import decoding
+from squeezenext.images import geometry
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner, cores
 from squeezenext.network.graph import Graph, Node
@@ -33,7 +33,7 @@ def synthetic(images: Images, count: int, seed: int = 0) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     kinds = (_clouds, _dead_leaves)
     pixels = (kinds[number % 2](rng, images.size) for number in range(count))
-    return [decoding.normalize(np.float32(p.clip(0, 255)), images) for p in pixels]
+    return [geometry.normalize(np.float32(p.clip(0, 255)), images) for p in pixels]
 
 
 def _cloud(rng: np.random.Generator, size: int) -> np.ndarray:

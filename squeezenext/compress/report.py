@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext.config import Config
-from squeezenext.images import decoding
+from squeezenext.images import geometry
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
 from squeezenext.network.model import Model
@@ -103,7 +103,7 @@ def accuracy(split: str, before: np.ndarray, after: np.ndarray) -> dict:
 
 def normalized(pixels: np.ndarray, config: Config) -> np.ndarray:
     """Returns the network's input, float32, for pixels of `samples.read`."""
-    return decoding.normalize(pixels.astype(np.float32), config.images)
+    return geometry.normalize(pixels.astype(np.float32), config.images)
 
 
 def show(report: dict) -> None:

@@ -15,10 +15,11 @@ import numpy as np
 
 from squeezenext import labels, progress
 from squeezenext.cli import printable
-from squeezenext.convert import images, tar
+from squeezenext.convert import tar
 from squeezenext.convert.listing import Fault, Listing, add_faults
 from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
+from squeezenext.images import decoding
 
 TRAIN = "ILSVRC2012_img_train.tar"
 VALIDATION = "ILSVRC2012_img_val.tar"
@@ -141,8 +142,8 @@ def validation_images(
 def _image_fault(member: tar.Member, match: re.Match | None, seen: set[str]) -> str:
     if member.fault or not match:
         return member.fault or "is no image of the data set"
-    if member.size > images.MAX_BYTES:
-        return f"is larger than {images.MAX_BYTES >> 20} MB"
+    if member.size > decoding.MAX_BYTES:
+        return f"is larger than {decoding.MAX_BYTES >> 20} MB"
     return TWICE if match[1] in seen else ""
 
 

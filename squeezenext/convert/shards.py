@@ -17,6 +17,7 @@ from squeezenext.convert import commit, images
 from squeezenext.convert.listing import Collection, Fault, Listing, random_order
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
+from squeezenext.images import decoding
 from squeezenext.records import example as records_example
 from squeezenext.records import tfrecord
 
@@ -315,8 +316,8 @@ class _ImageReader:
           InputError: the file is gone, or shorter than when it was listed.
         """
         file, offset, size = self._rows[index]
-        if size > images.MAX_BYTES:
-            raise images.ImageError(f"is larger than {images.MAX_BYTES >> 20} MB")
+        if size > decoding.MAX_BYTES:
+            raise images.ImageError(f"is larger than {decoding.MAX_BYTES >> 20} MB")
         try:
             if file != self._file:
                 self._open(file)

@@ -17,12 +17,12 @@ import numpy as np
 
 from squeezenext import files, labels, progress
 from squeezenext.cli import printable
-from squeezenext.convert import commit, images
+from squeezenext.convert import commit
 from squeezenext.convert.listing import Collection, Listing, Watch, is_text
 from squeezenext.convert.pool import Pool
 from squeezenext.convert.shards import RECORD, Written, content_crc, sha256
 from squeezenext.errors import InputError, RunAgain
-from squeezenext.images import jpeg
+from squeezenext.images import decoding, jpeg
 from squeezenext.records import example, tfrecord
 
 _SHARD = re.compile(
@@ -193,9 +193,9 @@ def _example(payload: bytes, shard: str, number: int) -> tuple[int, labels.Label
         fault = "has a name that is no text; convert the images themselves"
     else:
         try:
-            if images.sniff(data[0]) != "JPEG" or jpeg.header(data[0]).components not in (1, 3):
+            if decoding.sniff(data[0]) != "JPEG" or jpeg.header(data[0]).components not in (1, 3):
                 fault = "holds no JPEG in grey or RGB; convert the images themselves"
-        except images.ImageError as error:
+        except jpeg.ImageError as error:
             fault = f"holds an image that {error}"
     if fault:
         raise InputError(f"{shard}: record {number} ({printable(texts[2])}) {fault}.")

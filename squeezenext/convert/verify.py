@@ -24,7 +24,7 @@ from squeezenext import cli, progress
 from squeezenext.convert import images
 from squeezenext.convert.pool import Pool, default_workers
 from squeezenext.errors import InputError, SomeInputsFailed
-from squeezenext.images import jpeg
+from squeezenext.images import decoding, jpeg
 from squeezenext.records import example, tfrecord
 from squeezenext.records import manifest as records_manifest
 
@@ -168,7 +168,7 @@ def _only(features: dict, name: str, kind: type):
 
 def _image(data: bytes, features: dict, decode: bool) -> str:
     try:
-        header = jpeg.header(data) if images.sniff(data) == "JPEG" else None
+        header = jpeg.header(data) if decoding.sniff(data) == "JPEG" else None
         if header is None:
             return "is no JPEG, which training needs"
         if decode:

@@ -8,7 +8,7 @@ import numpy as np
 
 from squeezenext.errors import NotKept
 from squeezenext.export.format import Run
-from squeezenext.images import decoding
+from squeezenext.images import geometry
 from squeezenext.litert.runner import Runner
 from squeezenext.model import loading
 from squeezenext.network.model import Model
@@ -65,7 +65,7 @@ def reference(model: Model) -> Run:
     network = Runner(loading.litert(model), 1, model.name)
 
     def run(pixels: np.ndarray) -> np.ndarray:
-        inputs = decoding.normalize(pixels.astype(np.float32), model.config.images)
+        inputs = geometry.normalize(pixels.astype(np.float32), model.config.images)
         return softmax(network.run(inputs)[0] / np.float32(model.temperature))
 
     return run

@@ -1,7 +1,7 @@
 """A trained network as a LiteRT file that MediaPipe Tasks loads unchanged.
 
 The file takes RGB pixels and gives probabilities, in float32. A model directory's model.tflite,
-which predict.py reads, differs: it takes the pixels of `decoding.normalize` and gives logits.
+which predict.py reads, differs: it takes the pixels of `geometry.normalize` and gives logits.
 """
 
 import json

@@ -26,7 +26,7 @@ def take_rgb(
 
     Args:
       graph: the network.
-      weights: its weights, for the inputs that `decoding.normalize` makes.
+      weights: its weights, for the inputs that `geometry.normalize` makes.
       images: its preprocessing.
       mean: subtracted from every channel by the caller of the new network.
       std: divides every channel.

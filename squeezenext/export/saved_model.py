@@ -11,7 +11,7 @@ from squeezenext.errors import NotKept
 from squeezenext.export import checking, keras
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.export.litert import describe
-from squeezenext.images import decoding
+from squeezenext.images import decoding, geometry
 from squeezenext.model import card
 from squeezenext.network.model import Model
 
@@ -119,7 +119,7 @@ def check_encoded(served: Served, model: Model, pixels: np.ndarray) -> None:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=95)
     image = decoding.read_image(file.getvalue(), "the probe")
-    expected = runner(served)(decoding.centre_pixels(image, model.config.images))
+    expected = runner(served)(geometry.centre_pixels(image, model.config.images))
     found = served("encoded", images=[file.getvalue()])["probabilities"][0]
     if not np.abs(found - expected).max() <= _SAME:
         raise NotKept("The SavedModel reads JPEG files in another way; it was not kept.")

@@ -12,7 +12,7 @@ import tensorflow as tf
 from squeezenext.config import Images
 from squeezenext.config.augmentation import RandomCrop, RandomResizedCrop, ShiftScaleRotate
 from squeezenext.images import augment
-from squeezenext.images.decoding import Window, centre_window, crop_window, resized_sides
+from squeezenext.images.geometry import Window, centre_window, crop_window, resized_sides
 
 
 def centre(jpeg: tf.Tensor, height: tf.Tensor, width: tf.Tensor, images: Images) -> tf.Tensor:

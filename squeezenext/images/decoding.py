@@ -1,186 +1,158 @@
-"""From an image to what the network reads: the one place where that is decided.
+"""Decodes the bytes of an image to RGB pixels: the one decoder of all commands.
 
-The geometry and the normalisation are arithmetic on their arguments alone, so that the same
-functions serve numpy, in `predict.py`, and TensorFlow's graphs, in training and evaluation. Reading
-with Pillow stands here, reading in `tf.data` in `augmentation.py`; a test feeds the same files to
-both. No TensorFlow here: prediction must not wait for its import.
+Conversion, prediction, evaluation and export decode here, so that all of them accept the same
+files and see the same colours. Only `tf.data` decodes elsewhere (crops.py), and only JPEGs that
+conversion has checked. No TensorFlow here: prediction must not wait for its import.
 """
 
+import contextlib
 import io
 import re
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
-from squeezenext.config import Images
 from squeezenext.errors import InputError
+from squeezenext.images import jpeg
+from squeezenext.images.jpeg import ImageError
 
-MAX_PIXELS = 50_000_000  # a 20 kB PNG can decode to 507 MB (13,000 x 13,000)
-_MAX_WEBP_PIXELS = 25_000_000  # libwebp and Pillow hold four copies: 50 million take 830 MB
-# Of a JPEG; libjpeg looks at every block of the image for each, however little the scan says, so
-# that 1 MB of them would take it minutes. Progressive files of cameras and programs have some ten.
-MAX_SCANS = 100
-_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # of a segment that has a length, and the end's
-_SCAN, _END = b"\xff\xda", b"\xff\xd9"
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # not Pillow's 40 others, some of them programs
-# File name endings of these formats, in lower case.
+MAX_BYTES = 64 << 20  # encoded; ImageNet's largest image has 15 MB
+# Pillow's own warning level. A decoded image takes 4 bytes a pixel, and twice that while
+# transparency is removed or while libjpeg holds a progressive image: about 0.8 GB. (A 20 kB PNG
+# can hold 13,000 x 13,000 pixels.)
+MAX_PIXELS = 89_478_485
+_MAX_WEBP_PIXELS = MAX_PIXELS // 2  # libwebp and Pillow hold four copies: 50 million take 830 MB
+# File name endings of the formats below, in lower case.
 ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"})
 
-
-class Window(NamedTuple):
-    """A rectangle in source pixels, possibly fractional, that becomes the network's square."""
-
-    top: float
-    left: float
-    height: float
-    width: float
-
-
-def resized_sides(height, width, images: Images):
-    """Returns (height, width) of the image once resized, as integers.
-
-    torchvision's rule for the short side: the long one is cut down to a whole pixel.
-    """
-    if images.resize_mode == "squash":
-        return images.resize, images.resize
-    # min() written so that it holds for integers and for tensors alike.
-    short = (height + width - abs(height - width)) // 2
-    return images.resize * height // short, images.resize * width // short
-
-
-def crop_window(height, width, top, left, images: Images) -> Window:
-    """Returns the source window of the crop at (top, left) of the resized image."""
-    resized_height, resized_width = resized_sides(height, width, images)
-    return Window(
-        top * height / resized_height,
-        left * width / resized_width,
-        images.size * height / resized_height,
-        images.size * width / resized_width,
-    )
-
-
-def centre_window(height, width, images: Images) -> Window:
-    """Returns the source window of the centre crop, which evaluation and prediction show.
-
-    Args:
-      height: of the source in pixels, an int or an integer tensor; `width` likewise.
-    """
-    resized_height, resized_width = resized_sides(height, width, images)
-    top = _half(resized_height - images.size)
-    left = _half(resized_width - images.size)
-    return crop_window(height, width, top, left, images)
-
-
-def _half(margin):
-    """Half of a margin, a half pixel going to the even side: torchvision's int(round(m / 2))."""
-    return (margin + margin // 2 % 2) // 2
-
-
-def normalize(pixels, images: Images):
-    """Returns what the network reads: [..., 3] floats from RGB pixels in 0..255 (float).
-
-    Works on numpy arrays and on tensors.
-    """
-    if isinstance(pixels, np.ndarray):
-        return _normalized(pixels, images)
-    if images.channels == "BGR":
-        pixels = pixels[..., ::-1]
-    return (pixels - np.float32(images.mean)) / np.float32(images.std)
-
-
-def _normalized(pixels: np.ndarray, images: Images) -> np.ndarray:
-    """The same, a channel at a time: numpy loops over a last axis of 3 at half the speed."""
-    outputs = np.empty(pixels.shape, np.float32)
-    for channel, (mean, std) in enumerate(zip(images.mean, images.std, strict=True)):
-        output = outputs[..., channel]
-        source = 2 - channel if images.channels == "BGR" else channel
-        np.subtract(pixels[..., source], np.float32(mean), out=output, dtype=np.float32)
-        output /= np.float32(std)
-    return outputs
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # not Pillow's 40 others, some of them programs
+_MAGICS = {jpeg.MAGIC: "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
+_HEIF = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
 
 
 def read_image(data: bytes, name: str) -> Image.Image:
     """Decodes a JPEG, PNG, WebP, GIF (first frame) or BMP of any kind to RGB.
 
-    EXIF rotation is not applied: ImageNet's published figures do not.
+    EXIF rotation is not applied: ImageNet's published figures do not apply it.
 
     Raises:
-      InputError: not such an image, damaged, or larger than `open_image` allows.
+      InputError: the data is no such image, is damaged, or exceeds a limit; the message begins
+        with `name`.
     """
-    return decode(open_image(data, name), name)
+    with errors_naming(name):
+        return decode(open_image(data))
 
 
-def open_image(data: bytes, name: str) -> Image.Image:
-    """Reads an image's headers alone: its kind and size, and how many scans a JPEG has.
+@contextlib.contextmanager
+def errors_naming(name: str) -> Iterator[None]:
+    """Turns an ImageError into an InputError whose message begins with `name`."""
+    try:
+        yield
+    except ImageError as error:
+        raise InputError(f"{name} {error}.") from error
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Reads an image's headers and checks all limits; decodes no pixel.
 
     Raises:
-      InputError: not such an image, larger than 50 million pixels (a WebP: 25), or of over
-        `MAX_SCANS` scans.
+      ImageError: the data is no image of a known format, or exceeds a limit.
     """
+    kind = sniff(data)
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise InputError(f"{name} is not an image that can be read: {_reason(error)}") from error
-    limit = _MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS
-    if image.width * image.height > limit:
-        raise InputError(
-            f"{name} is {image.width} x {image.height}: over {limit:,} pixels; make it smaller."
-        )
-    if not image.width * image.height:
-        raise InputError(f"{name} is {image.width} x {image.height}: it has no pixel.")
-    if data.startswith(b"\xff\xd8") and too_many_scans(data):
-        raise InputError(f"{name} is a JPEG of over {MAX_SCANS} scans; save it anew.")
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"declares more than {MAX_PIXELS} pixels") from error
+    except Exception as error:  # Pillow raises errors of many types on damaged files
+        raise ImageError(f"cannot be decoded ({_reason(error)})") from error
+    check_size(image.width, image.height, kind)
+    if kind == "JPEG" and jpeg.too_many_scans(data):
+        raise ImageError(f"has over {jpeg.MAX_SCANS} scans")
     return image
 
 
-def too_many_scans(data: bytes) -> bool:
-    """Says whether a JPEG has more than `MAX_SCANS`, counted as libjpeg comes upon them."""
-    count, place = 0, 2
-    while count <= MAX_SCANS and (found := _MARKER.search(data, place)) and found[0] != _END:
-        count += found[0] == _SCAN
-        length = int.from_bytes(data[found.end() : found.end() + 2], "big")
-        place = found.end() + max(length, 2)
-    return count > MAX_SCANS
-
-
-def decode(image: Image.Image, name: str) -> Image.Image:
-    """Decodes what `open_image` opened to RGB.
+def sniff(data: bytes) -> str:
+    """Returns "JPEG", "PNG", "GIF", "BMP" or "WebP", by content: file names can be wrong.
 
     Raises:
-      InputError: it is damaged.
+      ImageError: the data is empty, too large, or none of these.
+    """
+    if not data:
+        raise ImageError("is empty")
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"is larger than {MAX_BYTES >> 20} MB")
+    for magic, kind in _MAGICS.items():
+        if data.startswith(magic):
+            return kind
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    if data[4:12] in _HEIF:
+        raise ImageError("is a HEIC or AVIF image; convert it to JPEG")
+    what = "text" if re.fullmatch(rb"[\t\n\r -~\x80-\xff]+", data[:512]) else "an unknown format"
+    raise ImageError(f"is {what}, no JPEG, PNG, GIF, BMP or WebP image")
+
+
+def check_size(width: int, height: int, kind: str) -> None:
+    """Checks the size that an image's header declares.
+
+    Args:
+      width: pixels.
+      height: pixels.
+      kind: the format, as `sniff` returns it.
+
+    Raises:
+      ImageError: the image has no pixel, or more than its format may have.
+    """
+    if not width or not height:
+        raise ImageError(f"declares {width} x {height} pixels")
+    limit = _MAX_WEBP_PIXELS if kind == "WebP" else MAX_PIXELS
+    if width * height > limit:
+        raise ImageError(f"declares {width} x {height} pixels, more than {limit}")
+
+
+def decode(image: Image.Image) -> Image.Image:
+    """Decodes an image that `open_image` opened to RGB.
+
+    Raises:
+      ImageError: the image is damaged.
     """
     try:
         return to_rgb(image)
-    except Exception as error:
-        raise InputError(f"{name} is not an image that can be read: {_reason(error)}") from error
+    except Exception as error:  # SyntaxError and struct.error among them
+        raise ImageError(f"cannot be decoded ({_reason(error)})") from error
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not JPEG, PNG, WebP, GIF or BMP."
-    return f"{error or type(error).__name__}."
+        return "its header is damaged"  # Pillow's message is the address of a BytesIO
+    return f"{error or type(error).__name__}".replace("\n", " ")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Returns an image of any of Pillow's modes as RGB; what is transparent shows white."""
+    """Returns a Pillow image of any mode as 8-bit RGB; transparency shows white."""
+    image.load()
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip to white
         wide = np.asarray(image)
         return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
-        opaque = Image.new("RGB", image.size, "white")  # as the converter shows what is not there
+        opaque = Image.new("RGB", image.size, "white")
         opaque.paste(image, mask=image)  # half of alpha_composite's memory
         return opaque
-    image.load()
+    if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
+        return _from_plain_inks(image)
     return image if image.mode == "RGB" else image.convert("RGB")  # convert() would copy
 
 
-def centre_pixels(image: Image.Image, images: Images) -> np.ndarray:
-    """Returns the centre crop of an RGB image: [size, size, 3] uint8, RGB, 0..255."""
-    window = centre_window(image.height, image.width, images)
-    box = (window.left, window.top, window.left + window.width, window.top + window.height)
-    # Rounding may put the box a billionth outside, which Pillow refuses.
-    box = (max(box[0], 0), max(box[1], 0), min(box[2], image.width), min(box[3], image.height))
-    side = (images.size, images.size)
-    return np.asarray(image.resize(side, Image.Resampling.BILINEAR, box=box))
+def _from_plain_inks(image: Image.Image) -> Image.Image:
+    """Returns a CMYK JPEG without Adobe's marker as RGB.
+
+    Adobe's JPEGs hold inverted inks, others plain ones; Pillow inverts the inks of both. By rows,
+    so that no third copy of the pixels is made.
+    """
+    colours = Image.new("RGB", image.size)
+    for top in range(0, image.height, 64):
+        box = (0, top, image.width, min(top + 64, image.height))
+        colours.paste(ImageChops.invert(image.crop(box)).convert("RGB"), box)
+    return colours

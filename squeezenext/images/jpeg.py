@@ -1,38 +1,78 @@
-"""Reads a JPEG's segments (ITU T.81, annex B); no pixel is decoded."""
+"""Reads a JPEG's segments (ITU T.81, annex B) as libjpeg comes upon them; decodes no pixel."""
 
 import re
-import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+MAGIC = b"\xff\xd8\xff"
 END = b"\xff\xd9"
+# Most scans of a JPEG that is decoded. libjpeg visits every block of the image for each scan,
+# however little the scan holds: 1 MB of scans would take minutes. Progressive files of cameras
+# and programs have about ten.
+MAX_SCANS = 100
 
 _FRAMES = {code for code in range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the rest are tables
-_SEQUENTIAL = {0xC0, 0xC1}  # coded by Huffman's codes
-# Markers without a length, over which libjpeg steps: what follows would be taken for one, and
-# could hide another image from us.
-_BARE = {0x00, 0x01, *range(0xD0, 0xDA)}
-_START_OF_SCAN, _ADOBE = 0xDA, 0xEE
-_SEGMENT = struct.Struct(">BBH")  # 0xFF, marker, length of what follows the marker
-_FRAME = struct.Struct(">BHHB")  # precision, height, width, components
-_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_SEQUENTIAL = {0xC0, 0xC1}  # Huffman-coded
+_BARE = {0x01, 0xD8, 0xD9}  # markers that no length follows; 0xD0 to 0xD7 are part of a scan
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 class ImageError(ValueError):
     """An image that cannot be used; the message completes "<file> ...": "is empty"."""
 
 
+# (marker without 0xFF, first byte of the content, first byte behind the content, sound, stray).
+# sound: the marker has a length, and the content lies within the file.
+# stray: bytes stand before the marker that belong neither to the segment before it nor to a scan.
+Segment = tuple[int, int, int, bool, bool]
+
+
 class JpegHeader(NamedTuple):
+    """What the segments before the first scan say.
+
+    Attributes:
+      frame: marker of the frame, 0xC0 for a baseline JPEG.
+      precision: bits of a sample.
+      height: pixels.
+      width: pixels.
+      components: 1 for grey, 3 for colour, 4 for inks.
+      scan: first byte of the first scan's data.
+      one_scan: whether the first scan holds the whole image, so that libjpeg reads no other.
+    """
+
     frame: int
     precision: int
     height: int
     width: int
     components: int
-    adobe: bool
-    scan: int  # where the first scan starts
-    one_scan: bool  # the first holds all, and libjpeg reads no other
+    scan: int
+    one_scan: bool
+
+
+def segments(data: bytes, position: int = 2) -> Iterator[Segment]:
+    """Yields the segments from `position` on; the end mark is the last.
+
+    As libjpeg does, it skips markers without a length and bytes between segments. Taking those
+    bytes for a length would hide the scans behind them.
+    """
+    in_scan, size = False, len(data)
+    while found := _MARKER.search(data, position):
+        before, start = found.span()
+        marker = data[start - 1]
+        stray = before > position and not in_scan and bool(data[position:before].strip(b"\xff"))
+        if marker in _BARE:
+            yield marker, start, start, marker == _END_OF_IMAGE, stray
+            if marker == _END_OF_IMAGE:
+                return
+            position = start
+            continue
+        length = int.from_bytes(data[start : start + 2], "big")
+        position = start + max(length, 2)
+        yield marker, start + 2, position, length >= 2 and position <= size, stray
+        in_scan = marker == _START_OF_SCAN
 
 
 def header(data: bytes) -> JpegHeader:
@@ -41,56 +81,53 @@ def header(data: bytes) -> JpegHeader:
     Raises:
       ImageError: the file is cut or damaged before its first scan.
     """
-    frame, adobe, marker, end = None, False, 0, 2
-    try:
-        while marker != _START_OF_SCAN:
-            marker, start, end = _segment(data, end)
-            if marker in _FRAMES and frame is None:
-                frame = (marker, *_FRAME.unpack_from(data, start))
-            elif marker == _ADOBE and data[start : start + 5] == b"Adobe":
-                adobe = True
-    except (IndexError, struct.error) as error:
-        raise ImageError("is cut short or damaged in its header") from error
-    if frame is None:
-        raise ImageError("has no JPEG frame")
-    one_scan = frame[0] in _SEQUENTIAL and data[start : start + 1] == bytes(frame[-1:])
-    return JpegHeader(*frame, adobe, end, one_scan)
+    frame = None
+    for marker, start, stop, sound, stray in segments(data):
+        if not sound or stray or marker == _END_OF_IMAGE:
+            break
+        if marker in _FRAMES and frame is None:
+            frame = (marker, *data[start : start + 6])
+        elif marker == _START_OF_SCAN:
+            if frame is None:
+                raise ImageError("has no JPEG frame")
+            if len(frame) < 7:
+                break
+            return _header(frame, data[start : start + 1], stop)
+    raise ImageError("is cut short or damaged in its header")
 
 
-def _segment(data: bytes, position: int) -> tuple[int, int, int]:
-    """Returns (marker, start and end of its content) of the segment at `position`."""
-    mark, marker, size = _SEGMENT.unpack_from(data, position)
-    while marker == mark == 0xFF:  # any number of fill bytes may come first
-        position += 1
-        mark, marker, size = _SEGMENT.unpack_from(data, position)
-    end = position + 2 + size
-    if mark != 0xFF or marker in _BARE or size < 2 or end > len(data):
-        raise IndexError
-    return marker, position + 4, end
+def _header(frame: tuple[int, ...], components_of_scan: bytes, scan: int) -> JpegHeader:
+    marker, precision, high, low, left, right, components = frame
+    one_scan = marker in _SEQUENTIAL and components_of_scan == bytes([components])
+    return JpegHeader(
+        marker, precision, high << 8 | low, left << 8 | right, components, scan, one_scan
+    )
 
 
 def end(data: bytes, scan: int) -> int | None:
-    """Returns where the image ends, garbage behind it left out; None if it has no end mark."""
-    position = scan
-    while found := _NEXT_MARKER.search(data, position):
-        if found.group() == END:
-            return found.end()
-        try:
-            position = _segment(data, found.start())[2]
-        except (IndexError, struct.error):
-            return None
+    """Returns the position behind the end mark, or None if there is none.
+
+    Args:
+      data: the file, which may hold garbage behind the end mark.
+      scan: position from which to search, `JpegHeader.scan`.
+    """
+    for marker, _, stop, sound, _ in segments(data, scan):
+        if marker == _END_OF_IMAGE or not sound:
+            return stop if sound else None
     return None
 
 
 def whole(data: bytes) -> bool:
-    """Tells whether the scans send every coefficient of every component to its last bit.
+    """Returns whether the scans send every coefficient of every component to its last bit.
 
     A file that is cut between two scans decodes without an error, but blurred or grey. A scan
     says which components and coefficients it sends (Ss, Se) and down to which bit (Al).
     """
-    missing = np.full((256, 64), 16, np.uint8)  # by component and coefficient: bits not sent
+    missing = np.full((256, 64), 16, np.uint8)  # bits not sent, by component and coefficient
     components: set[int] = set()
-    for marker, start, stop in _segments(data):
+    for marker, start, stop, sound, stray in segments(data):
+        if not sound or stray:
+            break
         if marker in _FRAMES:
             components |= set(data[start + 6 : stop : 3])
         elif marker == _START_OF_SCAN:
@@ -100,18 +137,18 @@ def whole(data: bytes) -> bool:
     return bool(components) and not missing[sorted(components)].any()
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yields (marker, start and end of its content), from scan to scan, as far as they go."""
-    position = 2
-    while data[position : position + 2] != END:
-        try:
-            segment = _segment(data, position)
-        except (IndexError, struct.error):
-            return
-        yield segment
-        position = segment[2]
-        if segment[0] == _START_OF_SCAN:
-            found = _NEXT_MARKER.search(data, position)
-            if not found:
-                return
-            position = found.start()
+def too_many_scans(data: bytes) -> bool:
+    """Returns whether libjpeg would work through more than `MAX_SCANS` scans."""
+    count = 0
+    for marker, *_ in segments(data):
+        count += marker == _START_OF_SCAN
+        if count > MAX_SCANS:
+            return not _one_scan(data)
+    return False
+
+
+def _one_scan(data: bytes) -> bool:
+    try:
+        return header(data).one_scan
+    except ImageError:
+        return False

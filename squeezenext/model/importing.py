@@ -15,7 +15,7 @@ from squeezenext.cli import log
 from squeezenext.config import CAFFE_SQUASH, TORCHVISION, Config, Images
 from squeezenext.errors import InputError
 from squeezenext.formats import caffe, deep_compression, ncnn, pytorch, variables
-from squeezenext.images import decoding
+from squeezenext.images import geometry
 from squeezenext.labels import Label
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
@@ -118,7 +118,7 @@ def _try(content: bytes, config: Config) -> None:
     """Runs a network on a grey image before it is put in place."""
     grey = np.full((config.images.size,) * 2 + (3,), 128, np.float32)
     runner = Runner(content, 1, "the network")
-    (logits,) = runner.run(decoding.normalize(grey, config.images))
+    (logits,) = runner.run(geometry.normalize(grey, config.images))
     if logits.shape != (config.model.classes,) or not np.isfinite(logits).all():
         raise RuntimeError("The network's answer is no number a class; it was not kept.")
 

@@ -29,7 +29,7 @@ class Model:
       fitted_to: SHA-256 of the split that the temperature was fitted to, or "".
       file: the LiteRT file that runs the model, or None if it is to be made from the weights.
       rgb: (mean, deviation) of an exported `file`, which reads (pixel - mean) / deviation of RGB
-        pixels and gives probabilities. None: normalised images in, see `decoding.normalize`, and
+        pixels and gives probabilities. None: normalised images in, see `geometry.normalize`, and
         logits out.
     """
 

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from squeezenext.config import Config
-from squeezenext.images import decoding
+from squeezenext.images import geometry
 
 MAX_SIDE = 1024  # of a drawn image
 # Five points of matplotlib's "inferno", dark to light, so that the map reads in grey, too.
@@ -20,7 +20,7 @@ def overlay(image: Image.Image, class_map: np.ndarray, config: Config) -> Image.
         the classifier are of no part of the image.
       config: the network's; what lies outside of the crop it is shown is dimmed.
     """
-    window = decoding.centre_window(image.height, image.width, config.images)
+    window = geometry.centre_window(image.height, image.width, config.images)
     small = image.copy() if max(image.size) <= MAX_SIDE else _thumbnail(image)
     scale_x, scale_y = small.width / image.width, small.height / image.height
     left, top = round(window.left * scale_x), round(window.top * scale_y)

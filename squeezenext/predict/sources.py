@@ -16,9 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from squeezenext.errors import InputError
-from squeezenext.images.decoding import ENDINGS
-
-MAX_BYTES = 64 << 20  # of an encoded image
+from squeezenext.images.decoding import ENDINGS, MAX_BYTES
 
 
 def expand(paths: Sequence[str], allow_url: bool = False) -> list[str]:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from squeezenext.config import Images
 from squeezenext.errors import InputError
-from squeezenext.images import decoding
+from squeezenext.images import decoding, geometry
 from squeezenext.labels import Label
 from squeezenext.records import dataset, example, tfrecord
 from squeezenext.records.example import image_and_class
@@ -53,7 +53,7 @@ def read(
         payload = _payload(path, offset, length, int(number - first[shard]))
         name = f"record {number} of {path}"
         encoded, label = example.image_and_class(payload, len(known), name)
-        yield decoding.centre_pixels(decoding.read_image(encoded, name), images), label
+        yield geometry.centre_pixels(decoding.read_image(encoded, name), images), label
 
 
 def first_split(data_dir: str | Path, splits: tuple[str, ...]) -> str | None:
@@ -86,4 +86,4 @@ def read_examples(reader, number: int, classes: int) -> tuple[Image.Image, int]:
     payload = reader.read(np.array([number]))[0]
     name = f"{reader.split.shards[0].path.parent}: record {number} of {reader.split.name}"
     encoded, label = image_and_class(payload, classes, name)
-    return decoding.decode(decoding.open_image(encoded, name), name), label
+    return decoding.read_image(encoded, name), label

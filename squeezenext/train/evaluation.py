@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from squeezenext.config import Config
-from squeezenext.images.decoding import normalize
+from squeezenext.images.geometry import normalize
 from squeezenext.metrics import Evaluation
 from squeezenext.network import keras_model
 from squeezenext.network.fusing import fused

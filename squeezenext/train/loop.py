@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from squeezenext.config import Config
 from squeezenext.images import augment
-from squeezenext.images.decoding import normalize
+from squeezenext.images.geometry import normalize
 from squeezenext.network import keras_model
 from squeezenext.network.fusing import fused
 from squeezenext.network.keras_model import model_variables

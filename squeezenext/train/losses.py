@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from squeezenext.config import Distillation
 from squeezenext.errors import InputError
-from squeezenext.images.decoding import normalize
+from squeezenext.images.geometry import normalize
 from squeezenext.model import directory as model_directory
 from squeezenext.model import loading, published
 from squeezenext.network import keras_model

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext.export import checking
-from squeezenext.images import decoding
+from squeezenext.images import geometry
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
 from squeezenext.network.model import Model
@@ -110,7 +110,7 @@ def _is_right(worker: Worker, model: Model, images: Path) -> bool:
     network = Runner(writer.write(model.graph, model.weights), 1, model.name)
     wanted = np.stack(
         [
-            network.run(decoding.normalize(x.astype(np.float32), model.config.images))[0]
+            network.run(geometry.normalize(x.astype(np.float32), model.config.images))[0]
             for x in shown
         ]
     )
