@@ -35,13 +35,14 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     }
 
     def end_headers(self):
-        # Isolated, as a page must be for threads in WebAssembly, and never stale.
+        """Adds headers: isolated, which threads in WebAssembly require, and never cached."""
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")
         self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 
     def log_message(self, *arguments):
+        """Logs nothing."""
         del arguments
 
 
@@ -59,6 +60,7 @@ def server(folder: str | Path, port: int) -> http.server.ThreadingHTTPServer:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
     values = flags.FlagValues()
     at = {"flag_values": values}
     flags.DEFINE_string("model_dir", None, "Model directory or published model's name.", **at)

@@ -108,6 +108,7 @@ def stats(configuration: str, as_json: bool, csv_file: str | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
     values = flags.FlagValues()
     flags.DEFINE_string("configuration", "v_1_0_SqNxt_23", "Which network.", flag_values=values)
     flags.DEFINE_bool("json", False, "One JSON document on standard output.", flag_values=values)

@@ -73,7 +73,6 @@ def search(
       BudgetTooSmall: no file within the budget gives the network's answers.
       InputError: no price keeps the answers within `NEAR`.
     """
-
     moments = probe.moments()
     sensitivity = probe.sensitivities(moments)
     plans = {  # computing them takes as long as all the rest of one trial

@@ -83,9 +83,11 @@ class Mask:
     kept: tf.Variable
 
     def gradient(self, gradient: tf.Tensor) -> tf.Tensor:
+        """Returns the gradient with 0 for the pruned weights."""
         return gradient * self.kept
 
     def weight(self, weight: tf.Tensor) -> tf.Tensor:
+        """Returns the weights with 0 for the pruned ones."""
         return weight * self.kept
 
 
@@ -97,12 +99,14 @@ class Tie:
     count: int  # number of codes
 
     def gradient(self, gradient: tf.Tensor) -> tf.Tensor:
+        """Returns for each weight the sum of the gradients of its code."""
         flat = tf.reshape(self.codes, [-1])
         sums = tf.math.unsorted_segment_sum(tf.reshape(gradient, [-1]), flat, self.count)
         sums = tf.concat([tf.zeros([1]), sums[1:]], 0)
         return tf.gather(sums, self.codes)
 
     def weight(self, weight: tf.Tensor) -> tf.Tensor:
+        """Returns the weights unchanged."""
         return weight
 
 
@@ -111,9 +115,11 @@ class Fixed:
     """Keeps a weight at its value."""
 
     def gradient(self, gradient: tf.Tensor) -> tf.Tensor:
+        """Returns zeros."""
         return tf.zeros_like(gradient)
 
     def weight(self, weight: tf.Tensor) -> tf.Tensor:
+        """Returns the weights unchanged."""
         return weight
 
 

@@ -245,6 +245,7 @@ def _check(values: flags.FlagValues) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
     values = flags.FlagValues()
     define(values)
 

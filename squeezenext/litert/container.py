@@ -23,6 +23,7 @@ class Buffer(schema.BufferT):
     """A buffer on 16 bytes, as schema.fbs asks (force_align); the generated class forgets it."""
 
     def Pack(self, builder):
+        """Writes the bytes; flatbuffers calls this."""
         data = self.data
         if data is not None:
             builder.StartVector(1, len(data), 16)

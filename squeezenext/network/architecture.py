@@ -21,9 +21,11 @@ Start = Initializer | Literal["gaussian"]
 class Ops(Protocol[T]):
     """What the networks are made of. Tensors are [batch, height, width, channels]."""
 
-    def input(self, size: int) -> T: ...
+    def input(self, size: int) -> T:
+        """Returns the images: [batch, size, size, 3]."""
 
-    def channels(self, x: T) -> int: ...
+    def channels(self, x: T) -> int:
+        """Returns the number of channels."""
 
     def conv(
         self,
@@ -40,9 +42,11 @@ class Ops(Protocol[T]):
     ) -> T:
         """Convolves; `same` pads with zeros to keep the sides, else only whole windows count."""
 
-    def batch_norm(self, x: T, name: str) -> T: ...
+    def batch_norm(self, x: T, name: str) -> T:
+        """Normalises each channel."""
 
-    def activation(self, x: T, name: str, kind: Activation) -> T: ...
+    def activation(self, x: T, name: str, kind: Activation) -> T:
+        """Applies ReLU or ELU."""
 
     def max_pool(self, x: T, name: str) -> T:
         """Pools 3x3 with stride 2 as Caffe does: the last window may reach over the far edge."""
@@ -50,11 +54,14 @@ class Ops(Protocol[T]):
     def pad(self, x: T, name: str, amount: int) -> T:
         """Puts zeros on all four sides."""
 
-    def concat(self, tensors: Sequence[T], name: str) -> T: ...
+    def concat(self, tensors: Sequence[T], name: str) -> T:
+        """Concatenates the channels."""
 
-    def add(self, tensors: Sequence[T], name: str) -> T: ...
+    def add(self, tensors: Sequence[T], name: str) -> T:
+        """Adds tensors of one shape."""
 
-    def dropout(self, x: T, name: str, rate: float) -> T: ...
+    def dropout(self, x: T, name: str, rate: float) -> T:
+        """Sets a share `rate` of the values to 0 in training and scales the others."""
 
     def global_pool(self, x: T, name: str) -> T:
         """Averages over height and width: [batch, channels]."""

@@ -124,10 +124,12 @@ class Parts:
 
     @property
     def negative(self) -> int:
+        """The number of negative values in the codebook."""
         return int((self.codebook < 0).sum())
 
     @property
     def dense(self) -> bool:
+        """Whether no weight is 0."""
         return bool(self.there.all())
 
     def form(self, positions: Positions) -> Form:

@@ -145,8 +145,10 @@ def _read_kernel(decoder, form: Form, shape: Shape, codebook, kind, source) -> n
 
 
 def _codebooks(coder, table: Sequence[Form], kernels, kind: np.dtype) -> list[np.ndarray]:
-    """Codes all codebooks: from 0 outwards, how far each value's bits, read as an integer, lie
-    from those of the one before."""
+    """Codes all codebooks, each from 0 outwards.
+
+    The bits of a value are read as an integer, and its difference from the previous one is coded.
+    """
     sides = [side for form in table for side in (form.negative, form.positive)]
     unsigned = np.dtype(f"<u{kind.itemsize}")
     known = None
