@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_bool("json", False, "One JSON document on standard output.", flag_values=values)
     flags.DEFINE_string("csv", None, "Also write the table to this file.", flag_values=values)
 
-    def command(values, _):
+    def command(values: flags.FlagValues, _: list[str]) -> None:
         stats(values["configuration"].value, values["json"].value, values["csv"].value)
 
     return run(command, values, __doc__, argv)

@@ -5,6 +5,7 @@ import json
 import types
 import typing
 from pathlib import Path
+from typing import Any
 
 from squeezenext import config as words
 from squeezenext.config import Config
@@ -62,7 +63,7 @@ def _load_file(path: Path) -> Config:
         raise InputError(f"There is no configuration file {path}.")
     import importlib.util  # prediction reads JSON alone and should not wait for it
 
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec: Any = importlib.util.spec_from_file_location(path.stem, path)  # never None for a .py
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -74,7 +75,7 @@ def _load_file(path: Path) -> Config:
     return config
 
 
-def override(config, assignment: str):
+def override(config: Config, assignment: str) -> Config:
     """Returns a copy of `config` with one field changed, e.g. "training.epochs=2".
 
     Raises:
@@ -89,7 +90,7 @@ def override(config, assignment: str):
         raise InputError(f"{assignment}: {error}") from error
 
 
-def _replaced(config, path: str, text: str):
+def _replaced(config: Any, path: str, text: str) -> Any:
     name, _, rest = path.partition(".")
     known = [field.name for field in dataclasses.fields(config)]
     if name not in known:
@@ -164,7 +165,7 @@ def read(path: Path) -> Config:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _from_plain(value: object, kind: object) -> object:
+def _from_plain(value: Any, kind: Any) -> Any:
     """Rebuilds a value of the annotated type `kind`; unknown fields raise TypeError."""
     origin = typing.get_origin(kind)
     if origin is tuple:
@@ -178,4 +179,5 @@ def _from_plain(value: object, kind: object) -> object:
         return float(value) if kind is float else value
     hints = typing.get_type_hints(kind)
     fields = {name: item for name, item in value.items() if name != "type"}
-    return kind(**{name: _from_plain(item, hints.get(name)) for name, item in fields.items()})
+    rebuilt = {name: _from_plain(item, hints.get(name)) for name, item in fields.items()}
+    return kind(**rebuilt)  # type: ignore[operator]  # `kind` is a class, never an instance

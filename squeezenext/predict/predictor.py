@@ -9,7 +9,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -19,6 +19,9 @@ from squeezenext.images import decoding, geometry
 from squeezenext.litert.runner import Runner, cores
 from squeezenext.model import loading
 from squeezenext.predict import sources
+
+if TYPE_CHECKING:
+    from squeezenext.litert.class_maps import Tapped
 
 _LARGE_PIXELS = 12_000_000  # 12 million pixels take up to 100 MB on their way to RGB
 _ONE_LARGE = threading.Lock()
@@ -46,11 +49,13 @@ class View:
 
     probabilities: np.ndarray
     features: np.ndarray | None
-    _tapped: object
+    _tapped: "Tapped | None"
     _outputs: list[np.ndarray]
 
     def class_map(self, index: int) -> np.ndarray:
         """Returns what each place adds to a class's logit, [height, width] float32."""
+        if self._tapped is None:
+            raise ValueError("The predictor was made without `inside`, which class maps need.")
         return self._tapped.class_map(self._outputs, index)
 
 
@@ -70,7 +75,8 @@ class Answer:
     explanation: Path | None = None
 
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 Look = Callable[[Image.Image], View]
 Explain = Callable[[int, str, Image.Image, View, Prediction], Path]
 
@@ -99,7 +105,7 @@ class Predictor:
                 f"says {self.config.images.size}."
             )
 
-    def _tap(self):
+    def _tap(self) -> "Tapped":
         from squeezenext.litert import class_maps
 
         content = self._content
@@ -279,5 +285,5 @@ def _turn(image: Image.Image) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
     # The system gets blocks of this size back at once; smaller ones stay with the thread that
     # freed them. The peak over tests/hostile_images.py is 504 MB so, else 1,064 MB.
-    Image.core.set_block_size(64 << 20)
+    Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]  # Pillow's C module
     return _ONE_LARGE
