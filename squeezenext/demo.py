@@ -2,8 +2,8 @@
 
     python -m squeezenext.demo --model_dir DIR|NAME [--data_dir RECORDS] [--port 8000]
 
-The page is what `export --format web` writes; it is made anew in a temporary folder. Only this
-machine reaches it. --data_dir adds the int8 network.
+The page is that of `squeezenext.export --format web`, made in a temporary folder. Only this machine
+can reach it. --data_dir adds the int8 network.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from squeezenext.model import loading
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Static files with the types that browsers insist on, and no log line a request."""
+    """Serves static files with the types that browsers require, and logs no requests."""
 
     extensions_map = {
         **http.server.SimpleHTTPRequestHandler.extensions_map,
@@ -47,7 +47,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 def server(folder: str | Path, port: int) -> http.server.ThreadingHTTPServer:
-    """Returns a server of a folder on 127.0.0.1; port 0 takes a free one.
+    """Returns a server of a folder on 127.0.0.1; port 0 picks a free one.
 
     Raises:
       InputError: the port is taken.
@@ -64,16 +64,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
     at = {"flag_values": values}
     flags.DEFINE_string("model_dir", None, "Model directory or published model's name.", **at)
-    flags.DEFINE_string("data_dir", None, "Records on which int8 is calibrated.", **at)
-    flags.DEFINE_integer("port", 8000, "Of 127.0.0.1; 0: a free one.", 0, 65535, **at)
+    flags.DEFINE_string("data_dir", None, "Records to calibrate int8 on.", **at)
+    flags.DEFINE_integer("port", 8000, "Port on 127.0.0.1; 0 picks a free one.", 0, 65535, **at)
 
     def command(values, _):
         model, port = loading.load(values["model_dir"].value), values["port"].value
         data_dir, count = values["data_dir"].value, checking.CALIBRATION_IMAGES
         model_dir = values["model_dir"].value
         with tempfile.TemporaryDirectory() as folder, server(folder, port) as serving:
-            shown = checking.images(model, data_dir, count) if data_dir else []
-            export_web.make(model, model_dir, Path(folder), shown)
+            images = checking.images(model, data_dir, count) if data_dir else []
+            export_web.make(model, model_dir, Path(folder), images)
             print(f"http://127.0.0.1:{serving.server_port}/ until you press Ctrl-C", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 serving.serve_forever()

@@ -1,16 +1,25 @@
-"""What an evaluation says beyond its score: how sure it is of it, class by class. No TensorFlow."""
+"""Accuracy, its confidence intervals, calibration and per-class scores, without TensorFlow."""
 
 import dataclasses
 import math
 
 import numpy as np
 
-Z = 1.959964  # of a 95 % interval of the normal distribution
+Z = 1.959964  # half width of the normal distribution's 95 % interval
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The score of every example of a split, [examples] arrays in the order of the records."""
+    """The scores of every example of a split, in the order of the records.
+
+    Attributes:
+      labels: [examples] int64.
+      loss: [examples] float32.
+      top1: [examples] float32, 1 if the label is the first class.
+      top5: [examples] float32, 1 if it is among the first five.
+      predicted: [examples] int64, the first class.
+      probability: [examples] float32, probability of the first class.
+    """
 
     labels: np.ndarray
     loss: np.ndarray
@@ -21,10 +30,14 @@ class Evaluation:
 
     @classmethod
     def of_rows(cls, columns: list[np.ndarray], examples: int) -> "Evaluation":
-        """Drops the padding and checks that each example is there exactly once.
+        """Drops the padding and checks that each example occurs exactly once.
+
+        Args:
+          columns: the examples' numbers, negative for padding, then the attributes in order.
+          examples: number of examples of the split.
 
         Raises:
-          RuntimeError: one is missing or doubled.
+          RuntimeError: an example is missing or occurs twice.
         """
         numbers = columns[0]
         real = numbers >= 0
@@ -47,7 +60,7 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class ClassScore:
-    """How one class fares: shares in 0..1 (0 where nothing is divided), and its examples."""
+    """Scores of one class, in 0..1 (0 for a division by 0), and its number of examples."""
 
     index: int
     precision: float
@@ -58,7 +71,7 @@ class ClassScore:
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """Predictions of like probability: their mean probability and the share that is right."""
+    """Predictions of similar probability: their mean probability and the share that is right."""
 
     low: float
     high: float
@@ -69,7 +82,7 @@ class Bin:
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """How often examples of one class were taken for another."""
+    """Number of examples of one class that were taken for another."""
 
     label: int
     predicted: int
@@ -105,7 +118,7 @@ def per_class(result: Evaluation, classes: int) -> list[ClassScore]:
 
 
 def kappa(result: Evaluation) -> float | None:
-    """Returns Cohen's kappa: 1 all right, 0 as by chance; None where only one class occurs."""
+    """Returns Cohen's kappa, 1 for all right and 0 for chance; None if only one class occurs."""
     from sklearn.metrics import cohen_kappa_score
 
     if len(np.union1d(result.labels, result.predicted)) < 2:
@@ -114,12 +127,12 @@ def kappa(result: Evaluation) -> float | None:
 
 
 def reliability(result: Evaluation, bins: int = 15) -> list[Bin]:
-    """Returns equal-width bins of the predicted classes' probability (arXiv:1706.04599)."""
+    """Returns bins of equal width of the first class's probability (arXiv:1706.04599)."""
     edges = np.linspace(0, 1, bins + 1)
-    places = np.clip(np.ceil(result.probability * bins).astype(int) - 1, 0, bins - 1)
+    indices = np.clip(np.ceil(result.probability * bins).astype(int) - 1, 0, bins - 1)
     found = []
     for number in range(bins):
-        inside = places == number
+        inside = indices == number
         count = int(inside.sum())
         confidence = float(result.probability[inside].mean()) if count else 0.0
         accuracy = float(result.top1[inside].mean()) if count else 0.0
@@ -147,9 +160,9 @@ def confusions(result: Evaluation, most: int) -> list[Confusion]:
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Returns the temperature that makes the labels most probable (arXiv:1706.04599).
 
-    Of n labels each counts as (n + 1) / (n + 2) of one, the rest of it as any other class: Platt's
-    targets (1999), without which a perfect score, common on a few dozen images, would make every
-    probability 100 %.
+    The target of each of n labels is (n + 1) / (n + 2), the rest goes to the other classes (Platt,
+    1999). Without this a perfect score, common on a few dozen images, would make every probability
+    100 %.
 
     Args:
       logits: [examples, classes] float32.
@@ -172,17 +185,18 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns each example's loss, [examples] float64, of logits [examples, classes]."""
+    """Returns the loss of each example, [examples] float64, for logits [examples, classes]."""
     from scipy.special import log_softmax
 
     return -log_softmax(logits.astype(np.float64), axis=-1)[np.arange(len(labels)), labels]
 
 
 def document(result: Evaluation, classes: int) -> dict:
-    """Returns every figure as plain data, for `--json` and the report.
+    """Returns all figures as plain data, for `--json` and the report.
 
-    The keys of `Evaluation.summary`, their 95 % intervals, "kappa", "ece", macro averages over
-    the classes that have examples, and "per_class".
+    Returns:
+      The keys of `Evaluation.summary`, their 95 % intervals, "kappa", "ece", the macro averages
+      over the classes that have examples, "per_class" and "confusions".
     """
     count = len(result.labels)
     rows = per_class(result, classes)

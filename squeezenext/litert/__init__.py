@@ -1,1 +1,1 @@
-"""LiteRT files, without TensorFlow: written, quantised, described, read and run."""
+"""Writes, quantizes, describes, reads and runs LiteRT files, without TensorFlow."""

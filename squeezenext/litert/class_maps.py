@@ -1,9 +1,9 @@
-"""Looks into a LiteRT file: the classifier's input, and what each place says for each class.
+"""Adds the classifier's input and the class-activation maps to the outputs of a LiteRT file.
 
-The networks end in a convolution and a mean over all places (SqueezeNet), or in that mean and one
-dense layer (SqueezeNext). Either way a class's logit is exactly the mean of a map:
-its class-activation map (arXiv:1512.04150), for which no gradient is needed. The file is read by
-what its operators are, not by names, which differ from one converter to the next.
+The networks end in a convolution and a mean over all positions (SqueezeNet), or in that mean and
+one dense layer (SqueezeNext). Either way a class's logit is exactly the mean of a map, its
+class-activation map (arXiv:1512.04150), which needs no gradient. The tensors are found by their
+operators, since names differ from one converter to the next.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from squeezenext.litert.container import Buffer
 
 _CODES = schema.BuiltinOperator
 _MEANS = {_CODES.MEAN, _CODES.AVERAGE_POOL_2D}
-# What changes no place's meaning: shape, number format, zeros around, activation at the end.
+# Operators after which a position still means the same.
 _TRANSPARENT = {
     _CODES.RESHAPE,
     _CODES.SQUEEZE,
@@ -33,11 +33,13 @@ _TRANSPARENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Tapped:
-    """A LiteRT file with two more outputs, in this order after the logits.
+    """A LiteRT file with more outputs.
 
     Attributes:
-      content: outputs are logits, the classifier's input, and (SqueezeNet) the class maps.
-      kernel, bias: [classes, channels] and [classes] float32 of a dense classifier, else None.
+      content: the file; its outputs are the logits, the classifier's input and, for a
+        convolutional classifier, the class maps.
+      kernel: [classes, channels] float32 of a dense classifier, else None.
+      bias: [classes] float32 of a dense classifier, else None.
     """
 
     content: bytes
@@ -45,7 +47,7 @@ class Tapped:
     bias: np.ndarray | None
 
     def features(self, outputs: list[np.ndarray]) -> np.ndarray:
-        """Returns the mean over all places of what the classifier reads, [channels] float32."""
+        """Returns the mean of the classifier's input over all positions, [channels] float32."""
         return outputs[1].mean((0, 1))
 
     def class_map(self, outputs: list[np.ndarray], index: int) -> np.ndarray:
@@ -56,10 +58,11 @@ class Tapped:
 
 
 def tap(content: bytes, name: str) -> Tapped:
-    """Adds the outputs.
+    """Adds the outputs to a file.
 
     Args:
-      content: a LiteRT file that the interpreter has accepted: the offsets inside are believed.
+      content: a LiteRT file that the interpreter has accepted, since its offsets are not checked.
+      name: its name, for messages.
 
     Raises:
       InputError: the file does not end as these networks do.
@@ -84,7 +87,7 @@ def tap(content: bytes, name: str) -> Tapped:
         ) from error
     graph.outputs[:] = [logits, *wanted]
     model.buffers = [_aligned(buffer) for buffer in model.buffers]
-    # A signature lists its outputs itself; without one the subgraph's hold.
+    # A signature would list the old outputs; without one the subgraph's outputs count.
     model.signatureDefs = []
     builder = flatbuffers.Builder(len(content) + 4096)
     builder.Finish(model.Pack(builder), b"TFL3")
@@ -98,7 +101,7 @@ def _aligned(buffer) -> Buffer:
 
 
 class _Graph:
-    """The operators of a file's only subgraph, found by what they make."""
+    """The operators of a file's only subgraph, by the tensors that they write."""
 
     def __init__(self, model):
         self._model = model
@@ -112,8 +115,9 @@ class _Graph:
         }
 
     def code(self, operator) -> int:
+        """Returns an operator's kind."""
         entry = self._model.operatorCodes[operator.opcodeIndex]
-        return max(entry.builtinCode, entry.deprecatedBuiltinCode)  # schema.fbs: the larger holds
+        return max(entry.builtinCode, entry.deprecatedBuiltinCode)  # schema.fbs: the larger counts
 
     def producer(self, tensor: int, wanted: set[int]):
         """Returns the nearest operator of a wanted kind before `tensor`.
@@ -129,7 +133,7 @@ class _Graph:
         return operator
 
     def before(self, tensor: int) -> int:
-        """Returns the tensor that padding and the like were given."""
+        """Returns the tensor before padding and the like."""
         operator = self._makers[int(tensor)]
         while self.code(operator) in _TRANSPARENT - {_CODES.RELU, _CODES.ELU}:
             tensor = operator.inputs[0]
@@ -137,14 +141,14 @@ class _Graph:
         return tensor
 
     def bias(self, dense) -> np.ndarray:
-        """Returns the bias of a dense layer, 0 where it has none."""
+        """Returns the bias of a dense layer, zeros if it has none."""
         if len(dense.inputs) > 2 and dense.inputs[2] >= 0:
             return self.constant(dense.inputs[2])
         classes = self._subgraph.tensors[int(dense.inputs[1])].shape[0]
         return np.zeros(classes, np.float32)
 
     def constant(self, index: int) -> np.ndarray:
-        """Returns a constant, classes first, as float32, whatever its number format."""
+        """Returns a constant as float32, whatever its number format."""
         while int(index) in self._makers:  # half-precision weights pass through DEQUANTIZE
             index = self._makers[int(index)].inputs[0]
         tensor = self._subgraph.tensors[int(index)]

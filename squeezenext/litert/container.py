@@ -1,7 +1,7 @@
-"""The LiteRT container (.tflite): tensors, buffers and operators, packed without TensorFlow.
+"""Packs tensors, buffers and operators into a LiteRT file (.tflite), without TensorFlow.
 
-Written with the schema's own classes, which ai-edge-litert ships. What the operators of a network
-are is said in writer.py.
+It uses the schema's own classes, which ai-edge-litert ships. writer.py chooses the operators of a
+network.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ _TYPES = {
 
 
 class Buffer(schema.BufferT):
-    """A buffer on 16 bytes, as schema.fbs asks (force_align); the generated class forgets it."""
+    """A buffer aligned to 16 bytes, as schema.fbs demands; the generated class does not align."""
 
     def Pack(self, builder):
         """Writes the bytes; flatbuffers calls this."""
@@ -37,13 +37,13 @@ class Buffer(schema.BufferT):
 
 
 class LitertFile:
-    """A model of one subgraph, filled operator by operator."""
+    """A file of one subgraph, filled operator by operator."""
 
     def __init__(self, description: str):
         self._model = schema.ModelT()
         self._model.version = 3
         self._model.description = description
-        self._model.buffers = [Buffer()]  # buffer 0 is the empty one, by convention
+        self._model.buffers = [Buffer()]  # buffer 0 is empty by convention
         self._model.operatorCodes = []
         self._graph = schema.SubGraphT()
         self._graph.name = "main"
@@ -60,11 +60,17 @@ class LitertFile:
         zero_point: int = 0,
         axis: int = 0,
     ) -> int:
-        """Adds a tensor and returns its number.
+        """Adds a tensor and returns its index.
 
         Args:
-          data: its values, for a constant.
-          scale: of an integer tensor: one, or one an entry of `axis`; real = scale x (q - zero).
+          name: the tensor's name.
+          shape: its shape.
+          dtype: its NumPy type.
+          data: the values of a constant.
+          scale: scale of an integer tensor, one or one per entry of `axis`: the value of an integer
+            q is scale x (q - zero_point).
+          zero_point: the integer that stands for 0.
+          axis: the axis of several scales.
         """
         tensor = schema.TensorT()
         tensor.name, tensor.shape, tensor.hasRank = name, list(map(int, shape)), True
@@ -84,7 +90,7 @@ class LitertFile:
         return len(self._graph.tensors) - 1
 
     def constant(self, name: str, values: Sequence) -> int:
-        """Adds an int32 constant, such as the axes of a mean, and returns its number."""
+        """Adds an int32 constant, such as the axes of a mean, and returns its index."""
         array = np.asarray(values, np.int32)
         return self.tensor(name, array.shape, np.int32, array)
 
@@ -100,10 +106,13 @@ class LitertFile:
         """Adds a built-in operator.
 
         Args:
-          name: of the operator in schema.fbs, such as "CONV_2D".
-          version: the lowest that has what is used here (op_version.cc), so that old runtimes read
-            what they can.
-          options: fields of `kind`, such as "Conv2DOptions".
+          name: name of the operator in schema.fbs, such as "CONV_2D".
+          version: lowest version of the operator that has the features used (op_version.cc), so
+            that old runtimes can read the file.
+          inputs: indices of the tensors that it reads.
+          outputs: indices of the tensors that it writes.
+          options: fields of `kind`.
+          kind: name of the options' table in schema.fbs, such as "Conv2DOptions".
         """
         operator = schema.OperatorT()
         operator.opcodeIndex = self._code(getattr(schema.BuiltinOperator, name), version)
@@ -118,7 +127,7 @@ class LitertFile:
     def _code(self, builtin: int, version: int) -> int:
         if (builtin, version) not in self._codes:
             code = schema.OperatorCodeT()
-            # Readers of before 2020 know the first field alone, which holds 127 codes.
+            # Readers from before 2020 only know the first field, which holds 127 codes.
             code.deprecatedBuiltinCode = min(builtin, 127)
             code.builtinCode, code.version = builtin, version
             self._codes[builtin, version] = len(self._model.operatorCodes)
@@ -131,10 +140,11 @@ class LitertFile:
         outputs: Mapping[str, int],
         metadata: Mapping[str, bytes] | None = None,
     ) -> bytes:
-        """Returns the file.
+        """Returns the content of the file.
 
         Args:
-          inputs, outputs: tensors by their names in the signature `serving_default`.
+          inputs: indices of the input tensors by their names in the signature `serving_default`.
+          outputs: indices of the output tensors, likewise.
           metadata: named buffers, such as "TFLITE_METADATA".
         """
         self._graph.inputs, self._graph.outputs = list(inputs.values()), list(outputs.values())

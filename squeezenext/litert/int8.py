@@ -1,9 +1,9 @@
-"""Integer numbers for LiteRT and ONNX files: activations and kernels of eight bits.
+"""Quantizes activations and kernels to eight bits, for LiteRT and ONNX files.
 
-The rules are those of LiteRT's quantisation specification
-(ai.google.dev/edge/litert/models/quantization_spec): kernels symmetric with a scale an output
-channel, activations with one scale and zero point, sums in int32; concatenation and pooling keep
-their inputs' scale. The ranges of activations come from real images (ranges.py).
+The rules are those of LiteRT's quantization specification
+(ai.google.dev/edge/litert/models/quantization_spec): kernels are symmetric with a scale per output
+channel, activations have one scale and zero point, sums are int32; concatenation and pooling keep
+the scale of their inputs. The ranges of activations are measured on real images.
 """
 
 import dataclasses
@@ -18,24 +18,32 @@ from squeezenext.litert.container import LitertFile
 from squeezenext.litert.writer import DynamicRange, Float32, quantize_kernel
 from squeezenext.network.graph import Graph
 
-# The ranges of a network's activations on real images, as eight bits can hold them best.
-
-
 Range = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ranges:
-    """Of every activation by its node's name: the range to be held, and its channels' means."""
+    """Statistics of the activations, by node name.
 
-    held: dict[str, Range]
+    Attributes:
+      limits: the range that eight bits represent.
+      means: [channels] float64, mean of each channel.
+    """
+
+    limits: dict[str, Range]
     means: dict[str, np.ndarray]
 
 
 def measured_ranges(
     graph: Graph, weights: Mapping[str, np.ndarray], images: Iterable[np.ndarray]
 ) -> Ranges:
-    """Measures a network that reads pixels, on images of [size, size, 3] uint8, RGB."""
+    """Measures the activations of a network that takes pixels.
+
+    Args:
+      graph: the network.
+      weights: its weights.
+      images: [size, size, 3] uint8, RGB.
+    """
     statistics: dict[str, _Statistics] = {}
     for activations in _activations(graph, weights, images):
         for name, values in activations.items():
@@ -43,14 +51,14 @@ def measured_ranges(
     ranges = {name: known.range() for name, known in statistics.items()}
     ranges[graph.nodes[0].name] = (0.0, 255.0)
     _bound_sums(graph, ranges)
-    _share(graph, ranges)
+    _unify(graph, ranges)
     return Ranges(ranges, {name: known.mean() for name, known in statistics.items()})
 
 
 def _activations(graph: Graph, weights, images: Iterable[np.ndarray]):
     """Yields, for each image, the activations of all nodes by name."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it takes memory: some ten megabytes here
+        warnings.simplefilter("ignore")  # a warning about memory, here some ten megabytes
         interpreter = Interpreter(
             model_content=writer.write(graph, weights),
             experimental_preserve_all_tensors=True,
@@ -70,7 +78,7 @@ def _activations(graph: Graph, weights, images: Iterable[np.ndarray]):
 
 
 class _Statistics:
-    """Of one activation over all images: its extremes, its channels' means and a sample."""
+    """The extremes of one activation over all images, its channels' means, and a sample."""
 
     def __init__(self, channels: int):
         self._low = self._high = 0.0
@@ -78,21 +86,22 @@ class _Statistics:
         self._sample: list[np.ndarray] = []
 
     def add(self, values: np.ndarray) -> None:
+        """Adds the activation of an image, [1, ..., channels] float32."""
         flat = values.reshape(-1)
         self._low = min(self._low, float(flat.min()))
         self._high = max(self._high, float(flat.max()))
-        places = values.reshape(-1, values.shape[-1])
-        self._sums += places.mean(0)
+        self._sums += values.reshape(-1, values.shape[-1]).mean(0)
         self._count += 1
         self._sample.append(flat[:: max(1, len(flat) // 997)].copy())
 
     def mean(self) -> np.ndarray:
+        """Returns the mean of each channel, [channels] float64."""
         return self._sums / self._count
 
     def range(self) -> Range:
-        """Returns the part of the extremes with the least squared error of 256 steps over it."""
+        """Returns the scaled extremes at which 256 steps have the least squared error."""
         if self._high - self._low < 1e-9:
-            return 0.0, 1.0  # nothing ever passes; XNNPACK refuses scales that are next to 0
+            return 0.0, 1.0  # always 0; XNNPACK refuses scales next to 0
         sample = np.concatenate(self._sample)
         shares = np.linspace(0.4, 1.0, 25)
         errors = [self._error(sample, share) for share in shares]
@@ -106,7 +115,7 @@ class _Statistics:
 
 
 def _bound_sums(graph: Graph, ranges: dict[str, Range]) -> None:
-    """Keeps a sum's range and its terms' within XNNPACK's 2^-10 to 2^8 of each other."""
+    """Keeps the ranges of a sum and its terms within XNNPACK's ratios of 2^-10 to 2^8."""
     for node in graph.nodes:
         if node.op == "add":
             widths = [high - low for low, high in (ranges[name] for name in node.inputs)]
@@ -122,8 +131,8 @@ def _widened(pair: Range, width: float) -> Range:
     return low * factor, high * factor
 
 
-def _share(graph: Graph, ranges: dict[str, Range]) -> None:
-    """Gives what only moves numbers and what it reads one range, the widest of them."""
+def _unify(graph: Graph, ranges: dict[str, Range]) -> None:
+    """Gives concatenation, pooling and padding one range with their inputs, the widest."""
     changed = True
     while changed:
         changed = False
@@ -142,20 +151,21 @@ _LOW, _HIGH = -128, 127
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """real = scale x (q - zero), q in -128..127."""
+    """How an activation is stored: the value of an integer q, -128..127, is scale x (q - zero)."""
 
     scale: float
     zero: int
 
 
 class Int8(Float32):
-    """Everything between the pixels and the last map is int8, sums are int32.
+    """Stores everything between the pixels and the last map as int8; sums are int32.
+
+    Activations after a ReLU are not 0 on average, so rounding a kernel shifts the mean of its
+    outputs; the bias undoes that. On the published SqueezeNet 1.0 this halves the logits' error.
 
     Args:
-      scales: of every activation, by the name of its node.
-      means: of every activation's channels, [channels]. The rounding of a kernel shifts what a
-        channel gives on average, since activations after a ReLU are not zero on average; the bias
-        takes that back. On the published SqueezeNet 1.0 it halves the error of the logits.
+      scales: scale of every activation, by node name.
+      means: [channels], mean of each channel of every activation, by node name.
     """
 
     versions = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3}
@@ -168,6 +178,7 @@ class Int8(Float32):
     def activation(
         self, file: LitertFile, name: str, shape: Sequence[int], like: str | None = None
     ) -> int:
+        """Adds the tensor of a node's output, with the scale of the node `like` if it is given."""
         found = self.scales[like or name]
         return file.tensor(name, (1, *shape), np.int8, None, found.scale, found.zero)
 
@@ -180,6 +191,7 @@ class Int8(Float32):
         source: str,
         axis: int = 0,
     ) -> list[int]:
+        """Adds kernel and bias of a layer, see `Float32.weights`."""
         found = self.integers(np.moveaxis(kernel, axis, 0), bias, source)
         values = np.moveaxis(found.kernel, 0, axis)
         return [
@@ -188,9 +200,15 @@ class Int8(Float32):
         ]
 
     def integers(self, kernel: np.ndarray, bias: np.ndarray, source: str) -> "Integers":
-        """Returns the integers of a layer that reads `source`; kernel [out, ..., in/groups]."""
+        """Quantizes a layer.
+
+        Args:
+          kernel: [out, ..., in / groups] float32.
+          bias: [out] float32.
+          source: name of the node that the layer reads.
+        """
         before = self.scales[source].scale
-        # A channel of next to no weight must not make its bias overflow the int32 sum.
+        # Bounded below: in a channel of tiny weights the bias would overflow the int32 sum.
         values, scale = quantize_kernel(kernel, 0, np.abs(bias) / (before * 2**30))
         lost = kernel - values * scale.reshape(-1, *[1] * (kernel.ndim - 1))
         bias = bias + _mean_output(lost, self.means[source])
@@ -200,7 +218,14 @@ class Int8(Float32):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Integers:
-    """A layer's numbers: kernel int8 and bias int32, each with a scale an output channel."""
+    """A quantized layer.
+
+    Attributes:
+      kernel: [out, ..., in / groups] int8.
+      scale: [out] float32, scale of the kernel.
+      bias: [out] int32.
+      bias_scale: [out] float32.
+    """
 
     kernel: np.ndarray
     scale: np.ndarray
@@ -209,7 +234,7 @@ class Integers:
 
 
 def _mean_output(kernel: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Returns what a kernel [out, ..., in/groups] gives on average for inputs of these means."""
+    """Returns the mean outputs of a kernel [out, ..., in / groups] for inputs of given means."""
     outputs, inputs = len(kernel), kernel.shape[-1]
     kernel = kernel.reshape(outputs, -1, inputs).sum(1)
     groups = len(means) // inputs
@@ -219,14 +244,15 @@ def _mean_output(kernel: np.ndarray, means: np.ndarray) -> np.ndarray:
 def calibrated(
     graph: Graph, weights: Mapping[str, np.ndarray], images: Iterable[np.ndarray]
 ) -> Int8:
-    """Finds how to store all activations, on images.
+    """Finds the scales of all activations on images.
 
     Args:
-      graph, weights: of the network that reads pixels (`pixels.take_rgb` with mean 0 and std 1).
+      graph: a network that takes pixels (`rgb.take_rgb` with mean 0 and std 1).
+      weights: its weights.
       images: [size, size, 3] uint8, RGB; some hundred.
     """
     found = measured_ranges(graph, weights, images)
-    scales = {name: _scale(*pair) for name, pair in found.held.items()}
+    scales = {name: _scale(*pair) for name, pair in found.limits.items()}
     return Int8(scales, found.means)
 
 

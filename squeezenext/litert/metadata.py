@@ -1,8 +1,8 @@
-"""The TFLite metadata that MediaPipe Tasks and Android Studio read from a LiteRT file.
+"""Writes the TFLite metadata that MediaPipe Tasks and Android Studio read from a LiteRT file.
 
-A flatbuffer of metadata_schema.fbs (github.com/google-ai-edge/mediapipe, mediapipe/tasks/metadata)
-in the model, and the files it names as a zip behind it. The package that writes it, tflite-support,
-no longer installs; the field numbers below are the schema's.
+The metadata is a flatbuffer of metadata_schema.fbs (github.com/google-ai-edge/mediapipe,
+mediapipe/tasks/metadata) in the model; the files that it names are appended as a zip. The package
+for it, tflite-support, no longer installs; the field numbers below are the schema's.
 """
 
 import io
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import flatbuffers
 
-NAME = "TFLITE_METADATA"  # of the buffer
+NAME = "TFLITE_METADATA"  # name of the buffer
 LABELS = "labels.txt"
 _TENSOR_AXIS_LABELS = 2
 _FEATURE_PROPERTIES, _IMAGE_PROPERTIES = 1, 2  # union ContentProperties
@@ -26,9 +26,13 @@ def metadata(
     """Returns the flatbuffer of an image classifier.
 
     Args:
-      size: side of its input in pixels.
-      mean, std: the input is (pixel - mean) / std; MediaPipe takes one of each for all channels.
-      files: further files behind the model, beside `LABELS`.
+      name: name of the model.
+      description: text for people.
+      version: version of the model.
+      size: side of the input in pixels.
+      mean: subtracted from every pixel; MediaPipe takes one number for all channels.
+      std: divides every pixel, likewise.
+      files: names of the appended files, beside `LABELS`.
     """
     builder = flatbuffers.Builder(1024)
     text = builder.CreateString
@@ -61,7 +65,7 @@ def metadata(
             2: text(version),
             3: _tables(builder, [graph]),
             6: _tables(builder, [_file(builder, file, 0) for file in files]),
-            7: text("1.0.0"),  # min_parser_version of all that is used here
+            7: text("1.0.0"),  # min_parser_version of the fields used here
         },
     )
     builder.Finish(root, file_identifier=b"M001")
@@ -69,7 +73,7 @@ def metadata(
 
 
 def with_files(content: bytes, files: Mapping[str, bytes]) -> bytes:
-    """Returns a model with files behind it, stored uncompressed, as MediaPipe wants them."""
+    """Returns a model with appended files, uncompressed, as MediaPipe requires."""
     out = io.BytesIO(content)
     with zipfile.ZipFile(out, "a", zipfile.ZIP_STORED) as archive:
         for name, data in files.items():
@@ -80,8 +84,8 @@ def with_files(content: bytes, files: Mapping[str, bytes]) -> bytes:
 def _table(
     builder, offsets: Mapping[int, int], numbers: Mapping[int, tuple[str, int]] | None = None
 ):
-    """Adds a table; `offsets` are fields that are objects, `numbers` scalars with their type."""
-    builder.StartObject(16)  # at least as many as any table's fields; trailing ones cost nothing
+    """Adds a table: `offsets` are its fields that are objects, `numbers` its scalars and types."""
+    builder.StartObject(16)  # fields of the largest table; unused trailing ones take no bytes
     for slot, value in offsets.items():
         builder.PrependUOffsetTRelativeSlot(slot, value, 0)
     for slot, (kind, value) in (numbers or {}).items():

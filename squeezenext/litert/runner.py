@@ -1,4 +1,4 @@
-"""One LiteRT file in memory, run one image at a time. No TensorFlow."""
+"""Runs a LiteRT file in memory, one image at a time, without TensorFlow."""
 
 import os
 from pathlib import Path
@@ -11,30 +11,30 @@ from squeezenext.errors import InputError
 
 
 def cores() -> int:
-    """Returns how many this process may use."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class Runner:
-    """A LiteRT file of one input and any number of outputs. Not for two threads at once.
+    """A LiteRT file with one input and any number of outputs; for one thread at a time.
 
     Args:
-      model: the file, which is mapped, or its content.
-      threads: of one run.
-      name: of the model, for messages.
+      model: the file's path, which is memory-mapped, or its content.
+      threads: number of threads of one run.
+      name: name of the model, for messages.
 
     Raises:
-      InputError: it is no LiteRT file that this runtime can run.
+      InputError: this runtime cannot run the file.
     """
 
     def __init__(self, model: Path | bytes, threads: int, name: str):
-        place = "model_content" if isinstance(model, bytes) else "model_path"
+        argument = "model_content" if isinstance(model, bytes) else "model_path"
         value = model if isinstance(model, bytes) else os.fspath(model)
         try:
             with tf_import.silent():
-                self._interpreter = Interpreter(**{place: value}, num_threads=threads)
+                self._interpreter = Interpreter(**{argument: value}, num_threads=threads)
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise InputError(f"{name} is no LiteRT file that can be run: {error}.") from error
@@ -47,7 +47,11 @@ class Runner:
         return int(self._input["shape"][1])
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Returns every output of [size, size, 3] float32, without the batch, as float32."""
+        """Returns all outputs for an image, without the batch, as float32.
+
+        Args:
+          pixels: [size, size, 3] float32.
+        """
         values = _quantized(pixels, self._input)[np.newaxis]
         self._interpreter.set_tensor(self._input["index"], values)
         self._interpreter.invoke()

@@ -1,7 +1,7 @@
-"""A folded network as a LiteRT file, its numbers stored as numbers.py or int8.py says.
+"""Writes a folded network as a LiteRT file, in a tenth of a second and without TensorFlow.
 
-`write(graph, weights)` takes a tenth of a second and no TensorFlow; only built-in operators are
-written. Convolutions carry their ReLU; an ELU is an operator of its own.
+Only built-in operators are used. A ReLU is part of its convolution, an ELU an operator of its own.
+The classes `Float32`, `Float16`, `DynamicRange` and int8.py's `Int8` choose how numbers are stored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,22 +12,20 @@ from ai_edge_litert import schema_py_generated as schema
 from squeezenext.litert.container import LitertFile
 from squeezenext.network.graph import Graph, Node
 
-# How a LiteRT file stores numbers whose activations are float32: kernels of 32, 16 or 8 bits.
-
 
 class Float32:
-    """How numbers are stored: activations and weights are float32."""
+    """Stores activations and weights as float32."""
 
     versions: Mapping[str, int] = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1}
-    integer = False  # activations
+    integer = False  # True for integer activations
 
     @property
     def classifier(self) -> "Float32":
-        """How a dense classifier's weights are stored; what it reads and gives is float32."""
+        """How a dense classifier's weights are stored; its input and output are float32."""
         return self
 
     def activation(self, file: LitertFile, name: str, shape: Sequence[int]) -> int:
-        """Adds the tensor of a node's output, `shape` without the batch."""
+        """Adds the tensor of a node's output; `shape` excludes the batch."""
         return file.tensor(name, (1, *shape), np.float32)
 
     def weights(
@@ -39,10 +37,15 @@ class Float32:
         source: str,
         axis: int = 0,
     ) -> list[int]:
-        """Adds kernel and bias of the layer `name`, which reads `source`.
+        """Adds kernel and bias of a layer and returns their tensors.
 
         Args:
-          axis: of the kernel's output channels: the first, but the last in a depthwise one of
+          file: the file.
+          name: name of the layer.
+          kernel: float32, laid out as LiteRT's operator expects.
+          bias: [out] float32.
+          source: name of the node that the layer reads.
+          axis: the kernel's axis of output channels: 0, or 3 in a depthwise convolution's
             [1, height, width, channels].
         """
         del source
@@ -56,7 +59,7 @@ class Float32:
 
 
 class Float16(Float32):
-    """Kernels are float16 and made float32 once, when the file is loaded."""
+    """Stores kernels as float16; a runtime converts them to float32 once, on loading."""
 
     def _kernel(self, file: LitertFile, name: str, kernel: np.ndarray, axis: int) -> int:
         half = file.tensor(f"{name}_float16", kernel.shape, np.float16, kernel)
@@ -66,7 +69,7 @@ class Float16(Float32):
 
 
 class DynamicRange(Float32):
-    """Kernels are int8, a scale an output channel; activations and biases float32."""
+    """Stores kernels as int8 with a scale per output channel, all else as float32."""
 
     versions = {"CONV_2D": 5, "DEPTHWISE_CONV_2D": 6, "FULLY_CONNECTED": 12}
 
@@ -78,7 +81,16 @@ class DynamicRange(Float32):
 def quantize_kernel(
     kernel: np.ndarray, axis: int, least: np.ndarray | float = 1e-12
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns int8 values in -127..127 and the float32 scale of each entry of `axis`."""
+    """Quantizes a kernel.
+
+    Args:
+      kernel: float32.
+      axis: the axis of output channels, each with a scale of its own.
+      least: lower bound of the scales, a number or [out].
+
+    Returns:
+      int8 values in -127..127, and the scales, [out] float32.
+    """
     others = tuple(i for i in range(kernel.ndim) if i != axis)
     scale = np.maximum(np.abs(kernel).max(others) / 127, np.maximum(least, 1e-12))
     scale = scale.astype(np.float32)
@@ -107,39 +119,52 @@ def write(
     """Writes a network for one image at a time.
 
     Args:
-      graph, weights: as `graph.of` and `graph.fold` make them.
+      graph: the network's graph.
+      weights: its folded weights by name.
       numbers: how activations and weights are stored; default `Float32()`.
-      outputs: names of nodes to give out beside the last, such as `graph.features`.
-      softmax: give out softmax(softmax x logits) instead of the logits.
-      metadata: named buffers to carry along.
+      outputs: names of nodes that are outputs beside the last one, such as `graph.features`.
+      softmax: factor of the logits before a softmax; without it the output are the logits.
+      description: text for people.
+      metadata: named buffers to add.
 
     Returns:
-      The file: from `images` [1, size, size, 3] to `logits` or `probabilities` [1, classes].
+      The file, from `images` [1, size, size, 3] to `logits` or `probabilities` [1, classes].
     """
     emitter = _Emitter(graph, weights, numbers or Float32(), LitertFile(description))
+    emit = {
+        "conv": emitter.conv,
+        "max_pool": emitter.max_pool,
+        "pad": emitter.pad,
+        "concat": emitter.concat,
+        "add": emitter.add,
+        "global_pool": emitter.global_pool,
+        "dense": emitter.dense,
+    }
     first, *rest = graph.nodes
     emitter.input(first)
     for node in rest:
-        getattr(emitter, node.op)(node)
+        emit[node.op](node)
     return emitter.finish(outputs, softmax, metadata)
 
 
 class _Emitter:
-    """Turns nodes into operators; a method an op, a tensor a node."""
+    """Turns each node into operators and one output tensor."""
 
     def __init__(self, graph: Graph, weights: Mapping[str, np.ndarray], numbers, file: LitertFile):
         self.graph, self.weights, self.numbers, self.file = graph, weights, numbers, file
-        self.tensors: dict[str, int] = {}
-        self.floats: dict[str, int] = {}
+        self.tensors: dict[str, int] = {}  # output tensors by node name
+        self.floats: dict[str, int] = {}  # the same as float32, if they were asked for
 
     def input(self, node: Node) -> None:
+        """Adds the input tensor."""
         self.tensors[node.name] = self.numbers.activation(self.file, node.name, node.shape)
-        self.given = self.tensors[node.name]
-        if self.numbers.integer:  # the caller gives pixels, 0..255, as they are
-            self.given = self.file.tensor("pixels", (1, *node.shape), np.uint8, None, 1.0)
-            self._operator("QUANTIZE", 1, [self.given], self.tensors[node.name], {})
+        self.fed = self.tensors[node.name]
+        if self.numbers.integer:  # the input are pixels, 0..255
+            self.fed = self.file.tensor("pixels", (1, *node.shape), np.uint8, None, 1.0)
+            self._operator("QUANTIZE", 1, [self.fed], self.tensors[node.name], {})
 
     def conv(self, node: Node) -> None:
+        """Adds a convolution."""
         source, padding = self._padded(node)
         kernel = self.weights[f"{node.name}/kernel"]
         bias = self.weights[f"{node.name}/bias"]
@@ -152,7 +177,7 @@ class _Emitter:
             self._operator("DEPTHWISE_CONV_2D", 0, [source, *stored], output, options)
         else:
             stored = self._stored(node, kernel.transpose(3, 0, 1, 2), bias)
-            options |= {"groups": node.groups}  # which the shapes say; the version must, too
+            options |= {"groups": node.groups}  # for the version; the shapes imply the groups
             self._operator("CONV_2D", 0, [source, *stored], output, options)
         self._elu(node, output)
 
@@ -160,9 +185,9 @@ class _Emitter:
         return self.numbers.weights(self.file, node.name, kernel, bias, node.inputs[0], axis)
 
     def _padded(self, node: Node) -> tuple[int, int]:
-        """Returns the tensor a window moves over and the padding mode, padding it first if need be.
+        """Returns a window operator's input tensor and padding mode, after padding if needed.
 
-        LiteRT knows no other padding than none and TensorFlow's "same".
+        LiteRT's operators only know no padding and TensorFlow's "same".
         """
         source = self.tensors[node.inputs[0]]
         if node.padding == ((0, 0), (0, 0)):
@@ -181,7 +206,7 @@ class _Emitter:
         return padded, schema.Padding.VALID
 
     def _like(self, source: str, name: str, shape: Sequence[int]) -> int:
-        """Adds a tensor that stores its numbers as the output of the node `source` does."""
+        """Adds a tensor with the number format of the node `source`."""
         if not self.numbers.integer:
             return self.numbers.activation(self.file, name, shape)
         return self.numbers.activation(self.file, name, shape, like=source)
@@ -191,7 +216,7 @@ class _Emitter:
         self._operator("PAD", 1, [source, amounts], output, {})
 
     def _before_elu(self, node: Node) -> int:
-        """Adds the tensor that an operator writes: the node's, or what its ELU reads."""
+        """Adds the tensor that an operator writes: the node's output, or its ELU's input."""
         name = f"{node.name}_linear" if node.activation == "elu" else node.name
         self.tensors[node.name] = self.numbers.activation(self.file, name, node.shape)
         return self.tensors[node.name]
@@ -208,6 +233,7 @@ class _Emitter:
         return number
 
     def max_pool(self, node: Node) -> None:
+        """Adds a max pooling."""
         source, padding = self._padded(node)
         options = {
             "padding": padding,
@@ -219,14 +245,17 @@ class _Emitter:
         self._operator("MAX_POOL_2D", 1, [source], self._output(node), options)
 
     def pad(self, node: Node) -> None:
+        """Adds a padding."""
         source = self.tensors[node.inputs[0]]
         self._pad(source, self._output(node), node.padding, f"{node.name}_paddings")
 
     def concat(self, node: Node) -> None:
+        """Adds a concatenation of channels."""
         sources = [self.tensors[name] for name in node.inputs]
         self._operator("CONCATENATION", 1, sources, self._output(node), {"axis": 3})
 
     def add(self, node: Node) -> None:
+        """Adds a sum."""
         sources = [self.tensors[name] for name in node.inputs]
         output = self._before_elu(node)
         options = {"fusedActivationFunction": _FUSED[node.activation]}
@@ -234,12 +263,13 @@ class _Emitter:
         self._elu(node, output)
 
     def global_pool(self, node: Node) -> None:
-        # From here on all is float32: eight bits would make ties of the logits.
+        """Adds the mean over all positions. All that follows is float32: int8 logits would tie."""
         axes = self.file.constant(f"{node.name}_axes", (1, 2))
         inputs = [self._float(self.graph[node.inputs[0]]), axes]
         self._float_operator("MEAN", 1, inputs, node, {"keepDims": False})
 
     def dense(self, node: Node) -> None:
+        """Adds a dense classifier."""
         kernel = self.weights[f"{node.name}/kernel"]
         bias = self.weights.get(f"{node.name}/bias", np.zeros(node.shape, np.float32))
         numbers, source = self.numbers.classifier, node.inputs[0]
@@ -254,7 +284,10 @@ class _Emitter:
         self.tensors[node.name] = self.floats[node.name] = output
 
     def _operator(self, name: str, version: int, inputs, output: int, options) -> None:
-        """Adds an operator; integer activations raise the version where it is not the number's."""
+        """Adds an operator.
+
+        Its version is that of the number format, else `version`, plus 1 for integer activations.
+        """
         if name == "CONV_2D" and options.pop("groups") > 1:
             version = 6
         else:
@@ -262,15 +295,16 @@ class _Emitter:
         self.file.operator(name, version, inputs, [output], options, _KINDS[name])
 
     def finish(self, outputs: Sequence[str], softmax: float | None, metadata) -> bytes:
+        """Adds the outputs and returns the file; arguments as of `write`."""
         last = self.graph.nodes[-1]
-        given = {LOGITS: self._float(last)}
+        results = {LOGITS: self._float(last)}
         if softmax is not None:
             scores = self.file.tensor(SCORES, (1, *last.shape), np.float32)
             options = {"beta": softmax}
-            self.file.operator("SOFTMAX", 1, [given[LOGITS]], [scores], options, "SoftmaxOptions")
-            given = {SCORES: scores}
-        given |= {name: self._float(self.graph[name]) for name in outputs}
-        return self.file.finish({INPUT: self.given}, given, metadata)
+            self.file.operator("SOFTMAX", 1, [results[LOGITS]], [scores], options, "SoftmaxOptions")
+            results = {SCORES: scores}
+        results |= {name: self._float(self.graph[name]) for name in outputs}
+        return self.file.finish({INPUT: self.fed}, results, metadata)
 
     def _float(self, node: Node) -> int:
         """Returns a node's tensor as float32."""
@@ -298,6 +332,6 @@ _KINDS = {
 
 
 def _same(side: int, kernel: int, strides: int) -> tuple[int, int]:
-    """TensorFlow's "same": as many outputs as strides fit, the odd zero at the end."""
+    """Returns TensorFlow's "same" padding of a side, the odd zero at the end."""
     total = max((-(-side // strides) - 1) * strides + kernel - side, 0)
     return total // 2, total - total // 2
