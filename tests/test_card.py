@@ -66,16 +66,16 @@ def test_an_adapted_model_tells_its_photographs_base_and_each_file_s_score(model
         "- `exported/model.sqz`: 1,000 bytes, top-1 84.50 %\n",
         "squeezenet\\_v1\\_1 (licence: BSD (x\\_y)).",
         "3,068 train, 341 validation, 372 test",
-        "On the test split (372 images), of which nothing was seen in training",
+        "On the test split (372 images), which was not used in training",
     ):
         assert told in body
 
 
 def test_a_model_without_figures(model):
     matter, body = front_matter(card.write(model).read_text())
-    assert "model-index" not in matter and "Not measured here yet" in body
+    assert "model-index" not in matter and "Not measured yet" in body
     (model / "final.json").write_text(json.dumps(FINAL | {"top1": None, "top5": None}))
-    assert "Not measured here yet" in card.write(model).read_text()
+    assert "Not measured yet" in card.write(model).read_text()
 
 
 def test_imported_weights_name_their_source(model):

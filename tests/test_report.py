@@ -181,12 +181,11 @@ def test_names_cannot_become_markup(scored, tmp_path, model, pattern):
     from squeezenext import labels
     from squeezenext.evaluate import report
     from squeezenext.records import dataset
-    from squeezenext.records.reader import Reader
 
-    found = dataset.find(None, None, pattern)
-    reader = Reader(found.splits["validation"])
+    split = dataset.find(None, None, pattern).splits["validation"]
     known = tuple(labels.Label(f"n{i}", "<script>alert(1)</script>") for i in range(3))
-    path = report.write(tmp_path, model, known, scored, reader, "<img src=x>")
+    subject = report.Subject(model=model, labels=known, split=split, source="<img src=x>")
+    path = report.write(tmp_path, subject, scored)
     text = path.read_text("utf-8")
     assert "<script>alert" not in text and "<img src=x>" not in text
 

@@ -10,7 +10,7 @@ from squeezenext.cli import Log
 from squeezenext.compress import command as compress_command
 from squeezenext.compress.allocation import BudgetTooSmall
 from squeezenext.errors import InputError, NotFinite, NotKept
-from squeezenext.evaluate import command
+from squeezenext.evaluate import command, report
 from squeezenext.files import origin_note
 from squeezenext.metrics import Evaluation
 from squeezenext.model import card
@@ -140,8 +140,8 @@ def score(
         name: command.evaluate(model_dir=model, data_dir=records, split=split)
         for name, model in models.items()
     }
-    known = command.about(model_dir, found, split)
-    command.write_report(model_dir / REPORT, model_dir, found, split, results["network"], known)
+    subject = command.subject(model_dir, found, split)
+    report.write(model_dir / REPORT, subject, results["network"])
     document = {
         "split": split,
         "images": {name: part.examples for name, part in found.splits.items()},

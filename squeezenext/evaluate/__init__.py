@@ -1,4 +1,4 @@
-"""Scores every example of a split exactly once, and reports."""
+"""Scores every example of a split exactly once and writes a report."""
 
 from squeezenext.evaluate.command import evaluate, main
 

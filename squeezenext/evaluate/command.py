@@ -2,7 +2,7 @@
 
 python -m squeezenext.evaluate --model_dir DIR|NAME|FILE --data_dir DIR [--json] [--report DIR]
 
-FILE is a .sqz or an exported .tflite: it is run as it is shipped, without TensorFlow's kernels.
+FILE is a .sqz or an exported .tflite file, which is run in LiteRT as predict.py runs it.
 """
 
 import csv
@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from squeezenext import labels, metrics, tf_import
+from squeezenext import metrics, tf_import
 from squeezenext.cli import check_file, check_folder, log, run
 from squeezenext.config import Config
 from squeezenext.errors import InputError
+from squeezenext.evaluate import report
+from squeezenext.evaluate.report import Subject
 from squeezenext.files import write_file
 from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
@@ -28,14 +30,29 @@ from squeezenext.records import dataset, samples
 from squeezenext.records.manifest import Split
 from squeezenext.train.options import PRECISIONS, check_precision
 
-# Scores a file as it is shipped, without TensorFlow's kernels.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How a model directory is scored.
+
+    Attributes:
+      batch_size: images per device; no figure depends on it.
+      devices: number of GPUs or logical CPU devices; 0 for all GPUs.
+      precision: auto, or a Keras dtype policy.
+      fit_temperature: fit the temperature to the split and store it in the model directory.
+    """
+
+    batch_size: int = 32
+    devices: int = 0
+    precision: str = "float32"
+    fit_temperature: bool = False
 
 
 def evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
     """Scores every example of a split once with a `.sqz` or exported LiteRT file.
 
     Raises:
-      InputError: it is no such file, or its classes are others than the data's.
+      InputError: the file cannot be read, or its classes differ from the data's.
     """
     predictor = Predictor(path)
     dataset.check_classes(found, predictor.labels, path)
@@ -71,43 +88,43 @@ def evaluate(
     precision: str = "float32",
     fit_temperature: bool = False,
 ) -> Evaluation:
-    """Evaluates a model directory, a published model or a shipped file.
+    """Evaluates a model directory, a published model or an exported file.
 
     Args:
-      model_dir: the same; of a directory the newest whole checkpoint is taken, moving averages
-        where kept.
-      data_dir: records with a manifest; else `validation_file_pattern`.
+      model_dir: the directory, of which the newest whole checkpoint is used, with its moving
+        averages if it has any; or a published model's name, or a file.
+      data_dir: records with a manifest, or None.
+      validation_file_pattern: shards without a manifest, if there is no `data_dir`.
       split: "train", "validation" or "test".
-      batch_size: images a device takes at once; no figure depends on it.
-      fit_temperature: fit it to this split and store it in the model directory, for prediction.
+      batch_size: see `Scoring`; this and the following mean nothing for a file.
+      devices_used: number of devices, see `Scoring`.
+      precision: see `Scoring`.
+      fit_temperature: see `Scoring`.
 
     Returns:
-      The scores; probabilities and losses are of the logits divided by the stored temperature, as
-      predict.py tells them, whatever form the model has.
+      The scores. Probabilities and losses are those of predict.py: the logits are divided by the
+      model's temperature.
 
     Raises:
-      InputError: no such model or data, or their classes differ.
+      InputError: the model or the data cannot be read, or their classes differ.
     """
     check_precision(precision)
+    scoring = Scoring(
+        batch_size=batch_size,
+        devices=devices_used,
+        precision=precision,
+        fit_temperature=fit_temperature,
+    )
     found = dataset.find(data_dir, None, validation_file_pattern)
-    return _evaluate(found, model_dir, split, batch_size, devices_used, precision, fit_temperature)
+    return _evaluate(found, split, model_dir, scoring)
 
 
 def _evaluate(
-    found: dataset.Dataset,
-    model_dir: str | Path,
-    split: str,
-    batch_size: int,
-    devices_used: int,
-    precision: str,
-    fit_temperature: bool,
+    found: dataset.Dataset, split: str, model_dir: str | Path, scoring: Scoring
 ) -> Evaluation:
-    """Does what `evaluate` says, on data that have been looked up.
-
-    Shards without a manifest are read through for that.
-    """
+    """Evaluates a model on data that were looked up, which reads shards without a manifest."""
     dataset.check_split(found, split)
-    if fit_temperature:
+    if scoring.fit_temperature:
         _check_own(model_dir)
     if Path(model_dir).is_file():
         return evaluate_file(Path(model_dir), found, split)
@@ -115,12 +132,12 @@ def _evaluate(
     config, known = model_directory.read(directory)
     dataset.check_classes(found, known, directory)
     temperature = model_directory.read_temperature(directory)
-    given = (directory, config, found.splits[split], batch_size, devices_used, precision)
-    if not fit_temperature and temperature == 1.0:
-        return _scores(*given)
-    result = _scores(*given, keep_logits=True)
+    keep_logits = scoring.fit_temperature or temperature != 1.0
+    result = _scores(directory, config, found.splits[split], scoring, keep_logits)
+    if not keep_logits:
+        return result
     logits = result.probability  # see `_scorer`
-    if fit_temperature:
+    if scoring.fit_temperature:
         temperature = metrics.fit_temperature(logits, result.labels)
         source = f"{found.source} {split}"
         model_directory.write_temperature(directory, temperature, source, found.splits[split])
@@ -142,26 +159,20 @@ def _check_own(model_dir: str | Path) -> None:
 
 
 def _scores(
-    directory: Path,
-    config: Config,
-    split: Split,
-    batch_size: int,
-    devices_used: int,
-    precision: str,
-    keep_logits: bool = False,
+    directory: Path, config: Config, split: Split, scoring: Scoring, keep_logits: bool
 ) -> Evaluation:
-    """Scores a split with the weights of a model directory, as if its temperature were 1."""
+    """Scores a split with the weights of a model directory, at temperature 1."""
     weights = loading.variables(directory)
-    tf_import.import_tensorflow()  # no error above waits for it
+    tf_import.import_tensorflow()  # takes seconds, so all errors above come first
     from squeezenext.records.reader import Reader, faults_named
     from squeezenext.train import devices, exchange
 
     reader = Reader(split)
-    strategy = devices.strategy(devices_used)
-    scorer = _scorer(keep_logits)(config, strategy, devices.precision(precision))
+    strategy = devices.strategy(scoring.devices)
+    scorer = _scorer(keep_logits)(config, strategy, devices.precision(scoring.precision))
     exchange.assign(scorer.model, weights, str(directory))
     with faults_named(reader):
-        return scorer.evaluate(reader, batch_size)
+        return scorer.evaluate(reader, scoring.batch_size)
 
 
 def _scorer(keep_logits: bool) -> type:
@@ -176,19 +187,8 @@ def _scorer(keep_logits: bool) -> type:
     return LogitScorer if keep_logits else Scorer
 
 
-@dataclasses.dataclass(frozen=True)
-class About:
-    """What a page says of a model, whatever form it has; see `about`."""
-
-    classes: tuple[labels.Label, ...]
-    fitted_to_these: bool
-
-
-def about(model: str | Path, found: dataset.Dataset, split: str) -> About:
-    """Returns a model's classes, and whether its temperature was fitted to this very split.
-
-    Its calibration error there says nothing of other images.
-    """
+def subject(model: str | Path, found: dataset.Dataset, split: str) -> Subject:
+    """Returns what a report about a model and a split must know of them."""
     if Path(model).is_file():
         file = loading.load_runnable(model)
         classes, fitted_to = file.labels, file.fitted_to
@@ -196,25 +196,13 @@ def about(model: str | Path, found: dataset.Dataset, split: str) -> About:
         directory = published.resolve(model)
         classes = model_directory.read_labels(directory)
         fitted_to = model_directory.read_fitted_to(directory)
-    return About(classes, fitted_to == model_directory.shards_sha256(found.splits[split]))
-
-
-def write_report(
-    folder: Path,
-    model: str | Path,
-    found: dataset.Dataset,
-    split: str,
-    result: Evaluation,
-    known: About,
-) -> Path:
-    """Writes the page about an evaluation of `found`'s split to `folder` and returns its path."""
-    from squeezenext.evaluate import report
-    from squeezenext.records.reader import Reader
-
-    reader = Reader(found.splits[split])
-    source = f"{found.source} ({split})"
-    fitted = known.fitted_to_these
-    return report.write(folder, model, known.classes, result, reader, source, fitted)
+    return Subject(
+        model=model,
+        labels=classes,
+        split=found.splits[split],
+        source=f"{found.source} ({split})",
+        fitted_here=fitted_to == model_directory.shards_sha256(found.splits[split]),
+    )
 
 
 def define(values: flags.FlagValues) -> None:
@@ -223,18 +211,19 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("model_dir", None, "Model directory, published model or file.", **at)
     flags.DEFINE_string("data_dir", None, "Folder with the shards and manifest.json.", **at)
     flags.DEFINE_string("validation_file_pattern", None, "TF-slim shards made elsewhere.", **at)
-    flags.DEFINE_enum("split", "validation", ["train", "validation", "test"], "Which part.", **at)
-    flags.DEFINE_integer("batch_size", 32, "Images a device takes at once.", 1, **at)
+    splits = ["train", "validation", "test"]
+    flags.DEFINE_enum("split", "validation", splits, "Split to score.", **at)
+    flags.DEFINE_integer("batch_size", 32, "Images per device and step.", 1, **at)
     flags.DEFINE_integer("devices", 0, "GPUs, or logical CPU devices; 0: all GPUs.", 0, **at)
     flags.DEFINE_string("precision", "float32", f"auto, {', '.join(PRECISIONS)}.", **at)
-    flags.DEFINE_bool("json", False, "One JSON document on standard output.", **at)
-    flags.DEFINE_string("predictions", None, "Also write a CSV row an example.", **at)
-    flags.DEFINE_string("report", None, "Also write a page, index.html, to this folder.", **at)
+    flags.DEFINE_bool("json", False, "Print one JSON document.", **at)
+    flags.DEFINE_string("predictions", None, "CSV file to write, with a row per example.", **at)
+    flags.DEFINE_string("report", None, "Folder to write the report to, as index.html.", **at)
     flags.DEFINE_bool("fit_temperature", False, "Calibrate probabilities on this split.", **at)
 
 
 def _check(values: flags.FlagValues) -> None:
-    """Refuses what would be found out after the work."""
+    """Refuses flags that would fail only after the work."""
     for name in ("devices", "precision", "batch_size"):
         if values[name].present and Path(values["model_dir"].value).is_file():
             raise InputError(f"--{name} means nothing for a file, which runs as it is shipped.")
@@ -257,22 +246,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = dataset.find(
             values["data_dir"].value, None, values["validation_file_pattern"].value
         )
-        result = _evaluate(
-            found,
-            model,
-            split,
-            values["batch_size"].value,
-            values["devices"].value,
-            precision,
-            values["fit_temperature"].value,
+        scoring = Scoring(
+            batch_size=values["batch_size"].value,
+            devices=values["devices"].value,
+            precision=precision,
+            fit_temperature=values["fit_temperature"].value,
         )
-        known = about(model, found, split)
-        document = metrics.document(result, len(known.classes))
-        _print(document | {"fitted_to_these": known.fitted_to_these}, values["json"].value)
+        result = _evaluate(found, split, model, scoring)
+        scored = subject(model, found, split)
+        document = metrics.document(result, len(scored.labels))
+        _print(document | {"fitted_to_these": scored.fitted_here}, values["json"].value)
         if values["predictions"].value:
-            write_table(Path(values["predictions"].value), known.classes, result)
+            write_table(Path(values["predictions"].value), scored.labels, result)
         if values["report"].value:
-            path = write_report(Path(values["report"].value), model, found, split, result, known)
+            path = report.write(Path(values["report"].value), scored, result)
             log(f"The report is {path}.")
 
     return run(command, values, __doc__, argv, required=("model_dir",))
@@ -291,16 +278,13 @@ def _print(document: dict, as_json: bool) -> None:
     )
     if document["fitted_to_these"]:
         print(
-            "The temperature was fitted to these very images: their calibration error says nothing "
-            "of others."
+            "The temperature was fitted to these very images, so their calibration error does not "
+            "hold for other images."
         )
 
 
-# An evaluation as a CSV table: a row an example.
-
-
 def write_table(path: Path, labels: Sequence[Label], result: Evaluation) -> None:
-    """Writes a CSV row an example, in the order of the records."""
+    """Writes a CSV file with a row per example, in the order of the records."""
 
     def write(file: Path) -> None:
         with open(file, "w", newline="", encoding="utf-8") as text:

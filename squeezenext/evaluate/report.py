@@ -1,4 +1,4 @@
-"""One self-contained page about an evaluation: figures, curves, classes, and the worst mistakes."""
+"""Writes a self-contained page about an evaluation: figures, curves, classes, worst mistakes."""
 
 import base64
 import csv
@@ -24,16 +24,37 @@ from squeezenext.model import published
 from squeezenext.predict import heatmap
 from squeezenext.predict.predictor import Predictor
 from squeezenext.records import samples
+from squeezenext.records.manifest import Split
 
-# Small charts as plain numbers, which a report's template draws as SVG.
+WORST = 24  # number of mistakes on the page
+MATRIX = 25  # greatest number of classes for which the page has the whole confusion matrix
+_THUMBNAIL = (192, 192)
+WIDTH, HEIGHT = 320.0, 180.0  # sides of a chart, in SVG units
 
 
-WIDTH, HEIGHT = 320.0, 180.0  # of the drawing area, in SVG units
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The model and the split that a report is about.
+
+    Attributes:
+      model: the model as the user named it.
+      labels: its classes, in order.
+      split: the records.
+      source: name of the records, for the heading.
+      fitted_here: True if the temperature was fitted to this very split, so that the calibration
+        error does not hold for other images.
+    """
+
+    model: str | Path
+    labels: tuple[Label, ...]
+    split: Split
+    source: str
+    fitted_here: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One curve: its name and "x,y x,y ..." in SVG units."""
+    """One curve: its name, and its points as "x,y x,y ..." in SVG units."""
 
     name: str
     points: str
@@ -41,12 +62,14 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """Curves over epochs.
+    """Curves over epochs, which the template draws as SVG.
 
     Attributes:
+      title: text above the chart.
+      lines: the curves.
       ticks: (SVG height, text) of the vertical axis.
       end: the last epoch, as text.
-      summary: the same for those who do not see it.
+      summary: text for screen readers.
     """
 
     title: str
@@ -57,7 +80,7 @@ class Chart:
 
 
 def training_charts(history: Path) -> list[Chart]:
-    """Returns the curves of a run's history.csv, those it has points for."""
+    """Returns the charts of a run's history.csv that have points."""
     if not history.is_file():
         return []
     with open(history, newline="", encoding="utf-8") as file:
@@ -83,11 +106,11 @@ def _chart(title: str, columns: dict[str, str], rows: Sequence[dict]) -> Chart |
     left, width = min(xs), (max(xs) - min(xs)) or 1.0
     lines = []
     for name, points in series.items():
-        placed = ((WIDTH * (x - left) / width, HEIGHT * (high - y) / span) for x, y in points)
-        lines.append(Line(name, " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)))
+        scaled = ((WIDTH * (x - left) / width, HEIGHT * (high - y) / span) for x, y in points)
+        lines.append(Line(name, " ".join(f"{x:.1f},{y:.1f}" for x, y in scaled)))
     ticks = tuple((HEIGHT * i / 2, f"{high - span * i / 2:.3g}") for i in range(3))
-    told = (f"{name} ends at {points[-1][1]:.4g}" for name, points in series.items())
-    return Chart(title, tuple(lines), ticks, f"{max(xs):.4g}", f"{title}: {', '.join(told)}.")
+    ends = (f"{name} ends at {points[-1][1]:.4g}" for name, points in series.items())
+    return Chart(title, tuple(lines), ticks, f"{max(xs):.4g}", f"{title}: {', '.join(ends)}.")
 
 
 def _points(rows: Sequence[dict], column: str) -> list[tuple[float, float]]:
@@ -102,43 +125,27 @@ def _points(rows: Sequence[dict], column: str) -> list[tuple[float, float]]:
     return found
 
 
-WORST = 24  # mistakes shown
-MATRIX = 25  # classes up to which the whole confusion matrix is shown
-_THUMBNAIL = (192, 192)
-
-
-def write(
-    folder: Path,
-    model: str | Path,
-    labels: tuple[Label, ...],
-    result: Evaluation,
-    reader,
-    source: str,
-    fitted: bool = False,
-) -> Path:
+def write(folder: Path, subject: Subject, result: Evaluation) -> Path:
     """Writes `folder`/index.html and returns its path.
 
     Args:
-      folder: made if absent.
-      model: as the user named it.
-      labels: the classes.
-      result: the scores of every example of `reader`.
-      reader: a `reader.Reader`, for the mistakes' images.
-      source: what was evaluated, for the heading.
-      fitted: the model's temperature was fitted to these very images.
+      folder: the folder, which is made if absent.
+      subject: the model and the split.
+      result: the scores of every example of the split.
     """
+    labels = subject.labels
     page = _template().render(
-        model=str(model),
-        source=source,
-        fitted=fitted,
+        model=str(subject.model),
+        source=subject.source,
+        fitted=subject.fitted_here,
         date=datetime.date.today().isoformat(),
         figures=metrics.document(result, len(labels)),
         labels=labels,
         names=class_names(labels),
         bins=metrics.reliability(result),
-        charts=_charts(model),
+        charts=_charts(subject.model),
         matrix=_matrix(result, len(labels)) if len(labels) <= MATRIX else None,
-        mistakes=_mistakes(model, labels, result, reader),
+        mistakes=_mistakes(subject, result),
         width=WIDTH,
         height=HEIGHT,
     )
@@ -151,7 +158,7 @@ def write(
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # class names and paths are a stranger's
+        autoescape=True,  # class names and paths are not trusted
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -166,7 +173,7 @@ def _charts(model: str | Path) -> list[Chart]:
 
 
 def _matrix(result: Evaluation, classes: int) -> list[list[tuple[int, float]]]:
-    """Returns a row a class of (count, share of the class)."""
+    """Returns a row per true class of (count, share of the class)."""
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (result.labels, result.predicted), 1)
     totals = counts.sum(1, keepdims=True).clip(1)
@@ -176,15 +183,18 @@ def _matrix(result: Evaluation, classes: int) -> list[list[tuple[int, float]]]:
     ]
 
 
-def _mistakes(model, labels, result: Evaluation, reader) -> list[dict]:
+def _mistakes(subject: Subject, result: Evaluation) -> list[dict]:
     """Returns the mistakes of the greatest loss, with images as data URLs."""
+    from squeezenext.records.reader import Reader
+
+    labels, reader = subject.labels, Reader(subject.split)
     wrong = np.flatnonzero(result.top1 == 0)
     worst = wrong[np.argsort(-result.loss[wrong], kind="stable")][:WORST]
     try:
-        predictor = Predictor(model, inside=True) if len(worst) else None
-    except InputError:  # a file whose end is not the usual one: shown without maps
+        predictor = Predictor(subject.model, inside=True) if len(worst) else None
+    except InputError:  # a file of an unusual end has no maps
         predictor = None
-    shown, names = [], class_names(labels)
+    rows, names = [], class_names(labels)
     for number in worst:
         image, _ = samples.read_examples(reader, int(number), len(labels))
         predicted = int(result.predicted[number])
@@ -192,7 +202,7 @@ def _mistakes(model, labels, result: Evaluation, reader) -> list[dict]:
         if predictor:
             class_map = predictor.view(image).class_map(predicted)
             heat = _data_url(heatmap.overlay(image, class_map, predictor.config))
-        shown.append(
+        rows.append(
             {
                 "number": int(number),
                 "image": _data_url(image),
@@ -202,7 +212,7 @@ def _mistakes(model, labels, result: Evaluation, reader) -> list[dict]:
                 "probability": float(result.probability[number]),
             }
         )
-    return shown
+    return rows
 
 
 def _data_url(image: Image.Image) -> str:
