@@ -1,4 +1,4 @@
-// The page: pictures in, the five best classes and the heat map of one of them out.
+// The page: shows the five best classes of each picture, and the heat map of one class.
 import { drawHeat } from "./heat.js";
 import { load, run } from "./network.js";
 import { decode, prepare } from "./picture.js";
@@ -22,7 +22,7 @@ const megabytes = (bytes) => `${(bytes / 1e6).toFixed(2)} MB`;
 const percent = (share) => `${(100 * share).toFixed(2)} %`;
 const selected = () => model.files.find((entry) => entry.file === $("model").value);
 
-/** Takes the selected model, and names the current picture again. */
+/** Loads the selected network and classifies the current picture again. */
 async function choose() {
   fail("");
   const row = selected();
@@ -30,7 +30,7 @@ async function choose() {
   try {
     chosen = { row, network: await load(row), timed: false };
   } catch (error) {
-    if (chosen) $("model").value = chosen.row.file; // which still runs
+    if (chosen) $("model").value = chosen.row.file; // the network that still runs
     say(chosen ? `Still ${chosen.row.name}.` : "No network is loaded.");
     throw error;
   }
@@ -47,7 +47,7 @@ function fail(text) {
   $("error").hidden = !text;
 }
 
-/** Runs jobs one after another: the runtime knows one at a time. */
+/** Runs jobs one after another, since the runtime can only run one at a time. */
 function queue(job) {
   working = working.then(job).catch((error) => fail(error.message));
   return working;
@@ -63,7 +63,7 @@ async function add(files) {
       thumbnail(picture);
       await classify(picture);
     } catch (error) {
-      faults.push(error.message); // one bad file never stops the others
+      faults.push(error.message); // a bad file does not stop the others
     }
   }
   fail(faults.join(" "));
@@ -95,7 +95,7 @@ async function classify(picture) {
   for (const other of pictures) other.button?.setAttribute("aria-current", other === picture);
   show();
   if (chosen.timed) return;
-  // The first run of a network also lays out its weights, which is not its latency.
+  // The first run also lays out the network's weights, so the second one is timed.
   chosen.timed = true;
   picture.result.milliseconds = (await run(network, picture.pixels, 1)).milliseconds;
   tell();
@@ -115,7 +115,7 @@ function show() {
   draw();
 }
 
-/** Names the best class in the line that screen readers follow: once a class of the camera's. */
+/** Writes the best class to the status line for screen readers; for the camera only if it changes. */
 function tell() {
   const { best, milliseconds, probabilities, row } = current.result;
   const label = model.labels[best];
@@ -128,7 +128,7 @@ function tell() {
   say(`${label}, ${percent(probabilities[best])}. ${speed}`);
 }
 
-/** Returns a row of the list. It stays, so that the camera's frames leave focus and clicks alone. */
+/** Returns a row of the list. Rows are reused, so that camera frames do not disturb focus or clicks. */
 function classRow() {
   const button = document.createElement("button");
   button.type = "button";

@@ -1,13 +1,13 @@
-// The heat map over a picture, in the colours of matplotlib's inferno.
+// Draws a heat map over a picture, in the colours of matplotlib's inferno.
 import { centreWindow } from "./preprocessing.js";
 
 const INFERNO = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
 
-/** Dims what the network is not shown, and colours the rest by what it adds to the class. */
+/** Dims the region outside of the crop, and colours the crop by each position's share of the class. */
 export function drawHeat(context, picture, index, model) {
   const { maps, probabilities, side: whole } = picture.result;
   const classes = probabilities.length;
-  const margin = model.head_padding; // of zeros around the classifier's map: no part of the picture
+  const margin = model.head_padding; // zeros around the classifier's map, outside of the picture
   const side = whole - 2 * margin;
   const values = new Float32Array(side * side);
   for (let y = 0; y < side; y++) {

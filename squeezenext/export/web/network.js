@@ -1,9 +1,9 @@
-// Loads the networks into LiteRT.js and runs them. Each file takes the RGB bytes of the centre crop
-// and gives logits, and of each place what it adds to each class: the mean of a class's places is
-// its logit, so its map is exact (class activation mapping, arXiv:1512.04150).
+// Loads the networks into LiteRT.js and runs them. Each network takes the RGB bytes of the centre crop
+// and gives the logits and a map per class, whose mean is the class's logit (class-activation maps,
+// arXiv:1512.04150).
 import { loadLiteRt, loadAndCompile, Tensor } from "./runtime/index.js";
 
-// The runtime tells all it does on standard error; only its faults are errors of this page.
+// The runtime logs everything to console.error; only its faults are errors of this page.
 const told = (line) => (/^(ERROR|FATAL)/.test(line) ? console.error : console.debug)(line);
 globalThis.Module = { print: told, printErr: told };
 const ready = loadLiteRt(new URL("runtime/wasm/", import.meta.url).href);
@@ -13,7 +13,7 @@ const loaded = new Map();
 export function load(row) {
   if (!loaded.has(row.file)) {
     const promise = fetchAndCompile(row);
-    promise.catch(() => loaded.delete(row.file)); // so that the next choice tries again
+    promise.catch(() => loaded.delete(row.file)); // the next choice tries again
     loaded.set(row.file, promise);
   }
   return loaded.get(row.file);
@@ -23,7 +23,7 @@ async function fetchAndCompile(row) {
   const [response] = await Promise.all([fetch(row.file), ready]);
   if (!response.ok) throw new Error(`${row.file} cannot be fetched (${response.status}).`);
   let content = new Uint8Array(await response.arrayBuffer());
-  // By its first bytes, not its name: where the host calls gzip an encoding, it is undone by now.
+  // Decided by the first bytes, not the name: some hosts declare gzip, and the browser decodes it.
   if (content[0] === 0x1f && content[1] === 0x8b) {
     const stream = new Blob([content]).stream().pipeThrough(new DecompressionStream("gzip"));
     content = new Uint8Array(await new Response(stream).arrayBuffer());

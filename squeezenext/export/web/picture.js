@@ -1,10 +1,10 @@
-// A picture as the page keeps it. The whole of a photograph takes 48 MB; a few would be a phone's all.
+// A picture as the page keeps it, scaled down: a whole photograph takes 48 MB, too much for phones.
 import { centrePixels } from "./preprocessing.js";
 
-const MAX_PIXELS = 50e6; // preprocessing.py's limit
+const MAX_PIXELS = 50e6; // 200 MB as RGBA
 const SHOWN_SIDE = 800;
 
-/** Returns `prepare`'s picture of a file, or throws why there is none. */
+/** Returns the picture of a file, see `prepare`; throws an Error if there is none. */
 export async function decode(file, images) {
   let bitmap;
   try {
@@ -22,11 +22,11 @@ export async function decode(file, images) {
   }
 }
 
-/** Keeps of a picture what is needed of it: {name, width, height}, the network's pixels, a view. */
+/** Returns the picture: name, width, height, the network's pixels, and a view to draw. */
 export function prepare(name, source, width, height, images) {
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.fillStyle = "white"; // behind what is transparent, as preprocessing.py shows it
+  context.fillStyle = "white"; // behind transparent regions, as in images/decoding.py
   context.fillRect(0, 0, width, height);
   context.drawImage(source, 0, 0, width, height);
   const pixels = centrePixels(context.getImageData(0, 0, width, height), images);

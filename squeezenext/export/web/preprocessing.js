@@ -4,7 +4,7 @@
 
 const PRECISION = 2 ** 22;
 
-/** Returns {top, left, height, width}, in source pixels, of what the network is shown. */
+/** Returns the crop, {top, left, height, width} in source pixels. */
 export function centreWindow(height, width, images) {
   const short = Math.min(height, width);
   const squash = images.resize_mode === "squash";
