@@ -6,7 +6,7 @@
 """
 
 from squeezenext.config import Config, Images, SqueezeNext, Stage, Training
-from squeezenext.config.augmentation import RandomCrop
+from squeezenext.config.images import RandomCrop
 
 CONFIG = Config(
     model=SqueezeNext(

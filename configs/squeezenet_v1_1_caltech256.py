@@ -9,7 +9,7 @@ trained by us.
 """
 
 from squeezenext.config import Config, Fire, Images, SqueezeNet, Training
-from squeezenext.config.augmentation import HorizontalFlip, RandomCrop, ShiftScaleRotate
+from squeezenext.config.images import HorizontalFlip, RandomCrop, ShiftScaleRotate
 
 CONFIG = Config(
     model=SqueezeNet(

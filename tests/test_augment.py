@@ -1,4 +1,4 @@
-"""Tests for `training/mixing.py`: augmentation on the device, eagerly and in tf.data."""
+"""Tests for `images/augment.py`: random numbers, and steps on the device."""
 
 import colorsys
 import dataclasses
@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance
 from scipy import stats
 
 from squeezenext.config import TORCHVISION
-from squeezenext.config.augmentation import (
+from squeezenext.config.images import (
     ColorJitter,
     CutMix,
     HorizontalFlip,
@@ -57,14 +57,14 @@ def test_a_number_depends_on_nothing_else():
 
 def test_each_step_has_its_own_numbers():
     steps = (RandomResizedCrop(), HorizontalFlip(), Mixup())
-    assert augment.places(steps) == [slice(0, 40), slice(40, 41), slice(41, 43)]
-    assert augment.of_steps(steps, 0, np.zeros(2, int), np.arange(2)).shape == (2, 43)
+    assert augment.slices(steps) == [slice(0, 40), slice(40, 41), slice(41, 43)]
+    assert augment.random_numbers(steps, 0, np.zeros(2, int), np.arange(2)).shape == (2, 43)
 
 
 def test_alternating_flips_show_both_sides_in_any_two_epochs():
     steps = (RandomCrop(), HorizontalFlip(alternating=True))
     flips = [
-        augment.of_steps(steps, 5, np.full(4_000, epoch), EXAMPLES)[:, 2] < 0.5
+        augment.random_numbers(steps, 5, np.full(4_000, epoch), EXAMPLES)[:, 2] < 0.5
         for epoch in range(4)
     ]
     assert 1_850 < flips[0].sum() < 2_150
@@ -91,7 +91,7 @@ def images(*steps):
 
 def numbers(config, examples=range(6), epoch=0):
     examples = np.array(examples)
-    return augment.of_steps(config.augmentation, 1, np.full(len(examples), epoch), examples)
+    return augment.random_numbers(config.augmentation, 1, np.full(len(examples), epoch), examples)
 
 
 def augmented(config, values, pixels=PIXELS, labels=LABELS):

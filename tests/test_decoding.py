@@ -15,7 +15,7 @@ from squeezenext.config import (
     CAFFE_SQUASH,
     TORCHVISION,
 )
-from squeezenext.config.augmentation import RandomResizedCrop, ShiftScaleRotate
+from squeezenext.config.images import RandomResizedCrop, ShiftScaleRotate
 from squeezenext.convert import convert
 from squeezenext.errors import InputError
 from squeezenext.images import augment, decoding, geometry
@@ -82,7 +82,7 @@ def numbers_of(images, examples, epoch=0, seed=0):
     """The random numbers of some examples, one row each."""
     examples = np.array(examples)
     steps = images.augmentation
-    return augment.of_steps(steps, seed, np.full(len(examples), epoch), examples)
+    return augment.random_numbers(steps, seed, np.full(len(examples), epoch), examples)
 
 
 def crops(data, rectangles, size):

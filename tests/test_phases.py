@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from squeezenext.config import Distillation
-from squeezenext.config.augmentation import (
+from squeezenext.config.images import (
     ColorJitter,
     CutMix,
     HorizontalFlip,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from scripts import plot_history, show_augmentation
-from squeezenext.config.augmentation import HorizontalFlip, RandomCrop
+from squeezenext.config.images import HorizontalFlip, RandomCrop
 from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
 from squeezenext.records import batches

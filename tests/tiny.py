@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from squeezenext.config import Config, Fire, Images, SqueezeNet, SqueezeNext, Stage, Training
-from squeezenext.config.augmentation import HorizontalFlip, RandomCrop
+from squeezenext.config.images import HorizontalFlip, RandomCrop
 from squeezenext.records import dataset, manifest, tfrecord
 from squeezenext.records import example as records_example
 from squeezenext.records.reader import Reader

@@ -7,26 +7,12 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from squeezenext import config as words
-from squeezenext.config import Config
+from squeezenext.config import Config, Network
+from squeezenext.config.images import Augmentation
 from squeezenext.errors import InputError
 
 # Only these may be built from a JSON file: data, never code.
-_TYPES = {
-    kind.__name__: kind
-    for kind in (
-        words.SqueezeNet,
-        words.SqueezeNext,
-        words.RandomCrop,
-        words.RandomResizedCrop,
-        words.HorizontalFlip,
-        words.ShiftScaleRotate,
-        words.ColorJitter,
-        words.RandomErasing,
-        words.Mixup,
-        words.CutMix,
-    )
-}
+_TYPES = {kind.__name__: kind for kind in typing.get_args(Network) + typing.get_args(Augmentation)}
 
 
 def folder() -> Path:

@@ -1,21 +1,16 @@
-"""Recipes: functions from a configuration to one that trains in another way, its network kept.
+"""Recipes: functions that give a configuration another way of training, for the same network.
 
-Each variant's published recipe is its configuration's own. `--recipe NAME` takes another one
-instead; `--set` changes single fields after it, and config.json holds what came out.
+The published recipe of a variant is part of its configuration. `--recipe NAME` replaces it; `--set`
+then changes single fields, and config.json holds the result.
 """
 
 import dataclasses
 
 from squeezenext.config import Config, SqueezeNext, Training
-from squeezenext.config.augmentation import (
-    HorizontalFlip,
-    RandomCrop,
-    RandomResizedCrop,
-    ShiftScaleRotate,
-)
+from squeezenext.config.images import HorizontalFlip, RandomResizedCrop
 from squeezenext.errors import InputError
 
-NAMES = ("published", "modern", "fine_tune", "seed_caltech256")
+NAMES = ("published", "modern", "fine_tune")
 FINE_TUNE_BATCH = 32  # batch size of fine-tuning, also of the retraining in compression
 GROWTH = (0.7, 0.85, 1.0)  # shares of the image side, each for a third of fine-tuning's epochs
 
@@ -32,13 +27,11 @@ def apply(name: str, config: Config) -> Config:
         return modern(config)
     if name == "fine_tune":
         return fine_tune(config)
-    if name == "seed_caltech256":
-        return seed_caltech256(config)
     raise InputError(f"--recipe {name}: there are {', '.join(NAMES)}.")
 
 
 def modern(config: Config) -> Config:
-    """From scratch: SGD under a cosine, light regularisation, growing images.
+    """Returns a recipe from scratch: SGD under a cosine, light regularisation, growing images.
 
     Cosine, warm-up, no decay of norms and biases (arXiv:1812.01187), label smoothing
     (arXiv:1512.00567), an average of the weights, images smaller than evaluation's
@@ -78,12 +71,12 @@ def side(size: int, share: float) -> int:
 
 
 def _residual_scale(config: Config) -> float:
-    """0 where a unit can learn from there (arXiv:1706.02677), else small."""
+    """Returns 0 where a unit can learn from 0 (arXiv:1706.02677), else a small scale."""
     return 0.2 if getattr(config.model, "relu_before_add", False) else 0.0
 
 
 def fine_tune(config: Config) -> Config:
-    """For a network that knows ImageNet: first the classifier alone, then all, gently."""
+    """Returns a recipe for a pretrained network: the classifier alone, then all, at a low rate."""
     images = dataclasses.replace(
         config.images,
         resize_mode="short_side",
@@ -106,40 +99,5 @@ def fine_tune(config: Config) -> Config:
         synchronized_batch_norm=config.training.synchronized_batch_norm,
         frozen_epochs=1,
         classifier_multiplier=3.0,
-    )
-    return dataclasses.replace(config, images=images, training=training)
-
-
-def seed_caltech256(config: Config) -> Config:
-    """The PyTorch predecessor's: Adam under a cyclic cosine, shifts, turns, flips; faults mended.
-
-    It turned every image by -15 degrees, distorted the aspect and took the mean of the validation
-    split; learning rates are 1e-3 down to 1e-5, after epoch 70 to 1e-6, at its unrecorded batch,
-    here 64. Source: notes on github.com/adeveloperdiary's SqueezeNet in configs/.
-    """
-    images = dataclasses.replace(
-        config.images,
-        resize_mode="short_side",
-        augmentation=(
-            RandomCrop(),
-            ShiftScaleRotate(shift=0.0625, scale=0.1, rotate_degrees=15.0),
-            HorizontalFlip(),
-        ),
-        progressive=(),
-    )
-    training = Training(
-        epochs=90.0,
-        batch_size=64,
-        optimizer="adam",
-        learning_rate=0.016,  # 1e-3 at 64 images
-        schedule="cyclic_cosine",
-        cycle_epochs=5.0,
-        final_learning_rate=1.6e-4,  # 1e-5
-        late_final_learning_rate=1.6e-5,  # 1e-6
-        late_epoch=70.0,
-        warmup_epochs=0.0,
-        weight_decay=1e-4,
-        batch_norm_momentum=config.training.batch_norm_momentum,
-        synchronized_batch_norm=config.training.synchronized_batch_norm,
     )
     return dataclasses.replace(config, images=images, training=training)

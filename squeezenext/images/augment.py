@@ -1,56 +1,45 @@
-"""Augmentation on the device: what needs no decoder, on a whole batch of pixels at once.
+"""Augmentation: its random numbers, and the steps that run on the device on whole batches.
 
-Each function takes its random numbers (draws.py) as an argument and is pure, eagerly and in a
-tf.function. Images are [n, size, size, 3] float32, RGB, 0..255; numbers are [n, k] in [0, 1).
+A random number is a function of (seed, epoch, example), so there is no generator whose state must
+be saved. Each step takes its numbers as an argument and is pure, eagerly and in a tf.function.
+Images are [n, size, size, 3] RGB in 0..255; numbers are [n, k] float32 in [0, 1). The crops and
+ShiftScaleRotate run in the input pipeline (crops.py).
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from squeezenext.config import Images
-from squeezenext.config.augmentation import (
+from squeezenext.config.images import (
     Augmentation,
     ColorJitter,
     CutMix,
     HorizontalFlip,
+    Images,
+    Mixing,
     Mixup,
-    RandomCrop,
     RandomErasing,
-    RandomResizedCrop,
-    ShiftScaleRotate,
 )
 
-# The random numbers of augmentation, each a function of (seed, epoch, example).
-#
-# A counter-based generator (SplitMix64's finaliser, doi:10.1145/2660193.2660195) over arrays of
-# examples: no state to save, and a batch's numbers at once. TensorFlow's stateless generator takes
-# one seed a call, which for single images cost as much as a third of the decoding.
-
-
-CROP_TRIES = 10  # as torchvision's RandomResizedCrop
-_COUNTS = {
-    RandomCrop: 2,  # row, column
-    RandomResizedCrop: 4 * CROP_TRIES,  # area, aspect, row, column
-    ShiftScaleRotate: 5,  # two shifts, scale, angle, whether
-    HorizontalFlip: 1,
-    ColorJitter: 4,  # brightness, contrast, saturation, hue
-    RandomErasing: 5,  # whether, area, aspect, row, column
-    Mixup: 2,  # whether, share
-    CutMix: 4,  # whether, share, row, column
-}
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, the grey of Pillow and torchvision
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def places(steps: tuple[Augmentation, ...]) -> list[slice]:
-    """Returns which of an example's numbers belong to each step."""
-    ends = np.cumsum([0, *(_COUNTS[type(step)] for step in steps)]).tolist()
+def slices(steps: Sequence[Augmentation]) -> list[slice]:
+    """Returns the part of an example's random numbers that each step takes."""
+    ends = np.cumsum([0, *(step.numbers for step in steps)]).tolist()
     return [slice(first, last) for first, last in zip(ends, ends[1:], strict=False)]
 
 
 def uniform(seed: int, epochs: np.ndarray, examples: np.ndarray, count: int) -> np.ndarray:
-    """Returns [n, count] float32 in [0, 1) for examples [n] in epochs [n], both int64."""
+    """Returns [n, count] float32 in [0, 1) for examples [n] in epochs [n], both int64.
+
+    A counter-based generator (SplitMix64's finaliser, doi:10.1145/2660193.2660195) makes a whole
+    batch's numbers at once. TensorFlow's stateless generator takes one seed a call, which for
+    single images cost as much as a third of the decoding.
+    """
     with np.errstate(over="ignore"):
         key = _mixed(np.uint64(seed) + _GOLDEN)
         key = _mixed(key ^ epochs.astype(np.uint64) * _GOLDEN)
@@ -66,60 +55,65 @@ def _mixed(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def of_steps(
-    steps: tuple[Augmentation, ...], seed: int, epochs: np.ndarray, examples: np.ndarray
+def random_numbers(
+    steps: Sequence[Augmentation], seed: int, epochs: np.ndarray, examples: np.ndarray
 ) -> np.ndarray:
     """Returns all numbers that `steps` take, [n, count] float32; arguments as in `uniform`."""
-    own = places(steps)
-    values = uniform(seed, epochs, examples, own[-1].stop)
-    for step, place in zip(steps, own, strict=True):
+    parts = slices(steps)
+    values = uniform(seed, epochs, examples, parts[-1].stop)
+    for step, part in zip(steps, parts, strict=True):
         if isinstance(step, HorizontalFlip) and step.alternating:
             # The same number in every epoch, moved by a half in each second one.
-            first = uniform(seed, np.zeros_like(epochs), examples, place.stop)[:, place]
-            values[:, place] = (first + np.float32(0.5) * (epochs % 2)[:, np.newaxis]) % 1
+            first = uniform(seed, np.zeros_like(epochs), examples, part.stop)[:, part]
+            values[:, part] = (first + np.float32(0.5) * (epochs % 2)[:, np.newaxis]) % 1
     return values
-
-
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, Pillow's and torchvision's grey
 
 
 def augmented(
     pixels: tf.Tensor, labels: tf.Tensor, numbers: tf.Tensor, images: Images, classes: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Finishes a micro-batch as `data.training` delivers it.
+    """Runs the steps after ShiftScaleRotate on a micro-batch of `batches.training`.
 
     Args:
-      pixels: [n, size, size, 3] uint8; `labels`: [n] int64; `numbers`: [n, ...] float32.
-      images: with the augmentation, of which the steps after ShiftScaleRotate are done here.
+      pixels: [n, size, size, 3] uint8.
+      labels: [n] int64.
+      numbers: [n, count] float32, as `random_numbers` returns them.
+      images: the augmentation, and the mean colour for RandomErasing.
+      classes: number of classes.
 
     Returns:
       [n, size, size, 3] float32 in 0..255, and targets [n, classes] float32 that sum to 1.
     """
     targets = tf.one_hot(labels, classes)
-    for step, place in zip(images.augmentation, places(images.augmentation), strict=True):
-        own = numbers[:, place]
-        if isinstance(step, HorizontalFlip):
-            pixels = horizontal_flip(pixels, own)
-            continue
-        pixels = tf.cast(pixels, tf.float32)
-        if isinstance(step, ColorJitter):
-            pixels = color_jitter(pixels, own, step)
-        elif isinstance(step, RandomErasing):
-            pixels = random_erasing(pixels, own, step, mean_colour(images))
-        elif isinstance(step, Mixup):
-            pixels, targets = mixup(pixels, targets, own, step)
-        elif isinstance(step, CutMix):
-            pixels, targets = cutmix(pixels, targets, own, step)
+    for step, part in zip(images.augmentation, slices(images.augmentation), strict=True):
+        pixels, targets = _run(step, pixels, targets, numbers[:, part], images)
     return tf.cast(pixels, tf.float32), targets
 
 
+def _run(step: Augmentation, pixels, targets, numbers, images: Images):
+    """Returns (pixels, targets) after one step."""
+    if isinstance(step, HorizontalFlip):
+        return horizontal_flip(pixels, numbers), targets
+    floats = tf.cast(pixels, tf.float32)
+    match step:
+        case ColorJitter():
+            return color_jitter(floats, numbers, step), targets
+        case RandomErasing():
+            return random_erasing(floats, numbers, step, mean_colour(images)), targets
+        case Mixup():
+            return mixup(floats, targets, numbers, step)
+        case CutMix():
+            return cutmix(floats, targets, numbers, step)
+    return pixels, targets  # a crop or ShiftScaleRotate, which the input pipeline has done
+
+
 def mixes(images: Images) -> bool:
-    """Says whether an image can have more than one label."""
-    return any(isinstance(step, Mixup | CutMix) for step in images.augmentation)
+    """Returns whether an image can have more than one label."""
+    return any(isinstance(step, Mixing) for step in images.augmentation)
 
 
 def mean_colour(images: Images) -> tuple[float, ...]:
-    """Returns the mean that the network subtracts, as RGB."""
+    """Returns the mean colour that the network subtracts, as RGB."""
     return images.mean[::-1] if images.channels == "BGR" else images.mean
 
 
@@ -130,10 +124,10 @@ def horizontal_flip(pixels: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
 
 
 def color_jitter(pixels: tf.Tensor, numbers: tf.Tensor, step: ColorJitter) -> tf.Tensor:
-    """Changes brightness, contrast, saturation and hue by `numbers` [n, 4], in this order.
+    """Changes brightness, contrast, saturation and hue, in this order, by `numbers` [n, 4].
 
-    As Pillow's ImageEnhance: contrast is about the image's mean grey, saturation about each
-    pixel's grey; after each the values are cut to 0..255. Hue turns in HSV, as torchvision's.
+    As in Pillow's ImageEnhance, contrast is relative to the image's mean grey and saturation to
+    each pixel's grey; each result is clipped to 0..255. Hue turns in HSV, as torchvision's.
     """
     amounts = tf.constant([step.brightness, step.contrast, step.saturation, step.hue])
     change = (numbers * 2 - 1) * amounts
@@ -162,8 +156,10 @@ def _blended(base: tf.Tensor, pixels: tf.Tensor, factor: tf.Tensor) -> tf.Tensor
 def random_erasing(
     pixels: tf.Tensor, numbers: tf.Tensor, step: RandomErasing, colour: tuple[float, ...]
 ) -> tf.Tensor:
-    """Covers a rectangle of some images with `colour`; `numbers` [n, 5]: whether, area, aspect,
-    row, column. A rectangle longer than the image is cut to it."""
+    """Covers a rectangle of some images with `colour`.
+
+    A side longer than the image is cut to it. `numbers` [n, 5]: whether, area, aspect, row, column.
+    """
     size = float(pixels.shape[1])
     area = step.scale[0] + numbers[:, 1] * (step.scale[1] - step.scale[0])
     low, high = math.log(step.ratio[0]), math.log(step.ratio[1])
@@ -180,11 +176,13 @@ def random_erasing(
 def mixup(
     pixels: tf.Tensor, targets: tf.Tensor, numbers: tf.Tensor, step: Mixup
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Blends each image with the one at its place counted from the batch's end.
+    """Blends image i of the batch with image n - 1 - i.
 
     Args:
+      pixels: [n, size, size, 3] float32.
       targets: [n, classes] float32.
       numbers: [n, 2]: whether, and the quantile of the share that an image keeps.
+      step: the distribution of the share, and the probability.
     """
     share = beta_quantile(numbers[:, 1], step.alpha)
     share = tf.where(numbers[:, 0] < step.probability, share, 1.0)
@@ -195,11 +193,13 @@ def mixup(
 def cutmix(
     pixels: tf.Tensor, targets: tf.Tensor, numbers: tf.Tensor, step: CutMix
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Pastes a rectangle of the image at the same place counted from the batch's end.
+    """Pastes a rectangle of image n - 1 - i of the batch into image i.
 
     Args:
-      targets: [n, classes] float32; the shares are those of the pixels that were pasted.
-      numbers: [n, 4]: whether, the quantile of the share kept, the rectangle's centre.
+      pixels: [n, size, size, 3] float32.
+      targets: [n, classes] float32, blended by the share of pixels that are pasted.
+      numbers: [n, 4]: whether, the quantile of the share kept, row and column of the centre.
+      step: the distribution of the share, and the probability.
     """
     size = pixels.shape[1]
     kept = beta_quantile(numbers[:, 1], step.alpha)
@@ -221,7 +221,7 @@ def _soft(targets: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
 
 
 def _rectangle(top, left, bottom, right, size: int) -> tf.Tensor:
-    """[n, size, size, 1] bool: the pixels inside."""
+    """Returns which pixels are inside, [n, size, size, 1] bool."""
     line = tf.range(size, dtype=tf.float32)
     rows = (line >= top[:, tf.newaxis]) & (line < bottom[:, tf.newaxis])
     columns = (line >= left[:, tf.newaxis]) & (line < right[:, tf.newaxis])
@@ -229,15 +229,15 @@ def _rectangle(top, left, bottom, right, size: int) -> tf.Tensor:
 
 
 def _each(values: tf.Tensor) -> tf.Tensor:
-    """[n] to [n, 1, 1, 1]."""
+    """Reshapes [n] to [n, 1, 1, 1]."""
     return values[:, tf.newaxis, tf.newaxis, tf.newaxis]
 
 
 def beta_quantile(numbers: tf.Tensor, alpha: float) -> tf.Tensor:
-    """Returns where Beta(alpha, alpha)'s distribution function takes these values, [n] float32.
+    """Returns the quantiles of Beta(alpha, alpha) at `numbers`, [n] float32.
 
-    By bisection: TensorFlow has the function but not its inverse, and rejection would need
-    a number of draws that is not known.
+    By bisection: TensorFlow has the distribution function but not its inverse, and rejection
+    would take an unknown count of random numbers.
     """
     low, high = tf.zeros_like(numbers), tf.ones_like(numbers)
     for _ in range(20):

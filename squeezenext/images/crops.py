@@ -1,7 +1,7 @@
-"""Reading images in `tf.data`: the centre crop, and training's random ones.
+"""Crops of JPEGs in `tf.data`: the centre crop of evaluation, and the random ones of training.
 
-Every random number is given (draws.py), so that all functions are pure and work alike eagerly and
-inside `tf.data`. What needs no decoder is done on the device, by mixing.py.
+All random numbers are arguments (augment.py makes them), so that the functions are pure, eagerly
+and inside `tf.data`. Steps that need no decoder run on the device, in augment.py.
 """
 
 import math
@@ -9,19 +9,19 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from squeezenext.config import Images
-from squeezenext.config.augmentation import RandomCrop, RandomResizedCrop, ShiftScaleRotate
+from squeezenext.config.images import Images, RandomCrop, RandomResizedCrop, ShiftScaleRotate
 from squeezenext.images import augment
 from squeezenext.images.geometry import Window, centre_window, crop_window, resized_sides
 
 
 def centre(jpeg: tf.Tensor, height: tf.Tensor, width: tf.Tensor, images: Images) -> tf.Tensor:
-    """Decodes a JPEG and returns its centre, as evaluation does.
+    """Decodes a JPEG and returns the centre crop, the input of evaluation.
 
     Args:
       jpeg: scalar string.
-      height: of the JPEG in pixels, scalar int64; `width` likewise.
-      images: size, resize and how.
+      height: pixels of the JPEG, scalar int64.
+      width: pixels of the JPEG, scalar int64.
+      images: how the image is resized, and the crop's size.
 
     Returns:
       [size, size, 3] uint8, RGB, 0..255.
@@ -32,22 +32,24 @@ def centre(jpeg: tf.Tensor, height: tf.Tensor, width: tf.Tensor, images: Images)
 
 
 def windows(heights: tf.Tensor, widths: tf.Tensor, images: Images, numbers: tf.Tensor) -> tf.Tensor:
-    """Returns the window that each image's crop shows: whole pixels of the source.
+    """Returns the window of each image that its random crop takes, in whole pixels of the source.
 
     Args:
-      heights: [n] int64, of the JPEGs; `widths` likewise.
-      images: size, resize, how, and the augmentation with its crop.
-      numbers: [n, ...] float32 as `draws.of_steps` returns them.
+      heights: [n] int64, pixels of the JPEGs.
+      widths: [n] int64, pixels of the JPEGs.
+      images: how images are resized, the crop's size, and the augmentation with the kind of crop.
+      numbers: [n, count] float32, as `augment.random_numbers` returns them.
 
     Returns:
       [n, 4] int32: top, left, height, width; inside the image.
     """
     step = images.augmentation[0]
-    own = numbers[:, augment.places(images.augmentation)[0]]
-    if isinstance(step, RandomCrop):
-        window = _random_crop(own, heights, widths, images)
-    else:
-        window = _random_resized_crop(own, heights, widths, step)
+    own = numbers[:, augment.slices(images.augmentation)[0]]
+    match step:
+        case RandomCrop():
+            window = _random_crop(own, heights, widths, images)
+        case RandomResizedCrop():
+            window = _random_resized_crop(own, heights, widths, step)
     sides = tf.stack([heights, widths], axis=-1)
     start = tf.stack([window.top, window.left], axis=-1)
     extent = tf.stack([window.height, window.width], axis=-1)
@@ -93,11 +95,12 @@ def _bounded_centre(height, width, step: RandomResizedCrop) -> Window:
 
 
 class Reading(NamedTuple):
-    """How JPEGs are read, [n, ...] int32 each: `reading` works it out for many at once.
+    """How n JPEGs are decoded.
 
-    `halvings` of the size, 0 to 3. `rectangle` [n, 4] is what is decoded, in pixels of that size:
-    top, left, height, width; `parts` [n, copies, 4] are the windows in it: top, left, bottom,
-    right.
+    Attributes:
+      halvings: [n] int32, 0 to 3: a JPEG is decoded at 1 / 2 ** halvings of its size.
+      rectangle: [n, 4] int32, decoded pixels of that size: top, left, height, width.
+      parts: [n, copies, 4] int32, windows in the rectangle: top, left, bottom, right.
     """
 
     halvings: tf.Tensor
@@ -108,13 +111,13 @@ class Reading(NamedTuple):
 def reading(rectangles: tf.Tensor, size: int) -> Reading:
     """Returns how to decode no more than the windows need.
 
-    At 1/2, 1/4 or 1/8 of the size (in the inverse DCT, where it is an average over the pixels) as
-    long as no window must be enlarged for it. What is left to reduce is below 2, which bilinear
-    interpolation does without antialiasing.
+    JPEGs are decoded at 1/2, 1/4 or 1/8 of their size (in the inverse DCT, where it averages over
+    the pixels) as long as no window must be enlarged for it. The rest, a factor below 2, is left to
+    bilinear interpolation without antialiasing.
 
     Args:
       rectangles: [n, copies, 4] int32, windows as `windows` returns them.
-      size: of the squares that they become.
+      size: side of the squares that they become, in pixels.
     """
     smallest = tf.reduce_min(rectangles[..., 2:], (1, 2))[:, tf.newaxis]
     halvings = tf.reduce_sum(tf.cast(smallest >= [2 * size, 4 * size, 8 * size], tf.int32), 1)
@@ -127,11 +130,12 @@ def reading(rectangles: tf.Tensor, size: int) -> Reading:
 
 
 def crops(jpeg: tf.Tensor, how: Reading, size: int) -> tf.Tensor:
-    """Decodes a JPEG once and returns the windows of it, each resized to a square.
+    """Decodes a JPEG once and returns its windows, each resized to a square.
 
     Args:
       jpeg: scalar string.
-      how: one of a `reading`; copies is known statically.
+      how: one element of a `reading`; the number of copies is static.
+      size: side of the squares, in pixels.
 
     Returns:
       [copies, size, size, 3] uint8, RGB, 0..255.
@@ -157,20 +161,20 @@ def _squares(pixels, size: int) -> tf.Tensor:
 
 
 def moved(pixels: tf.Tensor, images: Images, numbers: tf.Tensor) -> tf.Tensor:
-    """Returns [n, size, size, 3] uint8 images as the augmentation's ShiftScaleRotate moves them."""
-    own = zip(images.augmentation, augment.places(images.augmentation), strict=True)
-    for step, place in own:
+    """Runs the augmentation's ShiftScaleRotate, if any, on [n, size, size, 3] uint8 images."""
+    for step, part in zip(images.augmentation, augment.slices(images.augmentation), strict=True):
         if isinstance(step, ShiftScaleRotate):
-            pixels = shift_scale_rotate(pixels, numbers[:, place], step)
+            pixels = shift_scale_rotate(pixels, numbers[:, part], step)
     return pixels
 
 
 def shift_scale_rotate(pixels: tf.Tensor, numbers: tf.Tensor, step: ShiftScaleRotate) -> tf.Tensor:
-    """Moves images about their centres; what comes in from outside is mirrored.
+    """Shifts, scales and rotates images about their centres; beyond the edges they are mirrored.
 
     Args:
       pixels: [n, size, size, 3] uint8.
       numbers: [n, 5] float32 in [0, 1): shift across, shift down, scale, angle, whether.
+      step: limits and probability.
     """
     shift_x, shift_y, grow, turn = tf.unstack(numbers[:, :4] * 2 - 1, axis=-1)
     side = float(pixels.shape[1])
@@ -199,13 +203,13 @@ def shift_scale_rotate(pixels: tf.Tensor, numbers: tf.Tensor, step: ShiftScaleRo
 
 
 def _decode_as_pillow(jpeg, height, width, window: Window, size: int) -> tf.Tensor:
-    """Decodes what `window` needs and resizes it to [size, size, 3] uint8.
+    """Decodes the pixels that `window` needs and resizes them to [size, size, 3] uint8.
 
     Bilinear with antialiasing, as Pillow's: a triangle as wide as the reduction. The decoded
     rectangle reaches beyond the window by the triangle's half-width, so that the pixels at the
-    edge are those of a resize of the whole image. Rounded between the two directions, as Pillow
-    does: without it every sixth pixel differs by 1, enough to change the first of 1000 classes of
-    2 images in 100.
+    edge are those of a resize of the whole image. The result is rounded between the two
+    directions, as Pillow does: without that every sixth pixel differs by 1, enough to change the
+    first of 1000 classes of 2 images in 100.
     """
     sides = tf.cast(tf.stack([height, width]), tf.float32)
     start = tf.stack([window.top, window.left])

@@ -77,7 +77,7 @@ def training(
     """Returns an endless dataset of (images, labels, draws), one element a replica's micro-batch.
 
     Images: [micro_batch, size, size, 3] uint8 RGB. Labels: [micro_batch] int64 in 0..classes - 1.
-    Draws: [micro_batch, ...] float32, the random numbers for `mixing.augmented`, which does the
+    Draws: [micro_batch, ...] float32, the random numbers for `augment.augmented`, which does the
     rest on the device. Arguments as in `training_numbers`; `echo` divides `micro_batch`.
     """
     pairs = functools.partial(
@@ -109,7 +109,7 @@ def _shown(reader, images: Images, classes, pairs, *, seed, micro_batch, echo) -
 
     def batches():
         for numbers, epochs in pairs():
-            yield numbers[::echo], augment.of_steps(steps, seed, epochs, numbers)
+            yield numbers[::echo], augment.random_numbers(steps, seed, epochs, numbers)
 
     def parse(numbers, values):
         # A micro-batch at once: a hundred operations, which for each image would cost a tenth more.
@@ -128,7 +128,7 @@ def _shown(reader, images: Images, classes, pairs, *, seed, micro_batch, echo) -
 
     signature = (
         tf.TensorSpec([different], tf.int64),
-        tf.TensorSpec([micro_batch, augment.places(steps)[-1].stop], tf.float32),
+        tf.TensorSpec([micro_batch, augment.slices(steps)[-1].stop], tf.float32),
     )
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
     dataset = dataset.map(parse, num_parallel_calls=2, deterministic=True).unbatch()

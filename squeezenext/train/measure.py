@@ -64,7 +64,7 @@ def _batch(config: Config) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     shape = (BATCH, config.images.size, config.images.size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     labels = np.arange(BATCH) % config.model.classes
-    numbers = augment.of_steps(
+    numbers = augment.random_numbers(
         config.images.augmentation, 0, np.zeros(BATCH, int), np.arange(BATCH)
     )
     return tf.constant(pixels), tf.constant(labels, tf.int64), tf.constant(numbers, tf.float32)
