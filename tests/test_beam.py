@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from squeezenext.convert import folder, plan, pool, shards
-from squeezenext.convert.command import convert
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError, RunAgain
+from tests.converting import convert
 from tests.imagenet_archives import class_folders
 from tests.test_convert import hashes
 

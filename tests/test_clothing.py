@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from squeezenext.convert import verify
-from squeezenext.convert.command import convert
 from squeezenext.records import batches as records_batches
 from squeezenext.records import example
 from squeezenext.records.reader import Reader
+from tests.converting import convert
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,12 @@ import pytest
 from PIL import Image, ImageOps
 
 from squeezenext.convert import command, estimate, imagenet_archives, images, listing
-from squeezenext.convert.command import convert
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.images import jpeg as segments
 from squeezenext.records import dataset, example, tfrecord
 from squeezenext.records import manifest as records_manifest
 from tests import imagenet_archives as archives
+from tests.converting import convert
 from tests.imagenet_archives import class_folders, encoded, jpeg, picture
 
 ROOT = Path(__file__).parents[1]

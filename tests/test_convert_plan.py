@@ -14,9 +14,9 @@ import pytest
 
 from scripts.faults import setup as fault_setup
 from squeezenext.convert import command, commit, plan, pool, shards, tfrecords
-from squeezenext.convert.command import convert
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.records import manifest
+from tests.converting import convert
 from tests.imagenet_archives import class_folders
 from tests.test_convert import FOLDER, hashes, wait_for
 

@@ -6,10 +6,10 @@ import threading
 import pytest
 
 from squeezenext.convert import command, imagenet
-from squeezenext.convert.command import convert
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.records import manifest
 from tests import imagenet_archives as archives
+from tests.converting import convert
 from tests.imagenet_archives import class_folders, jpeg
 from tests.test_convert import FOLDER, hashes
 

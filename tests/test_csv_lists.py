@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from squeezenext.convert import csv_lists
-from squeezenext.convert.command import convert
 from squeezenext.errors import InputError
 from squeezenext.records import manifest as records_manifest
+from tests.converting import convert
 from tests.imagenet_archives import jpeg
 from tests.test_convert import ROOT
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from squeezenext.convert.command import convert
 from squeezenext.records import manifest as records_manifest
 from tests import imagenet_archives as archives
+from tests.converting import convert
 from tests.imagenet_archives import encoded, jpeg, picture, tar_bytes, validation_name
 from tests.test_convert import FOLDER, ROOT, examples, sized, without_adobe
 

@@ -7,11 +7,12 @@ import shutil
 import pytest
 
 from squeezenext.convert import tfrecords, verify
-from squeezenext.convert.command import convert, main
+from squeezenext.convert.command import main
 from squeezenext.errors import InputError
 from squeezenext.records import example as records_example
 from squeezenext.records import manifest, tfrecord
 from tests import imagenet_archives as archives
+from tests.converting import convert
 from tests.imagenet_archives import encoded, jpeg, picture, validation_name
 from tests.test_convert import examples, hashes
 

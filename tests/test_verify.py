@@ -10,10 +10,10 @@ import pytest
 
 from squeezenext.convert import verify
 from squeezenext.convert import verify as command
-from squeezenext.convert.command import convert
 from squeezenext.errors import InputError
 from squeezenext.records import dataset, example, tfrecord
 from squeezenext.records import manifest as records_manifest
+from tests.converting import convert
 from tests.imagenet_archives import class_folders, jpeg
 
 FIRST, SECOND = "train-00000-of-00003", "train-00001-of-00003"

@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from scripts.faults import disk as fault_disk
 from scripts.faults import setup as fault_setup
 from squeezenext import cli as command_line
-from squeezenext.convert.command import convert
+from squeezenext.convert import ConvertOptions, convert
 
 
 def main_work(folder: Path, kills: int, every: int, pairs: int, seed: int) -> None:
@@ -85,9 +85,9 @@ def _killed(
         fault_setup.check("after a kill", output, whole, finished=False)
         finished += "manifest.json" in fault_setup.hashes(output)
         if done % 5 == 0:
-            convert(source, output, **fault_setup.OPTIONS | {"train_shards": 60})
+            convert(source, output, ConvertOptions(**fault_setup.OPTIONS | {"train_shards": 60}))
             fault_setup.check("after the last run", output, whole, finished=True)
-    convert(source, output, **fault_setup.OPTIONS | {"train_shards": 60})
+    convert(source, output, ConvertOptions(**fault_setup.OPTIONS | {"train_shards": 60}))
     fault_setup.check("after the last run", output, whole, finished=True)
     print(f"{kills} kills, {finished} of them too late: all as undisturbed", flush=True)
 

@@ -12,8 +12,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from squeezenext.convert import plan
-from squeezenext.convert.command import convert
+from squeezenext.convert import ConvertOptions, convert, plan
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 
 OPTIONS = {"layout": "folder", "show_progress": False, "train_shards": 3, "workers": 1}
@@ -36,7 +35,7 @@ def photos(folder: Path, count: int) -> Path:
 
 
 def undisturbed(source: Path, output: Path, **options) -> Hashes:
-    convert(source, output, **OPTIONS | options)
+    convert(source, output, ConvertOptions(**OPTIONS | options))
     return hashes(output)
 
 
@@ -88,7 +87,7 @@ def forked(work: Callable[[], int]) -> int:
 def plainly(source: Path, output: Path, **options) -> int:
     """Returns the exit code of a conversion; 99, as `forked`, for an error that is no sentence."""
     try:
-        convert(source, output, **OPTIONS | options)
+        convert(source, output, ConvertOptions(**OPTIONS | options))
     except RunAgain:
         return 75
     except InputError:

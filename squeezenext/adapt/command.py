@@ -209,12 +209,11 @@ def _convert(photos: Path, records: Path, seed: int) -> tuple[Path, tuple[str, .
     Returns:
       The folder of the records, and a sentence about photographs that could not be used.
     """
-    from squeezenext.convert import command, output
+    from squeezenext.convert import ConvertOptions, command, output
 
+    options = ConvertOptions("folder", max_side=MAX_SIDE, seed=seed, follow_links=True)
     try:
-        manifest = command.convert(
-            photos, records, layout="folder", max_side=MAX_SIDE, seed=seed, follow_links=True
-        )
+        manifest = command.convert(photos, records, options)
     except output.OtherData as error:
         raise InputError(
             f"{records.parent} was begun with other photographs than are in {photos} now, or with "

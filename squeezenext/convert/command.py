@@ -29,45 +29,44 @@ _MAX_LOGGED = 20  # rejected files
 
 
 def convert(
-    source: Path, output: Path, log: cli.Log = lambda text: None, **options
+    source: Path, output: Path, options: ConvertOptions, log: cli.Log = lambda text: None
 ) -> records_manifest.Manifest:
     """Converts `source` into the data directory `output`.
 
     Args:
       source: a folder, or a CSV file.
       output: the data directory.
+      options: how to convert.
       log: receives a message if nothing is to be done.
-      **options: the fields of `ConvertOptions`.
 
     Returns:
       The manifest. Images that could not be used are in `raw["rejected"]`.
 
     Raises:
-      InputError: the source or an option is wrong, or `output` holds other data.
+      InputError: the source is wrong, or `output` holds other data.
       RunAgain: another process writes `output`, or the disk is full.
     """
-    source, output, chosen = Path(source), Path(output), ConvertOptions(**options)
     if not source.exists():
         raise InputError(f"--source {source} is no folder; give the one that holds the data.")
-    sources.check_apart(source, output, chosen)
+    sources.check_apart(source, output, options)
     commit.make_folder(output)
-    workers = chosen.workers or default_workers()
+    workers = options.workers or default_workers()
     with plan.lock_directory(output), commit.swept(output), Pool(workers) as pool:
-        collection = sources.collect(source, chosen, pool, output / commit.SPOOL)
-        identity = outputs.identity(collection, chosen)
-        if not chosen.overwrite and (done := outputs.finished(output, identity)) is not None:
+        collection = sources.collect(source, options, pool, output / commit.SPOOL)
+        identity = outputs.identity(collection, options)
+        if not options.overwrite and (done := outputs.finished(output, identity)) is not None:
             log(f"{output} was finished already; `python -m datasets.verify` reads its bytes.")
             return done
-        commit.check_room(output, estimate.remaining_bytes(collection, output, chosen))
-        planned = _begin(collection, source, output, chosen, identity)
-        if chosen.layout == "tfrecord":
-            adopted = tfrecords.adopt_all(collection, source, output, pool, chosen.show_progress)
+        commit.check_room(output, estimate.remaining_bytes(collection, output, options))
+        planned = _begin(collection, source, output, options, identity)
+        if options.layout == "tfrecord":
+            adopted = tfrecords.adopt_all(collection, source, output, pool, options.show_progress)
             collection, written = adopted
         else:
-            written = _write_shards(collection, output, chosen, pool, planned.key)
+            written = _write_shards(collection, output, options, pool, planned.key)
         if collection.watch.changed():
             raise RunAgain(f"{source} changed while it was read; run the same command again.")
-        return outputs.finish(collection, output, chosen, written, planned)
+        return outputs.finish(collection, output, options, written, planned)
 
 
 def _begin(
@@ -179,18 +178,20 @@ def _flags() -> flags.FlagValues:
 def _command(values: flags.FlagValues, positional: list[str]) -> None:
     if positional:
         raise InputError(f"{positional[0]!r} is no flag; did you mean --source {positional[0]}?")
-    options = {
-        field.name: values[field.name].value
-        for field in dataclasses.fields(ConvertOptions)
-        if field.name in values
-    }
+    options = ConvertOptions(
+        **{
+            field.name: values[field.name].value
+            for field in dataclasses.fields(ConvertOptions)
+            if field.name in values
+        }
+    )
     source, output = Path(values["source"].value), Path(values["output"].value)
     if values["dry_run"].value:
         workers = values["workers"].value or default_workers()
-        estimated = estimate.estimate_conversion(source, output, ConvertOptions(**options))
+        estimated = estimate.estimate_conversion(source, output, options)
         print(estimated.text(workers))
         return
-    log_outcome(convert(source, output, cli.log, **options))
+    log_outcome(convert(source, output, options, cli.log))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,10 @@
+"""Conversions with their options as keywords."""
+
+from pathlib import Path
+
+from squeezenext.convert import ConvertOptions, command
+from squeezenext.records.manifest import Manifest
+
+
+def convert(source: Path, output: Path, **options) -> Manifest:
+    return command.convert(source, output, ConvertOptions(**options))
