@@ -27,6 +27,7 @@ class Evaluation:
     top5: np.ndarray
     predicted: np.ndarray
     probability: np.ndarray
+    logits: np.ndarray | None = None  # [examples, classes], if they were kept
 
     @classmethod
     def of_rows(cls, columns: list[np.ndarray], examples: int) -> "Evaluation":

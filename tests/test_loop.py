@@ -118,12 +118,14 @@ def test_devices_agree_on_keras_optimizers_and_averages(logical_devices, reader,
 
 @pytest.mark.parametrize(("count", "batch"), [(1, 3), (2, 16), (4, 3)])
 def test_evaluation_counts_every_example_once(gentle, reader, count, batch):
-    result = gentle[count][0].evaluate(reader, batch)
+    result = gentle[count][0].evaluator.evaluate(reader, batch)
     assert result.summary()["examples"] == reader.split.examples
     assert list(result.labels) == [i % 3 for i in range(reader.split.examples)]
     one = gentle[1][0]
     one.restore({k: v for k, v in gentle[count][2].items() if k != loop.REPLICAS})
-    np.testing.assert_allclose(result.loss, one.evaluate(reader, 8).loss, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        result.loss, one.evaluator.evaluate(reader, 8).loss, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(logical_devices, reader):
@@ -198,11 +200,20 @@ def worker(folder):
     state = made.state()
     if group.index == 0:
         checkpoint.save(Path(folder) / "two", 20, state, {})
-    trained = made.fed
-    made.evaluate(reader, 8)
-    both = made.fed
+    trained = made.batches_delivered
+    made.evaluator.evaluate(reader, 8)
+    both = made.batches_delivered
     made.batches(reader)  # what the iterator before has read ahead no longer counts
-    print(json.dumps([trained >= 20, both >= trained + 3, made._scored.count, made.fed < both]))
+    print(
+        json.dumps(
+            [
+                trained >= 20,
+                both >= trained + 3,
+                made.evaluator.delivered.count,
+                made.batches_delivered < both,
+            ]
+        )
+    )
 
 
 def weights_of(made):
@@ -250,11 +261,11 @@ def test_evaluation_uses_the_mean_of_the_statistics_and_leaves_each_its_own(alon
     live, state = alone
     rows = live.statistics.rows()
     assert np.abs(rows[0] - rows[1]).max() > 1e-4
-    loss = live.evaluate(reader, 4).loss
+    loss = live.evaluator.evaluate(reader, 4).loss
     np.testing.assert_array_equal(live.statistics.rows(), rows)
     again = make(ALONE, 1, reader)
     assert not again.restore(state)  # one device has no use for two devices' statistics
-    np.testing.assert_allclose(again.evaluate(reader, 4).loss, loss, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(again.evaluator.evaluate(reader, 4).loss, loss, rtol=1e-6, atol=1e-6)
 
 
 def test_resumed_on_as_many_devices_each_has_its_own_statistics(alone, reader):
@@ -278,7 +289,7 @@ def test_an_evaluation_can_be_left(alone, reader):
 
     rows = alone[0].statistics.rows()
     with pytest.raises(KeyboardInterrupt):
-        alone[0].evaluate(reader, 4, leave)
+        alone[0].evaluator.evaluate(reader, 4, leave)
     np.testing.assert_array_equal(alone[0].statistics.rows(), rows)
 
 
@@ -314,7 +325,7 @@ def test_measuring_xla_changes_nothing(logical_devices, reader, monkeypatch):
 
     monkeypatch.setattr(measure, "_time_pass", quick)
     seconds = measure.measure_xla(made, made.batches(reader))
-    assert made.jit and 0 < seconds[True] < seconds[False] < np.inf
+    assert made.xla and 0 < seconds[True] < seconds[False] < np.inf
     for name, array in made.state().items():
         np.testing.assert_array_equal(array, before[name], err_msg=name)
-    assert made.update.gathered_sum() == 0
+    assert made.update.accumulated_sum() == 0

@@ -138,10 +138,10 @@ def test_masks_hold_on_several_devices(dense):
     @tf.function
     def step():
         def fill():
-            update.gather([tf.ones(v.shape) for v in update.weights], [tf.zeros([])] * 3)
+            update.accumulate([tf.ones(v.shape) for v in update.weights], [tf.zeros([])] * 3)
 
         strategy.run(fill)
-        gradients, finite, _ = strategy.run(update.take)
+        gradients, finite, _ = strategy.run(update.reduce)
         update.apply(strategy, gradients, strategy.experimental_local_results(finite)[0])
 
     step()

@@ -1,4 +1,4 @@
-"""Tests for `training/run.py` with `snapshots`, `saving`, `nan` and `history`, in process."""
+"""Tests for `train/run.py` with `checkpoints`, `non_finite` and `history`, in process."""
 
 import errno
 import json
@@ -13,7 +13,16 @@ from squeezenext.config import io as config_io
 from squeezenext.errors import InputError, NotFinite, RunAgain
 from squeezenext.model import card, checkpoint
 from squeezenext.records import bad_records, batches
-from squeezenext.train import checkpoints, exchange, history, journal, loop, non_finite, run
+from squeezenext.train import (
+    checkpoints,
+    exchange,
+    history,
+    log,
+    loop,
+    non_finite,
+    run,
+    tensorboard,
+)
 from squeezenext.train.options import Options
 from tests import tiny
 from tests.conftest import REPOSITORY
@@ -26,8 +35,8 @@ class Allergic(loop.Loop):
         self.bad = tf.Variable(-1, trainable=False)
         super().__init__(config, **options)
 
-    def _shown(self, images, labels, draws):
-        pixels, inputs, targets = super()._shown(images, labels, draws)
+    def _augment(self, images, labels, numbers):
+        pixels, inputs, targets = super()._augment(images, labels, numbers)
         sums = tf.reduce_sum(tf.cast(images, tf.int32), [1, 2, 3])
         factor = tf.where(tf.reduce_any(sums == self.bad), float("nan"), 1.0)
         return pixels, inputs * factor, targets
@@ -57,15 +66,14 @@ def _write_little(patch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def start(made, monkeypatch):
     """Starts a run in a directory, as a new process would."""
-    reader, looped, state = made
+    whole, looped, state = made
     _write_little(monkeypatch)
 
-    def begin(model_dir, **options):
+    def begin(model_dir, reader=whole, **options):
         looped.restore(state)
-        looped.passed_over = 0
-        looped.update.drop_gathered()
+        looped.update.discard_accumulated()
         model_dir.mkdir(exist_ok=True)
-        return run.Run(looped, reader, reader, Options(model_dir=model_dir, **options))
+        return run.Run(looped, reader, whole, Options(model_dir=model_dir, **options))
 
     yield begin
     looped.bad.assign(-1)
@@ -102,11 +110,11 @@ def test_rollback_goes_past_the_bad_batches(made, start, tmp_path):
         each["step"] > each["to"] for each in rollbacks
     )
     passed = sum(each["step"] - each["to"] for each in rollbacks) * 8
-    assert one.loop.passed_over == passed and one.loop.update.skipped.numpy() == 0
+    assert one.progress.skipped_examples == passed and one.loop.update.skipped.numpy() == 0
     for path in (tmp_path / "one").glob("not-finite-*.txt"):
         assert "7.jpg" in path.read_text().split()
     meta = checkpoint.read_meta(tmp_path / "one" / "checkpoints", 10)
-    assert meta["passed_over"] == passed and meta["rollbacks"] == rollbacks
+    assert meta["skipped_examples"] == passed and meta["rollbacks"] == rollbacks
     steps = [row["step"] for row in history._read_rows(tmp_path / "one" / "history.csv")]
     assert steps == ["5", "10"]
 
@@ -144,17 +152,14 @@ def test_a_list_of_bad_records_that_cannot_be_written(made, start, tmp_path, mon
     content = bytearray(reader.split.shards[0].path.read_bytes())
     content[int(reader.index[3]["offset"]) + 40] ^= 1
     reader.split.shards[0].path.write_bytes(content)
-    reader.leave_out(history.LOG.warning)
-    one = start(tmp_path / "run")
-    one.reader = reader
+    reader.leave_out(log.LOG.warning)
+    one = start(tmp_path / "run", reader)
     with monkeypatch.context() as patch:
         patch.setattr(bad_records, "write_text", fails)
         with pytest.raises(RunAgain, match="Step 10 cannot be saved .*: Read-only file system; "):
             one.run()
     assert looped.update.step.numpy() == 10 and not (tmp_path / "run" / "final.json").exists()
-    again = start(tmp_path / "run")
-    again.reader = reader
-    assert again.run()["bad_records"] == 1
+    assert start(tmp_path / "run", reader).run()["bad_records"] == 1
     assert bad_records.listed(tmp_path / "run" / bad_records.FILE) == [3]
 
 
@@ -162,18 +167,18 @@ def test_a_signal_during_evaluation_leaves_at_once_and_loses_nothing(
     made, start, undisturbed, tmp_path, monkeypatch
 ):
     first = start(tmp_path / "signal")
-    evaluate = first.loop.evaluate
+    evaluate = first.loop.evaluator.evaluate
 
     def interrupted(*arguments):
         first.signals.came = True
         return evaluate(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(first.loop, "evaluate", interrupted)
+        patch.setattr(first.loop.evaluator, "evaluate", interrupted)
         with pytest.raises(RunAgain, match="evaluating step 5, which is saved"):
             first.run()
     again = start(tmp_path / "signal")
-    assert again.resume() and again.progress.epoch_ended and again.step == 5
+    assert again.resume() and again.progress.epoch_ended and again.loop.step == 5
     assert again.run() == undisturbed
     rows = history._read_rows(tmp_path / "signal" / "history.csv")
     assert [row["step"] for row in rows] == ["5", "10"]
@@ -214,7 +219,7 @@ def test_a_finished_run_is_not_evaluated_again(made, start, tmp_path, monkeypatc
     document = first.run()
     (tmp_path / "done" / "model.tflite").touch()
     again = start(tmp_path / "done")
-    monkeypatch.setattr(again.loop, "evaluate", pytest.fail)
+    monkeypatch.setattr(again.loop.evaluator, "evaluate", pytest.fail)
     assert again.resume() and again.run() == document
 
 
@@ -242,9 +247,9 @@ def test_another_recipe_data_or_version_is_told(made, start, tmp_path, caplog, m
     changed = {"versions": meta["versions"] | {"keras": "2.0"}, "precision": "mixed_float16"}
     # A recipe derives its warm-up from the epochs; where it is over, either is welcome.
     checkpoint.amend(folder, 10, meta | changed | {"micro_batch": 4, "config": warm})
-    history.LOG.propagate = True
+    log.LOG.propagate = True
     one, told = start(tmp_path / "run"), []
-    monkeypatch.setattr(one.loop.update, "settle_scale", told.append)
+    monkeypatch.setattr(one.loop.update, "restart_loss_scale", told.append)
     assert one.resume() and told == ["mixed_float16"]
     assert "saved by keras 2.0" in caplog.text
     assert "saved in mixed_float16 and goes on in float32" in caplog.text
@@ -283,7 +288,7 @@ def test_a_full_disk_for_tensorboard_alone_is_no_failed_save(made, start, tmp_pa
     def full(self):
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
-    monkeypatch.setattr(history.History, "commit", full)
+    monkeypatch.setattr(tensorboard.TensorBoard, "commit", full)
     told = []
     monkeypatch.setattr(
         checkpoints.LOG, "warning", lambda *words: told.append(words[0] % words[1:])
@@ -295,7 +300,7 @@ def test_a_full_disk_for_tensorboard_alone_is_no_failed_save(made, start, tmp_pa
 def test_a_curve_s_point_is_written_once(tmp_path):
     """Where the disk fills up in between, what lies before is not written again."""
     written, room = [], []
-    told = history.History(tmp_path, 0)
+    told = tensorboard.TensorBoard(tmp_path)
 
     def full():
         if not room:
@@ -314,32 +319,33 @@ def test_a_curve_s_point_is_written_once(tmp_path):
 @pytest.mark.parametrize(
     "row", [b"a,b,c,7,e,f,g", b"\xff\xfe,5", b"1,\xc2\xb2", b"1,6" + b",x" * 30]
 )
-def test_a_history_that_a_person_has_touched_ends_no_run(tmp_path, row):
+def test_a_history_that_a_person_has_touched_ends_no_run(made, tmp_path, row):
     """A further column, further cells, bytes that are no UTF-8, a step that is no number."""
     path = tmp_path / "history.csv"
     path.write_bytes(b"epoch,step,of a later release\n1,4,x\n" + row + b"\n")
-    told = history.History(tmp_path, 100)
+    told = history.History(tmp_path, made[1])
+    told.begin(100)
     told.row(200, loss=1.0)
     told.write_rows()
     steps = [kept["step"] for kept in history._read_rows(path)]
     assert steps[0] == "4" and steps[-1] == "200"
     path.write_text("epoch,step\n" + "x" * 200_000)  # csv's limit of a cell
     with pytest.raises(InputError, match=r"history\.csv is no table"):
-        history.History(tmp_path, 100)
+        told.begin(100)
 
 
-def test_a_loss_scale_that_falls_and_falls_is_told_once(made, monkeypatch):
+def test_a_loss_scale_that_falls_and_falls_is_told_once(made, tmp_path, monkeypatch):
     _, looped, state = made
     looped.restore(state)
     told = []
     monkeypatch.setattr(looped.update, "scaled", True)
-    monkeypatch.setattr(journal.LOG, "warning", lambda *words: told.append(words[0] % words[1:]))
-    one = journal.Journal(None, looped, None)
+    monkeypatch.setattr(history.LOG, "warning", lambda *words: told.append(words[0] % words[1:]))
+    one = history.History(tmp_path, looped)
     for scale, skipped in ((2.0**14, 1), (64.0, 1), (32.0, 2), (16.0, 3)):
         looped.update.loss_scale.assign(scale)
         looped.update.skipped.assign(skipped)
-        one._watch_scale(skipped)
-    assert len(told) == 1 and "2 steps were left out" in told[0] and "fallen to 32" in told[0]
+        one._watch_loss_scale()
+    assert len(told) == 1 and "2 steps were skipped" in told[0] and "fallen to 32" in told[0]
 
 
 def test_an_epoch_of_a_first_call_alone_has_no_speed(made, start, tmp_path):
@@ -356,17 +362,18 @@ def test_an_epoch_of_a_first_call_alone_has_no_speed(made, start, tmp_path):
 def test_evaluations_follow_whole_epochs(made, start, tmp_path, monkeypatch, every, expected):
     """Of 11 examples in batches of 8 epochs end at 1.45, 2.18, 3.64, 4.36 and 5.09."""
     one = start(tmp_path / "run", evaluate_every_epochs=every)
-    one.examples, one.total_steps = 11, 7
+    monkeypatch.setattr(one.loop.update, "examples_per_epoch", 11)
+    one.total_steps = 7
     evaluated, scores = [], {"top1": 0.5, "top5": 1.0, "loss": 1.0}
-    monkeypatch.setattr(one, "_evaluate", lambda: evaluated.append(one.step) or scores)
+    monkeypatch.setattr(one, "_evaluate", lambda: evaluated.append(one.loop.step) or scores)
     one.run()
     assert evaluated == [*expected, 7]  # and for final.json
 
 
 def test_the_error_that_ends_a_run_is_in_its_log(tmp_path):
-    history.log_to(tmp_path / "train.log")
-    history.note("all is lost")
-    history.log_to(None)
+    log.log_to(tmp_path / "train.log")
+    log.note("all is lost")
+    log.log_to(None)
     assert "error: all is lost" in (tmp_path / "train.log").read_text()
 
 

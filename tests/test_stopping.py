@@ -16,7 +16,8 @@ from squeezenext.train import stopping
 stopping.UNWIND_SECONDS = 0.5
 saves, rounds = bool(int(sys.argv[1])), int(sys.argv[2])
 with stopping.StopSignals() as stop:
-    stop.saves = saves
+    if saves:
+        stop.defer()
     stop.on_leaving(lambda: print("leaving", flush=True) or time.sleep(float(sys.argv[4])))
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", rounds)

@@ -1,4 +1,4 @@
-"""Tests for `training/pictures.py` and the pictures that scripts draw."""
+"""Tests for `train/tensorboard.py` and the pictures that scripts draw."""
 
 import dataclasses
 
@@ -26,18 +26,18 @@ RESULT = Evaluation(
 
 
 class Recorder:
-    """What `history.History` is asked to show."""
+    """What `tensorboard.TensorBoard` is asked to show."""
 
     def __init__(self):
         self.shown = {}
 
-    def point(self, step, values):
+    def curves(self, step, values):
         self.shown |= values
 
-    def histogram(self, name, values, step):
+    def histogram(self, step, name, values):
         self.shown[name] = values
 
-    def images(self, name, pixels, step):
+    def images(self, step, name, pixels):
         self.shown[name] = pixels
 
 
@@ -60,11 +60,11 @@ def test_the_surest_mistakes_come_first():
 
 def test_an_evaluation_is_shown_with_its_images(tmp_path):
     reader = tiny.reader(tmp_path, 6)
-    history = Recorder()
-    tensorboard.show(history, RESULT, reader, tiny.IMAGES, CLASSES, 7)
-    assert history.shown["validation_class_top1/n0"] == pytest.approx(2 / 3)
-    assert "validation_class_top1/n3" not in history.shown
-    worst = history.shown["validation/worst_mistakes"]
+    board = Recorder()
+    tensorboard.show(board, 7, RESULT, reader, tiny.IMAGES, CLASSES)
+    assert board.shown["validation_class_top1/n0"] == pytest.approx(2 / 3)
+    assert "validation_class_top1/n3" not in board.shown
+    worst = board.shown["validation/worst_mistakes"]
     assert worst.shape == (3, 32, 32, 3) and worst.dtype == np.uint8
     # Example 4 is of tiny's second class, hence green; its caption covers the lower part only.
     assert worst[0, :4].mean((0, 1)).argmax() == 1

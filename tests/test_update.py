@@ -58,8 +58,8 @@ def model():
 
 
 def take_step(update, gradients):
-    update.gather([tf.constant(g) for g in gradients], [tf.constant(0.0)] * 3)
-    shaped, finite, _ = update.take()
+    update.accumulate([tf.constant(g) for g in gradients], [tf.constant(0.0)] * 3)
+    shaped, finite, _ = update.reduce()
     update.apply(tf.distribute.get_strategy(), shaped, finite)
 
 
@@ -205,7 +205,7 @@ def resumed(*precisions, skipped=0):
         new = updates.Update(model(), Training(), examples=100, precision=after)
         for name, variable in new.state().items():
             variable.assign(old.state()[name])
-        new.settle_scale(before)
+        new.restart_loss_scale(before)
         old = new
     return old
 
@@ -213,8 +213,8 @@ def resumed(*precisions, skipped=0):
 def test_a_run_that_goes_on_without_a_loss_scale_stops_at_its_first_nan():
     update = resumed("mixed_float16", "float32")
     assert update.loss_scale.numpy() == 1
-    update.gather([tf.fill(w.shape, math.nan) for w in update.weights], [tf.constant(0.0)] * 3)
-    shaped, finite, _ = update.take()
+    update.accumulate([tf.fill(w.shape, math.nan) for w in update.weights], [tf.constant(0.0)] * 3)
+    shaped, finite, _ = update.reduce()
     assert update.apply(tf.distribute.get_strategy(), shaped, finite).numpy()
 
 
@@ -223,10 +223,10 @@ def test_a_run_that_goes_on_in_float16_begins_with_its_loss_scale():
     update = resumed("mixed_float16", "mixed_float16")
     update.loss_scale.assign(1.0)
     update.skipped.assign(15)  # lowered so far by gradients that were not finite
-    update.settle_scale("mixed_float16")
+    update.restart_loss_scale("mixed_float16")
     assert update.loss_scale == 1
     for between in ("float32", "mixed_bfloat16"):
         legs = ("mixed_float16", between, "mixed_float16")
         assert resumed(*legs, skipped=1).loss_scale == updates.LOSS_SCALE_START
-    update.settle_scale(None)  # of a release that did not note it
+    update.restart_loss_scale(None)  # of a release that did not note it
     assert update.loss_scale == updates.LOSS_SCALE_START

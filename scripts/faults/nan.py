@@ -29,10 +29,10 @@ class Planted(loop.Loop):
         self.bad = tf.Variable(-1, trainable=False)
         super().__init__(config, **options)
 
-    def _shown(self, images, labels, draws):
+    def _augment(self, images, labels, numbers):
         import tensorflow as tf
 
-        pixels, inputs, targets = super()._shown(images, labels, draws)
+        pixels, inputs, targets = super()._augment(images, labels, numbers)
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         factor = tf.where(tf.equal(replica, self.bad), float("nan"), 1.0)
         return pixels, inputs * factor, targets

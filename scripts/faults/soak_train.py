@@ -75,14 +75,19 @@ class Watch:
 
     def _look(self) -> None:
         while not self._ended.wait(0.05):
-            step = self._run.step
+            step = self._run.loop.step
             if step // EVERY > (self.rows[-1][0] // EVERY if self.rows else 0):
                 self.rows.append((step, resident(), self._traces()))
                 print("step {}: {:.1f} MB, {} traces".format(*self.rows[-1]), flush=True)
 
     def _traces(self) -> int:
         loop = self._run.loop
-        functions = (loop._train, loop._score, loop.statistics._gather, loop.statistics.assign)
+        functions = (
+            loop._train,
+            loop.evaluator._score,
+            loop.statistics._gather,
+            loop.statistics.assign,
+        )
         return sum(function.experimental_get_tracing_count() for function in functions)
 
 

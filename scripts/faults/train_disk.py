@@ -62,9 +62,9 @@ def at_call(number: int, mode: str, counted: Path) -> None:
     """
     import numpy as np
 
-    from squeezenext.train.run import Pace
+    from squeezenext.train import run
 
-    Pace.took = lambda *_: None  # one step a call: else the number of saves depends on the clock
+    run.MAX_CALL_STEPS = 1  # else the number of saves depends on the clock
     calls = 0
     write_bytes = Path.write_bytes
 

@@ -131,7 +131,13 @@ def for_devices(config: Config) -> Config:
     return dataclasses.replace(config, training=training)
 
 
-def _loop(config: Config, reader: Reader, arrays: Mapping[str, np.ndarray], seed: int) -> Loop:
+def _loop(
+    config: Config,
+    reader: Reader,
+    arrays: Mapping[str, np.ndarray],
+    seed: int,
+    batch_statistics: bool = True,
+) -> Loop:
     strategy = devices.strategy(0)
     precision = devices.precision("auto")
     with strategy.scope():
@@ -145,6 +151,7 @@ def _loop(config: Config, reader: Reader, arrays: Mapping[str, np.ndarray], seed
         micro_batch=devices.size(config, strategy),
         seed=seed,
         teacher=teacher,
+        batch_statistics=batch_statistics,
     )
     with strategy.scope():
         exchange.assign(loop.model, dict(arrays), "the network")
@@ -159,9 +166,9 @@ def _train(
     with faults_named(reader), ProgressBar(steps, 0) as bar:
         while done < steps:
             before(done)
-            sums, hopeless = loop.train(iterator, min(call, steps - done))
+            sums, not_finite = loop.train(iterator, min(call, steps - done))
             done += sums.steps
-            if hopeless:
+            if not_finite:
                 raise NotFinite(
                     "The retraining's gradient is not finite; lower --set training.learning_rate."
                 )
@@ -246,8 +253,8 @@ def train_values(
     """
     values = {f"{name}/kernel": kernel.values for name, kernel in shared.items()}
     arrays = variables.unfold(config, {**weights, **values})
-    loop = _loop(config, reader, arrays, seed)
-    loop.as_evaluated = True  # batch norm is folded: there are no statistics of a batch
+    # Batch norm is folded: there are no statistics of a batch.
+    loop = _loop(config, reader, arrays, seed, batch_statistics=False)
     kernels = _kernels(loop)
     ties = [(kernels[name], _tie(kernel)) for name, kernel in shared.items()]
     scales = [(v, Fixed()) for v in loop.update.weights if v.name == "gamma"]

@@ -136,7 +136,7 @@ def _evaluate(
     result = _scores(directory, config, found.splits[split], scoring, keep_logits)
     if not keep_logits:
         return result
-    logits = result.probability  # see `_scorer`
+    logits = result.logits
     if scoring.fit_temperature:
         temperature = metrics.fit_temperature(logits, result.labels)
         source = f"{found.source} {split}"
@@ -166,25 +166,14 @@ def _scores(
     tf_import.import_tensorflow()  # takes seconds, so all errors above come first
     from squeezenext.records.reader import Reader, faults_named
     from squeezenext.train import devices, exchange
+    from squeezenext.train.evaluation import Evaluator
 
     reader = Reader(split)
     strategy = devices.strategy(scoring.devices)
-    scorer = _scorer(keep_logits)(config, strategy, devices.precision(scoring.precision))
-    exchange.assign(scorer.model, weights, str(directory))
+    evaluator = Evaluator(config, strategy, devices.precision(scoring.precision))
+    exchange.assign(evaluator.model, weights, str(directory))
     with faults_named(reader):
-        return scorer.evaluate(reader, scoring.batch_size)
-
-
-def _scorer(keep_logits: bool) -> type:
-    from squeezenext.train.evaluation import Scorer
-
-    class LogitScorer(Scorer):
-        """Gives each example's logits in the place of its probability."""
-
-        def _told(self, logits):
-            return logits
-
-    return LogitScorer if keep_logits else Scorer
+        return evaluator.evaluate(reader, scoring.batch_size, keep_logits=keep_logits)
 
 
 def subject(model: str | Path, found: dataset.Dataset, split: str) -> Subject:

@@ -1,4 +1,8 @@
-"""A run's checkpoints: what is saved beside the arrays, and what a run that goes on demands."""
+"""A run's checkpoints: what is saved, what resuming demands, what a failed save means.
+
+squeezenext/model/checkpoint.py has the files. `Loop.state` is the content of state.npz, `Progress`
+and the facts of `Checkpoints._meta` that of META.json.
+"""
 
 import dataclasses
 import json
@@ -22,107 +26,102 @@ from squeezenext.model import directory as model_directory
 from squeezenext.records import bad_records
 from squeezenext.records.reader import Reader
 from squeezenext.train import devices
-from squeezenext.train.history import LOG, History
+from squeezenext.train.history import History
+from squeezenext.train.log import LOG
 from squeezenext.train.loop import Loop, Sums
+from squeezenext.train.options import Options
 
-# The damaged records that a run leaves out: one list of all workers, written with each save.
-
-
-def share(reader: Reader, strategy: tf.distribute.Strategy) -> None:
-    """Tells all workers what any of them has left out; all must call this together.
-
-    Raises:
-      InputError: together that is too much.
-    """
-    if (bad := reader.bad) is None:
-        return
-    mine = bad.numbers
-    most = devices.exchange(strategy, [len(mine)]).max()
-    if most:
-        rows = devices.exchange(strategy, mine + [-1] * (most - len(mine)))
-        bad.merge(rows[rows >= 0].tolist())
-
-
-def write(reader: Reader, model_dir: Path) -> None:
-    """Lists them in the model directory. Raises OSError."""
-    if reader.bad is not None:
-        reader.bad.write(model_dir / bad_records.FILE)
-
-
+RETRY_SECONDS = 60.0  # after a save that failed
 _WARMUP = "training.warmup_epochs"
 
 
 @dataclasses.dataclass
 class Progress:
-    """Where a run stands beside what its variables say.
+    """Progress that no TensorFlow variable stores.
 
     Attributes:
-      epoch_sums: of the epoch's steps so far.
-      epoch_seconds: that they took, but for a process's first, which builds the graph.
+      epoch_sums: sums over the steps of the present epoch.
+      epoch_seconds: their duration, without a process's first call, which builds the graph.
       epoch_timed: images trained on in these seconds.
       best: {"step", "top1"} of the best evaluation, or None.
-      epoch_ended: saved at the end of an epoch whose evaluation is still to come.
-      passed_over: examples left out of the order of training; see nan.py.
-      rollbacks: what each of them was, as JSON.
+      epoch_ended: the epoch is over and its evaluation is still to come.
+      skipped_examples: examples of the training order that rollbacks have skipped.
+      rollbacks: {"step", "to"} of each rollback.
     """
 
-    epoch_sums: Sums = Sums(0, 0, 0.0, 0.0, 0.0)
+    epoch_sums: Sums = Sums()
     epoch_seconds: float = 0.0
     epoch_timed: int = 0
     best: dict[str, Any] | None = None
     epoch_ended: bool = False
-    passed_over: int = 0
+    skipped_examples: int = 0
     rollbacks: list[dict[str, int]] = dataclasses.field(default_factory=list)
 
-    def took(self, sums: Sums, seconds: float, images: int) -> None:
-        """Adds a call; `images`: on which it trained in these seconds."""
+    @classmethod
+    def from_meta(cls, meta: dict[str, Any]) -> "Progress":
+        """Reads the progress from META.json, which earlier releases may have written."""
+        if "passed_over" in meta:  # its former name
+            meta = meta | {"skipped_examples": meta["passed_over"]}
+        names = {field.name for field in dataclasses.fields(cls)} & set(meta)
+        found = cls(**{name: meta[name] for name in names})
+        found.epoch_sums = Sums(**meta["epoch_sums"])
+        return found
+
+    def add(self, sums: Sums, seconds: float, images: int) -> None:
+        """Adds a call, of which `images` images count as trained in `seconds`."""
         self.epoch_sums += sums
         self.epoch_seconds += seconds
         self.epoch_timed += images
 
     def new_epoch(self) -> None:
-        """Begins the next epoch's sums."""
-        self.epoch_sums = Sums(0, 0, 0.0, 0.0, 0.0)
+        """Begins the next epoch."""
+        self.epoch_sums = Sums()
         self.epoch_seconds, self.epoch_timed = 0.0, 0
         self.epoch_ended = False
 
 
-class Snapshots:
-    """Saves and takes up one run. Only the chief writes; all workers call all methods together.
+class Checkpoints:
+    """Saves and resumes one run. All workers call all methods together; only the chief writes.
 
     Args:
-      loop: whose state it is.
-      model_dir: on storage that all workers share.
-      examples: in an epoch.
-      chief: whether this process writes.
-      keep: so many of the newest stay.
+      loop: the network in training.
+      reader: reader of the training split, which lists the damaged records that it skips.
+      options: model directory, interval, number of checkpoints to keep.
+      history: the chief's; its rows are written with each checkpoint.
+
+    Attributes:
+      complete: the newest checkpoint holds all that is known; False if an evaluation could not be
+        added to it.
     """
 
-    def __init__(self, loop: Loop, model_dir: Path, *, examples: int, chief: bool, keep: int):
+    def __init__(self, loop: Loop, reader: Reader, options: Options, history: History | None):
         self._loop = loop
-        self._model_dir = model_dir
-        self._directory = model_dir / model_directory.CHECKPOINTS
-        self._examples = examples
-        self._chief = chief
-        self._keep = keep
+        self._reader = reader
+        self._history = history
+        self._model_dir = Path(options.model_dir)
+        self._directory = self._model_dir / model_directory.CHECKPOINTS
+        self._keep = options.keep_checkpoints
+        self._seconds = 60 * options.checkpoint_minutes
+        self._next = time.monotonic() + self._seconds
+        self.complete = True
 
-    @property
-    def step(self) -> int:
-        """At which the run stands."""
-        return int(self._loop.update.step.numpy())
+    # Resuming
 
     def resume(self) -> Progress | None:
-        """Takes up the newest whole checkpoint, the same on all workers; None: there is none.
+        """Restores the newest whole checkpoint, the same on all workers.
+
+        Returns:
+          Its progress, or None if there is no checkpoint.
 
         Raises:
-          InputError: none is whole, it is of another network or recipe, or a worker has no sight
-            of it.
+          InputError: no checkpoint is whole, it belongs to another network or recipe, or a worker
+            cannot read it.
         """
-        found = self._agreed()
+        found = self._load()
         if found is None:
             return None
         state, meta = found
-        self._check(meta)
+        self._check_recipe(meta)
         try:
             exact = self._loop.restore(state, meta.get("precision"))
         except (KeyError, ValueError) as error:
@@ -137,27 +136,26 @@ class Snapshots:
                 meta.get("replicas", 1),
                 self._loop.share.total,
             )
-        fields = {field.name for field in dataclasses.fields(Progress)} & set(meta)
-        progress = Progress(**{name: meta[name] for name in fields})
-        progress.epoch_sums = Sums(**meta["epoch_sums"])
-        self._loop.passed_over = progress.passed_over
-        return progress
+        return Progress.from_meta(meta)
 
-    def _agreed(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """The chief chooses: on storage with caches a worker may still see an older directory."""
-        found = checkpoint.newest(self._directory, LOG.info) if self._chief else None
-        strategy = self._loop.strategy
-        mine = found[1]["step"] if found else -1
-        step = int(devices.exchange(strategy, [mine])[0, 0])
+    def _load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """Loads the step that the chief chooses.
+
+        On storage with caches a worker may still see an older directory.
+        """
+        loop = self._loop
+        found = checkpoint.newest(self._directory, LOG.info) if loop.is_chief else None
+        newest = found[1]["step"] if found else -1
+        step = int(devices.exchange(loop.strategy, [newest])[0, 0])
         if step < 0:
             return None
         fault = ""
-        if not self._chief:
+        if not loop.is_chief:
             try:
                 found = checkpoint.load(self._directory, step)
             except InputError as error:
                 fault = str(error)
-        blind = np.flatnonzero(devices.exchange(strategy, [bool(fault)])[:, 0])
+        blind = np.flatnonzero(devices.exchange(loop.strategy, [bool(fault)])[:, 0])
         if fault or blind.size:
             raise InputError(
                 f"Worker {', '.join(map(str, blind))} cannot read step {step} of "
@@ -166,39 +164,42 @@ class Snapshots:
             )
         return found
 
-    def _check(self, meta: dict[str, Any]) -> None:
-        """Refuses to go on with another network, images, recipe or data; more epochs are welcome.
+    def _check_recipe(self, meta: dict[str, Any]) -> None:
+        """Refuses another network, other images or data, or another recipe.
 
-        So is the warm-up that a recipe derives from them, where it is over in both ways.
+        Other epochs are allowed. So is another warm-up, which a recipe derives from the epochs,
+        once it is over both before and now.
 
         Raises:
-          InputError: the same.
+          InputError: the run cannot go on.
         """
         if "seed" not in meta:
             raise InputError(
                 f"{self._model_dir} holds imported weights; give --fine_tune_from "
                 f"{self._model_dir} and another --model_dir."
             )
+        loop = self._loop
         before = config_io.from_json(json.dumps(meta["config"]), f"{self._directory}'s META.json")
-        recipes = before.training, self._loop.config.training
+        recipes = before.training, loop.config.training
         warm = max(each.frozen_epochs + each.warmup_epochs for each in recipes)
-        welcome = {"training.epochs"} | ({_WARMUP} if meta["epoch"] >= warm else set())
-        for name, old, value in _differences(before, self._loop.config):
-            if name not in welcome:
+        allowed = {"training.epochs"} | ({_WARMUP} if meta["epoch"] >= warm else set())
+        for name, old, new in _differences(before, loop.config):
+            if name not in allowed:
                 same = f", or give --set {name}={old}" if name == _WARMUP else ""
                 raise InputError(
-                    f"{self._model_dir} holds a run with {name} = {old}, not {value}; choose "
+                    f"{self._model_dir} holds a run with {name} = {old}, not {new}; choose "
                     f"another --model_dir{same}."
                 )
-        if meta["seed"] != self._loop.seed or meta["examples"] != self._examples:
+        examples = loop.update.examples_per_epoch
+        if meta["seed"] != loop.seed or meta["examples"] != examples:
             raise InputError(
                 f"{self._model_dir} holds a run with seed {meta['seed']} on {meta['examples']} "
-                f"images, not {self._loop.seed} on {self._examples}; choose another directory."
+                f"images, not {loop.seed} on {examples}; choose another directory."
             )
-        self._tell_changes(meta)
+        self._warn_of_changes(meta)
 
-    def _tell_changes(self, meta: dict[str, Any]) -> None:
-        """Warns of what a run may go on with, though not to the same bits."""
+    def _warn_of_changes(self, meta: dict[str, Any]) -> None:
+        """Logs changes with which a run may go on, though not bit for bit."""
         for name, word in (("precision", "in"), ("micro_batch", "with micro-batches of")):
             now = getattr(self._loop, name)
             if (old := meta.get(name, now)) != now:
@@ -210,30 +211,87 @@ class Snapshots:
                     *(name, meta["versions"][name], version),
                 )
 
-    def save(self, progress: Progress, state: dict[str, np.ndarray]) -> None:
-        """Commits a checkpoint and removes those that are no longer to be kept.
+    # Saving
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next checkpoint."""
+        return time.monotonic() >= self._next
+
+    def collect(self) -> dict[str, np.ndarray]:
+        """Returns the state to save, and brings the list of damaged records up to date.
+
+        A collective, so it comes before anything that can fail on one worker alone.
+        """
+        self.share_bad_records()
+        return self._loop.state()
+
+    def save(self, progress: Progress, state: dict[str, np.ndarray], must: bool) -> None:
+        """Commits a checkpoint and removes those that are no longer kept.
 
         Args:
-          progress: of the run.
-          state: `Loop.state()`, which all workers must have called together.
+          progress: the run's.
+          state: from `collect`.
+          must: whether a save that fails ends the run; else training goes on.
 
         Raises:
-          OSError: it cannot be written; those before it are still there.
+          RunAgain: it had to succeed and did not. Earlier checkpoints are still there.
         """
-        if self._chief:
-            step = int(state["update/step"])
-            checkpoint.save(self._directory, step, state, self._meta(progress))
-            best = progress.best["step"] if progress.best else None
-            checkpoint.prune(self._directory, self._keep, best, step)
+        self._next = time.monotonic() + self._seconds
+
+        def save() -> None:
+            self._write_bad_records()
+            if self._loop.is_chief:
+                step = int(state["update/step"])
+                checkpoint.save(self._directory, step, state, self._meta(progress))
+                best = progress.best["step"] if progress.best else None
+                checkpoint.prune(self._directory, self._keep, best, step)
+
+        self._write(save, must, "Training goes on; the next try is in a minute")
 
     def amend(self, progress: Progress) -> None:
-        """Writes what has been found out since the checkpoint of this step was saved.
+        """Adds the result of an evaluation to the checkpoint of this step."""
+        step = self._loop.step
+
+        def amend() -> None:
+            if self._loop.is_chief and step in checkpoint.steps(self._directory):
+                checkpoint.amend(self._directory, step, self._meta(progress))
+
+        self.complete = self._write(amend, must=False, otherwise="It will be saved anew")
+
+    def finish(self) -> None:
+        """Writes the list of damaged records once more, after the last checkpoint.
 
         Raises:
-          OSError or InputError: it cannot be written, or has been damaged since.
+          RunAgain: it cannot be written.
         """
-        if self._chief and self.step in checkpoint.steps(self._directory):
-            checkpoint.amend(self._directory, self.step, self._meta(progress))
+        self._write(self._write_bad_records, must=True)
+
+    def _write(self, write: Callable[[], None], must: bool, otherwise: str = "") -> bool:
+        """Writes the history's rows, calls `write`, then writes the curves; says if it worked."""
+        step = self._loop.step
+        try:
+            if self._history:
+                self._history.write_rows()
+            write()
+        except (OSError, InputError) as error:
+            reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+            sentence = f"Step {step} cannot be saved in {self._model_dir}: {reason}"
+            if must:
+                raise RunAgain(
+                    f"{sentence}; the last checkpoint is {self.last()}. Make room and run again "
+                    "to go on from there."
+                ) from error
+            LOG.warning("%s. %s.", sentence, otherwise)
+            self._next = time.monotonic() + RETRY_SECONDS
+            return False
+        try:
+            if self._history:
+                self._history.board.commit()
+        except tf.errors.OpError as error:  # a run goes on without its curves
+            reason = error.message.splitlines()[0]
+            LOG.warning("TensorBoard's curves up to step %d cannot be written: %s.", step, reason)
+        return True
 
     def last(self) -> str:
         """Names the newest checkpoint."""
@@ -241,23 +299,50 @@ class Snapshots:
         return f"step {steps[-1]}" if steps else "none"
 
     def _meta(self, progress: Progress) -> dict[str, Any]:
-        seen = self._loop.update.seen
+        loop = self._loop
         return {
-            "epoch": seen / self._examples,
-            "examples_seen": seen,
-            "examples": self._examples,
-            "seed": self._loop.seed,
-            "config": json.loads(config_io.to_json(self._loop.config)),
-            "replicas": self._loop.share.total,
-            "precision": self._loop.precision,
-            "micro_batch": self._loop.micro_batch,
+            "epoch": loop.epoch,
+            "examples_seen": loop.seen,
+            "examples": loop.update.examples_per_epoch,
+            "seed": loop.seed,
+            "config": json.loads(config_io.to_json(loop.config)),
+            "replicas": loop.share.total,
+            "precision": loop.precision,
+            "micro_batch": loop.micro_batch,
             "versions": versions(),
             **dataclasses.asdict(progress),
         }
 
+    # Damaged records that training skips: one list of all workers
+
+    def share_bad_records(self) -> None:
+        """Tells all workers which damaged records any of them has skipped; a collective.
+
+        Raises:
+          InputError: together there are too many.
+        """
+        if (bad := self._reader.bad) is None:
+            return
+        strategy, numbers = self._loop.strategy, bad.numbers
+        most = devices.exchange(strategy, [len(numbers)]).max()
+        if most:
+            rows = devices.exchange(strategy, numbers + [-1] * (most - len(numbers)))
+            bad.merge(rows[rows >= 0].tolist())
+
+    def _write_bad_records(self) -> None:
+        if self._loop.is_chief and self._reader.bad is not None:
+            self._reader.bad.write(self._model_dir / bad_records.FILE)
+
+    def close(self) -> None:
+        """Writes the list as a run ends, for whatever reason; that reason matters more."""
+        try:
+            self._write_bad_records()
+        except OSError:
+            return
+
 
 def _differences(before: Config, now: Config) -> Iterator[tuple[str, Any, Any]]:
-    """Yields (name, value before, value now) of each field that is another one now."""
+    """Yields (name, value before, value now) of each field that has changed."""
     if type(before.model) is not type(now.model):
         yield "model", type(before.model).__name__, type(now.model).__name__
         return
@@ -279,96 +364,3 @@ def versions() -> dict[str, str]:
         "squeezenext": squeezenext.__version__,
         "onednn": "on" if tf_import.onednn() else "off",
     }
-
-
-# When a run is saved, and what becomes of a save that fails.
-
-
-RETRY_SECONDS = 60.0  # after a save that failed
-
-
-class Saver:
-    """Saves one run every so many minutes, and when it is told to.
-
-    Args:
-      snapshots: of the run.
-      history: the chief's; written with each checkpoint.
-      model_dir: for messages.
-      minutes: between two checkpoints.
-      also: writes what else each save is to bring up to date; it may raise OSError.
-    """
-
-    def __init__(
-        self,
-        snapshots: Snapshots,
-        history: History | None,
-        model_dir: Path,
-        minutes: float,
-        also: Callable[[], None],
-    ):
-        self._snapshots = snapshots
-        self._history = history
-        self._model_dir = model_dir
-        self._also = also
-        self._seconds = 60 * minutes
-        self.amended = True  # the newest checkpoint is as it should be
-        self._next = time.monotonic() + self._seconds
-
-    @property
-    def due(self) -> bool:
-        return time.monotonic() >= self._next
-
-    def save(self, progress: Progress, state: dict[str, np.ndarray], must: bool) -> None:
-        """Commits a checkpoint; where that fails, training goes on unless it `must` succeed.
-
-        Args:
-          state: `Loop.state()`, which all workers must have called together.
-
-        Raises:
-          RunAgain: it had to.
-        """
-        self._next = time.monotonic() + self._seconds
-
-        def save() -> None:
-            self._also()
-            self._snapshots.save(progress, state)
-
-        self._write(save, must, "Training goes on; the next try is in a minute")
-
-    def end(self) -> None:
-        """Brings the rest up to date once more, after the last checkpoint. Raises as `save`."""
-        self._write(self._also, must=True)
-
-    def amend(self, progress: Progress) -> None:
-        """Adds to the checkpoint of this step what an evaluation has found out."""
-        write, later = lambda: self._snapshots.amend(progress), "It will be saved anew"
-        self.amended = self._write(write, must=False, later=later)
-
-    def _write(self, write: Callable[[], None], must: bool, later: str = "") -> bool:
-        step = self._snapshots.step
-        try:
-            if self._history:
-                self._history.write_rows()
-            write()
-        except (OSError, InputError) as error:
-            reason = getattr(error, "strerror", None) or str(error).rstrip(".")
-            sentence = f"Step {step} cannot be saved in {self._model_dir}: {reason}"
-            if must:
-                raise RunAgain(
-                    f"{sentence}; the last checkpoint is {self._snapshots.last()}. Make room and "
-                    "run again to go on from there."
-                ) from error
-            LOG.warning("%s. %s.", sentence, later)
-            self._next = time.monotonic() + RETRY_SECONDS
-            return False
-        self._commit(step)
-        return True
-
-    def _commit(self, step: int) -> None:
-        """TensorBoard's curves are no part of what a run needs to go on."""
-        try:
-            if self._history:
-                self._history.commit()
-        except tf.errors.OpError as error:
-            reason = error.message.splitlines()[0]
-            LOG.warning("TensorBoard's curves up to step %d cannot be written: %s.", step, reason)

@@ -20,25 +20,26 @@ from squeezenext.cli import run
 from squeezenext.config import Config, recipes
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError, RunAgain
+from squeezenext.model import directory as model_directory
 from squeezenext.model import published
 from squeezenext.records import dataset
-from squeezenext.train import cluster
+from squeezenext.train import cluster, log
 from squeezenext.train.options import PRECISIONS, Cluster, OnBadRecord, OnNan, Options, Task
 from squeezenext.train.stopping import StopSignals
 
 
 def train(config: Config, options: Options) -> dict:
-    """Trains until `config.training.epochs`, resuming from `model_dir` where it holds a run.
+    """Trains to the last epoch, resuming from `model_dir` if it holds a run.
 
     Args:
-      config: the network's classes are replaced by those of the data.
-      options: where and how.
+      config: a configuration; the number of classes becomes that of the data.
+      options: where and how to train.
 
     Returns:
-      What final.json holds: step, epoch, examples_seen, top1, top5, loss, weights_sha256.
+      The content of final.json: step, epoch, examples_seen, top1, top5, loss, weights_sha256.
 
     Raises:
-      InputError: a fault in the arguments or the data.
+      InputError: the arguments or the data are wrong.
       RunAgain: interrupted and saved, or another process trains in `model_dir`.
     """
     with StopSignals() as signals:  # first: a data set without a manifest is read through
@@ -49,23 +50,28 @@ def _train(config: Config, options: Options, signals: StopSignals) -> dict:
     workers = cluster.find(options.cluster)
     if workers and options.profile_input:
         raise InputError("--profile_input measures one machine; give --cluster none with it.")
-    # With other workers only where they can be told of a fault, else they would wait for this one.
-    early = None if workers else _task(config, options)
-    worker = workers.index if workers else 0
-    with _locked(Path(options.model_dir), worker):
+    # One worker checks its data before it waits for TensorFlow. One of several does so while it is
+    # watched: otherwise the others would wait for it instead of learning what is wrong.
+    task = None if workers else _task(config, options)
+    model_dir, worker = Path(options.model_dir), workers.index if workers else 0
+    with _locked(model_dir, worker):
         if options.deterministic:
             tf_import.without_onednn()
         tf_import.import_tensorflow()
         from squeezenext.train import job  # only now: no error above waits for TensorFlow
+        from squeezenext.train.watchdog import watched
 
-        return job.train(options, lambda: early or _task(config, options), workers, signals)
+        log.log_to(None if worker else model_dir / model_directory.LOG)
+        with watched(model_dir, workers, signals) as watchdog:
+            task = task or _task(config, options)
+            return job.train(task, options, workers, watchdog, signals)
 
 
 def _task(config: Config, options: Options) -> Task:
-    """Looks at the data and what to start from.
+    """Finds the data and the model to start from.
 
     Raises:
-      InputError: they are not there, or do not fit.
+      InputError: they are missing or do not fit the configuration.
     """
     found = dataset.find(
         options.data_dir, options.training_file_pattern, options.validation_file_pattern

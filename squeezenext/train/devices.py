@@ -14,8 +14,9 @@ from squeezenext import tf_import
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.network.convolutions import sums_bfloat16
+from squeezenext.records.batches import Share
 from squeezenext.train.cluster import Cluster
-from squeezenext.train.history import LOG
+from squeezenext.train.log import LOG
 from squeezenext.train.options import check_precision
 
 
@@ -141,6 +142,13 @@ def workers(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     if resolver is None or not resolver.cluster_spec().as_dict():
         return 0, 1
     return resolver.task_id or 0, len(resolver.cluster_spec().as_dict()["worker"])
+
+
+def share(strategy: tf.distribute.Strategy) -> Share:
+    """Returns this worker's part of all replicas."""
+    worker, count = workers(strategy)
+    replicas = strategy.num_replicas_in_sync // count
+    return Share(worker * replicas, replicas, strategy.num_replicas_in_sync)
 
 
 def exchange(strategy: tf.distribute.Strategy, numbers: Sequence[int]) -> np.ndarray:

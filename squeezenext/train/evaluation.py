@@ -1,29 +1,113 @@
-"""The evaluation step, the same on one device, several, or several workers."""
+"""Evaluation on one device, several, or several workers: every example is scored once.
 
-from collections.abc import Callable, Iterable
+Batch norm's moving statistics belong here, too: each replica trains with its own, and evaluation
+and every saved file use their mean.
+"""
 
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import keras
 import numpy as np
 import tensorflow as tf
 
 from squeezenext.config import Config
 from squeezenext.images.geometry import normalize
 from squeezenext.metrics import Evaluation
-from squeezenext.network import keras_model
+from squeezenext.network import keras_model, layers
 from squeezenext.network.fusing import fused
+from squeezenext.network.keras_model import model_variables
 from squeezenext.records import batches as records_batches
 from squeezenext.records.reader import Reader
 from squeezenext.train import devices, losses
-from squeezenext.train.moving_statistics import MovingStatistics
 
 
-class Deliveries:
-    """Counts the micro-batches that an input delivers; its own where an older one still reads."""
+class MovingStatistics:
+    """Batch norm's moving statistics on all replicas.
+
+    Replicas never average them while they train, so that a run does not depend on when it is
+    evaluated or saved.
+
+    Args:
+      model: built under the strategy's scope.
+      strategy: see `devices.strategy`.
+
+    Attributes:
+      names: names of the variables.
+    """
+
+    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy):
+        self._variables = layers.statistics(model)
+        self._strategy = strategy
+        self._sizes = [math.prod(variable.shape) for variable in self._variables]
+        names = {id(variable): name for name, variable in model_variables(model).items()}
+        self.names = [names[id(variable)] for variable in self._variables]
+
+    def rows(self) -> np.ndarray:
+        """Returns a row for each replica, [replicas, values] float32; a collective."""
+        if not self._variables:
+            return np.zeros([self._strategy.num_replicas_in_sync, 0], np.float32)
+        return self._gather().numpy()
+
+    @tf.function
+    def _gather(self):
+        def row():
+            values = [tf.convert_to_tensor(variable) for variable in self._variables]
+            return tf.concat([tf.reshape(value, [1, -1]) for value in values], -1)
+
+        return self._strategy.gather(self._strategy.run(row), axis=0)
+
+    @tf.function
+    def assign(self, rows: tf.Tensor) -> None:
+        """Gives each replica its row of [replicas, values] float32."""
+
+        def assign_row():
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            parts = tf.split(rows[number], self._sizes)
+            for variable, part in zip(self._variables, parts, strict=True):
+                variable.assign(tf.reshape(part, variable.shape))
+
+        self._strategy.run(assign_row)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Gives all replicas the mean of their statistics inside the block."""
+        rows = self.rows()
+        if (rows == rows[:1]).all():
+            yield
+            return
+        self.assign(np.broadcast_to(mean(rows), rows.shape))
+        try:
+            yield
+        finally:
+            self.assign(rows)
+
+    def by_name(self, row: np.ndarray) -> dict[str, np.ndarray]:
+        """Splits one row into the variables' values, by name."""
+        if not self._variables:
+            return {}
+        parts = np.split(row, np.cumsum(self._sizes)[:-1])
+        each = zip(self.names, self._variables, parts, strict=True)
+        return {name: part.reshape(variable.shape) for name, variable, part in each}
+
+
+def mean(rows: np.ndarray) -> np.ndarray:
+    """Averages over replicas in float64, so that equal rows average to exactly themselves."""
+    return rows.mean(0, dtype=np.float64).astype(np.float32)
+
+
+class BatchCounter:
+    """Counts micro-batches of one iterator.
+
+    Each iterator gets its own counter, since an old one may still be prefetching.
+    """
 
     def __init__(self):
         self.count = 0
 
-    def count_in(self, *element):
-        """Passes an element of a dataset on, counted."""
+    def counting(self, *element):
+        """Passes an element of a dataset on and counts it."""
 
         def add() -> np.int64:
             self.count += 1
@@ -33,62 +117,67 @@ class Deliveries:
         return element
 
 
-class Scorer:
-    """A network on a strategy, and what it makes of each example.
+class Evaluator:
+    """A network on a strategy that is evaluated on whole splits.
 
     Args:
-      config: `config.model.classes` as it is to be used.
+      config: with the data's number of classes.
       strategy: see `devices.strategy`.
       precision: a Keras dtype policy.
-      seed: of Dropout's masks.
+      seed: seed of Dropout's masks, for a network that is trained, too.
+
+    Attributes:
+      model: the network; assign its weights before `evaluate`.
+      statistics: its moving statistics.
+      share: this worker's replicas.
+      delivered: counter of the validation micro-batches, on several workers.
     """
 
     def __init__(
         self, config: Config, strategy: tf.distribute.Strategy, precision: str, seed: int = 0
     ):
         self.config = config
-        self.precision = precision
         self.strategy = strategy
-        worker, workers = devices.workers(strategy)
-        total = strategy.num_replicas_in_sync
-        replicas = total // workers
-        self.share = records_batches.Share(worker * replicas, replicas, total)
+        self.share = devices.share(strategy)
         with strategy.scope():
             self.model = keras_model.build(config, precision=precision, seed=seed)
         self.statistics = MovingStatistics(self.model, strategy)
-        self._scored = Deliveries()
+        self.delivered = BatchCounter()
         self._batches_of: dict[tuple[Reader, int], tuple[Iterable, int]] = {}
         self._normalized = fused(
             lambda pixels: normalize(tf.cast(pixels, tf.float32), config.images)
         )
 
-    @property
-    def _alone(self) -> bool:
-        return self.share.replicas == self.share.total
-
     def evaluate(
-        self, reader: Reader, batch: int, each_step: Callable[[], None] = lambda: None
+        self,
+        reader: Reader,
+        batch: int,
+        before_step: Callable[[], None] = lambda: None,
+        keep_logits: bool = False,
     ) -> Evaluation:
         """Scores every example of a split once, with the weights as they are.
 
         Args:
-          reader: of the split.
-          batch: images a replica takes at once; the figures do not depend on it.
-          each_step: called before each step; what it raises ends the evaluation.
+          reader: the split's reader.
+          batch: images a replica takes at once; the result does not depend on it.
+          before_step: called before each step; its exceptions end the evaluation.
+          keep_logits: return each example's logits, too.
         """
-        with self.statistics.joined():
-            return self._evaluate(reader, batch, each_step)
+        with self.statistics.averaged():
+            return self._evaluate(reader, batch, before_step, keep_logits)
 
-    def _evaluate(self, reader, batch, each_step) -> Evaluation:
+    def _evaluate(self, reader, batch, before_step, keep_logits) -> Evaluation:
         if (reader, batch) not in self._batches_of:
             self._batches_of[reader, batch] = self._batches(reader, batch)
         batches, steps = self._batches_of[reader, batch]
         iterator = iter(batches)
         parts = []
         for _ in range(steps):
-            each_step()
-            parts.append(self._score(*next(iterator)))
-        columns = [np.concatenate([part[i].numpy() for part in parts]) for i in range(7)]
+            before_step()
+            parts.append(self._score(*next(iterator), keep_logits))
+        columns = [
+            np.concatenate([part[i].numpy() for part in parts]) for i in range(len(parts[0]))
+        ]
         return Evaluation.of_rows(columns, reader.split.examples)
 
     def _batches(self, reader: Reader, batch: int) -> tuple[Iterable, int]:
@@ -99,36 +188,37 @@ class Scorer:
         (scripts/faults/soak_train.py).
         """
         steps = 0
+        alone = self.share.replicas == self.share.total
 
         def dataset(_):
             nonlocal steps
             batches, steps = records_batches.evaluation(
                 reader, self.config.images, self.config.model.classes, batch=batch, share=self.share
             )
-            return batches if self._alone else batches.map(self._scored.count_in)
+            return batches if alone else batches.map(self.delivered.counting)
 
         return self.strategy.distribute_datasets_from_function(dataset), steps
 
     @tf.function(reduce_retracing=True)
-    def _score(self, images, labels, numbers):
-        per_replica = self.strategy.run(self._score_replica, (images, labels, numbers))
+    def _score(self, images, labels, numbers, keep_logits: bool):
+        inputs = (images, labels, numbers, keep_logits)
+        per_replica = self.strategy.run(self._score_replica, inputs)
         return [self.strategy.gather(value, axis=0) for value in per_replica]
 
-    def _score_replica(self, images, labels, numbers):
+    def _score_replica(self, images, labels, numbers, keep_logits: bool):
+        """Returns the columns of `Evaluation`, [batch, ...] each, after the record numbers."""
         logits = self.model(self._normalized(images), training=False)
         loss = losses.cross_entropy(labels, logits, 0.0)
         best = tf.argmax(logits, axis=-1)
-        return numbers, labels, loss, *hits(labels, logits), best, self._told(logits)
-
-    def _told(self, logits):
-        """What is kept of each example's logits: the first class' probability."""
-        return tf.reduce_max(tf.nn.softmax(logits), axis=-1)
+        probability = tf.reduce_max(tf.nn.softmax(logits), axis=-1)
+        columns = (numbers, labels, loss, *hits(labels, logits), best, probability)
+        return (*columns, logits) if keep_logits else columns
 
 
 def hits(labels: tf.Tensor, logits: tf.Tensor) -> list[tf.Tensor]:
     """Returns top-1 and top-5 hits, [batch] float32 each.
 
-    Of equal logits the lower class comes first, as in prediction; in_top_k would count all.
+    Among equal logits the lower class comes first, as in prediction; in_top_k would count all.
     """
     best = tf.math.top_k(logits, min(5, logits.shape[-1])).indices
     hits = tf.cast(tf.cast(best, labels.dtype) == labels[:, tf.newaxis], tf.float32)

@@ -1,23 +1,28 @@
-"""What one sees of a run: a line and a CSV row an epoch, TensorBoard, progress."""
+"""What a run reports: a log line and a row of history.csv an epoch, and TensorBoard."""
 
-import collections
-import contextlib
 import csv
-import functools
 import io
-import logging
-import sys
-from collections.abc import Callable, Mapping
+import math
+import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
+from squeezenext import labels
 from squeezenext.errors import InputError
 from squeezenext.files import write_text
+from squeezenext.images import augment
+from squeezenext.metrics import Evaluation
 from squeezenext.model import directory as model_directory
+from squeezenext.network import keras_model
 from squeezenext.progress import Bar
+from squeezenext.records import batches
+from squeezenext.records.reader import Reader
+from squeezenext.train import phases, tensorboard
+from squeezenext.train.log import LOG
+from squeezenext.train.loop import Loop, Sums
+from squeezenext.train.optimizers import learning_rate
 
 COLUMNS = (
     "epoch",
@@ -34,90 +39,156 @@ COLUMNS = (
     "seconds",
     "skipped",
 )
-LOG = logging.getLogger("squeezenext")
-LINE_SECONDS = 60.0
-_Held = collections.deque[tuple[int, Callable[[], object]]]  # (step, what writes a point)
-_MOST_HELD = 10_000  # points: those of hours in which the disk is full; then the oldest are lost
-
-
-class _File(logging.FileHandler):
-    """A log file whose disk may fill up: that must not end a run."""
-
-    def handleError(self, record):
-        del record
-
-
-def log_to(path: Path | None) -> None:
-    """Sends the run's lines to standard error and, where given, to a file."""
-    for handler in list(LOG.handlers):
-        LOG.removeHandler(handler)
-        handler.close()
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    if path is not None:
-        handlers.append(_File(path, encoding="utf-8"))
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-        LOG.addHandler(handler)
-    LOG.setLevel(logging.INFO)
-    LOG.propagate = False
-
-
-def note(reason: str) -> None:
-    """Puts why a run ends into the log file alone; standard error is told by the command."""
-    record = LOG.makeRecord(LOG.name, logging.ERROR, "", 0, f"error: {reason}", (), None)
-    for handler in LOG.handlers:
-        if isinstance(handler, _File):
-            handler.handle(record)
+LINE_SECONDS = 60.0  # between two progress lines where there is no terminal
+FIRST_IMAGES = 16  # training images shown in TensorBoard
+LOW_SCALE = 128.0  # loss scale: 2^15 after eight skipped steps
 
 
 class History:
-    """history.csv and TensorBoard's curves, without doubled points after a restart.
+    """Reports one run; the chief alone has one.
 
-    Points are held back until the checkpoint they belong to is committed: what a kill makes the
-    run do again is shown once.
+    Rows and curves are kept in memory until the checkpoint that they belong to is saved:
+    `write_rows` comes before that checkpoint, since a resumed run drops rows of later steps, and
+    `board.commit` after it.
+
+    Args:
+      model_dir: the directory of history.csv, tensorboard/ and labels.json.
+      loop: the network in training.
     """
 
-    def __init__(self, directory: Path, resumed_step: int):
-        self._path = directory / model_directory.HISTORY
-        self._rows = [row for row in _read_rows(self._path) if int(row["step"]) <= resumed_step]
-        self._held: _Held = collections.deque(maxlen=_MOST_HELD)
-        self._writer = tf.summary.create_file_writer(str(directory / "tensorboard"))
+    def __init__(self, model_dir: Path, loop: Loop):
+        self.board = tensorboard.TensorBoard(model_dir / "tensorboard")
+        self._path = model_dir / model_directory.HISTORY
+        self._labels = model_dir / model_directory.LABELS
+        self._loop = loop
+        self._rows: list[dict[str, Any]] = []
+        self._skipped = 0  # steps, at the last look
+        self._warned = False
 
-    def point(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a point to each curve, e.g. "train/loss"."""
-        for name, value in values.items():
-            self._hold(step, tf.summary.scalar, name, value, step)
+    def begin(self, step: int) -> None:
+        """Continues history.csv after the row of `step`.
 
-    def histogram(self, name: str, values: np.ndarray, step: int) -> None:
-        """Adds the distribution of some numbers."""
-        self._hold(step, tf.summary.histogram, name, values, step)
+        Raises:
+          InputError: the file is not a table.
+        """
+        self._rows = _read_rows(self._path)
+        self._skipped = int(self._loop.update.skipped.numpy())
+        self.rewind(step)
 
-    def images(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """Adds [n, height, width, 3] uint8 images."""
-        self._hold(step, functools.partial(tf.summary.image, max_outputs=16), name, pixels, step)
+    def rewind(self, step: int) -> None:
+        """Drops rows and curves after `step`, from which the run goes on."""
+        self._rows = [row for row in self._rows if int(row["step"]) <= step]
+        self.board.rewind(step)
 
-    def graph(self, function) -> None:
-        """Adds a tf.function's graph."""
-        graph = function.get_concrete_function().graph
-        self._hold(0, tf.summary.graph, graph)
+    def input(self, reader: Reader) -> None:
+        """Shows the first training images and the network's graph in TensorBoard."""
+        config = self._loop.config
+        images = phases.resized(config.images, self._loop.phase.size)
+        first = batches.training(
+            reader,
+            images,
+            config.model.classes,
+            seed=self._loop.seed,
+            start=0,
+            micro_batch=self._loop.micro_batch,  # mixing pairs images of one micro-batch
+            share=batches.Share(),
+            echo=config.training.echo,
+        )
+        pixels, known, numbers = next(iter(first))
+        seen, _ = augment.augmented(pixels, known, numbers, images, config.model.classes)
+        self.board.images(0, "train/images", tf.cast(seen[:FIRST_IMAGES] + 0.5, tf.uint8).numpy())
+        self.board.histogram(0, "train/labels", known.numpy())
+        with tf.device("CPU:0"):
+            self.board.graph(keras_model.inference(keras_model.build(config)))
 
-    def _hold(self, step: int, write: Callable, *arguments) -> None:
-        self._held.append((step, functools.partial(write, *arguments)))
+    def call(self, loss: float, rate: float, cores: float) -> None:
+        """Adds the curves of one compiled call of several steps.
+
+        Without a GPU all cores should be busy. With one, busy cores mean that the input is the
+        limit.
+
+        Args:
+          loss: mean over the call's examples.
+          rate: images a second.
+          cores: CPU cores that were busy, on average.
+        """
+        curves = {"train/batch_loss": loss, "train/images_per_second": rate}
+        curves["train/cpu_utilisation"] = cores / (os.cpu_count() or 1)
+        self.board.curves(self._loop.step, curves)
+        self._watch_loss_scale()
+
+    def _watch_loss_scale(self) -> None:
+        """Warns once if steps are still skipped although the loss scale is low already."""
+        update, before = self._loop.update, self._skipped
+        self._skipped = int(update.skipped.numpy())
+        scale = float(update.loss_scale.numpy())
+        if update.scaled and self._skipped > before and scale < LOW_SCALE and not self._warned:
+            self._warned = True
+            LOG.warning(
+                "By step %d, %d steps were skipped and the loss scale has fallen to %g: the "
+                "gradients themselves grow. If the run ends here, go on with --precision float32 "
+                "or a lower training.learning_rate.",
+                *(self._loop.step, self._skipped, scale),
+            )
+
+    def evaluation(self, result: Evaluation, reader: Reader) -> None:
+        """Shows an evaluation of `reader`'s split in TensorBoard."""
+        step = self._loop.step
+        self.board.histogram(step, "validation/predicted_labels", result.predicted)
+        self.board.histogram(step, "validation/labels", result.labels)
+        if self._labels.is_file():
+            images, classes = self._loop.config.images, labels.read(self._labels)
+            tensorboard.show(self.board, step, result, reader, images, classes)
+
+    def epoch(
+        self, sums: Sums, seconds: float, timed_images: int, scores: dict[str, Any] | None
+    ) -> None:
+        """Logs the epoch that has just ended and adds its row and curves.
+
+        Args:
+          sums: the sums over its steps.
+          seconds: duration of its calls; a process's first call builds the graph and is left out.
+          timed_images: images trained on in these seconds.
+          scores: the evaluation's summary, if there was one.
+        """
+        loop, update = self._loop, self._loop.update
+        rate = float(
+            learning_rate(loop.config.training, tf.constant(loop.seen), update.examples_per_epoch)
+        )
+        means = sums.means()
+        speed = timed_images / seconds if timed_images else math.nan
+        validation = {k: v for k, v in (scores or {}).items() if k != "examples"}
+        epoch, skipped = round(loop.epoch, 3), int(update.skipped.numpy())
+        self.row(
+            loop.step,
+            epoch=epoch,
+            examples_seen=loop.seen,
+            learning_rate=rate,
+            images_per_second=round(speed, 1) if timed_images else "",
+            seconds=round(seconds, 1) if timed_images else "",
+            skipped=skipped,
+            **means,
+            **{f"validation_{name}": value for name, value in validation.items()},
+        )
+        curves = {"learning_rate": rate} | {f"train/{k}": v for k, v in means.items()}
+        curves |= {f"validation/{name}": value for name, value in validation.items()}
+        self.board.curves(loop.step, curves)
+        after = "".join(f", validation {k}={v:.4f}" for k, v in validation.items())
+        after += f", {skipped} steps skipped so far as not finite" if skipped else ""
+        after += f", lr={rate:.5g}" + (f", {speed:.0f} images/s" if timed_images else "")
+        LOG.info(
+            "epoch=%g, step=%d, loss=%.4f, top1=%.4f, top5=%.4f%s",
+            *(epoch, loop.step, *means.values(), after),
+        )
 
     def row(self, step: int, **values: Any) -> None:
-        """Adds a row to history.csv, in place of an earlier one of this step."""
+        """Adds a row to history.csv; it replaces an earlier one of the same step."""
         values["step"] = step
         self._rows = [row for row in self._rows if int(row["step"]) != step]
         self._rows.append({name: values.get(name, "") for name in COLUMNS})
 
-    def rewind(self, step: int) -> None:
-        """Forgets what was held back of later steps: the run goes back to this one."""
-        kept = [held for held in self._held if held[0] <= step]
-        self._held = collections.deque(kept, _MOST_HELD)
-        self._rows = [row for row in self._rows if int(row["step"]) <= step]
-
     def write_rows(self) -> None:
-        """Writes history.csv; before the checkpoint, since a resumed run drops later rows.
+        """Writes history.csv.
 
         Raises:
           OSError: the disk is full.
@@ -128,29 +199,16 @@ class History:
         writer.writerows(self._rows)
         write_text(self._path, text.getvalue())
 
-    def commit(self) -> None:
-        """Writes what was held back for TensorBoard; after the checkpoint.
-
-        Raises:
-          tf.errors.OpError: the disk is full.
-        """
-        with self._writer.as_default():
-            while self._held:
-                self._held[0][1]()
-                self._held.popleft()  # only now, and never again: it has been written
-        self._writer.flush()
-
     def close(self) -> None:
-        """Closes TensorBoard's file; what a full disk keeps from it is lost."""
-        with contextlib.suppress(tf.errors.OpError):
-            self._writer.close()
+        """Closes TensorBoard's file."""
+        self.board.close()
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
-    """Returns the rows that name a step, whatever a person or another release has made of others.
+    """Returns the rows that have a step; a person or another release may have changed the rest.
 
     Raises:
-      InputError: it is no table at all.
+      InputError: the file is not a table.
     """
     if not path.exists():
         return []
@@ -162,7 +220,7 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
 
 
 class ProgressBar(Bar):
-    """The progress of a training; elsewhere than on a terminal a line a minute."""
+    """Progress of a training: a bar on a terminal, elsewhere a log line a minute."""
 
     def __init__(self, total: int, done: int):
         super().__init__(
@@ -171,7 +229,7 @@ class ProgressBar(Bar):
             done=done,
             seconds=LINE_SECONDS,
             log=LOG.info,
-            timed_from_first=True,  # before it the graph was built
+            timed_from_first=True,  # the first update comes after building the graph
         )
         self._steps = total
 

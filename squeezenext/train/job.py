@@ -1,21 +1,18 @@
-"""One process's part in a training job: its devices, its workers, its loop."""
+"""One process's part in a training job: its devices, its data, its network, then the run."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow as tf
 
 from squeezenext.config import Config
-from squeezenext.model import directory as model_directory
 from squeezenext.model import loading
 from squeezenext.records import bad_records
 from squeezenext.records.manifest import Split
 from squeezenext.records.reader import Reader, faults_named
-from squeezenext.train import devices, exchange, history, losses, measure
-from squeezenext.train import watchdog as train_watchdog
+from squeezenext.train import devices, exchange, losses, measure
 from squeezenext.train.cluster import Cluster
-from squeezenext.train.history import LOG
+from squeezenext.train.log import LOG
 from squeezenext.train.loop import Loop
 from squeezenext.train.options import Options, Task
 from squeezenext.train.run import Run
@@ -24,62 +21,55 @@ from squeezenext.train.watchdog import Watchdog
 
 
 def train(
+    task: Task,
     options: Options,
-    task: Callable[[], Task],
     cluster: Cluster | None,
+    watchdog: Watchdog | None,
     signals: StopSignals,
 ) -> dict:
-    """Does the work of `train.train`, in a model directory that is locked.
+    """Trains in a model directory that is locked; arguments and errors as `command.train`.
 
     Args:
+      task: what is trained, on which data.
       options: where and how.
-      task: says what is trained; what it raises the other workers are told.
-      cluster: the workers, where there are several.
-      signals: which are heeded already.
+      cluster: the workers, if there are several.
+      watchdog: watches these.
+      signals: signals to stop.
     """
-    model_dir = Path(options.model_dir)
-    chief = cluster is None or cluster.index == 0
-    history.log_to(model_dir / model_directory.LOG if chief else None)
-    with train_watchdog.watched(model_dir, cluster, signals) as watchdog:
-        given = task()
-        config, splits = given.config, given.splits
-        strategy = _strategy(options, cluster, watchdog)
-        reader = _reader(splits["train"], options)
-        loop = _loop(config, options, strategy, reader)
+    strategy = _strategy(options, cluster, watchdog)
+    reader = _reader(task.splits["train"], options)
+    loop = _loop(task.config, options, strategy, reader)
+    if watchdog:
+        watchdog.feed(lambda: loop.batches_delivered)
+    split = task.splits.get("validation")
+    validation = Reader(split) if split and split.examples else None
+    readers = [each for each in (reader, validation) if each]
+    with (
+        faults_named(*readers),
+        devices.memory_named(task.config, strategy, loop.micro_batch),
+    ):
         if options.profile_input:
             return _profile(loop, reader)
-        if watchdog:
-            watchdog.feed(lambda: loop.fed)
-        validation = splits.get("validation")
-        job = Run(
-            loop,
-            reader,
-            Reader(validation) if validation and validation.examples else None,
-            options,
-            chief=chief,
-            watchdog=watchdog,
-            signals=signals,
-        )
-        memory = devices.memory_named(config, strategy, loop.micro_batch)
-        with faults_named(reader, *([job.validation] if job.validation else [])), memory:
-            if not job.resume() and given.source:
-                _fine_tune(loop, given.source)
-            measure.choose(loop, reader, options.deterministic)
-            if chief:
-                exchange.create(model_dir, config, given.classes)
-            return job.run()
+        run = Run(loop, reader, validation, options, watchdog=watchdog, signals=signals)
+        if not run.resume() and task.source:
+            _fine_tune(loop, task.source)
+        measure.choose(loop, reader, options.deterministic)
+        if loop.is_chief:
+            exchange.create(Path(options.model_dir), task.config, task.classes)
+        return run.run()
 
 
 def _strategy(
     options: Options, cluster: Cluster | None, watchdog: Watchdog | None
 ) -> tf.distribute.Strategy:
+    """Returns the strategy, which waits for all workers; the watchdog watches that wait, too."""
     if options.deterministic:
         devices.make_deterministic()
     if watchdog:
         watchdog.joining(devices.count(options.devices))
     strategy = devices.strategy(options.devices, cluster)
     if watchdog:
-        devices.exchange(strategy, [0])  # waits until TensorFlow has connected all
+        devices.exchange(strategy, [0])  # returns once TensorFlow has connected all workers
         watchdog.joined()
     return strategy
 
@@ -95,55 +85,48 @@ def _reader(split: Split, options: Options) -> Reader:
 def _loop(
     config: Config, options: Options, strategy: tf.distribute.Strategy, reader: Reader
 ) -> Loop:
-    policy = devices.precision(options.precision)
+    precision = devices.precision(options.precision)
     with strategy.scope():
-        how = config.training.distillation
-        teacher = losses.teacher(how, config.model.classes, policy)
+        teacher = losses.teacher(config.training.distillation, config.model.classes, precision)
     loop = Loop(
         config,
         strategy=strategy,
-        precision=policy,
+        precision=precision,
         examples=reader.split.examples,
         micro_batch=devices.size(config, strategy, options.micro_batch_size),
         seed=options.seed,
         teacher=teacher,
     )
-    _report(config, loop, reader, policy)
-    return loop
-
-
-def _profile(loop: Loop, reader: Reader) -> dict:
-    memory = devices.memory_named(loop.config, loop.strategy, loop.micro_batch)
-    with faults_named(reader), memory:
-        measured = measure.profile(loop, reader)
-    print(measured.report(loop.config.training.echo))
-    return dataclasses.asdict(measured)
-
-
-def _report(config: Config, loop: Loop, reader: Reader, precision: str) -> None:
     LOG.info(
         "%s parameters, %d training images, batch %d = %d replicas x %d images x %d, %s, "
         "TensorFlow %s",
         f"{loop.model.count_params():,}",
         reader.split.examples,
         config.training.batch_size,
-        loop.strategy.num_replicas_in_sync,
+        loop.share.total,
         loop.micro_batch,
         loop.micro_steps,
         precision,
         tf.__version__,
     )
+    return loop
+
+
+def _profile(loop: Loop, reader: Reader) -> dict:
+    measured = measure.profile(loop, reader)
+    print(measured.report(loop.config.training.echo))
+    return dataclasses.asdict(measured)
 
 
 def _fine_tune(loop: Loop, source: Path) -> None:
-    """Starts from the weights of another model.
+    """Starts from the weights of the model directory `source`.
 
     Raises:
-      InputError: it is of another network.
+      InputError: it holds another network.
     """
     arrays = loading.variables(source, LOG.warning)
     with loop.strategy.scope():
-        left = exchange.assign(loop.model, arrays, str(source), new_head=True)
+        new = exchange.assign(loop.model, arrays, str(source), new_head=True)
         for weight, average in loop.update.averaged():
             average.assign(weight.numpy())
-    LOG.info("Fine-tuning from %s; new: %s", source, ", ".join(left) or "nothing")
+    LOG.info("Fine-tuning from %s; new: %s", source, ", ".join(new) or "nothing")

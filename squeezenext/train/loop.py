@@ -1,4 +1,9 @@
-"""The training step, the same on one device, several, or several workers."""
+"""One training step, the same on one device, several, or several workers.
+
+A step reads one batch in micro-batches: each replica accumulates the gradients of its own
+(`Loop.backward`), one collective sums them over all replicas, and one update changes the weights
+(update.py). Many steps run inside one compiled call.
+"""
 
 import contextlib
 import dataclasses
@@ -18,47 +23,49 @@ from squeezenext.network.keras_model import model_variables
 from squeezenext.records import batches as records_batches
 from squeezenext.records.reader import Reader
 from squeezenext.train import evaluation, losses, phases
-from squeezenext.train.moving_statistics import mean
+from squeezenext.train.evaluation import BatchCounter, Evaluator
 from squeezenext.train.optimizers import is_classifier
 from squeezenext.train.update import Update
 
-REPLICAS = "replicas/statistics"
+REPLICAS = "replicas/statistics"  # in a checkpoint: moving statistics, a row for each replica
 
 
 @dataclasses.dataclass(frozen=True)
 class Sums:
-    """What a run of training steps adds up to."""
+    """Sums over training steps; `loss`, `top1` and `top5` over their examples."""
 
-    steps: int
-    examples: int
-    loss: float
-    top1: float
-    top5: float
+    steps: int = 0
+    examples: int = 0
+    loss: float = 0.0
+    top1: float = 0.0
+    top5: float = 0.0
 
     def __add__(self, other: "Sums") -> "Sums":
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
         return Sums(*(a + b for a, b in pairs))
 
     def means(self) -> dict[str, float]:
-        """Returns {"loss": ..., "top1": ..., "top5": ...} an example; NaN of none."""
+        """Returns the means over the examples, by "loss", "top1", "top5"; NaN without examples."""
         count = self.examples or math.nan
         return {name: getattr(self, name) / count for name in ("loss", "top1", "top5")}
 
 
-class Loop(evaluation.Scorer):
-    """A network with its optimizer on a strategy.
+class Loop:
+    """A network in training on a strategy: its batches, its compiled steps, its state.
 
     Args:
-      config: `config.model.classes` and `config.training.batch_size` as they are to be used.
+      config: with the data's number of classes.
       strategy: see `devices.strategy`.
       precision: a Keras dtype policy.
-      examples: in an epoch.
-      micro_batch: images a replica takes at once; gradients are accumulated up to the batch.
-      seed: of the initial weights and of every random number.
-      teacher: what `config.training.distillation` names, see distillation.py.
+      examples: images in an epoch.
+      micro_batch: images a replica takes at once; gradients accumulate up to the batch.
+      seed: seed of initial weights, data order and augmentation.
+      teacher: the network to learn from, see `losses.teacher`.
+      batch_statistics: normalise by the batch's statistics and use dropout, as usual; False
+        computes as in evaluation.
 
     Raises:
-      ValueError: the batch is not whole micro-batches of all replicas, see micro_batches.py.
+      ValueError: the batch is not a whole number of micro-batches on all replicas.
     """
 
     def __init__(
@@ -71,16 +78,21 @@ class Loop(evaluation.Scorer):
         micro_batch: int,
         seed: int,
         teacher: losses.Teacher | None = None,
+        batch_statistics: bool = True,
     ):
         keras.utils.set_random_seed(seed)
-        super().__init__(config, strategy, precision, seed)
+        self.config = config
+        self.strategy = strategy
+        self.precision = precision
         self.micro_batch = micro_batch
         self.seed = seed
-        self.teacher = teacher
-        self.jit = False  # whether XLA compiles the pass forward and back, see xla.py
-        self.as_evaluated = False  # train without dropout and batch statistics, see retraining.py
-        self._delivered = evaluation.Deliveries()  # of the present iterator
-        self.passed_over = 0  # examples left out of the order of training, see nan.py
+        self._teacher = teacher
+        self._batch_statistics = batch_statistics
+        self.evaluator = Evaluator(config, strategy, precision, seed)
+        self.model = self.evaluator.model
+        self.statistics = self.evaluator.statistics
+        self.share = self.evaluator.share
+        self.xla = False  # whether XLA compiles the forward and backward pass
         self.micro_steps, rest = divmod(config.training.batch_size, micro_batch * self.share.total)
         if rest or not self.micro_steps:  # a step without a pass would train nothing, silently
             raise ValueError(
@@ -93,30 +105,62 @@ class Loop(evaluation.Scorer):
             self._networks = {size: keras_model.resized(self.model, size) for size in sizes}
         self._networks[config.images.size] = self.model
         self.phase = self._phase()
-
-    def _phase(self) -> phases.Phase:
-        return phases.phase(self.config, self.update.seen // self.update.examples)
+        self._delivered = BatchCounter()  # counter of the newest iterator
 
     @property
-    def fed(self) -> int:
-        """Micro-batches that the input has delivered, where there are other workers.
+    def is_chief(self) -> bool:
+        """Whether this process writes the run's files: that of the first worker."""
+        return self.share.first == 0
 
-        Alike on all of them between two calls, but for what the present iterator reads ahead.
+    @property
+    def step(self) -> int:
+        """Steps taken so far, skipped ones included."""
+        return int(self.update.step.numpy())
+
+    @property
+    def seen(self) -> int:
+        """Examples trained on so far, those of skipped steps included."""
+        return self.update.seen
+
+    @property
+    def epoch(self) -> float:
+        """Epochs trained so far."""
+        return self.seen / self.update.examples_per_epoch
+
+    @property
+    def batches_delivered(self) -> int:
+        """Micro-batches that the input has delivered; 0 if there is one worker.
+
+        Between calls all workers agree on this number, up to prefetched batches.
         """
-        return self._delivered.count + self._scored.count
+        return self._delivered.count + self.evaluator.delivered.count
+
+    def use_xla(self, on: bool) -> None:
+        """Sets whether XLA compiles the pass; call before the first `train`."""
+        self.xla = on
+
+    def _phase(self) -> phases.Phase:
+        return phases.phase(self.config, self.seen // self.update.examples_per_epoch)
 
     @property
     def phase_is_over(self) -> bool:
-        """Says whether training goes on with other batches: with those of `batches`, afresh."""
+        """Whether the next step needs new `batches`: other images, or more weights that learn."""
         return self._phase() != self.phase
 
-    def batches(self, reader: Reader):
-        """Returns an iterator over training's batches from where the run stands."""
+    def batches(self, reader: Reader, skipped: int = 0):
+        """Returns an iterator over training batches from the present step on.
+
+        Args:
+          reader: reader of the training split.
+          skipped: examples of the training order that the run has skipped so far, beside those
+            that it has seen; see non_finite.py.
+        """
         self.phase = self._phase()
-        before = (self.update.seen - self.config.training.batch_size) // self.update.examples
+        before = (self.seen - self.config.training.batch_size) // self.update.examples_per_epoch
         if not self.phase.frozen and phases.phase(self.config, before).frozen:
-            self.update.forget()  # this is the first step of all weights
-        self._delivered = delivered = evaluation.Deliveries()
+            self.update.reset_optimizer()  # this is the first step of all weights
+        self._delivered = delivered = BatchCounter()
+        alone = self.share.replicas == self.share.total
 
         def dataset(_):
             batches = records_batches.training(
@@ -124,64 +168,72 @@ class Loop(evaluation.Scorer):
                 phases.resized(self.config.images, self.phase.size),
                 self.config.model.classes,
                 seed=self.seed,
-                start=self.update.seen + self.passed_over,
+                start=self.seen + skipped,
                 micro_batch=self.micro_batch,
                 share=self.share,
                 echo=self.config.training.echo,
             )
-            return batches if self._alone else batches.map(delivered.count_in)
+            return batches if alone else batches.map(delivered.counting)
 
         return iter(self.strategy.distribute_datasets_from_function(dataset))
 
     def train(self, iterator, steps: int) -> tuple[Sums, bool]:
-        """Takes `steps` steps; one whose gradient is not finite changes no weight.
+        """Takes up to `steps` steps in one compiled call.
+
+        A step whose gradient is not finite changes no weight.
 
         Returns:
-          What the steps add up to, and whether the last was left out with no loss scale to
-          blame, which ends the call: the same for all replicas and workers.
+          The sums over the steps, and whether the last gradient was not finite for another reason
+          than the loss scale, which ends the call early. Both are equal on all workers.
         """
-        metrics, taken, hopeless = self._train(iterator, tf.constant(steps), self.phase.frozen)
+        metrics, taken, not_finite = self._train(iterator, tf.constant(steps), self.phase.frozen)
         loss, top1, top5, examples = (float(value) for value in metrics.numpy())
-        return Sums(int(taken), round(examples), loss, top1, top5), bool(hopeless)
+        return Sums(int(taken), round(examples), loss, top1, top5), bool(not_finite)
 
     @tf.function
     def _train(self, iterator, steps, frozen: bool):
-        # In float64 sums of float32 numbers are exact, however the steps fall into calls.
+        # In float64 sums of float32 numbers are exact, however the steps are divided into calls.
         totals = tf.zeros([Update.METRICS + 1], tf.float64)
         taken = tf.constant(0)
-        hopeless = tf.constant(False)
+        not_finite = tf.constant(False)
         batch = tf.constant([self.config.training.batch_size], tf.float32)
-        while taken < steps and not hopeless:
+        while taken < steps and not not_finite:
             for _ in tf.range(self.micro_steps):
                 self.strategy.run(self._pass(), (*next(iterator), frozen))
-            gradients, finite, metrics = self.strategy.run(self.update.take)
-            hopeless = self.update.apply(self.strategy, gradients, self._first(finite), frozen)
-            told = tf.cast(tf.concat([self._first(metrics), batch], 0), tf.float64)
-            totals += tf.where(tf.reduce_all(tf.math.is_finite(told)), told, tf.zeros_like(told))
+            gradients, finite, metrics = self.strategy.run(self.update.reduce)
+            not_finite = self.update.apply(self.strategy, gradients, self._first(finite), frozen)
+            step = tf.cast(tf.concat([self._first(metrics), batch], 0), tf.float64)
+            totals += tf.where(tf.reduce_all(tf.math.is_finite(step)), step, tf.zeros_like(step))
             taken += 1
-        return totals, taken, hopeless
+        return totals, taken, not_finite
 
     def _pass(self) -> Callable:
-        return tf.function(self.backward, jit_compile=True) if self.jit else self.backward
+        return tf.function(self.backward, jit_compile=True) if self.xla else self.backward
 
     def _first(self, value):
-        """The value of a tensor that is alike on all replicas."""
+        """Returns one replica's copy of a value that is equal on all."""
         return self.strategy.experimental_local_results(value)[0]
 
-    def backward(self, images, labels, draws, frozen: bool):
-        """One micro-batch's gradients on one replica; 0 for weights that are frozen."""
+    def backward(self, images, labels, numbers, frozen: bool):
+        """Accumulates the gradients of one micro-batch on one replica.
+
+        Args:
+          images: [micro_batch, size, size, 3] uint8 RGB.
+          labels: [micro_batch] int64.
+          numbers: [micro_batch, ...] float32, random numbers for augmentation.
+          frozen: the classifier alone learns; other weights get gradients of 0.
+        """
         training = self.config.training
-        pixels, inputs, targets = self._shown(images, labels, draws)
+        pixels, inputs, targets = self._augment(images, labels, numbers)
         network = self._networks[images.shape[1]]
         weights = self.model.trainable_variables
         learning = [v for v in weights if not frozen or is_classifier(v)]
         with tf.GradientTape() as tape:
-            # Frozen: as in evaluation, so that no statistics move and nothing drops out.
-            training_mode = not frozen and not self.as_evaluated
-            logits = network(inputs, training=training_mode)
+            # Frozen layers compute as in evaluation: no statistics move and nothing drops out.
+            logits = network(inputs, training=self._batch_statistics and not frozen)
             values = losses.of_targets(targets, logits, training.label_smoothing)
-            if self.teacher:
-                answers = tf.stop_gradient(self.teacher(pixels))
+            if self._teacher:
+                answers = tf.stop_gradient(self._teacher(pixels))
                 values = losses.distilled(values, answers, logits, training.distillation)
             loss = tf.reduce_sum(values) / training.batch_size
             loss *= tf.convert_to_tensor(self.update.loss_scale)
@@ -189,21 +241,21 @@ class Loop(evaluation.Scorer):
         by_weight = {id(v): gradient for v, gradient in zip(learning, found, strict=True)}
         gradients = [by_weight.get(id(v), tf.zeros(v.shape)) for v in weights]
         hits = [tf.reduce_sum(hit) for hit in evaluation.hits(labels, logits)]
-        self.update.gather(gradients, [tf.reduce_sum(values), *hits])
+        self.update.accumulate(gradients, [tf.reduce_sum(values), *hits])
 
-    def _shown(self, images, labels, draws):
-        """Returns what the teacher sees, if there is one; what the network does; the targets."""
+    def _augment(self, images, labels, numbers):
+        """Returns the teacher's pixels (None without one), the network's inputs, the targets."""
 
-        def shown(images, labels, draws):
+        def augmented(images, labels, numbers):
             chosen, classes = self.config.images, self.config.model.classes
-            pixels, targets = augment.augmented(images, labels, draws, chosen, classes)
-            return (pixels if self.teacher else None), normalize(pixels, chosen), targets
+            pixels, targets = augment.augmented(images, labels, numbers, chosen, classes)
+            return (pixels if self._teacher else None), normalize(pixels, chosen), targets
 
-        return fused(shown)(images, labels, draws)
+        return fused(augmented)(images, labels, numbers)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Exchanges the weights with their moving averages, where the recipe keeps any."""
+        """Exchanges the weights with their moving averages, if the recipe keeps any."""
         self._swap_averages()
         try:
             yield
@@ -217,42 +269,42 @@ class Loop(evaluation.Scorer):
             average.assign(now)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Returns everything that is trained or counted, by stable names.
+        """Returns all that is trained or counted, by stable names; a collective.
 
-        Each replica's moving statistics go under `REPLICAS`, their means under the variables'
-        names, which is what every reader but `restore` takes. On several workers all must call
-        this together. Nothing is written back, so that a run does not depend on when it was saved.
+        Moving statistics are stored twice: their mean under the variables' names, for every
+        reader, and each replica's own under `REPLICAS`, for `restore`. Nothing is written back,
+        so that a run does not depend on when it was saved.
         """
-        named = model_variables(self.model) | self.update.state()
+        variables = model_variables(self.model) | self.update.state()
         rows = self.statistics.rows()
-        means = self.statistics.named(mean(rows))
+        means = self.statistics.by_name(evaluation.mean(rows))
         state = {
             name: means[name] if name in means else variable.numpy()
-            for name, variable in named.items()
+            for name, variable in variables.items()
         }
         return state | ({REPLICAS: rows} if len(rows) > 1 and rows.size else {})
 
     def restore(self, state: dict[str, np.ndarray], precision: str | None = None) -> bool:
-        """Takes up what `state` returned.
+        """Goes back to what `state` returned, here or in another process.
 
         Args:
-          state: of this loop or of one in another process.
-          precision: in which that one computed, where it is known.
+          state: arrays by name.
+          precision: the precision in which that loop computed; None: unknown.
 
         Returns:
-          Whether the run is the same bit for bit: on another number of replicas each begins with
-          the mean of their statistics.
+          Whether the run goes on bit for bit. On another number of replicas it does not: each
+          begins with the mean of the saved statistics.
 
         Raises:
-          KeyError or ValueError: it is of another network or recipe.
+          KeyError or ValueError: the state belongs to another network or recipe.
         """
         for name, variable in (model_variables(self.model) | self.update.state()).items():
             variable.assign(state[name])
-        self.update.settle_scale(precision)
+        self.update.restart_loss_scale(precision)
         if not self.statistics.names:
             return True
         rows = state.get(REPLICAS)
-        own = 1 if rows is None else len(rows)
-        if own == self.share.total > 1:
+        replicas = 1 if rows is None else len(rows)
+        if replicas == self.share.total > 1:
             self.statistics.assign(rows)
-        return own == self.share.total
+        return replicas == self.share.total

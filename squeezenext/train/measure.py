@@ -13,7 +13,7 @@ from squeezenext.config import Config
 from squeezenext.images import augment
 from squeezenext.records.reader import Reader
 from squeezenext.train import devices
-from squeezenext.train.history import LOG
+from squeezenext.train.log import LOG
 from squeezenext.train.loop import Loop
 
 # How fast this machine trains a network: measured, on a batch that lies in memory.
@@ -171,7 +171,7 @@ def choose(loop: Loop, reader: Reader, deterministic: bool) -> None:
         why = "a choice by time is not deterministic"
     else:
         seconds = measure_xla(loop, loop.batches(reader))
-        state = "on" if loop.jit else "off"
+        state = "on" if loop.xla else "off"
         without, compiled = 1e3 * seconds[False], 1e3 * seconds[True]
         LOG.info("XLA for the network: %s; %.2f ms without, %.2f with.", state, without, compiled)
         return
@@ -182,7 +182,7 @@ def measure_xla(loop: Loop, iterator) -> dict[bool, float]:
     """Times one micro-batch on one device without XLA and with it, and takes the faster.
 
     Args:
-      loop: afterwards as it was, but for `loop.jit`.
+      loop: afterwards as it was, but for `loop.xla`.
       iterator: one of its own, from `Loop.batches`; it is read from.
 
     Returns:
@@ -192,8 +192,8 @@ def measure_xla(loop: Loop, iterator) -> dict[bool, float]:
     state = loop.state()
     seconds = {jit: _time_pass(loop, element, jit) for jit in (False, True)}
     loop.restore(state, loop.precision)
-    loop.update.drop_gathered()
-    loop.jit = seconds[True] < seconds[False]
+    loop.update.discard_accumulated()
+    loop.use_xla(seconds[True] < seconds[False])
     return seconds
 
 
@@ -202,10 +202,10 @@ def _time_pass(loop: Loop, element, jit: bool, repeats: int = 10) -> float:
     try:
         for repeat in range(repeats + 2):
             if repeat == 2:  # the first builds and compiles, the second finds its memory
-                loop.update.gathered_sum()
+                loop.update.accumulated_sum()
                 started = time.perf_counter()
             compiled(*element, loop.phase.frozen)
-        loop.update.gathered_sum()  # waits for the device
+        loop.update.accumulated_sum()  # waits for the device
     except tf.errors.OpError:
         return math.inf
     return (time.perf_counter() - started) / repeats

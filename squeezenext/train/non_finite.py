@@ -1,71 +1,102 @@
-"""What is said and done when a gradient is not finite and no loss scale is to blame.
+"""What happens when a gradient is not finite and the loss scale is not to blame.
 
-No weight has been harmed then: such a step changes none. `stop` ends the run. `rollback` takes up
-the last checkpoint and goes on with the examples behind the bad batch, so that those from the
-checkpoint to that batch are left out once; steps, epochs and the learning rate count as before.
-(PaLM went past its spikes in the same way: arXiv:2204.02311, section 5.1.) An image that is bad in
-every epoch uses the rollbacks up: the names tell which to mend.
+Such a step changes no weight. `--on_nan stop` then ends the run. `--on_nan rollback` goes back to
+the last checkpoint and skips the examples from there to the end of the bad batch, once; steps,
+epochs and the learning rate count as before. (PaLM skipped its loss spikes in the same way:
+arXiv:2204.02311, section 5.1.) An image that is bad in every epoch uses up all rollbacks; the file
+of names shows which image to mend.
 """
 
 import contextlib
 from pathlib import Path
 
+from squeezenext.errors import NotFinite
 from squeezenext.files import write_text
 from squeezenext.records import batches, example
 from squeezenext.records.example import FILENAME
 from squeezenext.records.reader import Reader
+from squeezenext.train.checkpoints import Checkpoints, Progress
+from squeezenext.train.log import LOG
 from squeezenext.train.loop import Loop
+from squeezenext.train.options import Options
 
-MAX_ROLLBACKS = 5  # in a run; more is not bad luck but a bad recipe
-_SHOWN = 3
+MAX_ROLLBACKS = 5  # in a run; more mean that the recipe is bad, not the luck
+_SHOWN = 3  # file names in the message
 
 
-def keys(reader: Reader, *, seed: int, start: int, count: int, echo: int) -> list[str]:
-    """Returns the file names, as the records hold them, of a part of the order of training.
+def recover(
+    loop: Loop, reader: Reader, checkpoints: Checkpoints, progress: Progress, options: Options
+) -> Progress:
+    """Takes a run back to its last checkpoint and past the bad batch; a collective.
 
     Args:
-      reader: of the training split.
-      seed: of the order.
-      start: the place of the first example.
-      count: how many.
-      echo: as `data.training_numbers`.
+      loop: just after the bad step; restored on return.
+      reader: reader of the training split.
+      checkpoints: the run's.
+      progress: at the bad step.
+      options: `on_nan` and the model directory.
+
+    Returns:
+      The progress to go on from.
+
+    Raises:
+      NotFinite: the run stops at such a step, or has gone back too often.
     """
+    step, position = loop.step, loop.seen + progress.skipped_examples
+    names = _batch_names(loop, reader, position) if loop.is_chief else []
+    sentence = _report(Path(options.model_dir), step, names)
+    rollbacks = progress.rollbacks
+    goes_back = options.on_nan == "rollback" and len(rollbacks) < MAX_ROLLBACKS
+    found = checkpoints.resume() if goes_back else None
+    if found is None:
+        raise NotFinite(_verdict(sentence, checkpoints.last(), len(rollbacks), loop.precision))
+    found.best = progress.best
+    if found.epoch_ended:  # evaluated since, but the disk was too full to note it
+        found.new_epoch()
+    found.skipped_examples = position - loop.seen
+    found.rollbacks = [*rollbacks, {"step": step, "to": loop.step}]
+    LOG.warning(
+        "%s Rollback %d of %d: back to step %d; training goes on with the examples after that "
+        "batch.",
+        *(sentence, len(found.rollbacks), MAX_ROLLBACKS, loop.step),
+    )
+    return found
+
+
+def _batch_names(loop: Loop, reader: Reader, position: int) -> list[str]:
+    """Returns the file names of the batch that ends at `position` in the order of training."""
+    training = loop.config.training
+    start = position - training.batch_size
     numbers = batches.training_numbers(
         reader.split.examples,
-        seed=seed,
+        seed=loop.seed,
         start=start,
-        micro_batch=count,
+        micro_batch=training.batch_size,
         share=batches.Share(),
-        echo=echo,
+        echo=training.echo,
     )
     payloads = reader.read(next(numbers)[0])
-    return [_key(payload, place) for place, payload in enumerate(payloads, start)]
+    return [_file_name(payload, place) for place, payload in enumerate(payloads, start)]
 
 
-def _key(payload: bytes, place: int) -> str:
+def _file_name(payload: bytes, place: int) -> str:
     values = example.decode_example(payload).get(FILENAME)
     return values[0].decode("utf-8", "replace") if values else f"example {place}"
 
 
-def batch_names(loop: Loop, reader: Reader) -> list[str]:
-    """Returns the file names of the last batch that a loop was trained on."""
-    training = loop.config.training
-    behind = loop.update.seen + loop.passed_over
-    start, count = behind - training.batch_size, training.batch_size
-    return keys(reader, seed=loop.seed, start=start, count=count, echo=training.echo)
-
-
-def report(directory: Path, step: int, names: list[str]) -> str:
-    """Returns a sentence that names the batch, after writing all of its examples to a file.
+def _report(directory: Path, step: int, names: list[str]) -> str:
+    """Writes the batch's file names to a file and returns a sentence with the first few.
 
     Args:
-      names: of its examples; empty for a worker that leaves them to the chief.
+      directory: the model directory.
+      step: the bad step.
+      names: empty on workers other than the chief, which writes the file.
     """
     path = directory / f"not-finite-{step:08d}.txt"
     if not names:
         return f"The gradient of step {step} is not finite; the chief names the batch in {path}."
     text = "".join(f"{name}\n" for name in names)
-    with contextlib.suppress(OSError):  # a full disk: the sentence still tells some
+    with contextlib.suppress(OSError):  # a full disk: the sentence still names some
         write_text(path, text)
     more = f" and {len(names) - _SHOWN} more, all in {path}" if len(names) > _SHOWN else ""
     return (
@@ -74,8 +105,8 @@ def report(directory: Path, step: int, names: list[str]) -> str:
     )
 
 
-def verdict(sentence: str, last: str, rollbacks: int, precision: str) -> str:
-    """Returns what a run ends with: `report`'s sentence, the last checkpoint, what one can do."""
+def _verdict(sentence: str, last: str, rollbacks: int, precision: str) -> str:
+    """Returns the error that ends the run: what happened, the last checkpoint, the remedies."""
     times = f" after {rollbacks} rollbacks" if rollbacks else ""
     ways = [] if rollbacks >= MAX_ROLLBACKS else ["go on with --on_nan rollback"]
     ways += [] if precision == "float32" else ["go on with --precision float32"]

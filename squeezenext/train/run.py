@@ -1,6 +1,5 @@
-"""One run from where it stands to its last epoch: epochs, checkpoints, evaluation, signals."""
+"""One run to its last epoch: calls of several steps, checkpoints, evaluations, signals."""
 
-import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -9,59 +8,31 @@ from squeezenext.errors import NotFinite, RunAgain
 from squeezenext.model import checkpoint
 from squeezenext.model import directory as model_directory
 from squeezenext.records.reader import Reader
-from squeezenext.train import checkpoints, devices, exchange, non_finite
-from squeezenext.train.checkpoints import Progress, Saver, Snapshots
-from squeezenext.train.history import LOG, History, ProgressBar
-from squeezenext.train.journal import Journal
-from squeezenext.train.loop import Loop
+from squeezenext.train import devices, exchange, non_finite
+from squeezenext.train.checkpoints import Checkpoints, Progress
+from squeezenext.train.history import History, ProgressBar
+from squeezenext.train.log import LOG
+from squeezenext.train.loop import Loop, Sums
 from squeezenext.train.options import Options
 from squeezenext.train.stopping import StopSignals
 from squeezenext.train.watchdog import Watchdog
 
-# How many steps a call takes: so many that signals are heeded soon, and Python hardly counts.
-
-
-CALL_SECONDS = 2.0  # between looks at the clock and at signals
-SLOW_STEP_SECONDS = 10.0
-MAX_STEPS = 1000
-
-
-class Pace:
-    """Chooses `steps`, the length of the next call, by how long the last one took."""
-
-    def __init__(self):
-        self.steps = 1
-        self._calls = 0
-
-    @property
-    def started(self) -> bool:
-        """Whether the first call is over, which builds the graph and does not count."""
-        return self._calls > 1
-
-    def took(self, steps: int, seconds: float, images: int) -> None:
-        """Notes a call; the first two are told."""
-        self._calls += 1
-        step_seconds = seconds / max(steps, 1)
-        if self._calls == 1:
-            LOG.info("First step: %.1f s, with building the graph.", seconds)
-        if self._calls == 2:
-            LOG.info("Then %.3g s a step, %.0f images/s.", step_seconds, images / seconds)
-            if step_seconds > SLOW_STEP_SECONDS:
-                LOG.info("A signal to stop is heeded between steps, so within that time.")
-        self.steps = max(1, min(int(steps * CALL_SECONDS / seconds), 2 * steps, MAX_STEPS))
+# Steps a call: long enough to hide Python's overhead, short enough to stop within two seconds.
+CALL_SECONDS = 2.0
+MAX_CALL_STEPS = 1000
+SLOW_STEP_SECONDS = 10.0  # the log says that stopping takes as long
 
 
 class Run:
-    """Trains `loop` in `options.model_dir`. Only the chief writes; all workers call all methods.
+    """Trains `loop` in `options.model_dir`. All workers call all methods; only the chief writes.
 
     Args:
-      loop: as it starts.
-      reader: of the training split.
-      validation: of the validation split, or None.
-      options: where and how.
-      chief: whether this process writes.
-      watchdog: of the other workers, where there are any.
-      signals: to stop by.
+      loop: the network in training, at the first step.
+      reader: reader of the training split.
+      validation: reader of the validation split, or None.
+      options: where and how to train.
+      watchdog: watches the other workers, if there are any.
+      signals: signals to stop.
     """
 
     def __init__(
@@ -71,7 +42,6 @@ class Run:
         validation: Reader | None,
         options: Options,
         *,
-        chief: bool = True,
         watchdog: Watchdog | None = None,
         signals: StopSignals | None = None,
     ):
@@ -79,257 +49,251 @@ class Run:
         self.reader = reader
         self.validation = validation
         self.options = options
-        self.model_dir = Path(options.model_dir)
-        self.chief = chief
         self.watchdog = watchdog
         self.signals = signals or StopSignals()
-        training = loop.config.training
-        self.examples = reader.split.examples
-        self.total_steps = max(1, round(training.epochs * self.examples / training.batch_size))
+        self.history = History(self.model_dir, loop) if loop.is_chief else None
+        self.checkpoints = Checkpoints(loop, reader, options, self.history)
         self.progress = Progress()
-        self.snapshots = Snapshots(
-            loop,
-            self.model_dir,
-            examples=self.examples,
-            chief=chief,
-            keep=options.keep_checkpoints,
-        )
-        self.scores: dict[str, Any] | None = None  # of the weights as they are
-        self.pace = Pace()
-        self.journal: Journal | None = None
+        training, examples = loop.config.training, loop.update.examples_per_epoch
+        self.total_steps = max(1, round(training.epochs * examples / training.batch_size))
+        self._scores: dict[str, Any] | None = None  # the latest evaluation
+        self._calls = 0
+        self._call_steps = 1
 
     @property
-    def step(self) -> int:
-        return self.snapshots.step
-
-    @property
-    def seen(self) -> int:
-        return self.loop.update.seen
+    def model_dir(self) -> Path:
+        """The directory that the run writes."""
+        return Path(self.options.model_dir)
 
     def resume(self) -> bool:
-        """Takes up the newest whole checkpoint; says whether there was one.
+        """Restores the newest whole checkpoint and says whether there was one.
 
         Raises:
-          InputError: none is whole, or it is of another network or recipe.
+          InputError: no checkpoint is whole, or it belongs to another network or recipe.
         """
-        found = self.snapshots.resume()
+        found = self.checkpoints.resume()
         if found is None:
             return False
         self.progress = found
-        if self.step < self.total_steps:
-            LOG.info("Resuming at step %d of %d.", self.step, self.total_steps)
+        if self.loop.step < self.total_steps:
+            LOG.info("Resuming at step %d of %d.", self.loop.step, self.total_steps)
         return True
 
     def run(self) -> dict:
-        """Trains to the end and returns what final.json holds.
+        """Trains to the last epoch and returns the content of final.json.
 
         Raises:
-          RunAgain: a signal came, and the run is saved; or it cannot be saved.
+          RunAgain: a signal came and the run is saved, or the run cannot be saved.
           NotFinite: a gradient is not finite; no weight has been harmed.
         """
         if finished := self._finished():
             return finished
-        history = None
-        if self.chief:
-            history = History(self.model_dir, self.step - self.progress.epoch_ended)
-            self.journal = Journal(history, self.loop, self.model_dir)
-        minutes = self.options.checkpoint_minutes
-        self.saver = Saver(self.snapshots, history, self.model_dir, minutes, self._list_left_out)
+        if self.history:
+            self.history.begin(self.loop.step - self.progress.epoch_ended)
         try:
-            checkpoints.share(self.reader, self.loop.strategy)  # those listed by an earlier start
+            self.checkpoints.share_bad_records()  # those that an earlier start has listed
             self._begin()
-            self._epochs()
+            self._train()
             return self._finish()
         finally:
-            if history:
-                history.close()
-            with contextlib.suppress(OSError):  # whatever has ended the run is told already
-                self._list_left_out()
+            if self.history:
+                self.history.close()
+            self.checkpoints.close()
 
     def _finished(self) -> dict | None:
-        """Returns final.json where the run has come to its end already."""
-        if self.step < self.total_steps or self.progress.epoch_ended:
+        """Returns final.json if an earlier start has finished the run."""
+        if self.loop.step < self.total_steps or self.progress.epoch_ended:
             return None
         sha256 = checkpoint.weights_sha256(self.loop.state())
         document = model_directory.read_final(self.model_dir)
-        ended = document is not None and document.get("weights_sha256") == sha256
-        ended = ended and (self.model_dir / model_directory.LITERT).is_file()
-        if not devices.exchange(self.loop.strategy, [ended])[0, 0]:
+        finished = document is not None and document.get("weights_sha256") == sha256
+        finished = finished and (self.model_dir / model_directory.LITERT).is_file()
+        if not devices.exchange(self.loop.strategy, [finished])[0, 0]:
             return None
         LOG.info(
             "%s holds a finished run of %d steps, top-1 %s; a larger --num_epochs goes on with it.",
-            *(self.model_dir, self.step, document["top1"]),
+            *(self.model_dir, self.loop.step, document["top1"]),
         )
-        self._part()
+        self._leave_workers()
         return document
 
     def _begin(self) -> None:
-        if self.chief:
-            model_directory.remove_results(self.model_dir)  # of an earlier end
-        if self.journal and not self.step:
-            self.journal.input(self.reader)
-        if self.options.on_nan == "rollback" and not self.step:
+        if self.loop.is_chief:
+            model_directory.remove_results(self.model_dir)
+        if self.history and not self.loop.step:
+            self.history.input(self.reader)
+        if self.options.on_nan == "rollback" and not self.loop.step:
             self._save(must=True)  # else there is nothing to go back to
-        self.signals.saves = True
+        self.signals.defer()
 
-    def _epochs(self) -> None:
-        iterator = self.loop.batches(self.reader)
-        if self.progress.epoch_ended:
-            self._end_epoch()
-        with ProgressBar(self.total_steps, self.step) as bar:
-            while self.step < self.total_steps:
-                end = self._epoch_end()
-                if self._call(iterator, min(self.pace.steps, end - self.step), bar):
-                    self._not_finite()
-                    iterator, self.pace.steps = self.loop.batches(self.reader), 1
-                    continue
-                stop, save = self._agree()
-                self.progress.epoch_ended = self.step == end
-                if stop or save or self.step == end:
-                    self._save(must=stop or self.step == self.total_steps)
-                if stop:
-                    devices.exchange(self.loop.strategy, [0])  # all wait for the chief's save
-                    self._part()
-                    raise RunAgain(f"Stopped and saved at step {self.step}; run again to go on.")
-                if self.step == end:
-                    self._end_epoch()
-                if self.step < self.total_steps and self.loop.phase_is_over:
-                    iterator = self.loop.batches(self.reader)
+    def _batches(self):
+        return self.loop.batches(self.reader, self.progress.skipped_examples)
 
-    def _epoch_end(self) -> int:
-        """The step at which the present epoch's last example has been seen."""
-        batch = self.loop.config.training.batch_size
-        epoch = self.seen // self.examples
-        left = (epoch + 1) * self.examples - self.seen
-        return min(self.step - (-left // batch), self.total_steps)
-
-    def _call(self, iterator, steps: int, bar: ProgressBar) -> bool:
-        """Takes `steps` steps; says whether the last was not finite, see `Loop.train`."""
-        started, computed = time.monotonic(), time.process_time()
-        sums, hopeless = self.loop.train(iterator, steps)
-        seconds = time.monotonic() - started
-        cores = (time.process_time() - computed) / seconds
-        self._progressed()
-        images = sums.steps * self.loop.config.training.batch_size
-        self.pace.took(sums.steps, seconds, images)
-        timed = (seconds, images) if self.pace.started else (0.0, 0)
-        self.progress.took(sums, *timed)
-        loss, rate = sums.means()["loss"], images / seconds
-        if self.journal:
-            self.journal.call(self.step, loss, rate, cores)
-        bar.show(self.step, self.seen / self.examples, rate, loss)
-        return hopeless
-
-    def _progressed(self) -> None:
-        if self.watchdog:
-            self.watchdog.progress()
-
-    def _part(self) -> None:
-        """Call after the last collective."""
-        if self.watchdog:
-            self.watchdog.part()
-
-    def _not_finite(self) -> None:
-        """Ends the run, or takes it back to the last checkpoint and past the bad batch.
+    def _train(self) -> None:
+        """Trains until the last step: a call, a common decision, perhaps a save or an evaluation.
 
         Raises:
-          NotFinite: there is no going back, or there has been too much of it.
+          RunAgain: a signal came, and the run is saved.
+          NotFinite: see non_finite.py.
         """
-        step, behind = self.step, self.seen + self.loop.passed_over
-        names = non_finite.batch_names(self.loop, self.reader) if self.chief else []
-        sentence = non_finite.report(self.model_dir, step, names)
-        best, done = self.progress.best, self.progress.rollbacks
-        goes_back = self.options.on_nan == "rollback" and len(done) < non_finite.MAX_ROLLBACKS
-        found = self.snapshots.resume() if goes_back else None
-        if found is None:
-            self._part()  # all come to the same verdict: nobody is to blame for leaving
-            raise NotFinite(
-                non_finite.verdict(sentence, self.snapshots.last(), len(done), self.loop.precision)
-            )
-        self.progress = found
-        self.progress.best = best
-        if self.progress.epoch_ended:  # evaluated since, but not noted: the disk was full
-            self.progress.new_epoch()
-        self.loop.passed_over = self.progress.passed_over = behind - self.seen
-        self.progress.rollbacks = [*done, {"step": step, "to": self.step}]
-        if self.journal:
-            self.journal.history.rewind(self.step)
-        LOG.warning(
-            "%s Rollback %d of %d: back to step %d, and on with the examples behind that batch.",
-            *(sentence, len(self.progress.rollbacks), non_finite.MAX_ROLLBACKS, self.step),
-        )
+        loop, iterator = self.loop, self._batches()
+        if self.progress.epoch_ended:
+            self._end_epoch()
+        with ProgressBar(self.total_steps, loop.step) as bar:
+            while loop.step < self.total_steps:
+                end = self._epoch_end()
+                if self._call(iterator, min(self._call_steps, end - loop.step), bar):
+                    self._recover()
+                    iterator = self._batches()
+                    continue
+                stop, save = self._decide()
+                self.progress.epoch_ended = loop.step == end
+                if stop or save or loop.step == end:
+                    self._save(must=stop or loop.step == self.total_steps)
+                if stop:
+                    devices.exchange(loop.strategy, [0])  # all wait for the chief's save
+                    self._leave_workers()
+                    raise RunAgain(f"Stopped and saved at step {loop.step}; run again to go on.")
+                if loop.step == end:
+                    self._end_epoch()
+                if loop.step < self.total_steps and loop.phase_is_over:
+                    iterator = self._batches()
 
-    def _agree(self) -> tuple[bool, bool]:
-        """Makes all workers stop, save and step alike: each has its own clock and signals."""
-        mine = [self.signals.came, self.chief and self.saver.due, self.pace.steps]
-        stop, save, steps = devices.exchange(self.loop.strategy, mine).T
-        self.pace.steps = int(steps.min())
+    def _epoch_end(self) -> int:
+        """Returns the step after which the last example of the present epoch has been seen."""
+        examples, batch = self.loop.update.examples_per_epoch, self.loop.config.training.batch_size
+        left = examples - self.loop.seen % examples
+        return min(self.loop.step - (-left // batch), self.total_steps)
+
+    def _call(self, iterator, steps: int, bar: ProgressBar) -> bool:
+        """Takes up to `steps` steps; says whether the last was not finite, see `Loop.train`."""
+        started, computed = time.monotonic(), time.process_time()
+        sums, not_finite = self.loop.train(iterator, steps)
+        seconds = time.monotonic() - started
+        cores = (time.process_time() - computed) / seconds
+        self._report_progress()
+        images = sums.steps * self.loop.config.training.batch_size
+        self._pace(sums, seconds, images)
+        loss, rate = sums.means()["loss"], images / seconds
+        if self.history:
+            self.history.call(loss, rate, cores)
+        bar.show(self.loop.step, self.loop.epoch, rate, loss)
+        return not_finite
+
+    def _pace(self, sums: Sums, seconds: float, images: int) -> None:
+        """Adds a call to the epoch and chooses the steps of the next one from its duration."""
+        self._calls += 1
+        timed = self._calls > 1  # the first call builds the graph
+        self.progress.add(sums, seconds if timed else 0.0, images if timed else 0)
+        step_seconds = seconds / max(sums.steps, 1)
+        if self._calls == 1:
+            LOG.info("First step: %.1f s, with building the graph.", seconds)
+        if self._calls == 2:
+            LOG.info("Then %.3g s a step, %.0f images/s.", step_seconds, images / seconds)
+            if step_seconds > SLOW_STEP_SECONDS:
+                LOG.info("A signal to stop is heeded between steps, so within that time.")
+        within = int(sums.steps * CALL_SECONDS / seconds)
+        self._call_steps = max(1, min(within, 2 * sums.steps, MAX_CALL_STEPS))
+
+    def _recover(self) -> None:
+        """Goes back to the last checkpoint and past the bad batch.
+
+        Raises:
+          NotFinite: the run must end.
+        """
+        try:
+            self.progress = non_finite.recover(
+                self.loop, self.reader, self.checkpoints, self.progress, self.options
+            )
+        except NotFinite:
+            self._leave_workers()  # all of them stop for the same reason; nobody is to blame
+            raise
+        if self.history:
+            self.history.rewind(self.loop.step)
+        self._call_steps = 1
+
+    def _decide(self) -> tuple[bool, bool]:
+        """Returns (stop, save) for all workers, whose clocks and signals differ; a collective."""
+        save = self.loop.is_chief and self.checkpoints.due
+        own = [self.signals.came, save, self._call_steps]
+        stop, save, steps = devices.exchange(self.loop.strategy, own).T
+        self._call_steps = int(steps.min())
         return bool(stop.any()), bool(save.any())
 
     def _end_epoch(self) -> None:
-        """Evaluates, logs and remembers the epoch that has just ended, and is saved."""
-        every = self.options.evaluate_every_epochs
-        due = every and self.seen // self.examples % every == 0
-        scores = None
-        if self.validation and (due or self.step == self.total_steps):
-            scores = self._evaluate()
-        if scores and (not self.progress.best or scores["top1"] > self.progress.best["top1"]):
-            self.progress.best = {"step": self.step, "top1": scores["top1"]}
-        if self.journal:
-            self.journal.epoch(self.progress, scores)
-        self.progress.new_epoch()
-        self.saver.amend(self.progress)
+        """Evaluates and reports the epoch that has just ended and been saved."""
+        progress, every = self.progress, self.options.evaluate_every_epochs
+        epoch = self.loop.seen // self.loop.update.examples_per_epoch
+        due = (every and epoch % every == 0) or self.loop.step == self.total_steps
+        scores = self._evaluate() if self.validation and due else None
+        if scores and (not progress.best or scores["top1"] > progress.best["top1"]):
+            progress.best = {"step": self.loop.step, "top1": scores["top1"]}
+        if self.history:
+            self.history.epoch(
+                progress.epoch_sums, progress.epoch_seconds, progress.epoch_timed, scores
+            )
+        progress.new_epoch()
+        self.checkpoints.amend(progress)
 
     def _evaluate(self) -> dict[str, Any]:
-        """Scores the validation split with the moving averages, where the recipe keeps any."""
+        """Scores the validation split with the moving averages, if the recipe keeps any."""
         with self.loop.averaged():
-            result = self.loop.evaluate(self.validation, self.loop.micro_batch, self._look_up)
-        if self.journal:
-            self.journal.evaluation(self.step, result, self.validation)
-        self.scores = result.summary()
-        return self.scores
+            result = self.loop.evaluator.evaluate(
+                self.validation, self.loop.micro_batch, self._before_evaluation_step
+            )
+        if self.history:
+            self.history.evaluation(result, self.validation)
+        self._scores = result.summary()
+        return self._scores
 
-    def _look_up(self) -> None:
-        """Between two steps of an evaluation, before which the run has been saved.
+    def _before_evaluation_step(self) -> None:
+        """Ends an evaluation, before which the run has been saved, if a signal has come.
 
         Raises:
-          RunAgain: a signal came. Other workers are told by this one's watchdog.
+          RunAgain: a signal came. The watchdog tells the other workers.
         """
-        self._progressed()
+        self._report_progress()
         if self.signals.came:
             raise RunAgain(
-                f"Stopped while evaluating step {self.step}, which is saved; run again to go on."
+                f"Stopped while evaluating step {self.loop.step}, which is saved; run again to go "
+                "on."
             )
 
     def _save(self, must: bool) -> None:
-        """Commits a checkpoint; where that fails, training goes on unless it `must` succeed.
+        """Saves a checkpoint, see `Checkpoints.save`.
 
         Raises:
-          RunAgain: it had to.
+          RunAgain: it `must` be saved and cannot be.
         """
-        checkpoints.share(self.reader, self.loop.strategy)
-        state = self.loop.state()  # before anything can fail: the other workers take part
-        self.saver.save(self.progress, state, must)
-        self._progressed()
+        self.checkpoints.save(self.progress, self.checkpoints.collect(), must)
+        self._report_progress()
 
-    def _list_left_out(self) -> None:
-        if self.chief:
-            checkpoints.write(self.reader, self.model_dir)
+    def _report_progress(self) -> None:
+        if self.watchdog:
+            self.watchdog.progress()
+
+    def _leave_workers(self) -> None:
+        """Call after the last collective: this worker may end before the others."""
+        if self.watchdog:
+            self.watchdog.part()
 
     def _finish(self) -> dict:
-        """Writes model.tflite and final.json from the weights that evaluation uses."""
+        """Writes model.tflite and final.json with the weights that evaluation uses.
+
+        Raises:
+          RunAgain: the last checkpoint cannot be saved, or a signal came.
+        """
         scores: dict[str, Any] = {"top1": None, "top5": None, "loss": None}
         if self.validation:
-            scores = self.scores or self._evaluate()
-        checkpoints.share(self.reader, self.loop.strategy)
-        state = self.loop.state()
-        self._part()
-        if not self.saver.amended:  # else final.json would stand beside a checkpoint not whole
-            self.saver.save(self.progress, state, must=True)
+            scores = self._scores or self._evaluate()
+        state = self.checkpoints.collect()
+        self._leave_workers()
+        if not self.checkpoints.complete:
+            self.checkpoints.save(self.progress, state, must=True)
         document = {
-            "step": self.step,
-            "epoch": round(self.seen / self.examples, 3),
-            "examples_seen": self.seen,
+            "step": self.loop.step,
+            "epoch": round(self.loop.epoch, 3),
+            "examples_seen": self.loop.seen,
             **{name: scores[name] for name in ("top1", "top5", "loss")},
             "weights_sha256": checkpoint.weights_sha256(state),
         }
@@ -337,11 +301,11 @@ class Run:
             document["fine_tuned_from"] = exchange.origin(self.options.fine_tune_from)
         if self.reader.bad is not None:
             document["bad_records"] = len(self.reader.bad)
-            self.saver.end()
-        if self.chief:
+            self.checkpoints.finish()
+        if self.loop.is_chief:
             exchange.write_end(self.model_dir, self.loop.config, state, document)
             LOG.info("Done: %s", document)
             LOG.info("The model is in %s.", self.model_dir)
-        if self.signals.came:  # after the last look at it: whatever would follow is not to begin
-            raise RunAgain(f"Stopped at the end, step {self.step}, which is saved; run again.")
+        if self.signals.came:  # during the final save: the caller must not begin its next stage
+            raise RunAgain(f"Stopped at the end, step {self.loop.step}, which is saved; run again.")
         return document

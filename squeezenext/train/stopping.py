@@ -54,12 +54,11 @@ class StopSignals:
 
     Attributes:
       came: a signal has come, and the run should save and leave.
-      saves: whether there is a run that heeds `came`; until then the first signal ends all.
     """
 
     def __init__(self):
         self.came = False
-        self.saves = False
+        self._deferred = False
         self._leave: Callable[[], None] = lambda: None
         self._before: dict[int, Any] = {}
         self._heard = 0
@@ -67,6 +66,10 @@ class StopSignals:
     def on_leaving(self, call: Callable[[], None]) -> None:
         """Sets what is still to be done before the process is ended where it stands."""
         self._leave = call
+
+    def defer(self) -> None:
+        """From now on the first signal only sets `came`; until then it ends the process."""
+        self._deferred = True
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is not threading.main_thread():
@@ -91,7 +94,7 @@ class StopSignals:
     def _handle(self, number, frame) -> None:
         """Called by Python in the main thread."""
         del frame
-        if not self.saves or self.came:
+        if not self._deferred or self.came:
             raise KeyboardInterrupt
         self.came = True
         _LOG.info("%s: saving, then leaving.", signal.Signals(number).name)
@@ -100,7 +103,7 @@ class StopSignals:
         with self._here:
             while content := self._here.recv(64):
                 self._heard += sum(number in KINDS for number in content)
-                if self._heard > 1 or (self._heard and not self.saves):
+                if self._heard > 1 or (self._heard and not self._deferred):
                     break
             else:
                 return

@@ -1,8 +1,13 @@
-"""An evaluation in TensorBoard: each class's top-1, the confusion, the worst mistakes."""
+"""TensorBoard: curves and pictures of a run, written when their checkpoint is committed."""
 
-from collections.abc import Sequence
+import collections
+import contextlib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image, ImageDraw
 
 from squeezenext.config import Images
@@ -10,48 +15,115 @@ from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
 from squeezenext.records import batches
 from squeezenext.records.reader import Reader
-from squeezenext.train.history import History
 
-CURVES = 50  # classes: more curves than that nobody looks at
-SIDE = 512  # of the confusion, at least
-MISTAKES = 16
+MAX_HELD = 10_000  # points; a disk that stays full for hours loses the oldest
+MAX_CURVES = 50  # classes that get a curve each; nobody looks at more
+SIDE = 512  # pixels of the confusion matrix's side, at least
+MISTAKES = 16  # images
 _COLD, _HOT = np.array([255, 255, 255]), np.array([8, 48, 107])
 
 
+class TensorBoard:
+    """Holds points back until the checkpoint that they belong to is committed.
+
+    A run that was killed repeats the steps since its last checkpoint; this way each of them is
+    shown once.
+    """
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        self._held: collections.deque[tuple[int, Callable[[], object]]]  # (step, writes a point)
+        self._held = collections.deque(maxlen=MAX_HELD)
+        self._writer: tf.summary.SummaryWriter | None = None
+
+    def curves(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds a point to each curve, e.g. {"train/loss": 1.2}."""
+        for name, value in values.items():
+            self._hold(step, tf.summary.scalar, name, value, step)
+
+    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        """Adds the distribution of some numbers."""
+        self._hold(step, tf.summary.histogram, name, values, step)
+
+    def images(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """Adds images, [n, height, width, 3] uint8."""
+        self._hold(step, functools.partial(tf.summary.image, max_outputs=16), name, pixels, step)
+
+    def graph(self, function) -> None:
+        """Adds the graph of a tf.function."""
+        self._hold(0, tf.summary.graph, function.get_concrete_function().graph)
+
+    def _hold(self, step: int, write: Callable, *arguments) -> None:
+        self._held.append((step, functools.partial(write, *arguments)))
+
+    def rewind(self, step: int) -> None:
+        """Drops the points after `step` that are still held back."""
+        self._held = collections.deque((held for held in self._held if held[0] <= step), MAX_HELD)
+
+    def commit(self) -> None:
+        """Writes the points that were held back, each one once.
+
+        Raises:
+          tf.errors.OpError: the disk is full; the points that remain are written next time.
+        """
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self._directory))
+        with self._writer.as_default():
+            while self._held:
+                self._held[0][1]()
+                self._held.popleft()
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file; what does not fit on a full disk is lost."""
+        if self._writer is not None:
+            with contextlib.suppress(tf.errors.OpError):
+                self._writer.close()
+
+
 def show(
-    history: History,
+    board: TensorBoard,
+    step: int,
     result: Evaluation,
     reader: Reader,
     images: Images,
     classes: Sequence[Label],
-    step: int,
 ) -> None:
-    """Adds the pictures of an evaluation of `reader`'s split to a run's TensorBoard."""
+    """Adds an evaluation: top-1 of each class, the confusion matrix and the worst mistakes.
+
+    Args:
+      board: where to add it.
+      step: the run's step.
+      result: the evaluation.
+      reader: of the split that was evaluated.
+      images: how the network sees them.
+      classes: names in label order.
+    """
     top1 = class_top1(result, len(classes))
     known = {i: float(value) for i, value in enumerate(top1) if not np.isnan(value)}
-    if len(classes) <= CURVES:
+    if len(classes) <= MAX_CURVES:
         curves = {f"validation_class_top1/{classes[i].synset}": v for i, v in known.items()}
-        history.point(step, curves)
-    history.histogram("validation/class_top1", np.array(list(known.values())), step)
-    history.images("validation/confusion", confusion(result, len(classes))[np.newaxis], step)
+        board.curves(step, curves)
+    board.histogram(step, "validation/class_top1", np.array(list(known.values())))
+    board.images(step, "validation/confusion", confusion(result, len(classes))[np.newaxis])
     worst = mistakes(result)
     if len(worst):
-        history.images(
-            "validation/worst_mistakes", drawn(result, worst, reader, images, classes), step
-        )
+        pictures = captioned(result, worst, reader, images, classes)
+        board.images(step, "validation/worst_mistakes", pictures)
 
 
 def class_top1(result: Evaluation, classes: int) -> np.ndarray:
-    """Returns each class's share of hits, [classes] float64; NaN where it has no example."""
+    """Returns the share of hits of each class, [classes] float64; NaN for one without examples."""
     count = np.bincount(result.labels, minlength=classes)
     hits = np.bincount(result.labels, result.top1, classes)
     return np.divide(hits, count, out=np.full(classes, np.nan), where=count > 0)
 
 
 def confusion(result: Evaluation, classes: int) -> np.ndarray:
-    """Returns a picture, [side, side, 3] uint8: true classes down, predicted ones across.
+    """Draws the confusion matrix, [side, side, 3] uint8.
 
-    The darker, the larger the share of the true class's examples.
+    Rows are true classes, columns predicted ones. The darker a cell, the larger its share of the
+    row.
     """
     pairs = np.bincount(result.labels * classes + result.predicted, minlength=classes**2)
     counts = pairs.reshape(classes, classes)
@@ -62,21 +134,25 @@ def confusion(result: Evaluation, classes: int) -> np.ndarray:
 
 
 def mistakes(result: Evaluation) -> np.ndarray:
-    """Returns the numbers of the wrong examples, the surest first, at most `MISTAKES`."""
+    """Returns the indices of wrong predictions, most probable first, at most `MISTAKES`."""
     wrong = np.flatnonzero(result.predicted != result.labels)
     return wrong[np.argsort(-result.probability[wrong], kind="stable")][:MISTAKES]
 
 
-def drawn(
+def captioned(
     result: Evaluation,
     numbers: np.ndarray,
     reader: Reader,
     images: Images,
     classes: Sequence[Label],
 ) -> np.ndarray:
-    """Returns the images as evaluation saw them, with what they are and what they were taken for.
+    """Returns images as evaluation saw them, captioned with their true and predicted classes.
 
-    [n, size, size, 3] uint8.
+    Args:
+      numbers: record numbers, [n]; the other arguments as in `show`.
+
+    Returns:
+      [n, size, size, 3] uint8.
     """
     pixels = batches.centres(reader, images, len(classes), numbers)
     pictures = []
@@ -84,9 +160,9 @@ def drawn(
         picture = Image.fromarray(image)
         names = [classes[int(i)].name for i in (result.labels[number], result.predicted[number])]
         text = f"{names[0]}\n-> {names[1]} {result.probability[number]:.2f}"
-        place = (4, images.size - 28)
+        position = (4, images.size - 28)
         ImageDraw.Draw(picture).multiline_text(
-            place, text, fill="white", stroke_width=2, stroke_fill="black"
+            position, text, fill="white", stroke_width=2, stroke_fill="black"
         )
         pictures.append(np.asarray(picture))
     return np.stack(pictures)

@@ -1,4 +1,8 @@
-"""One step from the gradients of all replicas: loss scale, clipping, moving average, momentum."""
+"""One step of the weights from the gradients of all replicas.
+
+In order: `accumulate` over micro-batches, `reduce` over replicas (loss scale, clipping), `apply`
+(learning rate, momentum, weight decay, moving average).
+"""
 
 import math
 from collections.abc import Sequence
@@ -18,31 +22,46 @@ LOSS_SCALE_GROWTH_STEPS = 2000  # the same: dynamic_growth_steps
 
 
 class Restriction(Protocol):
-    """What a weight is held to, such as a pruned one to 0. Called on each replica."""
+    """Keeps a weight within limits, e.g. a pruned one at 0. Called on each replica."""
 
-    def gradient(self, gradient: tf.Tensor) -> tf.Tensor: ...
+    def gradient(self, gradient: tf.Tensor) -> tf.Tensor:
+        """Returns the gradient that is used in place of this one."""
+        ...
 
-    def weight(self, weight: tf.Tensor) -> tf.Tensor: ...
+    def weight(self, weight: tf.Tensor) -> tf.Tensor:
+        """Returns the value that is stored in place of this one."""
+        ...
 
 
 class Update:
-    """Gathers gradients over micro-batches and replicas and turns them into one step.
+    """Turns the gradients of all micro-batches and replicas into one step.
 
-    All gradients and the metrics' sums travel in one vector, so one collective a step. Whether
-    it is finite is asked of the sum over all replicas, which all see alike: a NaN on any replica
-    leaves all weights as they were. Create under the strategy's scope.
+    Gradients and metrics travel in one vector, so there is one collective a step. The sum over all
+    replicas, which is equal on all of them, decides whether the step is finite: a NaN on any
+    replica leaves all weights as they were.
+
+    Args:
+      model: the network; create both under the strategy's scope.
+      training: the recipe.
+      examples: images in an epoch.
+      precision: a Keras dtype policy.
 
     Attributes:
+      weights: the variables that are trained.
       step: scalar int64, steps taken, skipped ones included.
-      skipped: scalar int64, steps left out because a gradient was not finite.
+      examples_seen: scalar int64, examples trained on, those of skipped steps included.
+      skipped: scalar int64, steps skipped because a gradient was not finite.
       loss_scale: scalar float32; 1 unless the precision is mixed_float16.
+      clean_steps: scalar int64, steps since the loss scale last changed.
+      examples_per_epoch: images in an epoch.
+      scaled: whether there is a loss scale.
     """
 
-    METRICS = 3  # sums of loss, top-1 and top-5 hits
+    METRICS = 3  # sums in the vector after the gradients: loss, top-1 hits, top-5 hits
 
     def __init__(self, model: keras.Model, training: Training, examples: int, precision: str):
         self.training = training
-        self.examples = examples
+        self.examples_per_epoch = examples
         self.weights = model.trainable_variables
         names = {id(v): name for name, v in model_variables(model).items()}
         self._names = [names[id(v)] for v in self.weights]
@@ -59,35 +78,35 @@ class Update:
             for v in (self.weights if training.ema else [])
         ]
         self._restrictions: dict[int, Restriction] = {}
-        self._gathered = tf.Variable(
+        self._accumulated = tf.Variable(
             tf.zeros([sum(self._sizes) + self.METRICS]),
             trainable=False,
             synchronization=tf.VariableSynchronization.ON_READ,
             aggregation=tf.VariableAggregation.SUM,
-            name="gathered",
+            name="accumulated",
         )
 
     @property
     def seen(self) -> int:
-        """How many examples have been trained on, those of skipped steps included."""
+        """`examples_seen` as an integer."""
         return int(self.examples_seen.numpy())
 
     def restrict(self, restrictions: Sequence[tuple[keras.Variable, "Restriction"]]) -> None:
-        """Holds weights to what each may be, from the next step on; call before the first."""
-        places = {id(weight): place for place, weight in enumerate(self.weights)}
-        self._restrictions = {places[id(w)]: r for w, r in restrictions}
+        """Sets restrictions of single weights; call before the first step."""
+        indices = {id(weight): index for index, weight in enumerate(self.weights)}
+        self._restrictions = {indices[id(w)]: r for w, r in restrictions}
 
-    def settle_scale(self, precision: str | None) -> None:
-        """Call after the variables were restored, which were saved in `precision`; None: unknown.
+    def restart_loss_scale(self, saved_precision: str | None) -> None:
+        """Adapts the loss scale after the variables of a checkpoint were restored.
 
-        Where that was none with a loss scale, theirs is 1, from which it takes 30,000 steps to
-        grow to what float16 needs. Where it is unknown a scale of 1 is taken for such a one: if it
-        was not, it falls again within 15 steps.
+        A checkpoint saved without loss scaling has scale 1, which would need 30,000 steps to grow
+        to what float16 needs; such a run restarts at 2^15. A scale of 1 saved in an unknown
+        precision (None) restarts, too: a wrong guess costs at most 15 skipped steps.
         """
         if not self.scaled:
             self.loss_scale.assign(1.0)
             self.clean_steps.assign(0)
-        elif precision != "mixed_float16" and self.loss_scale.numpy() <= 1.0:
+        elif saved_precision != "mixed_float16" and self.loss_scale.numpy() <= 1.0:
             self.loss_scale.assign(LOSS_SCALE_START)
 
     def averaged(self) -> list[tuple[keras.Variable, tf.Variable]]:
@@ -102,36 +121,37 @@ class Update:
         names = map(average_of, self._names)
         return named | (dict(zip(names, self.averages, strict=True)) if self.averages else {})
 
-    def forget(self) -> None:
-        """Starts the optimizer afresh, for weights that were frozen until now.
+    def reset_optimizer(self) -> None:
+        """Starts the optimizer afresh for weights that were frozen until now.
 
-        Adam's bias correction would else take their empty moments for those of many steps.
+        Otherwise Adam's bias correction would take their empty moments for those of many steps.
         """
         for variable in self.optimizer.variables:
             variable.assign(tf.zeros_like(variable))
 
-    def gather(self, gradients: list[tf.Tensor], metrics: list[tf.Tensor]) -> None:
-        """Adds one micro-batch's gradients (scaled) and metrics; call in a replica."""
+    def accumulate(self, gradients: list[tf.Tensor], metrics: list[tf.Tensor]) -> None:
+        """Adds the scaled gradients and the metrics of one micro-batch; call in a replica."""
         parts = [tf.reshape(tf.cast(g, tf.float32), [-1]) for g in gradients]
-        self._gathered.assign_add(tf.concat([*parts, tf.stack(metrics)], 0))
+        self._accumulated.assign_add(tf.concat([*parts, tf.stack(metrics)], 0))
 
-    def drop_gathered(self) -> None:
-        """Forgets what was gathered; call outside any replica."""
-        self._gathered.assign(tf.zeros_like(self._gathered))
+    def discard_accumulated(self) -> None:
+        """Drops the accumulated gradients; call outside any replica."""
+        self._accumulated.assign(tf.zeros_like(self._accumulated))
 
-    def gathered_sum(self) -> float:
-        """The sum over what one device gathered: reading it waits until it has been."""
-        return float(tf.reduce_sum(self._gathered))
+    def accumulated_sum(self) -> float:
+        """Waits for the device and returns the sum of what it has accumulated."""
+        return float(tf.reduce_sum(self._accumulated))
 
-    def take(self) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
-        """Sums over the replicas what was gathered and forgets it; call in a replica.
+    def reduce(self) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+        """Sums the accumulated gradients and metrics over all replicas; call in a replica.
 
         Returns:
-          The gradients, whether all are finite (scalar bool), and the metrics [3].
+          The gradients, unscaled and clipped; whether all are finite, scalar bool; the metrics,
+          [3] float32.
         """
         replica = tf.distribute.get_replica_context()
-        total = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(self._gathered))
-        self._gathered.assign(tf.zeros_like(total))
+        total = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(self._accumulated))
+        self._accumulated.assign(tf.zeros_like(total))
         gradient = total[: -self.METRICS] / tf.convert_to_tensor(self.loss_scale)
         metrics = total[-self.METRICS :]
         finite = tf.math.is_finite(tf.reduce_sum(tf.abs(gradient)) + tf.reduce_sum(metrics))
@@ -145,19 +165,19 @@ class Update:
     def apply(
         self, strategy, gradients: list, finite: tf.Tensor, frozen: bool = False
     ) -> tf.Tensor:
-        """Updates all replicas' weights, or none; call outside any replica.
+        """Updates the weights on all replicas, or skips the step; call outside any replica.
 
         Args:
-          strategy: the one in whose scope this was made.
-          gradients: one (per-replica) tensor a weight, as `take` returned them.
-          finite: scalar bool.
+          strategy: the strategy in whose scope this was created.
+          gradients: one per-replica tensor a weight, from `reduce`.
+          finite: scalar bool, from `reduce`.
           frozen: change the classifier alone.
 
         Returns:
-          Whether the step was left out although no loss scale can be at fault, scalar bool.
+          Whether the step was skipped for another reason than the loss scale, scalar bool.
         """
-        hopeless = tf.logical_not(finite) & ((not self.scaled) | (self.loss_scale <= 1.0))
-        rate = learning_rate(self.training, self.examples_seen, self.examples)
+        not_finite = tf.logical_not(finite) & ((not self.scaled) | (self.loss_scale <= 1.0))
+        rate = learning_rate(self.training, self.examples_seen, self.examples_per_epoch)
         tf.cond(
             finite,
             lambda: self._update_all(strategy, gradients, rate, frozen),
@@ -165,25 +185,25 @@ class Update:
         )
         self.step.assign_add(1)
         self.examples_seen.assign_add(self.training.batch_size)
-        return hopeless
+        return not_finite
 
     def _update_all(self, strategy, gradients: list, rate: tf.Tensor, frozen: bool) -> tf.Tensor:
         momentum = self._momentum(rate)
-        for place, (weight, gradient) in enumerate(zip(self.weights, gradients, strict=True)):
+        for index, (weight, gradient) in enumerate(zip(self.weights, gradients, strict=True)):
             classifier = optimizers.is_classifier(weight)
             if frozen and not classifier:
                 continue
             own_rate = rate * (self.training.classifier_multiplier if classifier else 1)
-            lost = optimizers.decay(self.training, weight)
-            average = self.averages[place] if self.averages else None
-            held = self._restrictions.get(place)
-            own = (own_rate, momentum, lost, average)
+            decay = optimizers.decay(self.training, weight)
+            average = self.averages[index] if self.averages else None
+            limit = self._restrictions.get(index)
+            rule = (own_rate, momentum, decay, average)
 
-            def update(variable, gradient, weight=weight, own=own, held=held):
-                gradient = held.gradient(gradient) if held else gradient
-                self._update_one(variable, weight.value, gradient, *own)
-                if held:
-                    variable.assign(held.weight(variable))
+            def update(variable, gradient, weight=weight, rule=rule, limit=limit):
+                gradient = limit.gradient(gradient) if limit else gradient
+                self._update_one(variable, weight.value, gradient, *rule)
+                if limit:
+                    variable.assign(limit.weight(variable))
 
             strategy.extended.update(weight.value, update, args=(gradient,), group=False)
         self.optimizer.end_step()
@@ -194,26 +214,29 @@ class Update:
         """Updates one replica's copy of one weight, and its moving average."""
         if decay and self.training.optimizer == "adamw":
             variable.assign_sub(rate * decay * variable)
-        elif decay and self.training.optimizer != "lamb":  # which does it itself
+        elif decay and self.training.optimizer != "lamb":  # LAMB decays in its own formula
             gradient += decay * variable
         self.optimizer.update(variable, owner, gradient, rate, momentum)
         if average is not None:
             average.assign_add((1.0 - self._average_momentum()) * (variable - average))
 
     def _average_momentum(self) -> tf.Tensor:
-        """The moving average's momentum, small at first: else it keeps the initial weights."""
+        """Returns the moving average's momentum, small at first to forget the initial weights."""
         step = tf.cast(self.step, tf.float32)
         return tf.minimum(self.training.ema, (1.0 + step) / (10.0 + step))
 
     def _momentum(self, rate: tf.Tensor) -> tf.Tensor:
-        """Intel Caffe, warm-up: momentum times r_t / r_(t-1), since the velocity holds the rate."""
+        """Returns the momentum; in Intel Caffe's warm-up times r_t / r_(t-1).
+
+        The reason is Caffe's velocity, which contains the learning rate.
+        """
         momentum = tf.constant(self.training.momentum)
         if not self.training.warmup_epochs:
             return momentum
         before = tf.maximum(self.examples_seen - self.training.batch_size, 0)
-        last = learning_rate(self.training, before, self.examples)
+        last = learning_rate(self.training, before, self.examples_per_epoch)
         epochs = self.training.frozen_epochs + self.training.warmup_epochs
-        warm = tf.cast(self.examples_seen, tf.float32) < epochs * self.examples
+        warm = tf.cast(self.examples_seen, tf.float32) < epochs * self.examples_per_epoch
         return tf.where(warm, momentum * tf.math.divide_no_nan(rate, last), momentum)
 
     def _grow_loss_scale(self) -> None:
@@ -232,7 +255,7 @@ class Update:
 
 
 def _counter(name: str, dtype: tf.DType, initial: float) -> tf.Variable:
-    """A scalar that is alike on all replicas and only written outside them."""
+    """Returns a scalar variable that is equal on all replicas and written outside them."""
     return tf.Variable(
         tf.cast(initial, dtype),
         trainable=False,

@@ -24,9 +24,9 @@ import tensorflow as tf
 
 from squeezenext import cli
 from squeezenext.errors import EXIT_CODES, InputError, RunAgain
-from squeezenext.train import history, stopping
+from squeezenext.train import log, stopping
 from squeezenext.train.cluster import Cluster
-from squeezenext.train.history import LOG
+from squeezenext.train.log import LOG
 from squeezenext.train.stopping import StopSignals
 
 # The small file that each worker overwrites every second, for the others to read.
@@ -446,7 +446,7 @@ def watched(
     def leaving(why: Verdict = _INTERRUPTED) -> None:
         if watchdog:
             watchdog.left(why.sentence.rstrip("."), why.code)
-        history.note(why.sentence)
+        log.note(why.sentence)
 
     signals.on_leaving(leaving)
     try:
@@ -484,4 +484,4 @@ def _leave(why: Verdict) -> NoReturn:
     if why.code != EXIT_CODES[RunAgain]:
         again = f"mend that, then {again}"
     sentence = f"{why.sentence[0].upper()}{why.sentence[1:]}; {again}."
-    stopping.end(why.code, sentence, lambda: history.note(sentence))
+    stopping.end(why.code, sentence, lambda: log.note(sentence))
