@@ -1,4 +1,4 @@
-"""Tests for `training/cluster.py`, `watchdog.py`, `group.py`: who is there, who no longer."""
+"""Tests for `train/cluster.py` and `train/watchdog.py`: who is there, who no longer."""
 
 import errno
 import json
@@ -112,10 +112,10 @@ class Bench:
         for _ in range(round(seconds)):
             self.now += 1
             for index in beating:
-                self.dogs[index].beat()
+                self.dogs[index].send()
             for index in working:
                 self.dogs[index].progress()
-            if wrong := self.dogs[0].look():
+            if wrong := self.dogs[0].check():
                 self.code = wrong.code
                 return wrong.sentence, self.now
         return None, self.now
@@ -129,7 +129,7 @@ def bench(tmp_path):
 def start(bench):
     assert bench.go(3)[0] is None
     for dog in bench.dogs:
-        dog.joined()
+        dog.connected()
 
 
 def test_all_well(bench):
@@ -146,7 +146,7 @@ def test_one_that_falls_silent_is_named_in_time(bench):
 def test_a_process_that_was_stopped_itself_blames_nobody(bench):
     start(bench)
     bench.now += 1000
-    assert bench.dogs[0].look() is None
+    assert bench.dogs[0].check() is None
     assert bench.go(60)[0] is None
     bench.now += 1000
     wrong, now = bench.go(60, beating=(0, 2))
@@ -155,7 +155,7 @@ def test_a_process_that_was_stopped_itself_blames_nobody(bench):
 
 def test_one_that_has_left_says_why(bench):
     start(bench)
-    bench.dogs[2].left("the disk is on fire", 75)
+    bench.dogs[2].leave("the disk is on fire", 75)
     assert bench.go(1)[0] == "worker 2 (c:1) has left: the disk is on fire" and bench.code == 75
 
 
@@ -163,11 +163,11 @@ def test_one_that_has_left_says_why(bench):
 def test_a_fault_of_one_ends_all_with_its_exit_code(bench, code):
     """Else a job that is put back into the queue for a 75 meets the same damaged record again."""
     start(bench)
-    bench.dogs[1].left("record 4 cannot be used", code)
+    bench.dogs[1].leave("record 4 cannot be used", code)
     assert bench.go(1)[0].endswith("has left: record 4 cannot be used") and bench.code == code
-    third = bench.dogs[2].look()
-    bench.dogs[2].left(third.sentence, third.code)  # as its thread does; the first is slower
-    assert bench.dogs[0].look().code == code
+    third = bench.dogs[2].check()
+    bench.dogs[2].leave(third.sentence, third.code)  # as its thread does; the first is slower
+    assert bench.dogs[0].check().code == code
 
 
 def test_one_that_leaves_at_once_tells_those_that_come_later(bench, monkeypatch):
@@ -179,17 +179,17 @@ def test_one_that_leaves_at_once_tells_those_that_come_later(bench, monkeypatch)
         if bench.now == 20:
             late.extend([bench.dog(0), bench.dog(2)])
         for dog in late:
-            dog.beat()
+            dog.send()
 
     monkeypatch.setattr(watchdog.time, "sleep", sleep)
-    bench.dogs[1].left("no file matches /data/*", 2)
+    bench.dogs[1].leave("no file matches /data/*", 2)
     assert bench.now == 20 and "telling the other workers, for 60 s at most" in bench.told[0]
     for dog in late:
-        assert dog.look().sentence.endswith("has left: no file matches /data/*")
-        assert dog.look().code == 2
+        assert dog.check().sentence.endswith("has left: no file matches /data/*")
+        assert dog.check().code == 2
     before = bench.now
-    bench.dog(1).left("stopped", 75)  # nobody is kept waiting: the others will try again, too
-    bench.dog(2).left("no file matches /data/*", 2)  # they do not come at all
+    bench.dog(1).leave("stopped", 75)  # nobody is kept waiting: the others will try again, too
+    bench.dog(2).leave("no file matches /data/*", 2)  # they do not come at all
     assert bench.now == before + watchdog.LINGER_SECONDS
 
 
@@ -205,31 +205,31 @@ def test_one_that_is_started_anew_alone_is_no_longer_the_old_one(bench):
 def test_one_that_is_done_may_fall_silent(bench, monkeypatch):
     monkeypatch.setattr(watchdog.time, "sleep", lambda seconds: setattr(bench, "now", 99.0))
     start(bench)
-    bench.dogs[1].part()
+    bench.dogs[1].finish()
     assert bench.go(100, beating=(0, 2))[0] is None
 
 
-def test_one_that_beats_but_does_nothing_is_named(bench):
+def test_one_that_stalls_is_named(bench):
     start(bench)
     assert bench.go(800, working=(0,))[0] is None
     wrong, now = bench.go(2000, working=())
-    assert wrong.startswith("worker 1 (b:1) and worker 2 (c:1) got stuck") and now > 1700
+    assert wrong.startswith("worker 1 (b:1) and worker 2 (c:1) stalled") and now > 1700
 
 
-def test_the_one_whose_input_got_stuck_is_named(bench):
+def test_the_one_whose_input_stalls_is_named(bench):
     """All workers sit in the same call: no other can finish it without the stuck one."""
     start(bench)
     fed = {0: 41, 1: 40, 2: 41}
     for index, dog in enumerate(bench.dogs):
-        dog.feed(lambda index=index: fed[index])
+        dog.count_batches(lambda index=index: fed[index])
     wrong, _ = bench.go(2000, working=())
-    assert wrong.startswith("worker 1 (b:1) got stuck")
+    assert wrong.startswith("worker 1 (b:1) stalled")
 
 
-def test_a_network_that_got_stuck_is_nobodys_fault(bench):
+def test_a_network_that_stalls_is_nobodys_fault(bench):
     start(bench)
     wrong, _ = bench.go(2000, working=())
-    assert wrong.startswith("no worker has got on for 9")
+    assert wrong.startswith("no worker has made progress for 9")
 
 
 def test_a_full_disk_makes_nobody_leave(bench, monkeypatch):
@@ -248,17 +248,17 @@ def test_a_full_disk_makes_nobody_leave(bench, monkeypatch):
     assert wrong.startswith("worker 1 (b:1) has not answered for 16 s") and now == 128 + 16
 
 
-def test_a_beat_overwrites_its_file_in_place(bench, tmp_path):
+def test_a_heartbeat_overwrites_its_file_in_place(bench, tmp_path):
     start(bench)
     path = tmp_path / watchdog.FOLDER / "0.json"
     before = path.stat()
-    bench.dogs[0].left("x" * 5000, 1)
+    bench.dogs[0].leave("x" * 5000, 1)
     after = path.stat()
     assert (before.st_ino, before.st_size) == (after.st_ino, after.st_size)
-    assert "has left: xxx" in bench.dogs[1].look().sentence
+    assert "has left: xxx" in bench.dogs[1].check().sentence
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "7", '{"beat": "x"}', "null"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "7", '{"count": "x"}', "null"])
 def test_a_file_that_says_nothing_is_no_sign_of_life(bench, tmp_path, content):
     start(bench)
     (tmp_path / watchdog.FOLDER / "1.json").write_text(content)
@@ -267,7 +267,7 @@ def test_a_file_that_says_nothing_is_no_sign_of_life(bench, tmp_path, content):
 
 def test_storage_that_is_not_shared_is_said(bench):
     for dog in bench.dogs:
-        dog.joined()
+        dog.connected()
     wrong, _ = bench.go(60, beating=(0, 1))
     assert "no sign of it: --model_dir must be on storage that all workers share" in wrong
     assert wrong.startswith("worker 2") and bench.code == 2
@@ -283,7 +283,7 @@ def test_one_that_never_comes_is_told_and_then_named(bench):
 def test_workers_that_tensorflow_cannot_connect_do_not_wait_for_ever(bench):
     """All are alive: a wrong port, a firewall, a stranger on the port."""
     for dog in bench.dogs:
-        dog.joining(8)
+        dog.connecting(8)
     assert bench.go(60, beating=(0, 1), working=())[0] is None  # the third is late
     wrong, now = bench.go(2000, working=())
     assert bench.told == [
@@ -299,22 +299,22 @@ def test_a_worker_with_fewer_devices_is_named(bench):
     """TensorFlow takes for granted that all have as many, and would wait."""
     for dog, count in zip(bench.dogs, (8, 7, 8), strict=True):
         assert bench.go(2, working=())[0] is None
-        dog.joining(count)
+        dog.connecting(count)
     wrong, _ = bench.go(2, working=())
     assert wrong.startswith("worker 1 (b:1) has 7 devices, others have 8: mend that, or give --dev")
     assert bench.code == 2
     for dog in bench.dogs:
-        dog.joined()
+        dog.connected()
     assert bench.go(60)[0] is None  # it can, where it has done so
 
 
 def test_what_an_earlier_start_left_is_no_sign_of_life(bench):
     bench.go(5)
     again = bench.dog(0)
-    again.joined()
+    again.connected()
     for _ in range(20):
         bench.now += 1
-        wrong = again.look()
+        wrong = again.check()
     assert "no sign of it" in wrong.sentence
 
 

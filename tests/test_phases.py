@@ -1,4 +1,4 @@
-"""Tests of training that changes on its way (`training/phases.py`), and of teachers."""
+"""Tests of training that changes on its way (`train/phases.py`), and of teachers."""
 
 import dataclasses
 
@@ -143,7 +143,7 @@ def test_keras_teachers_get_their_own_preprocessing_and_side():
     ("name", "classes", "message"),
     [
         ("keras:NoNet", 1000, "keras.applications has no NoNet"),
-        ("keras:EfficientNetB0", 10, "tells 1000 classes apart, the data has 10"),
+        ("keras:EfficientNetB0", 10, "has 1000 classes, the data has 10"),
         ("nowhere", 10, "nowhere"),
     ],
 )

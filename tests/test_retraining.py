@@ -89,7 +89,7 @@ def test_the_batch_divides_among_any_number_of_devices(monkeypatch, count, batch
     config = command.Method(epochs=2.0).recipe(tiny.SQUEEZENEXT, "teacher")
     found = retraining.for_devices(config)
     assert found.training.batch_size == planning.batch_size() == batch
-    assert devices.size(found, several) * count <= batch
+    assert devices.micro_batch(found, several) * count <= batch
 
 
 def test_shared_values_are_trained_and_stay_shared(dense, reader):

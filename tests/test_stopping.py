@@ -1,4 +1,4 @@
-"""Tests for `training/signals.py`, in processes of their own."""
+"""Tests for `train/stopping.py`, in processes of their own."""
 
 import signal
 import subprocess

@@ -53,7 +53,7 @@ def stuck(bench: Bench, group: Group) -> int:
             process.join()
             told = last_words(process)
             named = f"orker {culprit} (127" in told.splitlines()[-1]
-            if process.exitcode != 75 or not named or "got stuck" not in told:
+            if process.exitcode != 75 or not named or "stalled" not in told:
                 raise Different(
                     f"stuck worker {culprit}, {split}: worker {index} ended with "
                     f"{process.exitcode}: {told}"
@@ -65,9 +65,9 @@ def stuck(bench: Bench, group: Group) -> int:
 def hang(split: str) -> None:
     """Lets the input of a split deliver a few micro-batches and no more; shortens the patience."""
     from squeezenext.records.reader import Reader
-    from squeezenext.train import watchdog as watched
+    from squeezenext.train import watchdog
 
-    watched.STALL_SECONDS = STALL_SECONDS
+    watchdog.STALL_SECONDS = STALL_SECONDS
     read, reads = Reader.read, 0
 
     def slow(reader, numbers):

@@ -148,7 +148,7 @@ def _loop(
         strategy=strategy,
         precision=precision,
         examples=reader.split.examples,
-        micro_batch=devices.size(config, strategy),
+        micro_batch=devices.micro_batch(config, strategy),
         seed=seed,
         teacher=teacher,
         batch_statistics=batch_statistics,

@@ -1,9 +1,9 @@
-"""Trains a configuration; run again after any interruption, the same command goes on.
+"""Trains a configuration. After any interruption the same command continues the run.
 
     python -m squeezenext.train --configuration NAME --data_dir DIR --model_dir DIR [flags]
 
-DIR is a folder with manifest.json as datasets.convert writes it. The recipe is the configuration;
-flags name places and machines, and --set changes a single field.
+DIR is a folder with manifest.json, written by datasets.convert. The configuration holds the recipe,
+of which --set changes single fields; the other flags name folders and machines.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from squeezenext.model import published
 from squeezenext.records import dataset
 from squeezenext.train import cluster, log
 from squeezenext.train.options import PRECISIONS, Cluster, OnBadRecord, OnNan, Options, Task
-from squeezenext.train.stopping import StopSignals
+from squeezenext.train.stopping import StopSignals, watched
 
 
 def train(config: Config, options: Options) -> dict:
@@ -59,7 +59,6 @@ def _train(config: Config, options: Options, signals: StopSignals) -> dict:
             tf_import.without_onednn()
         tf_import.import_tensorflow()
         from squeezenext.train import job  # only now: no error above waits for TensorFlow
-        from squeezenext.train.watchdog import watched
 
         log.log_to(None if worker else model_dir / model_directory.LOG)
         with watched(model_dir, workers, signals) as watchdog:
@@ -84,12 +83,12 @@ def _task(config: Config, options: Options) -> Task:
 
 
 def _locked(model_dir: Path, worker: int) -> contextlib.AbstractContextManager:
-    """Returns a worker's held lock; the chief's keeps other runs out."""
+    """Returns the lock of one worker, held; the chief's keeps other runs out."""
     return locked(model_dir, f".lock-{worker}" if worker else ".lock")
 
 
 def locked(model_dir: Path, name: str = ".lock") -> contextlib.AbstractContextManager:
-    """Returns a held lock on a model directory, which is made if absent.
+    """Returns a lock on a model directory, held; makes the directory if it is absent.
 
     Raises:
       RunAgain: another process holds it.
@@ -115,7 +114,7 @@ def _configured(values: flags.FlagValues) -> Config:
         "num_epochs": "training.epochs",
     }
     given = [f"{fields[n]}={values[n].value}" for n in fields if values[n].value is not None]
-    # Before the recipe, which may reckon with them, and after it, for they win.
+    # Before the recipe, which may compute with them, and after it, since flags win over recipes.
     config = _changed(config, given)
     config = recipes.apply(values["recipe"].value, config)
     return _changed(config, [*values["set"].value, *given])
@@ -130,42 +129,38 @@ def _changed(config: Config, changes: Sequence[str]) -> Config:
 def _define(values: flags.FlagValues) -> None:
     string, integer, number = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
     enum, at = flags.DEFINE_enum, {"flag_values": values}
-    string("configuration", "v_1_0_SqNxt_23", "A module in configs/, or a path to a .py.", **at)
-    string("data_dir", None, "Folder with the shards and manifest.json.", **at)
-    string(
-        "training_file_pattern",
-        None,
-        "TF-slim shards made elsewhere, in place of --data_dir.",
-        **at,
-    )
-    string("validation_file_pattern", None, "The same for validation.", **at)
-    string("model_dir", None, "Where the run lives; resumes what is there.", **at)
+    string("configuration", "v_1_0_SqNxt_23", "A module in configs/, or the path of a .py.", **at)
+    string("data_dir", None, "Folder of the shards and manifest.json.", **at)
+    string("training_file_pattern", None, "TF-slim shards, instead of --data_dir.", **at)
+    string("validation_file_pattern", None, "TF-slim shards for validation.", **at)
+    string("model_dir", None, "Directory of the run; a run that is there is resumed.", **at)
     string("fine_tune_from", None, "Model directory or published model to start from.", **at)
-    enum("recipe", "published", recipes.NAMES, "How to train.", **at)
+    enum("recipe", "published", recipes.NAMES, "Recipe that replaces the configuration's.", **at)
     string("teacher", None, "Model to learn from: directory, name or keras:NAME.", **at)
     integer("batch_size", None, "Global batch; overrides the configuration.", 1, **at)
-    number("num_epochs", None, "Overrides the configuration.", **at)
+    number("num_epochs", None, "Number of epochs; overrides the configuration.", **at)
     integer("micro_batch_size", None, "Images a device takes at once.", 1, **at)
     integer("devices", 0, "GPUs, or logical CPU devices; 0: all GPUs or one CPU.", 0, **at)
-    enum("cluster", "auto", get_args(Cluster), "Who trains; auto: TF_CONFIG where set.", **at)
-    enum("precision", "auto", ("auto", *PRECISIONS), "In which the network computes.", **at)
-    integer("seed", 0, "Of the weights, order and augmentation.", 0, **at)
-    flags.DEFINE_bool(
-        "deterministic", False, "The same bits each time; slower, on a CPU without oneDNN.", **at
-    )
-    what = "A gradient not finite: stop, or roll back and go past it."
+    enum("cluster", "auto", get_args(Cluster), "Workers; auto: those of TF_CONFIG if set.", **at)
+    enum("precision", "auto", ("auto", *PRECISIONS), "Precision of the computation.", **at)
+    integer("seed", 0, "Seed of initial weights, data order and augmentation.", 0, **at)
+    what = "The same bits each time; slower, on a CPU without oneDNN."
+    flags.DEFINE_bool("deterministic", False, what, **at)
+    what = "When a gradient is not finite: stop, or roll back and skip the batch."
     enum("on_nan", "stop", get_args(OnNan), what, **at)
-    number("checkpoint_minutes", 10.0, "Saves so often, and after each epoch.", 0.0, **at)
-    integer("keep_checkpoints", 2, "The newest so many are kept, and the best.", 1, **at)
-    integer("evaluate_every_epochs", 1, "0: only at the end.", 0, **at)
-    what = "At a damaged training record: stop, or skip it (few may be, see docs/data.md)."
+    what = "Minutes between checkpoints; each epoch ends with one, too."
+    number("checkpoint_minutes", 10.0, what, 0.0, **at)
+    integer("keep_checkpoints", 2, "Newest checkpoints to keep, beside the best.", 1, **at)
+    integer("evaluate_every_epochs", 1, "Epochs between evaluations; 0: one at the end.", 0, **at)
+    what = "At a damaged training record: stop, or skip it (a few at most, see docs/data.md)."
     enum("on_bad_record", "stop", get_args(OnBadRecord), what, **at)
-    what = "Measure input and network apart, say which is the limit, and train nothing."
+    what = "Measure input and network apart and report which is the limit; trains nothing."
     flags.DEFINE_bool("profile_input", False, what, **at)
     flags.DEFINE_multi_string("set", [], "FIELD=VALUE of the configuration; repeatable.", **at)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
     values = flags.FlagValues()
     _define(values)
 

@@ -1,4 +1,4 @@
-"""Which devices a run uses, how they are tied together, and in which precision they compute."""
+"""The devices of a run: their strategy, precision, exchange of numbers, and share of a batch."""
 
 import contextlib
 import functools
@@ -21,15 +21,15 @@ from squeezenext.train.options import check_precision
 
 
 def strategy(devices: int = 0, cluster: Cluster | None = None) -> tf.distribute.Strategy:
-    """Returns the distribution for this process; call before TensorFlow touches a device.
+    """Returns the strategy for this process; call before TensorFlow touches a device.
 
-    One device needs none, several take MirroredStrategy, a cluster MultiWorkerMirroredStrategy,
-    which waits here until all workers have come.
+    One device gets the default strategy, several MirroredStrategy, a cluster
+    MultiWorkerMirroredStrategy, which waits here until all workers have come.
 
     Args:
-      devices: the first so many GPUs, or so many logical CPU devices where there is no GPU;
-        0 is all GPUs, or one CPU.
-      cluster: the workers, where there are several.
+      devices: number of GPUs, the first ones, or of logical CPU devices if there is no GPU; 0: all
+        GPUs, or one CPU.
+      cluster: the workers, if there are several.
 
     Raises:
       InputError: there are fewer GPUs, or a worker would have several CPU devices.
@@ -50,7 +50,7 @@ def strategy(devices: int = 0, cluster: Cluster | None = None) -> tf.distribute.
 
 
 def count(devices: int) -> int:
-    """Returns how many devices `strategy(devices)` will take in this process.
+    """Returns the number of devices that `strategy(devices)` takes in this process.
 
     Raises:
       InputError: there are fewer GPUs.
@@ -60,10 +60,10 @@ def count(devices: int) -> int:
 
 @functools.cache
 def mirrored(names: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
-    """One strategy a set of devices and process.
+    """Returns the one MirroredStrategy of a set of devices in this process.
 
-    Each strategy numbers its collectives from 100, and two of them on the same devices mix theirs
-    up: "Shape mismatch in the collective instance 100" (TensorFlow 2.21).
+    Each strategy numbers its collectives from 100, so two of them on the same devices confuse
+    them: "Shape mismatch in the collective instance 100" (TensorFlow 2.21).
     """
     ignored = os.environ.pop("TF_CONFIG", None)  # TensorFlow fails if it is empty or no JSON
     try:
@@ -76,11 +76,11 @@ def mirrored(names: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
 def make_deterministic() -> None:
     """Makes every operation give the same bits each time; call before TensorFlow touches a device.
 
-    TensorFlow's own switch does not cover the CPU. A sum shared out among an operation's threads
-    now and then differs in the last bit, so there is one. And under load oneDNN's first convolution
-    on a thread now and then makes a gradient differ by 1e-10 (one process in ten, TensorFlow 2.21;
-    one thread for the operations makes it rarer, one core for the process does not help), so
-    training does without oneDNN, see `tf_import.without_onednn`.
+    TensorFlow's own switch does not cover the CPU. A sum divided among an operation's threads
+    sometimes differs in the last bit, so there is one thread. And under load oneDNN's first
+    convolution on a thread sometimes makes a gradient differ by 1e-10 (one process in ten,
+    TensorFlow 2.21; one thread for the operations makes it rarer, one core for the process does
+    not help), so training does without oneDNN, see `tf_import.without_onednn`.
 
     Raises:
       InputError: this process has used TensorFlow already.
@@ -105,7 +105,7 @@ def make_deterministic() -> None:
 
 
 def _names(devices: int) -> list[str]:
-    """Returns the devices' names, after making the logical ones."""
+    """Returns the names of the devices, after creating logical ones."""
     gpus = tf.config.list_physical_devices("GPU")
     if devices > len(gpus) > 0:
         raise InputError(f"--devices {devices}: this machine has {len(gpus)} GPUs.")
@@ -125,7 +125,7 @@ def _names(devices: int) -> list[str]:
 
 
 def _split_cpu(devices: int) -> None:
-    """Makes logical devices of the CPU, unless this process has enough of them already."""
+    """Divides the CPU into logical devices, unless this process has enough of them already."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     try:
         tf.config.set_logical_device_configuration(
@@ -137,7 +137,7 @@ def _split_cpu(devices: int) -> None:
 
 
 def workers(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """Returns (this worker's number, number of workers)."""
+    """Returns (index of this worker, number of workers)."""
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.cluster_spec().as_dict():
         return 0, 1
@@ -152,10 +152,7 @@ def share(strategy: tf.distribute.Strategy) -> Share:
 
 
 def exchange(strategy: tf.distribute.Strategy, numbers: Sequence[int]) -> np.ndarray:
-    """Returns what each worker has to say, [workers, n] int64, alike on all of them.
-
-    All workers must call it together.
-    """
+    """Returns the numbers of all workers, [workers, n] int64; a collective."""
     worker, count = workers(strategy)
     rows = np.zeros((count, len(numbers)), np.int64)
     rows[worker] = numbers
@@ -163,11 +160,11 @@ def exchange(strategy: tf.distribute.Strategy, numbers: Sequence[int]) -> np.nda
         return rows
     replicas = strategy.num_replicas_in_sync // count
 
-    def mine(context):  # one replica speaks for its worker
+    def own(context):  # a worker's first replica contributes its numbers
         first = context.replica_id_in_sync_group % replicas == 0
         return tf.constant(rows if first else np.zeros_like(rows))
 
-    shared = strategy.experimental_distribute_values_from_function(mine)
+    shared = strategy.experimental_distribute_values_from_function(own)
     return strategy.reduce(tf.distribute.ReduceOp.SUM, shared, axis=None).numpy()
 
 
@@ -200,21 +197,19 @@ def _cpu_features() -> set[str]:
     return set(lines[0].split()) if lines else set()
 
 
-# How many images of a batch a device takes at once.
+_FEW = 16  # images; fewer are too few for batch norm's statistics
 
 
-_FEW = 16  # images for batch norm's statistics
-
-
-def size(config: Config, strategy: tf.distribute.Strategy, wanted: int | None = None) -> int:
-    """Returns how many images a replica takes at once, a divisor of its share of the batch.
+def micro_batch(config: Config, strategy: tf.distribute.Strategy, wanted: int | None = None) -> int:
+    """Returns the images that a replica takes at once, a divisor of its share of the batch.
 
     Args:
       config: its `training.batch_size` is that of all replicas together.
-      wanted: so many, if they divide the share; None: as many as are fast.
+      strategy: the replicas.
+      wanted: the size that the user asks for; None: a fast one.
 
     Raises:
-      InputError: the batch does not divide among the devices, or a share as is wanted.
+      InputError: the batch does not divide among the replicas, or a share into such parts.
     """
     batch, replicas = config.training.batch_size, strategy.num_replicas_in_sync
     share, rest = divmod(batch, replicas)
@@ -245,18 +240,20 @@ def size(config: Config, strategy: tf.distribute.Strategy, wanted: int | None = 
 
 
 def _sizes(share: int, echo: int, limit: int) -> list[int]:
-    """Returns what divides a replica's share of the batch, up to `limit`, the smallest first."""
+    """Returns the possible micro-batches of a replica's share, up to `limit`, in order."""
     return [s for s in range(echo, min(limit, share) + 1, echo) if share % s == 0]
 
 
 @contextlib.contextmanager
-def memory_named(config: Config, strategy: tf.distribute.Strategy, now: int) -> Iterator[None]:
-    """Turns TensorFlow's account of a device whose memory is full into what one can do.
+def full_memory_explained(
+    config: Config, strategy: tf.distribute.Strategy, now: int
+) -> Iterator[None]:
+    """Turns TensorFlow's error at a device whose memory is full into a remedy.
 
     Args:
-      config: as for `size`.
-      strategy: the same.
-      now: images a replica takes at once.
+      config: as in `micro_batch`.
+      strategy: as in `micro_batch`.
+      now: images that a replica takes at once.
 
     Raises:
       InputError: the memory was full.

@@ -40,20 +40,20 @@ def train(
     reader = _reader(task.splits["train"], options)
     loop = _loop(task.config, options, strategy, reader)
     if watchdog:
-        watchdog.feed(lambda: loop.batches_delivered)
+        watchdog.count_batches(lambda: loop.batches_delivered)
     split = task.splits.get("validation")
     validation = Reader(split) if split and split.examples else None
     readers = [each for each in (reader, validation) if each]
     with (
         faults_named(*readers),
-        devices.memory_named(task.config, strategy, loop.micro_batch),
+        devices.full_memory_explained(task.config, strategy, loop.micro_batch),
     ):
         if options.profile_input:
             return _profile(loop, reader)
         run = Run(loop, reader, validation, options, watchdog=watchdog, signals=signals)
         if not run.resume() and task.source:
             _fine_tune(loop, task.source)
-        measure.choose(loop, reader, options.deterministic)
+        measure.choose_xla(loop, reader, options.deterministic)
         if loop.is_chief:
             exchange.create(Path(options.model_dir), task.config, task.classes)
         return run.run()
@@ -66,11 +66,11 @@ def _strategy(
     if options.deterministic:
         devices.make_deterministic()
     if watchdog:
-        watchdog.joining(devices.count(options.devices))
+        watchdog.connecting(devices.count(options.devices))
     strategy = devices.strategy(options.devices, cluster)
     if watchdog:
         devices.exchange(strategy, [0])  # returns once TensorFlow has connected all workers
-        watchdog.joined()
+        watchdog.connected()
     return strategy
 
 
@@ -93,7 +93,7 @@ def _loop(
         strategy=strategy,
         precision=precision,
         examples=reader.split.examples,
-        micro_batch=devices.size(config, strategy, options.micro_batch_size),
+        micro_batch=devices.micro_batch(config, strategy, options.micro_batch_size),
         seed=options.seed,
         teacher=teacher,
     )

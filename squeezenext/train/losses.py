@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy, of labels, mixed labels, or a teacher's answers."""
+"""Losses: cross-entropy with labels or mixed labels, and distillation from a teacher."""
 
 import inspect
 from collections.abc import Callable
@@ -15,23 +15,24 @@ from squeezenext.network import keras_model
 from squeezenext.network.fusing import fused
 from squeezenext.train import exchange
 
-# From [n, size, size, 3] float32 pixels, RGB, 0..255, to [n, classes] float32 logits.
+# A function from [n, size, size, 3] float32 pixels, RGB, 0..255, to [n, classes] float32 logits.
 Teacher = Callable[[tf.Tensor], tf.Tensor]
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
-    """Returns the loss of each example, [n] float32, its target smoothed over all classes.
+    """Returns the loss of each example, [n] float32.
 
     Args:
       labels: [n] integers.
       logits: [n, classes] float32.
+      smoothing: share of the target that is spread over all classes.
     """
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     return _smoothed(losses, logits, smoothing)
 
 
 def of_targets(targets: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
-    """Returns the same of targets [n, classes] that sum to 1."""
+    """Returns the loss of each example, as `cross_entropy`, for targets [n, classes] of sum 1."""
     return _smoothed(tf.nn.softmax_cross_entropy_with_logits(targets, logits), logits, smoothing)
 
 
@@ -45,14 +46,17 @@ def _smoothed(losses: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tens
 def distilled(
     losses: tf.Tensor, answers: tf.Tensor, logits: tf.Tensor, how: Distillation
 ) -> tf.Tensor:
-    """Returns the loss of each example against a teacher's answers, [n] float32.
+    """Returns the distillation loss of each example, [n] float32.
 
-    The divergence of the student's softmax from the teacher's, both at `how.temperature`, times
-    its square, which keeps the gradients' size (arXiv:1503.02531, section 2).
+    It is the divergence of the student's softmax from the teacher's, both at `how.temperature`,
+    times the temperature's square, which keeps the size of the gradients (arXiv:1503.02531,
+    section 2).
 
     Args:
-      losses: [n], of the true labels.
-      answers: [n, classes] float32, the teacher's logits; `logits`: the student's.
+      losses: [n] float32, losses with the true labels.
+      answers: [n, classes] float32, the teacher's logits.
+      logits: [n, classes] float32, the student's logits.
+      how: temperature and share of the true labels.
     """
     known = tf.nn.log_softmax(answers / how.temperature)
     guess = tf.nn.log_softmax(logits / how.temperature)
@@ -60,25 +64,22 @@ def distilled(
     return how.label_share * losses + (1.0 - how.label_share) * soft if how.label_share else soft
 
 
-# Teachers: networks whose answers another one learns.
-#
-# A teacher sees the very pixels that the student does, crop, colours and mixing included, resized
-# to its own side and normalised in its own way (arXiv:2106.05237: a teacher that sees another crop
-# teaches less).
-
-
-KERAS = "keras:"
+KERAS = "keras:"  # prefix of a network of keras.applications
 
 
 def teacher(how: Distillation, classes: int, precision: str) -> Teacher | None:
     """Returns the teacher that `how` names, or None; call under the strategy's scope.
 
+    A teacher sees the same pixels as the student, after crop, colours and mixing, resized and
+    normalised in its own way (arXiv:2106.05237: a teacher that sees another crop teaches less).
+
     Args:
-      classes: of the student; the teacher's must be as many, in the same order.
+      how: names the teacher.
+      classes: the student's number of classes; the teacher needs the same ones in the same order.
       precision: a Keras dtype policy.
 
     Raises:
-      InputError: there is no such model, or it tells another number of classes apart.
+      InputError: there is no such model, or it has another number of classes.
     """
     if not how.teacher:
         return None
@@ -88,7 +89,7 @@ def teacher(how: Distillation, classes: int, precision: str) -> Teacher | None:
 
 
 def _own(name: str, classes: int, precision: str) -> Teacher:
-    """A model directory or a published model."""
+    """Loads a model directory or a published model."""
     directory = published.resolve(name)
     config = model_directory.read_config(directory)
     _check_classes(name, config.model.classes, classes)
@@ -104,7 +105,7 @@ def _own(name: str, classes: int, precision: str) -> Teacher:
 
 
 def _application(name: str, classes: int) -> Teacher:
-    """A network of keras.applications with ImageNet's weights, which Keras fetches."""
+    """Loads a network of keras.applications with ImageNet's weights, which Keras downloads."""
     build = getattr(keras.applications, name, None)
     if not callable(build):
         raise InputError(f"--teacher {KERAS}{name}: keras.applications has no {name}.")
@@ -148,6 +149,6 @@ def _at_side(pixels: tf.Tensor, side: int) -> tf.Tensor:
 def _check_classes(name: str, theirs: int, ours: int) -> None:
     if theirs != ours:
         raise InputError(
-            f"--teacher {name} tells {theirs} classes apart, the data has {ours}; choose a "
-            "teacher that was trained on it."
+            f"--teacher {name} has {theirs} classes, the data has {ours}; choose a teacher that "
+            "was trained on it."
         )

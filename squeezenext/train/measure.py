@@ -1,4 +1,7 @@
-"""Which limits training, the input or the network, and what to change (`--profile_input`)."""
+"""Measures the speed of training: of a network alone, of input and network, with and without XLA.
+
+`measure_speed` serves adapt's plan, `profile` is `--profile_input`, `choose_xla` decides for a run.
+"""
 
 import dataclasses
 import math
@@ -16,18 +19,16 @@ from squeezenext.train import devices
 from squeezenext.train.log import LOG
 from squeezenext.train.loop import Loop
 
-# How fast this machine trains a network: measured, on a batch that lies in memory.
-
-
-BATCH = 32
-_STEPS = 4  # that are timed
+BATCH = 32  # images of the batch in memory on which a network's speed is measured
+SECONDS = 10.0  # duration of each of a profile's two measurements
+_STEPS = 4  # steps that are timed
 
 
 def measure_speed(config: Config, precision: str = "auto") -> tuple[float, float]:
-    """Returns images a second of training steps on one device, all weights learning, and the
-    seconds that TensorFlow took to build such a step.
+    """Measures the training of all weights on one device, in some ten seconds.
 
-    Some ten seconds, most of them for building. The first steps do not count.
+    Returns:
+      Images a second after the first step, and the seconds that TensorFlow took to build a step.
     """
     train = trainer(config, precision)
     first, steps = train(1), train(_STEPS)
@@ -35,11 +36,11 @@ def measure_speed(config: Config, precision: str = "auto") -> tuple[float, float
 
 
 def trainer(config: Config, precision: str) -> Callable[[int], float]:
-    """Returns a function that takes so many steps of `BATCH` images and says their seconds."""
+    """Returns a function that takes a number of steps of `BATCH` images and returns seconds."""
     training = dataclasses.replace(config.training, batch_size=BATCH, frozen_epochs=0)
     images = dataclasses.replace(config.images, progressive=())
     config = dataclasses.replace(config, training=training, images=images)
-    devices.strategy(0)  # which settles what later work of this process needs of the GPUs
+    devices.strategy(0)  # sets up the GPUs for the later work of this process
     loop = Loop(
         config,
         strategy=tf.distribute.get_strategy(),
@@ -60,7 +61,7 @@ def trainer(config: Config, precision: str) -> Callable[[int], float]:
 
 
 def _batch(config: Config) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Random pixels, as `data.training` would give them."""
+    """Returns a batch of random pixels in the form of `batches.training`."""
     shape = (BATCH, config.images.size, config.images.size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     labels = np.arange(BATCH) % config.model.classes
@@ -70,29 +71,23 @@ def _batch(config: Config) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     return tf.constant(pixels), tf.constant(labels, tf.int64), tf.constant(numbers, tf.float32)
 
 
-SECONDS = 10.0  # of each measurement
-
-
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """Images a second of this process: decoding alone, and training on one batch again and again.
+    """Speed of the input alone and of the network alone, which trains on one batch repeatedly."""
 
-    On a CPU both share the cores, and training runs below either.
-    """
-
-    input_rate: float
-    model_rate: float
-    shared: bool  # the CPU computes the network, too
+    input_rate: float  # images a second
+    model_rate: float  # images a second
+    shared: bool  # both use the CPU's cores
 
     @property
     def rate(self) -> float:
-        """What training can reach: the slower of the two, or both in turn on the same cores."""
+        """Images a second that training can reach: the slower of both, or both in turn."""
         if self.shared:
             return 1 / (1 / self.input_rate + 1 / self.model_rate)
         return min(self.input_rate, self.model_rate)
 
     def report(self, echo: int) -> str:
-        """Returns the figures and the advice, a few lines for a person."""
+        """Returns the figures and advice as a few lines of text."""
         lines = [
             f"input alone: {self.input_rate:,.0f} images/s on {os.cpu_count()} CPU cores",
             f"network alone: {self.model_rate:,.0f} images/s",
@@ -109,7 +104,7 @@ class Profile:
 
 def _advice(echo: int) -> list[str]:
     return [
-        "The input is the limit. In the order of what it costs in accuracy:",
+        "The input is the limit. Remedies, those that cost no accuracy first:",
         "  more CPU cores, or fewer devices for these;",
         "  records of smaller images: python -m datasets.convert ... --max_side 400;",
         "  smaller images at first: --set 'images.progressive=(128, 160, 192)';",
@@ -118,11 +113,12 @@ def _advice(echo: int) -> list[str]:
 
 
 def profile(loop: Loop, reader: Reader, seconds: float = SECONDS) -> Profile:
-    """Measures; the loop is afterwards as it was.
+    """Measures input and network apart; the loop is restored afterwards.
 
     Args:
-      reader: of the training split.
-      seconds: of each of the two measurements, after a start that does not count.
+      loop: the network in training.
+      reader: reader of the training split.
+      seconds: duration of each of the two measurements.
     """
     state = loop.state()
     batches = loop.batches(reader)
@@ -153,15 +149,12 @@ def _repeated(work, seconds: float) -> tuple[int, float]:
     return count, took
 
 
-# Whether XLA compiles the network: measured where it may help.
+def choose_xla(loop: Loop, reader: Reader, deterministic: bool) -> None:
+    """Lets XLA compile the network if that is faster on this GPU.
 
-
-def choose(loop: Loop, reader: Reader, deterministic: bool) -> None:
-    """Lets XLA compile the network where that is faster on this very GPU.
-
-    Not on the CPU, where it takes three times as long (SqueezeNet 1.1, 16 images, 2 cores under
-    load: 6.1 s with, 2.1 s without, by `measure`), nor with several replicas, where TensorFlow
-    breaks (keras#19005, tensorflow#53140).
+    It is not used on CPUs, where it takes three times as long (SqueezeNet 1.1, 16 images, 2 cores
+    under load: 6.1 s with, 2.1 s without, by `measure_xla`), nor with several replicas, where
+    TensorFlow breaks (keras#19005, tensorflow#53140).
     """
     if not tf.config.list_physical_devices("GPU"):
         why = "the CPU's own kernels are faster"
@@ -179,14 +172,14 @@ def choose(loop: Loop, reader: Reader, deterministic: bool) -> None:
 
 
 def measure_xla(loop: Loop, iterator) -> dict[bool, float]:
-    """Times one micro-batch on one device without XLA and with it, and takes the faster.
+    """Times one micro-batch on one device without XLA and with it, and chooses the faster.
 
     Args:
-      loop: afterwards as it was, but for `loop.xla`.
-      iterator: one of its own, from `Loop.batches`; it is read from.
+      loop: the network in training; restored afterwards, but for the choice.
+      iterator: a new one from `Loop.batches`.
 
     Returns:
-      Seconds a micro-batch, by whether XLA compiles it; infinite where XLA cannot.
+      Seconds a micro-batch, by whether XLA compiles it; infinite if XLA cannot.
     """
     element = next(iterator)
     state = loop.state()

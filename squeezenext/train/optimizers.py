@@ -1,7 +1,7 @@
-"""The formulas that change one weight, and which weights decay.
+"""Learning rate, optimizers and weight decay: the formulas that change one weight.
 
-Caffe's rules where the published recipes come from Caffe: the learning rate inside the velocity,
-weight decay as L2 in the gradient.
+They follow Caffe, where the published recipes come from: the learning rate is inside the velocity,
+weight decay is an L2 term of the gradient.
 """
 
 import math
@@ -11,8 +11,6 @@ import tensorflow as tf
 
 from squeezenext.config import Training
 
-# The learning rate: a function of the examples seen.
-
 
 def learning_rate(training: Training, examples_seen: tf.Tensor, examples: int) -> tf.Tensor:
     """Returns the learning rate of the step that begins after `examples_seen` images.
@@ -20,14 +18,14 @@ def learning_rate(training: Training, examples_seen: tf.Tensor, examples: int) -
     Args:
       training: the recipe.
       examples_seen: scalar int64.
-      examples: in an epoch.
+      examples: images in an epoch.
 
     Returns:
       Scalar float32, scaled from 1024 images a batch to `training.batch_size`.
     """
     # float64: in float32 the last hundred steps' rates are wrong by a hundredth.
     epoch = tf.cast(examples_seen, tf.float64) / examples
-    # The schedule begins when all weights learn; until then the classifier keeps its top rate.
+    # The schedule begins when all weights learn; until then the classifier has the top rate.
     frozen, epoch = epoch < training.frozen_epochs, epoch - training.frozen_epochs
     rate = _scheduled(training, tf.maximum(epoch, 0.0))
     if training.warmup_epochs:
@@ -66,7 +64,7 @@ CLASSIFIERS = ("classifier", "conv10")  # the layers whose shape follows the num
 class CaffeMomentum:
     """Caffe's SGD: v = m v + r g; w -= v, with the learning rate r inside the velocity.
 
-    TensorFlow's fused kernel of this form: one operation a weight instead of Keras' six.
+    Uses TensorFlow's fused kernel: one operation a weight instead of Keras' six.
     """
 
     def __init__(self, variables: list[keras.Variable]):
@@ -78,6 +76,7 @@ class CaffeMomentum:
 
     @property
     def variables(self) -> list[tf.Variable]:
+        """The optimizer's state."""
         return self.velocities
 
     def update(self, variable, owner, gradient, rate, momentum) -> None:
@@ -91,14 +90,14 @@ class CaffeMomentum:
         )
 
     def end_step(self) -> None:
-        """Counts nothing: the velocity is all there is."""
+        """Does nothing: the velocity is the whole state."""
         return None
 
 
 class KerasOptimizer:
-    """One of Keras' own optimizers, of which only the formula for one weight is used.
+    """A Keras optimizer, of which only the formula for one weight is used.
 
-    Its distribution and loss scaling are left aside: the latter trusts replica 0 alone.
+    Its loss scaling is not used: it looks at replica 0 alone.
     """
 
     def __init__(self, optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]):
@@ -107,6 +106,7 @@ class KerasOptimizer:
 
     @property
     def variables(self) -> list[tf.Variable]:
+        """The optimizer's state."""
         return [v.value for v in self.optimizer.variables if v is not self.optimizer.learning_rate]
 
     def update(self, variable, owner, gradient, rate, momentum) -> None:
@@ -115,14 +115,14 @@ class KerasOptimizer:
         self.optimizer.update_step(gradient, variable, rate)
 
     def end_step(self) -> None:
-        """Counts the step: Adam's bias correction depends on it."""
+        """Counts the step, on which Adam's bias correction depends."""
         self.optimizer.iterations.assign_add(1)
 
 
 class Lamb(keras.optimizers.Lamb):
-    """LAMB with the decay inside the trust ratio (arXiv:1904.00962, algorithm 2).
+    """LAMB with weight decay inside the trust ratio (arXiv:1904.00962, algorithm 2).
 
-    Keras' own decays outside it, where the layers' rates differ by orders of magnitude.
+    Keras' LAMB decays outside it, where the layers' rates differ by orders of magnitude.
     """
 
     def __init__(self, training: Training, variables: list[keras.Variable]):
@@ -130,15 +130,15 @@ class Lamb(keras.optimizers.Lamb):
         self._decays = [decay(training, variable) for variable in variables]
 
     def update_step(self, gradient, variable, learning_rate):
-        """Keras' formula with the decay added to the step whose length is normalised."""
-        place = self._get_variable_index(variable)
-        m, v = self._momentums[place], self._velocities[place]
+        """Updates one weight by Keras' formula, with the decay added before normalisation."""
+        index = self._get_variable_index(variable)
+        m, v = self._momentums[index], self._velocities[index]
         m.assign(m + (gradient - m) * (1 - self.beta_1))
         v.assign(v + (tf.square(gradient) - v) * (1 - self.beta_2))
         steps = tf.cast(self.iterations.value + 1, tf.float32)
         m_hat = m.value / (1 - self.beta_1**steps)
         v_hat = v.value / (1 - self.beta_2**steps)
-        step = m_hat / (tf.sqrt(v_hat) + self.epsilon) + self._decays[place] * variable
+        step = m_hat / (tf.sqrt(v_hat) + self.epsilon) + self._decays[index] * variable
         lengths = tf.norm(variable), tf.norm(step)
         both = (lengths[0] > 0) & (lengths[1] > 0)
         ratio = tf.where(both, tf.math.divide_no_nan(*lengths), 1.0)
@@ -146,12 +146,12 @@ class Lamb(keras.optimizers.Lamb):
 
 
 def optimizer(training: Training, variables: list[keras.Variable]):
-    """Returns the recipe's optimizer with its slots; call under the strategy's scope."""
+    """Returns the recipe's optimizer; call under the strategy's scope."""
     if training.optimizer == "sgd":
         return CaffeMomentum(variables)
     if training.optimizer == "lamb":
         return KerasOptimizer(Lamb(training, variables), variables)
-    # adamw, too: its decay is decoupled and applied by `Update`.
+    # AdamW, too: `Update` applies its decoupled decay.
     return KerasOptimizer(keras.optimizers.Adam(), variables)
 
 
@@ -161,7 +161,7 @@ def is_kernel(variable: keras.Variable) -> bool:
 
 
 def is_classifier(variable: keras.Variable) -> bool:
-    """Says whether a weight is of the layer that tells the classes apart."""
+    """Says whether a weight belongs to the last layer, the classifier."""
     return variable.path.split("/")[-2] in CLASSIFIERS
 
 

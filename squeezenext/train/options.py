@@ -1,4 +1,4 @@
-"""What a training run is told beside its configuration: places, machines and habits."""
+"""The options of a training run beside its configuration: folders, machines, intervals."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,26 +10,6 @@ from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.records.manifest import Split
 
-# What a training run works on, once the command line and the data have been looked at.
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What is trained, and on what.
-
-    Attributes:
-      config: with the data's number of classes.
-      splits: "train" and, where there is one, "validation".
-      classes: in label order.
-      source: the model directory to fine-tune from, or None.
-    """
-
-    config: Config
-    splits: Mapping[str, Split]
-    classes: Sequence[labels.Label]
-    source: Path | None
-
-
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 OnBadRecord = Literal["stop", "skip"]
 OnNan = Literal["stop", "rollback"]
@@ -38,21 +18,26 @@ Cluster = Literal["auto", "slurm", "none"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """Arguments of `train.train`; none of them belongs to the recipe.
+    """Options of `train.train`; none of them belongs to the recipe.
 
     Attributes:
-      model_dir: made if absent; see model/directory.py for what it will hold.
-      data_dir: records with a manifest; else the two patterns of TF-slim shards.
-      fine_tune_from: a model directory or a published model's name, whose weights to start from;
-        the classifier is new where the number of classes differs.
-      devices: the first so many GPUs, or logical CPU devices; 0: all GPUs, or one CPU.
-      cluster: where the workers are named: auto is TF_CONFIG where it is set; see cluster.py.
-      micro_batch_size: images a device takes at once; gradients are accumulated to the batch.
+      model_dir: directory of the run, made if absent; README.md lists its files.
+      data_dir: folder of shards and manifest.json.
+      training_file_pattern: TF-slim shards, instead of `data_dir`.
+      validation_file_pattern: TF-slim shards for validation.
+      fine_tune_from: model directory or published model whose weights to start from; the
+        classifier is new if the number of classes differs.
+      devices: number of GPUs, or of logical CPU devices; 0: all GPUs, or one CPU.
+      cluster: source of the workers' names; "auto": TF_CONFIG if it is set; see cluster.py.
+      precision: "auto" or one of `PRECISIONS`.
+      micro_batch_size: images a device takes at once; gradients accumulate up to the batch.
+      seed: seed of initial weights, data order and augmentation.
       deterministic: the same bits each time on the same machine; slower, on a CPU without oneDNN.
-      on_nan: a gradient that is not finite stops the run, or takes it back to the last checkpoint
-        and past the examples since; see nan.py.
-      on_bad_record: at a damaged training record stop, or skip it; see bad_records.py.
-      evaluate_every_epochs: 0 is only at the end.
+      on_nan: when a gradient is not finite: stop, or roll back; see non_finite.py.
+      on_bad_record: at a damaged training record: stop, or skip it; see bad_records.py.
+      checkpoint_minutes: time between checkpoints; each epoch ends with one, too.
+      keep_checkpoints: number of newest checkpoints to keep, beside the best.
+      evaluate_every_epochs: epochs between evaluations; 0: one at the end.
       profile_input: measure the input and the network apart, print that, and train nothing.
     """
 
@@ -84,9 +69,28 @@ class Options:
                 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """The work of a training run, once the data have been found.
+
+    Attributes:
+      config: the configuration, with the data's number of classes.
+      splits: the data: "train" and, if there is one, "validation".
+      classes: names in label order.
+      source: model directory to fine-tune from, or None.
+    """
+
+    config: Config
+    splits: Mapping[str, Split]
+    classes: Sequence[labels.Label]
+    source: Path | None
+
+
 def check_precision(choice: str) -> None:
-    """Raises:
-    InputError: `choice` is neither "auto" nor one of `PRECISIONS`.
+    """Refuses a precision that does not exist.
+
+    Raises:
+      InputError: `choice` is neither "auto" nor one of `PRECISIONS`.
     """
     if choice not in ("auto", *PRECISIONS):
         raise InputError(f"--precision {choice}: must be auto or one of {', '.join(PRECISIONS)}.")

@@ -1,7 +1,7 @@
-"""What changes while a run goes on: the images' size, and which weights learn.
+"""Phases of a run: the size of the training images, and which weights learn.
 
-Both are functions of the epoch alone and change only between two epochs, so that a resumed run
-meets them where the undisturbed one does.
+Both depend on the epoch alone and change only between two epochs, so that a resumed run changes
+them where the undisturbed one does.
 """
 
 import dataclasses
@@ -12,22 +12,22 @@ from squeezenext.config import Config, Images
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """`size` of training's images in pixels; `frozen`: only the classifier learns."""
+    """What changes during a run."""
 
-    size: int
-    frozen: bool
+    size: int  # side of the training images in pixels
+    frozen: bool  # only the classifier learns
 
 
 def phase(config: Config, epoch: int) -> Phase:
-    """Returns the phase of an epoch, counted from 0; what lies before is the first's."""
+    """Returns the phase of an epoch, counted from 0; a negative epoch has that of the first."""
     epoch = max(epoch, 0)
     sizes = config.images.progressive or (config.images.size,)
     epochs = math.ceil(config.training.epochs)
-    place = min(epoch * len(sizes) // epochs, len(sizes) - 1)
-    return Phase(sizes[place], epoch < config.training.frozen_epochs)
+    index = min(epoch * len(sizes) // epochs, len(sizes) - 1)
+    return Phase(sizes[index], epoch < config.training.frozen_epochs)
 
 
 def resized(images: Images, size: int) -> Images:
-    """Returns the same images at another size; the margin of a random crop keeps its share."""
+    """Returns the same images at another size; a random crop keeps the share of its margin."""
     resize = max(round(images.resize * size / images.size), size)
     return dataclasses.replace(images, size=size, resize=resize, progressive=())

@@ -275,7 +275,7 @@ class Run:
     def _leave_workers(self) -> None:
         """Call after the last collective: this worker may end before the others."""
         if self.watchdog:
-            self.watchdog.part()
+            self.watchdog.finish()
 
     def _finish(self) -> dict:
         """Writes model.tflite and final.json with the weights that evaluation uses.
