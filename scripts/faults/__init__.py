@@ -1,1 +1,1 @@
-"""Fault benches: programs that kill, damage and fill, and check the recovery."""
+"""Fault benches: programs that disturb the commands and compare the results."""

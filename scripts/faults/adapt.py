@@ -1,9 +1,9 @@
-"""Kills adapt in training, in export and at random moments, and compares the results.
+"""Kills adapt while it trains, while it exports and at random moments; compares the results.
 
     python scripts/faults/adapt.py PHOTOS [--kills 5] [--minutes 1] [--folder DIR]
 
-After each SIGKILL the same command runs again, with --deterministic, and must leave the files of an
-undisturbed run, byte for byte. Exit code 0: it did; 1: a file differs.
+After each SIGKILL the same command is run again, with --deterministic, and must leave the files of
+an undisturbed run, byte for byte. Exit code 0: it did; 1: a file differs.
 """
 
 import hashlib
@@ -31,12 +31,12 @@ Fault = Callable[[Path], None] | None
 
 
 class Bench:
-    """Runs of one command, each in a folder of its own; forked where TensorFlow is imported.
+    """Runs adapt, each time in a new folder and in a process forked after importing TensorFlow.
 
     Args:
-      folder: to work in.
-      arguments: of adapt, but for --model_dir.
-      prepare: is called first in each process.
+      folder: a folder to work in.
+      arguments: adapt's arguments without --model_dir.
+      prepare: called first in each process.
     """
 
     def __init__(self, folder: Path, arguments: list[str], prepare: Callable[[], None] | None):
@@ -45,16 +45,16 @@ class Bench:
         self._arguments = ["adapt", *arguments, "--deterministic"]
 
     def place(self, name: str) -> Path:
-        """The model directory of a run; all have the same name, which the card tells."""
+        """Returns the model directory of a run; the card holds its name, the same for all."""
         return self._folder / name / "mine"
 
     def run(self, name: str, fault: Fault = None, seconds: float | None = None) -> int:
-        """Gives the command; returns its exit code, negative if it was killed.
+        """Runs the command and returns its exit code, negative if it was killed.
 
         Args:
-          name: of the run.
-          fault: is called in it with the model directory.
-          seconds: after which it is killed, if it is still there.
+          name: name of the run.
+          fault: called in its process with the model directory.
+          seconds: time after which it is killed.
         """
         place = self.place(name)
         place.parent.mkdir(exist_ok=True)
@@ -70,7 +70,7 @@ class Bench:
         return process.exitcode
 
     def finish(self, name: str) -> dict[str, str]:
-        """Gives the command until it is done; returns what it leaves.
+        """Runs the command to its end and returns the hashes of its files.
 
         Raises:
           SomeInputsFailed: it fails.
@@ -81,14 +81,14 @@ class Bench:
         return left(self.place(name))
 
     def follow(self, name: str) -> None:
-        """Begins a run by the plan of the undisturbed one: another's speed gives another plan."""
+        """Gives a run the plan of the undisturbed one; another measured speed would change it."""
         place = self.place(name)
         place.mkdir(parents=True)
         shutil.copy(self.place("undisturbed") / "adapt.json", place)
 
 
 def _adapt(arguments: list[str], place: Path, told: Path, prepare, fault: Fault) -> None:
-    """In a process of its own."""
+    """Runs adapt in this forked process."""
     with open(told, "w") as file:
         os.dup2(file.fileno(), 2)
     from squeezenext import adapt
@@ -101,7 +101,7 @@ def _adapt(arguments: list[str], place: Path, told: Path, prepare, fault: Fault)
 
 
 def left(place: Path) -> dict[str, str]:
-    """Returns the SHA-256 of each file that does not tell times."""
+    """Returns the SHA-256 of each file that does not contain times."""
     found = {path for pattern in COMPARED for path in place.glob(pattern)}
     return {
         path.relative_to(place).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -111,7 +111,7 @@ def left(place: Path) -> dict[str, str]:
 
 
 def in_training(place: Path) -> None:
-    """The process is killed in the first step after a checkpoint."""
+    """Makes the process kill itself in the first step after a checkpoint."""
     from squeezenext.model import checkpoint
     from squeezenext.train.loop import Loop
 
@@ -126,7 +126,7 @@ def in_training(place: Path) -> None:
 
 
 def in_export(place: Path) -> None:
-    """The process is killed when the second file is written, but has not got its name."""
+    """Makes the process kill itself when the second file is written, before its renaming."""
     from squeezenext import files
 
     put = files.put
@@ -140,10 +140,10 @@ def in_export(place: Path) -> None:
 
 
 def both(bench: Bench, whole: dict[str, str]) -> None:
-    """One run, killed while it trains, and again while it exports.
+    """Kills one run while it trains, and again while it exports.
 
     Raises:
-      SomeInputsFailed: it does not get so far, or ends otherwise than `whole`.
+      SomeInputsFailed: it does not get that far, or its files differ from `whole`.
     """
     bench.follow("killed")
     place = bench.place("killed")
@@ -158,10 +158,10 @@ def both(bench: Bench, whole: dict[str, str]) -> None:
 
 
 def check(name: str, whole: dict[str, str], found: dict[str, str]) -> None:
-    """Compares the files of two runs by their hashes.
+    """Compares the files of two runs.
 
     Raises:
-      SomeInputsFailed: a file is missing, unexpected or different.
+      SomeInputsFailed: a file is missing, superfluous or different.
     """
     other = sorted(path for path in whole | found if whole.get(path) != found.get(path))
     if other:
@@ -169,7 +169,7 @@ def check(name: str, whole: dict[str, str], found: dict[str, str]) -> None:
 
 
 def at_random(bench: Bench, whole: dict[str, str], kills: int, seconds: float) -> None:
-    """One run, killed at random moments within `seconds` of each start."""
+    """Kills one run at random moments within `seconds` of each start."""
     chance = random.Random(0)
     bench.follow("random")
     for _ in range(kills):
@@ -180,9 +180,9 @@ def at_random(bench: Bench, whole: dict[str, str], kills: int, seconds: float) -
 def main() -> int:
     values = flags.FlagValues()
     at = {"flag_values": values}
-    flags.DEFINE_integer("kills", 5, "Number of kills at random moments.", 0, **at)
-    flags.DEFINE_float("minutes", 1.0, "Minutes of adapt's plan.", **at)
-    flags.DEFINE_string("folder", None, "Working folder; default a temporary one.", **at)
+    flags.DEFINE_integer("kills", 5, "Kills at random moments.", 0, **at)
+    flags.DEFINE_float("minutes", 1.0, "Value of adapt's --minutes.", **at)
+    flags.DEFINE_string("folder", None, "Folder to work in; default: a temporary one.", **at)
 
     def command(values, positional):
         if len(positional) != 1:

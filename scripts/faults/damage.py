@@ -1,4 +1,4 @@
-"""Damages files as disks, networks and people do, for scripts/faults/fuzz_decoders.py."""
+"""Damages the content of files, as disks, networks and people do, for fuzz_decoders.py."""
 
 import random
 from collections.abc import Callable
@@ -9,14 +9,14 @@ HUGE = (0, 1, 127, 128, 255, 1 << 15, 1 << 31, (1 << 32) - 1, 1 << 62, (1 << 64)
 
 
 def damage(data: bytes, rng: random.Random) -> bytes:
-    """Returns another file: one to four faults of random kinds."""
+    """Returns the content with one to four faults of random kinds."""
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         data = rng.choice(FAULTS)(data, rng)
     return data
 
 
 def _place(data: bytes, rng: random.Random) -> int:
-    """A place, every third time among the first hundred bytes, where the headers are."""
+    """Returns a position; a third of them are among the first hundred bytes, the headers."""
     end = len(data) if rng.random() < 0.67 else min(len(data), 100)
     return rng.randrange(end + 1)
 
@@ -45,7 +45,7 @@ def _number(data, rng):
 
 
 def _digits(data, rng):
-    """Another number where text has one; else a varint."""
+    """Replaces a number in text; in other files inserts a varint."""
     place, value = _place(data, rng), rng.choice(HUGE)
     end = place
     while end < len(data) and data[end : end + 1].isdigit():

@@ -1,6 +1,6 @@
-"""Faults of the disk: failing or last calls, limits, and a full disk.
+"""Disk faults during a conversion: calls that fail or end the process, limits, a full disk.
 
-Each is tried on a conversion of its own; the next run must end with the undisturbed bytes.
+Each one is tried on a new conversion; the next run must end with the undisturbed bytes.
 """
 
 import concurrent.futures
@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts.faults import setup as fault_setup
+from scripts.faults import convert_bench
 from squeezenext.convert import commit, plan
 
 MODES = {"disk full": 75, "input/output error": 2, "killed before": -9, "killed half-way": -9}
@@ -28,44 +28,44 @@ _OTHER_CALLS = 98  # exit code of a run that did not make the calls of the one b
 
 
 def at_every_call(
-    source: Path, output: Path, whole: fault_setup.Hashes, every: int, **options
+    source: Path, output: Path, whole: convert_bench.Hashes, every: int, **options
 ) -> None:
-    """Lets each call fail, or be the last of the process, each time on a conversion of its own."""
+    """Makes each call fail, or end the process, each time in a new conversion."""
     calls = _calls(source, output, options)
     done = 0
     for mode, wanted in MODES.items():
         for number in range(0, len(calls), every):
             shutil.rmtree(output, ignore_errors=True)
             what = f"{mode} at call {number + 1} of {len(calls)}, {calls[number]}"
-            code = fault_setup.forked(
+            code = convert_bench.forked(
                 lambda n=number, m=mode: _with_fault(source, output, calls, n, m, options)
             )
             # What cannot be linked is copied, and that is no fault.
             copied = code == 0 and calls[number].startswith("link ")
             if code != wanted and not copied:
-                raise fault_setup.Different(f"{what}: the exit code is {code}, not {wanted}.")
-            fault_setup.check(what, output, whole, finished=copied)
-            if fault_setup.forked(lambda: fault_setup.plainly(source, output, **options)) != 0:
-                raise fault_setup.Different(f"{what}: the second run failed.")
-            fault_setup.check(what, output, whole, finished=True)
+                raise convert_bench.Different(f"{what}: the exit code is {code}, not {wanted}.")
+            convert_bench.check(what, output, whole, finished=copied)
+            if convert_bench.forked(lambda: convert_bench.plainly(source, output, **options)) != 0:
+                raise convert_bench.Different(f"{what}: the second run failed.")
+            convert_bench.check(what, output, whole, finished=True)
             done += 1
     kinds = ", ".join(sorted({call.split()[0] for call in calls}))
     print(f"{done} faults at {len(calls)} calls ({kinds}): all as undisturbed", flush=True)
 
 
 def _calls(source: Path, output: Path, options: dict) -> list[str]:
-    """Returns the calls by which an undisturbed conversion changes the disk, in their order."""
+    """Returns the calls by which an undisturbed conversion changes the disk, in order."""
     listed = output.parent / "calls.txt"
 
     def count() -> int:
         names: list[str] = []
         _stand_before(lambda name, call, *arguments: (names.append(name), call(*arguments))[1])
-        code = fault_setup.plainly(source, output, **options)
+        code = convert_bench.plainly(source, output, **options)
         listed.write_text("\n".join(names))
         return code
 
-    if fault_setup.forked(count) != 0:
-        raise fault_setup.Different(f"{output} cannot be converted at all.")
+    if convert_bench.forked(count) != 0:
+        raise convert_bench.Different(f"{output} cannot be converted at all.")
     return listed.read_text().splitlines()
 
 
@@ -90,15 +90,14 @@ def _with_fault(
         raise OSError(errno.ENOSPC if mode == "disk full" else errno.EIO, mode)
 
     _stand_before(faulty)
-    return fault_setup.plainly(source, output, **options)
+    return convert_bench.plainly(source, output, **options)
 
 
 def _stand_before(wrapper: Callable) -> None:
-    """Puts `wrapper("call file", call, *arguments)` before the system's calls, for ever.
+    """Replaces the system's calls by `wrapper("call file", call, *arguments)`.
 
-    They are those that make, fill, flush, close, link and rename the files of the conversion.
-    What is else done in threads is done where it is asked for, so that each run makes the same
-    calls in the same order.
+    These are the calls that create, fill, flush, close, link and rename files of the conversion.
+    Thread pools run in the calling thread, so that each run makes the same calls in the same order.
     """
     files: dict[int, str] = {}  # open for writing, by descriptor
     calls = {name: getattr(os, name) for name in ("open", "close", "writev", "fsync", "link")}
@@ -140,7 +139,7 @@ def _stand_before(wrapper: Callable) -> None:
 
 
 class _AtOnce:
-    """A pool that does all in the calling thread."""
+    """A thread pool that runs everything in the calling thread."""
 
     def __init__(self, *_) -> None:
         pass
@@ -165,28 +164,30 @@ def _name(path) -> str:
     return _TOKEN.sub("", os.path.basename(path))
 
 
-def too_large(source: Path, output: Path, whole: fault_setup.Hashes) -> None:
-    """RLIMIT_FSIZE stands for a disk that fills up while a file is written."""
+def too_large(source: Path, output: Path, whole: convert_bench.Hashes) -> None:
+    """Limits the size of files by RLIMIT_FSIZE, like a disk that fills up during a write."""
     largest = max(path.stat().st_size for path in (output.parent / "whole").iterdir())
     sizes = (0, 1, 1_000, largest // 2, largest - 1)
     for size in sizes:
         shutil.rmtree(output, ignore_errors=True)
-        if (code := fault_setup.forked(lambda s=size: _limited(source, output, s))) != 75:
-            raise fault_setup.Different(f"files of at most {size} bytes: exit code {code}, not 75.")
-        fault_setup.check(f"limit {size}", output, whole, finished=False)
-        fault_setup.forked(lambda: fault_setup.plainly(source, output))
-        fault_setup.check(f"limit {size}", output, whole, finished=True)
+        if (code := convert_bench.forked(lambda s=size: _limited(source, output, s))) != 75:
+            raise convert_bench.Different(
+                f"files of at most {size} bytes: exit code {code}, not 75."
+            )
+        convert_bench.check(f"limit {size}", output, whole, finished=False)
+        convert_bench.forked(lambda: convert_bench.plainly(source, output))
+        convert_bench.check(f"limit {size}", output, whole, finished=True)
     print(f"{len(sizes)} limits on the size of files: all as undisturbed", flush=True)
 
 
 def _limited(source: Path, output: Path, size: int) -> int:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-    return fault_setup.plainly(source, output)
+    return convert_bench.plainly(source, output)
 
 
-def full(source: Path, output: Path, whole: fault_setup.Hashes) -> None:
-    """Fills a file system of its own, so the kernel itself says that there is no space left."""
+def full(source: Path, output: Path, whole: convert_bench.Hashes) -> None:
+    """Fills a small file system, so that the kernel itself reports that no space is left."""
     output.mkdir()
     size = 2 * sum(path.stat().st_size for path in (output.parent / "whole").iterdir())
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", output]
@@ -202,8 +203,8 @@ def full(source: Path, output: Path, whole: fault_setup.Hashes) -> None:
     print(f"{len(lefts)} full disks: all as undisturbed", flush=True)
 
 
-def _fill_up(source: Path, output: Path, whole: fault_setup.Hashes, left: int) -> None:
-    """Lets another program take all but `left` bytes right after the converter's own look."""
+def _fill_up(source: Path, output: Path, whole: convert_bench.Hashes, left: int) -> None:
+    """Takes all but `left` bytes right after the converter has checked the free space."""
     filler = output / ".filler"
 
     def fill(*_) -> None:
@@ -211,17 +212,17 @@ def _fill_up(source: Path, output: Path, whole: fault_setup.Hashes, left: int) -
 
     def filled() -> int:
         commit.check_room = fill
-        return fault_setup.plainly(source, output)
+        return convert_bench.plainly(source, output)
 
-    if (code := fault_setup.forked(filled)) != 75:
-        raise fault_setup.Different(f"a disk with {left} bytes left: exit code {code}, not 75.")
-    fault_setup.check(f"{left} bytes left", output, whole, finished=False)
+    if (code := convert_bench.forked(filled)) != 75:
+        raise convert_bench.Different(f"a disk with {left} bytes left: exit code {code}, not 75.")
+    convert_bench.check(f"{left} bytes left", output, whole, finished=False)
     if drafts := list((output / commit.WORK).glob("*.tmp")):
-        raise fault_setup.Different(f"{left} bytes left: {drafts[0]} stays and takes space.")
+        raise convert_bench.Different(f"{left} bytes left: {drafts[0]} stays and takes space.")
     filler.unlink()
-    if fault_setup.forked(lambda: fault_setup.plainly(source, output)) != 0:
-        raise fault_setup.Different(f"{left} bytes left: the second run failed.")
-    fault_setup.check(f"{left} bytes left", output, whole, finished=True)
+    if convert_bench.forked(lambda: convert_bench.plainly(source, output)) != 0:
+        raise convert_bench.Different(f"{left} bytes left: the second run failed.")
+    convert_bench.check(f"{left} bytes left", output, whole, finished=True)
     for path in output.iterdir():
         if path.is_file():
             path.unlink()

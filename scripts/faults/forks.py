@@ -1,4 +1,4 @@
-"""Forks processes from one that has imported TensorFlow but has not used it."""
+"""Processes forked from a server that has imported TensorFlow and not used it."""
 
 import multiprocessing
 import multiprocessing.forkserver
@@ -11,9 +11,9 @@ CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def begin(*modules: str) -> None:
-    """Starts the server that forks, with these modules imported, if it does not run yet.
+    """Starts the server with these modules imported, unless it runs already.
 
-    It goes without oneDNN: in a forked process --deterministic comes too late for that.
+    It does not use oneDNN: in a forked process --deterministic comes too late to switch it off.
     """
     CONTEXT.set_forkserver_preload(list(modules))
     with mock.patch.dict(os.environ, {tf_import.ONEDNN: "0"}):

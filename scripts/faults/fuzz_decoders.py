@@ -50,7 +50,7 @@ HOPELESS = 10.0  # seconds
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """A format, the files of a network, and which of them is damaged."""
+    """A reader of one format, with the files of a network, one of which is damaged."""
 
     name: str
     kind: str
@@ -61,7 +61,7 @@ class Reader:
 
 
 def readers() -> list[Reader]:
-    """Returns every form of every format."""
+    """Returns the readers of all forms of all formats."""
     arrays, bypass, next_ = trained(SQUEEZENET), trained(BYPASS), trained(SQUEEZENEXT)
     half, whole = files.ncnn_of(SQUEEZENET, arrays), files.ncnn_of(SQUEEZENET, arrays, half=False)
     found = [
@@ -149,7 +149,7 @@ def try_one(reader: Reader, data: bytes) -> str:
 
 
 def assembled(reader: Reader, damaged: bytes) -> list[bytes]:
-    """Returns the files that are read, as one who means harm would make them."""
+    """Returns the files as an attacker would write them: damage inside, valid checksums around."""
     if reader.kind == "sqz header":
         first, _, streams = _SQZ_HEAD.unpack_from(reader.files[1])
         header = zlib.compress(damaged)
@@ -166,7 +166,7 @@ def _sealed(data: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _ended_after(seconds: float) -> Iterator[None]:
-    """Raises RuntimeError in what takes longer, of the processor's time."""
+    """Raises RuntimeError in a block that takes more processor time."""
 
     def end(*_):
         raise RuntimeError(f"It would have taken more than {seconds:.0f} s.")
@@ -221,7 +221,7 @@ def fuzz(cases: int, seed: int, kept: Path) -> list[tuple[str, int, int]]:
 
 def main(argv=None) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_integer("cases", 2000, "Number of files for each reader.", 1, flag_values=values)
+    flags.DEFINE_integer("cases", 2000, "Damaged files for each reader.", 1, flag_values=values)
     flags.DEFINE_integer("seed", 0, "Seed of the damage.", flag_values=values)
 
     def command(values, _):

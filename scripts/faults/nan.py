@@ -1,9 +1,9 @@
-"""Puts NaN into the input of each replica in turn and checks weights and loss scale.
+"""Plants NaN on each replica in turn and checks the weights and the loss scale.
 
     python -m scripts.faults.nan --devices 4 --folder DIR
 
-With TF_CONFIG set it is one worker of several. Prints {"replicas", "unharmed", "scale_fell"} as
-JSON.
+With TF_CONFIG set, this is one of several workers. Prints {"replicas", "unharmed", "scale_fell"}
+as JSON.
 """
 
 import json
@@ -17,11 +17,11 @@ from squeezenext import cli as command_line
 from squeezenext.train import cluster, devices, loop
 from tests import tiny
 
-STEPS = 2  # with NaN, a replica
+STEPS = 2  # steps with NaN on each replica
 
 
 class Planted(loop.Loop):
-    """A loop in which the images of one replica can be spoilt; -1 spoils none."""
+    """A loop in which the images of replica `bad` become NaN; -1: of none."""
 
     def __init__(self, config, **options):
         import tensorflow as tf  # after squeezenext, which says how it is to compute

@@ -2,10 +2,10 @@
 
     python scripts/faults/soak_train.py [--steps 2000] [--configuration NAME]
 
-It is an ordinary run of `squeezenext.train`: checkpoints, TensorBoard with its pictures, an
-evaluation after each epoch with the moving average of the weights, and images that grow half-way.
-Resident memory is measured every 100 steps. In the last 45 % of the run its slope must stay below
-1 MB in 100 steps, and no function may be traced again. Exit code 0: so it was; 1: it was not.
+It is an ordinary run with checkpoints, TensorBoard, an evaluation of the moving averages after each
+epoch, and images that grow half-way. Resident memory is read every 100 steps. In the last 45 % of
+the steps its slope must stay below 1 MB in 100 steps, and no function may be traced again. Exit
+code 0: both hold; 1: one does not.
 """
 
 import sys
@@ -27,21 +27,21 @@ from squeezenext.errors import SomeInputsFailed
 
 EVERY = 100
 LIMIT = 1.0  # MB in 100 steps
-SETTLED = 0.55  # of the steps: the images have grown half-way
+SETTLED = 0.55  # share of the steps after which the images no longer grow
 EXAMPLES = 256
 SETTINGS = ("training.ema=0.99", "training.optimizer=adamw", "training.learning_rate=0.01")
 
 
 def resident() -> float:
-    """MB of this process in memory."""
+    """Returns the resident memory of this process in MB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS"):
             return int(line.split()[1]) / 1024
-    raise SomeInputsFailed("/proc/self/status does not tell the resident memory.")
+    raise SomeInputsFailed("/proc/self/status has no VmRSS.")
 
 
 def configured(name: str, steps: int, batch: int, classes: int) -> Config:
-    """The configuration of the soak: a small recipe with all that changes on a run's way."""
+    """Returns a small recipe that contains every change that a run can make on its way."""
     config = config_io.load(name)
     size = config.images.size
     settings = (
@@ -57,7 +57,7 @@ def configured(name: str, steps: int, batch: int, classes: int) -> Config:
 
 
 class Watch:
-    """Takes (step, MB, traces) of a run every `EVERY` steps, in a thread of its own."""
+    """Records (step, MB, traces) of a run every `EVERY` steps, in a thread."""
 
     def __init__(self, run):
         self.rows: list[tuple[int, float, int]] = []
@@ -92,7 +92,7 @@ class Watch:
 
 
 def soak(configuration: str, steps: int, batch: int) -> None:
-    """Prints a line every 100 steps.
+    """Runs the training and prints a line every 100 steps.
 
     Raises:
       SomeInputsFailed: memory grows, or a function is traced again.
@@ -129,7 +129,7 @@ def soak(configuration: str, steps: int, batch: int) -> None:
 
 
 def judge(rows: list[tuple[int, float, int]], steps: int) -> None:
-    """Prints a table of the part that counts.
+    """Prints the slope of memory and the number of new traces in the last part of the run.
 
     Raises:
       SomeInputsFailed: memory grows, or a function is traced again.
@@ -149,9 +149,9 @@ def judge(rows: list[tuple[int, float, int]], steps: int) -> None:
 def main() -> int:
     values = flags.FlagValues()
     at = {"flag_values": values}
-    flags.DEFINE_integer("steps", 2000, "Number of training steps.", 400, **at)
-    flags.DEFINE_integer("batch_size", 8, "Number of images.", 1, **at)
-    flags.DEFINE_string("configuration", "quickstart", "The network.", **at)
+    flags.DEFINE_integer("steps", 2000, "Training steps.", 400, **at)
+    flags.DEFINE_integer("batch_size", 8, "Images a batch.", 1, **at)
+    flags.DEFINE_string("configuration", "quickstart", "Configuration of the network.", **at)
 
     def command(values, _):
         soak(values["configuration"].value, values["steps"].value, values["batch_size"].value)

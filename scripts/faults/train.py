@@ -1,20 +1,18 @@
-"""Disturbs training in all known ways and compares the results with an undisturbed run.
+"""Disturbs training in every known way and compares the results with an undisturbed run.
 
     python scripts/faults/train.py [--kills 50] [--every 8] [--workers 2,3] [--folder DIR]
 
-The disturbances are:
-
-- every n-th write, fsync and rename of our own fails (disk full, with nothing or half of the file
-  written), or it or a removal is the last call of the process (`train_disk.at_call` lists them);
-- a limit on the size of files;
-- a flipped byte in each file of the newest checkpoint;
-- SIGKILL at random moments, every second one inside a save;
-- NaN on each replica of 2 and 4 devices and of 2 processes;
-- groups of workers: each killed, each stopped, each started twice, all paused, a damaged record for
-  one, a hanging input for one, a full disk, NaN.
-
-After each, the same command runs again, and must end with the `weights_sha256` of the undisturbed
-run. A fault is reported at once; a table follows at the end. Exit code 0: no fault; 1: a fault.
+The disturbances, in turn:
+  disk: a write, fsync or rename fails because the disk is full, with nothing or half of the file
+  written; the process ends at one of these calls or at a removal (`train_disk.at_call`); files are
+  limited in size; a byte flips in each file of the newest checkpoint;
+  process: SIGKILL at random moments, half of them inside a save;
+  numbers: NaN on each replica of 2 and 4 devices and of 2 processes;
+  workers: each in turn is killed, stopped, started twice, reads a damaged record, or stalls in its
+  input; all are paused, have no room on the disk, or meet NaN.
+After each of them the same command is run again and must end with the `weights_sha256` of the
+undisturbed run. A failure is printed at once, a table at the end. Exit code 0: all equal; 1: one
+differs.
 """
 
 import random
@@ -38,11 +36,11 @@ from scripts.faults.train_workers import Group
 from squeezenext import cli as command_line
 from squeezenext.errors import SomeInputsFailed
 
-SPREAD_SECONDS = 8.0  # after its start, in which a run is killed
+SPREAD_SECONDS = 8.0  # after the start of a run, in which it is killed
 
 
 def kills(bench: Bench, count: int, chance: random.Random) -> tuple[int, str]:
-    """SIGKILL at random moments, of runs one after the other."""
+    """Kills runs at random moments, one run after the other."""
     whole = bench.undisturbed(LONG)
     done = runs = saving = 0
     while done < count:
@@ -63,9 +61,9 @@ def kills(bench: Bench, count: int, chance: random.Random) -> tuple[int, str]:
 
 
 def _alive_until(process, model_dir: Path, chance: random.Random, saves: bool) -> bool:
-    """Waits for the moment; says whether the process was still there."""
-    told = _size(model_dir / "train.log")
-    while process.exitcode is None and _size(model_dir / "train.log") == told:
+    """Waits for a random moment and says whether the process still runs."""
+    before = _size(model_dir / "train.log")
+    while process.exitcode is None and _size(model_dir / "train.log") == before:
         time.sleep(0.01)
     process.join(chance.uniform(0, SPREAD_SECONDS))
     while saves and process.exitcode is None:
@@ -80,14 +78,14 @@ def _size(path: Path) -> int:
 
 
 class Table:
-    """What was tried, how often, and how it went."""
+    """The table of all faults: kind, number of cases, outcome, minutes."""
 
     def __init__(self):
         self._rows = ["| fault | cases | outcome | minutes |", "|---|---|---|---|"]
         self.failed = 0
 
     def add(self, name: str, work: Callable[[], int | tuple[int, object]]) -> None:
-        """Does `work`, which returns the number of cases, or that and what to say of them."""
+        """Runs `work`, which returns the number of cases, or (that number, a remark)."""
         started = time.monotonic()
         try:
             found = work()
@@ -151,10 +149,12 @@ def _group_faults(bench: Bench, table: Table, count: int, chance: random.Random)
 def main() -> int:
     values = flags.FlagValues()
     at = {"flag_values": values}
-    flags.DEFINE_integer("kills", 50, "Number of SIGKILLs at random moments.", 0, **at)
-    flags.DEFINE_integer("every", 8, "Fail every n-th write, fsync, ...; 0: none.", 0, **at)
-    flags.DEFINE_list("workers", ["2", "3"], "Numbers of workers.", **at)
-    flags.DEFINE_string("folder", None, "Working folder; default a temporary one.", **at)
+    flags.DEFINE_integer("kills", 50, "SIGKILLs at random moments.", 0, **at)
+    flags.DEFINE_integer(
+        "every", 8, "Interval between the disturbed writes, fsyncs, ...; 0: none.", 0, **at
+    )
+    flags.DEFINE_list("workers", ["2", "3"], "Sizes of the groups of workers.", **at)
+    flags.DEFINE_string("folder", None, "Folder to work in; default: a temporary one.", **at)
 
     def command(values, _):
         table = Table()

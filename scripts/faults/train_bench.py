@@ -1,4 +1,4 @@
-"""Shared by the fault benches of training: data, commands, processes, and the comparison."""
+"""Common parts of the training's fault benches: data, commands, processes, the comparison."""
 
 import json
 import os
@@ -14,19 +14,19 @@ from scripts.faults import forks
 from squeezenext.errors import SomeInputsFailed
 from squeezenext.model import checkpoint
 
-SHORT, LONG = 3, 40  # epochs: of a run disturbed at a given call, at a random moment
+SHORT, LONG = 3, 40  # epochs of a run that is disturbed at a given call, at a random moment
 FINISH_SECONDS = 600.0
 
 
 class Different(SomeInputsFailed):
-    """A disturbed run ended otherwise than the undisturbed one."""
+    """The end of a disturbed run differs from that of the undisturbed one."""
 
 
 class Bench:
-    """The data, the commands, and what each run leaves in `folder`.
+    """The data, the commands and the results of runs in `folder`.
 
-    Processes are forked from one that has imported TensorFlow and done nothing with it, which
-    saves most of the time.
+    Their processes are forked from a server that has imported TensorFlow, which saves most of the
+    time.
     """
 
     def __init__(self, folder: Path):
@@ -43,14 +43,14 @@ class Bench:
             (folder / f"{name.lower()}.py").write_text(text)
 
     def empty(self, name: str) -> Path:
-        """Returns a folder's path after removing what is there."""
+        """Returns the path of a folder after removing its content."""
         shutil.rmtree(self.folder / name, ignore_errors=True)
         return self.folder / name
 
     def arguments(
         self, model_dir: Path, epochs: int, *more: str, network: str = "squeezenet"
     ) -> list[str]:
-        """The command line of a run that saves after every call."""
+        """Returns the command line of a run that saves after every call."""
         records = str(self.folder / "records")
         return [
             *("train", "--deterministic", "--precision", "float32", "--checkpoint_minutes", "0"),
@@ -61,7 +61,7 @@ class Bench:
         ]
 
     def start(self, arguments: list[str], fault: Callable | None = None, *given, config: str = ""):
-        """Starts a run; `fault(*given)` is called in it first; `config`: its TF_CONFIG."""
+        """Starts a run, in which `fault(*given)` is called first; `config` is its TF_CONFIG."""
         errors = self.folder / f"errors-{len(self._started)}"
         process = forks.CONTEXT.Process(
             target=_train, args=(arguments, config, errors, fault, *given)
@@ -86,20 +86,20 @@ class Bench:
         return weights(Path(arguments[arguments.index("--model_dir") + 1]))
 
     def undisturbed(self, epochs: int) -> str:
-        """The hash that a run of so many epochs ends with when nothing happens to it."""
+        """Returns the final hash of an undisturbed run of so many epochs."""
         if epochs not in self._whole:
             model_dir = self.folder / f"undisturbed-{epochs}"
             self._whole[epochs] = self.finish(self.arguments(model_dir, epochs), "undisturbed")
         return self._whole[epochs]
 
     def close(self) -> None:
-        """Ends what is left, stopped processes too."""
+        """Kills the processes that are left, stopped ones too."""
         for process in self._started:
             process.kill()
 
 
 def _train(arguments: list[str], config: str, errors: Path, fault: Callable | None, *given) -> None:
-    """In a process of its own."""
+    """Trains in this forked process."""
     with open(errors, "w") as file:
         os.dup2(file.fileno(), 2)
     os.environ.pop("TF_CONFIG", None)
@@ -113,25 +113,26 @@ def _train(arguments: list[str], config: str, errors: Path, fault: Callable | No
 
 
 def last_words(process) -> str:
-    """The last lines of what a process has told on standard error."""
+    """Returns the last lines of a process's standard error."""
     return "\n".join(process.errors.read_text().splitlines()[-20:])
 
 
 def weights(model_dir: Path) -> str:
+    """Returns the hash of the final weights."""
     return json.loads((model_dir / "final.json").read_text())["weights_sha256"]
 
 
 def check(what: str, expected: str, found: str) -> None:
-    """Compares the weights of two runs by their hashes.
+    """Compares the hashes of the weights.
 
     Raises:
-      Different: the weights are not those of the undisturbed run.
+      Different: they are not those of the undisturbed run.
     """
     if expected != found:
         raise Different(f"{what}: weights {found[:12]}, not {expected[:12]} as undisturbed.")
 
 
 def newest(model_dir: Path) -> Path:
-    """The folder of the newest checkpoint."""
+    """Returns the folder of the newest checkpoint."""
     step = checkpoint.steps(model_dir / "checkpoints")[-1]
     return model_dir / "checkpoints" / f"step-{step:08d}"

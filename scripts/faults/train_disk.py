@@ -1,4 +1,4 @@
-"""Faults of the disk during a save: failing or last calls, limits, flipped bytes."""
+"""Disk faults while a run saves: calls that fail or end the process, limits, flipped bytes."""
 
 import errno
 import json
@@ -23,10 +23,10 @@ LIMIT = 4096
 
 
 def inside_saves(bench: Bench, every: int) -> int:
-    """Faults at the calls by which a run changes the disk, see `at_call`.
+    """Disturbs the calls by which a run changes the disk, see `at_call`.
 
     Returns:
-      The number of faults; each has happened.
+      The number of faults, each of which has happened.
     """
     whole, calls, done = bench.undisturbed(SHORT), bench.folder / "calls", 0
     for mode in (*FULL, *KILLS):
@@ -46,7 +46,7 @@ def inside_saves(bench: Bench, every: int) -> int:
 
 
 def _disturbed(bench: Bench, arguments: list[str], number: int, mode: str, calls: Path):
-    """Runs with a fault; returns the process, and how many calls it has made."""
+    """Runs with a fault and returns the process and the number of its calls."""
     calls.unlink(missing_ok=True)
     process = bench.start(arguments, at_call, number, mode, calls)
     process.join()
@@ -54,11 +54,11 @@ def _disturbed(bench: Bench, arguments: list[str], number: int, mode: str, calls
 
 
 def at_call(number: int, mode: str, counted: Path) -> None:
-    """Makes the `number`-th call that changes the disk go wrong; `counted` grows by each.
+    """Disturbs the `number`-th call that changes the disk; `counted` grows a byte by each.
 
-    They are numpy's savez, Path.write_text and write_bytes, os.fsync and os.replace; where the
-    process is killed, shutil.rmtree and Path.unlink, too: removing needs no room. Not among them:
-    TensorBoard's writer, the log, the lock, what TensorFlow writes itself.
+    The calls are numpy's savez, Path.write_text and write_bytes, os.fsync and os.replace, and, if
+    the process is killed, shutil.rmtree and Path.unlink (removing needs no room). TensorBoard's
+    writer, the log, the lock and TensorFlow's own files are not among them.
     """
     import numpy as np
 
@@ -117,7 +117,7 @@ def limited(bench: Bench) -> int:
 
 
 def no_room() -> None:
-    """No checkpoint can be written, and no worker's sign of life."""
+    """Makes every write of a checkpoint or a heartbeat fail."""
     import numpy as np
 
     def full(*_, **__):
@@ -131,7 +131,7 @@ def limit_files() -> None:
 
 
 def flips(bench: Bench, chance: random.Random) -> int:
-    """A byte of the newest checkpoint is another, in each of its files in turn."""
+    """Flips a bit in each file of the newest checkpoint in turn."""
     whole = bench.undisturbed(SHORT)
     start = bench.empty("flip")
     bench.finish(bench.arguments(start, SHORT - 1), "before the flip")
@@ -144,12 +144,12 @@ def flips(bench: Bench, chance: random.Random) -> int:
         arguments = bench.arguments(model_dir, SHORT)
         check(what, whole, bench.finish(arguments, what))
         if folder.name not in (model_dir / "train.log").read_text():
-            raise Different(f"{what}: nobody has said so.")
+            raise Different(f"{what}: the log does not say so.")
     return FLIPS * len(names)
 
 
 def flip(path: Path, chance: random.Random) -> int:
-    """Flips a bit of a file; returns the byte's place. JSON must then mean something else."""
+    """Flips a bit of a file such that JSON changes its meaning; returns the byte's position."""
     before = path.read_bytes()
     while True:
         content = bytearray(before)

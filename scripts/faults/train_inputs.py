@@ -1,4 +1,4 @@
-"""Faults in the input of one of several workers: a damaged record, a hanging disk."""
+"""Input faults of one of several workers: a damaged record, a disk that hangs."""
 
 import random
 import shutil
@@ -13,11 +13,11 @@ from scripts.faults import train_disk as fault_train_disk
 from scripts.faults.train_bench import Bench, Different, last_words
 from scripts.faults.train_workers import Group
 
-STALL_SECONDS = 120.0  # more than a first call takes, which builds the graph
+STALL_SECONDS = 120.0  # more than the duration of a first call, which builds the graph
 
 
 def damaged(bench: Bench, group: Group, chance: random.Random) -> int:
-    """Each worker's own copy of the records has a flipped bit: all end with 2, and name it."""
+    """Flips a bit in each worker's own copy of the records: all end with 2 and name the record."""
     for culprit in range(group.count):
         copy, arguments = bench.empty("copy"), group.arguments(bench.empty("damaged"))
         shutil.copy(bench.folder / "records", copy)
@@ -40,7 +40,7 @@ def damaged(bench: Bench, group: Group, chance: random.Random) -> int:
 
 
 def stuck(bench: Bench, group: Group) -> int:
-    """Each worker's input hangs: in training, the last one's in evaluation. All leave with 75."""
+    """Lets each worker's input hang, the last one's in evaluation: all leave with 75."""
     for culprit in range(group.count):
         model_dir = bench.empty("stuck")
         arguments = group.arguments(model_dir)
@@ -63,7 +63,7 @@ def stuck(bench: Bench, group: Group) -> int:
 
 
 def hang(split: str) -> None:
-    """Lets the input of a split deliver a few micro-batches and no more; shortens the patience."""
+    """Lets the input of a split stop after a few micro-batches; shortens the time limit."""
     from squeezenext.records.reader import Reader
     from squeezenext.train import watchdog
 

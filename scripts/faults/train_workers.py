@@ -1,4 +1,4 @@
-"""Faults of several workers: killed, stopped, paused, started twice, disk full, NaN."""
+"""Faults of several workers: killed, stopped, paused, started twice, a full disk, NaN."""
 
 import json
 import os
@@ -50,13 +50,13 @@ class Group:
                 raise Different(f"{what}: worker {index} ended with {process.exitcode}: {told}")
 
     def resumed(self, arguments: list[str], what: str) -> None:
-        """Starts all again and compares what comes out."""
+        """Starts all workers again and compares the weights."""
         self.finish(arguments, what)
         model_dir = Path(arguments[arguments.index("--model_dir") + 1])
         check(what, self.whole, weights(model_dir))
 
     def begun(self, model_dir: Path, what: str, checkpoints: int = 2) -> tuple[list[str], list]:
-        """Starts a run and returns when it has saved so many checkpoints."""
+        """Starts a run and returns once it has saved a number of checkpoints."""
         arguments = self.arguments(model_dir)
         processes = self.start(arguments)
         while len(checkpoint.steps(model_dir / "checkpoints")) < checkpoints:
@@ -67,7 +67,7 @@ class Group:
 
 
 def lost(bench: Bench, group: Group, chance: random.Random) -> tuple[int, float]:
-    """Each worker is killed, and each is stopped, in turn; a killed one's checkpoint is damaged.
+    """Kills and stops each worker in turn; a kill is followed by damage to the checkpoint.
 
     Returns:
       The number of faults, and the longest that any other worker took to leave, in seconds.
@@ -91,7 +91,7 @@ def lost(bench: Bench, group: Group, chance: random.Random) -> tuple[int, float]
 
 
 def _leaving(processes: list, culprit: int, what: str) -> float:
-    """Waits until the others have left as they should; returns the seconds that it took."""
+    """Waits until the other workers have left and returns the seconds that it took."""
     sent, slowest = time.monotonic(), 0.0
     for index, process in enumerate(processes):
         if index == culprit:
@@ -109,7 +109,7 @@ def _leaving(processes: list, culprit: int, what: str) -> float:
 
 
 def started_twice(bench: Bench, group: Group) -> int:
-    """Each worker is started a second time beside a healthy run, which must not notice."""
+    """Starts each worker a second time beside a healthy run, which must not notice."""
     model_dir = bench.empty("twice")
     arguments, processes = group.begun(model_dir, "started twice")
     for index, config in enumerate(group.configs(group.count)):
@@ -126,7 +126,7 @@ def started_twice(bench: Bench, group: Group) -> int:
 
 
 def paused(bench: Bench, group: Group) -> int:
-    """All workers are stopped and go on: they train on, or TensorFlow's heartbeat ends all."""
+    """Pauses all workers: they then train on, or TensorFlow's heartbeat ends all of them."""
     model_dir = bench.empty("paused")
     arguments, processes = group.begun(model_dir, "paused")
     for kind in (signal.SIGSTOP, signal.SIGCONT):
@@ -143,7 +143,7 @@ def paused(bench: Bench, group: Group) -> int:
 
 
 def without_room(bench: Bench, group: Group) -> int:
-    """No worker can save: all train to the end and leave with 75, and nobody is blamed before."""
+    """Fills the disk: all workers train to the end and leave with 75; nobody is blamed."""
     model_dir = bench.empty("room")
     arguments = group.arguments(model_dir)
     processes = group.start(arguments, fault_train_disk.no_room)
@@ -157,7 +157,7 @@ def without_room(bench: Bench, group: Group) -> int:
 
 
 def not_finite(bench: Bench, group: Group) -> int:
-    """A gradient that is not finite ends all workers with 1, not in a race of accusations."""
+    """Makes a gradient not finite: all workers leave with 1 and do not blame each other."""
     wild = ("--set", "training.learning_rate=1e30", "--set", "training.warmup_epochs=0.0")
     processes = group.start(group.arguments(bench.empty("nan"), *wild))
     for index, process in enumerate(processes):
@@ -169,7 +169,7 @@ def not_finite(bench: Bench, group: Group) -> int:
 
 
 def planted(bench: Bench) -> int:
-    """NaN on each replica of 2 and of 4 devices, and of 2 processes, see nan.py."""
+    """Plants NaN on each replica of 2 and 4 devices and of 2 processes, see nan.py."""
     from tests import tiny
 
     replicas, folder = 0, bench.empty("planted")

@@ -1,4 +1,4 @@
-"""Shared by the fault benches of conversion: a source, an undisturbed run, the comparison."""
+"""Common parts of the conversion's fault benches: a source, a conversion, the comparison."""
 
 import hashlib
 import os
@@ -20,11 +20,11 @@ Hashes = dict[str, str]
 
 
 class Different(SomeInputsFailed):
-    """A disturbed conversion left something else than an undisturbed one."""
+    """The results of a disturbed conversion differ from those of an undisturbed one."""
 
 
 def photos(folder: Path, count: int) -> Path:
-    """Writes pictures of noise in three classes, and one file that is none."""
+    """Writes images of noise in three classes, and one file that is not an image."""
     for number in range(count):
         path = folder / "abc"[number % 3] / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,11 +49,17 @@ def hashes(folder: Path) -> Hashes:
 
 
 def check(what: str, output: Path, whole: Hashes, finished: bool | None) -> None:
-    """Compares what readers see with the undisturbed files; None: at a moment of its work.
+    """Compares the files that readers see with the undisturbed ones.
+
+    Args:
+      what: the disturbance, for messages.
+      output: folder of the conversion.
+      whole: hashes of the undisturbed files.
+      finished: whether the conversion has ended with success; None: it is still at work.
 
     Raises:
-      Different: a file is partial or another one, or, when `finished`, missing; or something of
-        the work but the lock is left then.
+      Different: a file is partial or different; or, of a finished conversion, missing, or a
+        temporary file other than the lock is left.
     """
     found = hashes(output)
     for name in sorted(found):
@@ -72,7 +78,7 @@ def _hidden(folder: Path) -> set[str]:
 
 
 def forked(work: Callable[[], int]) -> int:
-    """Returns the exit code of `work` done in a child process, which may die of it."""
+    """Runs `work`, which may kill its process, in a child and returns the exit code."""
     child = os.fork()
     if not child:
         code = 99
@@ -85,7 +91,7 @@ def forked(work: Callable[[], int]) -> int:
 
 
 def plainly(source: Path, output: Path, **options) -> int:
-    """Returns the exit code of a conversion; 99, as `forked`, for an error that is no sentence."""
+    """Returns the exit code of a conversion; `forked` makes 99 of an unexpected error."""
     try:
         convert(source, output, ConvertOptions(**OPTIONS | options))
     except RunAgain:
