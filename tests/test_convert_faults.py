@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
+from scripts.faults import convert_bench
 from scripts.faults import disk as fault_disk
-from scripts.faults import setup as fault_setup
 from tests.test_convert import ROOT
 
 
@@ -36,33 +36,33 @@ def test_the_comparison_can_fail(tmp_path):
     """A partial shard, a missing one and a manifest that came too early are told apart."""
     whole = {"a": hashlib.sha256(b"whole").hexdigest(), "manifest.json": "x"}
     (tmp_path / "a").write_bytes(b"whole")
-    fault_setup.check("so far", tmp_path, whole, finished=False)
-    with pytest.raises(fault_setup.Different, match="lacks manifest.json"):
-        fault_setup.check("at the end", tmp_path, whole, finished=True)
+    convert_bench.check("so far", tmp_path, whole, finished=False)
+    with pytest.raises(convert_bench.Different, match="lacks manifest.json"):
+        convert_bench.check("at the end", tmp_path, whole, finished=True)
     (tmp_path / "a").write_bytes(b"who")
-    with pytest.raises(fault_setup.Different, match="a is not the undisturbed one"):
-        fault_setup.check("so far", tmp_path, whole, finished=False)
-    whole = fault_setup.hashes(tmp_path)
-    fault_setup.check("at the end", tmp_path, whole, finished=True)
+    with pytest.raises(convert_bench.Different, match="a is not the undisturbed one"):
+        convert_bench.check("so far", tmp_path, whole, finished=False)
+    whole = convert_bench.hashes(tmp_path)
+    convert_bench.check("at the end", tmp_path, whole, finished=True)
     (tmp_path / ".convert").mkdir()
-    with pytest.raises(fault_setup.Different, match="convert stays for ever"):
-        fault_setup.check("at the end", tmp_path, whole, finished=True)
+    with pytest.raises(convert_bench.Different, match="convert stays for ever"):
+        convert_bench.check("at the end", tmp_path, whole, finished=True)
 
 
 def test_a_fault_that_is_not_noticed_fails(tmp_path, monkeypatch):
     """A writer that swallowed errors would be caught."""
-    source = fault_setup.photos(tmp_path / "photos", 6)
-    whole = fault_setup.undisturbed(source, tmp_path / "whole")
+    source = convert_bench.photos(tmp_path / "photos", 6)
+    whole = convert_bench.undisturbed(source, tmp_path / "whole")
     monkeypatch.setattr(fault_disk, "_with_fault", lambda *_: 0)
-    monkeypatch.setattr(fault_setup, "forked", lambda work: work())
+    monkeypatch.setattr(convert_bench, "forked", lambda work: work())
     monkeypatch.setattr(fault_disk, "_calls", lambda *_: ["fsync a folder"])
-    with pytest.raises(fault_setup.Different, match="fsync a folder: the exit code is 0, not 75"):
+    with pytest.raises(convert_bench.Different, match="fsync a folder: the exit code is 0, not 75"):
         fault_disk.at_every_call(source, tmp_path / "out", whole, 1)
 
 
 def test_the_calls_are_the_same_each_time(tmp_path):
     """Also that of a shard's flush behind the writer's back: each kind is there to fail."""
-    source = fault_setup.photos(tmp_path / "photos", 24)
+    source = convert_bench.photos(tmp_path / "photos", 24)
     calls = []
     for _ in range(3):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)

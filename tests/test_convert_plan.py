@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from scripts.faults import setup as fault_setup
+from scripts.faults import convert_bench
 from squeezenext.convert import command, commit, plan, pool, shards, tfrecords
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.records import manifest
@@ -127,7 +127,7 @@ def test_killed_while_it_overwrites(photos, tmp_path, moment):
         convert(photos, out, **FOLDER, train_shards=2, overwrite=True)
         return 0
 
-    assert fault_setup.forked(overwrite) == -signal.SIGKILL
+    assert convert_bench.forked(overwrite) == -signal.SIGKILL
     assert (out / manifest.MANIFEST).exists() == (moment == 0)
     if moment == 0:
         assert manifest.load_manifest(out).raw == before
@@ -287,9 +287,9 @@ def test_an_owner_killed_before_its_rename_leaves_nothing_for_ever(photos, tmp_p
 
     def dies():
         os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-        return fault_setup.plainly(photos, out)
+        return convert_bench.plainly(photos, out)
 
-    assert fault_setup.forked(dies) == -signal.SIGKILL
+    assert convert_bench.forked(dies) == -signal.SIGKILL
     assert len(list(out.glob(f"{plan.LOCK}.owner*"))) == 1
     convert(photos, out, **FOLDER)
     assert {path.name for path in out.iterdir() if path.name[0] == "."} <= {plan.LOCK}
