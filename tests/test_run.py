@@ -372,7 +372,7 @@ def test_evaluations_follow_whole_epochs(made, start, tmp_path, monkeypatch, eve
 
 def test_the_error_that_ends_a_run_is_in_its_log(tmp_path):
     log.log_to(tmp_path / "train.log")
-    log.note("all is lost")
+    log.log_end("all is lost")
     log.log_to(None)
     assert "error: all is lost" in (tmp_path / "train.log").read_text()
 

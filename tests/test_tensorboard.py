@@ -61,7 +61,7 @@ def test_the_surest_mistakes_come_first():
 def test_an_evaluation_is_shown_with_its_images(tmp_path):
     reader = tiny.reader(tmp_path, 6)
     board = Recorder()
-    tensorboard.show(board, 7, RESULT, reader, tiny.IMAGES, CLASSES)
+    tensorboard.add_evaluation(board, 7, RESULT, reader, tiny.IMAGES, CLASSES)
     assert board.shown["validation_class_top1/n0"] == pytest.approx(2 / 3)
     assert "validation_class_top1/n3" not in board.shown
     worst = board.shown["validation/worst_mistakes"]

@@ -144,7 +144,7 @@ def workers(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     return resolver.task_id or 0, len(resolver.cluster_spec().as_dict()["worker"])
 
 
-def share(strategy: tf.distribute.Strategy) -> Share:
+def worker_share(strategy: tf.distribute.Strategy) -> Share:
     """Returns this worker's part of all replicas."""
     worker, count = workers(strategy)
     replicas = strategy.num_replicas_in_sync // count

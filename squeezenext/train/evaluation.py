@@ -138,7 +138,7 @@ class Evaluator:
     ):
         self.config = config
         self.strategy = strategy
-        self.share = devices.share(strategy)
+        self.share = devices.worker_share(strategy)
         with strategy.scope():
             self.model = keras_model.build(config, precision=precision, seed=seed)
         self.statistics = MovingStatistics(self.model, strategy)

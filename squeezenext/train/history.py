@@ -25,19 +25,9 @@ from squeezenext.train.loop import Loop, Sums
 from squeezenext.train.optimizers import learning_rate
 
 COLUMNS = (
-    "epoch",
-    "step",
-    "examples_seen",
-    "learning_rate",
-    "loss",
-    "top1",
-    "top5",
-    "validation_loss",
-    "validation_top1",
-    "validation_top5",
-    "images_per_second",
-    "seconds",
-    "skipped",
+    *("epoch", "step", "examples_seen", "learning_rate", "loss", "top1", "top5"),
+    *("validation_loss", "validation_top1", "validation_top5"),
+    *("images_per_second", "seconds", "skipped"),
 )
 LINE_SECONDS = 60.0  # between two progress lines where there is no terminal
 FIRST_IMAGES = 16  # training images shown in TensorBoard
@@ -138,7 +128,7 @@ class History:
         self.board.histogram(step, "validation/labels", result.labels)
         if self._labels.is_file():
             images, classes = self._loop.config.images, labels.read(self._labels)
-            tensorboard.show(self.board, step, result, reader, images, classes)
+            tensorboard.add_evaluation(self.board, step, result, reader, images, classes)
 
     def epoch(
         self, sums: Sums, seconds: float, timed_images: int, scores: dict[str, Any] | None

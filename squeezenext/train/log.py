@@ -30,7 +30,7 @@ def log_to(path: Path | None) -> None:
     LOG.propagate = False
 
 
-def note(reason: str) -> None:
+def log_end(reason: str) -> None:
     """Writes why a run ends to the log file alone; the command prints it on standard error."""
     record = LOG.makeRecord(LOG.name, logging.ERROR, "", 0, f"error: {reason}", (), None)
     for handler in LOG.handlers:

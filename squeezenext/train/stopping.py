@@ -92,10 +92,10 @@ class StopSignals:
         if self._ended.wait(UNWIND_SECONDS):
             return
         sentence = "Interrupted; run the same command again to go on."
-        end(EXIT_CODES[RunAgain], sentence, self._leave)
+        end_process(EXIT_CODES[RunAgain], sentence, self._leave)
 
 
-def end(code: int, sentence: str, before: Callable[[], None]) -> NoReturn:
+def end_process(code: int, sentence: str, before: Callable[[], None]) -> NoReturn:
     """Ends the process with `os._exit`, even if its main thread is blocked in native code.
 
     Args:
@@ -134,7 +134,7 @@ def watched(
     def leave(why: Verdict = _INTERRUPTED) -> None:
         if watchdog:
             watchdog.leave(why.sentence.rstrip("."), why.code)
-        log.note(why.sentence)
+        log.log_end(why.sentence)
 
     signals.on_leaving(leave)
     try:
@@ -188,4 +188,4 @@ def _end(why: Verdict) -> NoReturn:
     if why.code != EXIT_CODES[RunAgain]:
         again = f"mend that, then {again}"
     sentence = f"{why.sentence[0].upper()}{why.sentence[1:]}; {again}."
-    end(why.code, sentence, lambda: log.note(sentence))
+    end_process(why.code, sentence, lambda: log.log_end(sentence))

@@ -81,7 +81,7 @@ class TensorBoard:
                 self._writer.close()
 
 
-def show(
+def add_evaluation(
     board: TensorBoard,
     step: int,
     result: Evaluation,
@@ -149,7 +149,7 @@ def captioned(
     """Returns images as evaluation saw them, captioned with their true and predicted classes.
 
     Args:
-      numbers: record numbers, [n]; the other arguments as in `show`.
+      numbers: record numbers, [n]; the other arguments as in `add_evaluation`.
 
     Returns:
       [n, size, size, 3] uint8.
