@@ -40,3 +40,12 @@ def logical_devices() -> int:
         devices.mirrored(tuple(f"CPU:{i}" for i in range(count)))
     tf.distribute.MirroredStrategy._collective_key_base = 0
     return len(tf.config.list_logical_devices("CPU"))
+
+
+@pytest.fixture(scope="session")
+def bfloat16(logical_devices) -> None:
+    """Of tests that compute in bfloat16 with more than convolutions."""
+    from squeezenext import convolutions
+
+    if not convolutions.bfloat16_sum():
+        pytest.skip("oneDNN has no bfloat16 under this ONEDNN_MAX_CPU_ISA, but TensorFlow asks it.")

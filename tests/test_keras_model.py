@@ -128,7 +128,9 @@ def test_bypass():
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
-def test_logits_are_float32_and_weights_too(precision):
+def test_logits_are_float32_and_weights_too(precision, request):
+    if precision == "mixed_bfloat16":
+        request.getfixturevalue("bfloat16")
     before = keras.config.dtype_policy().name
     model = keras_model.build(config_io.load("quickstart"), precision=precision)
     logits = model(np.zeros((2, 64, 64, 3), np.float32))

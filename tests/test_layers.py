@@ -11,7 +11,9 @@ from squeezenext.network.layers import BatchNorm, Dropout, max_pool
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float16", 2e-2),
                                                   ("bfloat16", 1e-1)])  # fmt: skip
 @pytest.mark.parametrize("channels", [6, 16])  # in bfloat16 the kernel runs for the latter alone
-def test_batch_norm_is_keras_s_in_outputs_and_gradients(dtype, tolerance, channels):
+def test_batch_norm_is_keras_s_in_outputs_and_gradients(dtype, tolerance, channels, request):
+    if dtype == "bfloat16":
+        request.getfixturevalue("bfloat16")
     pixels = np.random.default_rng(0).normal(2, 3, (4, 5, 5, channels)).astype(np.float32)
     ours = BatchNorm(dtype=f"mixed_{dtype}" if dtype != "float32" else dtype)
     theirs = keras.layers.BatchNormalization(epsilon=1e-5)

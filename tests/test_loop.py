@@ -147,7 +147,7 @@ def learns(made, batches):
     return last < 0.7 * first
 
 
-def test_bfloat16_learns(logical_devices, reader):
+def test_bfloat16_learns(logical_devices, reader, bfloat16):
     made = make(tiny.SQUEEZENEXT, 1, reader, precision="mixed_bfloat16")
     assert learns(made, made.batches(reader))
 

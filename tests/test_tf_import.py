@@ -35,3 +35,24 @@ def test_onednn_is_on_unless_told_otherwise_and_told_truly(setting, before, expe
     )  # fmt: skip
     said, truth = done.stdout.split()
     assert said == truth and said in expected
+
+
+KEPT = """
+from squeezenext.errors import InputError
+from squeezenext.training import devices
+print(devices.precision("auto"))
+try:
+    devices.precision("mixed_bfloat16")
+except InputError as error:
+    print(error)
+"""
+
+
+def test_no_bfloat16_where_onednn_is_kept_from_it():
+    done = subprocess.run(
+        [sys.executable, "-c", KEPT], env=tiny.environment(ONEDNN_MAX_CPU_ISA="AVX2"),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    precision, *refused = done.stdout.splitlines()
+    assert precision == "float32"
+    assert not refused or "ONEDNN_MAX_CPU_ISA" in refused[0]  # refused where the CPU has AVX-512

@@ -13,7 +13,7 @@ import tensorflow as tf
 from squeezenext import tf_import
 from squeezenext.config import Config
 from squeezenext.errors import InputError
-from squeezenext.network.convolutions import sums_bfloat16
+from squeezenext.network.convolutions import bfloat16_sum, sums_bfloat16
 from squeezenext.records.batches import Share
 from squeezenext.train.cluster import Cluster
 from squeezenext.train.log import LOG
@@ -171,18 +171,24 @@ def exchange(strategy: tf.distribute.Strategy, numbers: Sequence[int]) -> np.nda
 def precision(choice: str) -> str:
     """Returns the Keras dtype policy for `--precision`: one of `PRECISIONS`, or "auto".
 
-    Call after `strategy`, for "auto" computes on the CPU to see what it can do.
+    Call after `strategy`, for this computes on the CPU to see what it can do.
 
     "auto": float16 on GPUs; bfloat16 on CPUs with AVX512-BF16 or AMX, where SqueezeNet 1.1
     trains twice as fast (scripts/benchmarks/train.py); else float32.
 
     Raises:
-      InputError: no such choice.
+      InputError: no such choice, or one that oneDNN is kept from.
     """
     check_precision(choice)
+    gpus = tf.config.list_physical_devices("GPU")
+    if choice == "mixed_bfloat16" and not gpus and not bfloat16_sum():
+        raise InputError(
+            "--precision mixed_bfloat16: oneDNN has no kernels for it under this "
+            "ONEDNN_MAX_CPU_ISA; unset that, or take float32."
+        )
     if choice != "auto":
         return choice
-    if tf.config.list_physical_devices("GPU"):
+    if gpus:
         return "mixed_float16"
     fast = {"avx512_bf16", "amx_bf16"} & _cpu_features() and sums_bfloat16()
     return "mixed_bfloat16" if fast else "float32"
