@@ -21,7 +21,7 @@ class Options:
     """Options of `train.train`; none of them belongs to the recipe.
 
     Attributes:
-      model_dir: directory of the run, made if absent; README.md lists its files.
+      model_dir: directory of the run, made if absent; model/directory.py lists its files.
       data_dir: folder of shards and manifest.json.
       training_file_pattern: TF-slim shards, instead of `data_dir`.
       validation_file_pattern: TF-slim shards for validation.
