@@ -70,6 +70,7 @@ def _net_file(arrays: dict[str, np.ndarray], config: Config) -> bytes:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
     values = flags.FlagValues()
     at = {"flag_values": values}
     flags.DEFINE_string("format", None, "Of the file.", **at)

@@ -55,7 +55,7 @@ class Config:
     images: Images = Images()
     training: Training = Training()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         dead = getattr(self.model, "relu_before_add", False) and not self.training.residual_scale
         rule = "must be positive for a network with relu_before_add"
         check(self.training, not dead, "residual_scale", rule)

@@ -8,7 +8,7 @@ unions below, and a case of the `match` there.
 
 import dataclasses
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from squeezenext.config.checks import check, check_choice
 
@@ -22,7 +22,7 @@ def _check_range(owner: object, field: str, low: float, high: float = float("inf
     check(owner, within, field, f"must be two numbers in order, above {low:g}, up to {high:g}")
 
 
-def _check_probability(owner: object) -> None:
+def _check_probability(owner: Any) -> None:
     check(owner, 0 <= owner.probability <= 1, "probability", "must be in [0, 1]")
 
 
@@ -46,7 +46,7 @@ class RandomResizedCrop:
     scale: tuple[float, float] = (0.08, 1.0)  # arXiv:1409.4842, section 6
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_range(self, "scale", 0.0, 1.0)
         _check_range(self, "ratio", 0.0)
 
@@ -82,7 +82,7 @@ class ShiftScaleRotate:
     rotate_degrees: float
     probability: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self, 0 <= self.scale < 1, "scale", "must be in [0, 1)")
         _check_probability(self)
 
@@ -100,7 +100,7 @@ class ColorJitter:
     saturation: float = 0.0
     hue: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("brightness", "contrast", "saturation"):
             check(self, 0 <= getattr(self, field) <= 1, field, "must be in [0, 1]")
         check(self, 0 <= self.hue <= 0.5, "hue", "must be in [0, 0.5]")
@@ -121,7 +121,7 @@ class RandomErasing:
     scale: tuple[float, float] = (0.02, 0.4)
     ratio: tuple[float, float] = (0.3, 1 / 0.3)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_probability(self)
         _check_range(self, "scale", 0.0, 1.0)
         _check_range(self, "ratio", 0.0)
@@ -135,7 +135,7 @@ class Mixup:
     alpha: float = 0.2  # arXiv:1710.09412, section 3.1: 0.1 to 0.4 for ImageNet
     probability: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self, self.alpha > 0, "alpha", "must be positive")
         _check_probability(self)
 
@@ -148,7 +148,7 @@ class CutMix:
     alpha: float = 1.0  # arXiv:1905.04899, section 3.1
     probability: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self, self.alpha > 0, "alpha", "must be positive")
         _check_probability(self)
 
@@ -162,7 +162,7 @@ Augmentation = Crop | ShiftScaleRotate | InPlace | Mixing
 
 def in_order(steps: tuple[Augmentation, ...]) -> bool:
     """Returns whether the first step is the only crop, and the kinds of steps are in order."""
-    kinds = (Crop, ShiftScaleRotate, InPlace, Mixing)
+    kinds: tuple[Any, ...] = (Crop, ShiftScaleRotate, InPlace, Mixing)
     found = [next(i for i, kind in enumerate(kinds) if isinstance(s, kind)) for s in steps]
     return found.count(0) == 1 and found == sorted(found)
 
@@ -191,7 +191,7 @@ class Images:
     # `size`, and so does training where this is empty.
     progressive: tuple[int, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice(self, "resize_mode", ResizeMode)
         check_choice(self, "channels", Channels)
         check(self, 8 <= self.size <= self.resize, "size", f"must be 8..resize ({self.resize})")

@@ -43,7 +43,7 @@ class SqueezeNet:
     dropout: float
     classes: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice(self, "bypass", Bypass)
         check_choice(self, "activation", Activation)
         check_choice(self, "initializer", Initializer)
@@ -86,7 +86,7 @@ class SqueezeNext:
     biases: bool = False  # whether convolutions, which batch norm follows, and classifier have one
     head_padding: ClassVar[int] = 0  # as SqueezeNet's; here the classifier follows the mean
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice(self, "bottleneck_input", BottleneckInput)
         check_choice(self, "pair_order", PairOrder)
         check(self, self.stem_padding >= 0, "stem_padding", "must not be negative")

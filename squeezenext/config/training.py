@@ -25,7 +25,7 @@ class Distillation:
     temperature: float = 1.0  # divides both networks' logits; arXiv:1503.02531
     label_share: float = 0.0  # weight of the true labels in the loss; 0: soft labels alone
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self, self.temperature > 0, "temperature", "must be positive")
         check(self, 0 <= self.label_share <= 1, "label_share", "must be in [0, 1]")
 
@@ -65,7 +65,7 @@ class Training:
     echo: int = 1
     distillation: Distillation = Distillation()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice(self, "optimizer", Optimizer)
         check_choice(self, "schedule", Schedule)
         check_choice(self, "decayed", Decayed)

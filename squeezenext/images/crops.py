@@ -70,7 +70,7 @@ def _random_crop(numbers, heights, widths, images: Images) -> Window:
 
 
 def _random_resized_crop(numbers, heights, widths, step: RandomResizedCrop) -> Window:
-    """torchvision's RandomResizedCrop.get_params: ten tries, then the centre in bounded aspect."""
+    """Crops as torchvision's RandomResizedCrop: ten tries, then the centre in bounded aspect."""
     height = tf.cast(heights, tf.float32)[:, tf.newaxis]
     width = tf.cast(widths, tf.float32)[:, tf.newaxis]
     share, aspect, down, across = tf.split(numbers, 4, axis=-1)

@@ -165,6 +165,7 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
     values = flags.FlagValues()
     define(values)
 

@@ -50,6 +50,7 @@ def expand(paths: Sequence[str], allow_url: bool = False) -> list[str]:
 
 
 def is_url(path: str) -> bool:
+    """Returns whether a path is an http or https URL."""
     return path.lower().startswith(("https://", "http://"))
 
 

@@ -48,6 +48,7 @@ class BadRecords:
 
     @property
     def limit(self) -> int:
+        """The largest number of damaged records that may be skipped."""
         return max(MAX_OF_FEW, int(MAX_SHARE * self._examples))
 
     @property

@@ -128,8 +128,10 @@ def find(data_dir: str | Path | None, training: str | None, validation: str | No
 
 
 def check_split(dataset: Dataset, name: str) -> None:
-    """Raises:
-    InputError: the data has no such split, or it is empty.
+    """Checks that a split has examples.
+
+    Raises:
+      InputError: the data has no such split, or it is empty.
     """
     if name not in dataset.splits or not dataset.splits[name].examples:
         raise InputError(f"{dataset.source} has no {name} split; convert it with one.")

@@ -47,6 +47,7 @@ class Split:
 
     @property
     def examples(self) -> int:
+        """The number of examples in all shards."""
         return sum(shard.examples for shard in self.shards)
 
 
