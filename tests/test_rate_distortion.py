@@ -31,7 +31,7 @@ def information(kernel):
 def test_a_dearer_bit_means_fewer_bits_and_more_error(layer):
     kernel, moments = layer
     made = [
-        rate_distortion.share(kernel, rate_distortion.plans(moments, 1.0), slope)
+        rate_distortion.quantize(kernel, rate_distortion.plans(moments, 1.0), slope)
         for slope in (1e-4, 1e-1, 10.0)
     ]
     errors = [error(kernel, shared, moments) for shared in made]
@@ -44,9 +44,9 @@ def test_errors_are_made_good_by_later_rows(layer):
     """At no more bits the outputs err less than with the diagonal of the moments alone."""
     kernel, moments = layer
     diagonal = np.stack([np.diag(np.diag(moment)) for moment in moments])
-    alone = rate_distortion.share(kernel, rate_distortion.plans(diagonal, 1.0), 0.1)
+    alone = rate_distortion.quantize(kernel, rate_distortion.plans(diagonal, 1.0), 0.1)
     for slope in np.geomspace(0.01, 1, 15):  # the first with no more bits
-        passed = rate_distortion.share(kernel, rate_distortion.plans(moments, 1.0), slope)
+        passed = rate_distortion.quantize(kernel, rate_distortion.plans(moments, 1.0), slope)
         if information(passed) <= information(alone):
             break
     assert information(passed) <= information(alone)
@@ -66,11 +66,11 @@ def test_each_value_is_in_the_middle_of_its_weights():
 def test_edge_cases(kernel):
     moments = np.eye(len(kernel))[np.newaxis]
     for scale in (1.0, 0.0):
-        shared = rate_distortion.share(
+        shared = rate_distortion.quantize(
             kernel.astype(np.float32), rate_distortion.plans(moments, scale), 1e-6
         )
         assert isinstance(shared, Shared) and np.isfinite(shared.values).all()
-    exact = rate_distortion.share(
+    exact = rate_distortion.quantize(
         kernel.astype(np.float32), rate_distortion.plans(moments, 1.0), 1e-9
     )
     np.testing.assert_allclose(exact.values, kernel, atol=1e-3)

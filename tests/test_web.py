@@ -228,7 +228,7 @@ def site(tmp_path_factory, shared):
         export_web.write(model, folder, known, compressed)
     except InputError as error:
         pytest.skip(str(error))
-    checking.check(export_web.runners(folder), model, known[:2])
+    checking.compare_all(export_web.runners(folder), model, known[:2])
     with demo.server(folder, 0) as serving:
         threading.Thread(target=serving.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{serving.server_port}/", model, pictures, folder

@@ -22,7 +22,7 @@ PRECISIONS = ("float32", "int8")
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
+class Shipped:
     """Files that were made.
 
     Attributes:
@@ -33,11 +33,11 @@ class Made:
     files: dict[str, Path]
     faults: tuple[str, ...] = ()
 
-    def __add__(self, more: "Made") -> "Made":
-        return Made(self.files | more.files, self.faults + more.faults)
+    def __add__(self, more: "Shipped") -> "Shipped":
+        return Shipped(self.files | more.files, self.faults + more.faults)
 
 
-def export_once(model_dir: Path, records: Path, sha256: str, log: Log) -> Made:
+def export_once(model_dir: Path, records: Path, sha256: str, log: Log) -> Shipped:
     """Writes the LiteRT files, unless they are there already for weights of this hash.
 
     A file whose answers differ from the network's is a fault of the result, not an error: all other
@@ -58,12 +58,12 @@ def export_once(model_dir: Path, records: Path, sha256: str, log: Log) -> Made:
                 continue
             _remember(path, source)
         made[precision] = path
-    return Made(made, tuple(faults))
+    return Shipped(made, tuple(faults))
 
 
 def compress_once(
     model_dir: Path, records: Path, sha256: str, max_bytes: int, epochs: float, log: Log
-) -> Made:
+) -> Shipped:
     """Writes the `.sqz` file, unless it is there already for weights of this hash.
 
     Errors of `compress`, such as a budget that is too small, become a fault of the result.
@@ -75,9 +75,9 @@ def compress_once(
         try:
             compress_command.compress(model_dir, path, method, records, log=log)
         except (InputError, NotFinite, NotKept) as error:
-            return Made({}, (f"{path} was not made: {_reason(error)}",))
+            return Shipped({}, (f"{path} was not made: {_reason(error)}",))
         _remember(path, source | {"max_bytes": max_bytes})
-    return Made({"sqz": path})
+    return Shipped({"sqz": path})
 
 
 def _reason(error: Exception) -> str:

@@ -81,7 +81,7 @@ def search(
 
     def attempt(slope: float) -> Trial:
         kernels = {
-            name: rate_distortion.share(probe.weights[f"{name}/kernel"], plan, slope)
+            name: rate_distortion.quantize(probe.weights[f"{name}/kernel"], plan, slope)
             for name, plan in plans.items()
         }
         encoded, weights = encode(kernels), stored(probe.weights, kernels)

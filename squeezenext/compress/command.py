@@ -73,7 +73,7 @@ def compress(
     split = _tested_split(data_dir, log)
     before = report.answers(model, model.weights, data_dir, split, images) if split else None
     made = making.make(model, model_dir, data_dir, method, log)
-    making.check(made, output)
+    making.verify(made, output)
     sqz.write(output, made.encoded.data)  # now, so that damaged data cannot cost the work
     after = report.answers(model, made.weights, data_dir, split, images) if split else None
     return {
@@ -144,6 +144,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BudgetTooSmall as error:
             how = "with more --num_epochs" if method.epochs else "(--num_epochs with --data_dir)"
             raise InputError(f"{error} Retrain it {how}, or allow more.") from error
-        print(json.dumps(found)) if values["json"].value else report.show(found)
+        print(json.dumps(found)) if values["json"].value else report.print_table(found)
 
     return run(command, values, __doc__, argv, required=("model_dir", "output"))

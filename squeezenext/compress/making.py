@@ -84,7 +84,7 @@ def _made(trial: allocation.Trial) -> Made:
     return Made(trial.encoded, trial.weights, nats=trial.nats)
 
 
-def check(made: Made, output: Path) -> None:
+def verify(made: Made, output: Path) -> None:
     """Decodes the file and compares its weights.
 
     Args:

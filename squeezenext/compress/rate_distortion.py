@@ -91,7 +91,7 @@ def _moved(before: Quantizer, codes, weights, importance) -> Quantizer:
     return Quantizer(values[order], bits, before.slope)
 
 
-def plans(moments: np.ndarray, scale: float) -> list["Plan"]:
+def plans(moments: np.ndarray, scale: float) -> list["GroupPlan"]:
     """Returns a plan per group, valid at any price of a bit.
 
     Args:
@@ -99,10 +99,10 @@ def plans(moments: np.ndarray, scale: float) -> list["Plan"]:
         filter in the kernel's order.
       scale: sensitivity of the layer, in nats per unit of squared output error.
     """
-    return [Plan.of(moment * scale) for moment in moments]
+    return [GroupPlan.of(moment * scale) for moment in moments]
 
 
-def share(kernel: np.ndarray, plans: Sequence["Plan"], slope: float) -> Shared:
+def quantize(kernel: np.ndarray, plans: Sequence["GroupPlan"], slope: float) -> Shared:
     """Quantizes a kernel.
 
     Args:
@@ -121,7 +121,7 @@ def share(kernel: np.ndarray, plans: Sequence["Plan"], slope: float) -> Shared:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Plan:
+class GroupPlan:
     """The order in which a group's rows are quantized, and how later rows compensate errors.
 
     Attributes:
@@ -136,7 +136,7 @@ class Plan:
     passed: np.ndarray
 
     @classmethod
-    def of(cls, moments: np.ndarray) -> "Plan":
+    def of(cls, moments: np.ndarray) -> "GroupPlan":
         """Returns the plan for [n, n] second moments, scaled to nats."""
         diagonal = np.diag(moments)
         order = np.argsort(-diagonal, kind="stable")

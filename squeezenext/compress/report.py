@@ -106,7 +106,7 @@ def normalized(pixels: np.ndarray, config: Config) -> np.ndarray:
     return geometry.normalize(pixels.astype(np.float32), config.images)
 
 
-def show(report: dict) -> None:
+def print_table(report: dict) -> None:
     """Prints the report as a table."""
     from rich.console import Console
     from rich.table import Table

@@ -99,7 +99,9 @@ def images(model: Model, data_dir: str | Path, limit: int) -> list[np.ndarray]:
     return [pixels for pixels, _ in samples.read(data_dir, CALIBRATED_ON, limit, *like)]
 
 
-def check(networks: Sequence[tuple[str, Run]], model: Model, images: Sequence[np.ndarray]) -> None:
+def compare_all(
+    networks: Sequence[tuple[str, Run]], model: Model, images: Sequence[np.ndarray]
+) -> None:
     """Compares networks with the model that they were made of.
 
     Args:

@@ -119,7 +119,7 @@ def _write(form: Format, request: Request, output: Path) -> tuple[str, Run]:
     temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}{output.suffix}")
     try:
         networks = form.write(request, temporary)
-        checking.check(networks, request.model, request.images)
+        checking.compare_all(networks, request.model, request.images)
         if form.folder:
             if not Path(request.source).is_file():
                 text = card.render(published.resolve(request.source))

@@ -79,7 +79,7 @@ def make(
     """
     probes = checking.probes(model, calibration)
     write(model, folder, calibration, compressed_beside(model, model_dir, probes))
-    checking.check(runners(folder), model, calibration)
+    checking.compare_all(runners(folder), model, calibration)
 
 
 def write(
