@@ -144,7 +144,8 @@ def _evaluate(
         card.write(directory)
     tempered = logits / np.float32(temperature)
     loss = metrics.cross_entropy(tempered, result.labels).astype(np.float32)
-    return dataclasses.replace(result, loss=loss, probability=softmax(tempered).max(-1))
+    probability = softmax(tempered).max(-1)
+    return dataclasses.replace(result, loss=loss, probability=probability, logits=None)
 
 
 def _check_own(model_dir: str | Path) -> None:
