@@ -1,10 +1,16 @@
 """Tests for `../configs` and `squeezenext/config/io.py`."""
 
+import importlib
+import math
+import re
+from pathlib import Path
+
 import pytest
 
 from squeezenext import stats
 from squeezenext.config import Config, Images, Stage, Training
 from squeezenext.config import io as config_io
+from squeezenext.config.reported import REPORTED
 from squeezenext.errors import InputError
 from squeezenext.model import checkpoint
 from squeezenext.network import keras_model
@@ -52,13 +58,38 @@ SIZES = {
 }
 
 
+def keras_statistics(layer):
+    """What a layer of the Keras model costs, counted from its weights."""
+    output, kernel = tuple(layer.output.shape[1:]), getattr(layer, "kernel", None)
+    parameters = sum(math.prod(weight.shape) for weight in layer.trainable_weights)
+    macs = 0 if kernel is None else math.prod(kernel.shape) * math.prod(output[:-1])
+    return stats.LayerStats(layer.name, type(layer).__name__, output, parameters, macs)
+
+
+def test_published_figures_are_those_of_the_docstrings():
+    assert REPORTED.keys() < SIZES.keys()
+    for name, reported in REPORTED.items():
+        module = importlib.import_module(f"configs.{name}")
+        for figure, what in ((reported.top_1, "top-1"), (reported.top_5, "top-5")):
+            found = re.search(rf"([\d.]+)\s+{what}", module.__doc__)
+            assert (found and float(found[1])) == figure, name
+
+
+def test_the_page_of_variants_is_the_table_of_stats(capsys):
+    assert stats.main(["stats", "--all"]) == 0
+    page = (Path(__file__).parents[1] / "docs" / "variants.md").read_text("utf-8")
+    assert capsys.readouterr().out in page
+
+
 def test_every_configuration_has_its_size_here():
     assert set(config_io.names()) == set(SIZES)
 
 
 @pytest.mark.parametrize("name", sorted(SIZES))
 def test_size(name):
-    total = stats.totals(stats.layers(built(name)))
+    rows = stats.layers(config_io.load(name))
+    assert rows == [keras_statistics(layer) for layer in built(name).layers]
+    total = stats.totals(rows)
     parameters, million_macs = SIZES[name]
     assert total["parameters"] == parameters
     if million_macs:

@@ -9,7 +9,8 @@ from scripts.structure import House, circles, room
 from tests.conftest import REPOSITORY
 
 TENSORFLOW = {"tensorflow", "keras"}
-COMMANDS = ("adapt", "compress", "evaluate", "export", "predict", "train", "weights", "demo")
+COMMANDS = ("adapt", "compress", "evaluate", "export", "predict", "train", "weights", "demo",
+            "stats")  # fmt: skip
 HOUSE = House(REPOSITORY)
 
 

@@ -107,9 +107,8 @@ def measure(network: str, kinds: list[str], rounds: int, torch_python: str | Non
 def told(network: str, rows: dict[str, list[float]]) -> str:
     """Returns the table of a network in Markdown."""
     from squeezenext import stats
-    from squeezenext.network import keras_model
 
-    layers = stats.layers(keras_model.build(config_io.load(network)))
+    layers = stats.layers(config_io.load(network))
     stem = next(layer.macs for layer in layers if layer.macs)  # its input needs no gradient
     flops = FLOPS_A_MAC * stats.totals(layers)["macs"] - 2 * stem
     peaks = {kind.split()[1]: statistics.median(rows[kind]) for kind in PEAKS}

@@ -82,7 +82,7 @@ class Graph:
 
 def of(config: Config, size: int | None = None) -> Graph:
     """Records the folded network of a configuration, for images of side `size`."""
-    ops = _Recorder()
+    ops = Recorder()
     architecture.build(ops, config, size)
     return Graph(tuple(ops.nodes.values()))
 
@@ -134,8 +134,8 @@ def _variable(variables, name: str, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-class _Recorder:
-    """`networks.Ops` whose tensors are the names of nodes."""
+class Recorder:
+    """`architecture.Ops` whose tensors are the names of nodes."""
 
     def __init__(self):
         self.nodes: dict[str, Node] = {}

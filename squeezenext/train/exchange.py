@@ -28,7 +28,7 @@ def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> 
       InputError: the directory holds a model of another configuration or other classes.
     """
     model_directory.write(directory, config, classes)
-    table = stats.to_csv(stats.layers(keras_model.build(config)))
+    table = stats.to_csv(stats.layers(config))
     files.write_text(directory / model_directory.STATS, table)
 
 
