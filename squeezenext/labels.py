@@ -1,4 +1,4 @@
-"""The classes a model tells apart: their order, synsets and names."""
+"""The classes of a model: their order, synsets and names."""
 
 import collections
 import dataclasses
@@ -12,32 +12,32 @@ from squeezenext.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """One class. `synset` is its key (an ImageNet wnid or a folder's name); names may repeat."""
+    """A class. `synset` is its key (an ImageNet wnid or a folder's name); names may repeat."""
 
     synset: str
     text: str
 
     @property
     def name(self) -> str:
-        """The first of ImageNet's names, "tench" of "tench, Tinca tinca"; a folder's whole name."""
+        """The first of ImageNet's names ("tench" of "tench, Tinca tinca"), or the folder's."""
         return self.text if self.text == self.synset else self.text.split(",")[0]
 
 
 def names(labels: Sequence[Label]) -> list[str]:
-    """Returns each class's `name`, with its synset where another class has the same: two cranes."""
+    """Returns each class's `name`, with the synset if two classes share it, as the two cranes."""
     count = collections.Counter(label.name for label in labels)
     return [x.name if count[x.name] == 1 else f"{x.name} ({x.synset})" for x in labels]
 
 
 @functools.cache
 def imagenet() -> tuple[Label, ...]:
-    """Returns ILSVRC2012's 1000 classes in synset order: index 0 is n01440764, tench."""
+    """Returns the 1000 classes of ILSVRC2012 in synset order; index 0 is n01440764, tench."""
     lines = Path(__file__).with_name("imagenet_classes.txt").read_text("utf-8").splitlines()
     return tuple(Label(*line.split("\t", 1)) for line in lines)
 
 
 def from_manifest(classes: Iterable[dict]) -> tuple[Label, ...]:
-    """Returns a manifest's classes in label order (label 1 first, the records' 0 is unused)."""
+    """Returns a manifest's classes in label order; label 1 comes first, since 0 is not used."""
     ordered = sorted(classes, key=lambda entry: entry["label"])
     if [entry["label"] for entry in ordered] != list(range(1, len(ordered) + 1)):
         raise InputError("The manifest's labels are not 1..N; convert the data again.")
@@ -54,7 +54,7 @@ def read(path: Path) -> tuple[Label, ...]:
     """Reads labels.json.
 
     Raises:
-      InputError: the file is absent or is not a list as `write` makes it.
+      InputError: the file is absent, or not a list such as `write` makes.
     """
     try:
         rows = json.loads(path.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Weights made elsewhere: published models by name, and files of other programs.
+"""Imports weights of other programs, and exports a model's weights for them.
 
     python -m squeezenext.weights import --format FORMAT --input FILE \
         --configuration NAME --model_dir DIR
@@ -6,9 +6,8 @@
 
 Formats, see docs/weights.md: deep_compression, ncnn, caffemodel, torchvision, pytorchcv.
 
-A published model is fetched once from its public home, checked against its SHA-256 and kept in
-the user's cache as a model directory. The folder SQUEEZENEXT_WEIGHTS is looked in first, for files
-of those SHA-256 whatever their names, so that no network is needed.
+NAME is a published model, which is downloaded once. The folder that the environment variable
+SQUEEZENEXT_WEIGHTS names is searched first, so that no network is needed.
 """
 
 import sys
@@ -29,9 +28,6 @@ from squeezenext.model import importing, loading
 from squeezenext.model.published import resolve
 from squeezenext.sqz import file as sqz
 
-# Weights as files of other programs.
-
-
 FORMATS = ("deep_compression", "torchvision", "pytorchcv")
 
 
@@ -40,10 +36,12 @@ def write(kind: str, config: Config, arrays: dict[str, np.ndarray], path: Path) 
 
     Args:
       kind: one of `FORMATS`.
-      arrays: by name, as `trained.variables` returns them.
+      config: the network.
+      arrays: its variables by name, as `loading.variables` returns them.
+      path: the file to write.
 
     Raises:
-      InputError: the format cannot hold this network, or its weights know other pixels.
+      InputError: the format cannot hold this network, or the preprocessing is not the format's.
     """
     if kind not in FORMATS:
         raise InputError(f"--format {kind}: must be one of {', '.join(FORMATS)}.")
@@ -58,7 +56,7 @@ def write(kind: str, config: Config, arrays: dict[str, np.ndarray], path: Path) 
 
 
 def _net_file(arrays: dict[str, np.ndarray], config: Config) -> bytes:
-    """Returns the .net of weights that are shared already, with codes of 4 bits if they do."""
+    """Returns the .net file of weights that share values, with codes of 4 bits if these suffice."""
     shared = [
         (arrays[f"model/{name}/kernel"].transpose(3, 2, 0, 1), arrays[f"model/{name}/bias"])
         for name in deep_compression.layers(config)[0]
@@ -73,13 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     values = flags.FlagValues()
     at = {"flag_values": values}
-    flags.DEFINE_string("format", None, "Of the file.", **at)
-    flags.DEFINE_string("model_dir", None, "The directory to make; what to export, or NAME.", **at)
-    flags.DEFINE_string("input", None, "import: the file of weights.", **at)
-    flags.DEFINE_string("configuration", None, "import: the network the weights are of.", **at)
-    flags.DEFINE_multi_string("set", [], "import: change a field, model.classes=10.", **at)
-    flags.DEFINE_string("labels", None, "import: labels.json, if not ImageNet's.", **at)
-    flags.DEFINE_string("output", None, "export: the file to write.", **at)
+    flags.DEFINE_string("format", None, "Format of the file.", **at)
+    flags.DEFINE_string("model_dir", None, "import: directory to make; export: the model.", **at)
+    flags.DEFINE_string("input", None, "import: file with the weights.", **at)
+    flags.DEFINE_string("configuration", None, "import: configuration of the network.", **at)
+    flags.DEFINE_multi_string("set", [], "import: change a field: model.classes=10.", **at)
+    flags.DEFINE_string("labels", None, "import: labels.json; default: ImageNet's classes.", **at)
+    flags.DEFINE_string("output", None, "export: file to write.", **at)
 
     def command(values, positional):
         work = {("import",): _import, ("export",): _export}.get(tuple(positional))
@@ -119,8 +117,8 @@ def _classes(values: flags.FlagValues, config: Config) -> tuple[labels.Label, ..
         return labels.read(Path(values["labels"].value))
     if config.model.classes != len(labels.imagenet()):
         raise InputError(
-            f"--labels is missing: the network tells {config.model.classes} classes apart, which "
-            "are not ImageNet's; name a labels.json."
+            f"--labels is missing: the network's {config.model.classes} classes are not "
+            "ImageNet's; name a labels.json."
         )
     return labels.imagenet()
 

@@ -25,9 +25,9 @@ _NAMES_OF_V1 = {
     25: "Eltwise",
 }  # V1LayerParameter.LayerType
 
-# The messages of caffe.proto as far as they are read: {message: {field: (number, kind)}}; a star
-# stands for repeated. Messages in messages are declared as their bytes and parsed one by one, so
-# that each count is checked before so many are made; packed floats are bytes, for numpy.
+# The fields of caffe.proto that are read, {message: {field: (number, kind)}}; a star means
+# repeated. Messages inside messages are declared as bytes and parsed one by one, so that their
+# number is checked before objects are made of them. Packed floats are bytes, which numpy reads.
 _MESSAGES = {
     "NetParameter": {"layer": (100, "bytes*"), "layers": (2, "bytes*")},
     "LayerParameter": {
@@ -54,16 +54,16 @@ _MESSAGES = {
 
 
 class Damaged(Exception):
-    """What is wrong with the bytes."""
+    """What is wrong with a file."""
 
 
 @dataclasses.dataclass
 class Layer:
-    """A layer as far as it is read.
+    """The parts of a layer that are read.
 
     Attributes:
       name: the layer's name.
-      kind: its type, as the newer files name it.
+      kind: the layer's type, in the words of newer files.
       blobs: float arrays without leading dimensions of 1.
       convolution: its ConvolutionParameter message, or None.
       epsilon: BatchNormParameter.eps.
@@ -88,7 +88,7 @@ def read_layers(data: bytes) -> list[Layer]:
 
 @functools.cache
 def _classes() -> dict[str, type]:
-    # Not above: prediction imports this module and installs without protobuf.
+    # Imported here, since prediction imports this module and installs without protobuf.
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     kinds = descriptor_pb2.FieldDescriptorProto
@@ -112,7 +112,7 @@ def _parse(message: str, data: bytes):
     """Returns the message of this name that the bytes hold.
 
     Raises:
-      Damaged: they hold none, or one of so many parts that it would take long.
+      Damaged: they are no such message, or it has so many parts that reading would take long.
     """
     from google.protobuf.message import DecodeError
 
@@ -183,9 +183,9 @@ def decode(data: bytes, config: Config, source: str) -> dict[str, np.ndarray]:
     """Decodes a file.
 
     Args:
-      data: the whole file.
+      data: the content of the file.
       config: the network.
-      source: named in messages.
+      source: the file's name in messages.
 
     Returns:
       Variables by "model/layer/variable"; moving statistics divided by Caffe's scale factor.
@@ -203,7 +203,7 @@ def decode(data: bytes, config: Config, source: str) -> dict[str, np.ndarray]:
 
 
 def _with_norms(layers: list[Layer]) -> list[tuple[Layer, list[Layer]]]:
-    """Returns what has weights or adds, each with the batch norm and scale that follow it."""
+    """Returns the layers with weights and the additions, each with its batch norm and scale."""
     found: list[tuple[Layer, list[Layer]]] = []
     for layer in layers:
         if layer.blobs and layer.kind not in _WEIGHTED:
@@ -240,7 +240,7 @@ def _variables(
 
 
 def _check_activations(layers: list[Layer], network: graph.Graph) -> None:
-    """Compares how often each activation stands there; where, the order of layers says."""
+    """Compares the number of layers of each activation."""
     for kind in ("ReLU", "ELU"):
         told = sum(layer.kind == kind for layer in layers)
         wanted = sum(node.activation == kind.lower() for node in network.nodes)
@@ -269,7 +269,7 @@ def _weights(layer: Layer, node: graph.Node, network: graph.Graph) -> dict[str, 
 
 
 def _check_convolution(layer: Layer, node: graph.Node, network: graph.Graph) -> None:
-    """Compares stride, padding, groups and dilation, which no shape tells."""
+    """Compares stride, padding, groups and dilation, which the shapes do not show."""
     told = layer.convolution
 
     def pair(both: str, default: int) -> tuple[int, int]:
@@ -291,7 +291,7 @@ def _check_convolution(layer: Layer, node: graph.Node, network: graph.Graph) -> 
 
 
 def _norm(norms: list[Layer], node: graph.Node) -> dict[str, np.ndarray]:
-    """Returns batch norm's variables: of BatchNorm and Scale, or of Intel Caffe's merged layer."""
+    """Returns batch norm's variables from BatchNorm and Scale, or Intel Caffe's merged layer."""
     kinds = [norm.kind for norm in norms]
     blobs = [blob.reshape(-1) for norm in norms for blob in norm.blobs]
     counts = [len(norm.blobs) for norm in norms]
@@ -306,7 +306,7 @@ def _norm(norms: list[Layer], node: graph.Node) -> dict[str, np.ndarray]:
     # float32's 1e-5 is not ours to the last digit, and a variance may be 0.
     same = math.isclose(norms[0].epsilon, graph.EPSILON, rel_tol=1e-6)
     more = 0.0 if same else norms[0].epsilon - graph.EPSILON
-    with np.errstate(all="ignore"):  # what is not finite is refused afterwards, by name
+    with np.errstate(all="ignore"):  # numbers that are not finite are refused later, by name
         scale = 1.0 / np.float64(factor[0]) if factor[0] else 0.0  # batch_norm_layer.cpp: 0 is 0
         parts = {
             "gamma": gamma,

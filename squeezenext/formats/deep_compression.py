@@ -2,10 +2,10 @@
 
 Layout, little-endian, layers in network order: first the number of stored weights of every layer
 as uint32; then for each layer a codebook of 256 float32 (16 in a 4-bit file), the biases as
-float32, a code and a 4-bit gap a stored weight. Codes are uint8, or in a 4-bit file two to a byte
-like the gaps, low half first. A weight's position is the running sum of (gap + 1), minus 1, in an
-out x in x height x width array; positions between are zero. Code 0 stands for 0.0: a filler where
-a gap would not fit four bits.
+float32, and a code and a 4-bit gap for each stored weight. Codes are uint8; in a 4-bit file two
+fill a byte as the gaps do, the low half first. A weight's position is the running sum of (gap + 1),
+minus 1, in an out x in x height x width array; positions between are zero. Code 0 means 0.0: a
+filler if a gap does not fit into four bits.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ Shape = tuple[int, int, int, int]  # out x in x height x width
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer as the file has it.
+    """One layer as it is stored in the file.
 
     Attributes:
-      codebook: [256] or [16] float32; the first is 0.
+      codebook: [256] or [16] float32; the first value is 0.
       biases: [out] float32.
-      codes: [stored] uint8 into the codebook.
-      gaps: [stored] uint8, 0..15: zeros before each.
+      codes: [stored] uint8, indices into the codebook.
+      gaps: [stored] uint8, 0..15, the number of zeros before each stored weight.
     """
 
     codebook: np.ndarray
@@ -45,12 +45,12 @@ def decode(
 
     Args:
       data: the whole file.
-      shapes: of every layer, in network order.
-      source: named in messages.
-      bits: of a code, 8 or 4.
+      shapes: the layers' shapes in network order.
+      source: the file's name in messages.
+      bits: bits of a code, 8 or 4.
 
     Returns:
-      (weights of that shape, biases [out]) of every layer, float32.
+      (weights, biases [out]) of every layer, float32.
 
     Raises:
       InputError: the file is not of these layers.
@@ -63,7 +63,7 @@ def decode(
 
 
 def read(data: bytes, shapes: Sequence[Shape], source: str, bits: int = 8) -> list[Layer]:
-    """Takes a file apart; `write` puts it together again, byte for byte.
+    """Splits a file into layers; `write` is the inverse, byte for byte.
 
     Raises:
       InputError: the file is not of these layers.
@@ -124,7 +124,7 @@ def _weights(layer: Layer, shape: Shape, source: str) -> np.ndarray:
 
 
 def write(layers: Sequence[Layer]) -> bytes:
-    """Returns the file of `layers`, all with codebooks of one size."""
+    """Returns the file of `layers`, whose codebooks have one size."""
     parts = [np.array([len(layer.codes) for layer in layers], "<u4").tobytes()]
     for layer in layers:
         packed = layer.codes if len(layer.codebook) == 256 else _pairs(layer.codes)
@@ -139,10 +139,10 @@ def _pairs(numbers: np.ndarray) -> np.ndarray:
 
 
 def encode(layers: Sequence[tuple[np.ndarray, np.ndarray]], bits: int = 8) -> bytes:
-    """Encodes what `decode` returned; codebooks come out in ascending order.
+    """Encodes (weights, biases) of every layer; the codebooks are ascending.
 
     Raises:
-      InputError: a layer has more different weights than codes.
+      InputError: a layer has more different weights than there are codes.
     """
     return write([_shared(weights, biases, bits) for weights, biases in layers])
 
@@ -171,7 +171,7 @@ def layers(config: Config) -> tuple[list[str], list[Shape]]:
     """Returns names and out x in x height x width of SqueezeNet's layers, in network order.
 
     Raises:
-      InputError: another network.
+      InputError: the configuration is of another network.
     """
     if not isinstance(config.model, SqueezeNet) or config.model.bypass == "complex":
         raise InputError("Deep Compression's files are of SqueezeNet without complex bypass.")

@@ -1,11 +1,13 @@
 """Reads SqueezeNet from ncnn's two files (github.com/Tencent/ncnn).
 
-`.param` is text, a line a layer (ncnn_param.py). `.bin` holds the weights of the
-convolutions in that order: a tag (float16 or float32), the numbers of an out x in x height x width
-array filled up to 4 bytes, then the biases as float32. Neither file says which pixels it wants.
+`.param` is text: 7767517, the numbers of layers and blobs, then a line for each layer with type,
+name, the numbers of inputs and outputs, their names, and attributes as key=value, both numbers.
+`.bin` holds the weights of the convolutions in that order: a tag (float16 or float32), the numbers
+of an out x in x height x width array filled up to 4 bytes, then the biases as float32. Neither
+file stores the preprocessing.
 
-The lines are a graph. It is walked back from its output beside the configuration's network, so
-that a file of another network is refused and layers are found whatever they are called.
+The lines describe a graph. It is walked back from its output together with the configuration's
+network, so that a file of another network is refused and layers are found whatever their names.
 """
 
 import dataclasses
@@ -17,18 +19,12 @@ from squeezenext.config import Config, SqueezeNet
 from squeezenext.errors import InputError
 from squeezenext.network import graph
 
-# The text of ncnn's `.param`: the layers of a network and the blobs between them.
-#
-# 7767517, the numbers of layers and blobs, then a line a layer: type, name, how many inputs and
-# outputs, their names, and attributes as key=value, numbers both.
-
-
 MAGIC = "7767517"
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A line: its blobs by name, and its attributes by number."""
+    """A line of `.param`: a layer, its blobs by name and its attributes by number."""
 
     kind: str
     name: str
@@ -38,10 +34,10 @@ class Layer:
 
 
 def parse(param: bytes, source: str) -> list[Layer]:
-    """Returns the layers in order; each reads only blobs that were made before it.
+    """Returns the layers in order; each reads only blobs of layers before it.
 
     Raises:
-      InputError: the bytes are no such text; `source` is named.
+      InputError: the bytes are not such a text; the message names `source`.
     """
     try:
         magic, counts, *lines = param.decode("ascii").split("\n")
@@ -90,13 +86,13 @@ def decode(
     """Decodes the two files.
 
     Args:
-      param: the whole of `.param`.
-      weights: the whole of `.bin`.
-      config: SqueezeNet without bypass, and its images' side.
-      source: named in messages.
+      param: the content of `.param`.
+      weights: the content of `.bin`.
+      config: a SqueezeNet without bypass, with its image size.
+      source: the file's name in messages.
 
     Returns:
-      Kernels and biases by "model/layer/variable", and sentences on what is worth knowing.
+      Kernels and biases by "model/layer/variable", and sentences for the user.
 
     Raises:
       InputError: the files are damaged, or of another network.
@@ -122,7 +118,7 @@ def decode(
 
 
 class _Walk:
-    """Goes through the file's graph and the network's together, from the logits to the images."""
+    """Walks the file's graph and the network's together, from the logits back to the images."""
 
     def __init__(self, layers: list[Layer], network: graph.Graph, source: str):
         self._layers, self._network, self._source = layers, network, source
@@ -131,7 +127,7 @@ class _Walk:
         self.notes: list[str] = []
 
     def names(self) -> dict[str, str]:
-        """Returns the network's name of each convolution, by the file's."""
+        """Returns the network's name of each convolution by the file's name."""
         read = {blob for layer in self._layers for blob in layer.inputs}
         ends = [blob for blob in self._makers if blob not in read]
         if len(ends) != 1:
@@ -147,17 +143,17 @@ class _Walk:
         return InputError(f"{self._source} is not of this network: {what}.")
 
     def _maker(self, blob: str, passed: tuple[str, ...] = _PASSED) -> Layer:
-        """The layer that made a blob, looking through those that only pass it on."""
+        """Returns the layer that computes a blob, skipping those that only pass it on."""
         layer = self._makers[blob]
         while layer.kind in passed and len(layer.inputs) == 1:
             layer = self._makers[layer.inputs[0]]
         return layer
 
     def _match(self, layer: Layer, node: graph.Node) -> None:
-        """Walks on from a layer and a node that are to be the same."""
+        """Compares a layer with a node, then their inputs."""
         relu = layer.kind == "ReLU" and len(layer.inputs) == 1
         if relu:
-            relu = not layer.attributes.get(0)  # the slope of a leaky one
+            relu = not layer.attributes.get(0)  # slope of a leaky ReLU
             layer = self._maker(layer.inputs[0])
         if layer.name in self._names or node.name in self._names.values():
             if self._names.get(layer.name) != node.name:
@@ -186,7 +182,7 @@ class _Walk:
             self._match(self._maker(blob), before)
 
     def _padding_of_head(self, layer: Layer, node: graph.Node, padding: int) -> int:
-        """Returns the file's padding of the classifier: the one attribute that may differ.
+        """Returns the file's padding of the classifier, the only attribute that may differ.
 
         ncnn-assets pads 1.1's by 1, as Caffe's 1.0 does; Caffe's own prototxt of 1.1 does not. The
         weights of a 1x1 convolution are the same.
@@ -224,7 +220,7 @@ class _Walk:
 
 
 def _max_pool_fits(told: dict, node: graph.Node) -> bool:
-    """Pools the maximum with Caffe's ceil, pooling.cpp's padding mode 0, and no more padding."""
+    """Says whether a layer is an unpadded max pool with Caffe's ceil, mode 0 of pooling.cpp."""
     sides = (told.get(1), told.get(11, told.get(1)), told.get(2), told.get(12, told.get(2)))
     del node  # all are alike
     others = [value for key, value in told.items() if key not in (1, 11, 2, 12)]
@@ -248,7 +244,7 @@ _KINDS = {"input": "Input", "conv": "Convolution", "max_pool": "Pooling", "conca
 def _read(
     layer: Layer, data: bytes, offset: int, source: str
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Returns kernel [height, width, in, out], bias [out] and where the next layer begins."""
+    """Returns kernel [height, width, in, out], bias [out] and the offset of the next layer."""
     get = layer.attributes.get
     out, width, height, size = (
         int(x) for x in (get(_OUT), get(_WIDTH), get(_HEIGHT, get(_WIDTH)), get(_SIZE))

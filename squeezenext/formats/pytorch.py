@@ -1,8 +1,8 @@
-"""State dictionaries of PyTorch: torchvision's and pytorchcv's names and layouts.
+"""Reads and writes PyTorch's state dictionaries in the layouts of torchvision and pytorchcv.
 
-Both keep kernels as out x in x height x width. `keys` says under which name each of our variables
-stands there, so that one table serves reading and writing. Reading and writing the file need
-PyTorch (requirements-torch.txt) and `torch.load(weights_only=True)`, which runs no code.
+Both store kernels as out x in x height x width. `keys` maps our variables to their names, and
+serves reading and writing. Both need PyTorch (requirements-torch.txt); files are read with
+`torch.load(weights_only=True)`, which runs no code.
 """
 
 import io
@@ -16,7 +16,7 @@ from squeezenext.config import Config, SqueezeNet, SqueezeNext
 from squeezenext.errors import InputError
 from squeezenext.formats import variables
 
-MAX_UNPACKED = 512 << 20  # bytes of a file's tensors
+MAX_UNPACKED = 512 << 20  # bytes of all tensors of a file
 Layout = Literal["torchvision", "pytorchcv"]
 _PARTS = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias",
           "moving_mean": "running_mean", "moving_variance": "running_var"}  # fmt: skip
@@ -27,7 +27,7 @@ def keys(config: Config, layout: Layout) -> dict[str, str]:
     """Returns the state dictionary's key of each variable, by "model/layer/variable".
 
     Raises:
-      InputError: that library has no such network.
+      InputError: the library has no such network.
     """
     model = config.model
     if isinstance(model, SqueezeNet) and (model.head_padding or model.activation != "relu"):
@@ -51,7 +51,7 @@ def keys(config: Config, layout: Layout) -> dict[str, str]:
 
 
 def _torchvision(model: SqueezeNet) -> dict[str, str]:
-    """Modules of torchvision.models.squeezenet: convolution, ReLU and pools count in one row."""
+    """Returns torchvision's modules by our layers; convolutions, ReLUs and pools are numbered."""
     layers, place = {"conv1": "features.0"}, 3
     for number, _ in enumerate(model.fires, start=2):
         for part in ("squeeze", "expand1x1", "expand3x3"):
@@ -84,16 +84,16 @@ def _pytorchcv_squeezenext(model: SqueezeNext) -> dict[str, str]:
 def from_state(
     state: Mapping[str, np.ndarray], config: Config, layout: Layout, source: str
 ) -> dict[str, np.ndarray]:
-    """Returns our variables of a state dictionary.
+    """Returns our variables from a state dictionary.
 
     Args:
-      state: arrays by PyTorch's key.
+      state: arrays by PyTorch's keys.
       config: the network.
-      layout: whose names they are.
-      source: the file, for messages.
+      layout: the library whose keys they are.
+      source: the file's name in messages.
 
     Raises:
-      InputError: a key is missing or is none of this network's.
+      InputError: a key is missing, or does not belong to this network.
     """
     table = keys(config, layout)
     unknown = {key for key in state if not key.endswith(f".{_COUNTER}")} - set(table.values())
@@ -107,7 +107,7 @@ def from_state(
 def to_state(
     arrays: Mapping[str, np.ndarray], config: Config, layout: Layout
 ) -> dict[str, np.ndarray]:
-    """Returns the state dictionary of our variables, in network order; `from_state`'s inverse."""
+    """Returns our variables as a state dictionary in network order; the inverse of `from_state`."""
     state = {}
     for name, key in keys(config, layout).items():
         state[key] = np.ascontiguousarray(_axes(arrays[name], (3, 2, 0, 1), (1, 0)))
@@ -122,7 +122,7 @@ def _axes(array: np.ndarray, four: tuple[int, ...], two: tuple[int, ...]) -> np.
 
 
 def decode(data: bytes, config: Config, layout: Layout, source: str) -> dict[str, np.ndarray]:
-    """Reads a file that `torch.save` wrote of a state dictionary.
+    """Reads a state dictionary that `torch.save` wrote.
 
     Returns:
       Variables by "model/layer/variable".
@@ -138,14 +138,14 @@ def decode(data: bytes, config: Config, layout: Layout, source: str) -> dict[str
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{source} is no state dictionary of PyTorch: {reason}") from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]  # of a training checkpoint
+        state = state["state_dict"]  # in a training checkpoint
     if not isinstance(state, Mapping) or not all(
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
     ):
         raise InputError(f"{source} is no state dictionary: tensors by name.")
-    # Saved from nn.DataParallel, every name has this before it.
+    # nn.DataParallel puts this before every name.
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    # Before any is made an array: a tensor of any shape may stand on two bytes of storage.
+    # Before any array is made: a tensor of any shape can rest on two bytes of storage.
     _check_shapes(state, config, layout, source)
     arrays = {key: _array(tensor, torch, source) for key, tensor in state.items()}
     return from_state(arrays, config, layout, source)
@@ -172,7 +172,7 @@ def _array(tensor, torch, source: str) -> np.ndarray:
 
 
 def _check_size(data: bytes, source: str) -> None:
-    """Refuses an archive that unpacks to more than a network's weights before it is unpacked."""
+    """Refuses an archive that would unpack to more than the weights of a network."""
     if not zipfile.is_zipfile(io.BytesIO(data)):
         return
     try:
@@ -185,7 +185,7 @@ def _check_size(data: bytes, source: str) -> None:
 
 
 def encode(arrays: Mapping[str, np.ndarray], config: Config, layout: Layout) -> bytes:
-    """Returns the file of `to_state`'s dictionary, as `torch.save` writes it.
+    """Returns a file with the dictionary of `to_state`, as `torch.save` writes it.
 
     Raises:
       InputError: PyTorch is not installed, or the library has no such network.

@@ -1,7 +1,7 @@
-"""The variables of a trained network, by name and shape, without TensorFlow.
+"""The variables of a trained network by name ("model/layer/variable") and shape.
 
-A checkpoint holds them as "model/layer/variable". Every format of weights made elsewhere ends
-here, in one check that the file gave all of them and nothing that is no number.
+All readers of weight formats end here, in one check that a file gave every variable, with its
+shape, and only finite numbers.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of the float variables but batch norm's counters, in network order."""
+    """Returns the shapes of all float variables except batch norm's counters, in network order."""
     network = graph.of(config)
     found = {}
     for node in network.weighted:
@@ -31,16 +31,16 @@ def shapes(config: Config) -> dict[str, tuple[int, ...]]:
 def complete(
     config: Config, arrays: Mapping[str, np.ndarray], source: str
 ) -> dict[str, np.ndarray]:
-    """Returns every variable of the network, of arrays that were read from a file.
+    """Checks arrays that were read from a file, and returns all variables of the network.
 
     Args:
       config: the network's configuration.
-      arrays: its float variables by "model/layer/variable", of any float type. Moving statistics
-        are as evaluation uses them, already divided by Caffe's `scale_factor`.
-      source: the file, for messages.
+      arrays: its variables by name, of any float type; moving statistics as evaluation uses them,
+        already divided by Caffe's `scale_factor`.
+      source: the file's name in messages.
 
     Returns:
-      The same as float32, with `scale_factor` 1 for each batch norm and the dropout's count 0.
+      The variables as float32, with `scale_factor` 1 for each batch norm and a dropout count of 0.
 
     Raises:
       InputError: a variable is missing, unknown, of another shape or not finite, or a variance is
@@ -63,9 +63,9 @@ def complete(
 
 
 def unfold(config: Config, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns variables of a network that computes what folded weights do.
+    """Returns variables with which the network computes what the folded weights compute.
 
-    The inverse of `graph.fold` where there is no batch norm; else each norm only adds the bias.
+    Without batch norm this is the inverse of `graph.fold`; else each batch norm only adds the bias.
     """
     found = {}
     for node in graph.of(config).weighted:

@@ -1,7 +1,7 @@
-"""The model card: what a model is, what it was trained on, what it is good for, and where it ends.
+"""The model card, MODEL_CARD.md: what a model is, how it was trained, and what its limits are.
 
-MODEL_CARD.md, with the front matter that Hugging Face reads: in every model directory, and in the
-folders that are exported.
+Every model directory and every exported folder has one, with the front matter that Hugging Face
+reads.
 """
 
 import csv
@@ -19,7 +19,7 @@ from squeezenext.model import checkpoint
 from squeezenext.model import directory as model_directory
 
 FILE = "MODEL_CARD.md"
-_SHOWN = 20  # class names
+_SHOWN = 20  # class names in the card
 
 
 def write(directory: Path) -> Path:
@@ -34,7 +34,7 @@ def write(directory: Path) -> Path:
 
 
 def render(directory: Path) -> str:
-    """Returns the card of a model directory, from what lies in it.
+    """Returns the text of the card, made from the files of a model directory.
 
     Raises:
       InputError: it is no model directory.
@@ -91,12 +91,12 @@ def _json(path: Path) -> dict:
     try:
         document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
-        return {}  # not there yet; damaged files are told by the commands that need them
+        return {}  # not there yet; the commands that need the file report damage
     return document if isinstance(document, dict) else {}
 
 
 def imported(directory: Path) -> dict:
-    """Returns where imported weights come from, as their checkpoint says; {} for own training."""
+    """Returns the source of imported weights from their checkpoint; {} for own training."""
     checkpoints = directory / model_directory.CHECKPOINTS
     steps = checkpoint.steps(checkpoints)
     try:

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and the directory that holds them.
+"""Checkpoints, each complete or absent, and the directory that holds them.
 
 A checkpoint is a directory `step-00001234` with `state.npz` (arrays by name, no pickles) and
 `META.json` (integers, and the SHA-256 of every file and of itself). It is written under another
@@ -32,7 +32,7 @@ _WEIGHTS = ("kernel", "bias", "gamma", "beta")  # variables that are trained, an
 
 
 class Damaged(InputError):
-    """A checkpoint that is not what was saved, and never will be again."""
+    """A checkpoint whose content is not what was saved; trying again will not help."""
 
 
 def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict) -> Path:
@@ -40,12 +40,12 @@ def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict
 
     Args:
       directory: `checkpoints/` of a model directory; made if absent.
-      step: names the checkpoint.
+      step: the step of the run, which names the checkpoint.
       state: arrays by name.
-      meta: what JSON holds; "step" and "files" are added.
+      meta: the content of META.json; "step" and "files" are added.
 
     Returns:
-      The checkpoint's path. One of the same step that is there already is replaced.
+      The checkpoint's path. A checkpoint of the same step is replaced.
     """
     directory.mkdir(parents=True, exist_ok=True)
     final = directory / f"step-{step:08d}"
@@ -70,10 +70,10 @@ def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict
 
 
 def amend(directory: Path, step: int, meta: dict) -> None:
-    """Replaces what META.json of a checkpoint says, arguments as in `save`.
+    """Replaces META.json of a checkpoint; the arguments are those of `save`.
 
     Raises:
-      InputError: META.json is damaged. The other files are not looked at.
+      InputError: META.json is damaged. The other files are not checked.
     """
     files = _read_meta(directory / f"step-{step:08d}", step)["files"]
     text = _meta_text(meta, step, files)
@@ -109,11 +109,11 @@ def steps(directory: Path) -> list[int]:
 
 
 def read_meta(directory: Path, step: int) -> dict[str, Any]:
-    """Returns META.json of a checkpoint after checking every file's hash.
+    """Checks the hash of every file of a checkpoint and returns META.json.
 
     Raises:
-      Damaged: a file is missing or is not what was saved; it is named.
-      InputError: a file cannot be read just now, or is of a later release.
+      Damaged: a file is missing or its content is not what was saved; the message names it.
+      InputError: a file cannot be read at present, or was written by a later release.
     """
     folder = directory / f"step-{step:08d}"
     with _faults_of(folder):
@@ -126,14 +126,14 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _faults_of(folder: Path) -> Iterator[None]:
-    """Tells a checkpoint that is damaged from one that cannot be read just now."""
+    """Raises `Damaged` for a damaged checkpoint, InputError for one that is unreadable just now."""
     try:
         yield
     except InputError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Damaged(f"{error.filename} is missing.") from error
-    except OSError as error:  # a server that is away, a permission: later it may well be read
+    except OSError as error:  # no server, no permission: it may be readable later
         raise InputError(
             f"{folder} cannot be read: {error.strerror}. Mend that and run again, or move the "
             "folder elsewhere to go on from the checkpoint before it."
@@ -160,10 +160,10 @@ def _read_meta(folder: Path, step: int) -> dict[str, Any]:
 
 
 def load(directory: Path, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Returns (arrays by name, meta) of a checkpoint whose hashes hold.
+    """Returns (arrays by name, META.json) of a checkpoint after checking all hashes.
 
     Raises:
-      InputError: it is `Damaged`, or as `read_meta`.
+      InputError: as `read_meta`.
     """
     meta = read_meta(directory, step)
     path = directory / f"step-{step:08d}" / "state.npz"
@@ -216,13 +216,13 @@ def evaluated(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def newest(
     directory: Path, report: Callable[[str], None]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """Loads the newest checkpoint that is whole; `report` is told of each that is not.
+    """Loads the newest undamaged checkpoint; calls `report` for each damaged one.
 
     Returns:
-      As `load`, or None where there is no checkpoint at all.
+      As `load`, or None if there is no checkpoint at all.
 
     Raises:
-      InputError: there are checkpoints and none is whole, or one cannot be read just now.
+      InputError: all checkpoints are damaged, or one cannot be read at present.
     """
     found = steps(directory)
     for step in reversed(found):
@@ -239,10 +239,10 @@ def newest(
 
 
 def prune(directory: Path, keep: int, best: int | None, current: int) -> None:
-    """Removes all but the newest `keep` checkpoints and the step `best`, and torn leftovers.
+    """Removes old checkpoints and what interrupted saves left.
 
-    A checkpoint after `current`, the one just saved, was passed over as damaged: it is renamed,
-    for a person to look at.
+    The newest `keep` checkpoints and the one of step `best` stay. A checkpoint after `current`,
+    the one just saved, was skipped because it is damaged: it is renamed, for a person to look at.
     """
     for step in steps(directory):
         if step > current:
@@ -257,7 +257,7 @@ def prune(directory: Path, keep: int, best: int | None, current: int) -> None:
 
 
 def weights_sha256(arrays: Mapping[str, np.ndarray]) -> str:
-    """Returns one hash over all arrays: names in order, types, shapes and bytes.
+    """Returns one hash over all arrays: their names in order, types, shapes and bytes.
 
     Moving averages are hashed under the numbers that were their names before format 3, in the
     order of `arrays`. So runs that were finished before are still known to be, and equal runs of

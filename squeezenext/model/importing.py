@@ -1,7 +1,8 @@
-"""Files of other programs: read, checked and kept with their source.
+"""Makes a model directory from weights in another program's format.
 
-One module a format does the reading; none runs or unpickles anything, and each bounds what it
-believes. No TensorFlow: a published model's first prediction does not wait for it.
+Each format has a module in squeezenext/formats. None of them executes or unpickles anything, and
+each limits the sizes that a file may claim. Nothing here needs TensorFlow, so the first
+prediction with a published model does not wait for it.
 """
 
 import hashlib
@@ -23,8 +24,8 @@ from squeezenext.model import card, checkpoint
 from squeezenext.model import directory as model_directory
 from squeezenext.network import graph
 
-MAX_BYTES = 128 << 20  # of one file; the largest network here has 18 MB
-# What the weights of a format that does not say it are shown.
+MAX_BYTES = 128 << 20  # bytes of a file; the largest network here has 18 MB
+# Preprocessing that the weights of a format were trained with, if the format does not store it.
 _IMAGES: dict[str, Images] = {
     "deep_compression": CAFFE_SQUASH,
     "caffemodel": CAFFE_SQUASH,
@@ -45,24 +46,24 @@ def import_weights(
     origin: dict[str, str] | None = None,
     quiet: bool = False,
 ) -> None:
-    """Makes a model directory of a format's files.
+    """Makes a model directory from weight files.
 
     Args:
       kind: one of `FORMATS`.
-      paths: its files, as `files` returns them.
-      config: the network, with the images it was trained on.
+      paths: the files, as `weight_files` returns them.
+      config: the network, with the preprocessing it was trained with.
       directory: the model directory to make.
-      classes: what the network tells apart, in the order of its logits.
-      origin: what else META.json is to say of where the weights come from.
-      quiet: say nothing of what the files leave open.
+      classes: the classes in the order of the logits.
+      origin: further entries of META.json about the source of the weights.
+      quiet: do not log what the files leave open.
 
     Raises:
-      InputError: a file is not of that format and network, the configuration shows other pixels
-        than the weights know, or the directory holds another model.
+      InputError: a file is not of that format and network, the configuration's preprocessing is
+        not that of the weights, or the directory holds another model.
     """
     if len(classes) != config.model.classes:
         raise InputError(
-            f"The network tells {config.model.classes} classes apart, and {len(classes)} are named."
+            f"The network has {config.model.classes} classes, and {len(classes)} are named."
         )
     contents = [_content(path) for path in paths]
     arrays, notes = read(kind, contents, config, str(paths[0]))
@@ -79,7 +80,7 @@ def import_weights(
 
 
 def _check_directory(directory: Path, config: Config, hashes: dict[str, str]) -> None:
-    """Refuses a directory that holds any model but this one, half made or whole, or other files."""
+    """Refuses a directory with other files or another model than this one, complete or not."""
     steps = checkpoint.steps(directory / model_directory.CHECKPOINTS)
     if not steps:
         if directory.is_dir() and (strange := _strange(directory)):
@@ -96,7 +97,7 @@ def _check_directory(directory: Path, config: Config, hashes: dict[str, str]) ->
 
 
 def _strange(directory: Path) -> list[str]:
-    """Returns what an import that was interrupted cannot have left; hidden files may be its own."""
+    """Returns the files that no interrupted import can have left; hidden ones may be its own."""
     return sorted(
         path.name
         for path in directory.iterdir()
@@ -115,16 +116,16 @@ def _write(directory: Path, config: Config, classes, arrays, source: dict) -> No
 
 
 def _try(content: bytes, config: Config) -> None:
-    """Runs a network on a grey image before it is put in place."""
+    """Runs a network on a grey image, to be sure that it works."""
     grey = np.full((config.images.size,) * 2 + (3,), 128, np.float32)
     runner = Runner(content, 1, "the network")
     (logits,) = runner.run(geometry.normalize(grey, config.images))
     if logits.shape != (config.model.classes,) or not np.isfinite(logits).all():
-        raise RuntimeError("The network's answer is no number a class; it was not kept.")
+        raise RuntimeError("The network gives no number for a class; it was not kept.")
 
 
 def weight_files(kind: str, path: Path) -> list[Path]:
-    """Returns the files that belong to the one that a user names: ncnn's are two."""
+    """Returns the files that belong to the file that a user names; ncnn has two."""
     if kind != "ncnn":
         return [path]
     if path.suffix not in (".param", ".bin"):
@@ -146,7 +147,7 @@ def _content(path: Path) -> bytes:
 def read(
     kind: str, contents: Sequence[bytes], config: Config, source: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns the variables that a format's files hold, and sentences on what they leave open.
+    """Returns the variables in a format's files, and sentences about what the files leave open.
 
     Raises:
       InputError: as `import_weights`.
@@ -167,10 +168,10 @@ def read(
 
 
 def check_images(kind: str, config: Config, source: str) -> None:
-    """Refuses a configuration that shows other pixels than a format's weights know.
+    """Refuses a configuration whose preprocessing is not that of the format's weights.
 
     Raises:
-      InputError: it does.
+      InputError: the preprocessing differs.
     """
     if kind not in _IMAGES:
         return

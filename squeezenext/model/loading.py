@@ -51,10 +51,10 @@ def load(name: str | Path) -> Model:
 
 
 def load_runnable(name: str | Path) -> Model:
-    """Loads a model in the form in which it runs soonest: exported `.tflite` files, too.
+    """Loads a model to run it: whatever `load` takes, or an exported `.tflite` file.
 
-    A model directory's `model.tflite` is taken where there is one; its checkpoints are not read.
-    The model's name is then the file's path, for messages.
+    If a model directory has a `model.tflite`, its checkpoints are not read. The model's name is
+    the file's path.
 
     Raises:
       InputError: there is no such model, or it is damaged.
@@ -121,7 +121,7 @@ def _exported(path: Path) -> Model:
 
 
 def _is_own(path: Path) -> bool:
-    """Says whether a model directory has a LiteRT file.
+    """Says whether a model directory has its LiteRT file.
 
     Raises:
       InputError: the file was exported and put there, or cannot be read.
@@ -139,9 +139,9 @@ def _is_own(path: Path) -> bool:
 
 
 def _is_exported(path: Path) -> bool:
-    """Says whether a zip, the description, lies behind a LiteRT file: by the zip's last record.
+    """Says whether a zip with the description follows a LiteRT file: it ends in the zip's record.
 
-    Such a zip has no comment. Without zipfile, whose import prediction does not wait for.
+    The zip has no comment. The module zipfile would find out, too, but delay prediction.
     """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _ZIP_END))
@@ -149,7 +149,7 @@ def _is_exported(path: Path) -> bool:
 
 
 def variables(directory: Path, report: Log = log) -> dict[str, np.ndarray]:
-    """Returns a model directory's variables by "model/layer/variable", averages where kept.
+    """Returns a model directory's variables by "model/layer/variable", averaged if averages exist.
 
     A damaged checkpoint is reported, and the one before it taken.
 
@@ -165,7 +165,7 @@ def variables(directory: Path, report: Log = log) -> dict[str, np.ndarray]:
 
 
 def _check_last(directory: Path, step: int) -> None:
-    """Refuses an older network than the one whose scores and files lie in the directory."""
+    """Refuses a checkpoint that is older than the scores and files in the directory."""
     final = model_directory.read_final(directory) or {}  # of imported weights there is none
     ended = final.get("step", step)
     if ended != step:

@@ -1,4 +1,4 @@
-"""Names what is in images; no TensorFlow."""
+"""Predicts the classes of images, without TensorFlow."""
 
 from squeezenext.predict.command import main, predict
 

@@ -1,10 +1,10 @@
-"""Names what is in images.
+"""Predicts the classes of images.
 
     python predict.py PATH... --model_dir DIR|NAME|FILE [--top_k 5] [--format text|json|csv]
 
 PATH is an image, a folder of images, a pattern in quotes, a URL (with --allow_url), or - for an
-image on standard input. NAME is a published model, such as squeezenet_v1_0. One bad file never
-stops the others; the exit code is then 1.
+image on standard input. NAME is a published model, such as squeezenet_v1_0. A bad file does not
+stop the others; the exit code is then 1.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.predict import sources
 from squeezenext.predict.predictor import Answer, Predictor
 
-MANY = 8  # from so many images on, progress is shown
+MANY = 8  # images, from which on progress is shown
 
 
 def write_text(answers: Iterable[Answer]) -> int:
-    """Prints an indented list an image, errors to standard error; returns how many failed."""
+    """Prints a list for each image, and errors to standard error; returns the number of errors."""
     failed = 0
     for answer in answers:
         if answer.error:
@@ -38,7 +38,7 @@ def write_text(answers: Iterable[Answer]) -> int:
 
 
 def write_json(answers: Iterable[Answer]) -> int:
-    """Prints one JSON object a line and image; returns how many failed."""
+    """Prints a line with a JSON object for each image; returns the number of errors."""
     import json
 
     failed = 0
@@ -53,7 +53,7 @@ def write_json(answers: Iterable[Answer]) -> int:
 
 
 def write_csv(answers: Iterable[Answer]) -> int:
-    """Prints a row an image and class, with an error column; returns how many failed."""
+    """Prints a CSV row for each image and class, errors included; returns the number of errors."""
     import csv
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -81,15 +81,15 @@ def predict(
     features: Path | None = None,
     explain: Path | None = None,
 ) -> Iterator[Answer]:
-    """Yields an answer an image, in order.
+    """Yields the answer for each image, in order.
 
     Args:
       paths: images, folders, patterns, URLs, "-".
-      features: .npy file to write when all is done, with a list of paths beside it.
-      explain: folder for an image with a heat map each.
+      features: .npy file for the features, written at the end with a .json file of the paths.
+      explain: folder for the heat maps, one image each.
 
     Raises:
-      InputError: there is no such model, a folder without images, or nowhere to write to.
+      InputError: there is no such model, a folder has no images, or a file cannot be written.
     """
     names = sources.expand(paths, allow_url)
     if features and features.suffix != ".npy":
@@ -111,7 +111,7 @@ def predict(
 
 
 def _drawer(folder: Path, predictor: Predictor):
-    """Returns what writes the map of an image's best class into `folder`."""
+    """Returns a function that writes the heat map of an image's best class into `folder`."""
     from squeezenext import files
     from squeezenext.predict import heatmap
 
@@ -156,10 +156,10 @@ def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     at = {"flag_values": values}
     flags.DEFINE_string("model_dir", None, "Model directory, published model or file.", **at)
-    flags.DEFINE_integer("top_k", 5, "How many classes an image.", 1, **at)
-    flags.DEFINE_float("threshold", 0.0, "Leave out classes less probable.", 0.0, 1.0, **at)
+    flags.DEFINE_integer("top_k", 5, "Number of classes for each image.", 1, **at)
+    flags.DEFINE_float("threshold", 0.0, "Skip classes of lower probability.", 0.0, 1.0, **at)
     flags.DEFINE_enum("format", "text", list(WRITERS), "What to print.", **at)
-    flags.DEFINE_bool("allow_url", False, "Fetch https URLs, of public hosts only.", **at)
+    flags.DEFINE_bool("allow_url", False, "Download https URLs of public hosts.", **at)
     flags.DEFINE_string("features", None, "Write features to this .npy file.", **at)
     flags.DEFINE_string("explain", None, "Write images with heat maps to this folder.", **at)
 
@@ -182,13 +182,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             features=_path(values["features"].value),
             explain=_path(values["explain"].value),
         )
-        # What Pillow finds odd about an image is in its error, if it is one.
+        # The error sentence of an image says what Pillow warns about.
         warnings.filterwarnings("ignore", module="PIL")
         try:
             failed = WRITERS[values["format"].value](answers)
         except BrokenPipeError:
             if values["features"].value or values["explain"].value:
-                for _ in answers:  # `head` has seen enough; the files are wanted whole
+                for _ in answers:  # `head` has ended; the files must be complete all the same
                     pass
             raise
         if failed:
@@ -202,6 +202,6 @@ def _path(text: str | None) -> Path | None:
 
 
 def _print_any_name() -> None:
-    """Lets standard output carry the bytes of a file's name that are no UTF-8."""
+    """Makes standard output accept file names that are not valid UTF-8."""
     with contextlib.suppress(AttributeError, ValueError):  # not a text file, as under a test
         sys.stdout.reconfigure(errors="surrogateescape")

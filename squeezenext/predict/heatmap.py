@@ -1,4 +1,4 @@
-"""Heat maps: where in an image the network sees a class."""
+"""Heat maps, which show where in an image the network sees a class."""
 
 import numpy as np
 from PIL import Image
@@ -6,19 +6,19 @@ from PIL import Image
 from squeezenext.config import Config
 from squeezenext.images import geometry
 
-MAX_SIDE = 1024  # of a drawn image
-# Five points of matplotlib's "inferno", dark to light, so that the map reads in grey, too.
+MAX_SIDE = 1024  # pixels of a drawn image
+# Five points of matplotlib's "inferno", dark to light, so that the map can be read in grey.
 _COLOURS = np.float32([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)])
 
 
 def overlay(image: Image.Image, class_map: np.ndarray, config: Config) -> Image.Image:
-    """Returns the image with a class's map over what the network was shown of it.
+    """Returns the image with the map of a class drawn over the network's crop.
 
     Args:
       image: RGB, of any size; made smaller where a side is over `MAX_SIDE`.
-      class_map: [height, width] float32; negative places count as none, those in the padding of
-        the classifier are of no part of the image.
-      config: the network's; what lies outside of the crop it is shown is dimmed.
+      class_map: [height, width] float32; negative values count as 0, and the classifier's
+        padding, which is no part of the image, is cut off.
+      config: the network's configuration; all outside of its crop is dimmed.
     """
     window = geometry.centre_window(image.height, image.width, config.images)
     small = image.copy() if max(image.size) <= MAX_SIDE else _thumbnail(image)
@@ -42,14 +42,14 @@ def _thumbnail(image: Image.Image) -> Image.Image:
 
 
 def _inside(class_map: np.ndarray, config: Config) -> np.ndarray:
-    """Returns the places of a map that lie in the image: all but the classifier's padding."""
+    """Returns a map without the classifier's padding."""
     margin = config.model.head_padding
     height, width = class_map.shape
     return class_map[margin : height - margin, margin : width - margin]
 
 
 def _resized(class_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns the map in 0..1, its largest value 1, smoothly enlarged to (width, height)."""
+    """Returns the map scaled to a largest value of 1 and enlarged to (width, height)."""
     positive = class_map.clip(0, None)
     positive = positive / max(float(positive.max()), 1e-9)
     enlarged = Image.fromarray(np.float32(positive)).resize(size, Image.Resampling.BICUBIC)

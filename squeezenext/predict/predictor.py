@@ -1,4 +1,4 @@
-"""Prediction without TensorFlow: LiteRT, Pillow and numpy.
+"""Prediction with LiteRT, Pillow and numpy alone, without TensorFlow.
 
 predictor = Predictor("squeezenet_v1_0")
 predictor.predict(Image.open("photo.jpg"))
@@ -39,12 +39,12 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """What the network makes of one image.
+    """The network's outputs for one image.
 
     Attributes:
       probabilities: [classes] float32 that sum to 1.
-      features: [channels] float32, the classifier's input averaged over its places; None where
-        the predictor was made without `inside`.
+      features: [channels] float32, the classifier's input averaged over height and width; None
+        if the predictor was made without `inside`.
     """
 
     probabilities: np.ndarray
@@ -53,7 +53,7 @@ class View:
     _outputs: list[np.ndarray]
 
     def class_map(self, index: int) -> np.ndarray:
-        """Returns what each place adds to a class's logit, [height, width] float32."""
+        """Returns what each pixel of the last map adds to a logit, [height, width] float32."""
         if self._tapped is None:
             raise ValueError("The predictor was made without `inside`, which class maps need.")
         return self._tapped.class_map(self._outputs, index)
@@ -61,11 +61,11 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What became of one source: predictions, or the error that names it.
+    """The result for one source: predictions, or an error that names the source.
 
     Attributes:
       features: as in `View`.
-      explanation: the file that `explain` wrote, else None.
+      explanation: the file that `explain` wrote, or None.
     """
 
     path: str
@@ -82,11 +82,11 @@ Explain = Callable[[int, str, Image.Image, View, Prediction], Path]
 
 
 class Predictor:
-    """Names what is in an image.
+    """Predicts the classes of images.
 
     Args:
       model: a model directory, a published model's name, or an exported file.
-      inside: whether `features` and class maps are wanted, too.
+      inside: also compute `features` and class maps.
 
     Raises:
       InputError: there is no such model.
@@ -123,16 +123,16 @@ class Predictor:
     ) -> list[Prediction]:
         """Returns the `top_k` most probable classes of an image, the best first.
 
-        Classes less probable than `threshold` are left out.
+        Classes whose probability is below `threshold` are skipped.
         """
         return self._best(self.probabilities(image), top_k, threshold)
 
     def probabilities(self, image: Image.Image) -> np.ndarray:
-        """Returns [classes] float32 that sum to 1 of an image of any size."""
+        """Returns the classes' probabilities for an image of any size, [classes] float32."""
         return self.view(image).probabilities
 
     def view(self, image: Image.Image) -> View:
-        """Returns all that the network makes of an image of any size."""
+        """Returns the network's outputs for an image of any size."""
         return self._view(image, self._runner)
 
     def _view(self, image: Image.Image, runner: Runner) -> View:
@@ -140,19 +140,19 @@ class Predictor:
         pixels = geometry.centre_pixels(image, self.config.images).astype(np.float32)
         if self._model.rgb is None:
             outputs = runner.run(geometry.normalize(pixels, self.config.images))
-            with np.errstate(all="ignore"):  # what is no number is told below
+            with np.errstate(all="ignore"):  # reported below
                 probabilities = softmax(outputs[0] / np.float32(self._model.temperature))
         else:
             mean, deviation = self._model.rgb
             outputs = runner.run((pixels - np.float32(mean)) / np.float32(deviation))
             probabilities = outputs[0]
-        if not np.isfinite(probabilities).all():  # finite weights can be too large for float32
+        if not np.isfinite(probabilities).all():  # finite weights can overflow float32
             raise InputError(f"{self._model.name} gives no probabilities here: it is damaged.")
         features = self._tapped.features(outputs) if self._tapped else None
         return View(probabilities, features, self._tapped, outputs)
 
     def _best(self, probabilities: np.ndarray, top_k: int, threshold: float) -> list[Prediction]:
-        # Stable, so that of equal classes the lower comes first, as in evaluation.
+        # Stable, so that of equally probable classes the lower index comes first, as in evaluation.
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         return [
             Prediction(int(i), self.labels[i].synset, self.labels[i].text, float(probabilities[i]))
@@ -167,15 +167,15 @@ class Predictor:
         threshold: float = 0.0,
         explain: Explain | None = None,
     ) -> Iterator[Answer]:
-        """Yields an answer a source, in order; one that cannot be read never stops the others.
+        """Yields the answer for each source in order; a bad source does not stop the others.
 
-        Images are decoded and run in as many threads as there are cores, one image a thread:
-        small networks gain little from several threads on one image.
+        Each image is decoded and run in one thread, and as many threads as there are cores work at
+        once: small networks gain little from several threads for one image.
 
         Args:
           paths: names of files, URLs, or "-"; see `sources.expand`.
-          explain: draws the map of the best class; called with the source's number and name, the
-            image, what the network made of it, and the class, in any thread.
+          explain: a function that draws the best class's map and returns the file; it is called
+            in any thread with the source's number and name, the image, its view and the class.
         """
 
         def answer(item: tuple[int, str], look: Look) -> Answer:
@@ -193,9 +193,9 @@ class Predictor:
         return self.each(list(enumerate(paths, start=1)), answer)
 
     def each(self, items: Sequence[T], work: Callable[[T, Look], R]) -> Iterator[R]:
-        """Yields work(item, look) of every item in order, in as many threads as there are cores.
+        """Yields work(item, look) for every item in order, in as many threads as there are cores.
 
-        `look(image)` is what `view` does, with a network of the thread's own.
+        `look(image)` does what `view` does, with an interpreter of the thread's own.
         """
         workers = min(cores(), len(items))
         if workers < 2:
@@ -223,7 +223,7 @@ class _Runners:
 
 
 def _in_order(work: Callable, items: Sequence, workers: int) -> Iterator:
-    """Yields work(item) in order; threads are ahead of the reader by two items each."""
+    """Yields work(item) in order; each thread works at most two items ahead of the consumer."""
     import collections
     import concurrent.futures
 
@@ -248,10 +248,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def read(path: str | Path) -> Image.Image:
-    """Reads an image to RGB: of a file, a URL, or standard input ("-").
+    """Reads an image file, a URL or standard input ("-") as RGB.
 
     Raises:
-      InputError: it cannot be read, is too large or no image.
+      InputError: it cannot be read, is too large, or is no image.
     """
     image, name = _open(str(path))
     with _turn(image), decoding.errors_naming(name):
@@ -260,7 +260,7 @@ def read(path: str | Path) -> Image.Image:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[Image.Image]:
-    """Lends an image, whose pixels are freed before another thread may decode a large one."""
+    """Opens an image; its pixels are freed before another thread may decode a large one."""
     image, name = _open(path)
     with _turn(image), contextlib.closing(image):
         with decoding.errors_naming(name):

@@ -1,4 +1,4 @@
-"""What a user names to be looked at: files, folders, patterns, URLs, standard input."""
+"""The sources of images: files, folders, patterns, URLs, standard input."""
 
 import fnmatch
 import glob
@@ -20,14 +20,14 @@ from squeezenext.images.decoding import ENDINGS, MAX_BYTES
 
 
 def expand(paths: Sequence[str], allow_url: bool = False) -> list[str]:
-    """Returns the names of the single images, in the order given; a folder's are sorted.
+    """Returns the names of single images in the given order, those of a folder sorted.
 
-    A folder stands for all files below it that have an image's ending; one without any, or that
-    cannot be listed, stands for itself, to be named when it is read. A pattern such as
-    "photos/**/*.jpg" is taken as one where no file has that very name.
+    A folder stands for all files below it whose ending is that of an image. A folder without any,
+    or that cannot be listed, stands for itself, so that reading it gives the error. A name such
+    as "photos/**/*.jpg" is a pattern unless a file has that very name.
 
     Raises:
-      InputError: nothing but empty folders, a pattern without a match, or a URL not allowed.
+      InputError: all folders are empty, a pattern matches no file, or URLs are not allowed.
     """
     found: list[str] = []
     empty = 0
@@ -69,9 +69,9 @@ def _matching(pattern: str) -> list[str]:
 
 
 def _below(head: str, tail: Sequence[str]) -> Iterator[str]:
-    """Yields the files that match `head` and `tail`, which begins with "**": no link is followed.
+    """Yields the files that match `head` and `tail`, which begins with "**", following no link.
 
-    `glob` does: a link to the folder it lies in makes 40 names of each file, two make 2 ** 40.
+    `glob` follows links: a link to its own folder gives each file 40 names, two give it 2 ** 40.
     """
     for folder in glob.glob(head) if head else [""]:
         for parent, _, names in os.walk(folder or os.curdir):
@@ -83,7 +83,7 @@ def _below(head: str, tail: Sequence[str]) -> Iterator[str]:
 
 
 def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
-    """Whether a path fits a pattern, part by part; as in `glob`, no star matches a hidden name."""
+    """Says whether a path fits a pattern; as in `glob`, no star matches a hidden name."""
     if not parts or not names:
         return not parts and not names or list(parts) == ["**"]
     if parts[0] == "**":
@@ -104,7 +104,7 @@ def _inside(folder: str) -> list[str]:
 
 
 def read(path: str) -> bytes:
-    """Returns the bytes of an image: of a file, a URL, or standard input ("-").
+    """Returns the encoded bytes of an image file, a URL or standard input ("-").
 
     Raises:
       InputError: it cannot be read, is no regular file, or is too large.
@@ -112,8 +112,6 @@ def read(path: str) -> bytes:
     if path == "-":
         return _bounded(sys.stdin.buffer.read(MAX_BYTES + 1), "Standard input")
     if is_url(path):
-        # Sockets and TLS take longer to import than a prediction.
-
         return fetch(path, max_bytes=MAX_BYTES)
     try:
         # A named pipe that nobody writes to would block for ever.
@@ -144,7 +142,7 @@ def _bounded(data: bytes, name: str) -> bytes:
 
 
 def stem(path: str) -> str:
-    """Returns a short name made of a source's, safe as part of a file's name."""
+    """Returns a short name for a source that is safe as part of a file name."""
     kept = "".join(
         c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in Path(path).stem
     )
@@ -168,12 +166,12 @@ _LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
 
 
 def fetch(url: str, *, max_bytes: int, seconds: float = SECONDS) -> bytes:
-    """Returns what is at an https URL.
+    """Downloads an https URL.
 
     Args:
-      max_bytes: more is refused; no more is ever read.
-      seconds: for everything, however slowly the server sends; looking up the name, which is the
-        system's resolver's work, takes its own time.
+      max_bytes: the largest size; no more is ever read.
+      seconds: the limit for everything, however slowly the server sends, but for the lookup of the
+        name, which the system's resolver does.
 
     Raises:
       InputError: the URL is not allowed, or cannot be fetched within the limits.
@@ -195,7 +193,7 @@ def fetch(url: str, *, max_bytes: int, seconds: float = SECONDS) -> bytes:
 
 
 class _Refused(Exception):
-    """Why a URL is not fetched."""
+    """The reason why a URL is not downloaded."""
 
 
 def _reason(error: Exception) -> str:
@@ -203,13 +201,13 @@ def _reason(error: Exception) -> str:
 
 
 def _get(url: str, max_bytes: int, deadline: float) -> tuple[bytes, str | None]:
-    """Returns (content, None), or (b"", where to look instead)."""
+    """Returns (content, None), or (b"", the URL to go to instead)."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme.lower() != "https" or not parts.hostname or parts.username is not None:
         raise _Refused("only https://HOST/... is, without a user's name")
     address = public_address(parts.hostname, parts.port or 443)
     connection = _Checked(parts.hostname, parts.port or 443, address, _left(deadline))
-    # A timeout of the socket starts anew with each byte; this one does not.
+    # The timeout of a socket begins anew with each byte; this one does not.
     watch = threading.Timer(_left(deadline), connection.cut)
     watch.daemon = True
     watch.start()
@@ -254,11 +252,11 @@ def _left(deadline: float) -> float:
 
 
 def public_address(host: str, port: int) -> str:
-    """Returns an address of a host, all of whose addresses are public.
+    """Returns an address of a host that has public addresses alone.
 
     Raises:
       OSError: the name has no address.
-      _Refused: one of them is private, loopback, link-local, or otherwise not public.
+      _Refused: an address is private, loopback, link-local, or otherwise not public.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [entry[4][0] for entry in found]
@@ -269,7 +267,7 @@ def public_address(host: str, port: int) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Tells whether an IP address, and one wrapped in it, is open to everybody."""
+    """Says whether an IP address, and one embedded in it, is public."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
@@ -285,7 +283,7 @@ def is_public(address: str) -> bool:
 
 
 class _Checked(http.client.HTTPSConnection):
-    """An HTTPS connection to one address, its certificate checked against the host's name."""
+    """An HTTPS connection to one address; the certificate must be that of the host's name."""
 
     def __init__(self, host: str, port: int, address: str, timeout: float):
         super().__init__(host, port, timeout=timeout, context=_context())
@@ -295,7 +293,7 @@ class _Checked(http.client.HTTPSConnection):
     def connect(self) -> None:
         plain = socket.create_connection((self._address, self.port), self.timeout)
         try:
-            # Without the handshake, so that `cut` finds a socket while that goes on.
+            # The handshake comes later, so that `cut` finds a socket while it goes on.
             self.sock = self._context.wrap_socket(
                 plain, server_hostname=self.host, do_handshake_on_connect=False
             )
@@ -307,7 +305,7 @@ class _Checked(http.client.HTTPSConnection):
             raise
 
     def cut(self) -> None:
-        """Ends whatever waits for the server, and what would begin to."""
+        """Ends the connection, whatever waits for it, and any later attempt."""
         self._late = True
         if self.sock is not None:
             try:

@@ -1,12 +1,12 @@
-"""An adaptive binary range coder that takes many decisions at once, in integers only.
+"""An adaptive binary range coder that codes many bits at once, in integer arithmetic.
 
-A range coder (G. N. N. Martin, 1979) narrows an interval by each decision's probability. One coder
-in Python takes a microsecond and more a decision, and a network has millions of them; here
-`lanes` independent coders step side by side in numpy, decision i of a call in lane i. Probabilities
-come from `Contexts`: counts of what has been seen, kept by both sides and brought up to date after
-each call. Everything is integer arithmetic, so that every machine decodes the same.
+A range coder (G. N. N. Martin, 1979) narrows an interval by the probability of each bit. One coder
+in Python takes a microsecond or more for a bit, and a network has millions of bits. Here `lanes`
+independent coders run side by side in numpy: bit i of a call goes to lane i. Probabilities come
+from `Contexts`, counts that encoder and decoder keep alike and update after each call. All
+arithmetic is in integers, so every machine decodes the same.
 
-A lane's interval is 48 bits wide and loses its upper 16 whenever it falls below 32.
+The interval of a lane has 48 bits; when it falls below 32 bits, its upper 16 are written.
 """
 
 import numpy as np
@@ -14,19 +14,19 @@ import numpy as np
 from squeezenext.errors import InputError
 
 HALF = np.uint64(1 << 15)  # an even chance, in 65,536ths
-_ONE = np.uint64(16)  # bits of a probability
-# Counts are halved here: no decision is more certain than 1 in 4096, which keeps `bound` and the
-# rest of the interval above 2^20, so that one shift by a word always suffices.
+_ONE = np.uint64(16)  # number of bits of a probability
+# Counts are halved here, so no probability is below 1 in 4096. That keeps `bound` and the rest of
+# the interval above 2^20, so that one shift by a word always suffices.
 _LIMIT = 4096
 _FLOOR = np.uint64(1 << 32)
 _WORD = np.uint64(16)
 
 
 class Contexts:
-    """What has been counted in each of `number` contexts, as the probability of a one.
+    """Counts of zeros and ones in each of `number` contexts, as the probability of a one.
 
-    The estimate is Krichevsky and Trofimov's: (ones + 1/2) / (decisions + 1). `seen` counts the
-    decisions learnt from.
+    The estimate is Krichevsky and Trofimov's: (ones + 1/2) / (bits + 1). `seen` is the number of
+    bits counted.
     """
 
     def __init__(self, number: int):
@@ -36,11 +36,11 @@ class Contexts:
         self._ones = np.full(number, HALF, np.uint64)
 
     def ones(self, contexts: np.ndarray) -> np.ndarray:
-        """Returns the probability of a one in each of `contexts`, in 65,536ths, uint64."""
+        """Returns the probability of a one in each of `contexts`, uint64 in 65,536ths."""
         return self._ones[contexts]
 
     def learn(self, contexts: np.ndarray, bits: np.ndarray) -> None:
-        """Counts decisions, bool, taken in `contexts`."""
+        """Counts `bits`, bool, one in each of `contexts`."""
         self.seen += len(bits)
         places = contexts + self._number * bits
         new = np.bincount(places, minlength=2 * self._number).view(np.uint64)
@@ -55,17 +55,17 @@ class Contexts:
 
 
 class Encoder:
-    """Writes decisions; `code` has the form of `Decoder.code`, so that one model serves both."""
+    """Writes bits; `code` has the signature of `Decoder.code`, so that one function serves both."""
 
     def __init__(self, lanes: int):
         self.lanes = lanes
         self._low = np.zeros(lanes, np.uint64)
         self._range = np.full(lanes, (1 << 48) - 1, np.uint64)
-        self._digits: list[np.ndarray] = []  # 16 bits each and a carry above them
+        self._digits: list[np.ndarray] = []  # 16 bits each, with a carry above them
         self._owners: list[np.ndarray] = []
 
     def code(self, ones: np.ndarray, bits: np.ndarray) -> np.ndarray:
-        """Writes `bits`, bool, of which each is a one with probability `ones` in 65,536ths."""
+        """Writes `bits`, bool; `ones` is the probability of a one for each, in 65,536ths."""
         count = len(ones)
         low, width = self._low[:count], self._range[:count]
         bound = (width >> _WORD) * ones
@@ -83,7 +83,7 @@ class Encoder:
         self._range[lanes] <<= _WORD
 
     def finish(self) -> bytes:
-        """Returns the lanes' lengths, then their bytes; trailing zeros are left out."""
+        """Returns the lengths of all lanes, then their bytes without trailing zeros."""
         self._choose_ends()
         self._shift(np.arange(self.lanes))
         owners, digits = np.concatenate(self._owners), np.concatenate(self._digits)
@@ -104,7 +104,7 @@ class Encoder:
 
 
 def _carried(digits: np.ndarray) -> np.ndarray:
-    """Adds each digit's carry to the digit before."""
+    """Adds the carry of each digit to the digit before."""
     while (over := digits[1:] >> 16).any():
         digits[1:] &= 0xFFFF
         digits[:-1] += over
@@ -112,7 +112,7 @@ def _carried(digits: np.ndarray) -> np.ndarray:
 
 
 def _varint(number: int) -> bytes:
-    """Seven bits a byte, the low ones first; the top bit says that more follow."""
+    """Returns seven bits in each byte, the low ones first; a top bit means that more follow."""
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)
@@ -121,22 +121,22 @@ def _varint(number: int) -> bytes:
 
 
 class Decoder:
-    """Reads what `Encoder` wrote.
+    """Reads the bits that an `Encoder` wrote.
 
     Args:
-      data: what `finish` returned.
-      lanes: as the encoder had.
-      source: named in messages.
+      data: the result of `Encoder.finish`.
+      lanes: the number of the encoder's lanes.
+      source: the file's name in messages.
 
     Raises:
-      InputError: the lanes' lengths do not add up.
+      InputError: the lengths of the lanes do not add up.
     """
 
     def __init__(self, data: bytes, lanes: int, source: str):
         self.lanes = lanes
         self._source = source
         lengths, start = self._lengths(data)
-        # Each lane's words in turn, behind each a zero to be read for ever.
+        # The words of each lane, followed by a zero that is read again and again.
         padded = [
             data[end - length : end] + b"\0" * (2 + length % 2)
             for end, length in zip(start + np.cumsum(lengths), lengths, strict=True)
@@ -178,7 +178,7 @@ class Decoder:
         self._next[lanes] = places + 1
 
     def code(self, ones: np.ndarray, bits: None = None) -> np.ndarray:
-        """Returns the next decisions, bool; `ones` as the encoder was given them."""
+        """Returns the next bits, bool; `ones` must be those that the encoder was given."""
         del bits
         count = len(ones)
         value, width = self._value[:count], self._range[:count]
@@ -196,16 +196,16 @@ class Decoder:
         return found
 
     def check(self) -> None:
-        """Raises InputError if more has been read than is there; `kernel_coding` asks often."""
-        # An interval is three words wide, so that many may lie behind the last one written.
+        """Raises InputError if more was read than there is; contexts.py calls it often."""
+        # An interval is three words wide, so up to three words beyond the last may be read.
         if (self._next - self._end).max() > 3:
             raise self._damaged()
 
     def finish(self) -> None:
-        """Checks that all has been read and not more.
+        """Checks that everything was read, and not more.
 
         Raises:
-          InputError: it has not, so the data are not what was written.
+          InputError: it was not, so the data are not what was written.
         """
         self.check()
         if (self._next < self._end).any():
@@ -213,14 +213,14 @@ class Decoder:
 
 
 class Meter:
-    """Stands in for an `Encoder` to learn how many bits a model would need."""
+    """Replaces an `Encoder` to measure how many bits would be needed."""
 
     def __init__(self, lanes: int):
         self.lanes = lanes
         self.bits = 0.0
 
     def code(self, ones: np.ndarray, bits: np.ndarray) -> np.ndarray:
-        """Adds the information of `bits`."""
+        """Adds the information content of `bits`."""
         chances = np.where(bits, ones, 65536 - ones.astype(np.int64)) / 65536
         self.bits -= float(np.log2(chances).sum())
         return bits

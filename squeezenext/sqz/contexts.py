@@ -1,10 +1,9 @@
-"""What the range coder is told about a kernel: which weights are there, their signs, their codes.
+"""The context models of a kernel: which weights are not zero, their signs and their codes.
 
-One function serves both directions: with an `Encoder` and the arrays it writes, with a `Decoder`
-and None in their place it reads. A kernel [height, width, in, out] is taken place by place (a
-"plane" is its in x out matrix at one place), so that a place's neighbours, above and to the left
-of it in the same filter, are known before it. What was worth a context was measured on the
-published network; docs/compression.md has the table, with what was not.
+Each function both writes, given an `Encoder` and the arrays, and reads, given a `Decoder` and
+None. A kernel [height, width, in, out] is coded plane by plane, a plane being its in x out matrix
+at one position of the filter, so that the neighbours above and to the left in the same filter are
+known. Which contexts pay was measured on the published network: docs/compression.md has the table.
 """
 
 import numpy as np
@@ -12,23 +11,23 @@ import numpy as np
 from squeezenext.sqz.coder import HALF, Contexts, Decoder, Encoder
 
 Coder = Encoder | Decoder
-_FIRST_BATCH = 64  # decisions before the counts are first brought up to date
-_UPDATE = 2048  # weights between two looks at how dense each filter is
-_PRIOR = 16  # a filter's density counts so many more weights of the kernel's density
-_BUCKETS = 15  # of the expected density
+_FIRST_BATCH = 64  # bits before the first update of the counts
+_UPDATE = 2048  # weights between two updates of the filters' densities
+_PRIOR = 16  # weights of the kernel's density that are added to each filter's count
+_BUCKETS = 15  # number of steps of the expected density
 _STEP = 4  # their width, in eighths of a doubling of the odds
-_SHARES = 8  # a filter's earlier places: none, or how many sixths of them are not zero
-_UNIT = 1 << 12  # a density of one
-# floor(8 log2 n), exact in integers: a float's rounding might differ between machines.
+_SHARES = 8  # share of nonzero weights at earlier positions: none known, or in sixths
+_UNIT = 1 << 12  # a density of 1
+# floor(8 log2 n), computed in integers, since floats may round differently on other machines.
 _LOG = np.array([0] + [(n**8).bit_length() - 1 for n in range(1, _UNIT + 1)])
 
 
 def _bits(coder: Coder, chances: Contexts, contexts: np.ndarray, known) -> np.ndarray:
-    """Codes one bit in each of `contexts` and learns from it; returns the bits, bool."""
+    """Codes one bit in each of `contexts` and updates the counts; returns the bits, bool."""
     found = np.zeros(len(contexts), bool)
     start = 0
     while start < len(contexts):
-        # Small batches first: there is most to learn.
+        # The first batches are small, since the counts change most there.
         part = slice(start, start + min(coder.lanes, max(chances.seen, _FIRST_BATCH)))
         ones = chances.ones(contexts[part])
         found[part] = coder.code(ones, None if known is None else known[part])
@@ -39,7 +38,7 @@ def _bits(coder: Coder, chances: Contexts, contexts: np.ndarray, known) -> np.nd
 
 
 def _check(coder: Coder, known) -> None:
-    """Ends the reading of a damaged file where its data end, not where its layer would."""
+    """Stops reading a damaged file as soon as its data end."""
     if known is None:
         coder.check()
 
@@ -60,7 +59,7 @@ def positions(coder: Coder, shape: tuple[int, int, int, int], known) -> np.ndarr
     chances = Contexts(_BUCKETS * 4 * _SHARES)
     filters = np.tile(np.arange(outputs), inputs)
     density = _Density(outputs)
-    earlier = np.zeros(inputs * outputs, np.int64)  # planes in which a place has a weight
+    earlier = np.zeros(inputs * outputs, np.int64)  # number of earlier planes with a weight
     for plane in range(height * width):
         neighbours = _neighbours(found, earlier, plane, width)
         before = earlier.reshape(inputs, outputs).sum(1)
@@ -78,7 +77,7 @@ def positions(coder: Coder, shape: tuple[int, int, int, int], known) -> np.ndarr
 
 
 def _neighbours(found: np.ndarray, earlier: np.ndarray, plane: int, width: int) -> np.ndarray:
-    """Returns what is known of the same filter and channel at earlier places, 0..31."""
+    """Returns the context from earlier positions of the same filter and channel, 0..31."""
     if not plane:
         return np.zeros(found.shape[1], np.int64)
     left = found[plane - 1] if plane % width else 0
@@ -88,7 +87,7 @@ def _neighbours(found: np.ndarray, earlier: np.ndarray, plane: int, width: int) 
 
 
 class _Density:
-    """How dense each filter (output channel) has been so far, against the whole kernel."""
+    """The density of each filter (output channel) so far, relative to the whole kernel."""
 
     def __init__(self, outputs: int):
         self._ones = np.zeros(outputs, np.int64)
@@ -100,7 +99,7 @@ class _Density:
         self._ones += np.bincount(filters[bits], minlength=outputs)
 
     def odds(self, ones: np.ndarray, seen) -> np.ndarray:
-        """Returns the logarithm of the odds of `ones` in `seen`, less the kernel's own."""
+        """Returns the log odds of `ones` in `seen`, minus those of the whole kernel."""
         usual = (self._ones.sum() + 1) * _UNIT // (self._seen.sum() + 2)
         share = (ones * _UNIT + _PRIOR * usual) // (seen + _PRIOR)
         return _LOG[share] - _LOG[_UNIT - share] - (_LOG[usual] - _LOG[_UNIT - usual])
@@ -110,12 +109,12 @@ class _Density:
 
 
 def signs(coder: Coder, shape: tuple[int, int, int, int], there: np.ndarray, known) -> np.ndarray:
-    """Codes the signs of the weights that are there.
+    """Codes the signs of the weights that are not zero.
 
     Args:
       coder, shape: as `positions`.
-      there: bool [height x width, in x out].
-      known: int8 of that shape: -1, 0 where nothing is, 1.
+      there: bool [height x width, in x out], true for weights that are not zero.
+      known: int8 of that shape: -1, 0 or 1.
 
     Returns:
       The same.
@@ -139,12 +138,12 @@ def signs(coder: Coder, shape: tuple[int, int, int, int], there: np.ndarray, kno
 
 
 def symbols(coder: Coder, families: np.ndarray, depths: tuple[int, ...], known) -> np.ndarray:
-    """Codes numbers bit by bit from the top, each bit in the context of those above it.
+    """Codes numbers bit by bit from the top, each bit in the context of the bits above it.
 
     Args:
       coder: as `positions`.
-      families: which statistics each number belongs to, integers below len(depths).
-      depths: how many bits the numbers of each family have.
+      families: index of each number's statistics, integers below len(depths).
+      depths: number of bits of the numbers of each family.
       known: integers below 2 ** depth.
 
     Returns:
@@ -184,7 +183,7 @@ def _tree(coder, chances, families, depths, size, known, part) -> np.ndarray:
 
 
 def plain(coder: Coder, widths: np.ndarray, known) -> np.ndarray:
-    """Codes numbers whose bits are all equally likely: `widths` bits each, below 64.
+    """Codes numbers of `widths` bits each, up to 63, all of whose bits are equally likely.
 
     `known` and the result are integers below 2 ** width.
     """

@@ -1,9 +1,9 @@
-"""How a kernel is laid out in a `.sqz` file, whichever coder writes it.
+"""The layout of a kernel in a `.sqz` file.
 
-A kernel [height, width, in, out] (a dense matrix is 1 x 1) is read in that order. Where its weights
-are is told in one of three ways, whichever is the smallest: nothing at all (no weight is 0), a mask
-of one bit a weight, or gaps: the number of zeros before each weight, 0..254, where 255 stands for
-255 zeros and no weight after them.
+A kernel [height, width, in, out] (a dense matrix is 1 x 1) is stored in that order. The positions
+of its weights are stored in the smallest of three ways: not at all (no weight is 0), as a mask of
+one bit for each weight, or as gaps, the number of zeros before each weight, 0..254, where 255
+means 255 zeros that no weight follows.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from squeezenext.errors import InputError
 
 Positions = Literal["dense", "gaps", "mask"]
 POSITIONS = get_args(Positions)
-SKIP = 255  # zeros that a gap cannot pass in one step
-MAX_VALUES = 1 << 12  # of a codebook
+SKIP = 255  # zeros without a weight after them
+MAX_VALUES = 1 << 12  # values of a codebook
 Shape = tuple[int, int, int, int]
 _FORM = struct.Struct("<BHHI")
 _RAW = 4
@@ -29,7 +29,7 @@ class Shared:
 
     Attributes:
       codebook: [values] float32, ascending, without 0.
-      codes: integers of the kernel's shape: 0 for a weight of 0, else 1 + the value's place.
+      codes: integers of the kernel's shape: 0 for a weight of 0, else 1 + the index of its value.
     """
 
     codebook: np.ndarray
@@ -42,7 +42,7 @@ class Shared:
 
     @classmethod
     def of(cls, kernel: np.ndarray) -> "Shared":
-        """Takes a kernel as it is: every different weight becomes a value of the codebook."""
+        """Returns a kernel as it is: every different weight is a value of the codebook."""
         codebook, codes = np.unique(kernel[kernel != 0], return_inverse=True)
         found = np.zeros(kernel.shape, np.int64)
         found[kernel != 0] = codes + 1
@@ -51,13 +51,13 @@ class Shared:
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What must be known before a kernel's streams can be read.
+    """The entry of a kernel in the file's table of layers.
 
     Attributes:
-      positions: how the places are told.
-      raw: the weights are written as they are, without a codebook.
-      negative, positive: values in the codebook.
-      gaps: how many there are.
+      positions: how the positions of the weights are stored.
+      raw: the weights are stored as they are, without a codebook.
+      negative, positive: number of negative and positive values in the codebook.
+      gaps: number of gaps.
     """
 
     positions: Positions
@@ -67,16 +67,16 @@ class Form:
     gaps: int
 
     def pack(self) -> bytes:
-        """Returns nine bytes."""
+        """Returns the entry's nine bytes."""
         kind = POSITIONS.index(self.positions) + _RAW * self.raw
         return _FORM.pack(kind, self.negative, self.positive, self.gaps)
 
 
 def unpack(data: bytes, shapes: list[Shape], source: str) -> list[Form]:
-    """Reads one form a shape from the head of `data`.
+    """Reads the form of each shape from the beginning of `data`.
 
     Raises:
-      InputError: it is cut, or a form is impossible.
+      InputError: the data are cut, or a form is impossible.
     """
     if len(data) < _FORM.size * len(shapes):
         raise InputError(f"{source} is cut inside its table of layers.")
@@ -106,13 +106,13 @@ def _form(data: bytes, shape: Shape, source: str) -> Form:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Parts:
-    """A kernel taken apart.
+    """The parts of a kernel that are coded one by one.
 
     Attributes:
       shape: height, width, in, out.
-      there: bool [height x width, in x out]: which weights are not 0.
-      codes: [weights there] integers, 0 for the codebook's first value; none of a raw kernel.
-      codebook: ascending; of a raw kernel the weights themselves.
+      there: bool [height x width, in x out], true for weights that are not 0.
+      codes: [nonzero weights] integers, indices into the codebook; empty for a raw kernel.
+      codebook: ascending values; for a raw kernel the weights themselves.
       raw: see `Form`.
     """
 
@@ -133,7 +133,7 @@ class Parts:
         return bool(self.there.all())
 
     def form(self, positions: Positions) -> Form:
-        """Returns the form with the places told in one of the ways."""
+        """Returns the form with positions stored in one of the ways."""
         gaps = len(to_gaps(self.there)) if positions == "gaps" else 0
         if self.raw:
             return Form(positions, True, 0, 0, gaps)
@@ -141,7 +141,7 @@ class Parts:
 
 
 def take_apart(kernel: Shared | np.ndarray, kind: np.dtype) -> Parts:
-    """Rounds a kernel's values to `kind` and takes it apart; zeros that come of it are dropped."""
+    """Rounds a kernel to `kind` and returns its parts; weights that round to 0 are dropped."""
     values = kernel.values if isinstance(kernel, Shared) else kernel
     values = values.astype(kind)
     shape = values.shape if values.ndim == 4 else (1, 1, *values.shape)
@@ -161,7 +161,7 @@ def put_together(there: np.ndarray, values: np.ndarray, shape: Shape) -> np.ndar
 
 
 def to_gaps(there: np.ndarray) -> np.ndarray:
-    """Returns the gaps before the weights that are there, 0..255."""
+    """Returns the gaps before the nonzero weights, 0..255."""
     distance = np.diff(np.flatnonzero(there), prepend=-1) - 1
     skips = distance // SKIP
     gaps = np.full(int(skips.sum()) + len(distance), SKIP, np.int64)
@@ -170,10 +170,10 @@ def to_gaps(there: np.ndarray) -> np.ndarray:
 
 
 def from_gaps(gaps: np.ndarray, shape: Shape, source: str) -> np.ndarray:
-    """Returns which weights are there, bool [height x width, in x out].
+    """Returns which weights are not zero, bool [height x width, in x out].
 
     Raises:
-      InputError: a weight lies outside.
+      InputError: a weight lies outside of the kernel.
     """
     steps = np.where(gaps == SKIP, SKIP, gaps + 1)
     places = (np.cumsum(steps) - 1)[gaps < SKIP]
@@ -185,13 +185,13 @@ def from_gaps(gaps: np.ndarray, shape: Shape, source: str) -> np.ndarray:
 
 
 def damaged_values(source: str) -> InputError:
-    """Returns the fault of values that no encoder writes."""
+    """Returns the error for values that no encoder writes."""
     return InputError(f"{source} is damaged: its weights cannot be what was written.")
 
 
 def check_codebook(codebook: np.ndarray, source: str) -> None:
-    """Raises InputError unless values ascend, finite and without 0."""
-    # Compared, not subtracted: of what is not finite a difference would warn.
+    """Raises InputError unless the values are ascending, finite and not 0."""
+    # Compared, not subtracted: a difference of infinities would warn.
     ascending = (codebook[1:] > codebook[:-1]).all()
     if not (np.isfinite(codebook).all() and ascending and (codebook != 0).all()):
         raise damaged_values(source)

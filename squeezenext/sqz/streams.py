@@ -1,7 +1,7 @@
-"""The streams of a `.sqz` file by the adaptive binary range coder.
+"""The coded weights of a `.sqz` file.
 
-One run of the coder holds everything: all codebooks, all biases, then layer by layer the places,
-signs and codes. See kernel_coding.py for the contexts.
+One run of the range coder holds everything: all codebooks, all biases, then for each layer the
+positions, signs and codes of its weights. See contexts.py for the context models.
 """
 
 import math
@@ -24,11 +24,11 @@ def write(kernels: Sequence[Parts], biases: np.ndarray) -> tuple[bytes, list[int
     """Codes a network.
 
     Args:
-      kernels: in network order, values of the type of `biases`.
-      biases: all of them, float16 or float32.
+      kernels: the kernels in network order, of the dtype of `biases`.
+      biases: all biases in one array, float16 or float32.
 
     Returns:
-      The streams, and about how many bytes each layer takes.
+      The coded bytes, and the approximate number of bytes of each layer.
     """
     lanes = _lanes(sum(parts.there.size for parts in kernels))
     chosen = [_form(parts, lanes) for parts in kernels]
@@ -42,12 +42,12 @@ def write(kernels: Sequence[Parts], biases: np.ndarray) -> tuple[bytes, list[int
 
 
 def _lanes(weights: int) -> int:
-    """More lanes are faster, at some three bytes a lane."""
+    """Returns the number of lanes: more are faster, and cost some three bytes each."""
     return 512 if weights >= 1 << 18 else 64 if weights >= 1 << 14 else 8
 
 
 def _form(parts: Parts, lanes: int) -> tuple[Form, int]:
-    """Returns the form that needs the fewest bytes, and how many."""
+    """Returns the form that needs the fewest bytes, and their number."""
     ways = ["dense"] if parts.dense else ["mask", "gaps"]
     sizes = {}
     for way in ways:
@@ -87,14 +87,14 @@ def _depth(count: int) -> int:
 def read(
     data: bytes, shapes: Sequence[Shape], biases: int, kind: np.dtype, source: str
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Reads what `write` wrote.
+    """Decodes a network, the inverse of `write`.
 
     Args:
-      data: the streams.
-      shapes: of the kernels, in network order.
-      biases: how many there are.
+      data: the coded bytes.
+      shapes: the kernels' shapes in network order.
+      biases: number of all biases.
       kind: float16 or float32, little-endian.
-      source: named in messages.
+      source: the file's name in messages.
 
     Returns:
       The kernels and biases, float32.
@@ -171,13 +171,13 @@ def _codebooks(coder, table: Sequence[Form], kernels, kind: np.dtype) -> list[np
 
 
 def _float(patterns: np.ndarray, kind: np.dtype) -> np.ndarray:
-    """Returns the floats of such bits; what is too large for any becomes infinity."""
+    """Returns floats from their bits; numbers that are too large become infinity."""
     top = int(np.array(np.inf, kind).view(f"<u{kind.itemsize}"))
     return np.minimum(patterns, top).astype(f"<u{kind.itemsize}").view(kind)
 
 
 def _steps(coder, count: int, known) -> np.ndarray:
-    """Codes positive integers below 2^32: their length in bits, then the bits below the top."""
+    """Codes positive integers below 2^32: the number of bits, then the bits below the top one."""
     lengths = None if known is None else np.array([int(n).bit_length() for n in known], np.int64)
     lengths = coding.symbols(coder, np.zeros(count, np.int64), (6,), lengths)
     lengths = np.clip(lengths, 1, 32)
@@ -186,7 +186,7 @@ def _steps(coder, count: int, known) -> np.ndarray:
 
 
 def _floats(coder, count: int, known, kind: np.dtype | None = None) -> np.ndarray:
-    """Codes floats of any order: sign and exponent by what is usual, then the bare mantissa."""
+    """Codes floats in any order: sign and exponent with statistics, the mantissa without."""
     kind = np.dtype(kind or known.dtype)
     mantissa = {2: 10, 4: 23}[kind.itemsize]
     bits = None if known is None else known.view(f"<u{kind.itemsize}").astype(np.int64)
