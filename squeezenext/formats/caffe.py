@@ -53,7 +53,7 @@ _MESSAGES = {
 }  # fmt: skip
 
 
-class Damaged(Exception):
+class _Damaged(Exception):
     """What is wrong with a file."""
 
 
@@ -80,7 +80,7 @@ def read_layers(data: bytes) -> list[Layer]:
     """Returns a NetParameter's layers in order: those of `layers`, of files before 2015, first.
 
     Raises:
-      Damaged: the bytes are not such a message.
+      _Damaged: the bytes are not such a message.
     """
     net = _parse("NetParameter", data)
     return [*map(_first_layer, net.layers), *map(_layer, net.layer)]
@@ -112,18 +112,18 @@ def _parse(message: str, data: bytes):
     """Returns the message of this name that the bytes hold.
 
     Raises:
-      Damaged: they are no such message, or it has so many parts that reading would take long.
+      _Damaged: they are no such message, or it has so many parts that reading would take long.
     """
     from google.protobuf.message import DecodeError
 
     try:
         found = _classes()[message].FromString(data)
     except DecodeError as error:
-        raise Damaged(f"no {message} can be read") from error
+        raise _Damaged(f"no {message} can be read") from error
     most = MAX_LAYERS if message == "NetParameter" else MAX_PARTS
     repeated = [name for name, (_, kind) in _MESSAGES[message].items() if kind.endswith("*")]
     if any(len(getattr(found, name)) > most for name in repeated):
-        raise Damaged("it has too many fields")
+        raise _Damaged("it has too many fields")
     return found
 
 
@@ -161,14 +161,14 @@ def _blob(data: bytes) -> np.ndarray:
     kind, parts = ("<f8", blob.double_data) if blob.double_data else ("<f4", blob.data)
     content = b"".join(parts)
     if len(content) % np.dtype(kind).itemsize:
-        raise Damaged("a blob is cut")
+        raise _Damaged("a blob is cut")
     array = np.frombuffer(content, kind)
     if len(shape) > 8:
-        raise Damaged("a blob has too many dimensions")
+        raise _Damaged("a blob has too many dimensions")
     while len(shape) > 1 and shape[0] == 1:
         shape = shape[1:]
     if len(shape) > 4 or math.prod(shape) != array.size:
-        raise Damaged(f"a blob of shape {tuple(shape[:5])} has {array.size} numbers")
+        raise _Damaged(f"a blob of shape {tuple(shape[:5])} has {array.size} numbers")
     return array.reshape(shape)
 
 
@@ -198,7 +198,7 @@ def decode(data: bytes, config: Config, source: str) -> dict[str, np.ndarray]:
         found = _variables(_with_norms(layers), network)
         _check_activations(layers, network)
         return found
-    except Damaged as error:
+    except _Damaged as error:
         raise InputError(f"{source} is damaged or of another network: {error}.") from error
 
 
@@ -207,15 +207,15 @@ def _with_norms(layers: list[Layer]) -> list[tuple[Layer, list[Layer]]]:
     found: list[tuple[Layer, list[Layer]]] = []
     for layer in layers:
         if layer.blobs and layer.kind not in _WEIGHTED:
-            raise Damaged(f"its layer {layer.name} of type {layer.kind} has weights")
+            raise _Damaged(f"its layer {layer.name} of type {layer.kind} has weights")
         if layer.kind in ("BatchNorm", "Scale"):
             if not found:
-                raise Damaged(f"its layer {layer.name} normalises nothing")
+                raise _Damaged(f"its layer {layer.name} normalises nothing")
             found[-1][1].append(layer)
         elif layer.blobs or layer.kind == "Eltwise":
             found.append((layer, []))
     if all(layer.blobs for layer in layers):  # stripped, so that additions would not be seen
-        raise Damaged("it says nothing of layers without weights")
+        raise _Damaged("it says nothing of layers without weights")
     return found
 
 
@@ -227,7 +227,7 @@ def _variables(
     kinds, expected = [x.kind for x, _ in layers], [wanted[node.op] for node in nodes]
     if sorted(kinds) != sorted(expected):
         told = ", ".join(f"{kinds.count(k)} {k} ({expected.count(k)})" for k in wanted.values())
-        raise Damaged(f"of each type it has, and the network should have: {told}")
+        raise _Damaged(f"of each type it has, and the network should have: {told}")
     weighted = [(layer, norms) for layer, norms in layers if layer.kind != "Eltwise"]
     found = {}
     for (layer, norms), node in zip(weighted, network.weighted, strict=True):
@@ -235,7 +235,7 @@ def _variables(
         if node.norm:
             found |= _norm(norms, node)
         elif norms:
-            raise Damaged(f"its layer {norms[0].name} normalises {node.name}")
+            raise _Damaged(f"its layer {norms[0].name} normalises {node.name}")
     return found
 
 
@@ -245,7 +245,7 @@ def _check_activations(layers: list[Layer], network: graph.Graph) -> None:
         told = sum(layer.kind == kind for layer in layers)
         wanted = sum(node.activation == kind.lower() for node in network.nodes)
         if told != wanted:
-            raise Damaged(f"it has {told} {kind} layers, the network should have {wanted}")
+            raise _Damaged(f"it has {told} {kind} layers, the network should have {wanted}")
 
 
 def _weights(layer: Layer, node: graph.Node, network: graph.Graph) -> dict[str, np.ndarray]:
@@ -257,7 +257,7 @@ def _weights(layer: Layer, node: graph.Node, network: graph.Graph) -> dict[str, 
     sizes = [theirs, list(node.shape[-1:])][: 1 + node.bias]
     if [list(blob.shape) for blob in layer.blobs] != sizes:
         told = [blob.shape for blob in layer.blobs]
-        raise Damaged(f"its layer {layer.name} has the shapes {told}, {node.name} {sizes}")
+        raise _Damaged(f"its layer {layer.name} has the shapes {told}, {node.name} {sizes}")
     if node.op == "conv" and layer.convolution is not None:
         _check_convolution(layer, node, network)
     kernel = layer.blobs[0].reshape([shape[axis] for axis in order])
@@ -284,7 +284,7 @@ def _check_convolution(layer: Layer, node: graph.Node, network: graph.Graph) -> 
     groups = told.group if told.HasField("group") else 1
     found = (pair("stride", 1), pair("pad", 0), groups, set(told.dilation or [1]))
     if found != ((node.strides, node.strides), sides, node.groups, {1}):
-        raise Damaged(
+        raise _Damaged(
             f"its layer {layer.name} strides, pads, groups and dilates by {found}, {node.name} "
             "does not"
         )
@@ -299,10 +299,10 @@ def _norm(norms: list[Layer], node: graph.Node) -> dict[str, np.ndarray]:
         if blobs[2].size != 1:  # intel/caffe's batch_norm_layer.cpp before MKL's
             blobs = [blobs[place] for place in (2, 3, 4, 0, 1)]
     elif (kinds, counts) != (["BatchNorm", "Scale"], [3, 2]):
-        raise Damaged(f"{node.name} is normalised by {kinds} with {counts} blobs")
+        raise _Damaged(f"{node.name} is normalised by {kinds} with {counts} blobs")
     mean, variance, factor, gamma, beta = blobs  # mkl_batch_norm_layer.cpp
     if [x.size for x in blobs] != [node.shape[-1]] * 2 + [1] + [node.shape[-1]] * 2:
-        raise Damaged(f"the batch norm of {node.name} has other sizes")
+        raise _Damaged(f"the batch norm of {node.name} has other sizes")
     # float32's 1e-5 is not ours to the last digit, and a variance may be 0.
     same = math.isclose(norms[0].epsilon, graph.EPSILON, rel_tol=1e-6)
     more = 0.0 if same else norms[0].epsilon - graph.EPSILON
