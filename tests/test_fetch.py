@@ -1,4 +1,4 @@
-"""Tests for `prediction/fetch.py`: a URL from a stranger reaches no private address."""
+"""Tests for `sources.fetch`: a URL from a stranger reaches no private address."""
 
 import contextlib
 import http.server

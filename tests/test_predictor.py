@@ -1,4 +1,4 @@
-"""Tests for `squeezenext/predict/predictor.py`, `predict.py`, `taps.py` and `explain.py`."""
+"""Tests for `squeezenext/predict/`, and for `squeezenext/litert/class_maps.py`."""
 
 import csv
 import dataclasses

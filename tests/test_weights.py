@@ -1,4 +1,4 @@
-"""Tests for `squeezenext/weights.py`, `deep_compression.py`, `predict.py` and `evaluate.py`.
+"""Tests for `squeezenext/weights.py`, `model/published.py` and `model/importing.py`.
 
 The real weights are the proof that network and preprocessing are right.
 """
