@@ -1,7 +1,7 @@
-"""Makes any image a JPEG that every reader takes; a good JPEG keeps its very bytes.
+"""Turns any image into a JPEG that every reader accepts; a good JPEG keeps its bytes.
 
-Only headers are read unless something is wrong: decoding all of ImageNet to learn sizes is
-what made earlier converters slow.
+A good JPEG is not decoded: only its headers are read. Decoding all of ImageNet to learn the sizes
+made earlier converters slow.
 """
 
 import io
@@ -28,7 +28,7 @@ class Normalised(NamedTuple):
 
 
 class Smaller(NamedTuple):
-    """What larger images become: JPEGs whose longer side is `max_side`, of this quality."""
+    """How larger images are re-encoded: longer side in pixels, and quality of the JPEG."""
 
     max_side: int
     quality: int
@@ -38,11 +38,12 @@ def normalise(data: bytes, verify: bool = False, smaller: Smaller | None = None)
     """Returns the image as a JPEG of one or three components.
 
     Args:
-      verify: decode good JPEGs too, to find damage inside them.
-      smaller: re-encode what is larger than that; None keeps every good JPEG's bytes.
+      data: the encoded image.
+      verify: whether good JPEGs are decoded, too, to find damage inside them.
+      smaller: size to which larger images are reduced; None keeps the bytes of every good JPEG.
 
     Raises:
-      ImageError: text, cut short, too large, or no image at all.
+      ImageError: the data is text, cut short, too large, or no image at all.
     """
     image = _usual(data)
     if smaller and max(image.height, image.width) > smaller.max_side:
@@ -85,7 +86,7 @@ def decode(data: bytes, at_least: tuple[int, int] | None = None) -> Image.Image:
 
 
 def _shrunk(image: Normalised, smaller: Smaller) -> Normalised:
-    """Baseline 4:2:0, which decodes fastest. A colour profile or EXIF is left behind."""
+    """Re-encodes as baseline 4:2:0, which decodes fastest, without colour profile and EXIF."""
     ratio = smaller.max_side / max(image.height, image.width)
     size = max(1, round(image.width * ratio)), max(1, round(image.height * ratio))
     pixels = decode(image.data, at_least=size)
@@ -116,7 +117,7 @@ def _usual(data: bytes) -> Normalised:
 
 
 def _with_end(data: bytes) -> bytes:
-    """Returns a JPEG that lacks only its end mark with one.
+    """Appends the end mark to a JPEG that lacks nothing else.
 
     libjpeg fills what is missing from the padding. If two paddings give the same pixels,
     nothing was missing. Zeros at the end are what an interrupted download leaves.
@@ -136,7 +137,7 @@ def _with_end(data: bytes) -> bytes:
 
 
 def _encoded(image: Image.Image, repair: str) -> Normalised:
-    """Quality 100 and 4:4:4, as the Inception script re-encodes: no visible loss is added."""
+    """Encodes with quality 100 and 4:4:4, as the Inception script does: no visible loss."""
     out = io.BytesIO()
     image.save(out, "JPEG", quality=100, subsampling=0)
     return Normalised(out.getvalue(), image.height, image.width, repair)

@@ -1,10 +1,10 @@
-"""SqueezeNet and SqueezeNext, written once, as functions over whatever `Ops` calls a tensor.
+"""SqueezeNet and SqueezeNext, described once, as functions over the operations of `Ops`.
 
-Keras tensors give the model that is trained (models.py), recorded nodes the folded network that
-is compressed and exported without TensorFlow (graph.py). Layer names are derived from the place
-in the network (`stage2_unit1_reduce1`), so that weights are found by name. Sources: the official
-Caffe files, forresti/SqueezeNet and amirgholami/SqueezeNext; what is not obvious there is cited
-where it is done.
+With Keras tensors they build the model that is trained (keras_model.py), with recorded nodes the
+folded network that is compressed and exported without TensorFlow (graph.py). A layer's name says
+its position in the network (`stage2_unit1_reduce1`), so that weights are found by name. Sources:
+the official Caffe files, forresti/SqueezeNet and amirgholami/SqueezeNext; details that are not
+obvious there are cited below.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Start = Initializer | Literal["gaussian"]
 
 
 class Ops(Protocol[T]):
-    """What the networks are made of. Tensors are [batch, height, width, channels]."""
+    """The operations of the networks. Tensors are [batch, height, width, channels]."""
 
     def input(self, size: int) -> T:
         """Returns the images: [batch, size, size, 3]."""
@@ -74,8 +74,8 @@ def build(ops: Ops[T], config: Config, size: int | None = None) -> tuple[T, T]:
     """Returns the images, [batch, size, size, 3], and the logits, [batch, classes].
 
     Args:
-      ops: what makes tensors.
-      config: which network, and for which images.
+      ops: the operations, on tensors of one kind.
+      config: the network, and the images it reads.
       size: side of the input in pixels; default `config.images.size`.
     """
     images = ops.input(size or config.images.size)
@@ -129,7 +129,7 @@ class _SqueezeNet:
         same: bool = False,
         initializer: Start | None = None,
     ) -> T:
-        """Convolution with bias and activation, the only kind here (the classifier too)."""
+        """Returns convolution, bias and activation; SqueezeNet has no other kind of convolution."""
         x = self.ops.conv(
             x,
             name,
@@ -171,7 +171,7 @@ class _SqueezeNext:
     def _unit(
         self, x: T, name: str, filters: int, strides: int, first: bool, tall_first: bool
     ) -> T:
-        """Bottleneck 1/2, 1/4, separated pair at 1/2, expansion; plus shortcut; ReLU."""
+        """Returns bottlenecks to 1/2 and 1/4, two separated convolutions, expansion, shortcut."""
         relu, groups = self.model.relu_before_add, self.model.groups
         shortcut = x
         if first:
@@ -199,7 +199,7 @@ class _SqueezeNext:
         same: bool = False,
         relu: bool = True,
     ) -> T:
-        """Convolution, batch norm, ReLU: the only kind here."""
+        """Returns convolution, batch norm and ReLU; SqueezeNext has no other kind."""
         x = self.ops.conv(
             x,
             name,

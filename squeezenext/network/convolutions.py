@@ -9,7 +9,7 @@ from squeezenext.network.fusing import on_cpu
 
 
 def sums_bfloat16() -> bool:
-    """Says whether this CPU's convolutions add their gradients in bfloat16 up to the right sum.
+    """Returns whether this CPU's convolutions add their gradients in bfloat16 up to the right sum.
 
     oneDNN's do, in float32, where the CPU has AVX-512. TensorFlow's own (2.21), which compute where
     oneDNN is off or the CPU has AVX2 alone, add in bfloat16, where 256 + 1 is 256. Of a 1x1

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 def on_cpu() -> bool:
-    """Says whether this process computes on CPUs; settles TensorFlow's devices if nobody has."""
+    """Returns whether this process computes on CPUs; initialises TensorFlow's devices."""
     return not tf.config.list_logical_devices("GPU")
 
 

@@ -3,8 +3,9 @@
     nodes = graph.of(config).nodes
     weights = graph.fold(config, variables)
 
-`of` records what networks.py builds as a list of plain nodes; `fold` computes their weights from
-a checkpoint's. Compression, the LiteRT and ONNX writers and the class-activation maps read these.
+`of` records the network of architecture.py as a list of plain nodes; `fold` computes their weights
+from those of a checkpoint. Compression, the LiteRT and ONNX writers and the class-activation maps
+read these.
 """
 
 import dataclasses
@@ -28,14 +29,17 @@ class Node:
     """One operation and its output, named after the layer it is.
 
     Attributes:
-      op: a conv computes activation(convolution + bias); a dense has a matrix, and a bias where
-        `bias` says so; an add its activation after the sum.
-      inputs: names of the nodes read.
-      shape: of the output, without the batch: (height, width, channels) or (channels,).
-      kernel, strides, padding, groups: of conv and max_pool; padding, of zeros (of nothing for
-        max_pool), is given side by side and is what pad does, too.
-      bias: the trained layer has a bias of its own (a folded conv always has one).
-      norm: name of the batch norm that was folded into a conv, or "".
+      op: the operation. A conv computes activation(convolution + bias), an add activation(sum).
+      name: the layer's name.
+      inputs: names of the nodes that it reads.
+      shape: output without the batch: (height, width, channels) or (channels,).
+      kernel: (height, width) of a conv or max_pool.
+      strides: step of a conv or max_pool, in both directions.
+      padding: rows and columns added by a conv, max_pool or pad; zeros, but ignored by max_pool.
+      groups: channel groups of a conv.
+      activation: activation of a conv or add.
+      bias: whether the trained layer has a bias (a folded conv always has one).
+      norm: name of the batch norm that is folded into a conv, or "".
     """
 
     op: Op
@@ -181,7 +185,7 @@ class Recorder:
         return self._change(x, activation=kind)
 
     def _change(self, x: str, **fields) -> str:
-        """Makes a step part of the node before it, which nothing else may have read."""
+        """Merges an operation into the node before it, which no other node may read."""
         node = self.nodes[x]
         read = any(x in other.inputs for other in self.nodes.values())
         if read or node.op not in ("conv", "add") or node.activation != "linear":

@@ -1,4 +1,4 @@
-"""The networks as Keras models, to be trained. What they consist of is in networks.py."""
+"""The networks of architecture.py as Keras models, which are trained."""
 
 import contextlib
 from collections.abc import Sequence
@@ -27,13 +27,13 @@ def build(
     """Builds the network of a configuration.
 
     Args:
-      config: which network, and for which images.
+      config: the network, and the images it reads.
       size: side of the input in pixels; default `config.images.size`.
       precision: Keras dtype policy: float32, mixed_float16, mixed_bfloat16.
-      seed: of Dropout's masks.
+      seed: seed of Dropout's masks.
 
     Returns:
-      A model from [batch, size, size, 3] floats, normalised as `preprocessing.normalize` does, to
+      A model from [batch, size, size, 3] floats, normalised as `geometry.normalize` does, to
       [batch, classes] float32 logits.
     """
     with _dtype_policy(precision):
@@ -43,9 +43,9 @@ def build(
 
 
 def resized(model: keras.Model, size: int) -> keras.Model:
-    """Returns the same network, its very layers and weights, for images of another size.
+    """Returns the network for images of another size, with the same layers and weights.
 
-    All but the pools take any size as they are; those pad where the side is even, see `max_pool`.
+    All layers but the pools take any size. Pools pad even sides, see `max_pool`.
     """
 
     def call(layer, x, *others, **options):
@@ -77,7 +77,7 @@ def _dtype_policy(precision: str):
 
 
 class KerasOps:
-    """`networks.Ops` over Keras tensors; the recipe says how batch norm keeps its statistics."""
+    """`architecture.Ops` over Keras tensors, with the batch norm that the recipe asks for."""
 
     def __init__(self, training: Training, seed: int = 0):
         self._training = training

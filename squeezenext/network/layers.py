@@ -114,7 +114,7 @@ class BatchNorm(keras.layers.Layer):
         return tf.cast(outputs, inputs.dtype), mean, unbiased
 
     def _update(self, mean, variance):
-        """Takes in a batch; one that is not finite is left out, as its gradients are."""
+        """Adds a batch to the statistics, or skips it, as its gradients, if it is not finite."""
         finite = tf.reduce_all(tf.math.is_finite(mean) & tf.math.is_finite(variance))
         before = tf.convert_to_tensor(self.scale_factor)
         total = before * self.momentum + 1.0
@@ -128,7 +128,7 @@ class BatchNorm(keras.layers.Layer):
 
 
 def _slow_in_bfloat16(inputs) -> bool:
-    """Says whether the CPU's fused kernel falls back to plain code: a register has 16 channels.
+    """Returns whether the CPU's fused kernel falls back to plain code: a register has 16 channels.
 
     32 x 55 x 55 x 8 on an AVX-512 CPU: 57 ms in bfloat16 with its gradient, 6 ms in float32 with
     both casts; with 16 channels 9 and 8 ms (scripts/benchmarks/kernels.py).

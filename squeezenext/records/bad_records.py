@@ -1,7 +1,7 @@
-"""Damaged records that training passes over: counted, listed by name, and not too many.
+"""Damaged records that training skips: counted, listed in a file, and limited in number.
 
-Each worker leaves out what it cannot read itself. Whenever the run is saved the workers tell each
-other, and the chief lists what any of them has met: one file, in which each record stands once.
+Each worker skips the records that it cannot read itself. Whenever the run is saved, the workers
+exchange their lists, and the chief writes one file in which each record stands once.
 """
 
 import csv
@@ -28,9 +28,9 @@ class BadRecords:
     """The records of a split that cannot be read. Several threads may add to it.
 
     Args:
-      examples: in the split.
-      read: reads a record by its number; RecordError if it is damaged.
-      report: is told of the first few.
+      examples: number of examples in the split.
+      read: reads a record by its number; raises RecordError if it is damaged.
+      report: takes a sentence about each of the first few.
     """
 
     def __init__(self, examples: int, read: Callable[[int], object], report: Callable[[str], None]):
@@ -53,7 +53,7 @@ class BadRecords:
 
     @property
     def numbers(self) -> list[int]:
-        """Those that this process cannot read, in order."""
+        """Numbers of the records that this process cannot read, in order."""
         with self._lock:
             return sorted(self._faults)
 
@@ -76,7 +76,7 @@ class BadRecords:
         """Reads records that an earlier run has listed, or another worker has met.
 
         Returns:
-          Those that are whole here. The others are left out from now on.
+          The numbers of the records that are whole here. The others are skipped from now on.
 
         Raises:
           InputError: there are too many, or a shard cannot be read at all.
@@ -93,7 +93,7 @@ class BadRecords:
         return whole
 
     def merge(self, met: Iterable[int]) -> None:
-        """Counts what any worker has met so far. Raises as `look_at`."""
+        """Counts the records that any worker has met; raises as `look_at`."""
         for number in self.look_at(set(met) - self._elsewhere.keys()):
             with self._lock:
                 fault = f"record {number} of the split is whole here, but not to another worker"
@@ -108,7 +108,7 @@ class BadRecords:
             )
 
     def write(self, path: Path) -> None:
-        """Lists them; no file stands for none. Raises OSError."""
+        """Writes the list; without damaged records there is no file. Raises OSError."""
         with self._lock:
             rows = sorted((self._faults | self._elsewhere).items())
         text = io.StringIO()

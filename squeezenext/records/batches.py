@@ -1,9 +1,9 @@
 """Batches for training and evaluation, from records read at random.
 
-The order of an epoch is a permutation of all its examples, a function of (seed, epoch); training
-reads the endless row of epochs from any example on. So there is no shuffle buffer, a checkpoint
-holds one integer, and every example comes exactly once an epoch over any number of workers, which
-share each batch out among them.
+The order of an epoch is a permutation of all examples, a function of (seed, epoch). Training reads
+the endless sequence of epochs from any example on. So there is no shuffle buffer, a checkpoint
+holds one integer, and every example comes exactly once an epoch, over any number of workers, which
+divide each batch among them.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from squeezenext.records.reader import SCHEMA, Reader
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """One worker's part of every batch: `replicas` of the `total`, from number `first` on."""
+    """One worker's part of every batch: replicas `first` to `first + replicas - 1` of `total`."""
 
     first: int = 0
     replicas: int = 1
@@ -44,11 +44,12 @@ def training_numbers(
     """Yields for ever (record numbers, epochs), [micro_batch] int64 each, replica after replica.
 
     Args:
-      examples: in the split.
-      start: how many examples have been trained on already, over all workers.
-      micro_batch: images a replica takes at once.
+      examples: number of examples in the split.
+      seed: seed of the order.
+      start: number of examples that all workers together have trained on.
+      micro_batch: images of one replica in one step.
       share: this worker's replicas.
-      echo: each record comes so many times in a row, as often in `echo` epochs as without.
+      echo: times that each record comes in a row; over `echo` epochs as often as without.
     """
     order_of = functools.lru_cache(maxsize=2)(lambda period: order(seed, period, examples))
     while True:
@@ -74,11 +75,11 @@ def training(
     share: Share,
     echo: int = 1,
 ) -> tf.data.Dataset:
-    """Returns an endless dataset of (images, labels, draws), one element a replica's micro-batch.
+    """Returns an endless dataset of (images, labels, random numbers), a micro-batch an element.
 
     Images: [micro_batch, size, size, 3] uint8 RGB. Labels: [micro_batch] int64 in 0..classes - 1.
-    Draws: [micro_batch, ...] float32, the random numbers for `augment.augmented`, which does the
-    rest on the device. Arguments as in `training_numbers`; `echo` divides `micro_batch`.
+    Random numbers: [micro_batch, count] float32 for `augment.augmented`, which runs the remaining
+    steps on the device. Arguments as in `training_numbers`; `echo` divides `micro_batch`.
     """
     pairs = functools.partial(
         training_numbers,
@@ -95,7 +96,7 @@ def training(
 def examples(
     reader: Reader, images: Images, classes: int, *, seed: int, numbers: np.ndarray, epoch: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns what `training` makes of these records in an epoch: (images, labels, draws)."""
+    """Returns the element that `training` makes of these records in an epoch."""
     pairs = [(numbers, np.full(len(numbers), epoch))]
     shown = _shown(
         reader, images, classes, lambda: pairs, seed=seed, micro_batch=len(numbers), echo=1
@@ -173,7 +174,7 @@ def evaluation(
 
 
 def centres(reader: Reader, images: Images, classes: int, numbers: np.ndarray) -> np.ndarray:
-    """Returns what evaluation shows of these records, [n, size, size, 3] uint8."""
+    """Returns the centre crops of these records, [n, size, size, 3] uint8, as in evaluation."""
     payloads = tf.constant(reader.read(numbers))
     return np.stack([_centre(payload, images, classes)[0] for payload in payloads])
 

@@ -46,10 +46,10 @@ def split_from_files(name: str, paths: Iterable[Path]) -> Split:
 
 
 def index(split: Split) -> np.ndarray:
-    """Returns where every record of the split lies, in shard order.
+    """Returns the position of every record of the split, in shard order.
 
     Returns:
-      [examples] of `INDEX_DTYPE`: shard (place in `split.shards`), offset, and length with
+      [examples] of `INDEX_DTYPE`: shard (index in `split.shards`), offset, and length with
       the framing, as `read` takes them.
 
     Raises:

@@ -29,9 +29,9 @@ _LATEST = 64  # micro-batches whose numbers are remembered, more than are under 
 class Reader:
     """Reads records of a split by number, with their checksums.
 
-    `bad`: None, and a damaged record is an error; or what remembers those that are left out. The
-    next whole record of the split takes the place of one, so what is read is still a function of
-    the number alone: batches are full, a resumed run is exact, and any worker reads the same.
+    While `bad` is None, a damaged record is an error; else it is skipped and counted there. The
+    next whole record of the split replaces it, so that the content is a function of the number
+    alone: batches are full, a resumed run is exact, and all workers read the same.
     """
 
     def __init__(self, split: Split):
@@ -45,12 +45,13 @@ class Reader:
         self._latest: collections.deque[np.ndarray] = collections.deque(maxlen=_LATEST)
 
     def leave_out(self, report: Callable[[str], None], listed: Iterable[int] = ()) -> None:
-        """Leaves damaged records out from now on, those `listed` by an earlier run at once.
+        """Skips damaged records from now on, those `listed` by an earlier run at once.
 
-        They are read once: what has been mended since is used again.
+        Listed records are read once: those that were repaired meanwhile are used again.
 
         Args:
-          report: is told of the first few.
+          report: takes a sentence about each of the first few.
+          listed: numbers of the records that an earlier run skipped.
 
         Raises:
           InputError: there are too many.
@@ -122,7 +123,7 @@ class Reader:
 
 
 def _fault_of(payload: bytes) -> str:
-    """Says why an example cannot be trained on, in TensorFlow's words; "" if it can."""
+    """Returns why an example cannot be trained on, in TensorFlow's words; "" if it can."""
     try:
         parsed = tf.io.parse_single_example(payload, SCHEMA)
         real = tuple(tf.io.decode_jpeg(parsed["image/encoded"], channels=3).shape[:2])
@@ -136,7 +137,7 @@ def _fault_of(payload: bytes) -> str:
 
 @contextlib.contextmanager
 def faults_named(*readers: Reader):
-    """Turns TensorFlow's account of a bad record of one of them into the one sentence about it.
+    """Turns TensorFlow's error about a bad record of one of the readers into one sentence.
 
     Raises:
       InputError: a record is damaged, its image cannot be decoded, or its label is none of the

@@ -1,4 +1,4 @@
-"""Images of a data directory as the network is shown them, read without TensorFlow."""
+"""Images of a data directory, decoded and cropped without TensorFlow."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from squeezenext.labels import Label
 from squeezenext.records import dataset, example, tfrecord
 from squeezenext.records.example import image_and_class
 
-# Where accuracy is told: the first that the data has, never what was trained on.
+# Splits for accuracy: the first that the data has, never the one that was trained on.
 TESTED = ("validation", "test")
 
 
@@ -29,11 +29,13 @@ def read(
 
     Args:
       data_dir: records with a manifest.
-      splits: the first that the data has is read.
+      splits: names of splits, of which the first that the data has is read.
+      limit: largest number of images.
+      images: size and kind of the centre crop.
       known: the classes of the model, which the data must have.
 
     Yields:
-      [size, size, 3] uint8, RGB: the centre crop, and the place of its class in `known`.
+      [size, size, 3] uint8, RGB: the centre crop, and the index of its class in `known`.
 
     Raises:
       InputError: there is no such data, its classes are others, or a record is damaged or of
@@ -72,9 +74,6 @@ def _payload(path: Path, offset: int, length: int, number: int) -> bytes:
         return tfrecord.read(descriptor, offset, length, str(path), number)
     finally:
         os.close(descriptor)
-
-
-# Single examples of a split, read with Pillow: for evaluation of shipped files and for reports.
 
 
 def read_examples(reader, number: int, classes: int) -> tuple[Image.Image, int]:

@@ -48,7 +48,7 @@ def frame_parts(parts: Sequence[bytes]) -> list[bytes]:
 
 
 def header_fits(header: bytes) -> bool:
-    """Tells whether a record's first 12 bytes are its length and that length's checksum."""
+    """Returns whether a record's first 12 bytes are its length and that length's checksum."""
     return len(header) == HEADER_BYTES and _HEADER.unpack(header)[1] == _masked(header[:8])
 
 
@@ -66,7 +66,7 @@ def read(descriptor: int, offset: int, length: int, name: str, number: int) -> b
       offset: where the record starts, in bytes.
       length: the record's length with its framing.
       name: the shard's file name, for the message.
-      number: the record's place in its shard, for the message.
+      number: the record's number in its shard, for the message.
 
     Raises:
       RecordError: the file ends early, a CRC or the length differs, or the disk fails there twice.
