@@ -1,5 +1,1 @@
-"""One module a variant, each with `CONFIG`; this folder imports nothing by itself."""
-
-from squeezenext.config.io import load, names
-
-__all__ = ["load", "names"]
+"""The published networks with their recipes, one module each: `CONFIG`."""

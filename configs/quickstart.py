@@ -5,8 +5,10 @@
 1.0-SqNxt-23's stem, units and head, with fewer units, on images of 64 x 64. Not published.
 """
 
-from squeezenext.config import Config, Images, SqueezeNext, Stage, Training
-from squeezenext.config.images import RandomCrop
+from squeezenext.config import Config
+from squeezenext.config.images import Images, RandomCrop
+from squeezenext.config.network import SqueezeNext, Stage
+from squeezenext.config.training import Training
 
 CONFIG = Config(
     model=SqueezeNext(

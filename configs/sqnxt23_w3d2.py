@@ -9,7 +9,9 @@ Not the official layout: 224 pixels, a padded stem, stem and head as wide as the
 Not yet trained by us: the recipe is Caffe's.
 """
 
-from squeezenext.config import TORCHVISION, Config, SqueezeNext, Stage
+from squeezenext.config import Config
+from squeezenext.config.images import TORCHVISION
+from squeezenext.config.network import SqueezeNext, Stage
 
 CONFIG = Config(
     model=SqueezeNext(

@@ -5,7 +5,9 @@
 1,248,424 parameters. Reported by the paper: 57.5 top-1, 80.3 top-5. Not yet trained by us.
 """
 
-from squeezenext.config import IMAGENET_TRAIN, Config, Fire, SqueezeNet, Training
+from squeezenext.config import Config
+from squeezenext.config.network import Fire, SqueezeNet
+from squeezenext.config.training import IMAGENET_TRAIN, Training
 
 CONFIG = Config(
     model=SqueezeNet(

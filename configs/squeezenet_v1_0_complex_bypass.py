@@ -7,7 +7,9 @@
 top-1, 82.0 top-5. Not yet trained by us.
 """
 
-from squeezenext.config import IMAGENET_TRAIN, Config, Fire, SqueezeNet, Training
+from squeezenext.config import Config
+from squeezenext.config.network import Fire, SqueezeNet
+from squeezenext.config.training import IMAGENET_TRAIN, Training
 
 CONFIG = Config(
     model=SqueezeNet(

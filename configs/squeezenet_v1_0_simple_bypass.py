@@ -6,7 +6,9 @@ Adds around fire3, 5, 7 and 9. 1,248,424 parameters. Reported by its README: 60.
 82.50 top-5. Not yet trained by us.
 """
 
-from squeezenext.config import IMAGENET_TRAIN, Config, Fire, SqueezeNet, Training
+from squeezenext.config import Config
+from squeezenext.config.network import Fire, SqueezeNet
+from squeezenext.config.training import IMAGENET_TRAIN, Training
 
 CONFIG = Config(
     model=SqueezeNet(

@@ -8,8 +8,10 @@ Its batch size and pixel scale are not recorded: 64 and 0..1 are ours. 853,824 p
 trained by us.
 """
 
-from squeezenext.config import Config, Fire, Images, SqueezeNet, Training
-from squeezenext.config.images import HorizontalFlip, RandomCrop, ShiftScaleRotate
+from squeezenext.config import Config
+from squeezenext.config.images import HorizontalFlip, Images, RandomCrop, ShiftScaleRotate
+from squeezenext.config.network import Fire, SqueezeNet
+from squeezenext.config.training import Training
 
 CONFIG = Config(
     model=SqueezeNet(

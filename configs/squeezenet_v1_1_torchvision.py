@@ -7,7 +7,10 @@ The network of squeezenet_v1_1 shown RGB, less ImageNet's mean by its deviation,
 pytorchcv's squeezenet_v1_1. Not yet trained by us: the recipe is Caffe's.
 """
 
-from squeezenext.config import IMAGENET_TRAIN, TORCHVISION, Config, Fire, SqueezeNet, Training
+from squeezenext.config import Config
+from squeezenext.config.images import TORCHVISION
+from squeezenext.config.network import Fire, SqueezeNet
+from squeezenext.config.training import IMAGENET_TRAIN, Training
 
 CONFIG = Config(
     model=SqueezeNet(

@@ -8,7 +8,10 @@ Shown RGB, less ImageNet's mean by its deviation, at 224 pixels; the classifier 
 1,248,424 parameters. Not yet trained by us: the recipe is Caffe's.
 """
 
-from squeezenext.config import IMAGENET_TRAIN, TORCHVISION, Config, Fire, SqueezeNet, Training
+from squeezenext.config import Config
+from squeezenext.config.images import TORCHVISION
+from squeezenext.config.network import Fire, SqueezeNet
+from squeezenext.config.training import IMAGENET_TRAIN, Training
 
 CONFIG = Config(
     model=SqueezeNet(

@@ -7,7 +7,8 @@ Caffe: 1.0-G-SqNxt-23/train_val.prototxt.
 543,072 parameters. Reported by the paper: 57.16 top-1, 80.23 top-5. Not yet trained by us.
 """
 
-from squeezenext.config import Config, SqueezeNext, Stage
+from squeezenext.config import Config
+from squeezenext.config.network import SqueezeNext, Stage
 
 CONFIG = Config(
     model=SqueezeNext(

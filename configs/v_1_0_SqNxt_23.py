@@ -7,7 +7,8 @@ Caffe: 1.0-SqNxt-23/train_val.prototxt.
 717,280 parameters. Reported by the paper: 59.05 top-1, 82.60 top-5. Not yet trained by us.
 """
 
-from squeezenext.config import Config, SqueezeNext, Stage
+from squeezenext.config import Config
+from squeezenext.config.network import SqueezeNext, Stage
 
 CONFIG = Config(
     model=SqueezeNext(

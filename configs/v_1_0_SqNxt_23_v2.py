@@ -7,7 +7,8 @@ No official file: v5's wiring and stem, the paper's block counts.
 733,664 parameters. Reported by the paper: 58.55 top-1, 82.09 top-5. Not yet trained by us.
 """
 
-from squeezenext.config import Config, SqueezeNext, Stage
+from squeezenext.config import Config
+from squeezenext.config.network import SqueezeNext, Stage
 
 CONFIG = Config(
     model=SqueezeNext(

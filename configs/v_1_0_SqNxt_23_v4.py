@@ -7,7 +7,8 @@ No official file: v5's wiring and stem, the paper's block counts.
 762,016 parameters. Reported by the paper: 59.09 top-1, 82.41 top-5. Not yet trained by us.
 """
 
-from squeezenext.config import Config, SqueezeNext, Stage
+from squeezenext.config import Config
+from squeezenext.config.network import SqueezeNext, Stage
 
 CONFIG = Config(
     model=SqueezeNext(

@@ -7,7 +7,8 @@ No official file: block counts inferred from 23 and 44.
 1,052,560 parameters. Reported by the paper: 61.39 top-1, 84.31 top-5. Not yet trained by us.
 """
 
-from squeezenext.config import Config, SqueezeNext, Stage
+from squeezenext.config import Config
+from squeezenext.config.network import SqueezeNext, Stage
 
 CONFIG = Config(
     model=SqueezeNext(

@@ -7,7 +7,8 @@ No official file: 1.0-SqNxt-23 with wider stages.
 1,406,384 parameters. Reported by the paper: 63.52 top-1, 85.66 top-5. Not yet trained by us.
 """
 
-from squeezenext.config import Config, SqueezeNext, Stage
+from squeezenext.config import Config
+from squeezenext.config.network import SqueezeNext, Stage
 
 CONFIG = Config(
     model=SqueezeNext(

@@ -7,7 +7,8 @@ No official file: block counts inferred from 23 and 44.
 2,156,408 parameters. Reported by the paper: 66.00 top-1, 87.40 top-5. Not yet trained by us.
 """
 
-from squeezenext.config import Config, SqueezeNext, Stage
+from squeezenext.config import Config
+from squeezenext.config.network import SqueezeNext, Stage
 
 CONFIG = Config(
     model=SqueezeNext(

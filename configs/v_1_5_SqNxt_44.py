@@ -7,7 +7,8 @@ No official file: block counts of Caffe's 2.0-SqNxt-44.
 2,572,544 parameters. Reported by the paper: 67.28 top-1, 88.15 top-5. Not yet trained by us.
 """
 
-from squeezenext.config import Config, SqueezeNext, Stage
+from squeezenext.config import Config
+from squeezenext.config.network import SqueezeNext, Stage
 
 CONFIG = Config(
     model=SqueezeNext(

@@ -7,7 +7,8 @@ Caffe: 2.0-SqNxt-23/train_val.prototxt.
 2,361,728 parameters. Reported by the paper: 67.18 top-1, 88.17 top-5. Not yet trained by us.
 """
 
-from squeezenext.config import Config, SqueezeNext, Stage
+from squeezenext.config import Config
+from squeezenext.config.network import SqueezeNext, Stage
 
 CONFIG = Config(
     model=SqueezeNext(

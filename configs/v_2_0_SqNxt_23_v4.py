@@ -7,7 +7,8 @@ No official file: v5's wiring and stem, the paper's block counts.
 2,555,136 parameters. Reported by the paper: 66.95 top-1, 87.89 top-5. Not yet trained by us.
 """
 
-from squeezenext.config import Config, SqueezeNext, Stage
+from squeezenext.config import Config
+from squeezenext.config.network import SqueezeNext, Stage
 
 CONFIG = Config(
     model=SqueezeNext(

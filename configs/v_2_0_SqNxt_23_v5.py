@@ -7,7 +7,8 @@ Caffe: 2.0-SqNxt-23v5/train_val.prototxt.
 3,222,912 parameters. Reported by the paper: 67.44 top-1, 88.20 top-5. Not yet trained by us.
 """
 
-from squeezenext.config import Config, SqueezeNext, Stage
+from squeezenext.config import Config
+from squeezenext.config.network import SqueezeNext, Stage
 
 CONFIG = Config(
     model=SqueezeNext(

@@ -7,7 +7,8 @@ Caffe: 2.0-SqNxt-44 as shipped with DeepDetect.
 4,428,096 parameters. Reported by the paper: 69.59 top-1, 89.53 top-5. Not yet trained by us.
 """
 
-from squeezenext.config import Config, SqueezeNext, Stage
+from squeezenext.config import Config
+from squeezenext.config.network import SqueezeNext, Stage
 
 CONFIG = Config(
     model=SqueezeNext(

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = recipes.apply(values["recipe"].value, config)
         for change in values["set"].value:
             config = config_io.override(config, change)
-        found = dataset.find(values["data_dir"].value, None, None)
+        found = dataset.find_dataset(values["data_dir"].value, None, None)
         dataset.check_split(found, "train")
         reader = Reader(found.splits["train"])
         classes = len(dataset.classes_for(found, config))

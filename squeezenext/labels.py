@@ -23,7 +23,7 @@ class Label:
         return self.text if self.text == self.synset else self.text.split(",")[0]
 
 
-def names(labels: Sequence[Label]) -> list[str]:
+def class_names(labels: Sequence[Label]) -> list[str]:
     """Returns each class's `name`, with the synset if two classes share it, as the two cranes."""
     count = collections.Counter(label.name for label in labels)
     return [x.name if count[x.name] == 1 else f"{x.name} ({x.synset})" for x in labels]

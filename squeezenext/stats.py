@@ -21,8 +21,9 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext.cli import run
-from squeezenext.config import Activation, Config
+from squeezenext.config import Config
 from squeezenext.config import io as config_io
+from squeezenext.config.network import Activation
 from squeezenext.config.reported import REPORTED, Reported
 from squeezenext.network import architecture, graph
 
@@ -49,7 +50,7 @@ class LayerStats:
 def layers(config: Config) -> list[LayerStats]:
     """Returns the statistics of every layer of the trained network, in the order of Keras."""
     recorder = _Layers()
-    _, logits = architecture.build(recorder, config)
+    _, logits = architecture.build_network(recorder, config)
     recorder.layer(logits, "logits", "Activation", [logits])
     return recorder.in_order("logits")
 
@@ -204,7 +205,7 @@ def summary() -> str:
     """Returns a table in Markdown of all configurations, beside what is published about them."""
     heads = "configuration", "parameters", "multiply-adds", "side", "published", "top-1", "top-5"
     lines = [f"| {' | '.join(heads)} | source |", f"|---|{'---:|' * 6}---|"]
-    for name in config_io.names():
+    for name in config_io.configuration_names():
         config = config_io.load(name)
         total = totals(layers(config))
         known = REPORTED.get(name, Reported(None, None, ""))

@@ -59,7 +59,7 @@ def _net_file(arrays: dict[str, np.ndarray], config: Config) -> bytes:
     """Returns the .net file of weights that share values, with codes of 4 bits if these suffice."""
     shared = [
         (arrays[f"model/{name}/kernel"].transpose(3, 2, 0, 1), arrays[f"model/{name}/bias"])
-        for name in deep_compression.layers(config)[0]
+        for name in deep_compression.weighted_layers(config)[0]
     ]
     try:
         return deep_compression.encode(shared, bits=4)

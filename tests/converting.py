@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from squeezenext.convert import ConvertOptions, command
+from squeezenext.convert import command
+from squeezenext.convert.options import ConvertOptions
 from squeezenext.records.manifest import Manifest
 
 

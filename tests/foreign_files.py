@@ -8,7 +8,9 @@ import struct
 
 import numpy as np
 
-from squeezenext.config import Config, Fire, Images, SqueezeNet, SqueezeNext, Stage
+from squeezenext.config import Config
+from squeezenext.config.images import Images
+from squeezenext.config.network import Fire, SqueezeNet, SqueezeNext, Stage
 from squeezenext.formats import variables
 from squeezenext.network import graph
 

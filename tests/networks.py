@@ -11,4 +11,4 @@ from squeezenext.network import keras_model
 @functools.cache
 def built(name: str) -> keras.Model:
     """Returns the network of a configuration with initial weights, which no test may change."""
-    return keras_model.build(config_io.load(name))
+    return keras_model.build_model(config_io.load(name))

@@ -9,8 +9,8 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance
 from scipy import stats
 
-from squeezenext.config import TORCHVISION
 from squeezenext.config.images import (
+    TORCHVISION,
     ColorJitter,
     CutMix,
     HorizontalFlip,

@@ -339,8 +339,8 @@ def test_what_find_refuses(tmp_path):
     shard = str(tiny.shard(tmp_path / "shard", 3))
     for arguments in ((None, None, None), (tmp_path, shard, None)):
         with pytest.raises(InputError, match="Give --data_dir, or"):
-            dataset.find(*arguments)
-    found = dataset.find(None, shard, None)
+            dataset.find_dataset(*arguments)
+    found = dataset.find_dataset(None, shard, None)
     assert found.splits["train"].examples == 3 and found.classes is None
     with pytest.raises(InputError, match="has no validation split"):
         dataset.check_split(found, "validation")

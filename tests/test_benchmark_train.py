@@ -16,8 +16,8 @@ from tests.conftest import REPOSITORY
 @pytest.mark.parametrize("name", ["v_1_0_G_SqNxt_23", "squeezenet_v1_1"])
 def test_the_stock_network_is_the_same_network(name):
     config = config_io.load(name)
-    stock = keras.Model(*architecture.build(stock_keras.StockOps(config.training), config))
-    own = keras_model.build(config)
+    stock = keras.Model(*architecture.build_network(stock_keras.StockOps(config.training), config))
+    own = keras_model.build_model(config)
     shapes = {layer.name: layer.kernel.shape for layer in own.layers if hasattr(layer, "kernel")}
     for layer in stock.layers:
         if hasattr(layer, "kernel"):

@@ -83,7 +83,7 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path):
     for step in range(1, 7):
         saved(tmp_path, step)
     (tmp_path / ".step-00000009.tmp-1").mkdir()
-    checkpoint.prune(tmp_path, keep=2, best=2, current=5)
+    checkpoint.remove_older(tmp_path, keep=2, best=2, current=5)
     kept = ["step-00000002", "step-00000004", "step-00000005"]
     assert sorted(os.listdir(tmp_path)) == ["damaged-step-00000006", *kept]
     assert checkpoint.steps(tmp_path) == [2, 4, 5]
@@ -163,7 +163,7 @@ def test_what_meta_says_can_be_amended(tmp_path):
     assert (meta["seed"], meta["best"]) == (2, None) and state.keys() == STATE.keys()
     (tmp_path / "step-00000003" / "state.npz").unlink()
     checkpoint.amend(tmp_path, 3, {"seed": 3})  # the arrays are in memory, what the disk does
-    with pytest.raises(checkpoint.Damaged, match=r"state\.npz is missing"):
+    with pytest.raises(checkpoint.DamagedCheckpoint, match=r"state\.npz is missing"):
         checkpoint.load(tmp_path, 3)
 
 
@@ -199,7 +199,7 @@ def test_a_fault_at_any_call_of_a_save_leaves_the_old_or_the_new(tmp_path, mode)
         (state, meta), told = checkpoint.newest(folder, pytest.fail), []
         assert meta["step"] in (1, 2) and state.keys() == STATE.keys()
         checkpoint.save(folder, 2, STATE, {"seed": 1})  # the next run
-        checkpoint.prune(folder, 2, None, 2)
+        checkpoint.remove_older(folder, 2, None, 2)
         assert checkpoint.newest(folder, told.append)[1]["step"] == 2 and not told
         assert sorted(os.listdir(folder)) == ["step-00000001", "step-00000002"]
         if code == 0:

@@ -20,17 +20,21 @@ def tf_config(workers, kind="worker", index=0, **more):
 
 
 def test_tf_config():
-    assert cluster.find("auto", {}) is None
-    assert cluster.find("auto", tf_config(["a:1"])) is None  # alone
-    assert cluster.find("none", tf_config(["a:1", "b:1"])) is None
-    assert cluster.find("auto", tf_config(["a:1", "b:1"], index=1)) == Cluster(("a:1", "b:1"), 1)
+    assert cluster.find_cluster("auto", {}) is None
+    assert cluster.find_cluster("auto", tf_config(["a:1"])) is None  # alone
+    assert cluster.find_cluster("none", tf_config(["a:1", "b:1"])) is None
+    assert cluster.find_cluster("auto", tf_config(["a:1", "b:1"], index=1)) == Cluster(
+        ("a:1", "b:1"), 1
+    )
 
 
 def test_the_chief_comes_first():
     given = {"chief": ["c:1"]}
     expected = ("c:1", "a:1", "b:1")
-    assert cluster.find("auto", tf_config(["a:1", "b:1"], "chief", **given)) == Cluster(expected, 0)
-    assert cluster.find("auto", tf_config(["a:1", "b:1"], "worker", 1, **given)).index == 2
+    assert cluster.find_cluster("auto", tf_config(["a:1", "b:1"], "chief", **given)) == Cluster(
+        expected, 0
+    )
+    assert cluster.find_cluster("auto", tf_config(["a:1", "b:1"], "worker", 1, **given)).index == 2
 
 
 @pytest.mark.parametrize(
@@ -41,7 +45,7 @@ def test_the_chief_comes_first():
 )  # fmt: skip
 def test_a_bad_tf_config_is_named(text):
     with pytest.raises(InputError, match="TF_CONFIG"):
-        cluster.find("auto", {"TF_CONFIG": text})
+        cluster.find_cluster("auto", {"TF_CONFIG": text})
 
 
 SLURM = {
@@ -54,11 +58,11 @@ SLURM = {
 
 
 def test_slurm():
-    found = cluster.find("slurm", SLURM)
+    found = cluster.find_cluster("slurm", SLURM)
     assert found == Cluster(("gpu08:12192", "gpu09:12192", "login1:12192", "login1:12193"), 2)
     alone = {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}
     alone |= {"SLURM_JOB_NODELIST": "a", "SLURM_TASKS_PER_NODE": "1"}
-    assert cluster.find("slurm", alone) is None
+    assert cluster.find_cluster("slurm", alone) is None
 
 
 @pytest.mark.parametrize(
@@ -76,7 +80,7 @@ def test_slurm():
 def test_what_slurm_should_have_set_is_named(changes, message):
     environment = {k: v for k, v in (SLURM | changes).items() if v is not None}
     with pytest.raises(InputError, match=message):
-        cluster.find("slurm", environment)
+        cluster.find_cluster("slurm", environment)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from squeezenext import stats
-from squeezenext.config import Config, Images, Stage, Training
+from squeezenext.config import Config
 from squeezenext.config import io as config_io
+from squeezenext.config.images import Images
+from squeezenext.config.network import Stage
 from squeezenext.config.reported import REPORTED
+from squeezenext.config.training import Training
 from squeezenext.errors import InputError
 from squeezenext.model import checkpoint
 from squeezenext.network import keras_model
@@ -82,7 +85,7 @@ def test_the_page_of_variants_is_the_table_of_stats(capsys):
 
 
 def test_every_configuration_has_its_size_here():
-    assert set(config_io.names()) == set(SIZES)
+    assert set(config_io.configuration_names()) == set(SIZES)
 
 
 @pytest.mark.parametrize("name", sorted(SIZES))

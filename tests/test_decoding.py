@@ -9,14 +9,15 @@ import tensorflow as tf
 from PIL import Image
 from scipy import ndimage
 
-from squeezenext.config import (
+from squeezenext.config.images import (
     CAFFE_RANDOM_RESIZED_CROP,
     CAFFE_SHORT_SIDE,
     CAFFE_SQUASH,
     TORCHVISION,
+    RandomResizedCrop,
+    ShiftScaleRotate,
 )
-from squeezenext.config.images import RandomResizedCrop, ShiftScaleRotate
-from squeezenext.convert import convert
+from squeezenext.convert.command import convert
 from squeezenext.errors import InputError
 from squeezenext.images import augment, decoding, geometry
 from squeezenext.images import crops as images_crops

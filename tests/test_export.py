@@ -79,7 +79,7 @@ def command(model, out, kind, *more) -> int:
 
 
 def int8_onnx(known, records) -> bytes:
-    return export_onnx.convert(known, "int8", checking.images(known, records, 8))
+    return export_onnx.onnx_file(known, "int8", checking.images(known, records, 8))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -350,10 +350,10 @@ def test_eight_bits_make_no_ties_of_a_dense_classifier_s_logits(tmp_path):
     labels.write(folder / "labels.json", list(labels.imagenet()))
     known = loading.load(folder)
     shown = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
-    content = export_litert.convert(known, "int8", shown)
+    content = export_litert.litert_file(known, "int8", shown)
     probabilities = export_litert.runner(content, "int8")(shown[0])
     assert len(np.unique(probabilities)) > 900
-    with_floats = export_litert.convert(known, "float32")
+    with_floats = export_litert.litert_file(known, "float32")
     assert len(content) < 0.4 * len(with_floats)
 
 

@@ -8,8 +8,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from squeezenext.config import Stage
 from squeezenext.config import io as config_io
+from squeezenext.config.network import Stage
 from squeezenext.errors import InputError
 from squeezenext.formats import caffe, ncnn, variables
 from tests import foreign_files

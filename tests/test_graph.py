@@ -77,7 +77,7 @@ def trained(model, seed=0):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_folded_network_computes_what_the_trained_one_does(name):
     config = config_io.load(name)
-    model = keras_model.build(config, SIZE)
+    model = keras_model.build_model(config, SIZE)
     weights = graph.fold(config, trained(model))
     images = np.random.default_rng(1).normal(0, 50, (1, SIZE, SIZE, 3)).astype(np.float32)
     expected = np.asarray(model(images, training=False))[0]
@@ -85,7 +85,7 @@ def test_the_folded_network_computes_what_the_trained_one_does(name):
     np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", config_io.names())
+@pytest.mark.parametrize("name", config_io.configuration_names())
 def test_layers_and_shapes_are_those_of_the_trained_network(name):
     config = config_io.load(name)
     model, nodes = built(name), graph.of(config)

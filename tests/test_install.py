@@ -57,7 +57,7 @@ for path in sorted(folder.glob("*.py")):
     importlib.import_module(f"squeezenext.datasets.{path.stem}")
 assert config_io.load("squeezenet_v1_1").model.classes == 1000
 assert not {"datasets", "configs", "tensorflow"} & set(sys.modules)
-print(len(config_io.names()), folder)
+print(len(config_io.configuration_names()), folder)
 """
     environment = os.environ | {"PYTHONPATH": str(target)}
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment,

@@ -132,7 +132,7 @@ def test_logits_are_float32_and_weights_too(precision, request):
     if precision == "mixed_bfloat16":
         request.getfixturevalue("bfloat16")
     before = keras.config.dtype_policy().name
-    model = keras_model.build(config_io.load("quickstart"), precision=precision)
+    model = keras_model.build_model(config_io.load("quickstart"), precision=precision)
     logits = model(np.zeros((2, 64, 64, 3), np.float32))
     assert logits.dtype == "float32" and logits.shape == (2, 10)
     assert model.get_layer("classifier").compute_dtype == "float32"

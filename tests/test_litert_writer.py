@@ -48,7 +48,7 @@ def close(actual, expected, tolerance):
     np.testing.assert_allclose(actual, expected, atol=tolerance * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", config_io.names())
+@pytest.mark.parametrize("name", config_io.configuration_names())
 def test_the_file_computes_what_the_network_does(name):
     config = config_io.load(name)
     size = min(SIZE, config.images.size)

@@ -179,7 +179,7 @@ def test_nan_on_any_replica_harms_no_weight_and_lowers_every_scale(logical_devic
 
 def worker(folder):
     """One of two processes: NaN on each of the two replicas in turn, then an ordinary training."""
-    group = cluster.find("auto")
+    group = cluster.find_cluster("auto")
     strategy = devices.strategy(0, group)
     options = {"strategy": strategy, "examples": 40, "seed": 3}
     reader = tiny.reader(Path(folder))

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext.config import Distillation
 from squeezenext.config.images import (
     ColorJitter,
     CutMix,
@@ -16,6 +15,7 @@ from squeezenext.config.images import (
     RandomErasing,
     RandomResizedCrop,
 )
+from squeezenext.config.training import Distillation
 from squeezenext.errors import InputError
 from squeezenext.network import keras_model
 from squeezenext.train import devices, loop, losses, measure, phases
@@ -88,12 +88,12 @@ def test_a_run_through_all_phases_resumes_exactly(reader):
 
 @pytest.mark.parametrize("config", [tiny.SQUEEZENEXT, tiny.SQUEEZENET])
 def test_a_network_of_another_size_is_the_one_built_for_it(config):
-    model = keras_model.build(config)
+    model = keras_model.build_model(config)
     for size in (37, 40):
-        other = keras_model.build(config, size)
+        other = keras_model.build_model(config, size)
         other.set_weights(model.get_weights())
         pixels = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype("float32")
-        resized = keras_model.resized(model, size)
+        resized = keras_model.with_size(model, size)
         np.testing.assert_array_equal(resized(pixels), other(pixels))
         assert {id(v) for v in resized.variables} == {id(v) for v in model.variables}
 

@@ -332,7 +332,7 @@ def test_an_exported_file_answers_as_its_model(model, photos, tmp_path, precisio
     images = [predictor.read(path) for path in sorted(photos.iterdir())]
     crops = [geometry.centre_pixels(image, shown) for image in images]
     file = tmp_path / "exported.tflite"
-    file.write_bytes(export_litert.convert(loading.load(model[0]), precision, crops))
+    file.write_bytes(export_litert.litert_file(loading.load(model[0]), precision, crops))
     exported, own = Predictor(file, inside=True), Predictor(model[0], inside=True)
     close = 0.01 if precision.startswith("float") else 0.15
     for image in images[:3]:
@@ -364,7 +364,7 @@ def test_a_temperature_is_in_every_shipped_form(model, photos, tmp_path):
     crop = geometry.centre_pixels(image, own.config.images)
     for precision, close in (("float32", 1e-4), ("int8", 0.3)):
         file = tmp_path / f"{precision}.tflite"
-        file.write_bytes(export_litert.convert(known, precision, [crop]))
+        file.write_bytes(export_litert.litert_file(known, precision, [crop]))
         np.testing.assert_allclose(Predictor(file).probabilities(image), expected, atol=close)
     command.compress(folder, tmp_path / "model.sqz", command.Method(lossless=True))
     found = Predictor(tmp_path / "model.sqz").probabilities(image)
@@ -386,7 +386,7 @@ def test_maps_of_a_dense_classifier_hold_its_bias(photos, tmp_path):
     for precision, close in (("", 1e-3), ("int8", 0.3)):
         if precision:
             file = tmp_path / "int8.tflite"
-            content = export_litert.convert(loading.load(tmp_path), precision, [crop])
+            content = export_litert.litert_file(loading.load(tmp_path), precision, [crop])
             file.write_bytes(content)
             own = Predictor(file, inside=True)
         view = own.view(image)

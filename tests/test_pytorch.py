@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squeezenext.config import TORCHVISION
 from squeezenext.config import io as config_io
+from squeezenext.config.images import TORCHVISION
 from squeezenext.errors import InputError
 from squeezenext.formats import pytorch, variables
 from squeezenext.model import importing

@@ -5,16 +5,16 @@ import dataclasses
 import pytest
 from absl import flags
 
-from squeezenext.config import Images, recipes
 from squeezenext.config import io as config_io
-from squeezenext.config.images import HorizontalFlip, RandomResizedCrop
+from squeezenext.config import recipes
+from squeezenext.config.images import HorizontalFlip, Images, RandomResizedCrop
 from squeezenext.errors import InputError
 from squeezenext.train import command, phases
 from tests import tiny
 
 
 @pytest.mark.parametrize("name", recipes.NAMES)
-@pytest.mark.parametrize("configuration", config_io.names())
+@pytest.mark.parametrize("configuration", config_io.configuration_names())
 def test_every_recipe_fits_every_configuration_and_its_file(configuration, name):
     config = config_io.load(configuration)
     other = recipes.apply(name, config)

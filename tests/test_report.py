@@ -170,11 +170,11 @@ def test_classes_of_one_name_are_told_apart():
     from squeezenext import labels
 
     known = labels.imagenet()
-    cranes = [name for name in labels.names(known) if name.startswith("crane")]
+    cranes = [name for name in labels.class_names(known) if name.startswith("crane")]
     assert sorted(cranes) == ["crane (n02012849)", "crane (n03126707)"]
-    assert len(set(labels.names(known))) == 1000
+    assert len(set(labels.class_names(known))) == 1000
     folders = [labels.Label(name, name) for name in ("shirts, red", "shirts, blue")]
-    assert labels.names(folders) == ["shirts, red", "shirts, blue"]
+    assert labels.class_names(folders) == ["shirts, red", "shirts, blue"]
 
 
 def test_names_cannot_become_markup(scored, tmp_path, model, pattern):
@@ -182,7 +182,7 @@ def test_names_cannot_become_markup(scored, tmp_path, model, pattern):
     from squeezenext.evaluate import report
     from squeezenext.records import dataset
 
-    split = dataset.find(None, None, pattern).splits["validation"]
+    split = dataset.find_dataset(None, None, pattern).splits["validation"]
     known = tuple(labels.Label(f"n{i}", "<script>alert(1)</script>") for i in range(3))
     subject = report.Subject(model=model, labels=known, split=split, source="<img src=x>")
     path = report.write(tmp_path, subject, scored)

@@ -36,7 +36,7 @@ def dense():
     """A tiny SqueezeNext's variables, its batch norm not the identity, the same each time."""
     config = recipe(tiny.SQUEEZENEXT, learning_rate=0.5)
     keras.utils.set_random_seed(0)  # else a ReLU may be silent for all, and weights learn nothing
-    arrays = {n: v.numpy() for n, v in model_variables(keras_model.build(config)).items()}
+    arrays = {n: v.numpy() for n, v in model_variables(keras_model.build_model(config)).items()}
     rng = np.random.default_rng(0)
     for name, array in arrays.items():
         if name.endswith(("gamma", "moving_variance")):
@@ -127,7 +127,7 @@ def test_masks_hold_on_several_devices(dense):
     from squeezenext.train.update import Update
 
     with strategy.scope():
-        model = keras_model.build(config)
+        model = keras_model.build_model(config)
         exchange.assign(model, arrays, "the test")
         update = Update(model, config.training, 16, "float32")
         kernel = update.weights[0]

@@ -262,7 +262,7 @@ def test_a_signal_while_foreign_records_are_read_through(place, tmp_path, monkey
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
 
-    monkeypatch.setattr(train_command.dataset, "find", slow)
+    monkeypatch.setattr(train_command.dataset, "find_dataset", slow)
     assert train_command.main(command(place, tmp_path / "model")[2:]) == 75
     assert "Interrupted; run the same command again" in capsys.readouterr().err
 

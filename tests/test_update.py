@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext.config import Training
 from squeezenext.config import io as config_io
+from squeezenext.config.training import Training
 from squeezenext.train import update as updates
 from squeezenext.train.optimizers import learning_rate
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from squeezenext.config import Config, Fire, Images, SqueezeNet, SqueezeNext, Stage, Training
-from squeezenext.config.images import HorizontalFlip, RandomCrop
+from squeezenext.config import Config
+from squeezenext.config.images import HorizontalFlip, Images, RandomCrop
+from squeezenext.config.network import Fire, SqueezeNet, SqueezeNext, Stage
+from squeezenext.config.training import Training
 from squeezenext.records import dataset, manifest, tfrecord
 from squeezenext.records import example as records_example
 from squeezenext.records.reader import Reader
@@ -165,7 +167,7 @@ def model_directory(folder: Path, config: Config):
 
     classes = [labels.Label(f"n{i}", f"class {i}") for i in range(1, config.model.classes + 1)]
     exchange.create(folder, config, classes)
-    model = keras_model.build(config)
+    model = keras_model.build_model(config)
     for variable in model.trainable_variables:  # random offsets and scales, too
         if len(variable.shape) == 1:
             noise = np.random.default_rng(1).normal(1.0, 0.3, variable.shape)

@@ -79,7 +79,7 @@ def write_files(model: Model, folder: Path, images) -> list[Row]:
         rows.append(Row("litert", precision, path, (path,)))
         path = folder / f"{precision}.onnx"
         try:
-            path.write_bytes(export_onnx.convert(model, precision, images))
+            path.write_bytes(export_onnx.onnx_file(model, precision, images))
         except InputError as error:
             print(f"onnx is left out: {error}", file=sys.stderr)
         else:

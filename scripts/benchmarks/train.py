@@ -136,7 +136,7 @@ def main(argv=None) -> int:
     own = {"flag_values": values}
     flags.DEFINE_integer("rounds", 5, "Number of rounds.", 1, **own)
     flags.DEFINE_multi_enum(
-        "network", list(NETWORKS), config_io.names(), "Networks to train.", **own
+        "network", list(NETWORKS), config_io.configuration_names(), "Networks to train.", **own
     )
     flags.DEFINE_multi_string("kind", list(KINDS), "Contestants; default all.", **own)
     flags.DEFINE_string("torch_python", None, "An interpreter that has PyTorch.", **own)

@@ -28,7 +28,8 @@ sys.path.insert(0, str(ROOT))
 from scripts.faults import convert_bench
 from scripts.faults import disk as fault_disk
 from squeezenext import cli as command_line
-from squeezenext.convert import ConvertOptions, convert
+from squeezenext.convert.command import convert
+from squeezenext.convert.options import ConvertOptions
 
 
 def main_work(folder: Path, kills: int, every: int, pairs: int, seed: int) -> None:

@@ -12,7 +12,9 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from squeezenext.convert import ConvertOptions, convert, plan
+from squeezenext.convert import plan
+from squeezenext.convert.command import convert
+from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 
 OPTIONS = {"layout": "folder", "show_progress": False, "train_shards": 3, "workers": 1}

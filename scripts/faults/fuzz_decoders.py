@@ -33,7 +33,8 @@ sys.path.insert(0, str(ROOT))
 from scripts.faults.damage import damage
 from squeezenext import cli as command_line
 from squeezenext import labels
-from squeezenext.config import TORCHVISION, Config
+from squeezenext.config import Config
+from squeezenext.config.images import TORCHVISION
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.formats import deep_compression, pytorch, variables
 from squeezenext.model import importing

@@ -39,7 +39,7 @@ class Planted(loop.Loop):
 
 
 def planted_loop(devices_used: int) -> Planted:
-    strategy = devices.strategy(devices_used, cluster.find("auto"))
+    strategy = devices.strategy(devices_used, cluster.find_cluster("auto"))
     return Planted(
         tiny.SQUEEZENEXT,
         strategy=strategy,

@@ -130,7 +130,7 @@ def adapt(
 
 
 def _found(records: Path) -> Dataset:
-    found = dataset.find(records, None, None)
+    found = dataset.find_dataset(records, None, None)
     dataset.check_split(found, "train")
     dataset.check_split(found, "validation")
     return found
@@ -209,7 +209,8 @@ def _convert(photos: Path, records: Path, seed: int) -> tuple[Path, tuple[str, .
     Returns:
       The folder of the records, and a sentence about photographs that could not be used.
     """
-    from squeezenext.convert import ConvertOptions, command, output
+    from squeezenext.convert import command, output
+    from squeezenext.convert.options import ConvertOptions
 
     options = ConvertOptions("folder", max_side=MAX_SIDE, seed=seed, follow_links=True)
     try:

@@ -65,15 +65,15 @@ def compress(
             "directory that it was made of."
         )
     if method.epochs:
-        dataset.check_split(dataset.find(data_dir, None, None), "train")
+        dataset.check_split(dataset.find_dataset(data_dir, None, None), "train")
     _check_place(output)
     model = loading.load(model_dir)
     if method.epochs:  # refuses a wrong --set before any work is done
         method.recipe(model.config, str(model_dir))
     split = _tested_split(data_dir, log)
     before = report.answers(model, model.weights, data_dir, split, images) if split else None
-    made = making.make(model, model_dir, data_dir, method, log)
-    making.verify(made, output)
+    made = making.make_sqz(model, model_dir, data_dir, method, log)
+    making.verify_sqz(made, output)
     sqz.write(output, made.encoded.data)  # now, so that damaged data cannot cost the work
     after = report.answers(model, made.weights, data_dir, split, images) if split else None
     return {

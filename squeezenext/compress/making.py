@@ -21,7 +21,7 @@ PROBES = 32  # number of images on which answers are compared
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Made:
+class Compressed:
     """The content of a file.
 
     Attributes:
@@ -40,9 +40,9 @@ class Made:
     nats: float = 0.0
 
 
-def make(
+def make_sqz(
     model: Model, model_dir: str | Path, data_dir: str | Path | None, method: Method, log: Log
-) -> Made:
+) -> Compressed:
     """Makes the file of a model. If there are two ways, the one whose answers move less is taken.
 
     They are compared on the probe images, synthetic ones or photographs of the training split, so
@@ -80,11 +80,11 @@ def make(
     return plain
 
 
-def _made(trial: allocation.Trial) -> Made:
-    return Made(trial.encoded, trial.weights, nats=trial.nats)
+def _made(trial: allocation.Trial) -> Compressed:
+    return Compressed(trial.encoded, trial.weights, nats=trial.nats)
 
 
-def verify(made: Made, output: Path) -> None:
+def verify_sqz(made: Compressed, output: Path) -> None:
     """Decodes the file and compares its weights.
 
     Args:
@@ -100,7 +100,7 @@ def verify(made: Made, output: Path) -> None:
             raise NotKept(f"The file gives another {name} than was written; it was not kept.")
 
 
-def _losslessly(model: Model, method: Method) -> Made:
+def _losslessly(model: Model, method: Method) -> Compressed:
     exact = all(np.array_equal(a, a.astype(np.float16)) for a in model.weights.values())
     kernels = {n.name: model.weights[f"{n.name}/kernel"] for n in model.graph.weighted}
     encoded = _encode(model, kernels, model.weights, wide=not exact)
@@ -110,7 +110,7 @@ def _losslessly(model: Model, method: Method) -> Made:
             f"--max_bytes {method.max_bytes:,}: losslessly this network takes {size:,} bytes; "
             "allow more or drop --lossless."
         )
-    return Made(encoded, model.weights)
+    return Compressed(encoded, model.weights)
 
 
 def _encode(model: Model, kernels, weights, wide: bool = False) -> Encoded:
@@ -136,7 +136,7 @@ def _quantized(model: Model, probe: Probe, method: Method, log: Log) -> allocati
     return allocation.search(encode, probe, method.max_bytes, log)
 
 
-def _without_training(model, probe: Probe, method: Method, log: Log) -> Made | None:
+def _without_training(model, probe: Probe, method: Method, log: Log) -> Compressed | None:
     log("Quantizing the dense network's weights, to compare with.")
     try:
         return _made(_quantized(model, probe, method, log))
@@ -145,7 +145,7 @@ def _without_training(model, probe: Probe, method: Method, log: Log) -> Made | N
         return None
 
 
-def _retrained(model: Model, model_dir, data_dir, probe, method: Method, log: Log) -> Made:
+def _retrained(model: Model, model_dir, data_dir, probe, method: Method, log: Log) -> Compressed:
     """Prunes and retrains the network, quantizes it and trains the codebooks.
 
     Raises:
@@ -160,7 +160,7 @@ def _retrained(model: Model, model_dir, data_dir, probe, method: Method, log: Lo
     from squeezenext.records import dataset
     from squeezenext.records.reader import Reader
 
-    found = dataset.find(data_dir, None, None)
+    found = dataset.find_dataset(data_dir, None, None)
     dataset.check_split(found, "train")
     reader = Reader(found.splits["train"])
     config = retraining.for_devices(method.recipe(model.config, str(model_dir)))
@@ -187,7 +187,7 @@ def _retrained(model: Model, model_dir, data_dir, probe, method: Method, log: Lo
             f"({nats:.1f} nats away)."
         )
     log(f"Retrained, the answers are {nats:.4f} nats from the dense network's.")
-    return Made(encoded, weights, retrained=True, values_trained=not too_large, nats=nats)
+    return Compressed(encoded, weights, retrained=True, values_trained=not too_large, nats=nats)
 
 
 def _variables(model_dir: str | Path) -> dict[str, np.ndarray]:

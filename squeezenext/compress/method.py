@@ -3,8 +3,9 @@
 import dataclasses
 import math
 
-from squeezenext.config import Config, Distillation, Training, recipes
+from squeezenext.config import Config, recipes
 from squeezenext.config import io as config_io
+from squeezenext.config.training import Distillation, Training
 from squeezenext.errors import InputError
 
 # The model's own recipe is made for many more epochs, from scratch.

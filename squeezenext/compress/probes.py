@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from squeezenext.config import Images
+from squeezenext.config.images import Images
 from squeezenext.images import geometry
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner, cores

@@ -7,8 +7,9 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from squeezenext.config import Config, Network
+from squeezenext.config import Config
 from squeezenext.config.images import Augmentation
+from squeezenext.config.network import Network
 from squeezenext.errors import InputError
 
 # Only these may be built from a JSON file: data, never code.
@@ -22,7 +23,7 @@ def folder() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-def names() -> list[str]:
+def configuration_names() -> list[str]:
     """Returns the names of all configurations, sorted."""
     return sorted(path.stem for path in folder().glob("*.py") if path.stem != "__init__")
 
@@ -35,11 +36,12 @@ def load(name: str) -> Config:
     """
     if name.endswith(".py"):
         return _load_file(Path(name))
-    if name not in names():
+    if name not in configuration_names():
         import difflib  # only to word an error
 
-        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
-        told = f"like it: {', '.join(near)}" if near else f"there are {', '.join(names())}"
+        near = difflib.get_close_matches(name, configuration_names(), n=3, cutoff=0.5)
+        known = ", ".join(near or configuration_names())
+        told = f"like it: {known}" if near else f"there are {known}"
         raise InputError(f"There is no configuration {name!r}; {told}.")
     return _load_file(folder() / f"{name}.py")
 

@@ -6,8 +6,10 @@ then changes single fields, and config.json holds the result.
 
 import dataclasses
 
-from squeezenext.config import Config, SqueezeNext, Training
+from squeezenext.config import Config
 from squeezenext.config.images import HorizontalFlip, RandomResizedCrop
+from squeezenext.config.network import SqueezeNext
+from squeezenext.config.training import Training
 from squeezenext.errors import InputError
 
 NAMES = ("published", "modern", "fine_tune")

@@ -115,7 +115,7 @@ def evaluate(
         precision=precision,
         fit_temperature=fit_temperature,
     )
-    found = dataset.find(data_dir, None, validation_file_pattern)
+    found = dataset.find_dataset(data_dir, None, validation_file_pattern)
     return _evaluate(found, split, model_dir, scoring)
 
 
@@ -233,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = values["model_dir"].value
         split, precision = values["split"].value, values["precision"].value
         check_precision(precision)
-        found = dataset.find(
+        found = dataset.find_dataset(
             values["data_dir"].value, None, values["validation_file_pattern"].value
         )
         scoring = Scoring(

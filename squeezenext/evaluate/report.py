@@ -16,8 +16,7 @@ from PIL import Image
 from squeezenext import metrics
 from squeezenext.errors import InputError
 from squeezenext.files import write_text
-from squeezenext.labels import Label
-from squeezenext.labels import names as class_names
+from squeezenext.labels import Label, class_names
 from squeezenext.metrics import Evaluation
 from squeezenext.model import directory as model_directory
 from squeezenext.model import published

@@ -21,12 +21,12 @@ def write(model: Model, path: Path) -> None:
 
     The text of `describe` is added to the zip as squeezenext.json, which Keras ignores.
     """
-    build(model).save(path)
+    build_plain(model).save(path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(DESCRIPTION, describe(model, "float32"))
 
 
-def build(model: Model):
+def build_plain(model: Model):
     """Returns a `keras.Model` of plain layers, from RGB pixels in 0..255 to probabilities."""
     import keras
 

@@ -21,7 +21,7 @@ from squeezenext.model.loading import DESCRIPTION, PHONES, PIXELS
 from squeezenext.network.model import Model
 
 
-def convert(model: Model, precision: str, calibration: Sequence[np.ndarray] = ()) -> bytes:
+def litert_file(model: Model, precision: str, calibration: Sequence[np.ndarray] = ()) -> bytes:
     """Returns the content of the file, with metadata and labels.
 
     Args:
@@ -106,7 +106,7 @@ def runner(content: bytes, precision: str) -> Run:
 
 
 def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
-    path.write_bytes(convert(request.model, request.precision, request.images))
+    path.write_bytes(litert_file(request.model, request.precision, request.images))
     return [(request.precision, runner(path.read_bytes(), request.precision))]
 
 

@@ -21,7 +21,7 @@ from squeezenext.network.model import Model
 OPSET = 17  # published in 2022; every runtime that is still maintained reads it
 
 
-def convert(model: Model, precision: str, calibration: Sequence[np.ndarray] = ()) -> bytes:
+def onnx_file(model: Model, precision: str, calibration: Sequence[np.ndarray] = ()) -> bytes:
     """Returns the content of the file.
 
     Args:
@@ -144,7 +144,7 @@ def runner(content: bytes, threads: int = 1) -> Run:
 
 
 def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
-    path.write_bytes(convert(request.model, request.precision, request.images))
+    path.write_bytes(onnx_file(request.model, request.precision, request.images))
     return [(request.precision, runner(path.read_bytes()))]
 
 

@@ -62,7 +62,7 @@ def is_page(folder: Path) -> bool:
     return isinstance(document, dict) and document.keys() >= set(_KEYS)
 
 
-def make(
+def make_page(
     model: Model, model_dir: str | Path, folder: Path, calibration: Sequence[np.ndarray]
 ) -> None:
     """Writes the page of a model and compares each of its networks with the model.

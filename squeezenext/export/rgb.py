@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from squeezenext.config import Images
+from squeezenext.config.images import Images
 from squeezenext.network.graph import Graph, Node
 
 NORMALIZE = "normalize"  # name of the layer that is inserted before a first layer that pads

@@ -32,7 +32,7 @@ def write(model: Model, path: Path) -> None:
     from squeezenext.images import crops
 
     module = tf.Module()
-    network = keras.build(model)
+    network = keras.build_plain(model)
     # The module holds the variables that the functions read, not the Keras model: the saver would
     # restore copies of that model's variables, and only Python's own loader ties those to the ones
     # that are read; in any other loader they stay uninitialized.

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from squeezenext.config import Config, SqueezeNet
+from squeezenext.config import Config
+from squeezenext.config.network import SqueezeNet
 from squeezenext.errors import InputError
 from squeezenext.network import graph
 
@@ -167,7 +168,7 @@ def _shared(weights: np.ndarray, biases: np.ndarray, bits: int) -> Layer:
     return Layer(codebook, biases, stored, gaps)
 
 
-def layers(config: Config) -> tuple[list[str], list[Shape]]:
+def weighted_layers(config: Config) -> tuple[list[str], list[Shape]]:
     """Returns names and out x in x height x width of SqueezeNet's layers, in network order.
 
     Raises:

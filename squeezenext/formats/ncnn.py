@@ -15,7 +15,8 @@ import math
 
 import numpy as np
 
-from squeezenext.config import Config, SqueezeNet
+from squeezenext.config import Config
+from squeezenext.config.network import SqueezeNet
 from squeezenext.errors import InputError
 from squeezenext.network import graph
 

@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from squeezenext.config import Config, SqueezeNet, SqueezeNext
+from squeezenext.config import Config
+from squeezenext.config.network import SqueezeNet, SqueezeNext
 from squeezenext.errors import InputError
 from squeezenext.formats import variables
 

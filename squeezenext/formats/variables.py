@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from squeezenext.config import Config, SqueezeNet
+from squeezenext.config import Config
+from squeezenext.config.network import SqueezeNet
 from squeezenext.errors import InputError
 from squeezenext.network import graph
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from squeezenext.config import Images
+from squeezenext.config.images import Images
 
 
 class Window(NamedTuple):

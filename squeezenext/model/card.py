@@ -12,7 +12,8 @@ from pathlib import Path
 import jinja2
 
 from squeezenext import labels
-from squeezenext.config import Config, SqueezeNet
+from squeezenext.config import Config
+from squeezenext.config.network import SqueezeNet
 from squeezenext.errors import InputError
 from squeezenext.files import write_text
 from squeezenext.model import checkpoint

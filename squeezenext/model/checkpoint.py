@@ -31,7 +31,7 @@ MODEL, AVERAGE = "model/", "average/"  # beginnings of arrays' names
 _WEIGHTS = ("kernel", "bias", "gamma", "beta")  # variables that are trained, and so averaged
 
 
-class Damaged(InputError):
+class DamagedCheckpoint(InputError):
     """A checkpoint whose content is not what was saved; trying again will not help."""
 
 
@@ -120,7 +120,9 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
         meta = _read_meta(folder, step)
         for name, sha256 in meta["files"].items():
             if _sha256(folder / name) != sha256:
-                raise Damaged(f"{folder}/{name} is damaged: its SHA-256 is not META.json's.")
+                raise DamagedCheckpoint(
+                    f"{folder}/{name} is damaged: its SHA-256 is not META.json's."
+                )
     return meta
 
 
@@ -132,14 +134,14 @@ def _faults_of(folder: Path) -> Iterator[None]:
     except InputError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise Damaged(f"{error.filename} is missing.") from error
+        raise DamagedCheckpoint(f"{error.filename} is missing.") from error
     except OSError as error:  # no server, no permission: it may be readable later
         raise InputError(
             f"{folder} cannot be read: {error.strerror}. Mend that and run again, or move the "
             "folder elsewhere to go on from the checkpoint before it."
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{folder}/META.json is damaged: {error!r}.") from error
+        raise DamagedCheckpoint(f"{folder}/META.json is damaged: {error!r}.") from error
 
 
 def _read_meta(folder: Path, step: int) -> dict[str, Any]:
@@ -148,14 +150,14 @@ def _read_meta(folder: Path, step: int) -> dict[str, Any]:
         version = meta["format_version"]
         unsigned = version == 1 and "sha256" not in meta
         if not unsigned and meta.get("sha256") != _meta_sha256(meta):
-            raise Damaged(f"{folder}/META.json is damaged: its SHA-256 is another.")
+            raise DamagedCheckpoint(f"{folder}/META.json is damaged: its SHA-256 is another.")
         if version not in range(1, FORMAT_VERSION + 1):
             raise InputError(
                 f"{folder} is of another release (format {version}, this one reads up to "
                 f"{FORMAT_VERSION}); go on with that, or move the folder elsewhere."
             )
         if meta["step"] != step or not meta["files"]:
-            raise Damaged(f"{folder}/META.json is of another checkpoint.")
+            raise DamagedCheckpoint(f"{folder}/META.json is of another checkpoint.")
         return meta
 
 
@@ -173,7 +175,7 @@ def load(directory: Path, step: int) -> tuple[dict[str, np.ndarray], dict[str, A
                 state = {name: archive[name] for name in archive.files}
             return (_with_named_averages(state) if meta["format_version"] < 3 else state), meta
         except (ValueError, zipfile.BadZipFile) as error:
-            raise Damaged(f"{path} is damaged: {error}.") from error
+            raise DamagedCheckpoint(f"{path} is damaged: {error}.") from error
 
 
 def _with_named_averages(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -228,7 +230,7 @@ def newest(
     for step in reversed(found):
         try:
             return load(directory, step)
-        except Damaged as error:
+        except DamagedCheckpoint as error:
             report(f"{error} Passing over this checkpoint.")
     if found:
         raise InputError(
@@ -238,7 +240,7 @@ def newest(
     return None
 
 
-def prune(directory: Path, keep: int, best: int | None, current: int) -> None:
+def remove_older(directory: Path, keep: int, best: int | None, current: int) -> None:
     """Removes old checkpoints and what interrupted saves left.
 
     The newest `keep` checkpoints and the one of step `best` stay. A checkpoint after `current`,

@@ -13,7 +13,8 @@ import numpy as np
 
 from squeezenext import files
 from squeezenext.cli import log
-from squeezenext.config import CAFFE_SQUASH, TORCHVISION, Config, Images
+from squeezenext.config import Config
+from squeezenext.config.images import CAFFE_SQUASH, TORCHVISION, Images
 from squeezenext.errors import InputError
 from squeezenext.formats import caffe, deep_compression, ncnn, pytorch, variables
 from squeezenext.images import geometry
@@ -187,7 +188,7 @@ def check_images(kind: str, config: Config, source: str) -> None:
 
 
 def _deep_compression(data: bytes, config: Config, source: str) -> dict[str, np.ndarray]:
-    names, shapes = deep_compression.layers(config)
+    names, shapes = deep_compression.weighted_layers(config)
     try:
         layers = deep_compression.decode(data, shapes, source)
     except InputError as error:

@@ -10,7 +10,8 @@ obvious there are cited below.
 from collections.abc import Sequence
 from typing import Literal, Protocol, TypeVar
 
-from squeezenext.config import Activation, Config, Fire, Initializer, SqueezeNet, SqueezeNext
+from squeezenext.config import Config
+from squeezenext.config.network import Activation, Fire, Initializer, SqueezeNet, SqueezeNext
 
 T = TypeVar("T")
 Kernel = tuple[int, int]
@@ -70,7 +71,7 @@ class Ops(Protocol[T]):
         """A matrix, and an offset where `bias`."""
 
 
-def build(ops: Ops[T], config: Config, size: int | None = None) -> tuple[T, T]:
+def build_network(ops: Ops[T], config: Config, size: int | None = None) -> tuple[T, T]:
     """Returns the images, [batch, size, size, 3], and the logits, [batch, classes].
 
     Args:

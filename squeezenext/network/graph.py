@@ -14,7 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from squeezenext.config import Activation, Config
+from squeezenext.config import Config
+from squeezenext.config.network import Activation
 from squeezenext.errors import InputError
 from squeezenext.network import architecture
 
@@ -87,7 +88,7 @@ class Graph:
 def of(config: Config, size: int | None = None) -> Graph:
     """Records the folded network of a configuration, for images of side `size`."""
     ops = Recorder()
-    architecture.build(ops, config, size)
+    architecture.build_network(ops, config, size)
     return Graph(tuple(ops.nodes.values()))
 
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from squeezenext.config import Activation, Config, Training
+from squeezenext.config import Config
+from squeezenext.config.network import Activation
+from squeezenext.config.training import Training
 from squeezenext.network import architecture
 from squeezenext.network.convolutions import Conv2D, GroupedConv2D
 from squeezenext.network.layers import BatchNorm, Dropout, max_pool
@@ -21,7 +23,7 @@ _INITIALIZERS = {
 }
 
 
-def build(
+def build_model(
     config: Config, size: int | None = None, precision: str = "float32", seed: int = 0
 ) -> keras.Model:
     """Builds the network of a configuration.
@@ -37,12 +39,12 @@ def build(
       [batch, classes] float32 logits.
     """
     with _dtype_policy(precision):
-        images, logits = architecture.build(KerasOps(config.training, seed), config, size)
+        images, logits = architecture.build_network(KerasOps(config.training, seed), config, size)
         logits = L.Activation("linear", dtype="float32", name="logits")(logits)
         return keras.Model(images, logits, name=type(config.model).__name__.lower())
 
 
-def resized(model: keras.Model, size: int) -> keras.Model:
+def with_size(model: keras.Model, size: int) -> keras.Model:
     """Returns the network for images of another size, with the same layers and weights.
 
     All layers but the pools take any size. Pools pad even sides, see `max_pool`.

@@ -23,7 +23,7 @@ from squeezenext.predict.predictor import Answer, Predictor
 MANY = 8  # images, from which on progress is shown
 
 
-def write_text(answers: Iterable[Answer]) -> int:
+def print_text(answers: Iterable[Answer]) -> int:
     """Prints a list for each image, and errors to standard error; returns the number of errors."""
     failed = 0
     for answer in answers:
@@ -37,7 +37,7 @@ def write_text(answers: Iterable[Answer]) -> int:
     return failed
 
 
-def write_json(answers: Iterable[Answer]) -> int:
+def print_json(answers: Iterable[Answer]) -> int:
     """Prints a line with a JSON object for each image; returns the number of errors."""
     import json
 
@@ -52,7 +52,7 @@ def write_json(answers: Iterable[Answer]) -> int:
     return failed
 
 
-def write_csv(answers: Iterable[Answer]) -> int:
+def print_csv(answers: Iterable[Answer]) -> int:
     """Prints a CSV row for each image and class, errors included; returns the number of errors."""
     import csv
 
@@ -68,7 +68,7 @@ def write_csv(answers: Iterable[Answer]) -> int:
     return failed
 
 
-WRITERS = {"text": write_text, "json": write_json, "csv": write_csv}
+WRITERS = {"text": print_text, "json": print_json, "csv": print_csv}
 
 
 def predict(

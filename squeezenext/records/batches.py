@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from squeezenext.config import Images
+from squeezenext.config.images import Images
 from squeezenext.images import augment, crops
 from squeezenext.records.reader import SCHEMA, Reader
 

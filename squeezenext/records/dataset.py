@@ -107,7 +107,9 @@ class Dataset:
     source: Path
 
 
-def find(data_dir: str | Path | None, training: str | None, validation: str | None) -> Dataset:
+def find_dataset(
+    data_dir: str | Path | None, training: str | None, validation: str | None
+) -> Dataset:
     """Returns the data of `--data_dir`, or of the two patterns of TF-slim shards.
 
     Raises:

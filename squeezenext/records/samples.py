@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from squeezenext.config import Images
+from squeezenext.config.images import Images
 from squeezenext.errors import InputError
 from squeezenext.images import decoding, geometry
 from squeezenext.labels import Label
@@ -41,7 +41,7 @@ def read(
       InputError: there is no such data, its classes are others, or a record is damaged or of
         another class.
     """
-    found = dataset.find(data_dir, None, None)
+    found = dataset.find_dataset(data_dir, None, None)
     dataset.check_classes(found, known, Path(data_dir))
     name = _first(found, splits)
     if name is None:
@@ -60,7 +60,7 @@ def read(
 
 def first_split(data_dir: str | Path, splits: tuple[str, ...]) -> str | None:
     """Returns the first of `splits` that the data has, None where it has none of them."""
-    return _first(dataset.find(data_dir, None, None), splits)
+    return _first(dataset.find_dataset(data_dir, None, None), splits)
 
 
 def _first(found: dataset.Dataset, splits: tuple[str, ...]) -> str | None:

@@ -245,7 +245,7 @@ class Checkpoints:
                 step = int(state["update/step"])
                 checkpoint.save(self._directory, step, state, self._meta(progress))
                 best = progress.best["step"] if progress.best else None
-                checkpoint.prune(self._directory, self._keep, best, step)
+                checkpoint.remove_older(self._directory, self._keep, best, step)
 
         self._write(save, must, "Training goes on; the next try is in a minute")
 

@@ -30,7 +30,7 @@ class Cluster:
         return f"worker {index} ({self.workers[index]})"
 
 
-def find(choice: Choice, environment: Mapping[str, str] = os.environ) -> Cluster | None:
+def find_cluster(choice: Choice, environment: Mapping[str, str] = os.environ) -> Cluster | None:
     """Returns the cluster, or None if this process trains alone.
 
     Raises:

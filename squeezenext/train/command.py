@@ -47,7 +47,7 @@ def train(config: Config, options: Options) -> dict:
 
 
 def _train(config: Config, options: Options, signals: StopSignals) -> dict:
-    workers = cluster.find(options.cluster)
+    workers = cluster.find_cluster(options.cluster)
     if workers and options.profile_input:
         raise InputError("--profile_input measures one machine; give --cluster none with it.")
     # One worker checks its data before it waits for TensorFlow. One of several does so while it is
@@ -72,7 +72,7 @@ def _task(config: Config, options: Options) -> Task:
     Raises:
       InputError: they are missing or do not fit the configuration.
     """
-    found = dataset.find(
+    found = dataset.find_dataset(
         options.data_dir, options.training_file_pattern, options.validation_file_pattern
     )
     classes = dataset.classes_for(found, config)

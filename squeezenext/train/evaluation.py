@@ -140,7 +140,7 @@ class Evaluator:
         self.strategy = strategy
         self.share = devices.worker_share(strategy)
         with strategy.scope():
-            self.model = keras_model.build(config, precision=precision, seed=seed)
+            self.model = keras_model.build_model(config, precision=precision, seed=seed)
         self.statistics = MovingStatistics(self.model, strategy)
         self.delivered = BatchCounter()
         self._batches_of: dict[tuple[Reader, int], tuple[Iterable, int]] = {}

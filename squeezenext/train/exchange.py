@@ -66,15 +66,15 @@ def assign(
 
 def write_litert(directory: Path, model: keras.Model) -> None:
     """Writes model.tflite, for prediction without TensorFlow."""
-    content = convert(model, model_directory.read_config(directory))
+    content = litert_of(model, model_directory.read_config(directory))
     files.write_bytes(directory / model_directory.LITERT, content)
 
 
-def convert(model: keras.Model, config: Config) -> bytes:
+def litert_of(model: keras.Model, config: Config) -> bytes:
     """Writes a float32 network for one image at a time, from normalised images to logits.
 
     Args:
-      model: as `keras_model.build(config)` makes it.
+      model: as `keras_model.build_model(config)` makes it.
 
     Raises:
       RuntimeError: the file does not compute what the network does.
@@ -109,7 +109,7 @@ def write_end(
       document: what final.json holds.
     """
     with tf.device("CPU:0"), tf_import.native():  # a GPU's precision is no reference
-        model = keras_model.build(config)
+        model = keras_model.build_model(config)
         assign(model, checkpoint.evaluated(state), "the run")
         write_litert(directory, model)
     files.write_json(directory / model_directory.FINAL, document)

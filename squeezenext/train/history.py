@@ -89,7 +89,7 @@ class History:
         self.board.images(0, "train/images", tf.cast(seen[:FIRST_IMAGES] + 0.5, tf.uint8).numpy())
         self.board.histogram(0, "train/labels", known.numpy())
         with tf.device("CPU:0"):
-            self.board.graph(keras_model.inference(keras_model.build(config)))
+            self.board.graph(keras_model.inference(keras_model.build_model(config)))
 
     def call(self, loss: float, rate: float, cores: float) -> None:
         """Adds the curves of one compiled call of several steps.

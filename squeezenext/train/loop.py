@@ -102,7 +102,7 @@ class Loop:
         with strategy.scope():
             self.update = Update(self.model, config.training, examples, precision)
             sizes = set(config.images.progressive) - {config.images.size}
-            self._networks = {size: keras_model.resized(self.model, size) for size in sizes}
+            self._networks = {size: keras_model.with_size(self.model, size) for size in sizes}
         self._networks[config.images.size] = self.model
         self.phase = self._phase()
         self._delivered = BatchCounter()  # counter of the newest iterator

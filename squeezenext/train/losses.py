@@ -6,7 +6,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from squeezenext.config import Distillation
+from squeezenext.config.training import Distillation
 from squeezenext.errors import InputError
 from squeezenext.images.geometry import normalize
 from squeezenext.model import directory as model_directory
@@ -93,7 +93,7 @@ def _own(name: str, classes: int, precision: str) -> Teacher:
     directory = published.resolve(name)
     config = model_directory.read_config(directory)
     _check_classes(name, config.model.classes, classes)
-    model = keras_model.build(config, precision=precision)
+    model = keras_model.build_model(config, precision=precision)
     exchange.assign(model, loading.variables(directory), name)
 
     normalized = fused(lambda pixels: normalize(pixels, config.images))

@@ -9,7 +9,7 @@ import math
 import keras
 import tensorflow as tf
 
-from squeezenext.config import Training
+from squeezenext.config.training import Training
 
 
 def learning_rate(training: Training, examples_seen: tf.Tensor, examples: int) -> tf.Tensor:

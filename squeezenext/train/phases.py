@@ -7,7 +7,8 @@ them where the undisturbed one does.
 import dataclasses
 import math
 
-from squeezenext.config import Config, Images
+from squeezenext.config import Config
+from squeezenext.config.images import Images
 
 
 @dataclasses.dataclass(frozen=True)

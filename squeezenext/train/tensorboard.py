@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw
 
-from squeezenext.config import Images
+from squeezenext.config.images import Images
 from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
 from squeezenext.records import batches

@@ -11,7 +11,7 @@ from typing import Protocol
 import keras
 import tensorflow as tf
 
-from squeezenext.config import Training
+from squeezenext.config.training import Training
 from squeezenext.model.checkpoint import average_of
 from squeezenext.network.keras_model import model_variables
 from squeezenext.train import optimizers

@@ -1,6 +1,9 @@
 """The network of the files in this folder: a SqueezeNext of 16 pixels, three digits."""
 
-from squeezenext.config import Config, Images, RandomCrop, SqueezeNext, Stage, Training
+from squeezenext.config import Config, RandomCrop
+from squeezenext.config.images import Images
+from squeezenext.config.network import SqueezeNext, Stage
+from squeezenext.config.training import Training
 
 CONFIG = Config(
     model=SqueezeNext(

@@ -33,7 +33,7 @@ class StockOps(keras_model.KerasOps):
 def trainer(config: Config, precision: str, batch: int) -> Callable[[int], float]:
     """Returns a function that trains so many steps and says how many seconds they took."""
     keras.config.set_dtype_policy(precision)
-    images, logits = architecture.build(StockOps(config.training), config)
+    images, logits = architecture.build_network(StockOps(config.training), config)
     logits = L.Activation("linear", dtype="float32")(logits)
     model = keras.Model(images, logits)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

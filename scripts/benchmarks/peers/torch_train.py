@@ -90,7 +90,7 @@ class Network(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         ops = TorchOps()
-        architecture.build(ops, config)
+        architecture.build_network(ops, config)
         self.layers = nn.ModuleList(module for module, _ in ops.steps)
         self.inputs = [inputs for _, inputs in ops.steps]
 
