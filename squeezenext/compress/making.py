@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from squeezenext import tf_import
 from squeezenext.cli import Log
 from squeezenext.compress import allocation, report
 from squeezenext.compress.method import Method
 from squeezenext.compress.probes import Probe, synthetic
 from squeezenext.errors import InputError, NotFinite, NotKept
-from squeezenext.model import loading
+from squeezenext.model import loading, published
+from squeezenext.network import graph
 from squeezenext.network.model import Model
-from squeezenext.records import samples
+from squeezenext.records import dataset, samples
 from squeezenext.sqz import file as sqz
 from squeezenext.sqz.file import Encoded
 
@@ -152,12 +154,8 @@ def _retrained(model: Model, model_dir, data_dir, probe, method: Method, log: Lo
       BudgetTooSmall: the answers are no longer the dense network's. The search cannot see that,
         since it compares with the pruned network.
     """
-    from squeezenext import tf_import
-
     tf_import.import_tensorflow()
     from squeezenext.compress import retraining
-    from squeezenext.network import graph
-    from squeezenext.records import dataset
     from squeezenext.records.reader import Reader
 
     found = dataset.find_dataset(data_dir, None, None)
@@ -191,6 +189,4 @@ def _retrained(model: Model, model_dir, data_dir, probe, method: Method, log: Lo
 
 
 def _variables(model_dir: str | Path) -> dict[str, np.ndarray]:
-    from squeezenext.model import published
-
     return loading.variables(published.resolve(model_dir))

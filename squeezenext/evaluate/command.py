@@ -195,7 +195,7 @@ def subject(model: str | Path, found: dataset.Dataset, split: str) -> Subject:
     )
 
 
-def define(values: flags.FlagValues) -> None:
+def _define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     at = {"flag_values": values}
     flags.DEFINE_string("model_dir", None, "Model directory, published model or file.", **at)
@@ -226,7 +226,7 @@ def _check(values: flags.FlagValues) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     values = flags.FlagValues()
-    define(values)
+    _define(values)
 
     def command(values, _):
         _check(values)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,6 @@ def litert(model: Model) -> Path | bytes:
 
 def _exported(path: Path) -> Model:
     """Reads a file of `squeezenext.export`, behind which its description lies as a zip."""
-    import zipfile
     import zlib
 
     try:

@@ -5,10 +5,16 @@ the right SHA-256 whatever their names, so that no network is needed.
 """
 
 import dataclasses
+import hashlib
+import json
 import os
+import shutil
 from pathlib import Path
 
-from squeezenext import labels  # heavier modules are imported where they are used
+from squeezenext import (
+    files,
+    labels,  # heavier modules are imported where they are used
+)
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.model import directory as model_directory
@@ -115,8 +121,6 @@ def resolve(name: str | Path) -> Path:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(directory.with_name(f"{directory.name}.lock")):
             if not _whole(directory):
-                import shutil
-
                 shutil.rmtree(directory, ignore_errors=True)
                 _install(published, directory)
     return directory
@@ -124,9 +128,6 @@ def resolve(name: str | Path) -> Path:
 
 def _whole(directory: Path) -> bool:
     """Says whether a directory holds the very network that was once made from checked files."""
-    import hashlib
-    import json
-
     try:
         saved = directory / model_directory.CHECKPOINTS / "step-00000000"
         meta = json.loads((saved / "META.json").read_text("utf-8"))
@@ -166,8 +167,6 @@ def download(wanted: File, variable: str, folder: Path) -> Path:
     Raises:
       InputError: the file cannot be downloaded, or is another than it was.
     """
-    from squeezenext import files
-
     given = Path(os.environ.get(variable) or folder)
     for path in sorted(given.iterdir()) if given.is_dir() else []:
         if _is(path, wanted):
@@ -180,7 +179,6 @@ def download(wanted: File, variable: str, folder: Path) -> Path:
 
 
 def _is(path: Path, wanted: File) -> bool:
-    import hashlib
 
     if not path.is_file() or path.stat().st_size != wanted.bytes:
         return False
@@ -188,7 +186,6 @@ def _is(path: Path, wanted: File) -> bool:
 
 
 def _content(wanted: File, variable: str) -> bytes:
-    import hashlib
     import http.client
     import urllib.request
 

@@ -8,13 +8,16 @@ stop the others; the exit code is then 1.
 """
 
 import contextlib
+import json
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 
+from squeezenext import files
 from squeezenext.cli import check_file, check_folder, run, shown
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.predict import sources
@@ -39,8 +42,6 @@ def print_text(answers: Iterable[Answer]) -> int:
 
 def print_json(answers: Iterable[Answer]) -> int:
     """Prints a line with a JSON object for each image; returns the number of errors."""
-    import json
-
     failed = 0
     for answer in answers:
         listed = [vars(row) for row in answer.predictions]
@@ -112,7 +113,6 @@ def predict(
 
 def _drawer(folder: Path, predictor: Predictor):
     """Returns a function that writes the heat map of an image's best class into `folder`."""
-    from squeezenext import files
     from squeezenext.predict import heatmap
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,10 +127,6 @@ def _drawer(folder: Path, predictor: Predictor):
 
 
 def _keeping_features(answers: Iterator[Answer], path: Path) -> Iterator[Answer]:
-
-    import numpy as np
-
-    from squeezenext import files
 
     rows, names = [], []
     for answer in answers:
@@ -152,7 +148,7 @@ def _with_progress(answers: Iterator[Answer], total: int) -> Iterator[Answer]:
             yield answer
 
 
-def define(values: flags.FlagValues) -> None:
+def _define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     at = {"flag_values": values}
     flags.DEFINE_string("model_dir", None, "Model directory, published model or file.", **at)
@@ -167,7 +163,7 @@ def define(values: flags.FlagValues) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     values = flags.FlagValues()
-    define(values)
+    _define(values)
 
     def command(values, paths):
         if not paths:

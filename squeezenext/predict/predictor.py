@@ -4,6 +4,7 @@ predictor = Predictor("squeezenet_v1_0")
 predictor.predict(Image.open("photo.jpg"))
 """
 
+import collections
 import contextlib
 import dataclasses
 import threading
@@ -224,7 +225,6 @@ class _Runners:
 
 def _in_order(work: Callable, items: Sequence, workers: int) -> Iterator:
     """Yields work(item) in order; each thread works at most two items ahead of the consumer."""
-    import collections
     import concurrent.futures
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
