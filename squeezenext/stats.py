@@ -58,14 +58,20 @@ def layers(config: Config) -> list[LayerStats]:
 class _Layers(graph.Recorder):
     """Records each layer of the Keras model beside the nodes of the folded network."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self._rows: dict[str, LayerStats] = {}
         self._inputs: dict[str, list[str]] = {}  # names of the layers that a layer reads
         self._latest: dict[str, str] = {}  # the last layer of a node
 
     def layer(
-        self, node: str, name: str, kind: str, inputs: Sequence[str], parameters=0, macs=0
+        self,
+        node: str,
+        name: str,
+        kind: str,
+        inputs: Sequence[str],
+        parameters: int = 0,
+        macs: int = 0,
     ) -> str:
         """Records a layer that computes `node` from the nodes `inputs`; returns `node`."""
         self._inputs[name] = [self._latest[x] for x in inputs]
@@ -244,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_bool("json", False, "Print one JSON document.", **at)
     flags.DEFINE_string("csv", None, "File to which the table is also written.", **at)
 
-    def command(values, _):
+    def command(values: flags.FlagValues, _: list[str]) -> None:
         if values["all"].value:
             print(summary())
         else:

@@ -17,13 +17,13 @@ from squeezenext.config.images import (
     RandomResizedCrop,
     ShiftScaleRotate,
 )
-from squeezenext.convert.command import convert
 from squeezenext.errors import InputError
 from squeezenext.images import augment, decoding, geometry
 from squeezenext.images import crops as images_crops
 from squeezenext.predict import predictor
 from squeezenext.records import samples
 from squeezenext.records.reader import Reader
+from tests.converting import convert
 
 CHOICES = [CAFFE_SQUASH, CAFFE_SHORT_SIDE, TORCHVISION, CAFFE_RANDOM_RESIZED_CROP]
 

@@ -142,7 +142,7 @@ def _variable(variables, name: str, shape: tuple[int, ...]) -> np.ndarray:
 class Recorder:
     """`architecture.Ops` whose tensors are the names of nodes."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
 
     def _record(self, op: Op, name: str, inputs: Sequence[str], shape, **fields) -> str:
