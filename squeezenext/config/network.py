@@ -69,7 +69,7 @@ class SqueezeNext:
     """SqueezeNext (arXiv:1803.10615): bottlenecks with separated 3x1 and 1x3 convolutions.
 
     The first bottleneck of a stage reads `bottleneck_input`: the unit's input (versions 1 to 4 of
-    the predecessors, and Caffe's 23, G and 44) or the shortcut's output (Caffe's v5). The last
+    the TensorFlow 1 code, and Caffe's 23, G and 44) or the shortcut's output (Caffe's v5). The last
     three fields have Caffe's values as defaults; pytorchcv's networks have others.
     """
 

@@ -171,7 +171,9 @@ def check_name(name: str, source: Path) -> None:
 
 
 def random_order(names: list[str], seed: int) -> np.ndarray:
-    """Returns the seeded random order of the examples: int64 [examples] indices into `names`.
+    """Returns the random order in which examples are stored: int64 [examples] indices into `names`.
+
+    The order of an epoch is another one: `order` in squeezenext/records/batches.py.
 
     The order is that of a keyed hash of each name. So it is the same on every version of numpy,
     does not depend on the order of the source, and survives the removal of some names.

@@ -1,12 +1,16 @@
 """Checkpoints, each complete or absent, and the directory that holds them.
 
 A checkpoint is a directory `step-00001234` with `state.npz` (arrays by name, no pickles) and
-`META.json` (integers, and the SHA-256 of every file and of itself). It is written under another
-name, flushed to the disk, and put in place by one rename.
+`META.json` (progress, configuration, versions, and the SHA-256 of every file and of itself; see
+squeezenext/train/checkpoints.py). It is written under another name, flushed to the disk, and put
+in place by one rename.
 
-The names of the arrays: `model/LAYER/VARIABLE` the network's variables, `average/LAYER/VARIABLE`
-the moving averages of its weights, `optimizer/...`, `update/...` and `replicas/...` what else a
-resumed run needs.
+The arrays, by the beginning of their names:
+  model/LAYER/VARIABLE    the network's variables
+  average/LAYER/VARIABLE  the moving averages of its weights
+  update/                 counters and the loss scale, from `Update.state`
+  optimizer/              the optimizer's state, from `Update.state`
+  replicas/               each replica's moving statistics, from `Loop.state`
 """
 
 import contextlib
@@ -26,7 +30,7 @@ from squeezenext.errors import InputError
 from squeezenext.files import flush, write_text
 
 _NAME = re.compile(r"step-(\d{8,})")
-FORMAT_VERSION = 3  # 2 numbered the moving averages; 1 had no hash of META.json itself, either
+FORMAT_VERSION = 3  # formats 1 and 2 number the averages; 1 has no hash of META.json
 MODEL, AVERAGE = "model/", "average/"  # beginnings of arrays' names
 _WEIGHTS = ("kernel", "bias", "gamma", "beta")  # variables that are trained, and so averaged
 
@@ -112,7 +116,8 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
     """Checks the hash of every file of a checkpoint and returns META.json.
 
     Raises:
-      Damaged: a file is missing or its content is not what was saved; the message names it.
+      DamagedCheckpoint: a file is missing or its content is not what was saved; the message
+        names it.
       InputError: a file cannot be read at present, or was written by a later release.
     """
     folder = directory / f"step-{step:08d}"
@@ -128,7 +133,7 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _faults_of(folder: Path) -> Iterator[None]:
-    """Raises `Damaged` for a damaged checkpoint, InputError for one that is unreadable just now."""
+    """Raises `DamagedCheckpoint`, or InputError where a checkpoint cannot be read at present."""
     try:
         yield
     except InputError:

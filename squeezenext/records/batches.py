@@ -49,7 +49,8 @@ def training_numbers(
       start: number of examples that all workers together have trained on.
       micro_batch: images of one replica in one step.
       share: this worker's replicas.
-      echo: times that each record comes in a row; over `echo` epochs as often as without.
+      echo: how often each record is repeated at once. One pass over the data then lasts `echo`
+        epochs, so that each record is seen as often in all.
     """
     order_of = functools.lru_cache(maxsize=2)(lambda period: order(seed, period, examples))
     while True:

@@ -1,8 +1,9 @@
 """`.sqz`: a whole compressed classifier in one file, read with numpy alone.
 
-The file holds a header (the network, its images, its labels and temperature, as JSON) and the
-folded network's weights, coded; docs/compression.md gives it byte for byte. What only training
-reads is not in the header, so a new option of a recipe changes no file.
+The file is a head of fixed size, a header (the network, its images, its labels and temperature, as
+compressed JSON), the folded network's coded weights, and a CRC-32 of all that; docs/compression.md
+gives it byte for byte. What only training reads is not in the header, so a new option of a recipe
+changes no file.
 
 `decode` trusts nothing: no length before it is compared with the file's, nothing at all before
 the checksum, and no network that is larger than any that is worth compressing.
@@ -33,7 +34,7 @@ MAGIC = b"\x89SQZ\r\n\x1a\n"  # like PNG's: a transfer that changes line ends is
 VERSION = 1
 HUFFMAN, ARITHMETIC = 0, 1  # the coders' numbers in the file; the first is no longer read
 MAX_BYTES = 64 << 20  # of a file
-_HEAD = struct.Struct("<8sHBBII")  # magic, version, coder, bytes of a float, header, streams
+_HEAD = struct.Struct("<8sHBBII")  # the last two: lengths of header and streams
 _CRC = struct.Struct("<I")
 
 IMAGES = ("size", "resize", "resize_mode", "channels", "mean", "std")  # fields in the header

@@ -2,8 +2,8 @@
 
 A kernel [height, width, in, out] (a dense matrix is 1 x 1) is stored in that order. The positions
 of its weights are stored in the smallest of three ways: not at all (no weight is 0), as a mask of
-one bit for each weight, or as gaps, the number of zeros before each weight, 0..254, where 255
-means 255 zeros that no weight follows.
+one bit for each weight, or as gaps: one byte before each nonzero weight counts the zeros, 0..254.
+A byte of 255 stands for 255 zeros, and another gap follows.
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
 """The coded weights of a `.sqz` file.
 
-One run of the range coder holds everything: all codebooks, all biases, then for each layer the
-positions, signs and codes of its weights. See contexts.py for the context models.
+A table comes first, nine bytes for each layer, and the number of lanes. One run of the range coder
+follows: all codebooks, all biases, then for each layer the positions, signs and codes of its
+weights. See contexts.py for the context models.
 """
 
 import math

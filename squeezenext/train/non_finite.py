@@ -1,10 +1,11 @@
-"""What happens when a gradient is not finite and the loss scale is not to blame.
+"""What happens when a loss or a gradient is not finite and no lower loss scale can help.
 
-Such a step changes no weight. `--on_nan stop` then ends the run. `--on_nan rollback` goes back to
-the last checkpoint and skips the examples from there to the end of the bad batch, once; steps,
-epochs and the learning rate count as before. (PaLM skipped its loss spikes in the same way:
-arXiv:2204.02311, section 5.1.) An image that is bad in every epoch uses up all rollbacks; the file
-of names shows which image to mend.
+update.py has found it and skipped the step: no weight has changed. A loss scale above 1 was halved
+there, and the run went on; this module is reached only where there is none. `--on_nan stop` then
+ends the run. `--on_nan rollback` goes back to the last checkpoint and skips the examples from there
+to the end of the bad batch, once; steps, epochs and the learning rate count as before. (PaLM
+skipped its loss spikes in the same way: arXiv:2204.02311, section 5.1.) An image that is bad in
+every epoch uses up all rollbacks; the file of names shows which image to mend.
 """
 
 import contextlib
