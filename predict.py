@@ -1,4 +1,4 @@
-"""Names what is in images; see squeezenext/predict.py."""
+"""Names what is in images; see squeezenext/predict/command.py."""
 
 import sys
 

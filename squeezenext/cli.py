@@ -66,7 +66,12 @@ def _check(
 ) -> None:
     if arguments and not positional:
         raise InputError(f"Unexpected argument {arguments[0]!r}; flags begin with --.")
-    for name in required:  # absl's own check would reject --help, too
+    require_flags(values, required)
+
+
+def require_flags(values: flags.FlagValues, names: Sequence[str]) -> None:
+    """Raises InputError if a flag was not given; absl's own check would reject --help, too."""
+    for name in names:
         if values[name].value in (None, ""):
             raise InputError(f"--{name} is missing; --help shows how to call this command.")
 

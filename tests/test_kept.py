@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from squeezenext.model import checkpoint
+
 KEPT = Path(__file__).parent / "kept"
 REPOSITORY = Path(__file__).parent.parent
 EXPECTED = json.loads((KEPT / "EXPECTED.json").read_text("utf-8"))
@@ -111,6 +113,9 @@ def test_unfinished_run_with_averages_goes_on_to_the_same_end(kept):
     assert document["step"] == wanted["step"]
     state = arrays(kept / "unfinished")
     assert len(state) == before
+    averages = [name for name in state if name.startswith("average/")]
+    assert len(averages) == EXPECTED["unfinished"]["averages"]
+    assert not any(name.startswith("average/0") for name in averages)  # by name now
     if not same_machine():
         assert document["top1"] == pytest.approx(wanted["top1"], abs=1.5 / 18)
         assert document["loss"] == pytest.approx(wanted["loss"], rel=1e-2)
@@ -119,9 +124,6 @@ def test_unfinished_run_with_averages_goes_on_to_the_same_end(kept):
     assert sha256_without_names(state) == wanted["arrays_sha256"]
     litert = (kept / "unfinished" / "model.tflite").read_bytes()
     assert hashlib.sha256(litert).hexdigest() == wanted["litert_sha256"]
-    averages = [name for name in state if name.startswith("average/")]
-    assert len(averages) == EXPECTED["unfinished"]["averages"]
-    assert not any(name.startswith("average/0") for name in averages)  # by name now
     assert document["weights_sha256"] == wanted["weights_sha256"]
 
 
@@ -146,3 +148,15 @@ def test_old_directories_are_exported_and_compressed_as_before(kept):
     if same_machine():
         assert (kept / "again.sqz").read_bytes() == (kept / "finished.sqz").read_bytes()
     command(kept, *words, "unfinished", "--output", "unfinished.tflite")
+
+
+def test_numbered_averages_keep_their_names_after_an_evaluation_is_added(kept):
+    """A run that was stopped in an evaluation adds its scores to the older release's checkpoint."""
+    directory = kept / "unfinished" / "checkpoints"
+    state, meta = checkpoint.load(directory, 18)
+    checkpoint.amend(directory, 18, meta | {"epoch_ended": True})
+    again, amended = checkpoint.load(directory, 18)
+    assert amended["epoch_ended"] and again.keys() == state.keys()
+    before, after = checkpoint.evaluated(state), checkpoint.evaluated(again)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert any(not np.array_equal(before[name], state[name]) for name in before)

@@ -49,8 +49,8 @@ def compress(
       log: receives a line about each step.
 
     Returns:
-      The report: "file", "bytes", "dense_bytes", "retrained" and "values_trained" (see `Made`),
-      "layers" (a `report.Row` each), "accuracy" (see `report.accuracy`) or None.
+      The report: "file", "bytes", "dense_bytes", "retrained" and "values_trained" (see
+      `Compressed`), "layers" (a `report.Row` each), "accuracy" (see `report.accuracy`) or None.
 
     Raises:
       BudgetTooSmall: no file within the budget gives the model's answers.

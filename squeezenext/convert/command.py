@@ -178,6 +178,7 @@ def _flags() -> flags.FlagValues:
 def _command(values: flags.FlagValues, positional: list[str]) -> None:
     if positional:
         raise InputError(f"{positional[0]!r} is no flag; did you mean --source {positional[0]}?")
+    cli.require_flags(values, ("layout", "source", "output"))
     options = ConvertOptions(
         **{
             field.name: values[field.name].value
@@ -198,8 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     if argv is None:  # the program itself, not a function of another one
         signal.signal(signal.SIGTERM, _interrupt)
-    required = ("layout", "source", "output")
-    return cli.run(_command, _flags(), __doc__, argv, required=required, positional=True)
+    return cli.run(_command, _flags(), __doc__, argv, positional=True)
 
 
 def _interrupt(number: int, frame: object) -> None:

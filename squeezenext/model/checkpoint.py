@@ -60,7 +60,7 @@ def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict
         with open(temporary / "state.npz", "wb") as file:
             np.savez(file, **state)
         files = {"state.npz": _sha256(temporary / "state.npz")}
-        (temporary / "META.json").write_text(_meta_text(meta, step, files), "utf-8")
+        (temporary / "META.json").write_text(_meta_text(meta, step, files, FORMAT_VERSION), "utf-8")
         for path in (temporary / "state.npz", temporary / "META.json", temporary):
             flush(path)
         if final.exists():
@@ -76,17 +76,19 @@ def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict
 def amend(directory: Path, step: int, meta: dict) -> None:
     """Replaces META.json of a checkpoint; the arguments are those of `save`.
 
+    The format stays that of the arrays: an earlier release may have written them.
+
     Raises:
       InputError: META.json is damaged. The other files are not checked.
     """
-    files = _read_meta(directory / f"step-{step:08d}", step)["files"]
-    text = _meta_text(meta, step, files)
+    before = _read_meta(directory / f"step-{step:08d}", step)
+    text = _meta_text(meta, step, before["files"], before["format_version"])
     path = directory / f"step-{step:08d}" / "META.json"
     write_text(path, text)
 
 
-def _meta_text(meta: dict, step: int, files: dict[str, str]) -> str:
-    document = meta | {"format_version": FORMAT_VERSION, "step": step, "files": files}
+def _meta_text(meta: dict, step: int, files: dict[str, str], version: int) -> str:
+    document = meta | {"format_version": version, "step": step, "files": files}
     return json.dumps(document | {"sha256": _meta_sha256(document)}, indent=1) + "\n"
 
 

@@ -11,10 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
-from squeezenext import (
-    files,
-    labels,  # heavier modules are imported where they are used
-)
+from squeezenext import files, labels
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.model import directory as model_directory
@@ -167,7 +164,7 @@ def download(wanted: File, variable: str, folder: Path) -> Path:
     Raises:
       InputError: the file cannot be downloaded, or is another than it was.
     """
-    given = Path(os.environ.get(variable) or folder)
+    given = Path(os.environ.get(variable) or os.devnull)
     for path in sorted(given.iterdir()) if given.is_dir() else []:
         if _is(path, wanted):
             return path
@@ -179,7 +176,6 @@ def download(wanted: File, variable: str, folder: Path) -> Path:
 
 
 def _is(path: Path, wanted: File) -> bool:
-
     if not path.is_file() or path.stat().st_size != wanted.bytes:
         return False
     return hashlib.sha256(path.read_bytes()).hexdigest() == wanted.sha256

@@ -6,6 +6,7 @@ and the facts of `Checkpoints._meta` that of META.json.
 
 import dataclasses
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -102,7 +103,7 @@ class Checkpoints:
         self._directory = self._model_dir / model_directory.CHECKPOINTS
         self._keep = options.keep_checkpoints
         self._seconds = 60 * options.checkpoint_minutes
-        self._next = time.monotonic() + self._seconds
+        self._next = math.inf
         self.complete = True
 
     # Resuming
@@ -212,6 +213,10 @@ class Checkpoints:
                 )
 
     # Saving
+
+    def start_clock(self) -> None:
+        """Starts the interval to the first checkpoint; loading and compiling do not count."""
+        self._next = time.monotonic() + self._seconds
 
     @property
     def due(self) -> bool:

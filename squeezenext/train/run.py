@@ -93,6 +93,7 @@ class Run:
         try:
             self.checkpoints.share_bad_records()  # those that an earlier start has listed
             self._begin()
+            self.checkpoints.start_clock()
             self._train()
             return self._finish()
         finally:

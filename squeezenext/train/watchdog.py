@@ -40,6 +40,7 @@ LOG_SECONDS = 30.0  # until the log says what is waited for
 STOPPED_SECONDS = 5.0  # between two checks: this process itself was stopped
 FINISH_SECONDS = 10.0  # for the others to end their last collective
 LINGER_SECONDS = 60.0  # for the others to come; some import TensorFlow for longer
+PHASES = ("gathering", "connecting", "training")  # of this worker, in this order
 _FILE_BYTES = 1024
 _REASON_CHARACTERS = 300
 
@@ -161,7 +162,7 @@ class Watchdog:
         self._folder = directory / FOLDER
         self._own = Heartbeat()
         self._checked = self._progressed = self._phase_began = now = clock()
-        self._phase = "gathering"
+        self._phase = PHASES[0]
         paths = [self._folder / f"{i}.json" for i in range(len(cluster.workers))]
         self._path = paths[cluster.index]
         self._peers = {
@@ -173,7 +174,7 @@ class Watchdog:
         self._warned: set[str] = set()
         self._can_write = True
         self._ended = threading.Event()
-        self._writing = threading.Lock()
+        self._writing, self._entering = threading.Lock(), threading.Lock()
 
     def start(self) -> None:
         """Starts the thread."""
@@ -279,7 +280,10 @@ class Watchdog:
         return all(peer.seen for peer in self._peers.values())
 
     def _enter(self, phase: str) -> None:
-        self._phase, self._phase_began = phase, self._clock()
+        """Enters a later phase. Two threads do so, and "training" must not be left again."""
+        with self._entering:
+            if PHASES.index(phase) > PHASES.index(self._phase):
+                self._phase, self._phase_began = phase, self._clock()
 
     def check(self) -> Verdict | None:
         """Reads the others' heartbeats and returns what is wrong, if anything."""
