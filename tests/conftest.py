@@ -44,8 +44,8 @@ def logical_devices() -> int:
 
 @pytest.fixture(scope="session")
 def bfloat16(logical_devices) -> None:
-    """Of tests that compute in bfloat16 with more than convolutions."""
-    from squeezenext import convolutions
+    """Skips a test that computes in bfloat16 where oneDNN is kept from it."""
+    from squeezenext.network import convolutions
 
     if not convolutions.bfloat16_sum():
         pytest.skip("oneDNN has no bfloat16 under this ONEDNN_MAX_CPU_ISA, but TensorFlow asks it.")

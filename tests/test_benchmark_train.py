@@ -48,7 +48,7 @@ def methods(file, name):
     ("file", "name", "inherits"),
     [
         ("squeezenext/network/keras_model.py", "KerasOps", False),
-        ("squeezenext/network/graph.py", "_Recorder", False),
+        ("squeezenext/network/graph.py", "Recorder", False),
         ("scripts/benchmarks/peers/stock_keras.py", "StockOps", True),
         ("scripts/benchmarks/peers/torch_train.py", "TorchOps", False),
     ],

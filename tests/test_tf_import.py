@@ -39,7 +39,7 @@ def test_onednn_is_on_unless_told_otherwise_and_told_truly(setting, before, expe
 
 KEPT = """
 from squeezenext.errors import InputError
-from squeezenext.training import devices
+from squeezenext.train import devices
 print(devices.precision("auto"))
 try:
     devices.precision("mixed_bfloat16")
