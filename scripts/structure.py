@@ -146,7 +146,7 @@ class House:
 
     @cached_property
     def _loads(self) -> Graph:
-        """What each module loads, ours and others': its imports, and the folder that it is in."""
+        """Modules that each module loads, ours and others': its imports and its package."""
         return {
             name: self.targets(name, late=False) | ({name.rpartition(".")[0]} - {""})
             for name in self.modules

@@ -38,7 +38,7 @@ def run(
       usage: text for `--help`, above the flags.
       argv: the command line with the program's name first; default `sys.argv`.
       required: names of flags that must be given.
-      positional: whether positional arguments are allowed.
+      positional: allow positional arguments.
 
     Returns:
       0: done; 1: some inputs failed, or an internal fault; 2: wrong usage; 75: run again.

@@ -57,7 +57,7 @@ def check(what: str, output: Path, whole: Hashes, finished: bool | None) -> None
       what: the disturbance, for messages.
       output: folder of the conversion.
       whole: hashes of the undisturbed files.
-      finished: whether the conversion has ended with success; None: it is still at work.
+      finished: True if the conversion has succeeded; None while it runs.
 
     Raises:
       Different: a file is partial or different; or, of a finished conversion, missing, or a

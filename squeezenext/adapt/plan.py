@@ -47,7 +47,7 @@ _CALIBRATION_RUNS, _HELD_OUT_RUNS = 3, 5
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """How fast this machine trains.
+    """Speed of this machine in training.
 
     Attributes:
       images_per_second: rate of training at the network's own image size.

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from squeezenext.config.checks import check, check_choice
 
-CROP_TRIES = 10  # of a random window that fits, as torchvision's RandomResizedCrop
+CROP_TRIES = 10  # attempts at a window that fits, as in torchvision's RandomResizedCrop
 Triple = tuple[float, float, float]
 
 
@@ -56,12 +56,12 @@ class HorizontalFlip:
     """Mirrors half of the images.
 
     Attributes:
-      alternating: whether a random half, chosen once, is mirrored in every second epoch and the
-        other half in those between, so that any two epochs in a row show each image both ways
-        (arXiv:2404.00498, section 3.6).
+      alternating: if True, a random half of the images, chosen once, is mirrored in every second
+        epoch, and the other half in the epochs between. Any two epochs in a row then show each
+        image both ways (arXiv:2404.00498, section 3.6).
     """
 
-    numbers: ClassVar[int] = 1  # which half
+    numbers: ClassVar[int] = 1  # the half that an image belongs to
     alternating: bool = False
 
 
