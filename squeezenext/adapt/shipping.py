@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 
 from squeezenext import export
-from squeezenext import files as files_module
 from squeezenext.cli import Log
-from squeezenext.compress import command as compress_command
 from squeezenext.compress.allocation import BudgetTooSmall
+from squeezenext.compress.command import compress
+from squeezenext.compress.method import Method
 from squeezenext.errors import InputError, NotFinite, NotKept
-from squeezenext.evaluate import command, report
-from squeezenext.files import origin_note
+from squeezenext.evaluate import report
+from squeezenext.evaluate.command import evaluate, subject
+from squeezenext.files import origin_note, write_json
 from squeezenext.metrics import Evaluation
 from squeezenext.model import card
 from squeezenext.model import directory as model_directory
@@ -71,9 +72,9 @@ def compress_once(
     path, source = model_dir / FOLDER / "model.sqz", _source(model_dir, sha256)
     if not _is_made(path, source | {"max_bytes": max_bytes}):
         _remove_of_others(path, source)  # compression may fail, and an outdated file must not stay
-        method = compress_command.Method(max_bytes=max_bytes, epochs=epochs)
+        method = Method(max_bytes=max_bytes, epochs=epochs)
         try:
-            compress_command.compress(model_dir, path, method, records, log=log)
+            compress(model_dir, path, method, records, log=log)
         except (InputError, NotFinite, NotKept) as error:
             return Shipped({}, (f"{path} was not made: {_reason(error)}",))
         _remember(path, source | {"max_bytes": max_bytes})
@@ -121,7 +122,7 @@ def _is_made(path: Path, source: dict) -> bool:
 
 
 def _remember(path: Path, source: dict) -> None:
-    files_module.write_json(origin_note(path), source)
+    write_json(origin_note(path), source)
 
 
 def held_out(found: Dataset) -> str:
@@ -137,11 +138,10 @@ def score(
     split = held_out(found)
     models = {"network": model_dir, **files}
     results = {
-        name: command.evaluate(model_dir=model, data_dir=records, split=split)
+        name: evaluate(model_dir=model, data_dir=records, split=split)
         for name, model in models.items()
     }
-    subject = command.subject(model_dir, found, split)
-    report.write(model_dir / REPORT, subject, results["network"])
+    report.write(model_dir / REPORT, subject(model_dir, found, split), results["network"])
     document = {
         "split": split,
         "images": {name: part.examples for name, part in found.splits.items()},
@@ -151,6 +151,6 @@ def score(
             for name, path in files.items()
         },
     }
-    files_module.write_json(model_dir / model_directory.SCORES, document)
+    write_json(model_dir / model_directory.SCORES, document)
     card.write(model_dir)
     return results
