@@ -86,18 +86,15 @@ def tap(content: bytes, name: str) -> Tapped:
             "that."
         ) from error
     graph.outputs[:] = [logits, *wanted]
-    model.buffers = [_aligned(buffer) for buffer in model.buffers]
+    model.buffers = [
+        Buffer(None if buffer.data is None else np.asarray(buffer.data, np.uint8).tobytes())
+        for buffer in model.buffers
+    ]
     # A signature would list the old outputs; without one the subgraph's outputs count.
     model.signatureDefs = []
     builder = flatbuffers.Builder(len(content) + 4096)
     builder.Finish(model.Pack(builder), b"TFL3")
     return Tapped(bytes(builder.Output()), kernel, bias)
-
-
-def _aligned(buffer) -> Buffer:
-    aligned = Buffer()
-    aligned.data = None if buffer.data is None else np.asarray(buffer.data, np.uint8).tobytes()
-    return aligned
 
 
 class _Graph:

@@ -17,6 +17,19 @@ _TYPES = {
     np.dtype(np.int8): schema.TensorType.INT8,
     np.dtype(np.uint8): schema.TensorType.UINT8,
 }
+_OPTIONS = {  # the table in schema.fbs of each operator's options
+    "QUANTIZE": "QuantizeOptions",
+    "DEQUANTIZE": "DequantizeOptions",
+    "CONV_2D": "Conv2DOptions",
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+    "FULLY_CONNECTED": "FullyConnectedOptions",
+    "MAX_POOL_2D": "Pool2DOptions",
+    "PAD": "PadOptions",
+    "CONCATENATION": "ConcatenationOptions",
+    "ADD": "AddOptions",
+    "MEAN": "ReducerOptions",
+    "SOFTMAX": "SoftmaxOptions",
+}
 
 
 class Buffer(schema.BufferT):
@@ -40,14 +53,10 @@ class LitertFile:
     """A file of one subgraph, filled operator by operator."""
 
     def __init__(self, description: str):
-        self._model = schema.ModelT()
-        self._model.version = 3
-        self._model.description = description
-        self._model.buffers = [Buffer()]  # buffer 0 is empty by convention
-        self._model.operatorCodes = []
-        self._graph = schema.SubGraphT()
-        self._graph.name = "main"
-        self._graph.tensors, self._graph.operators = [], []
+        # Buffer 0 is empty by convention.
+        self._model = schema.ModelT(version=3, description=description, buffers=[Buffer()])
+        self._model.operatorCodes, self._model.metadata = [], []
+        self._graph = schema.SubGraphT(name="main", tensors=[], operators=[])
         self._codes: dict[tuple[int, int], int] = {}
 
     def tensor(
@@ -63,31 +72,33 @@ class LitertFile:
         """Adds a tensor and returns its index.
 
         Args:
-          name: the tensor's name.
-          shape: its shape.
-          dtype: its NumPy type.
-          data: the values of a constant.
+          name: name in the file.
+          shape: shape with the batch.
+          dtype: NumPy type.
+          data: values of a constant.
           scale: scale of an integer tensor, one or one per entry of `axis`: the value of an integer
             q is scale x (q - zero_point).
           zero_point: the integer that stands for 0.
           axis: the axis of several scales.
         """
-        tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.hasRank = name, list(map(int, shape)), True
-        tensor.type = _TYPES[np.dtype(dtype)]
+        kind = np.dtype(dtype)
+        tensor = schema.TensorT(list(map(int, shape)), _TYPES[kind], name=name, hasRank=True)
         if data is not None:
-            buffer = Buffer()
-            buffer.data = np.ascontiguousarray(data, np.dtype(dtype).newbyteorder("<")).tobytes()
-            tensor.buffer = len(self._model.buffers)
-            self._model.buffers.append(buffer)
+            content = np.ascontiguousarray(data, kind.newbyteorder("<"))
+            tensor.buffer = self._buffer(content.tobytes())
         if scale is not None:
-            quantization = schema.QuantizationParametersT()
-            quantization.scale = np.atleast_1d(np.float32(scale))
-            quantization.zeroPoint = np.full(len(quantization.scale), zero_point, np.int64)
-            quantization.quantizedDimension = axis
-            tensor.quantization = quantization
+            scales = np.atleast_1d(np.float32(scale))
+            tensor.quantization = schema.QuantizationParametersT(
+                scale=scales,
+                zeroPoint=np.full(len(scales), zero_point, np.int64),
+                quantizedDimension=axis,
+            )
         self._graph.tensors.append(tensor)
         return len(self._graph.tensors) - 1
+
+    def _buffer(self, data: bytes) -> int:
+        self._model.buffers.append(Buffer(data))
+        return len(self._model.buffers) - 1
 
     def constant(self, name: str, values: Sequence) -> int:
         """Adds an int32 constant, such as the axes of a mean, and returns its index."""
@@ -101,7 +112,6 @@ class LitertFile:
         inputs: Sequence[int],
         outputs: Sequence[int],
         options: Mapping[str, int | float | bool] | None = None,
-        kind: str = "",
     ) -> None:
         """Adds a built-in operator.
 
@@ -111,26 +121,22 @@ class LitertFile:
             that old runtimes can read the file.
           inputs: indices of the tensors that it reads.
           outputs: indices of the tensors that it writes.
-          options: fields of `kind`.
-          kind: name of the options' table in schema.fbs, such as "Conv2DOptions".
+          options: fields of its options' table.
         """
-        operator = schema.OperatorT()
-        operator.opcodeIndex = self._code(getattr(schema.BuiltinOperator, name), version)
-        operator.inputs, operator.outputs = list(inputs), list(outputs)
-        if kind:
+        code = self._code(getattr(schema.BuiltinOperator, name), version)
+        operator = schema.OperatorT(code, list(inputs), list(outputs))
+        if kind := _OPTIONS.get(name):
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
-            operator.builtinOptions = getattr(schema, f"{kind}T")()
-            for field, value in (options or {}).items():
-                setattr(operator.builtinOptions, field, value)
+            operator.builtinOptions = getattr(schema, f"{kind}T")(**(options or {}))
         self._graph.operators.append(operator)
 
     def _code(self, builtin: int, version: int) -> int:
         if (builtin, version) not in self._codes:
-            code = schema.OperatorCodeT()
-            # Readers from before 2020 only know the first field, which holds 127 codes.
-            code.deprecatedBuiltinCode = min(builtin, 127)
-            code.builtinCode, code.version = builtin, version
-            self._codes[builtin, version] = len(self._model.operatorCodes)
+            self._codes[builtin, version] = len(self._codes)
+            # Readers from before 2020 only know the deprecated field, which holds 127 codes.
+            code = schema.OperatorCodeT(
+                deprecatedBuiltinCode=min(builtin, 127), version=version, builtinCode=builtin
+            )
             self._model.operatorCodes.append(code)
         return self._codes[builtin, version]
 
@@ -148,29 +154,12 @@ class LitertFile:
           metadata: named buffers, such as "TFLITE_METADATA".
         """
         self._graph.inputs, self._graph.outputs = list(inputs.values()), list(outputs.values())
-        signature = schema.SignatureDefT()
-        signature.signatureKey, signature.subgraphIndex = "serving_default", 0
-        signature.inputs, signature.outputs = map(_tensor_map, (inputs, outputs))
-        self._model.signatureDefs = [signature]
+        named = [[schema.TensorMapT(*entry) for entry in x.items()] for x in (inputs, outputs)]
+        self._model.signatureDefs = [schema.SignatureDefT(*named, "serving_default")]
         self._model.subgraphs = [self._graph]
-        self._model.metadata = [self._entry(*item) for item in (metadata or {}).items()]
+        for name, data in (metadata or {}).items():
+            self._model.metadata.append(schema.MetadataT(name, self._buffer(data)))
         size = sum(len(buffer.data or b"") for buffer in self._model.buffers)
         builder = flatbuffers.Builder(size + (1 << 16))
         builder.Finish(self._model.Pack(builder), file_identifier=b"TFL3")
         return bytes(builder.Output())
-
-    def _entry(self, name: str, data: bytes):
-        entry, buffer = schema.MetadataT(), Buffer()
-        buffer.data = data
-        entry.name, entry.buffer = name, len(self._model.buffers)
-        self._model.buffers.append(buffer)
-        return entry
-
-
-def _tensor_map(tensors: Mapping[str, int]) -> list:
-    found = []
-    for name, number in tensors.items():
-        entry = schema.TensorMapT()
-        entry.name, entry.tensorIndex = name, number
-        found.append(entry)
-    return found

@@ -24,8 +24,18 @@ class Float32:
         """How a dense classifier's weights are stored; its input and output are float32."""
         return self
 
-    def activation(self, file: LitertFile, name: str, shape: Sequence[int]) -> int:
-        """Adds the tensor of a node's output; `shape` excludes the batch."""
+    def activation(
+        self, file: LitertFile, name: str, shape: Sequence[int], like: str = ""
+    ) -> int:
+        """Adds the tensor of a node's output.
+
+        Args:
+          file: the file.
+          name: name of the tensor.
+          shape: its shape without the batch.
+          like: name of the node whose scale an integer tensor has; default `name`.
+        """
+        del like
         return file.tensor(name, (1, *shape), np.float32)
 
     def weights(
@@ -64,7 +74,7 @@ class Float16(Float32):
     def _kernel(self, file: LitertFile, name: str, kernel: np.ndarray, axis: int) -> int:
         half = file.tensor(f"{name}_float16", kernel.shape, np.float16, kernel)
         whole = file.tensor(name, kernel.shape, np.float32)
-        file.operator("DEQUANTIZE", 3, [half], [whole], {}, "DequantizeOptions")
+        file.operator("DEQUANTIZE", 3, [half], [whole])
         return whole
 
 
@@ -157,32 +167,50 @@ class _Emitter:
 
     def input(self, node: Node) -> None:
         """Adds the input tensor."""
-        self.tensors[node.name] = self.numbers.activation(self.file, node.name, node.shape)
-        self.fed = self.tensors[node.name]
+        self.fed = self._output(node)
         if self.numbers.integer:  # the input are pixels, 0..255
             self.fed = self.file.tensor("pixels", (1, *node.shape), np.uint8, None, 1.0)
-            self._operator("QUANTIZE", 1, [self.fed], self.tensors[node.name], {})
+            self._operator("QUANTIZE", [self.fed], self.tensors[node.name])
+
+    def _output(self, node: Node) -> int:
+        """Adds the tensor that an operator writes: the node's output, or its ELU's input."""
+        name = f"{node.name}_linear" if node.activation == "elu" else node.name
+        self.tensors[node.name] = self.numbers.activation(self.file, name, node.shape)
+        return self.tensors[node.name]
+
+    def _operator(self, name: str, inputs: Sequence[int], output: int, options=None) -> None:
+        """Adds an operator on activations, whose second version reads integers."""
+        self.file.operator(name, 1 + self.numbers.integer, inputs, [output], options)
+
+    def _elu(self, node: Node) -> None:
+        if node.activation == "elu":
+            output = self.numbers.activation(self.file, node.name, node.shape)
+            self.file.operator("ELU", 1, [self.tensors[node.name]], [output])
+            self.tensors[node.name] = output
 
     def conv(self, node: Node) -> None:
         """Adds a convolution."""
         source, padding = self._padded(node)
-        kernel = self.weights[f"{node.name}/kernel"]
-        bias = self.weights[f"{node.name}/bias"]
-        output = self._before_elu(node)
-        strides = {"strideW": node.strides, "strideH": node.strides, "padding": padding}
-        options = strides | {"fusedActivationFunction": _FUSED[node.activation]}
+        kernel, bias = (self.weights[f"{node.name}/{part}"] for part in ("kernel", "bias"))
+        output = self._output(node)
+        options = {
+            "strideW": node.strides,
+            "strideH": node.strides,
+            "padding": padding,
+            "fusedActivationFunction": _FUSED[node.activation],
+        }
         if kernel.shape[2] == 1 and node.groups == kernel.shape[3]:
-            stored = self._stored(node, kernel.transpose(2, 0, 1, 3), bias, axis=3)
-            options |= {"depthMultiplier": 1}
-            self._operator("DEPTHWISE_CONV_2D", 0, [source, *stored], output, options)
+            name, order, axis = "DEPTHWISE_CONV_2D", (2, 0, 1, 3), 3
+            options["depthMultiplier"] = 1
         else:
-            stored = self._stored(node, kernel.transpose(3, 0, 1, 2), bias)
-            options |= {"groups": node.groups}  # for the version; the shapes imply the groups
-            self._operator("CONV_2D", 0, [source, *stored], output, options)
-        self._elu(node, output)
-
-    def _stored(self, node: Node, kernel: np.ndarray, bias: np.ndarray, axis=0) -> list[int]:
-        return self.numbers.weights(self.file, node.name, kernel, bias, node.inputs[0], axis)
+            name, order, axis = "CONV_2D", (3, 0, 1, 2), 0
+        grouped = node.groups > 1 and name == "CONV_2D"
+        version = 6 if grouped else self.numbers.versions[name]
+        stored = self.numbers.weights(
+            self.file, node.name, kernel.transpose(order), bias, node.inputs[0], axis
+        )
+        self.file.operator(name, version, [source, *stored], [output], options)
+        self._elu(node)
 
     def _padded(self, node: Node) -> tuple[int, int]:
         """Returns a window operator's input tensor and padding mode, after padding if needed.
@@ -192,45 +220,23 @@ class _Emitter:
         source = self.tensors[node.inputs[0]]
         if node.padding == ((0, 0), (0, 0)):
             return source, schema.Padding.VALID
-        before = self.graph[node.inputs[0]].shape
-        same = [_same(side, k, node.strides) for side, k in zip(before, node.kernel, strict=False)]
+        *sides, channels = self.graph[node.inputs[0]].shape
+        same = [_same(side, k, node.strides) for side, k in zip(sides, node.kernel, strict=True)]
         if tuple(same) == node.padding:
             return source, schema.Padding.SAME
         if node.op == "max_pool":
             raise ValueError(f"{node} pads as LiteRT's pooling cannot.")
-        shape = [side + sum(pad) for side, pad in zip(before[:2], node.padding, strict=True)] + [
-            before[2]
-        ]
-        padded = self._like(node.inputs[0], f"{node.name}_padded", shape)
-        self._pad(source, padded, node.padding, f"{node.name}_paddings")
+        shape = [side + sum(pad) for side, pad in zip(sides, node.padding, strict=True)]
+        padded = self.numbers.activation(
+            self.file, f"{node.name}_padded", (*shape, channels), like=node.inputs[0]
+        )
+        self._pad(source, padded, node)
         return padded, schema.Padding.VALID
 
-    def _like(self, source: str, name: str, shape: Sequence[int]) -> int:
-        """Adds a tensor with the number format of the node `source`."""
-        if not self.numbers.integer:
-            return self.numbers.activation(self.file, name, shape)
-        return self.numbers.activation(self.file, name, shape, like=source)
-
-    def _pad(self, source: int, output: int, padding, name: str) -> None:
-        amounts = self.file.constant(name, ((0, 0), *padding, (0, 0)))
-        self._operator("PAD", 1, [source, amounts], output, {})
-
-    def _before_elu(self, node: Node) -> int:
-        """Adds the tensor that an operator writes: the node's output, or its ELU's input."""
-        name = f"{node.name}_linear" if node.activation == "elu" else node.name
-        self.tensors[node.name] = self.numbers.activation(self.file, name, node.shape)
-        return self.tensors[node.name]
-
-    def _elu(self, node: Node, source: int) -> None:
-        if node.activation == "elu":
-            output = self.numbers.activation(self.file, node.name, node.shape)
-            self.file.operator("ELU", 1, [source], [output])
-            self.tensors[node.name] = output
-
-    def _output(self, node: Node) -> int:
-        number = self.numbers.activation(self.file, node.name, node.shape)
-        self.tensors[node.name] = number
-        return number
+    def _pad(self, source: int, output: int, node: Node) -> None:
+        paddings = ((0, 0), *node.padding, (0, 0))
+        amounts = self.file.constant(f"{node.name}_paddings", paddings)
+        self._operator("PAD", [source, amounts], output)
 
     def max_pool(self, node: Node) -> None:
         """Adds a max pooling."""
@@ -242,25 +248,23 @@ class _Emitter:
             "filterHeight": node.kernel[0],
             "filterWidth": node.kernel[1],
         }
-        self._operator("MAX_POOL_2D", 1, [source], self._output(node), options)
+        self._operator("MAX_POOL_2D", [source], self._output(node), options)
 
     def pad(self, node: Node) -> None:
         """Adds a padding."""
-        source = self.tensors[node.inputs[0]]
-        self._pad(source, self._output(node), node.padding, f"{node.name}_paddings")
+        self._pad(self.tensors[node.inputs[0]], self._output(node), node)
 
     def concat(self, node: Node) -> None:
         """Adds a concatenation of channels."""
         sources = [self.tensors[name] for name in node.inputs]
-        self._operator("CONCATENATION", 1, sources, self._output(node), {"axis": 3})
+        self._operator("CONCATENATION", sources, self._output(node), {"axis": 3})
 
     def add(self, node: Node) -> None:
         """Adds a sum."""
         sources = [self.tensors[name] for name in node.inputs]
-        output = self._before_elu(node)
         options = {"fusedActivationFunction": _FUSED[node.activation]}
-        self._operator("ADD", 1, sources, output, options)
-        self._elu(node, output)
+        self._operator("ADD", sources, self._output(node), options)
+        self._elu(node)
 
     def global_pool(self, node: Node) -> None:
         """Adds the mean over all positions. All that follows is float32: int8 logits would tie."""
@@ -275,24 +279,12 @@ class _Emitter:
         numbers, source = self.numbers.classifier, node.inputs[0]
         stored = numbers.weights(self.file, node.name, kernel.T, bias, source)
         inputs = [self._float(self.graph[source]), *stored]
-        version = numbers.versions["FULLY_CONNECTED"]
-        self._float_operator("FULLY_CONNECTED", version, inputs, node, {})
+        self._float_operator("FULLY_CONNECTED", numbers.versions["FULLY_CONNECTED"], inputs, node)
 
-    def _float_operator(self, name: str, version: int, inputs, node: Node, options) -> None:
+    def _float_operator(self, name: str, version: int, inputs, node: Node, options=None) -> None:
         output = self.file.tensor(node.name, (1, *node.shape), np.float32)
-        self.file.operator(name, version, inputs, [output], options, _KINDS[name])
+        self.file.operator(name, version, inputs, [output], options)
         self.tensors[node.name] = self.floats[node.name] = output
-
-    def _operator(self, name: str, version: int, inputs, output: int, options) -> None:
-        """Adds an operator.
-
-        Its version is that of the number format, else `version`, plus 1 for integer activations.
-        """
-        if name == "CONV_2D" and options.pop("groups") > 1:
-            version = 6
-        else:
-            version = self.numbers.versions.get(name, version + self.numbers.integer)
-        self.file.operator(name, version, inputs, [output], options, _KINDS[name])
 
     def finish(self, outputs: Sequence[str], softmax: float | None, metadata) -> bytes:
         """Adds the outputs and returns the file; arguments as of `write`."""
@@ -300,8 +292,7 @@ class _Emitter:
         results = {LOGITS: self._float(last)}
         if softmax is not None:
             scores = self.file.tensor(SCORES, (1, *last.shape), np.float32)
-            options = {"beta": softmax}
-            self.file.operator("SOFTMAX", 1, [results[LOGITS]], [scores], options, "SoftmaxOptions")
+            self.file.operator("SOFTMAX", 1, [results[LOGITS]], [scores], {"beta": softmax})
             results = {SCORES: scores}
         results |= {name: self._float(self.graph[name]) for name in outputs}
         return self.file.finish({INPUT: self.fed}, results, metadata)
@@ -312,23 +303,9 @@ class _Emitter:
             return self.tensors[node.name]
         if node.name not in self.floats:
             output = self.file.tensor(f"{node.name}_float", (1, *node.shape), np.float32)
-            self._operator("DEQUANTIZE", 1, [self.tensors[node.name]], output, {})
+            self._operator("DEQUANTIZE", [self.tensors[node.name]], output)
             self.floats[node.name] = output
         return self.floats[node.name]
-
-
-_KINDS = {
-    "QUANTIZE": "QuantizeOptions",
-    "DEQUANTIZE": "DequantizeOptions",
-    "CONV_2D": "Conv2DOptions",
-    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
-    "FULLY_CONNECTED": "FullyConnectedOptions",
-    "MAX_POOL_2D": "Pool2DOptions",
-    "PAD": "PadOptions",
-    "CONCATENATION": "ConcatenationOptions",
-    "ADD": "AddOptions",
-    "MEAN": "ReducerOptions",
-}
 
 
 def _same(side: int, kernel: int, strides: int) -> tuple[int, int]:
