@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         model_dir = values["model_dir"].value
         with tempfile.TemporaryDirectory() as folder, server(folder, port) as serving:
             images = checking.images(model, data_dir, count) if data_dir else []
-            export_web.make_page(model, model_dir, Path(folder), images)
+            networks = export_web.make_page(model, model_dir, Path(folder), images)
+            checking.compare_all(networks, model, images)
             print(f"http://127.0.0.1:{serving.server_port}/ until you press Ctrl-C", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 serving.serve_forever()

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from squeezenext import files, labels
-from squeezenext.cli import log, run
+from squeezenext.cli import log, require_flags, run
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
@@ -32,13 +32,7 @@ FORMATS = ("deep_compression", "torchvision", "pytorchcv")
 
 
 def write(kind: str, config: Config, arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Writes a network's variables as a file of a format.
-
-    Args:
-      kind: one of `FORMATS`.
-      config: the network.
-      arrays: its variables by name, as `loading.variables` returns them.
-      path: the file to write.
+    """Writes a network's variables, as `loading.variables` returns them, as a file of a format.
 
     Raises:
       InputError: the format cannot hold this network, or the preprocessing is not the format's.
@@ -79,17 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_string("labels", None, "import: labels.json; default: ImageNet's classes.", **at)
     flags.DEFINE_string("output", None, "export: file to write.", **at)
 
-    def command(values, positional):
-        work = {("import",): _import, ("export",): _export}.get(tuple(positional))
-        if work is None:
+    def command(values: flags.FlagValues, positional: list[str]) -> None:
+        work = {"import": _import, "export": _export}
+        if len(positional) != 1 or positional[0] not in work:
             raise InputError("Say what to do: python -m squeezenext.weights import|export ...")
-        work(values)
+        work[positional[0]](values)
 
     return run(command, values, __doc__, argv, positional=True)
 
 
 def _import(values: flags.FlagValues) -> None:
-    _need(values, "format", "input", "configuration", "model_dir")
+    require_flags(values, ("format", "input", "configuration", "model_dir"))
     config = config_io.load(values["configuration"].value)
     for change in values["set"].value:
         config = config_io.override(config, change)
@@ -100,7 +94,7 @@ def _import(values: flags.FlagValues) -> None:
 
 
 def _export(values: flags.FlagValues) -> None:
-    _need(values, "format", "model_dir", "output")
+    require_flags(values, ("format", "model_dir", "output"))
     model, path = values["model_dir"].value, Path(values["output"].value)
     if model.endswith(sqz.SUFFIX):
         held = sqz.read(Path(model))
@@ -121,12 +115,6 @@ def _classes(values: flags.FlagValues, config: Config) -> tuple[labels.Label, ..
             "ImageNet's; name a labels.json."
         )
     return labels.imagenet()
-
-
-def _need(values: flags.FlagValues, *names: str) -> None:
-    missing = [name for name in names if not values[name].value]
-    if missing:
-        raise InputError(f"--{missing[0]} is missing.")
 
 
 if __name__ == "__main__":

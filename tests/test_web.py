@@ -198,7 +198,7 @@ def test_the_demo_shows_no_page_that_answers_otherwise(model_dir, monkeypatch, c
 def test_the_demo_ends_well_and_looks_at_its_port_first(monkeypatch, capsys):
     made = []
     monkeypatch.setattr(loading, "load", lambda name: name)
-    monkeypatch.setattr(export_web, "make_page", lambda *_: made.append(True))
+    monkeypatch.setattr(export_web, "make_page", lambda *_: made.append(True) or [])
 
     def interrupted(_):
         raise KeyboardInterrupt

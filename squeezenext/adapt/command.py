@@ -28,13 +28,13 @@ from squeezenext.adapt.plan import Plan
 from squeezenext.cli import log, run
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.model import card, published
+from squeezenext.model import directory as model_directory
 from squeezenext.model.published import PUBLISHED
 from squeezenext.records import dataset
 from squeezenext.records.dataset import Dataset
 from squeezenext.train import command
 from squeezenext.train.options import Options
 
-PLAN = "adapt.json"
 RECORDS = "records"
 MAX_SIDE = 400  # longest side of a record's image; larger images only take longer to read
 
@@ -104,7 +104,7 @@ def adapt(
         if deterministic:  # TensorFlow refuses it once a step has been timed
             _make_deterministic()
         plan, resumed = _planned(
-            model_dir / PLAN, found, configuration, minutes, deadline, max_bytes
+            model_dir / model_directory.ADAPT, found, configuration, minutes, deadline, max_bytes
         )
         log(f"{plan}.")
         sha256 = _train(plan, model_dir, records, seed, deterministic)

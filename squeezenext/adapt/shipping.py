@@ -69,7 +69,7 @@ def compress_once(
 
     Errors of `compress`, such as a budget that is too small, become a fault of the result.
     """
-    path, source = model_dir / FOLDER / "model.sqz", _source(model_dir, sha256)
+    path, source = model_dir / FOLDER / model_directory.COMPRESSED, _source(model_dir, sha256)
     if not _is_made(path, source | {"max_bytes": max_bytes}):
         _remove_of_others(path, source)  # compression may fail, and an outdated file must not stay
         method = Method(max_bytes=max_bytes, epochs=epochs)

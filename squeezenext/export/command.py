@@ -11,7 +11,6 @@ With --data_dir its accuracy on the validation (else the test) split is measured
 written to OUTPUT.json. A folder also gets the model card, if --model_dir is a model directory.
 """
 
-import dataclasses
 import json
 import os
 import shutil
@@ -24,7 +23,6 @@ from squeezenext import files
 from squeezenext.cli import run
 from squeezenext.errors import InputError
 from squeezenext.export import checking, keras, litert, onnx, page, saved_model
-from squeezenext.export.checking import Measured
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
@@ -34,10 +32,10 @@ FORMATS = {
     form.name: form
     for form in (litert.FORMAT, onnx.FORMAT, saved_model.FORMAT, keras.FORMAT, page.FORMAT)
 }
-# File names that a model directory gives a meaning: neither `output` nor OUTPUT.json may be one.
-RESERVED = frozenset(
-    f"{name}.json" for name in ("adapt", "calibration", "config", "final", "labels", "scores")
-) | {"model.sqz", "model.tflite"}
+_SCORES = (
+    "{measured}: top-1 {top1:.4f} on {images:,} {split} images; "
+    "the model {float32_top1:.4f}, the same first class on {agreement:.2%}"
+)
 
 
 def export(
@@ -76,11 +74,10 @@ def export(
     report = {"format": kind, "precision": precision, "bytes": _bytes(output)}
     # Written now, because the data may turn out damaged: an older report is about another file.
     _write_report(output, report)
-    split = samples.first_split(data_dir, samples.TESTED) if data_dir else None
-    if split:
+    if data_dir and (split := samples.first_split(data_dir, samples.TESTED)):
         tests = samples.read(data_dir, (split,), images, model.config.images, model.labels)
-        result = checking.measure(run, checking.reference(model), tests, split, measured)
-        report |= dataclasses.asdict(result)
+        report |= {"measured": measured, "split": split}
+        report |= checking.measure(run, checking.reference(model), tests)
         if calibrated:
             calibrated_on = samples.first_split(data_dir, checking.CALIBRATED_ON)
             report["calibrated_on_these"] = calibrated_on == split
@@ -102,7 +99,7 @@ def _check_output(output: Path, form: Format) -> None:
         files.check_replaceable(output, form.folder)
     elif output.is_dir():
         raise InputError(f"--output {output} is a folder; name the file to make.")
-    written = {output.name, f"{output.name}.json"} & RESERVED
+    written = {output.name, f"{output.name}.json"} & model_directory.RESERVED
     if written and (output.parent / model_directory.CONFIG).is_file():
         raise InputError(
             f"--output {output}: {output.parent} is a model directory, whose own "
@@ -151,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_integer("images", 2000, "Most images to measure accuracy on.", 1, **at)
     flags.DEFINE_bool("json", False, "Print one JSON document.", **at)
 
-    def command(values, _):
+    def command(values: flags.FlagValues, _: list[str]) -> None:
         output = Path(values["output"].value)
         report = export(
             values["model_dir"].value,
@@ -166,8 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return
         print(f"{output}: {report['bytes']:,} bytes")
         if "top1" in report:
-            fields = {field.name: report[field.name] for field in dataclasses.fields(Measured)}
-            print(Measured(**fields))
+            print(_SCORES.format(**report))
         if report.get("calibrated_on_these"):
             print("Its int8 ranges were found on some of these very images.")
 

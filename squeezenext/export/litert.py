@@ -12,13 +12,18 @@ import numpy as np
 
 import squeezenext
 from squeezenext.config import io as config_io
-from squeezenext.errors import InputError
 from squeezenext.export import rgb
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.litert import int8, metadata, writer
 from squeezenext.litert.runner import Runner
 from squeezenext.model.loading import DESCRIPTION, PHONES, PIXELS
 from squeezenext.network.model import Model
+
+_NUMBERS = {
+    "float32": writer.Float32(),
+    "float16": writer.Float16(),
+    "dynamic": writer.DynamicRange(),
+}
 
 
 def litert_file(model: Model, precision: str, calibration: Sequence[np.ndarray] = ()) -> bytes:
@@ -27,7 +32,7 @@ def litert_file(model: Model, precision: str, calibration: Sequence[np.ndarray] 
     Args:
       model: the network.
       precision: one of `FORMAT.precisions`.
-      calibration: images for int8, [size, size, 3] uint8, RGB.
+      calibration: [size, size, 3] uint8, RGB, for int8.
 
     Raises:
       InputError: int8 is asked for without images.
@@ -35,34 +40,23 @@ def litert_file(model: Model, precision: str, calibration: Sequence[np.ndarray] 
     # On a phone's GPU, where half precision is most exact around 0, pixels are centred.
     mean, std = PIXELS if precision == "int8" else PHONES
     network, weights = rgb.take_rgb(model.graph, model.weights, model.config.images, mean, std)
-    return metadata.with_files(
-        writer.write(
-            network,
-            weights,
-            numbers=_numbers(precision, network, weights, calibration),
-            softmax=1 / model.temperature,
-            description=f"{model.name}, {precision}",
-            metadata={metadata.NAME: _metadata(model, precision, mean, std)},
-        ),
-        {
-            metadata.LABELS: "".join(f"{x.text}\n" for x in model.labels).encode(),
-            DESCRIPTION: describe(model, precision).encode(),
-        },
-    )
-
-
-def _numbers(precision: str, network, weights, calibration: Sequence[np.ndarray]):
-    """Returns how the writer stores weights and activations at a precision."""
     if precision == "int8":
-        if not len(calibration):
-            raise InputError("--precision int8 needs real images for its ranges: give --data_dir.")
-        return int8.calibrated(network, weights, calibration)
-    kinds = {
-        "float32": writer.Float32,
-        "float16": writer.Float16,
-        "dynamic": writer.DynamicRange,
+        numbers = int8.calibrated(network, weights, calibration)
+    else:
+        numbers = _NUMBERS[precision]
+    content = writer.write(
+        network,
+        weights,
+        numbers=numbers,
+        softmax=1 / model.temperature,
+        description=f"{model.name}, {precision}",
+        metadata={metadata.NAME: _metadata(model, precision, mean, std)},
+    )
+    files = {
+        metadata.LABELS: "".join(f"{x.text}\n" for x in model.labels).encode(),
+        DESCRIPTION: describe(model, precision).encode(),
     }
-    return kinds[precision]()
+    return metadata.with_files(content, files)
 
 
 def _metadata(model: Model, precision: str, mean: float, std: float) -> bytes:
@@ -112,7 +106,7 @@ def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
 
 FORMAT = Format(
     name="litert",
-    precisions=("float32", "float16", "dynamic", "int8"),
+    precisions=(*_NUMBERS, "int8"),
     write=_write,
     calibrated=("int8",),
 )

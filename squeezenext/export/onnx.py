@@ -14,7 +14,8 @@ from squeezenext.export import rgb
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.export.litert import describe
 from squeezenext.litert import int8
-from squeezenext.litert.int8 import Int8, quantize_kernel
+from squeezenext.litert.int8 import Int8, Scale
+from squeezenext.litert.writer import quantize_kernel
 from squeezenext.network.graph import Graph, Node
 from squeezenext.network.model import Model
 
@@ -32,8 +33,6 @@ def onnx_file(model: Model, precision: str, calibration: Sequence[np.ndarray] = 
     Raises:
       InputError: `onnx` is not installed, or int8 is asked for without images.
     """
-    if precision == "int8" and not len(calibration):
-        raise InputError("--precision int8 needs real images for its ranges: give --data_dir.")
     onnx = _onnx()
     helper = onnx.helper
     network, weights = rgb.take_rgb(model.graph, model.weights, model.config.images)
@@ -43,7 +42,13 @@ def onnx_file(model: Model, precision: str, calibration: Sequence[np.ndarray] = 
     if precision == "int8":
         numbers = int8.calibrated(network, weights, calibration)
         nodes = quantized(helper, nodes, constants, network, numbers)
-    nodes += _answers(helper, network.nodes[-1].name, model.temperature, constants)
+    last = network.nodes[-1].name
+    constants["temperature"] = np.float32(model.temperature).reshape(())
+    nodes += [
+        helper.make_node("Identity", [last], ["logits"]),
+        helper.make_node("Div", [last, "temperature"], ["tempered"]),
+        helper.make_node("Softmax", ["tempered"], ["probabilities"], axis=1),
+    ]
     return _file(onnx, model, precision, network, nodes, constants)
 
 
@@ -56,15 +61,6 @@ def _onnx():
             "--format onnx needs packages of its own: pip install -r requirements-onnx.txt."
         ) from error
     return onnx
-
-
-def _answers(helper, last: str, temperature: float, constants: dict[str, np.ndarray]) -> list:
-    constants["temperature"] = np.float32(temperature).reshape(())
-    return [
-        helper.make_node("Identity", [last], ["logits"]),
-        helper.make_node("Div", [last, "temperature"], ["tempered"]),
-        helper.make_node("Softmax", ["tempered"], ["probabilities"], axis=1),
-    ]
 
 
 def _file(onnx, model: Model, precision: str, network: Graph, nodes, constants) -> bytes:
@@ -91,8 +87,12 @@ def _file(onnx, model: Model, precision: str, network: Graph, nodes, constants) 
 def _nodes(helper, node: Node, weights, constants: dict[str, np.ndarray]) -> list:
     """Returns the ONNX nodes of a graph node, and adds its weights to `constants`."""
     names, out = list(node.inputs), node.name
-    ends = [pair[0] for pair in node.padding] + [pair[1] for pair in node.padding]
-    window = {"kernel_shape": node.kernel, "strides": [node.strides] * 2, "pads": ends}
+    (top, bottom), (left, right) = node.padding
+    window = {
+        "kernel_shape": node.kernel,
+        "strides": [node.strides] * 2,
+        "pads": [top, left, bottom, right],
+    }
     if node.op == "conv":
         constants[f"{out}/kernel"] = weights[f"{out}/kernel"].transpose(3, 2, 0, 1).copy()
         constants[f"{out}/bias"] = weights[f"{out}/bias"]
@@ -101,7 +101,6 @@ def _nodes(helper, node: Node, weights, constants: dict[str, np.ndarray]) -> lis
     if node.op == "max_pool":
         return [helper.make_node("MaxPool", names, [out], **window)]
     if node.op == "pad":
-        (top, bottom), (left, right) = node.padding
         constants[f"{out}/pads"] = np.int64([0, 0, top, left, 0, 0, bottom, right])
         return [helper.make_node("Pad", [*names, f"{out}/pads"], [out])]
     if node.op == "concat":
@@ -129,10 +128,6 @@ def _activated(helper, node: Node, kind: str, inputs: list[str], **attributes) -
     ]
 
 
-def _batch(image: np.ndarray) -> np.ndarray:
-    return image.transpose(2, 0, 1)[np.newaxis].astype(np.float32)
-
-
 def runner(content: bytes, threads: int = 1) -> Run:
     """Returns a function that runs the content of a file."""
     import onnxruntime
@@ -140,7 +135,12 @@ def runner(content: bytes, threads: int = 1) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
-    return lambda image: session.run(["probabilities"], {"images": _batch(image)})[0][0]
+
+    def run(image: np.ndarray) -> np.ndarray:
+        images = image.transpose(2, 0, 1)[np.newaxis].astype(np.float32)
+        return session.run(["probabilities"], {"images": images})[0][0]
+
+    return run
 
 
 def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
@@ -165,7 +165,7 @@ _FLOAT = ("global_pool", "dense")  # operators whose outputs stay float32
 def quantized(
     helper, nodes: Sequence, constants: dict[str, np.ndarray], network: Graph, numbers: Int8
 ) -> list:
-    """Inserts integers between the nodes of an ONNX graph.
+    """Inserts integers between the nodes of an ONNX graph, and returns all nodes.
 
     Args:
       helper: `onnx.helper`.
@@ -173,71 +173,52 @@ def quantized(
       constants: the nodes' weights by name; changed.
       network: the graph that the nodes were made of.
       numbers: scales of its activations and weights.
-
-    Returns:
-      The nodes of the new graph.
     """
-    added = _Added(helper, constants)
+    made = []
     for node in network.weighted:
-        added.dense(node.name) if node.op == "dense" else _conv(added, node, numbers)
+        kernel, bias = f"{node.name}/kernel", f"{node.name}/bias"
+        values = constants.pop(kernel)
+        if node.op == "dense":  # its bias stays float32
+            made.append(_integers(helper, constants, kernel, *quantize_kernel(values, 1), axis=1))
+            continue
+        values = values.transpose(0, 2, 3, 1)
+        found = numbers.integers(values, constants.pop(bias), node.inputs[0])
+        values = found.kernel.transpose(0, 3, 1, 2)
+        made.append(_integers(helper, constants, kernel, values, found.scale))
+        made.append(_integers(helper, constants, bias, found.bias, found.bias_scale))
     source = network.nodes[0].name
-    added.activation(source, f"{source}_stored", numbers.scales[source])
+    made += _rounded(helper, constants, source, f"{source}_stored", numbers.scales[source])
     kept_float = {node.name for node in network.nodes if node.op in _FLOAT}
     for node in nodes:
         node.input[:] = [f"{source}_stored" if x == source else x for x in node.input]
         (name,) = node.output
-        added.nodes.append(node)
+        made.append(node)
         if name in numbers.scales and name not in kept_float:
             node.output[:] = [f"{name}_real"]
-            added.activation(f"{name}_real", name, numbers.scales[name])
-    return added.nodes
+            made += _rounded(helper, constants, f"{name}_real", name, numbers.scales[name])
+    return made
 
 
-def _conv(added: "_Added", node, numbers: Int8) -> None:
-    kernel, bias = (added.constants.pop(f"{node.name}/{part}") for part in ("kernel", "bias"))
-    found = numbers.integers(kernel.transpose(0, 2, 3, 1), bias, node.inputs[0])
-    added.constant(f"{node.name}/kernel", found.kernel.transpose(0, 3, 1, 2), found.scale, 0)
-    added.constant(f"{node.name}/bias", found.bias, found.bias_scale, 0)
+def _integers(helper, constants, name: str, values: np.ndarray, scale: np.ndarray, axis: int = 0):
+    """Adds integers, with a scale per entry of `axis`, and returns the node that makes floats."""
+    zero = np.zeros(len(scale), values.dtype)
+    if values.dtype == np.int8:
+        values, zero = ((x.astype(np.int16) + 128).astype(np.uint8) for x in (values, zero))
+    stored = {
+        f"{name}_integers": np.ascontiguousarray(values),
+        f"{name}_scale": scale.astype(np.float32),
+        f"{name}_zero": zero,
+    }
+    constants.update(stored)
+    return helper.make_node("DequantizeLinear", list(stored), [name], axis=axis)
 
 
-def _unsigned(values: np.ndarray) -> np.ndarray:
-    """Returns int8 values as uint8, each greater by 128."""
-    return (values.astype(np.int16) + 128).astype(np.uint8)
-
-
-class _Added:
-    """The nodes and constants of the new graph."""
-
-    def __init__(self, helper, constants: dict[str, np.ndarray]):
-        self._helper, self.constants = helper, constants
-        self.nodes: list = []
-
-    def constant(self, name: str, values: np.ndarray, scale: np.ndarray, axis: int) -> None:
-        """Adds integers, with a scale per entry of `axis`, that nodes read as float32 `name`."""
-        zero = np.zeros(len(scale), values.dtype)
-        if values.dtype == np.int8:
-            values, zero = _unsigned(values), _unsigned(zero)
-        stored = {
-            f"{name}_integers": np.ascontiguousarray(values),
-            f"{name}_scale": scale.astype(np.float32),
-            f"{name}_zero": zero,
-        }
-        self.constants.update(stored)
-        made = self._helper.make_node("DequantizeLinear", list(stored), [name], axis=axis)
-        self.nodes.append(made)
-
-    def dense(self, name: str) -> None:
-        """Stores a classifier's kernel [in, out] as integers; its bias stays float32."""
-        values, scale = quantize_kernel(self.constants.pop(f"{name}/kernel"), 1)
-        self.constant(f"{name}/kernel", values, scale, 1)
-
-    def activation(self, source: str, name: str, scale) -> None:
-        """Adds nodes that round `source` to uint8 and give the result the name `name`."""
-        names = [f"{name}_scale", f"{name}_zero"]
-        numbers = (np.float32(scale.scale), np.uint8(scale.zero + 128))
-        self.constants.update(zip(names, map(np.array, numbers), strict=True))
-        integers = f"{name}_integers"
-        self.nodes += [
-            self._helper.make_node("QuantizeLinear", [source, *names], [integers]),
-            self._helper.make_node("DequantizeLinear", [integers, *names], [name]),
-        ]
+def _rounded(helper, constants, source: str, name: str, scale: Scale) -> list:
+    """Returns the nodes that round `source` to uint8 and give the result the name `name`."""
+    names, integers = [f"{name}_scale", f"{name}_zero"], f"{name}_integers"
+    constants[names[0]] = np.array(np.float32(scale.scale))
+    constants[names[1]] = np.array(np.uint8(scale.zero + 128))
+    return [
+        helper.make_node("QuantizeLinear", [source, *names], [integers]),
+        helper.make_node("DequantizeLinear", [integers, *names], [name]),
+    ]

@@ -43,7 +43,6 @@ UTILS = File(
 _BUILDS = ("litert_wasm_internal", "litert_wasm_compat_internal")  # with relaxed SIMD and without
 MANIFEST = "model.json"
 _KEYS = ("files", "images", "labels", "model", "temperature")  # keys that every manifest has
-_IMAGES = ("size", "resize", "resize_mode")  # fields of `Images` that the page needs
 _COMPRESSED = "compressed.tflite.gz"
 _FILES = (  # patterns of all files in a page's folder
     *("app.js", "heat.js", "network.js", "picture.js", "preprocessing.js", "style.css"),
@@ -64,8 +63,8 @@ def is_page(folder: Path) -> bool:
 
 def make_page(
     model: Model, model_dir: str | Path, folder: Path, calibration: Sequence[np.ndarray]
-) -> None:
-    """Writes the page of a model and compares each of its networks with the model.
+) -> list[tuple[str, Run]]:
+    """Writes the page of a model and returns its networks as `runners` does, not yet compared.
 
     Args:
       model: the network, as loaded from `model_dir`.
@@ -75,11 +74,10 @@ def make_page(
 
     Raises:
       InputError: the runtime cannot be fetched, or the folder cannot be written.
-      NotKept: a network's answers differ from the model's.
     """
     probes = checking.probes(model, calibration)
     write(model, folder, calibration, compressed_beside(model, model_dir, probes))
-    checking.compare_all(runners(folder), model, calibration)
+    return runners(folder)
 
 
 def write(
@@ -88,17 +86,10 @@ def write(
     calibration: Sequence[np.ndarray] = (),
     compressed: Model | None = None,
 ) -> None:
-    """Writes the page, its runtime and the networks.
+    """Writes the page, its runtime and the networks; see `make_page`.
 
-    Args:
-      model: the network.
-      folder: an empty folder.
-      calibration: [size, size, 3] uint8, RGB images for int8; without any there is no int8 network.
-      compressed: the same network from a `.sqz` file. It has so few different weights that gzip,
-        which browsers decode, makes it nearly as small as the `.sqz` file.
-
-    Raises:
-      InputError: the runtime cannot be fetched, or the folder cannot be written.
+    `compressed` is the same network from a `.sqz` file. It has so few different weights that gzip,
+    which browsers decode, makes it nearly as small as the `.sqz` file.
     """
     for path in PAGE.iterdir():
         shutil.copyfile(path, folder / path.name)
@@ -114,16 +105,21 @@ def write(
     for name, content in networks.items():
         (folder / name).write_bytes(content)
         rows.append({"name": name.split(".")[0], "file": name, "bytes": len(content)})
-    images = model.config.images
     document = {
         "files": rows,
         "head_padding": model.config.model.head_padding,
-        "images": {x: getattr(images, x) for x in _IMAGES},
+        "images": _images(model),
         "labels": [label.text for label in model.labels],
         "model": model.name,
         "temperature": model.temperature,
     }
     (folder / MANIFEST).write_text(json.dumps(document, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _images(model: Model) -> dict[str, object]:
+    """Returns the part of the preprocessing that the page needs to know."""
+    images = model.config.images
+    return {field: getattr(images, field) for field in ("size", "resize", "resize_mode")}
 
 
 def _runtime() -> dict[str, bytes]:
@@ -190,19 +186,20 @@ def runners(folder: Path) -> list[tuple[str, Run]]:
 
     They run in LiteRT's Python runtime.
     """
-    known = {row["name"]: row["file"] for row in _manifest(folder)["files"]}
-    order = ("int8", "float32", "compressed")
-    return [(name, _run(folder, known[name])) for name in order if name in known]
+    document = _manifest(folder)
+    known = {row["name"]: folder / row["file"] for row in document["files"]}
+    temperature, order = np.float32(document["temperature"]), ("int8", "float32", "compressed")
+    return [(name, _run(known[name], temperature)) for name in order if name in known]
 
 
 def _manifest(folder: Path) -> dict:
     return json.loads((folder / MANIFEST).read_text("utf-8"))
 
 
-def _run(folder: Path, file: str) -> Run:
-    content = (folder / file).read_bytes()
-    content = gzip.decompress(content) if file.endswith(".gz") else content
-    network, temperature = Runner(content, 1, file), np.float32(_manifest(folder)["temperature"])
+def _run(path: Path, temperature: np.float32) -> Run:
+    content = path.read_bytes()
+    content = gzip.decompress(content) if path.suffix == ".gz" else content
+    network = Runner(content, 1, path.name)
     return lambda image: softmax(network.run(image.astype(np.float32))[0] / temperature)
 
 
@@ -211,15 +208,11 @@ def compressed_beside(
 ) -> Model | None:
     """Returns the network of a model directory's `model.sqz`, or `exported/model.sqz`.
 
-    A file that is damaged, made of other weights or too far from the model is logged and skipped.
-
-    Args:
-      model: the network of the directory.
-      model_dir: the directory; of a name or a file the result is None.
-      images: [size, size, 3] uint8, RGB, on which the two networks are compared.
+    A file that is damaged, made of other weights or too far from the model on `images` is logged
+    and skipped. If `model_dir` is a published name or a file, there is none.
     """
     for folder in (Path(model_dir), Path(model_dir) / "exported"):
-        path = folder / "model.sqz"
+        path = folder / model_directory.COMPRESSED
         if path.is_file():
             try:
                 return _same(path, model, Path(model_dir), images)
@@ -234,15 +227,13 @@ def _same(path: Path, model: Model, model_dir: Path, images: Sequence[np.ndarray
     if note.exists() and _weights(note) != _weights(model_dir / model_directory.FINAL):
         raise InputError("it was made of other weights than the model's of now; compress it again.")
     found = loading.load(path)
-    served = [
-        (x.labels, [getattr(x.config.images, field) for field in _IMAGES]) for x in (found, model)
-    ]
-    if served[0] != served[1]:
+    if found.labels != model.labels or _images(found) != _images(model):
         raise InputError("it has other classes or images than the model; compress it again.")
     # The page uses the model's temperature.
     tempered = dataclasses.replace(found, temperature=model.temperature)
     try:
-        checking.compare(checking.reference(tempered), checking.reference(model), images, "int8")
+        runs = checking.reference(tempered), checking.reference(model)
+        checking.compare(*runs, images, "compressed")
     except NotKept as error:
         raise InputError(
             "its answers are too far from the model's; compress it again, into more bytes."
@@ -259,11 +250,8 @@ def _weights(path: Path) -> object:
 
 
 def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
-    model, images = request.model, request.images
-    probes = checking.probes(model, images)
     path.mkdir()
-    write(model, path, images, compressed_beside(model, request.source, probes))
-    return runners(path)
+    return make_page(request.model, request.source, path, request.images)
 
 
 FORMAT = Format(

@@ -8,7 +8,6 @@ serves reading and writing. Both need PyTorch (requirements-torch.txt); files ar
 import io
 import zipfile
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 
@@ -18,13 +17,12 @@ from squeezenext.errors import InputError
 from squeezenext.formats import variables
 
 MAX_UNPACKED = 512 << 20  # bytes of all tensors of a file
-Layout = Literal["torchvision", "pytorchcv"]
 _PARTS = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias",
           "moving_mean": "running_mean", "moving_variance": "running_var"}  # fmt: skip
 _COUNTER = "num_batches_tracked"
 
 
-def keys(config: Config, layout: Layout) -> dict[str, str]:
+def keys(config: Config, layout: str) -> dict[str, str]:
     """Returns the state dictionary's key of each variable, by "model/layer/variable".
 
     Raises:
@@ -83,7 +81,7 @@ def _pytorchcv_squeezenext(model: SqueezeNext) -> dict[str, str]:
 
 
 def from_state(
-    state: Mapping[str, np.ndarray], config: Config, layout: Layout, source: str
+    state: Mapping[str, np.ndarray], config: Config, layout: str, source: str
 ) -> dict[str, np.ndarray]:
     """Returns our variables from a state dictionary.
 
@@ -106,7 +104,7 @@ def from_state(
 
 
 def to_state(
-    arrays: Mapping[str, np.ndarray], config: Config, layout: Layout
+    arrays: Mapping[str, np.ndarray], config: Config, layout: str
 ) -> dict[str, np.ndarray]:
     """Returns our variables as a state dictionary in network order; the inverse of `from_state`."""
     state = {}
@@ -122,7 +120,7 @@ def _axes(array: np.ndarray, four: tuple[int, ...], two: tuple[int, ...]) -> np.
     return array.transpose(order) if order else array
 
 
-def decode(data: bytes, config: Config, layout: Layout, source: str) -> dict[str, np.ndarray]:
+def decode(data: bytes, config: Config, layout: str, source: str) -> dict[str, np.ndarray]:
     """Reads a state dictionary that `torch.save` wrote.
 
     Returns:
@@ -152,7 +150,7 @@ def decode(data: bytes, config: Config, layout: Layout, source: str) -> dict[str
     return from_state(arrays, config, layout, source)
 
 
-def _check_shapes(state: Mapping, config: Config, layout: Layout, source: str) -> None:
+def _check_shapes(state: Mapping, config: Config, layout: str, source: str) -> None:
     shapes, wanted = variables.shapes(config), {}
     for name, key in keys(config, layout).items():
         wanted[key] = _axes(np.broadcast_to(0, shapes[name]), (3, 2, 0, 1), (1, 0)).shape
@@ -185,7 +183,7 @@ def _check_size(data: bytes, source: str) -> None:
         raise InputError(f"{source} unpacks to {total:,} bytes: no weights of this family.")
 
 
-def encode(arrays: Mapping[str, np.ndarray], config: Config, layout: Layout) -> bytes:
+def encode(arrays: Mapping[str, np.ndarray], config: Config, layout: str) -> bytes:
     """Returns a file with the dictionary of `to_state`, as `torch.save` writes it.
 
     Raises:

@@ -8,55 +8,47 @@ the scale of their inputs. The ranges of activations are measured on real images
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from squeezenext.errors import InputError
 from squeezenext.litert import writer
 from squeezenext.litert.container import LitertFile
 from squeezenext.litert.writer import DynamicRange, Float32, quantize_kernel
 from squeezenext.network.graph import Graph
 
-Range = tuple[float, float]
+_LOW, _HIGH = -128, 127
+Range = tuple[float, float]  # of an activation, as eight bits represent it
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Ranges:
-    """Statistics of the activations, by node name.
-
-    Attributes:
-      limits: the range that eight bits represent.
-      means: [channels] float64, mean of each channel.
-    """
-
-    limits: dict[str, Range]
-    means: dict[str, np.ndarray]
-
-
-def measured_ranges(
-    graph: Graph, weights: Mapping[str, np.ndarray], images: Iterable[np.ndarray]
-) -> Ranges:
-    """Measures the activations of a network that takes pixels.
+def calibrated(
+    graph: Graph, weights: Mapping[str, np.ndarray], images: Sequence[np.ndarray]
+) -> "Int8":
+    """Finds the scales of all activations on images.
 
     Args:
-      graph: the network.
+      graph: a network that takes pixels (`rgb.take_rgb` with mean 0 and std 1).
       weights: its weights.
-      images: [size, size, 3] uint8, RGB.
+      images: [size, size, 3] uint8, RGB; some hundred.
+
+    Raises:
+      InputError: there are no images.
     """
-    statistics: dict[str, _Statistics] = {}
-    for activations in _activations(graph, weights, images):
-        for name, values in activations.items():
-            statistics.setdefault(name, _Statistics(values.shape[-1])).add(values)
+    if not len(images):
+        raise InputError("--precision int8 needs real images for its ranges: give --data_dir.")
+    statistics = _measured(graph, weights, images)
     ranges = {name: known.range() for name, known in statistics.items()}
     ranges[graph.nodes[0].name] = (0.0, 255.0)
     _bound_sums(graph, ranges)
     _unify(graph, ranges)
-    return Ranges(ranges, {name: known.mean() for name, known in statistics.items()})
+    scales = {name: Scale.of(*pair) for name, pair in ranges.items()}
+    return Int8(scales, {name: known.mean() for name, known in statistics.items()})
 
 
-def _activations(graph: Graph, weights, images: Iterable[np.ndarray]):
-    """Yields, for each image, the activations of all nodes by name."""
+def _measured(graph: Graph, weights, images: Sequence[np.ndarray]) -> dict[str, "_Statistics"]:
+    """Returns the statistics of all nodes' activations by name."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a warning about memory, here some ten megabytes
         interpreter = Interpreter(
@@ -71,10 +63,14 @@ def _activations(graph: Graph, weights, images: Iterable[np.ndarray]):
         for tensor in interpreter.get_tensor_details()
         if tensor["dtype"] == np.float32 and tensor["name"] not in constants
     }
+    statistics = {}
     for image in images:
         interpreter.set_tensor(first, image[np.newaxis].astype(np.float32))
         interpreter.invoke()
-        yield {name: interpreter.get_tensor(index) for name, index in watched.items()}
+        for name, index in watched.items():
+            values = interpreter.get_tensor(index)
+            statistics.setdefault(name, _Statistics(values.shape[-1])).add(values)
+    return statistics
 
 
 class _Statistics:
@@ -146,15 +142,19 @@ def _unify(graph: Graph, ranges: dict[str, Range]) -> None:
                     ranges[name] = widest
 
 
-_LOW, _HIGH = -128, 127
-
-
 @dataclasses.dataclass(frozen=True)
 class Scale:
     """How an activation is stored: the value of an integer q, -128..127, is scale x (q - zero)."""
 
     scale: float
     zero: int
+
+    @classmethod
+    def of(cls, low: float, high: float) -> "Scale":
+        """Returns the scale of a range."""
+        scale = (high - low) / (_HIGH - _LOW)
+        zero = int(np.clip(round(_LOW - low / scale), _LOW, _HIGH))
+        return cls(float(np.float32(scale)), zero)
 
 
 class Int8(Float32):
@@ -175,10 +175,8 @@ class Int8(Float32):
     def __init__(self, scales: Mapping[str, Scale], means: Mapping[str, np.ndarray]):
         self.scales, self.means = scales, means
 
-    def activation(
-        self, file: LitertFile, name: str, shape: Sequence[int], like: str | None = None
-    ) -> int:
-        """Adds the tensor of a node's output, with the scale of the node `like` if it is given."""
+    def activation(self, file: LitertFile, name: str, shape: Sequence[int], like: str = "") -> int:
+        """Adds the tensor of a node's output, see `Float32.activation`."""
         found = self.scales[like or name]
         return file.tensor(name, (1, *shape), np.int8, None, found.scale, found.zero)
 
@@ -239,24 +237,3 @@ def _mean_output(kernel: np.ndarray, means: np.ndarray) -> np.ndarray:
     kernel = kernel.reshape(outputs, -1, inputs).sum(1)
     groups = len(means) // inputs
     return (kernel * means.reshape(groups, inputs).repeat(outputs // groups, 0)).sum(1)
-
-
-def calibrated(
-    graph: Graph, weights: Mapping[str, np.ndarray], images: Iterable[np.ndarray]
-) -> Int8:
-    """Finds the scales of all activations on images.
-
-    Args:
-      graph: a network that takes pixels (`rgb.take_rgb` with mean 0 and std 1).
-      weights: its weights.
-      images: [size, size, 3] uint8, RGB; some hundred.
-    """
-    found = measured_ranges(graph, weights, images)
-    scales = {name: _scale(*pair) for name, pair in found.limits.items()}
-    return Int8(scales, found.means)
-
-
-def _scale(low: float, high: float) -> Scale:
-    scale = (high - low) / (_HIGH - _LOW)
-    zero = int(np.clip(round(_LOW - low / scale), _LOW, _HIGH))
-    return Scale(float(np.float32(scale)), zero)

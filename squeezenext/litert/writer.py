@@ -24,9 +24,7 @@ class Float32:
         """How a dense classifier's weights are stored; its input and output are float32."""
         return self
 
-    def activation(
-        self, file: LitertFile, name: str, shape: Sequence[int], like: str = ""
-    ) -> int:
+    def activation(self, file: LitertFile, name: str, shape: Sequence[int], like: str = "") -> int:
         """Adds the tensor of a node's output.
 
         Args:

@@ -6,7 +6,7 @@ history.csv train.log tensorboard/    the run's figures, see squeezenext/train/h
 model_stats.csv            parameters and multiply-adds by layer
 final.json model.tflite    scores and float32 network of a run that has ended
 calibration.json           the temperature that `evaluate --fit_temperature` found
-scores.json                of `adapt`: scores on images that nothing was trained on
+adapt.json scores.json     of `adapt`: its plan; scores on images that nothing was trained on
 MODEL_CARD.md              see card.py
 """
 
@@ -27,6 +27,9 @@ CONFIG, LABELS, CHECKPOINTS = "config.json", "labels.json", "checkpoints"
 HISTORY, LOG, STATS = "history.csv", "train.log", "model_stats.csv"
 FINAL, LITERT = "final.json", "model.tflite"
 CALIBRATION, SCORES = "calibration.json", "scores.json"
+ADAPT, COMPRESSED = "adapt.json", "model.sqz"
+# Names of single files, which no other file in the directory may have.
+RESERVED = {CONFIG, LABELS, FINAL, LITERT, CALIBRATION, SCORES, ADAPT, COMPRESSED}
 
 
 def read(directory: Path) -> tuple[Config, tuple[labels.Label, ...]]:
