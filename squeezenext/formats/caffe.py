@@ -17,13 +17,8 @@ from squeezenext.network import graph
 
 MAX_LAYERS = 10_000  # of a file; SqueezeNext's have some 300
 MAX_PARTS = 64  # blobs of a layer, pieces of a blob, numbers of a list
-EPSILON = 1e-5  # BatchNormParameter.eps, where a file says nothing
-_NAMES_OF_V1 = {
-    4: "Convolution",
-    14: "InnerProduct",
-    18: "ReLU",
-    25: "Eltwise",
-}  # V1LayerParameter.LayerType
+# V1LayerParameter.LayerType
+_NAMES_OF_V1 = {4: "Convolution", 14: "InnerProduct", 18: "ReLU", 25: "Eltwise"}
 
 # The fields of caffe.proto that are read, {message: {field: (number, kind)}}; a star means
 # repeated. Messages inside messages are declared as bytes and parsed one by one, so that their
@@ -66,14 +61,14 @@ class Layer:
       kind: the layer's type, in the words of newer files.
       blobs: float arrays without leading dimensions of 1.
       convolution: its ConvolutionParameter message, or None.
-      epsilon: BatchNormParameter.eps.
+      epsilon: BatchNormParameter.eps, also where a file says nothing of it.
     """
 
     name: str
     kind: str
     blobs: list[np.ndarray]
     convolution: object | None
-    epsilon: float = EPSILON
+    epsilon: float = graph.EPSILON
 
 
 def read_layers(data: bytes) -> list[Layer]:
@@ -83,7 +78,8 @@ def read_layers(data: bytes) -> list[Layer]:
       _Damaged: the bytes are not such a message.
     """
     net = _parse("NetParameter", data)
-    return [*map(_first_layer, net.layers), *map(_layer, net.layer)]
+    old = [_layer("V1LayerParameter", layer) for layer in net.layers]
+    return old + [_layer("LayerParameter", layer) for layer in net.layer]
 
 
 @functools.cache
@@ -127,28 +123,18 @@ def _parse(message: str, data: bytes):
     return found
 
 
-def _layer(data: bytes) -> Layer:
-    found = _parse("LayerParameter", data)
-    epsilon = EPSILON
-    if found.HasField("batch_norm_param"):
-        norm = _parse("BatchNormParameter", found.batch_norm_param)
-        epsilon = norm.eps if norm.HasField("eps") else EPSILON
-    return Layer(_text(found.name), _text(found.type), *_content(found), epsilon)
-
-
-def _first_layer(data: bytes) -> Layer:
-    """Reads a V1LayerParameter."""
-    found = _parse("V1LayerParameter", data)
-    kind = _NAMES_OF_V1.get(found.type, f"number {found.type}")
-    return Layer(_text(found.name), kind, *_content(found))
-
-
-def _content(layer) -> tuple[list[np.ndarray], object | None]:
-    convolution = layer.HasField("convolution_param")
-    return (
-        [_blob(blob) for blob in layer.blobs],
-        _parse("ConvolutionParameter", layer.convolution_param) if convolution else None,
-    )
+def _layer(message: str, data: bytes) -> Layer:
+    found = _parse(message, data)
+    layer = Layer(_text(found.name), "", [_blob(blob) for blob in found.blobs], None)
+    if found.HasField("convolution_param"):
+        layer.convolution = _parse("ConvolutionParameter", found.convolution_param)
+    if message == "V1LayerParameter":
+        layer.kind = _NAMES_OF_V1.get(found.type, f"number {found.type}")
+        return layer
+    layer.kind = _text(found.type)
+    norm = _parse("BatchNormParameter", found.batch_norm_param)
+    layer.epsilon = norm.eps if norm.HasField("eps") else graph.EPSILON
+    return layer
 
 
 def _blob(data: bytes) -> np.ndarray:
@@ -180,15 +166,9 @@ _WEIGHTED = ("Convolution", "InnerProduct", "BatchNorm", "Scale")
 
 
 def decode(data: bytes, config: Config, source: str) -> dict[str, np.ndarray]:
-    """Decodes a file.
+    """Returns the variables in a file by "model/layer/variable".
 
-    Args:
-      data: the content of the file.
-      config: the network.
-      source: the file's name in messages.
-
-    Returns:
-      Variables by "model/layer/variable"; moving statistics divided by Caffe's scale factor.
+    Moving statistics are divided by Caffe's scale factor.
 
     Raises:
       InputError: the file is damaged, or of another network.
@@ -197,9 +177,9 @@ def decode(data: bytes, config: Config, source: str) -> dict[str, np.ndarray]:
         layers, network = read_layers(data), graph.of(config)
         found = _variables(_with_norms(layers), network)
         _check_activations(layers, network)
-        return found
     except _Damaged as error:
         raise InputError(f"{source} is damaged or of another network: {error}.") from error
+    return found
 
 
 def _with_norms(layers: list[Layer]) -> list[tuple[Layer, list[Layer]]]:
@@ -219,14 +199,16 @@ def _with_norms(layers: list[Layer]) -> list[tuple[Layer, list[Layer]]]:
     return found
 
 
+_KINDS = {"conv": "Convolution", "dense": "InnerProduct", "add": "Eltwise"}
+
+
 def _variables(
     layers: list[tuple[Layer, list[Layer]]], network: graph.Graph
 ) -> dict[str, np.ndarray]:
-    nodes = [node for node in network.nodes if node.op in ("conv", "dense", "add")]
-    wanted = {"conv": "Convolution", "dense": "InnerProduct", "add": "Eltwise"}
-    kinds, expected = [x.kind for x, _ in layers], [wanted[node.op] for node in nodes]
+    expected = [_KINDS[node.op] for node in network.nodes if node.op in _KINDS]
+    kinds = [layer.kind for layer, _ in layers]
     if sorted(kinds) != sorted(expected):
-        told = ", ".join(f"{kinds.count(k)} {k} ({expected.count(k)})" for k in wanted.values())
+        told = ", ".join(f"{kinds.count(k)} {k} ({expected.count(k)})" for k in _KINDS.values())
         raise _Damaged(f"of each type it has, and the network should have: {told}")
     weighted = [(layer, norms) for layer, norms in layers if layer.kind != "Eltwise"]
     found = {}

@@ -24,7 +24,7 @@ Shape = tuple[int, int, int, int]  # out x in x height x width
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer as it is stored in the file.
+    """A layer as it is stored.
 
     Attributes:
       codebook: [256] or [16] float32; the first value is 0.
@@ -42,29 +42,23 @@ class Layer:
 def decode(
     data: bytes, shapes: Sequence[Shape], source: str, bits: int = 8
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Decodes a file to arrays.
+    """Returns (weights, biases [out]) of every layer in a file, float32; arguments as of `read`.
+
+    Raises:
+      InputError: the file is not of these layers.
+    """
+    layers = zip(read(data, shapes, source, bits), shapes, strict=True)
+    return [(_weights(layer, shape, source), layer.biases) for layer, shape in layers]
+
+
+def read(data: bytes, shapes: Sequence[Shape], source: str, bits: int = 8) -> list[Layer]:
+    """Splits a file into layers; `write` is the inverse, byte for byte.
 
     Args:
       data: the whole file.
       shapes: the layers' shapes in network order.
       source: the file's name in messages.
       bits: bits of a code, 8 or 4.
-
-    Returns:
-      (weights, biases [out]) of every layer, float32.
-
-    Raises:
-      InputError: the file is not of these layers.
-    """
-    layers = read(data, shapes, source, bits)
-    return [
-        (_weights(layer, shape, source), layer.biases)
-        for layer, shape in zip(layers, shapes, strict=True)
-    ]
-
-
-def read(data: bytes, shapes: Sequence[Shape], source: str, bits: int = 8) -> list[Layer]:
-    """Splits a file into layers; `write` is the inverse, byte for byte.
 
     Raises:
       InputError: the file is not of these layers.
@@ -92,19 +86,14 @@ def read(data: bytes, shapes: Sequence[Shape], source: str, bits: int = 8) -> li
 def _layer(data: bytes, count: int, outputs: int, bits: int, source: str) -> Layer:
     codebook = np.frombuffer(data, "<f4", 1 << bits)
     biases = np.frombuffer(data, "<f4", outputs, codebook.nbytes)
-    start = codebook.nbytes + biases.nbytes
-    gaps = (count + 1) // 2
-    codes = np.frombuffer(data[start : len(data) - gaps], np.uint8)
-    codes = codes if bits == 8 else _halves(codes, count, source)
+    rest = np.frombuffer(data, np.uint8, offset=codebook.nbytes + biases.nbytes)
+    codes, gaps = np.split(rest, [len(rest) - (count + 1) // 2])
     if not (np.isfinite(codebook).all() and np.isfinite(biases).all()):
         raise InputError(f"{source} is damaged: a weight is not finite.")
     if codebook[0]:
         raise InputError(f"{source} is damaged: its code 0 is {codebook[0]}, not 0.")
-    return Layer(codebook, biases, codes, _halves(_tail(data, gaps), count, source))
-
-
-def _tail(data: bytes, count: int) -> np.ndarray:
-    return np.frombuffer(data[len(data) - count :], np.uint8)
+    codes = codes if bits == 8 else _halves(codes, count, source)
+    return Layer(codebook, biases, codes, _halves(gaps, count, source))
 
 
 def _halves(data: np.ndarray, count: int, source: str) -> np.ndarray:
@@ -169,11 +158,7 @@ def _shared(weights: np.ndarray, biases: np.ndarray, bits: int) -> Layer:
 
 
 def weighted_layers(config: Config) -> tuple[list[str], list[Shape]]:
-    """Returns names and out x in x height x width of SqueezeNet's layers, in network order.
-
-    Raises:
-      InputError: the configuration is of another network.
-    """
+    """Returns the names and shapes of SqueezeNet's layers; refuses other networks."""
     if not isinstance(config.model, SqueezeNet) or config.model.bypass == "complex":
         raise InputError("Deep Compression's files are of SqueezeNet without complex bypass.")
     network = graph.of(config)

@@ -70,7 +70,6 @@ def _layer(words: list[str]) -> Layer:
 
 
 MAX_PARAM = 1 << 20  # bytes; SqueezeNet's have 7 kB
-MAX_BIN = 64 << 20
 _FLOAT16, _FLOAT32 = 0x01306B47, (0, 0x0002C056)  # modelbin.cpp
 _PASSED = ("Split", "Dropout", "Noop")
 _TAIL = (*_PASSED, "Softmax", "Reshape", "Flatten")  # between the logits and the output
@@ -84,24 +83,15 @@ _KNOWN = {_OUT, _WIDTH, _HEIGHT, _BIAS, _SIZE, _ACTIVATION, *_DILATIONS, *_STRID
 def decode(
     param: bytes, weights: bytes, config: Config, source: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Decodes the two files.
-
-    Args:
-      param: the content of `.param`.
-      weights: the content of `.bin`.
-      config: a SqueezeNet without bypass, with its image size.
-      source: the file's name in messages.
-
-    Returns:
-      Kernels and biases by "model/layer/variable", and sentences for the user.
+    """Returns the variables in `.param` and `.bin` by name, and sentences for the user.
 
     Raises:
       InputError: the files are damaged, or of another network.
     """
     if not isinstance(config.model, SqueezeNet) or config.model.bypass != "none":
         raise InputError("ncnn's files are read for SqueezeNet without bypass only.")
-    if len(param) > MAX_PARAM or len(weights) > MAX_BIN:
-        raise InputError(f"{source} is larger than any SqueezeNet's files.")
+    if len(param) > MAX_PARAM:
+        raise InputError(f"{source}: the .param is larger than any SqueezeNet's.")
     layers = parse(param, source)
     walk = _Walk(layers, graph.of(config), source)
     names = walk.names()
@@ -171,10 +161,9 @@ class _Walk:
             padding = self._padding_of_head(layer, node, padding)
             fits = self._convolution_fits(layer.attributes, node, padding, relu)
         else:
-            fits = not relu and _FITS[node.op](layer.attributes, node)
-        told = layer.attributes.get(0)
+            fits = not relu and _fits(layer.attributes, node)
         if node.op == "input" and not fits:
-            side = node.shape[0]
+            told, side = layer.attributes.get(0), node.shape[0]
             raise self._fault(f"its images are {told} wide, the configuration's {side}")
         if not fits:
             raise self._fault(f"its layer {layer.name} has other attributes than {node.name}")
@@ -220,26 +209,22 @@ class _Walk:
         )
 
 
-def _max_pool_fits(told: dict, node: graph.Node) -> bool:
-    """Says whether a layer is an unpadded max pool with Caffe's ceil, mode 0 of pooling.cpp."""
-    sides = (told.get(1), told.get(11, told.get(1)), told.get(2), told.get(12, told.get(2)))
-    del node  # all are alike
-    others = [value for key, value in told.items() if key not in (1, 11, 2, 12)]
-    return sides == (3, 3, 2, 2) and not any(others)
-
-
-def _input_fits(told: dict, node: graph.Node) -> bool:
-    return all(told.get(key, 0) in (0, side) for key, side in enumerate(reversed(node.shape[:2])))
-
-
-_FITS = {
-    "input": _input_fits,
-    "max_pool": _max_pool_fits,
-    "concat": lambda told, node: not told.get(0),  # the axis: channels
-    "global_pool": lambda told, node: told.get(0) == told.get(4) == 1 and not told.get(7),
-}
 _KINDS = {"input": "Input", "conv": "Convolution", "max_pool": "Pooling", "concat": "Concat",
           "global_pool": "Pooling"}  # fmt: skip
+
+
+def _fits(told: dict, node: graph.Node) -> bool:
+    """Says whether a layer without weights has the attributes of a node."""
+    if node.op == "input":
+        sides = enumerate(reversed(node.shape[:2]))
+        return all(told.get(key, 0) in (0, side) for key, side in sides)
+    if node.op == "max_pool":  # unpadded with Caffe's ceil, mode 0 of pooling.cpp
+        sides = (told.get(1), told.get(11, told.get(1)), told.get(2), told.get(12, told.get(2)))
+        others = [value for key, value in told.items() if key not in (1, 11, 2, 12)]
+        return sides == (3, 3, 2, 2) and not any(others)
+    if node.op == "concat":
+        return not told.get(0)  # the axis: channels
+    return told.get(0) == told.get(4) == 1 and not told.get(7)
 
 
 def _read(
@@ -247,9 +232,8 @@ def _read(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Returns kernel [height, width, in, out], bias [out] and the offset of the next layer."""
     get = layer.attributes.get
-    out, width, height, size = (
-        int(x) for x in (get(_OUT), get(_WIDTH), get(_HEIGHT, get(_WIDTH)), get(_SIZE))
-    )
+    out, size, width = int(get(_OUT)), int(get(_SIZE)), int(get(_WIDTH))
+    height = int(get(_HEIGHT, width))
     tag = int.from_bytes(data[offset : offset + 4], "little")
     if tag != _FLOAT16 and tag not in _FLOAT32:
         raise InputError(

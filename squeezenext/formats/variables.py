@@ -35,7 +35,7 @@ def complete(
     """Checks arrays that were read from a file, and returns all variables of the network.
 
     Args:
-      config: the network's configuration.
+      config: the network.
       arrays: its variables by name, of any float type; moving statistics as evaluation uses them,
         already divided by Caffe's `scale_factor`.
       source: the file's name in messages.
