@@ -20,6 +20,7 @@ SKIP = 255  # zeros without a weight after them
 MAX_VALUES = 1 << 12  # values of a codebook
 Shape = tuple[int, int, int, int]
 _FORM = struct.Struct("<BHHI")
+FORM_BYTES = _FORM.size
 _RAW = 4
 
 
@@ -78,19 +79,14 @@ def unpack(data: bytes, shapes: list[Shape], source: str) -> list[Form]:
     Raises:
       InputError: the data are cut, or a form is impossible.
     """
-    if len(data) < _FORM.size * len(shapes):
+    size = FORM_BYTES * len(shapes)
+    if len(data) < size:
         raise InputError(f"{source} is cut inside its table of layers.")
-    return [
-        _form(data[_FORM.size * place : _FORM.size * (place + 1)], shape, source)
-        for place, shape in enumerate(shapes)
-    ]
+    rows = zip(_FORM.iter_unpack(data[:size]), shapes, strict=True)
+    return [_form(*row, shape, source) for row, shape in rows]
 
 
-FORM_BYTES = _FORM.size
-
-
-def _form(data: bytes, shape: Shape, source: str) -> Form:
-    kind, negative, positive, gaps = _FORM.unpack(data)
+def _form(kind: int, negative: int, positive: int, gaps: int, shape: Shape, source: str) -> Form:
     raw, place = divmod(kind, _RAW)
     size = int(np.prod(shape))
     possible = (
@@ -128,9 +124,11 @@ class Parts:
         return int((self.codebook < 0).sum())
 
     @property
-    def dense(self) -> bool:
-        """Whether no weight is 0."""
-        return bool(self.there.all())
+    def signs(self) -> np.ndarray:
+        """-1, 0 or 1 for each weight, int8, in the shape of `there`."""
+        found = np.zeros(self.there.shape, np.int8)
+        found[self.there] = np.where(self.codes < self.negative, -1, 1)
+        return found
 
     def form(self, positions: Positions) -> Form:
         """Returns the form with positions stored in one of the ways."""

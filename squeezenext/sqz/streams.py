@@ -15,6 +15,7 @@ from squeezenext.errors import InputError
 from squeezenext.sqz import contexts as coding
 from squeezenext.sqz import kernels as forms
 from squeezenext.sqz.coder import Decoder, Encoder, Meter
+from squeezenext.sqz.contexts import Coder
 from squeezenext.sqz.kernels import Form, Parts, Shape
 
 _HEAD = struct.Struct("<H")
@@ -22,22 +23,19 @@ _GAP_BITS = 8
 
 
 def write(kernels: Sequence[Parts], biases: np.ndarray) -> tuple[bytes, list[int]]:
-    """Codes a network.
+    """Returns a network's coded bytes, and the approximate number of bytes of each layer.
 
     Args:
       kernels: the kernels in network order, of the dtype of `biases`.
       biases: all biases in one array, float16 or float32.
-
-    Returns:
-      The coded bytes, and the approximate number of bytes of each layer.
     """
     lanes = _lanes(sum(parts.there.size for parts in kernels))
     chosen = [_form(parts, lanes) for parts in kernels]
     encoder = Encoder(lanes)
     _codebooks(encoder, [form for form, _ in chosen], kernels, biases.dtype)
-    _floats(encoder, len(biases), biases)
+    _floats(encoder, len(biases), biases, biases.dtype)
     for parts, (form, _) in zip(kernels, chosen, strict=True):
-        _kernel(encoder, form, parts)
+        _kernel(encoder, form, parts.shape, parts.codebook, parts)
     head = b"".join(form.pack() for form, _ in chosen) + _HEAD.pack(lanes)
     return head + encoder.finish(), [size for _, size in chosen]
 
@@ -49,40 +47,14 @@ def _lanes(weights: int) -> int:
 
 def _form(parts: Parts, lanes: int) -> tuple[Form, int]:
     """Returns the form that needs the fewest bytes, and their number."""
-    ways = ["dense"] if parts.dense else ["mask", "gaps"]
+    ways = ["dense"] if parts.there.all() else ["mask", "gaps"]
     sizes = {}
     for way in ways:
         form, meter = parts.form(way), Meter(lanes)
-        _kernel(meter, form, parts)
+        _kernel(meter, form, parts.shape, parts.codebook, parts)
         sizes[form] = meter.bits / 8
     best = min(sizes, key=sizes.get)
     return best, round(sizes[best])
-
-
-def _kernel(encoder: Encoder | Meter, form: Form, parts: Parts) -> None:
-    if form.positions == "mask":
-        coding.positions(encoder, parts.shape, parts.there)
-    elif form.positions == "gaps":
-        gaps = forms.to_gaps(parts.there)
-        coding.symbols(encoder, np.zeros_like(gaps), (_GAP_BITS,), gaps)
-    if parts.raw:
-        _floats(encoder, len(parts.codebook), parts.codebook)
-        return
-    positive = parts.codes >= form.negative
-    if form.negative and form.positive:
-        signs = np.zeros(parts.there.shape, np.int8)
-        signs[parts.there] = np.where(positive, 1, -1)
-        coding.signs(encoder, parts.shape, parts.there, signs)
-    ranks = np.where(positive, parts.codes - form.negative, form.negative - 1 - parts.codes)
-    coding.symbols(encoder, positive.astype(np.int64), _depths(form), ranks)
-
-
-def _depths(form: Form) -> tuple[int, int]:
-    return _depth(form.negative), _depth(form.positive)
-
-
-def _depth(count: int) -> int:
-    return max(count - 1, 0).bit_length()
 
 
 def read(
@@ -92,7 +64,7 @@ def read(
 
     Args:
       data: the coded bytes.
-      shapes: the kernels' shapes in network order.
+      shapes: shapes of the kernels in network order.
       biases: number of all biases.
       kind: float16 or float32, little-endian.
       source: the file's name in messages.
@@ -117,32 +89,49 @@ def read(
     offsets = _floats(decoder, biases, None, kind)
     kernels = []
     for form, shape, codebook in zip(table, shapes, codebooks, strict=True):
-        kernels.append(_read_kernel(decoder, form, shape, codebook, kind, source))
+        there, values = _kernel(decoder, form, shape, codebook, source=source)
+        kernels.append(forms.put_together(there, values, shape))
     decoder.finish()
     return kernels, offsets.astype(np.float32)
 
 
-def _read_kernel(decoder, form: Form, shape: Shape, codebook, kind, source) -> np.ndarray:
+def _kernel(
+    coder: Coder,
+    form: Form,
+    shape: Shape,
+    codebook: np.ndarray,
+    known: Parts | None = None,
+    source: str = "",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes a kernel, whose parts a decoder does not know yet.
+
+    Returns which weights are not 0, and their values.
+    """
     there = np.ones((shape[0] * shape[1], shape[2] * shape[3]), bool)
     if form.positions == "mask":
-        there = coding.positions(decoder, shape, None)
+        there = coding.positions(coder, shape, known and known.there)
     elif form.positions == "gaps":
-        gaps = coding.symbols(decoder, np.zeros(form.gaps, np.int64), (_GAP_BITS,), None)
+        gaps = known and forms.to_gaps(known.there)
+        gaps = coding.symbols(coder, np.zeros(form.gaps, np.int64), (_GAP_BITS,), gaps)
         there = forms.from_gaps(gaps, shape, source)
     count = int(there.sum())
     if form.raw:
-        return forms.put_together(there, _floats(decoder, count, None, kind), shape)
+        return there, _floats(coder, count, known and known.codebook, codebook.dtype)
     if count and not len(codebook):
         raise forms.damaged_values(source)
+    positive = np.full(count, form.positive > 0)
     if form.negative and form.positive:
-        positive = coding.signs(decoder, shape, there, None)[there] > 0
-    else:
-        positive = np.full(count, form.positive > 0)
-    ranks = coding.symbols(decoder, positive.astype(np.int64), _depths(form), None)
+        signs = known and known.signs
+        positive = coding.signs(coder, shape, there, signs)[there] > 0
+    ranks = None
+    if known:
+        ranks = np.where(positive, known.codes - form.negative, form.negative - 1 - known.codes)
+    depths = tuple(max(side - 1, 0).bit_length() for side in (form.negative, form.positive))
+    ranks = coding.symbols(coder, positive.astype(np.int64), depths, ranks)
     if (ranks >= np.where(positive, form.positive, form.negative)).any():
         raise forms.damaged_values(source)
     codes = np.where(positive, ranks + form.negative, form.negative - 1 - ranks)
-    return forms.put_together(there, codebook[codes], shape)
+    return there, codebook[codes]
 
 
 def _codebooks(coder, table: Sequence[Form], kernels, kind: np.dtype) -> list[np.ndarray]:
@@ -186,9 +175,8 @@ def _steps(coder, count: int, known) -> np.ndarray:
     return (1 << lengths - 1) | rest
 
 
-def _floats(coder, count: int, known, kind: np.dtype | None = None) -> np.ndarray:
+def _floats(coder: Coder, count: int, known, kind: np.dtype) -> np.ndarray:
     """Codes floats in any order: sign and exponent with statistics, the mantissa without."""
-    kind = np.dtype(kind or known.dtype)
     mantissa = {2: 10, 4: 23}[kind.itemsize]
     bits = None if known is None else known.view(f"<u{kind.itemsize}").astype(np.int64)
     tops = None if bits is None else bits >> mantissa
