@@ -52,7 +52,7 @@ def test_a_shard_that_is_written_twice_is_the_same(photos, tmp_path):
     convert(photos, tmp_path / "whole", **OPTIONS)
     out = tmp_path / "out"
     (out / ".convert").mkdir(parents=True)
-    collection = folder.collect(photos, 0.2, 0, False)
+    collection = folder.collect(photos, ConvertOptions("folder"), folder.ClassNames())
     for _, job in shards.shard_jobs(collection, out, ConvertOptions(**OPTIONS)):
         first = shards.write(job)
         (out / ".convert" / f"{job.path.name}.json").unlink()
@@ -71,7 +71,7 @@ def test_without_beam_it_says_so(photos, tmp_path, monkeypatch):
 def test_an_element_that_outlives_its_conversion_replaces_nothing(photos, tmp_path, later):
     """Its submitter was killed, and another seed's conversion came meanwhile, or none."""
     out = tmp_path / "out"
-    collection = folder.collect(photos, 0.2, 0, False)
+    collection = folder.collect(photos, ConvertOptions("folder"), folder.ClassNames())
     before = plan.ConversionPlan("seed 0", "", ())
     late = shards.shard_jobs(collection, out, ConvertOptions(**OPTIONS), before.key)[0][1]
     if later == "finished":

@@ -40,7 +40,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    from squeezenext import convert
+    from squeezenext.convert import command as convert
 
     photos, out = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("data") / "records"
     for number in range(20):

@@ -474,6 +474,28 @@ def test_scans_are_counted_where_there_may_be_several():
         images.normalise(single[:-2] + 100 * scan + JPEG[-2:])
 
 
+@pytest.mark.parametrize("data", [PROGRESSIVE, PROGRESSIVE[:-2]])
+def test_the_scans_of_an_image_are_counted_once(data, monkeypatch):
+    counted = []
+
+    def count(data):
+        counted.append(data)
+        return False
+
+    monkeypatch.setattr(segments, "too_many_scans", count)
+    image = images.normalise(data, verify=True, smaller=images.Smaller(32, 90))
+    images.rgb_mean(image.data)
+    assert counted == [data]
+
+
+def test_a_repaired_image_is_not_too_large_to_read(monkeypatch):
+    monkeypatch.setattr(images.decoding, "MAX_BYTES", len(PROGRESSIVE) + 4096)
+    assert images.normalise(PROGRESSIVE[:-2]).repair
+    monkeypatch.setattr(images.decoding, "MAX_BYTES", len(PROGRESSIVE) + 4095)
+    with pytest.raises(images.ImageError, match="is cut short, and too large for a repair"):
+        images.normalise(PROGRESSIVE[:-2])
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -749,6 +771,13 @@ def test_a_dry_run_writes_nothing(photos, tmp_path, capsys, monkeypatch):
 
 def test_workers_import_no_tensorflow():
     code = "import sys, datasets.convert; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_a_worker_imports_neither_the_command_nor_rich():
+    """Each worker process imports the module of its job when it starts."""
+    code = "import sys, squeezenext.convert.shards;"
+    code += "sys.exit(bool({'squeezenext.convert.command', 'rich'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

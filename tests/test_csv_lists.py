@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from squeezenext.convert import csv_lists
+from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
 from squeezenext.records import manifest as records_manifest
 from tests.converting import convert
@@ -14,6 +15,7 @@ from tests.imagenet_archives import jpeg
 from tests.test_convert import ROOT
 
 CSV = {"layout": "csv", "workers": 1, "show_progress": False}
+HALF = ConvertOptions("csv", validation_fraction=0.5)
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def rows(names=range(6), classes=("cat", "dog")):
 
 
 def listed(path):
-    collection = csv_lists.collect(path, 0.5, 0)
+    collection = csv_lists.collect(path, HALF)
     found = {}
     for split in collection.splits.values():
         for name, label in zip(split.names, split.table["label"].tolist(), strict=True):
@@ -66,8 +68,9 @@ def test_the_order_of_classes_does_not_depend_on_pythons_hashes(images):
     labels = ["1", "01", "001"]
     lines = [f"images/{n}.jpg,{labels[n % 3]}\n" for n in range(6)]
     (images / "list.csv").write_text("".join(lines))
-    code = "import sys; from squeezenext.convert import csv_lists; from pathlib import Path;"
-    code += "print([c.text for c in csv_lists.collect(Path(sys.argv[1]), 0.5, 0).classes])"
+    code = "import pathlib, sys; from squeezenext.convert import csv_lists, options;"
+    code += "path, options = pathlib.Path(sys.argv[1]), options.ConvertOptions('csv');"
+    code += "print([c.text for c in csv_lists.collect(path, options).classes])"
     line = [sys.executable, "-c", code, images / "list.csv"]
     for seed in range(3):
         environment = os.environ | {"PYTHONHASHSEED": str(seed)}
@@ -87,7 +90,7 @@ def test_labels_that_no_list_could_carry(images, label):
 
 def test_numbers_are_ordered_by_value(images):
     (images / "train.csv").write_text(rows(classes=("10", "9")))
-    assert [label.text for label in csv_lists.collect(images, 0.5, 0).classes] == ["9", "10"]
+    assert [label.text for label in csv_lists.collect(images, HALF).classes] == ["9", "10"]
 
 
 def test_splits_and_conversion(images, tmp_path):
@@ -144,16 +147,16 @@ def test_faults_are_named(images, tmp_path):
 def test_bad_files(images, text, message):
     (images / "list.csv").write_text(text)
     with pytest.raises(InputError, match=message):
-        csv_lists.collect(images / "list.csv", 0.5, 0)
+        csv_lists.collect(images / "list.csv", HALF)
 
 
 def test_bad_sources(images):
     with pytest.raises(InputError, match="no CSV file, nor a folder that holds train.csv"):
-        csv_lists.collect(images, 0.5, 0)
+        csv_lists.collect(images, HALF)
     (images / "list.csv").write_bytes(b"\xff\xfe\x00binary")
     with pytest.raises(InputError, match="no CSV file in UTF-8"):
-        csv_lists.collect(images / "list.csv", 0.5, 0)
+        csv_lists.collect(images / "list.csv", HALF)
     (images / "train.csv").write_text(rows())
     (images / "val.csv").write_text("images/0.jpg,cow\n")
     with pytest.raises(InputError, match="class 'cow', which the training list lacks"):
-        csv_lists.collect(images, 0.5, 0)
+        csv_lists.collect(images, HALF)

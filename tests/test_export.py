@@ -61,7 +61,7 @@ def made(folder, config, coarse=False):
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     """Ten records of the tiny classes, with a manifest."""
-    from squeezenext import convert
+    from squeezenext.convert import command as convert
 
     photos, out = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("data") / "records"
     for number in range(12):
@@ -520,7 +520,7 @@ def test_mediapipe_loads_the_files_as_they_are(shared, mediapipe, tmp_path, monk
     monkeypatch.setenv("SQUEEZENEXT_WEIGHTS", str(shared / "weights"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     known = loading.load("squeezenet_v1_0")
-    from squeezenext import convert
+    from squeezenext.convert import command as convert
 
     source = imagenet_archives.real_imagenet(tmp_path / "source")
     arguments = ["--layout=imagenet", "--partial", f"--source={source}", "--workers=1"]

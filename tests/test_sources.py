@@ -462,7 +462,8 @@ def tree(root, *paths):
 
 
 def listed(source, follow_links=False, fraction=0.5):
-    return folder.collect(source, fraction, 0, follow_links)
+    options = ConvertOptions("folder", validation_fraction=fraction, follow_links=follow_links)
+    return folder.collect(source, options, folder.ClassNames())
 
 
 def test_one_level(tmp_path):

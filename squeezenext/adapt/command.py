@@ -26,6 +26,7 @@ from squeezenext.adapt import plan as planning
 from squeezenext.adapt import shipping
 from squeezenext.adapt.plan import Plan
 from squeezenext.cli import log, run
+from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.model import card, published
 from squeezenext.model import directory as model_directory
@@ -210,7 +211,6 @@ def _convert(photos: Path, records: Path, seed: int) -> tuple[Path, tuple[str, .
       The folder of the records, and a sentence about photographs that could not be used.
     """
     from squeezenext.convert import command, output
-    from squeezenext.convert.options import ConvertOptions
 
     options = ConvertOptions("folder", max_side=MAX_SIDE, seed=seed, follow_links=True)
     try:

@@ -1,6 +1,5 @@
-"""Converts archives or folders of images into a data directory of TFRecord shards."""
+"""Converts archives or folders of images into a data directory of TFRecord shards.
 
-from squeezenext.convert.command import convert, main
-from squeezenext.convert.options import ConvertOptions
-
-__all__ = ["ConvertOptions", "convert", "main"]
+Each worker process imports this package, so it loads no module: `command` has the function
+`convert`.
+"""

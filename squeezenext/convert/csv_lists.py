@@ -9,8 +9,16 @@ import csv
 from pathlib import Path
 
 from squeezenext import labels
-from squeezenext.convert.folder import is_image, split_off_validation
-from squeezenext.convert.listing import Collection, Fault, Listing, Watch, check_name
+from squeezenext.convert.folder import is_image, with_validation
+from squeezenext.convert.listing import (
+    Collection,
+    Fault,
+    Listing,
+    Watch,
+    check_name,
+    ordered_splits,
+)
+from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
 
 _SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
@@ -23,13 +31,8 @@ _MAX_DIGITS = 1000  # int() takes 4,300
 Row = tuple[str, str]  # image, label
 
 
-def collect(source: Path, fraction: float, seed: int) -> Collection:
+def collect(source: Path, options: ConvertOptions) -> Collection:
     """Lists the images of a CSV file, or of a folder of such files.
-
-    Args:
-      source: the file or the folder.
-      fraction: share of each class that becomes the validation split if no file lists one.
-      seed: decides which images those are.
 
     Raises:
       InputError: no file, no usable row, or a class that training lacks.
@@ -37,39 +40,39 @@ def collect(source: Path, fraction: float, seed: int) -> Collection:
     files, watch = _files(source), Watch()
     for path in files.values():
         watch.size(path)
-    rows = {name: _rows(path) for name, path in files.items()}
+    rows = {split: _rows(path) for split, path in files.items()}
     faults: list[Fault] = []
-    classes = _classes(rows["train"], files["train"])
-    listed = {
-        name: _listing(files[name], name, pairs, classes, faults, watch)
-        for name, pairs in rows.items()
+    keys = _class_keys(rows["train"], files["train"])
+    ids = {key: number for number, key in enumerate(keys, 1)}
+    splits = {
+        split: _listing(path, split, rows[split], ids, faults, watch)
+        for split, path in files.items()
     }
-    if "validation" not in listed:
-        listed |= split_off_validation(listed["train"], fraction, seed)
-    ordered = {name: listed[name] for name in _SPLITS if name in listed}
-    described = [{"file": path.name, "bytes": listed[name].bytes} for name, path in files.items()]
-    names = _names(files["train"].with_name(_CATEGORIES))
-    labelled = tuple(labels.Label(key, names.get(key, key)) for key in classes)
-    for label in labelled:
+    splits = with_validation(splits, options)
+    described = [{"file": path.name, "bytes": splits[name].bytes} for name, path in files.items()]
+    categories = files["train"].with_name(_CATEGORIES)
+    names = _names(categories)
+    classes = tuple(labels.Label(key, names.get(key, key)) for key in keys)
+    for label in classes:
         check_name(label.synset, files["train"])
-        check_name(label.text, files["train"].with_name(_CATEGORIES))
-    return Collection(labelled, ordered, tuple(faults), tuple(described), watch)
+        check_name(label.text, categories)
+    return Collection(classes, ordered_splits(splits), tuple(faults), tuple(described), watch)
 
 
 def _files(source: Path) -> dict[str, Path]:
     if source.is_file():
         return {"train": source}
-    found = {
-        name: source / f"{stem}.csv"
-        for name, stems in _SPLITS.items()
+    files = {
+        split: source / f"{stem}.csv"
+        for split, stems in _SPLITS.items()
         for stem in reversed(stems)
         if (source / f"{stem}.csv").is_file()
     }
-    if "train" not in found:
+    if "train" not in files:
         raise InputError(
             f"--source {source} is no CSV file, nor a folder that holds train.csv; give one."
         )
-    return found
+    return files
 
 
 def _rows(path: Path) -> list[Row]:
@@ -103,14 +106,14 @@ def _columns(first: list[str]) -> tuple[int, int, int]:
     return 0, 1, int(bool(first) and not is_image(Path(heads[0])))
 
 
-def _classes(rows: list[Row], path: Path) -> list[str]:
+def _class_keys(rows: list[Row], path: Path) -> list[str]:
     """Returns the labels in order: numbers by value, names alphabetically."""
-    found = {label for _, label in rows}
-    if len(found) < 2:
-        raise InputError(f"{path} has {len(found)} class; a classifier needs two at least.")
-    if all(label.isdecimal() and len(label) < _MAX_DIGITS for label in found):
-        return sorted(found, key=lambda label: (int(label), label))  # 1 and 01 are two classes
-    return sorted(found)
+    keys = {label for _, label in rows}
+    if len(keys) < 2:
+        raise InputError(f"{path} has {len(keys)} class; a classifier needs two at least.")
+    if all(key.isdecimal() and len(key) < _MAX_DIGITS for key in keys):
+        return sorted(keys, key=lambda key: (int(key), key))  # 1 and 01 are two classes
+    return sorted(keys)
 
 
 def _names(path: Path) -> dict[str, str]:
@@ -125,32 +128,25 @@ def _names(path: Path) -> dict[str, str]:
 
 
 def _listing(
-    path: Path,
-    name: str,
-    rows: list[Row],
-    classes: list[str],
-    faults: list[Fault],
-    watch: Watch,
+    path: Path, split: str, rows: list[Row], ids: dict[str, int], faults: list[Fault], watch: Watch
 ) -> Listing:
-    ids = {label: number for number, label in enumerate(classes, 1)}
-    roots = [path.parent, *(path.parent / stem for stem in _SPLITS[name])]
-    files, table, names, seen = [], [], [], set()
+    roots = [path.parent, *(path.parent / stem for stem in _SPLITS[split])]
+    files: dict[str, Path] = {}  # by the image's name
+    table = []
     for image, label in rows:
         check_name(image, path)
         if label not in ids:
             raise InputError(f"{path} has the class {label!r}, which the training list lacks.")
         file = next((root / image for root in roots if (root / image).is_file()), None)
-        if file is None or image in seen:
+        if file is None or image in files:
             reason = "is listed twice" if file else f"is listed in {path.name} but is no file"
             faults.append(Fault(image, reason))
             continue
-        seen.add(image)
         table.append((len(files), 0, watch.size(file), ids[label]))
-        files.append(file)
-        names.append(image)
+        files[image] = file
     if not files:
         raise InputError(
             f"{path}: none of its {len(rows)} images is a file; paths are relative "
             f"to {path.parent}."
         )
-    return Listing.of_rows(files, table, names)
+    return Listing.of_rows(files.values(), table, list(files))

@@ -15,8 +15,10 @@ from squeezenext.convert.listing import (
     Listing,
     Watch,
     check_name,
+    ordered_splits,
     random_order,
 )
+from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
 from squeezenext.images.decoding import ENDINGS
 
@@ -29,6 +31,7 @@ _SPLIT_NAMES = {
     "test": "test",
 }
 _HINT = "make one folder per class, with the images directly in it"
+_LINK = "is a symbolic link; give --follow_links"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +51,8 @@ class ClassNames:
 
 
 @dataclasses.dataclass
-class _Found:
-    """What the walk through the folders collects."""
+class _Walk:
+    """The rules of a walk through the folders, and what it reports."""
 
     follow_links: bool
     names: ClassNames
@@ -58,94 +61,80 @@ class _Found:
     others: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
 
-def collect(
-    source: Path, fraction: float, seed: int, follow_links: bool, names: ClassNames | None = None
-) -> Collection:
+def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collection:
     """Lists `source`/CLASS/*.jpg, or `source`/{train,validation,test}/CLASS/*.jpg.
-
-    Args:
-      source: the folder.
-      fraction: share of each class that becomes the validation split if that has no folder.
-      seed: decides which images those are.
-      follow_links: follow symbolic links instead of rejecting them.
-      names: rules for the names of class folders; by default a folder's name is the class.
 
     Raises:
       InputError: no folder, no image, a class without one, or classes in deeper folders.
     """
-    if not source.is_dir():
-        raise InputError(f"{source} is no folder; give the one that holds a folder per class.")
-    seen = _Found(follow_links, names or ClassNames())
+    walk = _Walk(options.follow_links, names)
     roots = split_folders(source)
-    found = {name: _images(root, seen) for name, root in roots.items()}
-    if seen.others:
-        counts = ", ".join(f"{count} {ending}" for ending, count in seen.others.most_common(5))
-        seen.warnings.append(
-            f"{seen.others.total()} files in class folders are left out by their endings "
+    images = {split: _images(root, walk) for split, root in roots.items()}
+    if walk.others:
+        counts = ", ".join(f"{count} {ending}" for ending, count in walk.others.most_common(5))
+        walk.warnings.append(
+            f"{walk.others.total()} files in class folders are left out by their endings "
             f"({counts}); photographs among them must be made JPEG first."
         )
-    classes = sorted(found["train"])
-    for name, images in found.items():
-        for other in sorted(set(images) - set(classes)):
-            raise InputError(f"{roots[name] / other} is a class that {roots['train']} lacks.")
-    if len(classes) < 2:
-        raise InputError(f"{roots['train']} has {len(classes)} class folders with images; {_HINT}.")
+    folders = sorted(images["train"])
+    for split in images:
+        for other in sorted(set(images[split]) - set(folders)):
+            raise InputError(f"{roots[split] / other} is a class that {roots['train']} lacks.")
+    if len(folders) < 2:
+        raise InputError(f"{roots['train']} has {len(folders)} class folders with images; {_HINT}.")
     watch = Watch()
-    splits = {name: _listing(roots[name], classes, images, watch) for name, images in found.items()}
-    if "validation" not in splits:
-        splits |= split_off_validation(splits["train"], fraction, seed)
-    ordered = {name: splits[name] for name in ("train", "validation", "test") if name in splits}
-    described = {
-        "file": source.resolve().name,
-        "bytes": sum(listed.bytes for listed in ordered.values()),
-    }
-    labelled = tuple(_label(_class_name(name, seen.names, source)) for name in classes)
-    _check_names(labelled, source)
-    faults, warnings = tuple(seen.faults), tuple(seen.warnings)
-    return Collection(labelled, ordered, faults, (described,), watch, warnings)
+    splits = {split: _listing(roots[split], folders, images[split], watch) for split in images}
+    splits = ordered_splits(with_validation(splits, options))
+    size = sum(listing.bytes for listing in splits.values())
+    described = {"file": source.resolve().name, "bytes": size}
+    classes = _classes(folders, names, source)
+    faults, warnings = tuple(walk.faults), tuple(walk.warnings)
+    return Collection(classes, splits, faults, (described,), watch, warnings)
 
 
-def split_off_validation(full: Listing, fraction: float, seed: int) -> dict[str, Listing]:
-    """Splits off a fraction of each class: at least one image, and at most all but one.
+def with_validation(splits: dict[str, Listing], options: ConvertOptions) -> dict[str, Listing]:
+    """Splits off a fraction of each class of "train" if there is no validation split.
 
-    A class with a single image keeps it for training.
+    That is at least one image, and at most all but one: a single image stays in training.
 
     Raises:
       InputError: each class has a single image.
     """
+    if "validation" in splits:
+        return splits
+    full = splits["train"]
     # Not the seed of the shards' order, of which validation would be the beginning.
-    order = random_order(full.names, seed ^ 0x5EED)
+    order = random_order(full.names, options.seed ^ 0x5EED)
     labels_in_order = full.table["label"][order]
     chosen = np.zeros(len(order), bool)
     for label in np.unique(labels_in_order):
         members = order[labels_in_order == label]
-        count = max(1, round(fraction * len(members)))
+        count = max(1, round(options.validation_fraction * len(members)))
         chosen[members[: min(count, len(members) - 1)]] = True
     if not chosen.any():
         raise InputError("Every class has a single image: none is left for validation; add some.")
-    return {
-        "train": full.take(np.flatnonzero(~chosen)),
-        "validation": full.take(np.flatnonzero(chosen)),
-    }
+    train, validation = (full.take(np.flatnonzero(part)) for part in (~chosen, chosen))
+    return splits | {"train": train, "validation": validation}
 
 
-def _class_name(folder: str, names: ClassNames, source: Path) -> str:
-    match = names.pattern.fullmatch(folder)
-    if not match:
-        raise InputError(
-            f"{source / folder} does not fit the pattern of class names, "
-            f"{names.pattern.pattern!r}; rename it or give another --class_pattern."
-        )
-    return match[1]
-
-
-def _check_names(classes: tuple[labels.Label, ...], source: Path) -> None:
-    twice = [name for name, n in collections.Counter(c.synset for c in classes).items() if n > 1]
-    if twice:
-        raise InputError(
-            f"Two folders in {source} both are the class {twice[0]!r}; give another "
-            "--class_pattern."
-        )
+def _classes(folders: list[str], names: ClassNames, source: Path) -> tuple[labels.Label, ...]:
+    """Returns each folder's class: its name, or the words of an ImageNet synset."""
+    classes: dict[str, labels.Label] = {}
+    for folder in folders:
+        match = names.pattern.fullmatch(folder)
+        if not match:
+            raise InputError(
+                f"{source / folder} does not fit the pattern of class names, "
+                f"{names.pattern.pattern!r}; rename it or give another --class_pattern."
+            )
+        if match[1] in classes:
+            raise InputError(
+                f"Two folders in {source} both are the class {match[1]!r}; give another "
+                "--class_pattern."
+            )
+        classes[match[1]] = labels.Label(match[1], match[1])
+    classes |= {label.synset: label for label in labels.imagenet() if label.synset in classes}
+    return tuple(classes.values())
 
 
 def split_folders(source: Path) -> dict[str, Path]:
@@ -173,52 +162,45 @@ def _entries(folder: Path) -> list[Path]:
         raise InputError(f"{folder} cannot be read: {error.strerror}.") from error
 
 
-def _images(root: Path, seen: _Found) -> dict[str, list[Path]]:
+def _images(root: Path, walk: _Walk) -> dict[str, list[Path]]:
     """Returns the image files of each class folder in `root`."""
-    found: dict[str, list[Path]] = {}
-    loose = 0
+    images: dict[str, list[Path]] = {}
+    where = "nowhere in its class folders"
     for path in _entries(root):
-        if seen.names.skip and seen.names.skip.fullmatch(path.name):
+        if walk.names.skip and walk.names.skip.fullmatch(path.name):
             continue
-        if not path.is_dir():
-            if is_image(path):
-                loose += 1
-                reason = "lies beside the class folders: it has no class"
-                seen.faults.append(Fault(path.name, reason))
-        elif path.is_symlink() and not seen.follow_links:
-            seen.faults.append(Fault(path.name, "is a symbolic link; give --follow_links"))
-        else:
-            found[path.name] = _class_images(root, path, seen)
-    if not any(found.values()):
-        where = "only outside class folders" if loose else "nowhere in its class folders"
+        if path.is_dir() and path.is_symlink() and not walk.follow_links:
+            walk.faults.append(Fault(path.name, _LINK))
+        elif path.is_dir():
+            images[path.name] = _class_images(root, path, walk)
+        elif is_image(path):
+            where = "only outside class folders"
+            walk.faults.append(Fault(path.name, "lies beside the class folders: it has no class"))
+    if not any(images.values()):
         raise InputError(f"{root} has images {where}; {_HINT}.")
-    for name, files in found.items():
+    for name, files in images.items():
         if not files:
             raise InputError(f"{root / name} has no image; add some or remove the folder.")
-    return found
+    return images
 
 
-def _class_images(root: Path, folder: Path, seen: _Found) -> list[Path]:
+def _class_images(root: Path, folder: Path, walk: _Walk) -> list[Path]:
     files = []
     for path in _entries(folder):
-        if path.is_dir() and any(is_image(deeper) for deeper in _entries(path)):
-            if seen.names.reject_nested:
-                raise InputError(f"{path} holds images one folder too deep; {_HINT}.")
-            name = printable(str(path.relative_to(root)))
-            seen.warnings.append(f"{name} is a folder in a class: left out.")
-        if not is_image(path) or path.is_dir():
-            if not path.is_dir():
-                seen.others[printable(path.suffix.lower()) or "no ending"] += 1
-            continue
-        fault = ""
-        if path.is_symlink() and not seen.follow_links:
-            fault = "is a symbolic link; give --follow_links"
-        elif not path.is_file():
-            fault = "is no file, or a link to nothing"
-        if fault:
-            seen.faults.append(Fault(path.relative_to(root).as_posix(), fault))
-        else:
+        if path.is_dir():
+            if any(is_image(deeper) for deeper in _entries(path)):
+                if walk.names.reject_nested:
+                    raise InputError(f"{path} holds images one folder too deep; {_HINT}.")
+                name = printable(str(path.relative_to(root)))
+                walk.warnings.append(f"{name} is a folder in a class: left out.")
+        elif not is_image(path):
+            walk.others[printable(path.suffix.lower()) or "no ending"] += 1
+        elif path.is_file() and (walk.follow_links or not path.is_symlink()):
             files.append(path)
+        else:
+            linked = path.is_symlink() and not walk.follow_links
+            fault = _LINK if linked else "is no file, or a link to nothing"
+            walk.faults.append(Fault(path.relative_to(root).as_posix(), fault))
     return files
 
 
@@ -228,21 +210,12 @@ def is_image(path: Path) -> bool:
 
 
 def _listing(
-    root: Path, classes: list[str], images: dict[str, list[Path]], watch: Watch
+    root: Path, folders: list[str], images: dict[str, list[Path]], watch: Watch
 ) -> Listing:
-    files = [path for name in classes for path in images.get(name, [])]
-    ids = {name: number for number, name in enumerate(classes, 1)}
+    files = [path for name in folders for path in images.get(name, [])]
+    ids = {name: number for number, name in enumerate(folders, 1)}
     names = [path.relative_to(root).as_posix() for path in files]
     for name in names:
         check_name(name, root)
     rows = [(index, 0, watch.size(path), ids[path.parent.name]) for index, path in enumerate(files)]
     return Listing.of_rows(files, rows, names)
-
-
-def _label(folder: str) -> labels.Label:
-    """Returns the class of a folder: its name, or the words of an ImageNet synset."""
-    if re.fullmatch(r"n\d{8}", folder):
-        for label in labels.imagenet():
-            if label.synset == folder:
-                return label
-    return labels.Label(folder, folder)

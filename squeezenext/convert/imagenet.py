@@ -13,7 +13,7 @@ import hashlib
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from squeezenext import files, labels, progress
@@ -30,13 +30,7 @@ _IMAGE_BYTES = 115_440  # mean of the official archive: 147,897,477,120 bytes, 1
 
 
 def collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> Collection:
-    """Lists the archives in the folder `source`.
-
-    Args:
-      source: the folder of the archives.
-      options: the conversion's.
-      pool: worker processes.
-      spool: a folder for the images of an archive that is read once.
+    """Lists the archives in the folder `source`; `spool` holds the images of one that is read once.
 
     Raises:
       InputError: an archive is missing, cut, damaged, incomplete, or not the official one.
@@ -65,12 +59,9 @@ def collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> C
         train = _train(train_path, pool, faults)
     splits = {"train": train, "validation": validation}
     if not options.partial:
-        imagenet_archives.check_counts(
-            splits, {"train": train_path, "validation": paths[VALIDATION]}
-        )
-    found, refused = read_boxes(paths[BOXES], train, pool)
-    add_faults(faults, refused)
-    splits["train"] = dataclasses.replace(train, boxes=found)
+        archive_of = {"train": train_path, "validation": paths[VALIDATION]}
+        imagenet_archives.check_counts(splits, archive_of)
+    splits["train"] = with_boxes(train, paths[BOXES], pool, faults)
     return Collection(labels.imagenet(), splits, tuple(faults), tuple(described), watch)
 
 
@@ -105,44 +96,34 @@ def _train(path: Path, pool: Pool, faults: list[Fault]) -> Listing:
     if path.stat().st_size < _WORTH_WORKERS:
         pool.warm()
         pool = Pool(1)
-    ids = imagenet_archives.synset_ids()
     with imagenet_archives.opened(path) as source:
-        inner = list(imagenet_archives.classes(source, path, ids, faults, path.stat().st_size))
+        inner = list(imagenet_archives.classes(source, path, path.stat().st_size, faults))
     rows: list[tuple[int, int, int, int]] = []
     names: list[str] = []
-    jobs = ((path, member) for member in inner)
-    for member, (found, refused) in zip(inner, pool.run(_class_images, jobs), strict=True):
-        label = ids[imagenet_archives.synset(member.name)]
-        names += [name for name, _, _ in found]
-        rows += [(0, offset, size, label) for _, offset, size in found]
-        add_faults(faults, refused)
+    jobs = ((path, member, label) for member, label in inner)
+    for images, rejected in pool.run(_class_images, jobs):
+        names += [image[0] for image in images]
+        rows += [(0, *image[1:]) for image in images]
+        add_faults(faults, rejected)
     return _train_listing([path], rows, names, faults, path)
 
 
 def _class_images(
-    job: tuple[Path, tar.Member],
+    job: tuple[Path, tar.Member, int],
 ) -> tuple[list[imagenet_archives.ArchivedImage], list[Fault]]:
-    path, inner = job
+    path, inner, label = job
     faults: list[Fault] = []
     with imagenet_archives.opened(path, inner) as source:
-        return list(imagenet_archives.class_images(source, path, inner, faults)), faults
+        return list(imagenet_archives.class_images(source, path, inner, label, faults)), faults
 
 
 def _validation(path: Path, faults: list[Fault]) -> Listing:
-    """Lists the flat archive. An image's label follows from its number, not from its position.
-
-    The official list is in the order of names, the archive is not.
-    """
-    truth = imagenet_archives.validation_labels()
-    rows, names = [], []
     with imagenet_archives.opened(path) as source:
-        found = imagenet_archives.validation_images(source, path, len(truth), faults)
-        for name, offset, size in found:
-            names.append(name)
-            rows.append((0, offset, size, truth[imagenet_archives.validation_number(name) - 1]))
-    if not rows:
+        images = list(imagenet_archives.validation_images(source, path, faults))
+    if not images:
         raise InputError(f"{path} holds no validation image; download it again.")
-    return Listing.of_rows([path], rows, names)
+    rows = [(0, *image[1:]) for image in images]
+    return Listing.of_rows([path], rows, [image[0] for image in images])
 
 
 def _train_listing(
@@ -165,13 +146,16 @@ def _train_listing(
     return full.take(keep)
 
 
-def read_boxes(path: Path, train: Listing, pool: Pool) -> tuple[dict[str, bytes], list[Fault]]:
-    """Returns the training images' boxes by name, if their archive exists, and its faults."""
-    if not path.is_file():
-        return {}, []
+def with_boxes(train: Listing, archive: Path, pool: Pool, faults: list[Fault]) -> Listing:
+    """Adds the training images' boxes, if their archive exists, and its faults to `faults`."""
+    if not archive.is_file():
+        return train
     suffix = ".JPEG"
-    found, faults = boxes.read(path, {name.removesuffix(suffix) for name in train.names}, pool)
-    return {stem + suffix: corners for stem, corners in found.items()}, faults
+    stems = {name.removesuffix(suffix) for name in train.names}
+    by_stem, rejected = boxes.read(archive, stems, pool)
+    add_faults(faults, rejected)
+    by_name = {stem + suffix: corners for stem, corners in by_stem.items()}
+    return dataclasses.replace(train, boxes=by_name)
 
 
 def is_pipe(path: Path) -> bool:
@@ -210,7 +194,7 @@ def _spooled(
             row["sha256"] = stream.digest.hexdigest()
     if options.checksum and not options.partial:
         known = imagenet_archives.OFFICIAL_DIGESTS[TRAIN]
-        imagenet_archives.compare_digests(Path(name), known, row)
+        imagenet_archives.compare_digest(Path(name), "sha256", row["sha256"], known)
     return listed, row
 
 
@@ -228,33 +212,25 @@ def _copy_images(
     spool: Path,
     advance: Callable,
 ) -> Listing:
-    ids = imagenet_archives.synset_ids()
     paths = [spool / f"{number:02d}" for number in range(1 << _BUCKET_BITS)]
     rows, names = [], []
     with contextlib.ExitStack() as stack, commit.explained(spool):
         outputs = [stack.enter_context(commit.Output(path)) for path in paths]
-        for inner in imagenet_archives.classes(stream, path, ids, faults, None):
-            label = ids[imagenet_archives.synset(inner.name)]
-            for name, data in _contents(stream, path, inner, faults):
+        for inner, label in imagenet_archives.classes(stream, path, None, faults):
+            images = imagenet_archives.class_images(stream, path, inner, label, faults)
+            for name, offset, size, _ in images:
+                data = stream.read_at(offset, size)
+                if len(data) != size:
+                    raise InputError(
+                        f"{path}: {inner.name} is cut inside its member {name}; download or copy "
+                        "it again."
+                    )
                 bucket = order_key(name, options.seed)[0] >> (8 - _BUCKET_BITS)
-                rows.append((bucket, outputs[bucket].position, len(data), label))
+                rows.append((bucket, outputs[bucket].position, size, label))
                 names.append(name)
                 outputs[bucket].write(data)
-                advance(1, len(data))
+                advance(1, size)
         for output in outputs:
             output.finish()
             files.flush(output.path)  # a network file system may report only now that it is full
     return _train_listing(paths, rows, names, faults, path)
-
-
-def _contents(
-    stream: tar.Stream, path: Path, inner: tar.Member, faults: list[Fault]
-) -> Iterator[tuple[str, bytes]]:
-    """Yields (name, bytes) of the images in one class's archive."""
-    for name, offset, size in imagenet_archives.class_images(stream, path, inner, faults):
-        data = stream.read_at(offset, size)
-        if len(data) != size:
-            raise InputError(
-                f"{path}: {inner.name} is cut inside its member {name}; download or copy it again."
-            )
-        yield name, data

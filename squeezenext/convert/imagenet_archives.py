@@ -8,7 +8,7 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +44,13 @@ OFFICIAL_DIGESTS = {
     BOXES: {"md5": "9271167e2176350e65cfe4e546f14b17"},
 }
 TWICE = "appears twice"
+_NO_IMAGE = "is no image of the data set"
 
 _INNER = re.compile(r"(?:\./)?(n\d{8})\.tar")
 _TRAIN_IMAGE = re.compile(r"(?:\./)?(n\d{8}_\d+\.JPEG)")
 _VALIDATION_IMAGE = re.compile(r"(?:\./)?(ILSVRC2012_val_(\d{8})\.JPEG)")
 
-ArchivedImage = tuple[str, int, int]  # name, offset, size
+ArchivedImage = tuple[str, int, int, int]  # name, offset, size, label
 
 
 def synset_ids() -> dict[str, int]:
@@ -78,73 +79,77 @@ def opened(path: Path, member: tar.Member | None = None) -> Iterator[tar.Descrip
         os.close(descriptor)
 
 
-def synset(member_name: str) -> str:
-    """Returns "n01440764" for "./n01440764.tar"."""
-    return _INNER.fullmatch(member_name)[1]
-
-
-def validation_number(name: str) -> int:
-    """Returns 17 for "ILSVRC2012_val_00000017.JPEG"."""
-    return int(_VALIDATION_IMAGE.fullmatch(name)[2])
-
-
 def classes(
-    source: tar.Source, path: Path, ids: dict[str, int], faults: list[Fault], end: int | None
-) -> Iterator[tar.Member]:
-    """Yields the classes' archives in the training archive; other members become faults."""
-    seen: set[str] = set()
-    for member in _members(source, path, _INNER, "n01440764.tar", end):
-        match = _INNER.fullmatch(member.name)
-        fault = member.fault or ("" if match else "is no archive of a class")
-        if match and not fault:
-            fault = "" if match[1] in ids else "is none of the 1000 classes"
-            fault = fault or (TWICE if match[1] in seen else "")
-        if fault:
-            add_faults(faults, [Fault(f"{path.name}: {member.name}", fault)])
-            continue
-        seen.add(match[1])
-        yield member
+    source: tar.Source, path: Path, end: int | None, faults: list[Fault]
+) -> Iterator[tuple[tar.Member, int]]:
+    """Yields (archive, label) of the classes in the training archive; other members are faults."""
+    ids = synset_ids()
+
+    def fault_of(_: tar.Member, match: re.Match) -> str:
+        return "" if match[1] in ids else "is none of the 1000 classes"
+
+    members = _members(source, path, _INNER, "n01440764.tar", end)
+    usable = _usable(members, _INNER, "is no archive of a class", fault_of, path.name, faults)
+    return ((member, ids[match[1]]) for member, match in usable)
 
 
 def class_images(
-    source: tar.Source, path: Path, inner: tar.Member, faults: list[Fault]
+    source: tar.Source, path: Path, inner: tar.Member, label: int, faults: list[Fault]
 ) -> Iterator[ArchivedImage]:
     """Yields the images of one class's archive inside the archive `path`."""
-    seen: set[str] = set()
-    end = inner.offset + inner.size
-    for member in tar.members(source, f"{path}: {inner.name}", inner.offset, end):
-        match = _TRAIN_IMAGE.fullmatch(member.name)
-        if fault := _image_fault(member, match, seen):
-            add_faults(faults, [Fault(f"{inner.name}: {member.name}", fault)])
-            continue
-        seen.add(match[1])
-        yield match[1], member.offset, member.size
+    members = tar.members(source, f"{path}: {inner.name}", inner.offset, inner.offset + inner.size)
+    usable = _usable(members, _TRAIN_IMAGE, _NO_IMAGE, _size_fault, inner.name, faults)
+    return ((match[1], member.offset, member.size, label) for member, match in usable)
 
 
 def validation_images(
-    source: tar.Source, path: Path, last: int, faults: list[Fault]
+    source: tar.Source, path: Path, faults: list[Fault]
 ) -> Iterator[ArchivedImage]:
-    """Yields the images of the validation archive, whose numbers are 1..`last`."""
-    seen: set[str] = set()
+    """Yields the images of the validation archive.
+
+    An image's label follows from its number, not from its position: the official list of labels is
+    in the order of names, the archive is not.
+    """
+    truth = validation_labels()
+
+    def fault_of(member: tar.Member, match: re.Match) -> str:
+        known = 1 <= int(match[2]) <= len(truth)
+        return _size_fault(member, match) or (
+            "" if known else f"has a number outside 1..{len(truth)}"
+        )
+
     example = "ILSVRC2012_val_00000001.JPEG"
-    for member in _members(source, path, _VALIDATION_IMAGE, example, path.stat().st_size):
-        match = _VALIDATION_IMAGE.fullmatch(member.name)
-        fault = _image_fault(member, match, seen)
-        if not fault and not 1 <= int(match[2]) <= last:
-            fault = f"has a number outside 1..{last}"
+    members = _members(source, path, _VALIDATION_IMAGE, example, path.stat().st_size)
+    usable = _usable(members, _VALIDATION_IMAGE, _NO_IMAGE, fault_of, path.name, faults)
+    for member, match in usable:
+        yield match[1], member.offset, member.size, truth[int(match[2]) - 1]
+
+
+def _size_fault(member: tar.Member, _: re.Match) -> str:
+    too_large = member.size > decoding.MAX_BYTES
+    return f"is larger than {decoding.MAX_BYTES >> 20} MB" if too_large else ""
+
+
+def _usable(
+    members: Iterable[tar.Member],
+    pattern: re.Pattern,
+    misnamed: str,
+    fault_of: Callable[[tar.Member, re.Match], str],
+    archive: str,
+    faults: list[Fault],
+) -> Iterator[tuple[tar.Member, re.Match]]:
+    """Yields members whose names match, each name once, with the match; all others are faults."""
+    seen: set[str] = set()
+    for member in members:
+        match = pattern.fullmatch(member.name)
+        fault = member.fault or (fault_of(member, match) if match else misnamed)
+        if match and not fault and match[1] in seen:
+            fault = TWICE
         if fault:
-            add_faults(faults, [Fault(f"{path.name}: {member.name}", fault)])
-            continue
-        seen.add(match[1])
-        yield match[1], member.offset, member.size
-
-
-def _image_fault(member: tar.Member, match: re.Match | None, seen: set[str]) -> str:
-    if member.fault or not match:
-        return member.fault or "is no image of the data set"
-    if member.size > decoding.MAX_BYTES:
-        return f"is larger than {decoding.MAX_BYTES >> 20} MB"
-    return TWICE if match[1] in seen else ""
+            add_faults(faults, [Fault(f"{archive}: {member.name}", fault)])
+        else:
+            seen.add(match[1])
+            yield member, match
 
 
 def _members(
@@ -153,17 +158,18 @@ def _members(
     """Yields the members of an archive; the first one shows whether it is the right archive."""
     for number, member in enumerate(tar.members(source, str(path), 0, end)):
         if number == 0 and not pattern.fullmatch(member.name):
-            raise InputError(_wrong(path, member.name, example))
+            raise _wrong_archive(path, member.name, example)
         yield member
 
 
-def _wrong(path: Path, found: str, example: str) -> str:
-    kinds = {TRAIN: _INNER, VALIDATION: _VALIDATION_IMAGE}
-    for name, pattern in kinds.items():
-        if pattern.fullmatch(found):
-            return f"{path} is the wrong archive: its content is that of {name}; rename it."
-    return (
-        f"{path} is the wrong archive: its first member is {printable(found)}, not one like "
+def _wrong_archive(path: Path, first: str, example: str) -> InputError:
+    for name, pattern in ((TRAIN, _INNER), (VALIDATION, _VALIDATION_IMAGE)):
+        if pattern.fullmatch(first):
+            return InputError(
+                f"{path} is the wrong archive: its content is that of {name}; rename it."
+            )
+    return InputError(
+        f"{path} is the wrong archive: its first member is {printable(first)}, not one like "
         f"{example}; download {path.name} from image-net.org."
     )
 
@@ -174,23 +180,24 @@ def check_counts(splits: dict[str, Listing], paths: dict[str, Path]) -> None:
     Raises:
       InputError: they differ.
     """
-    for name, path in zip(splits, paths.values(), strict=True):
-        counts = np.bincount(splits[name].table["label"], minlength=len(labels.imagenet()) + 1)[1:]
+    known = labels.imagenet()
+    for name, path in paths.items():
+        counts = np.bincount(splits[name].table["label"], minlength=len(known) + 1)[1:]
         total, classes = int(counts.sum()), int((counts > 0).sum())
         low, high = OFFICIAL_CLASS_SIZES[name]
         odd = np.flatnonzero((counts < low) | (counts > high))
-        fault = ""
-        if total != OFFICIAL_EXAMPLES[name] or classes != len(labels.imagenet()):
+        if total != OFFICIAL_EXAMPLES[name] or classes != len(known):
             fault = f"{total} images of {classes} classes, the official archive "
-            fault += f"{OFFICIAL_EXAMPLES[name]} of {len(labels.imagenet())}"
+            fault += f"{OFFICIAL_EXAMPLES[name]} of {len(known)}"
         elif len(odd):
-            fault = f"{counts[odd[0]]} images of {labels.imagenet()[odd[0]].synset}, the official "
-            fault += f"archive {low} to {high}"
-        if fault:
-            raise InputError(
-                f"{path} holds {fault}; download it again, or give --partial if it is a part of "
-                "ImageNet on purpose."
-            )
+            fault = f"{counts[odd[0]]} images of {known[odd[0]].synset}, the official archive "
+            fault += f"{low} to {high}"
+        else:
+            continue
+        raise InputError(
+            f"{path} holds {fault}; download it again, or give --partial if it is a part of "
+            "ImageNet on purpose."
+        )
 
 
 def check_digests(
@@ -207,42 +214,38 @@ def check_digests(
     Raises:
       InputError: an archive is not the official one; it is named.
     """
-    wanted = {name: OFFICIAL_DIGESTS.get(name, {}) if official else {} for name in files}
-    jobs = [(path, _kinds(wanted[name])) for name, path in files.items()]
+    known = {name: OFFICIAL_DIGESTS[name] if official else {} for name in files}
+    # SHA-256, the faster one, unless MD5 alone is known.
+    kinds = ["md5" if set(known[name]) == {"md5"} else "sha256" for name in files]
+    jobs = zip(files.values(), kinds, strict=True)
     rows = []
     size = sum(path.stat().st_size for path in files.values())
     with progress.throughput("Checksums", len(files), size, show_progress, "files") as advance:
-        for (name, path), found in zip(files.items(), pool.run(_digests, jobs), strict=True):
-            compare_digests(path, wanted[name], found)
-            rows.append({"file": name, "bytes": path.stat().st_size, **found})
-            advance(1, path.stat().st_size)
+        for name, kind, digest in zip(files, kinds, pool.run(_digest, jobs), strict=True):
+            compare_digest(files[name], kind, digest, known[name])
+            row = {"file": name, "bytes": files[name].stat().st_size, kind: digest}
+            rows.append(row)
+            advance(1, row["bytes"])
     return rows
 
 
-def _kinds(known: dict[str, str]) -> list[str]:
-    """Returns the digests to compute: SHA-256, the faster one, unless MD5 alone is known."""
-    return ["md5"] if set(known) == {"md5"} else ["sha256"]
-
-
-def compare_digests(path: Path, known: dict[str, str], found: dict[str, str]) -> None:
-    """Compares the digests of a file with the official ones.
+def compare_digest(path: Path, kind: str, digest: str, known: Mapping[str, str]) -> None:
+    """Compares the digest of a file with the official one of its kind, if there is one.
 
     Raises:
-      InputError: one differs.
+      InputError: they differ.
     """
-    for kind in set(known) & set(found):
-        if found[kind] != known[kind]:
-            raise InputError(
-                f"{path} has the {kind.upper()} {found[kind]}, the official archive "
-                f"{known[kind]}; download it again, or give --partial if it is another on purpose."
-            )
+    if digest != known.get(kind, digest):
+        raise InputError(
+            f"{path} has the {kind.upper()} {digest}, the official archive {known[kind]}; download "
+            "it again, or give --partial if it is another on purpose."
+        )
 
 
-def _digests(job: tuple[Path, list[str]]) -> dict[str, str]:
-    path, kinds = job
-    digests = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
+def _digest(job: tuple[Path, str]) -> str:
+    path, kind = job
+    digest = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            for digest in digests.values():
-                digest.update(block)
-    return {kind: digest.hexdigest() for kind, digest in digests.items()}
+            digest.update(block)
+    return digest.hexdigest()

@@ -31,12 +31,7 @@ def _folder(source: Path, split: str) -> Path | None:
 
 
 def collect(source: Path, partial: bool, pool: Pool) -> Collection:
-    """Lists the folders; they give the same records as the archives.
-
-    Args:
-      source: the folder of train and val.
-      partial: accept fewer classes and images than the official ones.
-      pool: worker processes.
+    """Lists the folders in `source`; they give the same records as the archives.
 
     Raises:
       InputError: a folder is missing, has no image, or is incomplete.
@@ -46,18 +41,14 @@ def collect(source: Path, partial: bool, pool: Pool) -> Collection:
         raise InputError(f"{source} has no folder val beside {roots['train'].name}; add it.")
     faults: list[Fault] = []
     watch = Watch()
-    boxes_path = source / BOXES
-    if boxes_path.is_file():
-        watch.size(boxes_path)
+    if (source / BOXES).is_file():
+        watch.size(source / BOXES)
     splits = {name: _listing(root, name, faults, watch, pool) for name, root in roots.items()}
     if not partial:
         imagenet_archives.check_counts(splits, roots)
-    boxes, box_faults = imagenet.read_boxes(boxes_path, splits["train"], pool)
-    train = splits["train"]
-    splits["train"] = Listing(train.files, train.table, train.names, boxes)
-    described = [{"file": roots[name].name, "bytes": splits[name].bytes} for name in splits]
-    refused = (*faults, *box_faults)
-    return Collection(labels.imagenet(), splits, refused, tuple(described), watch)
+    splits["train"] = imagenet.with_boxes(splits["train"], source / BOXES, pool, faults)
+    described = tuple({"file": roots[name].name, "bytes": splits[name].bytes} for name in splits)
+    return Collection(labels.imagenet(), splits, tuple(faults), described, watch)
 
 
 def _listing(root: Path, split: str, faults: list[Fault], watch: Watch, pool: Pool) -> Listing:
@@ -71,9 +62,9 @@ def _listing(root: Path, split: str, faults: list[Fault], watch: Watch, pool: Po
     if split == "validation" and not folders:
         jobs = [(root, split, 0)]
     images: list[_Image] = []
-    for more, refused in pool.run(_images, jobs):
+    for more, rejected in pool.run(_images, jobs):
         images += more
-        faults += refused
+        faults += rejected
     if not images:
         wanted = "nXXXXXXXX_N.JPEG" if split == "train" else "ILSVRC2012_val_NNNNNNNN.JPEG"
         own = faults[others:]
@@ -104,9 +95,9 @@ def _images(job: tuple[Path, str, int]) -> tuple[list[_Image], list[Fault]]:
             faults.append(Fault(f"{folder.name}/{entry.name}", fault))
             continue
         name = entry.name.rpartition(".")[0] + ".JPEG"  # as in the archive
-        found = entry.stat()
-        label_of = label or truth[number - 1]
-        images.append((entry.path, found.st_size, found.st_mtime_ns, name, label_of))
+        status = entry.stat()
+        own = label or truth[number - 1]
+        images.append((entry.path, status.st_size, status.st_mtime_ns, name, own))
     return images, faults
 
 

@@ -1,7 +1,7 @@
 """Turns any image into a JPEG that every reader accepts; a good JPEG keeps its bytes.
 
-A good JPEG is not decoded: only its headers are read. Decoding all of ImageNet to learn the sizes
-made earlier converters slow.
+Only the headers of a good JPEG are read: decoding all of ImageNet to learn the sizes made earlier
+converters slow.
 """
 
 import io
@@ -16,6 +16,7 @@ from squeezenext.images.jpeg import END, ImageError
 
 # Frames that TensorFlow's and every other decoder take: baseline, extended, progressive.
 _USUAL_FRAMES = {0xC0, 0xC1, 0xC2}
+_PADDING = 4096  # bytes appended to a JPEG that may be cut
 
 
 class Normalised(NamedTuple):
@@ -39,8 +40,8 @@ def normalise(data: bytes, verify: bool = False, smaller: Smaller | None = None)
 
     Args:
       data: the encoded image.
-      verify: whether good JPEGs are decoded, too, to find damage inside them.
-      smaller: size to which larger images are reduced; None keeps the bytes of every good JPEG.
+      verify: decode good JPEGs, too, to find damage inside them.
+      smaller: how larger images are re-encoded; None keeps the bytes of every good JPEG.
 
     Raises:
       ImageError: the data is text, cut short, too large, or no image at all.
@@ -54,10 +55,10 @@ def normalise(data: bytes, verify: bool = False, smaller: Smaller | None = None)
 
 
 def rgb_mean(data: bytes) -> tuple[float, float, float]:
-    """Returns a JPEG's mean colour in 0..255, decoded at an eighth of its size.
+    """Returns the mean colour in 0..255 of a JPEG from `normalise`.
 
-    An eighth is the mean of each 8 x 8 block, which a JPEG stores as such: the mean of all
-    stays the same to a fraction of a grey level, at a fifth of the time.
+    It is decoded at an eighth of its size, to the mean of each 8 x 8 block, which a JPEG stores as
+    such: the mean of all stays the same to a fraction of a grey level, at a fifth of the time.
 
     Raises:
       ImageError: it is damaged inside.
@@ -67,19 +68,18 @@ def rgb_mean(data: bytes) -> tuple[float, float, float]:
 
 
 def decode(data: bytes, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """Decodes an image to RGB.
+    """Decodes an image to RGB; its scans have been counted.
 
     Args:
       data: the encoded image.
-      at_least: (width, height) that suffice, for which a JPEG is decoded at 1/2, 1/4 or 1/8 of
-        its size; default its full size.
+      at_least: (width, height) that suffice: a JPEG is then decoded at 1/2, 1/4 or 1/8 of its size.
 
     Raises:
       ImageError: the image is damaged or exceeds a limit.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # corrupt EXIF and the like; the pixels are fine
-        image = decoding.open_image(data)
+        image = decoding.open_image(data, count_scans=False)
         if at_least:
             image.draft(None, at_least)
         return decoding.decode(image)
@@ -102,8 +102,8 @@ def _usual(data: bytes) -> Normalised:
         return _encoded(decode(data), f"{kind} encoded as JPEG")
     header = jpeg.header(data)
     decoding.check_size(header.width, header.height, kind)
-    if not header.one_scan and jpeg.too_many_scans(data):
-        raise ImageError(f"has over {jpeg.MAX_SCANS} scans")
+    if not header.one_scan:
+        decoding.check_scans(data)
     if header.components == 4:
         return _encoded(decode(data), "CMYK converted to RGB")
     if header.frame not in _USUAL_FRAMES or header.components not in (1, 3):
@@ -126,7 +126,9 @@ def _with_end(data: bytes) -> bytes:
       ImageError: the picture itself is cut.
     """
     data = data.rstrip(b"\0").removesuffix(b"\xff")
-    pads = (bytes(4096), b"\x55\xaa\x33" * 1365)
+    if len(data) + _PADDING + len(END) > decoding.MAX_BYTES:
+        raise ImageError("is cut short, and too large for a repair")
+    pads = (bytes(_PADDING), b"\x55\xaa\x33" * (_PADDING // 3))
     try:
         first, second = (np.asarray(decode(data + pad + END)) for pad in pads)
     except ImageError as error:

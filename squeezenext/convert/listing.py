@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,9 +54,8 @@ class Listing:
     Attributes:
       files: the files that hold the examples.
       table: [examples] of `ROW`; `file` is an index into `files`.
-      names: what the record calls each image (`image/filename`), without duplicates.
-      boxes: bounding boxes by image name, as the bytes of [boxes, 4] float32 xmin, ymin, xmax,
-        ymax.
+      names: each record's `image/filename`, without duplicates.
+      boxes: bounding boxes by name, the bytes of [boxes, 4] float32 xmin, ymin, xmax, ymax.
     """
 
     files: tuple[Path, ...]
@@ -91,7 +89,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._files: list[Path] = []
-        self._digest = hashlib.sha256()
+        self._state = hashlib.sha256()
 
     def size(self, path: Path) -> int:
         """Adds a file before it is read; returns its size. Raises OSError."""
@@ -102,12 +100,12 @@ class Watch:
     def add(self, path: Path, size: int, time: int) -> None:
         """Adds a file by its size and `st_mtime_ns`."""
         self._files.append(path)
-        self._digest.update(_state(size, time))
+        self._state.update(f"{size} {time}\n".encode())
 
     @property
     def digest(self) -> str:
         """The digest of all sizes and times at the time of adding."""
-        return self._digest.hexdigest()
+        return self._state.hexdigest()
 
     def changed(self) -> bool:
         """Returns whether any size or time differs now.
@@ -115,41 +113,32 @@ class Watch:
         Raises:
           InputError: a file is gone.
         """
-        digest = hashlib.sha256()
+        now = Watch()
         for path in self._files:
             try:
-                status = os.stat(path)
+                now.size(path)
             except OSError as error:
                 raise InputError(
                     f"{path} is gone ({error.strerror}); run the command again."
                 ) from error
-            digest.update(_state(status.st_size, status.st_mtime_ns))
-        return digest.hexdigest() != self.digest
-
-
-def _state(size: int, time: int) -> bytes:
-    return f"{size} {time}\n".encode()
+        return now.digest != self.digest
 
 
 @dataclasses.dataclass(frozen=True)
 class Collection:
-    """A whole source.
+    """A whole source."""
 
-    Attributes:
-      classes: the classes of label 1, 2, ...
-      splits: the examples by split.
-      rejected: files that were rejected while listing.
-      source: the manifest's description of the source files.
-      watch: the state of all files that are read, lists included.
-      warnings: sentences for the manifest and the user.
-    """
-
-    classes: tuple[labels.Label, ...]
+    classes: tuple[labels.Label, ...]  # the classes of label 1, 2, ...
     splits: dict[str, Listing]
-    rejected: tuple[Fault, ...]
-    source: tuple[dict, ...]
-    watch: Watch
-    warnings: tuple[str, ...] = ()
+    rejected: tuple[Fault, ...]  # while listing
+    source: tuple[dict, ...]  # the manifest's description of the source files
+    watch: Watch  # the state of all files that are read, lists included
+    warnings: tuple[str, ...] = ()  # sentences for the manifest and the user
+
+
+def ordered_splits(splits: dict[str, Listing]) -> dict[str, Listing]:
+    """Returns the splits in the order of the manifest: training, validation, test."""
+    return {name: splits[name] for name in ("train", "validation", "test") if name in splits}
 
 
 def is_text(name: str) -> bool:
@@ -173,10 +162,9 @@ def check_name(name: str, source: Path) -> None:
 def random_order(names: list[str], seed: int) -> np.ndarray:
     """Returns the random order in which examples are stored: int64 [examples] indices into `names`.
 
-    The order of an epoch is another one: `order` in squeezenext/records/batches.py.
-
-    The order is that of a keyed hash of each name. So it is the same on every version of numpy,
-    does not depend on the order of the source, and survives the removal of some names.
+    It is that of a keyed hash of each name: the same on every version of numpy, independent of the
+    order of the source, and it survives the removal of some names. (The order of an epoch is
+    another one: `order` in squeezenext/records/batches.py.)
     """
     digests = [order_key(name, seed) for name in names]
     return np.array(sorted(range(len(names)), key=digests.__getitem__), np.int64)

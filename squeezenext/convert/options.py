@@ -7,14 +7,14 @@ from squeezenext.errors import InputError
 
 LAYOUTS = ("imagenet", "folder", "csv", "caltech256", "tfrecord")
 RUNNERS = ("local", "beam")
-# Options that do not change the output's bytes.
-_OF_THE_MACHINE = ("checksum", "sequential", "train_tar", "runner", "beam_options")
-_OF_THE_MACHINE += ("overwrite", "workers", "show_progress")
+# Fields that decide how the work is done, not the output's bytes: no part of the manifest.
+EXECUTION_OPTIONS = ("checksum", "sequential", "train_tar", "runner", "beam_options")
+EXECUTION_OPTIONS += ("overwrite", "workers", "show_progress")
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvertOptions:
-    """How to convert. All fields but the last eight decide the output's bytes."""
+    """How to convert. All fields but `EXECUTION_OPTIONS` decide the output's bytes."""
 
     layout: str
     seed: int = 0
@@ -56,9 +56,9 @@ class ConvertOptions:
             _check_pattern(self.class_pattern)
 
     def recorded(self) -> dict:
-        """Returns the manifest's "arguments": those that decide the output's bytes."""
+        """Returns the manifest's "arguments"."""
         fields = dataclasses.asdict(self)
-        return {key: fields[key] for key in fields if key not in _OF_THE_MACHINE}
+        return {key: fields[key] for key in fields if key not in EXECUTION_OPTIONS}
 
 
 def _check_range(name: str, value: int | None, low: int, high: int) -> None:

@@ -12,14 +12,14 @@ from squeezenext.errors import InputError
 _CALTECH_PATTERN = r"\d{3}\.(.+)"
 _CALTECH_FOLDER = "256_ObjectCategories"
 _CLASS_FOLDERS = ("folder", "caltech256")
-_CLUTTER = re.compile(r"257\.clutter")
+_CLUTTER = re.compile(r"257\.clutter")  # images of no class
 
 
 def collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> Collection:
-    """Lists the examples in `source`, which has the layout `options.layout`.
+    """Lists the examples in `source`, a folder or a CSV file of the layout `options.layout`.
 
     Args:
-      source: a folder or a CSV file.
+      source: the folder or file.
       options: the conversion's.
       pool: worker processes.
       spool: a folder for a copy of what cannot be read twice.
@@ -29,10 +29,9 @@ def collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> C
     """
     try:
         return _collect(source, options, pool, spool)
-    except (
-        BlockingIOError,
-        BrokenPipeError,
-    ):  # no process can be started; standard error is closed
+    # Neither is the source's fault: the system cannot start another process (EAGAIN), or progress
+    # goes to a standard error that is closed. The command reports both itself.
+    except (BlockingIOError, BrokenPipeError):
         raise
     except OSError as error:  # for example a file that was removed after its folder was read
         raise InputError(
@@ -42,28 +41,40 @@ def collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> C
 
 
 def _collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> Collection:
-    if options.checksum and (options.layout != "imagenet" or imagenet_folders.is_extracted(source)):
+    extracted = imagenet_folders.is_extracted(source)
+    if options.checksum and (options.layout != "imagenet" or extracted):
         raise InputError("--checksum is for ImageNet's archives; nothing else has an official one.")
     if (options.train_tar or options.sequential) and options.layout != "imagenet":
         raise InputError("--train_tar and --sequential are for ImageNet's archives.")
     if options.layout == "csv":
-        return csv_lists.collect(source, options.validation_fraction, options.seed)
+        return csv_lists.collect(source, options)
     if not source.is_dir():
         raise InputError(f"--source {source} is no folder; give the one that holds the data.")
-    if options.layout == "imagenet":
-        if imagenet_folders.is_extracted(source) and not options.train_tar:
-            return imagenet_folders.collect(source, options.partial, pool)
-        return imagenet.collect(source, options, pool, spool)
     if options.layout == "tfrecord":
         return tfrecords.collect(source)
-    if options.layout == "caltech256":
-        return _caltech256(source, options)
-    names = folder.ClassNames(re.compile(options.class_pattern or "(.+)"))
-    return _folders(source, options, names)
+    if options.layout in _CLASS_FOLDERS:
+        return folder.collect(_root(source, options), options, _class_names(options))
+    if extracted and not options.train_tar:
+        return imagenet_folders.collect(source, options.partial, pool)
+    return imagenet.collect(source, options, pool, spool)
+
+
+def _root(source: Path, options: ConvertOptions) -> Path:
+    """Returns the folder that holds the class folders, or the splits' folders."""
+    inner = source / _CALTECH_FOLDER
+    return inner if options.layout == "caltech256" and inner.is_dir() else source
+
+
+def _class_names(options: ConvertOptions) -> folder.ClassNames:
+    """Returns the rules for class folders; Caltech256's are named 001.ak47."""
+    if options.layout == "folder":
+        return folder.ClassNames(re.compile(options.class_pattern or "(.+)"))
+    pattern = re.compile(options.class_pattern or _CALTECH_PATTERN)
+    return folder.ClassNames(pattern, None if options.clutter else _CLUTTER, reject_nested=False)
 
 
 def check_apart(source: Path, output: Path, options: ConvertOptions) -> None:
-    """Checks the place of the output.
+    """Checks that the output does not lie among the data.
 
     Raises:
       InputError: it would be read as a class, or would replace the source's own lists.
@@ -72,31 +83,11 @@ def check_apart(source: Path, output: Path, options: ConvertOptions) -> None:
     if options.layout == "csv":
         roots = [source if source.is_dir() else source.parent]
     elif options.layout in _CLASS_FOLDERS and source.is_dir():
-        roots = list(folder.split_folders(_caltech_folder(source)).values())
-    place = output.resolve()
+        roots = list(folder.split_folders(_root(source, options)).values())
+    resolved = output.resolve()
     for root in (root.resolve() for root in roots):
-        a_class = options.layout in _CLASS_FOLDERS and not place.name.startswith(".")
-        if place == root or (a_class and place.parent == root):
+        a_class = options.layout in _CLASS_FOLDERS and not resolved.name.startswith(".")
+        if resolved == root or (a_class and resolved.parent == root):
             raise InputError(
                 f"--output {output} lies among the data in {root}; choose a folder elsewhere."
             )
-
-
-def _caltech_folder(source: Path) -> Path:
-    return source / _CALTECH_FOLDER if (source / _CALTECH_FOLDER).is_dir() else source
-
-
-def _caltech256(source: Path, options: ConvertOptions) -> Collection:
-    """Lists 001.ak47/001_0001.jpg and so on; class 257 holds images of no class."""
-    source = _caltech_folder(source)
-    names = folder.ClassNames(
-        re.compile(options.class_pattern or _CALTECH_PATTERN),
-        None if options.clutter else _CLUTTER,
-        reject_nested=False,
-    )
-    return _folders(source, options, names)
-
-
-def _folders(source: Path, options: ConvertOptions, names: folder.ClassNames) -> Collection:
-    links = options.follow_links
-    return folder.collect(source, options.validation_fraction, options.seed, links, names)

@@ -172,6 +172,7 @@ def _image(data: bytes, features: dict, decode: bool) -> str:
         if header is None:
             return "is no JPEG, which training needs"
         if decode:
+            decoding.check_scans(data)
             images.decode(data)
     except images.ImageError as error:
         return f"holds an image that {error}"

@@ -53,8 +53,12 @@ def errors_naming(name: str) -> Iterator[None]:
         raise InputError(f"{name} {error}.") from error
 
 
-def open_image(data: bytes) -> Image.Image:
+def open_image(data: bytes, count_scans: bool = True) -> Image.Image:
     """Reads an image's headers and checks all limits; decodes no pixel.
+
+    Args:
+      data: the encoded image.
+      count_scans: False for a JPEG that has passed `check_scans`.
 
     Raises:
       ImageError: the data is no image of a known format, or exceeds a limit.
@@ -67,8 +71,8 @@ def open_image(data: bytes) -> Image.Image:
     except Exception as error:  # Pillow raises errors of many types on damaged files
         raise ImageError(f"cannot be decoded ({_reason(error)})") from error
     check_size(image.width, image.height, kind)
-    if kind == "JPEG" and jpeg.too_many_scans(data):
-        raise ImageError(f"has over {jpeg.MAX_SCANS} scans")
+    if count_scans and kind == "JPEG":
+        check_scans(data)
     return image
 
 
@@ -109,6 +113,12 @@ def check_size(width: int, height: int, kind: str) -> None:
     limit = _MAX_WEBP_PIXELS if kind == "WebP" else MAX_PIXELS
     if width * height > limit:
         raise ImageError(f"declares {width} x {height} pixels, more than {limit}")
+
+
+def check_scans(data: bytes) -> None:
+    """Raises ImageError if decoding a JPEG would take minutes because of its many scans."""
+    if jpeg.too_many_scans(data):
+        raise ImageError(f"has over {jpeg.MAX_SCANS} scans")
 
 
 def decode(image: Image.Image) -> Image.Image:
