@@ -11,11 +11,11 @@ import pytest
 
 from squeezenext import labels
 from squeezenext.errors import InputError
-from squeezenext.records import bad_records, dataset, example, tfrecord
+from squeezenext.records import bad_records, dataset, example
 from squeezenext.records import batches as records_batches
 from squeezenext.records.batches import Share
 from squeezenext.records.reader import faults_named
-from tests import tiny
+from tests import records, tiny
 
 
 def numbers(examples, steps, micro_batch, shares, start=0, seed=0):
@@ -167,14 +167,14 @@ def test_a_label_outside_the_network_s_classes_stops(tmp_path):
 def test_records_are_read_side_by_side(tmp_path, monkeypatch):
     """A file server answers each read after milliseconds, but many at once."""
     reader = tiny.reader(tmp_path, 12)
-    together, read = threading.Barrier(8, timeout=20), reader._read_one
+    together, read = threading.Barrier(8, timeout=20), reader.read_one
 
     def slow(number):
         if number < 8:
             together.wait()  # passes when eight have come
         return read(number)
 
-    monkeypatch.setattr(reader, "_read_one", slow)
+    monkeypatch.setattr(reader, "read_one", slow)
     payloads = reader.read(np.arange(8))
     assert list(payloads) == [read(number) for number in range(8)]
 
@@ -193,7 +193,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path, image, sides, reason
     path = tiny.shard(tmp_path / "train-00000-of-00001", 4)
     bad = example.ImageExample(image, *sides, 1, "n1", "class 1", "bad.jpg")
     with open(path, "ab") as file:
-        file.write(tfrecord.frame(tfrecord.encode_example(example.example_features(bad))))
+        file.write(records.frame(records.encode_example(records.example_features(bad))))
     reader = tiny.reader(tmp_path)
     options = {"seed": 0, "start": 0, "micro_batch": 5, "share": Share()}
     with pytest.raises(InputError, match=rf"{path.name}: record 4 cannot be used: .*{reason}"):
@@ -248,7 +248,7 @@ def test_what_cannot_be_decoded_is_named_by_its_own_number(tmp_path):
     path = tiny.shard(tmp_path / "train-00000-of-00001", 4)
     bad = example.ImageExample(b"no image at all", 48, 48, 1, "n1", "class 1", "bad.jpg")
     with open(path, "ab") as file:
-        file.write(tfrecord.frame(tfrecord.encode_example(example.example_features(bad))))
+        file.write(records.frame(records.encode_example(records.example_features(bad))))
     reader = tiny.reader(tmp_path)
     reader.leave_out(print)
     damage(reader, 3)
@@ -350,7 +350,7 @@ def test_classes_must_be_the_model_s(tmp_path):
     known = (labels.Label("a", "a"), labels.Label("b", "b"))
     found = dataset.Dataset({}, known, tmp_path)
     dataset.check_classes(found, known, tmp_path)
-    with pytest.raises(InputError, match="has 2 classes, the model in .* tells 1 apart"):
+    with pytest.raises(InputError, match="has 2 classes, the model in .* has 1;"):
         dataset.check_classes(found, known[:1], tmp_path)
     with pytest.raises(InputError, match="Class 0 is a in .* and b in"):
         dataset.check_classes(dataclasses.replace(found), known[::-1], tmp_path)

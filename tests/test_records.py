@@ -13,12 +13,13 @@ from squeezenext.errors import InputError
 from squeezenext.records import dataset, tfrecord
 from squeezenext.records import example as records_example
 from squeezenext.records import manifest as records_manifest
+from tests import records
 
 PAYLOADS = [b"", b"a", b"0123456789" * 20, os.urandom(1000)]
 
 
 def write_shard(path, payloads=PAYLOADS):
-    path.write_bytes(b"".join(tfrecord.frame(payload) for payload in payloads))
+    path.write_bytes(b"".join(records.frame(payload) for payload in payloads))
     return path
 
 
@@ -87,7 +88,7 @@ def test_encodes_examples_as_tensorflow_does():
     example.features.feature["b"].float_list.SetInParent()
     example.features.feature["é"].int64_list.SetInParent()
     example.features.feature["c"].SetInParent()
-    encoded = records_example.encode_example(features)
+    encoded = records.encode_example(features)
     assert encoded == example.SerializeToString(deterministic=True)
     decoded = records_example.decode_example(encoded)
     assert decoded["z"] == features["z"] and decoded["a"] == features["a"]
@@ -101,7 +102,7 @@ def test_schema_is_read_by_tensorflow():
     sample = records_example.ImageExample(
         b"jpeg", 3, 4, 7, "n01", "tench, Tinca", "n01_1.JPEG", boxes
     )
-    payload = records_example.encode_example(records_example.example_features(sample))
+    payload = records.encode_example(records.example_features(sample))
     example = tf.train.Example.FromString(payload)
     assert example.SerializeToString(deterministic=True) == payload
     feature = example.features.feature
@@ -118,21 +119,31 @@ def test_the_parts_are_the_example(size):
     for corners in (np.zeros((0, 4), np.float32), np.array([[0.1, 0.2, 0.3, 0.4]] * 3, np.float32)):
         texts = ("n01", "tench, é", "n01_1.JPEG")
         example = records_example.ImageExample(image, 3, 400, 7, *texts, corners)
-        whole = records_example.encode_example(records_example.example_features(example))
+        whole = records.encode_example(records.example_features(example))
         parts = records_example.example_parts(example)
         assert b"".join(parts) == whole
         assert any(part is image for part in parts)
-        assert b"".join(tfrecord.frame_parts(parts)) == tfrecord.frame(whole)
+        assert b"".join(tfrecord.frame_parts(parts)) == records.frame(whole)
+
+
+def test_a_number_in_place_of_a_text_is_refused():
+    """bytes(number) would be as long as the number is large."""
+    item = b"\x08" + b"\xff" * 5 + b"\x0f"  # field 1, a varint
+    feature = b"\x12" + bytes([len(item) + 2]) + b"\x0a" + bytes([len(item)]) + item
+    entry = b"\x0a\x01a" + feature
+    entries = b"\x0a" + bytes([len(entry)]) + entry
+    with pytest.raises(records_example.RecordError, match="stands for a text"):
+        records_example.decode_example(b"\x0a" + bytes([len(entries)]) + entries)
 
 
 def test_a_value_of_another_type_is_refused():
     with pytest.raises(TypeError, match="not str"):
-        records_example.encode_example({"a": ["text"]})
+        records.encode_example({"a": ["text"]})
 
 
 @pytest.mark.parametrize("cut", range(1, 60))
 def test_cut_examples_are_refused_or_shorter(cut):
-    payload = records_example.encode_example({"a": [b"12345"], "b": [1, 2, 3], "c": [1.0, 2.0]})
+    payload = records.encode_example({"a": [b"12345"], "b": [1, 2, 3], "c": [1.0, 2.0]})
     try:
         assert len(records_example.decode_example(payload[:-cut])) < 3
     except records_example.RecordError as error:
@@ -180,7 +191,7 @@ def test_offsets_refuses_what_follows(tmp_path):
 
 
 def test_every_flipped_byte_is_found(tmp_path):
-    data = bytearray(tfrecord.frame(b"payload"))
+    data = bytearray(records.frame(b"payload"))
     for place in range(len(data)):
         data[place] ^= 0x40
         path = tmp_path / "shard"
@@ -222,12 +233,13 @@ def test_an_empty_split_has_an_empty_index(tmp_path):
 
 
 def test_foreign_shards(tmp_path):
-    paths = [write_shard(tmp_path / "b"), write_shard(tmp_path / "a", [b"x"])]
-    split = dataset.split_from_files("train", paths)
+    write_shard(tmp_path / "a")
+    write_shard(tmp_path / "b", [b"x"])
+    split = dataset.split_from_pattern("train", str(tmp_path / "*"))
     assert split.examples == 5
     assert read_all(split) == [*PAYLOADS, b"x"]
     with pytest.raises(InputError, match="No file matches"):
-        dataset.split_from_files("train", [])
+        dataset.split_from_pattern("train", str(tmp_path / "absent*"))
 
 
 def test_manifest(tmp_path):

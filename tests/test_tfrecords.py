@@ -12,6 +12,7 @@ from squeezenext.errors import InputError
 from squeezenext.records import example as records_example
 from squeezenext.records import manifest, tfrecord
 from tests import imagenet_archives as archives
+from tests import records
 from tests.converting import convert
 from tests.imagenet_archives import encoded, jpeg, picture, validation_name
 from tests.test_convert import examples, hashes
@@ -146,10 +147,8 @@ def slim_shards(folder, names=("train", "validation"), labels=(1, 2), image=None
                     data = image or jpeg(len(name) * 100 + shard * 10 + n)
                     texts = (f"n{label}", f"class {label}", f"{shard}{n}.jpg")
                     image_example = records_example.ImageExample(data, 16, 24, label, *texts)
-                    features = records_example.example_features(image_example)
-                    row = records_example.decode_example(
-                        records_example.encode_example(features | changes)
-                    )
+                    features = records.example_features(image_example)
+                    row = records_example.decode_example(records.encode_example(features | changes))
                     example = tf.train.Example()
                     for key, values in row.items():
                         feature = example.features.feature[key]

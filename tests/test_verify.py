@@ -13,6 +13,7 @@ from squeezenext.convert import verify as command
 from squeezenext.errors import InputError
 from squeezenext.records import dataset, example, tfrecord
 from squeezenext.records import manifest as records_manifest
+from tests import records
 from tests.converting import convert
 from tests.imagenet_archives import class_folders, jpeg
 
@@ -190,7 +191,7 @@ def rewritten(data, change):
     encode = {"image/object/bbox/label": np.zeros(0, np.int64)}
     boxes = {f"image/object/bbox/{key}": np.zeros(0, np.float32) for key in ("xmin", "ymin")}
     content = b"".join(
-        tfrecord.frame(example.encode_example(row | encode | boxes)) for row in payloads
+        records.frame(records.encode_example(row | encode | boxes)) for row in payloads
     )
     path.write_bytes(content)
     document = json.loads((data / "manifest.json").read_text())

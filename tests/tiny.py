@@ -15,10 +15,11 @@ from squeezenext.config import Config
 from squeezenext.config.images import HorizontalFlip, Images, RandomCrop
 from squeezenext.config.network import Fire, SqueezeNet, SqueezeNext, Stage
 from squeezenext.config.training import Training
-from squeezenext.records import dataset, manifest, tfrecord
+from squeezenext.records import dataset, manifest
 from squeezenext.records import example as records_example
 from squeezenext.records.reader import Reader
 from squeezenext.sqz.kernels import Shared
+from tests import records
 
 CLASSES = 3
 IMAGES = Images(
@@ -86,8 +87,8 @@ def shard(path: Path, examples: int, first: int = 0) -> Path:
             example = records_example.ImageExample(
                 jpeg(number, label), 48, 48, label, f"n{label}", f"class {label}", f"{number}.jpg"
             )
-            features = records_example.example_features(example)
-            file.write(tfrecord.frame(tfrecord.encode_example(features)))
+            features = records.example_features(example)
+            file.write(records.frame(records.encode_example(features)))
     return path
 
 
@@ -95,7 +96,7 @@ def data_set(folder: Path, split: str, payloads: list[bytes]) -> Path:
     """Writes a data set of the tiny classes that has one split alone, with its manifest."""
     folder.mkdir(exist_ok=True)
     shard = folder / f"{split}-00000-of-00001"
-    shard.write_bytes(b"".join(map(tfrecord.frame, payloads)))
+    shard.write_bytes(b"".join(map(records.frame, payloads)))
     content = shard.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     rows = [{"file": shard.name, "bytes": len(content), "sha256": sha256}]
@@ -123,9 +124,9 @@ def payload(number: int, label: int, leave_out: str = "") -> bytes:
     example = records_example.ImageExample(
         jpeg(number, 1), 48, 48, label, f"n{label}", f"n{label}", f"{number}.jpg"
     )
-    features = dict(records_example.example_features(example))
+    features = dict(records.example_features(example))
     features.pop(leave_out, None)
-    return records_example.encode_example(features)
+    return records.encode_example(features)
 
 
 def reader(folder: Path, examples: int = 40) -> Reader:
@@ -133,7 +134,7 @@ def reader(folder: Path, examples: int = 40) -> Reader:
     path = folder / "train-00000-of-00001"
     if not path.exists():
         shard(path, examples)
-    return Reader(dataset.split_from_files("train", [path]))
+    return Reader(dataset.split_from_pattern("train", str(path)))
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from squeezenext.convert.listing import (
     Listing,
     Watch,
     check_name,
-    ordered_splits,
+    sorted_splits,
 )
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
@@ -56,7 +56,7 @@ def collect(source: Path, options: ConvertOptions) -> Collection:
     for label in classes:
         check_name(label.synset, files["train"])
         check_name(label.text, categories)
-    return Collection(classes, ordered_splits(splits), tuple(faults), tuple(described), watch)
+    return Collection(classes, sorted_splits(splits), tuple(faults), tuple(described), watch)
 
 
 def _files(source: Path) -> dict[str, Path]:

@@ -15,8 +15,8 @@ from squeezenext.convert.listing import (
     Listing,
     Watch,
     check_name,
-    ordered_splits,
     random_order,
+    sorted_splits,
 )
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
@@ -84,7 +84,7 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
         raise InputError(f"{roots['train']} has {len(folders)} class folders with images; {_HINT}.")
     watch = Watch()
     splits = {split: _listing(roots[split], folders, images[split], watch) for split in images}
-    splits = ordered_splits(with_validation(splits, options))
+    splits = sorted_splits(with_validation(splits, options))
     size = sum(listing.bytes for listing in splits.values())
     described = {"file": source.resolve().name, "bytes": size}
     classes = _classes(folders, names, source)

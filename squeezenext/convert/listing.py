@@ -136,7 +136,7 @@ class Collection:
     warnings: tuple[str, ...] = ()  # sentences for the manifest and the user
 
 
-def ordered_splits(splits: dict[str, Listing]) -> dict[str, Listing]:
+def sorted_splits(splits: dict[str, Listing]) -> dict[str, Listing]:
     """Returns the splits in the order of the manifest: training, validation, test."""
     return {name: splits[name] for name in ("train", "validation", "test") if name in splits}
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import google_crc32c
 import numpy as np
 from absl import flags
 
@@ -135,7 +134,7 @@ def _framing(header: bytes, payload: bytes, trailer: bytes, position: int, size:
         return f"has a damaged length at byte {position}"
     if not trailer:
         return f"is cut: it starts at byte {position} of {size} and does not end"
-    if trailer != tfrecord.masked_crc(google_crc32c.value(payload)):
+    if trailer != tfrecord.masked_crc(payload):
         return f"fails its checksum, between byte {position} and {position + len(payload)}"
     return ""
 

@@ -17,10 +17,10 @@ from squeezenext.records.example import RecordError
 FILE = "bad_records.csv"
 COLUMNS = ("number", "fault")
 # A bad sector damages a record or two. One in a thousand is a whole shard of ImageNet's 1,024:
-# that is a copy gone wrong, to be copied again. Of small sets a few may be worth leaving out.
+# that is a copy gone wrong, to be copied again. In a small set ten may be worth skipping.
 MAX_SHARE = 0.001
 MAX_OF_FEW = 10
-_TOLD = 10  # by name in the log; the file lists all
+_MAX_LOGGED = 10  # by name; the file lists all
 _MAX_FILE_BYTES = 64 << 20
 
 
@@ -48,7 +48,7 @@ class BadRecords:
 
     @property
     def limit(self) -> int:
-        """The largest number of damaged records that may be skipped."""
+        """The largest number of records that may be skipped."""
         return max(MAX_OF_FEW, int(MAX_SHARE * self._examples))
 
     @property
@@ -58,18 +58,14 @@ class BadRecords:
             return sorted(self._faults)
 
     def add(self, number: int, fault: InputError) -> None:
-        """Notes that record `number` of the split is damaged.
-
-        Raises:
-          InputError: there are too many.
-        """
+        """Notes that record `number` of the split is damaged; InputError if it is one too many."""
         with self._lock:
             if number in self._faults:
                 return
             self._elsewhere.pop(number, None)
             self._check_room(str(fault))
             self._faults[number] = str(fault)
-            if len(self._faults) <= _TOLD:
+            if len(self._faults) <= _MAX_LOGGED:
                 self._report(f"Left out: {fault}")
 
     def look_at(self, numbers: Iterable[int]) -> list[int]:
@@ -112,8 +108,7 @@ class BadRecords:
         with self._lock:
             rows = sorted((self._faults | self._elsewhere).items())
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([COLUMNS, *rows])
+        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
         if text.getvalue() == self._written:
             return
         if rows:

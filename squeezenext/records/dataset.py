@@ -4,7 +4,7 @@ import concurrent.futures
 import dataclasses
 import glob
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,41 +12,38 @@ import numpy as np
 from squeezenext import labels
 from squeezenext.config import Config
 from squeezenext.errors import InputError
-from squeezenext.records import manifest
+from squeezenext.records import manifest, tfrecord
 from squeezenext.records.example import RecordError
 from squeezenext.records.manifest import Shard, Split
-from squeezenext.records.tfrecord import offsets
 
-# Where each record of a split lies.
-#
-# Records are read at random by (shard, offset, length): an exact global shuffle needs no
-# buffer. The offsets come from a sidecar beside the shards (`train.index`) or, without one,
-# from walking the shards.
-
-
+# Records are read at random by (shard, offset, length): an exact global shuffle needs no buffer.
 INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i8")])
 
 
-def split_from_files(name: str, paths: Iterable[Path]) -> Split:
+def split_from_pattern(name: str, pattern: str) -> Split:
     """Returns a split of TF-slim shards that have no manifest, by walking their headers.
 
     Raises:
-      InputError: no file, or one that cannot be read.
+      InputError: no file matches, or one cannot be read.
       RecordError: a file is cut or no TFRecord.
     """
-    paths = tuple(Path(path) for path in paths)
+    paths = [Path(path) for path in sorted(glob.glob(pattern))]
     if not paths:
-        raise InputError(f"No file matches the pattern of the {name} records.")
+        raise InputError(
+            f"No file matches {pattern}; quote the pattern so that the shell keeps it."
+        )
     walked = _walk_all(paths)
     shards = tuple(
-        Shard(path, len(places) - 1, int(places[-1]), "")
-        for path, places in zip(paths, walked, strict=True)
+        Shard(path, len(starts) - 1, int(starts[-1]), "")
+        for path, starts in zip(paths, walked, strict=True)
     )
     return Split(name, shards, walked=walked)
 
 
 def index(split: Split) -> np.ndarray:
     """Returns the position of every record of the split, in shard order.
+
+    It comes from a file beside the shards (`train.index`) or, without one, from walking the shards.
 
     Returns:
       [examples] of `INDEX_DTYPE`: shard (index in `split.shards`), offset, and length with
@@ -58,23 +55,44 @@ def index(split: Split) -> np.ndarray:
     starts = None if split.walked else _from_sidecar(split)
     if starts is None:
         starts = split.walked or _walk_all([shard.path for shard in split.shards])
-        for shard, places in zip(split.shards, starts, strict=True):
-            if len(places) - 1 != shard.examples:
+        for shard, offsets in zip(split.shards, starts, strict=True):
+            if len(offsets) - 1 != shard.examples:
                 raise RecordError(
-                    f"{shard.path} holds {len(places) - 1} records, the manifest says "
+                    f"{shard.path} holds {len(offsets) - 1} records, the manifest says "
                     f"{shard.examples}; copy or convert this shard again."
                 )
     table = np.empty(split.examples, INDEX_DTYPE)
-    table["shard"] = np.repeat(np.arange(len(starts)), [len(places) - 1 for places in starts])
-    table["offset"] = np.concatenate([places[:-1] for places in starts] or [[]])
-    table["length"] = np.concatenate([np.diff(places) for places in starts] or [[]])
+    table["shard"] = np.repeat(np.arange(len(starts)), [len(offsets) - 1 for offsets in starts])
+    table["offset"] = np.concatenate([offsets[:-1] for offsets in starts] or [[]])
+    table["length"] = np.concatenate([np.diff(offsets) for offsets in starts] or [[]])
     return table
+
+
+class Records:
+    """The records of a split, read by number and with their checksums; no TensorFlow."""
+
+    def __init__(self, split: Split):
+        self.split = split
+        self.index = index(split)
+        self._first = np.cumsum([0, *(shard.examples for shard in split.shards)])
+
+    def location(self, number: int) -> tuple[Path, int]:
+        """Returns a record's shard, and the record's number in it."""
+        shard = int(self.index[number]["shard"])
+        return self.split.shards[shard].path, number - int(self._first[shard])
+
+    def read_one(self, number: int) -> bytes:
+        """Returns the payload of a record; raises as `tfrecord.read`."""
+        path, own_number = self.location(number)
+        _, offset, length = (int(value) for value in self.index[number])
+        with tfrecord.open_shard(path) as descriptor:
+            return tfrecord.read(descriptor, offset, length, str(path), own_number)
 
 
 def _walk_all(paths: Sequence[Path]) -> tuple[np.ndarray, ...]:
     # 16: enough to hide a network file system's latency; the work itself holds the GIL.
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        return tuple(pool.map(offsets, paths))
+        return tuple(pool.map(tfrecord.offsets, paths))
 
 
 def _from_sidecar(split: Split) -> tuple[np.ndarray, ...] | None:
@@ -94,7 +112,7 @@ def _from_sidecar(split: Split) -> tuple[np.ndarray, ...] | None:
     starts = tuple(
         np.append(part, shard.bytes) for part, shard in zip(parts, split.shards, strict=True)
     )
-    fits = all(places[0] == 0 and (np.diff(places) >= 0).all() for places in starts)
+    fits = all(offsets[0] == 0 and (np.diff(offsets) >= 0).all() for offsets in starts)
     return starts if fits else None
 
 
@@ -125,7 +143,9 @@ def find_dataset(
         manifest.check_shards(found)
         return Dataset(found.splits, found.classes, Path(data_dir))
     patterns = {"train": training, "validation": validation}
-    splits = {name: _matching(name, pattern) for name, pattern in patterns.items() if pattern}
+    splits = {
+        name: split_from_pattern(name, pattern) for name, pattern in patterns.items() if pattern
+    }
     return Dataset(splits, None, Path(training or validation))
 
 
@@ -137,15 +157,6 @@ def check_split(dataset: Dataset, name: str) -> None:
     """
     if name not in dataset.splits or not dataset.splits[name].examples:
         raise InputError(f"{dataset.source} has no {name} split; convert it with one.")
-
-
-def _matching(name: str, pattern: str) -> Split:
-    paths = [Path(path) for path in sorted(glob.glob(pattern))]
-    if not paths:
-        raise InputError(
-            f"No file matches {pattern}; quote the pattern so that the shell keeps it."
-        )
-    return split_from_files(name, paths)
 
 
 def classes_for(dataset: Dataset, config: Config) -> tuple[labels.Label, ...]:
@@ -167,11 +178,10 @@ def check_classes(dataset: Dataset, known: tuple[labels.Label, ...], model: Path
         return
     if len(dataset.classes) != len(known):
         raise InputError(
-            f"{dataset.source} has {len(dataset.classes)} classes, the model in {model} tells "
-            f"{len(known)} apart; evaluate it on data of its own classes, or fine-tune it."
+            f"{dataset.source} has {len(dataset.classes)} classes, the model in {model} has "
+            f"{len(known)}; evaluate it on data of its own classes, or fine-tune it."
         )
-    pairs = zip(dataset.classes, known, strict=True)
-    for index, (ours, theirs) in enumerate(pairs):
+    for index, (ours, theirs) in enumerate(zip(dataset.classes, known, strict=True)):
         if ours.synset != theirs.synset:
             raise InputError(
                 f"Class {index} is {ours.synset} in {dataset.source} and {theirs.synset} in the "

@@ -1,11 +1,11 @@
-"""`tf.train.Example`, encoded and decoded without TensorFlow.
+"""`tf.train.Example` in the schema of the TF-slim and Inception ImageNet scripts.
 
-Importing TensorFlow costs a worker process about three seconds and half a gigabyte; the
-format is small: a message of a map of features, each a list of bytes, floats or integers.
+Encoded and decoded without TensorFlow, whose import costs a worker process about three seconds and
+half a gigabyte. The format is small: a message of a map of features, each a list of bytes, floats
+or integers.
 """
 
 import functools
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,12 +13,25 @@ import numpy as np
 
 from squeezenext.errors import InputError
 
+ENCODED = "image/encoded"
+HEIGHT = "image/height"
+WIDTH = "image/width"
+COLORSPACE = "image/colorspace"
+CHANNELS = "image/channels"
+FORMAT = "image/format"
+FILENAME = "image/filename"
+LABEL = "image/class/label"
+SYNSET = "image/class/synset"
+TEXT = "image/class/text"
+BOX_CORNERS = tuple(f"image/object/bbox/{key}" for key in ("xmin", "ymin", "xmax", "ymax"))
+BOX_LABEL = "image/object/bbox/label"
+NO_BOXES = np.zeros((0, 4), np.float32)
+
 # Field numbers of tensorflow/core/example/{example,feature}.proto, as tags (number << 3 | type).
 _FIRST = 0x0A
 _ENTRY_VALUE = 0x12
-_KINDS = {"bytes": 0x0A, "float": 0x12, "int": 0x1A}
+_BYTES_LIST, _FLOAT_LIST, _INT_LIST = 0x0A, 0x12, 0x1A
 _SHORT = tuple(bytes((value,)) for value in range(0x80))
-_NAMES = {1: "bytes", 2: "float", 3: "int"}
 
 Feature = Sequence[bytes] | Sequence[int] | Sequence[float] | np.ndarray
 
@@ -27,18 +40,58 @@ class RecordError(InputError):
     """A damaged record: names the shard, the record, what is wrong and what to do."""
 
 
-def encode_example(features: Mapping[str, Feature]) -> bytes:
-    """Returns the bytes of a `tf.train.Example`, its keys in order.
+class ImageExample(NamedTuple):
+    """What a record says of an image."""
 
-    Equal to TensorFlow's own `SerializeToString(deterministic=True)` where no key starts
-    with another (protobuf's C core puts "aa" before "a"; none of the schema's keys does). An
-    empty list takes its kind from a numpy dtype; an empty Python list has no kind.
+    image: bytes  # JPEG
+    height: int
+    width: int
+    label: int  # 1..N; 0 is unused
+    synset: str
+    text: str
+    filename: str
+    boxes: np.ndarray = NO_BOXES  # [n, 4] float32 xmin, ymin, xmax, ymax in 0..1
 
-    Raises:
-      TypeError: a value is neither bytes, an integer nor a float.
+
+def example_parts(example: ImageExample) -> list[bytes]:
+    """Returns an image's `tf.train.Example` in three parts, of which the second is the image.
+
+    Source of the schema: build_imagenet_data.py of tensorflow/models, research/inception.
+    Colorspace and channels are constants there too: readers decode with three channels.
+
+    What repeats from image to image is encoded once: 30 times as fast as encoding every feature.
+    The bytes are those of TensorFlow's `SerializeToString(deterministic=True)`.
     """
-    entries = encode_entries(features)
-    return example_head(len(entries)) + entries
+    image, height, width, label, synset, text, filename, boxes = example
+    before = _class_entries(label, synset, text) + _bytes_head(ENCODED, len(image))
+    name = filename.encode()
+    rest = _size_entries(height, width) if boxes is NO_BOXES else _rest(height, width, boxes, label)
+    after = b"".join((_name_head(len(name)), name, rest))
+    return [example_head(len(before) + len(image) + len(after)) + before, image, after]
+
+
+@functools.lru_cache(maxsize=2048)
+def _class_entries(label: int, synset: str, text: str) -> bytes:
+    """The entries before the image's, in the order of their keys."""
+    names = {SYNSET: [synset.encode()], TEXT: [text.encode()]}
+    return encode_entries(names | {CHANNELS: [3], LABEL: [label], COLORSPACE: [b"RGB"]})
+
+
+@functools.lru_cache(maxsize=256)
+def _name_head(size: int) -> bytes:
+    return _bytes_head(FILENAME, size)
+
+
+@functools.lru_cache(maxsize=8192)
+def _size_entries(height: int, width: int) -> bytes:
+    return _rest(height, width, NO_BOXES, 0)
+
+
+def _rest(height: int, width: int, boxes: np.ndarray, label: int) -> bytes:
+    """The entries behind the file name's."""
+    sizes = {FORMAT: [b"JPEG"], HEIGHT: [height], WIDTH: [width]}
+    corners = dict(zip(BOX_CORNERS, boxes.T, strict=True))
+    return encode_entries(sizes | corners | {BOX_LABEL: np.full(len(boxes), label, np.int64)})
 
 
 def example_head(size: int) -> bytes:
@@ -47,15 +100,23 @@ def example_head(size: int) -> bytes:
 
 
 def encode_entries(features: Mapping[str, Feature]) -> bytes:
-    """Returns the features' map entries, which follow an `example_head`."""
+    """Returns the features' map entries, in the order of their keys.
+
+    That is TensorFlow's order where no key starts with another (protobuf's C core puts "aa" before
+    "a"; none of the schema's keys does). An empty list takes its kind from a numpy dtype; an empty
+    Python list has no kind.
+
+    Raises:
+      TypeError: a value is neither bytes, an integer nor a float.
+    """
     entries = []
     for key in sorted(features, key=str.encode):
         value = _delimited(_ENTRY_VALUE, _feature(features[key]))
-        entries.append(_delimited(_FIRST, _delimited(_FIRST, key.encode()) + value))
+        entries.append(_delimited(_FIRST, _key(key) + value))
     return b"".join(entries)
 
 
-def bytes_head(key: str, size: int) -> bytes:
+def _bytes_head(key: str, size: int) -> bytes:
     """Returns what stands before one byte string of this size in its map entry."""
     head = b""
     for tag in (b"\x0a", b"\x0a", b"\x12"):  # the value, its list, its feature
@@ -76,14 +137,16 @@ def _feature(values: Feature) -> bytes:
     first = values.dtype.type() if typed else values[0]
     if isinstance(first, bytes):
         items = [_delimited(_FIRST, item) for item in values]
-        return _delimited(_KINDS["bytes"], b"".join(items))
+        return _delimited(_BYTES_LIST, b"".join(items))
     if isinstance(first, (int, np.integer)):
+        tag = _INT_LIST
         packed = b"".join([_varint(int(item) & 0xFFFFFFFFFFFFFFFF) for item in values])
-        return _delimited(_KINDS["int"], packed and _delimited(_FIRST, packed))
-    if isinstance(first, (float, np.floating)):
+    elif isinstance(first, (float, np.floating)):
+        tag = _FLOAT_LIST
         packed = np.asarray(values, "<f4").tobytes()
-        return _delimited(_KINDS["float"], packed and _delimited(_FIRST, packed))
-    raise TypeError(f"A feature holds bytes, int or float, not {type(first).__name__}.")
+    else:
+        raise TypeError(f"A feature holds bytes, int or float, not {type(first).__name__}.")
+    return _delimited(tag, packed and _delimited(_FIRST, packed))
 
 
 def _delimited(tag: int, body: bytes) -> bytes:
@@ -117,8 +180,8 @@ def decode_example(payload: bytes) -> dict[str, list[bytes] | list[int] | list[f
             for inner, entry in _fields(part) if number == 1 else ():
                 if inner == 1:
                     fields = dict(_fields(entry))
-                    features[bytes(fields.get(1, b"")).decode()] = _values(fields.get(2, b""))
-    except (ValueError, IndexError, TypeError, struct.error) as error:
+                    features[_bytes(fields.get(1, b"")).decode()] = _values(fields.get(2, b""))
+    except (ValueError, IndexError, TypeError) as error:
         raise RecordError(f"The record is not a tf.train.Example: {error}.") from error
     return features
 
@@ -128,40 +191,45 @@ def image_and_class(payload: bytes, classes: int, name: str) -> tuple[bytes, int
 
     Args:
       payload: the record.
-      classes: of the network.
-      name: of the record, for messages.
+      classes: number of classes of the network.
+      name: the record's, for messages.
 
     Raises:
       InputError: the record is damaged, or its label is none of the network's.
     """
     features = decode_example(payload)
-    try:
-        (encoded,), (label,) = features["image/encoded"], features["image/class/label"]
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{name} has no image or no label.") from error
-    if not isinstance(encoded, bytes) or not isinstance(label, int):
+    encoded, label = (single(features, ENCODED, bytes), single(features, LABEL, int))
+    if encoded is None or label is None:
         raise InputError(f"{name} has no image or no label.")
     if not 1 <= label <= classes:
         raise InputError(f"{name}: the label of a record is not in 1..{classes}.")
     return encoded, label - 1
 
 
+def single(features: Mapping[str, list], name: str, kind: type):
+    """Returns the value of a feature that has one value of this type, else None."""
+    values = features.get(name, [])
+    return values[0] if len(values) == 1 and isinstance(values[0], kind) else None
+
+
 def _values(feature: bytes) -> list:
     values: list = []
     for number, body in _fields(feature):
-        kind = _NAMES[number] if number in _NAMES else "unknown"
-        for inner, item in _fields(body) if kind != "unknown" else ():
+        decoder = _DECODERS.get(number)
+        for inner, item in _fields(body) if decoder else ():
             if inner == 1:
-                values += _items(kind, item)
+                values += decoder(item)
     return values
 
 
-def _items(kind: str, item: bytes | int) -> list:
-    """Returns what one occurrence of `value` holds: a list if packed, else one number."""
-    if kind == "bytes":
-        return [bytes(item)]
-    if kind == "float":
-        return np.frombuffer(item, "<f4").tolist()
+def _bytes(item: memoryview | bytes | int) -> bytes:
+    if isinstance(item, int):  # bytes(1 << 40) would take that much memory
+        raise TypeError(f"the number {item} stands for a text")
+    return bytes(item)
+
+
+def _ints(item: memoryview | int) -> list[int]:
+    """Returns the numbers of one occurrence of `value`: packed ones, or a single one."""
     if isinstance(item, int):
         return [_signed(item)]
     numbers, position = [], 0
@@ -169,6 +237,14 @@ def _items(kind: str, item: bytes | int) -> list:
         value, position = _read_varint(item, position)
         numbers.append(_signed(value))
     return numbers
+
+
+# By field number; `item` is one occurrence of `value`.
+_DECODERS = {
+    1: lambda item: [_bytes(item)],
+    2: lambda item: np.frombuffer(item, "<f4").tolist(),
+    3: _ints,
+}
 
 
 def _signed(value: int) -> int:
@@ -206,105 +282,3 @@ def _read_varint(view: memoryview | bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value & 0xFFFFFFFFFFFFFFFF, position
     raise ValueError("a number is longer than 64 bits")
-
-
-# The schema of the records: that of the TF-slim and Inception ImageNet scripts.
-
-
-ENCODED = "image/encoded"
-HEIGHT = "image/height"
-WIDTH = "image/width"
-COLORSPACE = "image/colorspace"
-CHANNELS = "image/channels"
-FORMAT = "image/format"
-FILENAME = "image/filename"
-LABEL = "image/class/label"
-SYNSET = "image/class/synset"
-TEXT = "image/class/text"
-BOX_XMIN = "image/object/bbox/xmin"
-BOX_XMAX = "image/object/bbox/xmax"
-BOX_YMIN = "image/object/bbox/ymin"
-BOX_YMAX = "image/object/bbox/ymax"
-BOX_LABEL = "image/object/bbox/label"
-
-
-NO_BOXES = np.zeros((0, 4), np.float32)
-
-
-class ImageExample(NamedTuple):
-    """What a record says of an image.
-
-    `image`: JPEG bytes; `label`: 1..N, 0 is unused; `boxes`: [n, 4] float32 of xmin, ymin, xmax,
-    ymax in fractions of the image, 0..1.
-    """
-
-    image: bytes
-    height: int
-    width: int
-    label: int
-    synset: str
-    text: str
-    filename: str
-    boxes: np.ndarray = NO_BOXES
-
-
-def example_features(example: ImageExample) -> dict[str, Sequence[bytes] | np.ndarray]:
-    """Returns the TF-slim ImageNet schema, field for field, for `encode_example`.
-
-    Source: build_imagenet_data.py of tensorflow/models, research/inception. Colorspace and
-    channels are constants there too: readers decode with three channels.
-    """
-    return {
-        ENCODED: [example.image],
-        HEIGHT: [example.height],
-        WIDTH: [example.width],
-        COLORSPACE: [b"RGB"],
-        CHANNELS: [3],
-        FORMAT: [b"JPEG"],
-        FILENAME: [example.filename.encode()],
-        LABEL: [example.label],
-        SYNSET: [example.synset.encode()],
-        TEXT: [example.text.encode()],
-        **_box_features(example.boxes, example.label),
-    }
-
-
-def _box_features(boxes: np.ndarray, label: int) -> dict[str, np.ndarray]:
-    columns = dict(zip((BOX_XMIN, BOX_YMIN, BOX_XMAX, BOX_YMAX), boxes.T, strict=True))
-    return columns | {BOX_LABEL: np.full(len(boxes), label, np.int64)}
-
-
-def example_parts(example: ImageExample) -> list[bytes]:
-    """Returns `encode_example(example_features(example))` in three parts, 30 times as fast.
-
-    What repeats from image to image is encoded once; the image itself is the second part.
-    """
-    image, height, width, label, synset, text, filename, boxes = example
-    before = _class_entries(label, synset, text) + bytes_head(ENCODED, len(image))
-    name = filename.encode()
-    rest = _size_entries(height, width) if boxes is NO_BOXES else _rest(height, width, boxes, label)
-    after = b"".join((_name_head(len(name)), name, rest))
-    return [example_head(len(before) + len(image) + len(after)) + before, image, after]
-
-
-@functools.lru_cache(maxsize=2048)
-def _class_entries(label: int, synset: str, text: str) -> bytes:
-    """The entries before the image's, in the order of their keys."""
-    names = {SYNSET: [synset.encode()], TEXT: [text.encode()]}
-    return encode_entries(names | {CHANNELS: [3], LABEL: [label], COLORSPACE: [b"RGB"]})
-
-
-@functools.lru_cache(maxsize=256)
-def _name_head(size: int) -> bytes:
-    return bytes_head(FILENAME, size)
-
-
-@functools.lru_cache(maxsize=8192)
-def _size_entries(height: int, width: int) -> bytes:
-    return _rest(height, width, NO_BOXES, 0)
-
-
-def _rest(height: int, width: int, boxes: np.ndarray, label: int) -> bytes:
-    """The entries behind the file name's."""
-    sizes = {FORMAT: [b"JPEG"], HEIGHT: [height], WIDTH: [width]}
-    return encode_entries(sizes | _box_features(boxes, label))

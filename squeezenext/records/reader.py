@@ -3,7 +3,6 @@
 import collections
 import concurrent.futures
 import contextlib
-import os
 import re
 from collections.abc import Callable, Iterable
 
@@ -11,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from squeezenext.errors import InputError
-from squeezenext.records import dataset, tfrecord
 from squeezenext.records.bad_records import BadRecords
+from squeezenext.records.dataset import Records
 from squeezenext.records.example import RecordError
 from squeezenext.records.manifest import Split
 
@@ -26,8 +25,8 @@ _READS = 8  # records read at once: on a file server each takes a few round trip
 _LATEST = 64  # micro-batches whose numbers are remembered, more than are under way at once
 
 
-class Reader:
-    """Reads records of a split by number, with their checksums.
+class Reader(Records):
+    """Reads micro-batches of a split's records.
 
     While `bad` is None, a damaged record is an error; else it is skipped and counted there. The
     next whole record of the split replaces it, so that the content is a function of the number
@@ -35,28 +34,19 @@ class Reader:
     """
 
     def __init__(self, split: Split):
-        self.split = split
-        self.index = dataset.index(split)
-        self._names = [str(shard.path) for shard in split.shards]
-        self._first = np.cumsum([0, *(shard.examples for shard in split.shards)])
+        super().__init__(split)
         self.bad: BadRecords | None = None
         self.fault: InputError | None = None  # TensorFlow passes on only its text
         self._pool = concurrent.futures.ThreadPoolExecutor(_READS, "reader")
         self._latest: collections.deque[np.ndarray] = collections.deque(maxlen=_LATEST)
 
     def leave_out(self, report: Callable[[str], None], listed: Iterable[int] = ()) -> None:
-        """Skips damaged records from now on, those `listed` by an earlier run at once.
+        """Skips damaged records from now on; arguments and errors as in `BadRecords`.
 
-        Listed records are read once: those that were repaired meanwhile are used again.
-
-        Args:
-          report: takes a sentence about each of the first few.
-          listed: numbers of the records that an earlier run skipped.
-
-        Raises:
-          InputError: there are too many.
+        Records that an earlier run has `listed` are read once: those that were repaired meanwhile
+        are used again.
         """
-        self.bad = BadRecords(self.split.examples, self._read_one, report)
+        self.bad = BadRecords(self.split.examples, self.read_one, report)
         self.bad.look_at(listed)
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
@@ -64,10 +54,10 @@ class Reader:
         self._latest.append(np.array(numbers))
         payloads = np.empty(len(numbers), object)
 
-        def fill(places: np.ndarray) -> None:
-            for place in places:
-                number = int(numbers[place])
-                payloads[place] = self._read(number) if number >= 0 else b""
+        def fill(indices: np.ndarray) -> None:
+            for index in indices:
+                number = int(numbers[index])
+                payloads[index] = self._whole(number)[1] if number >= 0 else b""
 
         shares = np.array_split(np.arange(len(numbers)), min(_READS, len(numbers)))
         try:
@@ -84,42 +74,25 @@ class Reader:
                 continue
             stand_in, payload = self._whole(number)
             if reason := _fault_of(payload):
-                shard = int(self.index[stand_in][0])
-                place = stand_in - int(self._first[shard])
+                path, own_number = self.location(stand_in)
                 return InputError(
-                    f"{self._names[shard]}: record {place} cannot be used: {reason}; write it anew."
+                    f"{path}: record {own_number} cannot be used: {reason}; write it anew."
                 )
         return None
-
-    def _read(self, number: int) -> bytes:
-        return self._whole(number)[1]
 
     def _whole(self, number: int) -> tuple[int, bytes]:
         """Returns the number of the record that is read for this one, and its payload."""
         if self.bad is None:
-            return number, self._read_one(number)
-        for place in range(number, number + self.split.examples):
-            place %= self.split.examples
-            if place not in self.bad:
+            return number, self.read_one(number)
+        for following in range(number, number + self.split.examples):
+            candidate = following % self.split.examples
+            if candidate not in self.bad:
                 try:
-                    return place, self._read_one(place)
+                    return candidate, self.read_one(candidate)
                 except RecordError as error:
-                    self.bad.add(place, error)
-        raise InputError(f"{self._names[0]} and its like hold no whole record; copy them again.")
-
-    def _read_one(self, number: int) -> bytes:
-        shard, offset, length = (int(value) for value in self.index[number])
-        name = self._names[shard]
-        try:
-            descriptor = os.open(name, os.O_RDONLY)
-        except OSError as error:
-            raise InputError(
-                f"{name} cannot be read ({error.strerror}); mend that and run the command again."
-            ) from error
-        try:
-            return tfrecord.read(descriptor, offset, length, name, number - int(self._first[shard]))
-        finally:
-            os.close(descriptor)
+                    self.bad.add(candidate, error)
+        first = self.split.shards[0].path
+        raise InputError(f"{first} and its like hold no whole record; copy them again.")
 
 
 def _fault_of(payload: bytes) -> str:
@@ -131,8 +104,9 @@ def _fault_of(payload: bytes) -> str:
         return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*?\]", "", error.message.splitlines()[0])
     if not tf.io.is_jpeg(parsed["image/encoded"]):  # decode_jpeg takes others, too, crops do not
         return "its image is no JPEG"
-    told = int(parsed["image/height"]), int(parsed["image/width"])
-    return f"its image is {real}, not {told} pixels" if min(told) > 0 and told != real else ""
+    stated = int(parsed["image/height"]), int(parsed["image/width"])
+    other = min(stated) > 0 and stated != real
+    return f"its image is {real}, not {stated} pixels" if other else ""
 
 
 @contextlib.contextmanager
@@ -148,9 +122,9 @@ def faults_named(*readers: Reader):
     except tf.errors.OpError as error:
         if faults := [reader.fault for reader in readers if reader.fault]:
             raise faults[0] from error
-        if found := re.search(r"the label of a record is not in 1\.\.\d+", error.message):
+        if match := re.search(r"the label of a record is not in 1\.\.\d+", error.message):
             folder = readers[0].split.shards[0].path.parent
-            raise InputError(f"{folder}: {found[0]}.") from error
+            raise InputError(f"{folder}: {match[0]}.") from error
         if isinstance(error, tf.errors.InvalidArgumentError):
             for reader in readers:
                 if fault := reader.undecodable():

@@ -1,6 +1,5 @@
 """Images of a data directory, decoded and cropped without TensorFlow."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +10,7 @@ from squeezenext.config.images import Images
 from squeezenext.errors import InputError
 from squeezenext.images import decoding, geometry
 from squeezenext.labels import Label
-from squeezenext.records import dataset, example, tfrecord
-from squeezenext.records.example import image_and_class
+from squeezenext.records import dataset, example
 
 # Splits for accuracy: the first that the data has, never the one that was trained on.
 TESTED = ("validation", "test")
@@ -41,21 +39,19 @@ def read(
       InputError: there is no such data, its classes are others, or a record is damaged or of
         another class.
     """
-    found = dataset.find_dataset(data_dir, None, None)
-    dataset.check_classes(found, known, Path(data_dir))
-    name = _first(found, splits)
-    if name is None:
+    data = dataset.find_dataset(data_dir, None, None)
+    dataset.check_classes(data, known, Path(data_dir))
+    split = _first(data, splits)
+    if split is None:
         raise InputError(f"{data_dir} has no {' or '.join(splits)} split; convert it with one.")
-    split = found.splits[name]
-    index = dataset.index(split)
-    first = np.cumsum([0, *(shard.examples for shard in split.shards)])
-    for number in np.linspace(0, len(index) - 1, min(limit, len(index))).round().astype(int):
-        shard, offset, length = (int(value) for value in index[number])
-        path = split.shards[shard].path
-        payload = _payload(path, offset, length, int(number - first[shard]))
-        name = f"record {number} of {path}"
-        encoded, label = example.image_and_class(payload, len(known), name)
-        yield geometry.centre_pixels(decoding.read_image(encoded, name), images), label
+    records = dataset.Records(data.splits[split])
+    last = len(records.index) - 1
+    for number in np.linspace(0, last, min(limit, last + 1)).round().astype(int):
+        path, _ = records.location(int(number))
+        image, label = decoded(
+            records.read_one(int(number)), len(known), f"record {number} of {path}"
+        )
+        yield geometry.centre_pixels(image, images), label
 
 
 def first_split(data_dir: str | Path, splits: tuple[str, ...]) -> str | None:
@@ -63,26 +59,22 @@ def first_split(data_dir: str | Path, splits: tuple[str, ...]) -> str | None:
     return _first(dataset.find_dataset(data_dir, None, None), splits)
 
 
-def _first(found: dataset.Dataset, splits: tuple[str, ...]) -> str | None:
-    held = (name for name in splits if name in found.splits and found.splits[name].examples)
+def _first(data: dataset.Dataset, splits: tuple[str, ...]) -> str | None:
+    held = (name for name in splits if name in data.splits and data.splits[name].examples)
     return next(held, None)
 
 
-def _payload(path: Path, offset: int, length: int, number: int) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return tfrecord.read(descriptor, offset, length, str(path), number)
-    finally:
-        os.close(descriptor)
-
-
-def read_examples(reader, number: int, classes: int) -> tuple[Image.Image, int]:
-    """Returns example `number` of a `reader.Reader`: an RGB image and its label in 0..classes - 1.
+def decoded(payload: bytes, classes: int, name: str) -> tuple[Image.Image, int]:
+    """Returns a record's RGB image and its label in 0..classes - 1.
 
     Raises:
       InputError: the record is damaged, or its label is none of the network's.
     """
-    payload = reader.read(np.array([number]))[0]
-    name = f"{reader.split.shards[0].path.parent}: record {number} of {reader.split.name}"
-    encoded, label = image_and_class(payload, classes, name)
+    encoded, label = example.image_and_class(payload, classes, name)
     return decoding.read_image(encoded, name), label
+
+
+def read_examples(reader, number: int, classes: int) -> tuple[Image.Image, int]:
+    """Returns example `number` of a `reader.Reader` as `decoded`."""
+    name = f"{reader.split.shards[0].path.parent}: record {number} of {reader.split.name}"
+    return decoded(reader.read(np.array([number]))[0], classes, name)

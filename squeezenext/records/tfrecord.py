@@ -4,9 +4,9 @@ A record is its length (uint64), that length's masked CRC32C, the payload and th
 masked CRC32C, little-endian (tensorflow/core/lib/io/record_writer.h).
 """
 
+import contextlib
 import errno
 import os
-import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,13 +15,9 @@ import numpy as np
 
 from squeezenext.errors import InputError
 from squeezenext.records.example import RecordError
-from squeezenext.records.example import decode_example as decode_example
-from squeezenext.records.example import encode_example as encode_example
 
 HEADER_BYTES = 12
 FRAMING_BYTES = 16
-_HEADER = struct.Struct("<QI")
-_CRC = struct.Struct("<I")
 _MASK_DELTA = 0xA282EAD8  # tensorflow/core/lib/hash/crc32c.h: a CRC of data that holds CRCs is weak
 
 
@@ -33,39 +29,56 @@ def record_error(name: str, number: int, fault: str) -> RecordError:
     )
 
 
-def frame(payload: bytes) -> bytes:
-    """Returns `payload` as one record of a TFRecord file, 16 bytes longer."""
-    return b"".join(frame_parts([payload]))
-
-
 def frame_parts(parts: Sequence[bytes]) -> list[bytes]:
     """Returns the record whose payload is the parts' concatenation, as parts: none is copied."""
     length = sum(map(len, parts)).to_bytes(8, "little")
     crc = 0
     for part in parts:
         crc = google_crc32c.extend(crc, part)
-    return [length + _CRC.pack(_masked(length)), *parts, masked_crc(crc)]
+    return [length + masked_crc(length), *parts, _masked(crc)]
+
+
+def masked_crc(data: bytes) -> bytes:
+    """Returns the four bytes that stand for the CRC32C of `data`."""
+    return _masked(google_crc32c.value(data))
+
+
+def _masked(crc: int) -> bytes:
+    return (((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF).to_bytes(4, "little")
 
 
 def header_fits(header: bytes) -> bool:
     """Returns whether a record's first 12 bytes are its length and that length's checksum."""
-    return len(header) == HEADER_BYTES and _HEADER.unpack(header)[1] == _masked(header[:8])
+    return len(header) == HEADER_BYTES and header[8:] == masked_crc(header[:8])
 
 
-def masked_crc(crc: int) -> bytes:
-    """Returns the four bytes that stand for a payload's CRC32C."""
-    return _CRC.pack(_mask(crc))
+@contextlib.contextmanager
+def open_shard(path: str | Path) -> Iterator[int]:
+    """Opens a shard and yields its descriptor; InputError if that fails."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        raise _unreadable(str(path), error) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _unreadable(name: str, error: OSError) -> InputError:
+    return InputError(
+        f"{name} cannot be read ({error.strerror}); mend that and run the command again."
+    )
 
 
 def read(descriptor: int, offset: int, length: int, name: str, number: int) -> bytes:
     """Reads one framed record with one `pread` and returns its payload.
 
     Args:
-      descriptor: the shard, open for reading; its position is neither used nor moved, so
-        threads may share it.
-      offset: where the record starts, in bytes.
-      length: the record's length with its framing.
-      name: the shard's file name, for the message.
+      descriptor: the open shard; threads may share it, since its position is not used.
+      offset: first byte of the record.
+      length: bytes of the record, its framing included.
+      name: the shard's name, for the message.
       number: the record's number in its shard, for the message.
 
     Raises:
@@ -78,7 +91,7 @@ def read(descriptor: int, offset: int, length: int, name: str, number: int) -> b
     payload = data[HEADER_BYTES:-4]
     if _payload_length(data[:HEADER_BYTES], name, number) != len(payload):
         raise record_error(name, number, "has another length than the index says")
-    if _CRC.unpack(data[-4:])[0] != _masked(payload):
+    if data[-4:] != masked_crc(payload):
         raise record_error(name, number, "fails its checksum")
     return payload
 
@@ -90,10 +103,7 @@ def _pread(descriptor: int, length: int, offset: int, name: str, number: int) ->
             return os.pread(descriptor, length, offset)
         except OSError as error:
             if error.errno != errno.EIO:
-                raise InputError(
-                    f"{name} cannot be read ({error.strerror}); mend that and run the command "
-                    "again."
-                ) from error
+                raise _unreadable(name, error) from error
             fault = error
     raise record_error(name, number, f"cannot be read ({fault.strerror})") from fault
 
@@ -108,15 +118,9 @@ def offsets(path: Path) -> np.ndarray:
       RecordError: a header's CRC is wrong or a record does not fit into the file.
       InputError: the file cannot be read.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    try:
+    with open_shard(path) as descriptor:
         end = os.fstat(descriptor).st_size
         return np.fromiter(_walk(descriptor, end, path.name), np.int64)
-    finally:
-        os.close(descriptor)
 
 
 def _walk(descriptor: int, end: int, name: str) -> Iterator[int]:
@@ -134,15 +138,6 @@ def _walk(descriptor: int, end: int, name: str) -> Iterator[int]:
 
 
 def _payload_length(header: bytes, name: str, number: int) -> int:
-    length, crc = _HEADER.unpack(header)
-    if crc != _masked(header[:8]):
+    if not header_fits(header):
         raise record_error(name, number, "has a damaged length, or is no TFRecord at all")
-    return length
-
-
-def _masked(data: bytes) -> int:
-    return _mask(google_crc32c.value(data))
-
-
-def _mask(crc: int) -> int:
-    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
+    return int.from_bytes(header[:8], "little")
