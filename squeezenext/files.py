@@ -1,14 +1,37 @@
 """Writes files and folders atomically: beside their place, flushed to the disk, then renamed."""
 
+import contextlib
 import dataclasses
 import glob
+import io
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 
 from squeezenext.errors import InputError
+
+
+@contextlib.contextmanager
+def open_file(path: str | Path) -> Iterator[io.FileIO]:
+    """Opens a file for reading, without a buffer.
+
+    Raises:
+      InputError: the file, or what the block reads, cannot be read.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            yield file
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: str | Path, error: OSError) -> InputError:
+    """Returns the exception for an operating system's error in reading `path`."""
+    return InputError(
+        f"{path} cannot be read ({error.strerror}); mend that and run the command again."
+    )
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:

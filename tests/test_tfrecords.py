@@ -206,7 +206,7 @@ def test_labels_txt_names_the_classes(tmp_path):
     assert [label.text for label in manifest.classes] == ["cat", "dog", "owl"]
 
 
-def unreadable(_):
+def unreadable(*_):
     raise OSError(5, "Input/output error")
 
 
@@ -222,7 +222,7 @@ def test_bad_shards_are_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="train-00001-of-00002: record 0 ends at"):
         convert(source, tmp_path / "out", **TFRECORD)
     with monkeypatch.context() as patch:
-        patch.setattr(tfrecords, "sha256", unreadable)
+        patch.setattr(tfrecords.hashlib, "file_digest", unreadable)
         with pytest.raises(InputError, match="00000-of-00002 cannot be read .Input/output error"):
             convert(source, tmp_path / "out", **TFRECORD)
     path.unlink()

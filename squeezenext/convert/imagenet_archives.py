@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import labels, progress
+from squeezenext import files, labels, progress
 from squeezenext.cli import printable
 from squeezenext.convert import tar
 from squeezenext.convert.listing import Fault, Listing, add_faults
@@ -70,13 +70,10 @@ def validation_labels() -> list[int]:
 def opened(path: Path, member: tar.Member | None = None) -> Iterator[tar.Descriptor]:
     """Opens an archive, or the part of it that is `member`, for a walk by its headers."""
     start, size = (member.offset, member.size) if member else (0, 0)
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with files.open_file(path) as file:
         if hasattr(os, "posix_fadvise"):  # else each header brings 128 KB of image into memory
-            os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_RANDOM)
-        yield tar.Descriptor(descriptor)
-    finally:
-        os.close(descriptor)
+            os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_RANDOM)
+        yield tar.Descriptor(file.fileno())
 
 
 def classes(
@@ -201,12 +198,12 @@ def check_counts(splits: dict[str, Listing], paths: dict[str, Path]) -> None:
 
 
 def check_digests(
-    files: Mapping[str, Path], official: bool, pool: Pool, show_progress: bool
+    archives: Mapping[str, Path], official: bool, pool: Pool, show_progress: bool
 ) -> list[dict]:
     """Reads the archives through and returns the manifest's description of each.
 
     Args:
-      files: paths by official name.
+      archives: paths by official name.
       official: compare with the official checksums; otherwise the SHA-256 is only recorded.
       pool: worker processes.
       show_progress: show progress on standard error.
@@ -214,16 +211,16 @@ def check_digests(
     Raises:
       InputError: an archive is not the official one; it is named.
     """
-    known = {name: OFFICIAL_DIGESTS[name] if official else {} for name in files}
+    known = {name: OFFICIAL_DIGESTS[name] if official else {} for name in archives}
     # SHA-256, the faster one, unless MD5 alone is known.
-    kinds = ["md5" if set(known[name]) == {"md5"} else "sha256" for name in files]
-    jobs = zip(files.values(), kinds, strict=True)
+    kinds = ["md5" if set(known[name]) == {"md5"} else "sha256" for name in archives]
+    jobs = zip(archives.values(), kinds, strict=True)
     rows = []
-    size = sum(path.stat().st_size for path in files.values())
-    with progress.throughput("Checksums", len(files), size, show_progress, "files") as advance:
-        for name, kind, digest in zip(files, kinds, pool.run(_digest, jobs), strict=True):
-            compare_digest(files[name], kind, digest, known[name])
-            row = {"file": name, "bytes": files[name].stat().st_size, kind: digest}
+    size = sum(path.stat().st_size for path in archives.values())
+    with progress.throughput("Checksums", len(archives), size, show_progress, "files") as advance:
+        for name, kind, digest in zip(archives, kinds, pool.run(_digest, jobs), strict=True):
+            compare_digest(archives[name], kind, digest, known[name])
+            row = {"file": name, "bytes": archives[name].stat().st_size, kind: digest}
             rows.append(row)
             advance(1, row["bytes"])
     return rows
@@ -244,8 +241,6 @@ def compare_digest(path: Path, kind: str, digest: str, known: Mapping[str, str])
 
 def _digest(job: tuple[Path, str]) -> str:
     path, kind = job
-    digest = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        new = functools.partial(hashlib.new, kind, usedforsecurity=False)
+        return hashlib.file_digest(file, new).hexdigest()

@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from squeezenext import labels
 from squeezenext.cli import printable
 from squeezenext.errors import InputError
 
+T = TypeVar("T")
 _MAX_FAULTS = 100_000
 _NO_TEXT = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 # 28 bytes an example: the million examples of ImageNet stay far below a gigabyte.
@@ -136,7 +138,7 @@ class Collection:
     warnings: tuple[str, ...] = ()  # sentences for the manifest and the user
 
 
-def sorted_splits(splits: dict[str, Listing]) -> dict[str, Listing]:
+def sorted_splits(splits: dict[str, T]) -> dict[str, T]:
     """Returns the splits in the order of the manifest: training, validation, test."""
     return {name: splits[name] for name in ("train", "validation", "test") if name in splits}
 

@@ -3,16 +3,17 @@
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
+import operator
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
 
-from squeezenext import labels
+from squeezenext import files, labels
 from squeezenext.convert import commit, images
 from squeezenext.convert.listing import Collection, Fault, Listing, random_order
 from squeezenext.convert.options import ConvertOptions
@@ -28,25 +29,15 @@ _EXACT_BYTES = 256 << 20  # images whose mean colours take some 5 s
 
 @dataclasses.dataclass(frozen=True)
 class ShardJob:
-    """A shard to write.
-
-    Attributes:
-      path: the file to write.
-      listing: its examples, in order.
-      classes: the classes of its examples, by label.
-      verify_images: decode every image.
-      mean_of: how many of the first images count towards the mean colour.
-      smaller: what larger images are re-encoded to, None for no limit.
-      plan: the key of the conversion, `ConversionPlan.key`.
-    """
+    """A shard to write."""
 
     path: Path
-    listing: Listing
-    classes: dict[int, labels.Label]
-    verify_images: bool = False
-    mean_of: int = 0
-    smaller: images.Smaller | None = None
-    plan: str = ""
+    listing: Listing  # its examples, in order
+    classes: dict[int, labels.Label]  # of its examples, by label
+    verify_images: bool  # decode every image
+    mean_of: int  # number of images, from the first, that count towards the mean colour
+    smaller: images.Smaller | None
+    plan: str  # key of the conversion, `ConversionPlan.key`
 
 
 def shard_names(collection: Collection, split: str, options: ConvertOptions) -> list[str]:
@@ -68,51 +59,25 @@ def _shard_count(collection: Collection, split: str, options: ConvertOptions) ->
 def shard_jobs(
     collection: Collection, output: Path, options: ConvertOptions, plan: str = ""
 ) -> list[tuple[str, ShardJob]]:
-    """Returns (split, job) of every shard: a function of the names, the seed and the options.
-
-    Args:
-      collection: the source.
-      output: the folder of the shards.
-      options: decide the number of shards and the order of examples.
-      plan: the key of the conversion.
-    """
-    return [
-        (split, dataclasses.replace(job, plan=plan))
-        for split in collection.splits
-        for job in _split_jobs(collection, split, output, options)
-    ]
-
-
-def _split_jobs(
-    collection: Collection, split: str, output: Path, options: ConvertOptions
-) -> list[ShardJob]:
-    listing = collection.splits[split]
-    ordered = listing.take(random_order(listing.names, options.seed))
-    paths = [output / file for file in shard_names(collection, split, options)]
-    sample = mean_sample(len(listing.names), listing.bytes) if split == "train" else 0
-    runs = even_runs(len(listing.names), len(paths)), even_runs(sample, len(paths))
-    return [
-        _shard_job(collection, ordered, run, quota, path, options)
-        for path, run, quota in zip(paths, *runs, strict=True)
-    ]
-
-
-def _shard_job(
-    collection: Collection,
-    ordered: Listing,
-    run: slice,
-    quota: slice,
-    path: Path,
-    options: ConvertOptions,
-) -> ShardJob:
-    """The order is random, so the first images of each shard are a fair sample of colours."""
-    listing = ordered.take(np.arange(run.start, run.stop))
-    classes = {
-        int(label): collection.classes[label - 1] for label in np.unique(listing.table["label"])
-    }
+    """Returns (split, job) of every shard: a function of the names, the seed and the options."""
     smaller = images.Smaller(options.max_side, options.quality) if options.max_side else None
-    mean_of = quota.stop - quota.start
-    return ShardJob(path, listing, classes, options.verify_images, mean_of, smaller)
+    jobs = []
+    for split, full in collection.splits.items():
+        ordered = full.take(random_order(full.names, options.seed))
+        names = shard_names(collection, split, options)
+        # The order is random, so the first images of each shard are a fair sample of colours.
+        sample = mean_sample(len(full.names), full.bytes) if split == "train" else 0
+        runs = even_runs(len(full.names), len(names)), even_runs(sample, len(names))
+        for name, run, quota in zip(names, *runs, strict=True):
+            listing = ordered.take(np.arange(run.start, run.stop))
+            used = np.unique(listing.table["label"]).tolist()
+            classes = {label: collection.classes[label - 1] for label in used}
+            mean_of = quota.stop - quota.start
+            job = ShardJob(
+                output / name, listing, classes, options.verify_images, mean_of, smaller, plan
+            )
+            jobs.append((split, job))
+    return jobs
 
 
 def even_runs(examples: int, shards: int) -> list[slice]:
@@ -138,33 +103,19 @@ RECORD = np.dtype([("offset", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("label",
 
 @dataclasses.dataclass
 class Written:
-    """A shard as it was written.
+    """A shard as it was written."""
 
-    Attributes:
-      file: its name in the output folder.
-      draft: its name in the work folder until it is published, "" afterwards.
-      plan: the key of the conversion.
-      bytes: its size.
-      sha256: its digest.
-      table: [examples] of `RECORD`.
-      names: the images' names.
-      rgb_sum: the sum of the mean colours of the decoded images.
-      rgb_images: the number of those images.
-      repairs: images that were changed.
-      rejected: images that could not be used.
-    """
-
-    file: str
-    draft: str = ""
-    plan: str = ""
+    file: str  # name in the output folder
+    draft: str = ""  # name in the work folder until it is published
+    plan: str = ""  # key of the conversion
     bytes: int = 0
     sha256: str = ""
-    table: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, RECORD))
-    names: list[str] = dataclasses.field(default_factory=list)
+    table: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, RECORD))  # [examples]
+    names: list[str] = dataclasses.field(default_factory=list)  # of the images
     rgb_sum: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.0, 0.0])
-    rgb_images: int = 0
-    repairs: list[Fault] = dataclasses.field(default_factory=list)
-    rejected: list[Fault] = dataclasses.field(default_factory=list)
+    rgb_images: int = 0  # number of images whose mean colours `rgb_sum` adds up
+    repairs: list[Fault] = dataclasses.field(default_factory=list)  # images that were changed
+    rejected: list[Fault] = dataclasses.field(default_factory=list)  # images that are not used
 
     @property
     def examples(self) -> int:
@@ -180,11 +131,7 @@ class Written:
 
 
 def _read_note(note: bytes) -> Written:
-    """Reads what `Written.note` wrote.
-
-    Raises:
-      ValueError, TypeError, KeyError: it is something else, or damaged.
-    """
+    """Reads what `Written.note` wrote; ValueError, TypeError or KeyError if it is damaged."""
     digest, _, text = note.partition(b"\n")
     if hashlib.sha256(text).hexdigest().encode() != digest:
         raise ValueError("the note is damaged")
@@ -210,17 +157,14 @@ def draft(job: ShardJob) -> Written:
     `publish`, in whichever process, does the rest, so a worker need not wait for the disk. Raises
     as `write`.
     """
-    work = job.path.parent / commit.WORK
-    if (known := _noted(job)) is not None:
-        return known
+    if (finished := _noted(job)) is not None:
+        return finished
     result, rows = Written(job.path.name, plan=job.plan), []
-    labels_of, names = job.listing.table["label"].tolist(), job.listing.names
-    with commit.drafted(job.path, work) as file:
-        for index, image in _images(job, result):
-            label = labels_of[index]
+    with commit.drafted(job.path, job.path.parent / commit.WORK) as file:
+        for name, label, image in _images(job, result):
             rows.append((file.position, len(image.data), content_crc(image.data), label))
-            result.names.append(names[index])
-            file.write(*tfrecord.frame_parts(_encode(job, names[index], label, image)))
+            result.names.append(name)
+            file.write(*tfrecord.frame_parts(_encode(job, name, label, image)))
     result.table, result.bytes = np.array(rows, RECORD), file.position
     result.sha256, result.draft = file.sha256, file.path.name
     return result
@@ -258,11 +202,12 @@ def _note(shard: Path) -> Path:
 def _noted(job: ShardJob) -> Written | None:
     """Returns what the note says, if the shard is still what was written, to the last bit."""
     try:
-        known = _read_note(_note(job.path).read_bytes())
-        if (known.file, known.plan) != (job.path.name, job.plan):
+        noted = _read_note(_note(job.path).read_bytes())
+        if (noted.file, noted.plan) != (job.path.name, job.plan):
             return None
         with job.path.open("rb") as file:
-            return known if sha256(file) == known.sha256 else None
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return noted if digest == noted.sha256 else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -273,83 +218,49 @@ def content_crc(image: bytes) -> int:
     return google_crc32c.value(image[middle : middle + 1024])
 
 
-def sha256(file: BinaryIO) -> str:
-    """Returns the digest of the rest of a file."""
-    digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _images(job: ShardJob, result: Written) -> Iterator[tuple[int, images.Normalised]]:
-    """Yields each usable image with its index; adds repairs, rejections and colours to `result`."""
-    with contextlib.closing(_ImageReader(job.listing)) as reader:
-        for index, name in enumerate(job.listing.names):
-            try:
-                image = images.normalise(reader.read(index), job.verify_images, job.smaller)
-                mean = images.rgb_mean(image.data) if index < job.mean_of else None
-            except images.ImageError as error:
-                result.rejected.append(Fault(name, str(error)))
-                continue
-            if mean:
-                pairs = zip(result.rgb_sum, mean, strict=True)
-                result.rgb_sum = [before + more for before, more in pairs]
-                result.rgb_images += 1
-            if image.repair:
-                result.repairs.append(Fault(name, image.repair))
-            yield index, image
-
-
-class _ImageReader:
-    """Reads images' bytes; the last file stays open, since an archive holds many."""
-
-    def __init__(self, listing: Listing) -> None:
-        self._files = listing.files
-        self._rows = listing.table[["file", "offset", "size"]].tolist()  # numpy's cost 5 us each
-        self._file = self._descriptor = -1
-
-    def read(self, index: int) -> bytes:
-        """Returns the bytes of the image at `index`.
-
-        Raises:
-          ImageError: it is too large.
-          InputError: the file is gone, or shorter than when it was listed.
-        """
-        file, offset, size = self._rows[index]
-        if size > decoding.MAX_BYTES:
-            raise images.ImageError(f"is larger than {decoding.MAX_BYTES >> 20} MB")
+def _images(job: ShardJob, result: Written) -> Iterator[tuple[str, int, images.Normalised]]:
+    """Yields name, label and image where it is usable; adds what it finds to `result`."""
+    examples = zip(job.listing.names, _contents(job.listing), strict=True)
+    for index, (name, (label, data)) in enumerate(examples):
         try:
-            if file != self._file:
-                self._open(file)
-            data = os.pread(self._descriptor, size, offset)
-        except OSError as error:
-            raise InputError(
-                f"{self._files[file]} cannot be read ({error.strerror}); mend that and run the "
-                "command again."
-            ) from error
-        if len(data) != size:
-            raise InputError(
-                f"{self._files[file]} became shorter while it was read; run the command again."
-            )
-        return data
+            image = images.normalise(data, job.verify_images, job.smaller)
+            mean = images.rgb_mean(image.data) if index < job.mean_of else None
+        except images.ImageError as error:
+            result.rejected.append(Fault(name, str(error)))
+            continue
+        if mean:
+            result.rgb_sum = list(map(operator.add, result.rgb_sum, mean))
+            result.rgb_images += 1
+        if image.repair:
+            result.repairs.append(Fault(name, image.repair))
+        yield name, label, image
 
-    def _open(self, file: int) -> None:
-        self.close()
-        self._descriptor = os.open(self._files[file], os.O_RDONLY | os.O_CLOEXEC)
-        self._file = file
 
-    def close(self) -> None:
-        """Closes the file."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._file = self._descriptor = -1
+def _contents(listing: Listing) -> Iterator[tuple[int, bytes]]:
+    """Yields label and bytes of each image; of one that is too large, only enough to show that.
+
+    Raises:
+      InputError: a file is gone, or shorter than when it was listed.
+    """
+    rows = listing.table.tolist()  # numpy's rows cost 5 us each
+    for number, run in itertools.groupby(rows, operator.itemgetter(0)):
+        path = listing.files[number]
+        with files.open_file(path) as file:  # once for many images of an archive
+            for _, offset, size, label in run:
+                size = min(size, decoding.MAX_BYTES + 1)
+                data = os.pread(file.fileno(), size, offset)
+                if len(data) != size:
+                    raise InputError(
+                        f"{path} became shorter while it was read; run the command again."
+                    )
+                yield label, data
 
 
 def _encode(job: ShardJob, name: str, label: int, image: images.Normalised) -> list[bytes]:
-    known, corners = job.classes[label], records_example.NO_BOXES
-    if boxes := job.listing.boxes.get(name):
-        corners = np.frombuffer(boxes, np.float32).reshape(-1, 4)
+    known, boxes = job.classes[label], records_example.NO_BOXES
+    if corners := job.listing.boxes.get(name):
+        boxes = np.frombuffer(corners, np.float32).reshape(-1, 4)
     example = records_example.ImageExample(
-        image.data, image.height, image.width, label, known.synset, known.text, name, corners
+        image.data, image.height, image.width, label, known.synset, known.text, name, boxes
     )
     return records_example.example_parts(example)

@@ -7,20 +7,20 @@ as they are.
 
 import contextlib
 import dataclasses
+import hashlib
+import itertools
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from squeezenext import files, labels, progress
 from squeezenext.cli import printable
 from squeezenext.convert import commit
-from squeezenext.convert.listing import Collection, Listing, Watch, is_text
+from squeezenext.convert.listing import Collection, Listing, Watch, is_text, sorted_splits
 from squeezenext.convert.pool import Pool
-from squeezenext.convert.shards import RECORD, Written, content_crc, sha256
+from squeezenext.convert.shards import RECORD, Written, content_crc
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.images import decoding, jpeg
 from squeezenext.records import example, tfrecord
@@ -34,42 +34,28 @@ _LABEL_LINE = re.compile(r"(\d{1,9}):(.*)")
 _MAX_LABEL = 100_000  # ImageNet-21k has 21,841; a class takes memory even without a record
 
 
-@dataclasses.dataclass(frozen=True)
-class Adoption:
-    """A shard to adopt: the file of the source, and its place in the output."""
-
-    source: Path
-    path: Path
-
-
 def collect(source: Path) -> Collection:
     """Lists the shards as files; their classes are known only when they have been read.
 
     Raises:
       InputError: there are none, or one of a numbered series is missing.
     """
-    found: dict[str, list[Path]] = {}
+    shards: dict[str, list[Path]] = {}
     for path in sorted(source.iterdir()):
         match = _SHARD.fullmatch(path.name)
         numbered = match and (match[2] or ".tfrecord" in path.name)
         if numbered and path.is_file():
-            found.setdefault(_SPLITS.get(match[1], match[1]), []).append(path)
-    if "train" not in found:
+            shards.setdefault(_SPLITS.get(match[1], match[1]), []).append(path)
+    if "train" not in shards:
         raise InputError(
             f"{source} has no training shards, such as train-00000-of-00008 or train.tfrecord."
         )
-    for paths in found.values():
+    for paths in shards.values():
         _check_complete(paths)
-    watch = Watch()
-    splits = {
-        name: Listing.of_rows(
-            found[name],
-            [(n, 0, watch.size(path), 1) for n, path in enumerate(found[name])],
-            [path.name for path in found[name]],
-        )
-        for name in ("train", "validation", "test")
-        if name in found
-    }
+    watch, splits = Watch(), {}
+    for name, paths in sorted_splits(shards).items():
+        rows = [(n, 0, watch.size(path), 1) for n, path in enumerate(paths)]
+        splits[name] = Listing.of_rows(paths, rows, [path.name for path in paths])
     size = sum(split.bytes for split in splits.values())
     described = {"file": source.resolve().name, "bytes": size}
     return Collection((), splits, (), (described,), watch)
@@ -110,7 +96,7 @@ def adopt_all(
       InputError: a record is damaged, or training cannot read it; it is named.
     """
     jobs = [
-        (name, Adoption(path, output / path.name))
+        (name, (path, output / path.name))
         for name, split in collection.splits.items()
         for path in split.files
     ]
@@ -137,41 +123,30 @@ def _classes(seen: dict[int, labels.Label], source: Path) -> tuple[labels.Label,
         lines = (source / _LABELS).read_text("utf-8").splitlines()
         rows = [(int(m[1]), m[2]) for line in lines if (m := _LABEL_LINE.fullmatch(line))]
         texts = {number: printable(text) for number, text in rows if number <= _MAX_LABEL}
-    found = []
+    classes = []
     for number in range(1, max(*seen, *texts, 1) + 1):
         label = seen.get(number, labels.Label("", ""))
         text = label.text or texts.get(number, "") or label.synset or f"class {number}"
-        found.append(labels.Label(label.synset or text, text))
-    return tuple(found)
+        classes.append(labels.Label(label.synset or text, text))
+    return tuple(classes)
 
 
-def adopt(job: Adoption) -> tuple[Written, dict[int, labels.Label]]:
-    """Reads a shard and links or copies it into its place; returns its classes by label, too."""
-    result, rows, classes = Written(job.path.name), [], {}
-    starts = tfrecord.offsets(job.source)
-    with _readable(job.source) as file:
-        result.sha256 = sha256(file)
-        for number, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
-            length = int(end - start)
-            payload = tfrecord.read(file.fileno(), int(start), length, str(job.source), number)
-            label, known, name, data = _example(payload, str(job.source), number)
+def adopt(job: tuple[Path, Path]) -> tuple[Written, dict[int, labels.Label]]:
+    """Reads a shard and links or copies it to its path; returns its classes by label, too."""
+    source, path = job
+    result, rows, classes = Written(path.name), [], {}
+    offsets = tfrecord.offsets(source).tolist()
+    with files.open_file(source) as file:
+        result.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        for number, (start, end) in enumerate(itertools.pairwise(offsets)):
+            payload = tfrecord.read(file.fileno(), start, end - start, str(source), number)
+            label, named, name, data = _example(payload, str(source), number)
             rows.append((start, len(data), content_crc(data), label))
-            classes.setdefault(label, known)
-            result.names.append(name or f"{job.path.name}-{number}")
-    result.table, result.bytes = np.array(rows, RECORD), int(starts[-1])
-    _place(job, result.sha256)
+            classes.setdefault(label, named)
+            result.names.append(name or f"{path.name}-{number}")
+    result.table, result.bytes = np.array(rows, RECORD), offsets[-1]
+    _link_or_copy(source, path, result.sha256)
     return result, classes
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[BinaryIO]:
-    try:
-        with path.open("rb") as file:
-            yield file
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}); mend that and run the command again."
-        ) from error
 
 
 def _example(payload: bytes, shard: str, number: int) -> tuple[int, labels.Label, str, bytes]:
@@ -182,24 +157,25 @@ def _example(payload: bytes, shard: str, number: int) -> tuple[int, labels.Label
     """
     features = example.decode_example(payload)
     texts = [_text(features, key) for key in (example.SYNSET, example.TEXT, example.FILENAME)]
-    label, data = (features.get(key, []) for key in (example.LABEL, example.ENCODED))
+    label = example.single(features, example.LABEL, int)
+    data = example.single(features, example.ENCODED, bytes)
     fault = ""
-    if len(label) != 1 or len(data) != 1 or not isinstance(label[0], int):
+    if label is None or data is None:
         fault = f"has no {example.LABEL} or no {example.ENCODED}"
-    elif not 1 <= label[0] <= _MAX_LABEL:
-        fault = f"has the label {label[0]}, but labels count from 1 to {_MAX_LABEL} at most; "
+    elif not 1 <= label <= _MAX_LABEL:
+        fault = f"has the label {label}, but labels count from 1 to {_MAX_LABEL} at most; "
         fault += "convert the images themselves"
     elif not all(map(is_text, texts)):
         fault = "has a name that is no text; convert the images themselves"
     else:
         try:
-            if decoding.sniff(data[0]) != "JPEG" or jpeg.header(data[0]).components not in (1, 3):
+            if decoding.sniff(data) != "JPEG" or jpeg.header(data).components not in (1, 3):
                 fault = "holds no JPEG in grey or RGB; convert the images themselves"
         except jpeg.ImageError as error:
             fault = f"holds an image that {error}"
     if fault:
         raise InputError(f"{shard}: record {number} ({printable(texts[2])}) {fault}.")
-    return label[0], labels.Label(texts[0], texts[1]), texts[2], data[0]
+    return label, labels.Label(texts[0], texts[1]), texts[2], data
 
 
 def _text(features: dict, key: str) -> str:
@@ -207,26 +183,23 @@ def _text(features: dict, key: str) -> str:
     return values[0].decode("utf-8", "backslashreplace") if values else ""
 
 
-def _place(job: Adoption, digest: str) -> None:
-    if job.path.exists() and job.path.samefile(job.source):
-        with commit.explained(job.path):
-            files.flush(job.path)  # its writer may not have
+def _link_or_copy(source: Path, path: Path, digest: str) -> None:
+    if path.exists() and path.samefile(source):
+        with commit.explained(path):
+            files.flush(path)  # its writer may not have
         return
-    temporary = job.path.parent / commit.WORK / f"{job.path.name}.link.tmp"
+    work = path.parent / commit.WORK
+    temporary = work / f"{path.name}.link.tmp"
     try:
         temporary.unlink(missing_ok=True)
-        os.link(job.source.resolve(), temporary)  # Linux links a symbolic link, not its target
+        os.link(source.resolve(), temporary)  # Linux links a symbolic link, not its target
     except OSError:  # another file system, or one without links
-        temporary = _copied(job, digest)
-    commit.publish(temporary, job.path)
-
-
-def _copied(job: Adoption, digest: str) -> Path:
-    """Copies a shard into the work folder, and checks that it is what was read before."""
-    with commit.drafted(job.path, job.path.parent / commit.WORK) as copy:
-        with _readable(job.source) as file:
+        with commit.drafted(path, work) as copy, files.open_file(source) as file:
             while block := file.read(4 << 20):
                 copy.write(block)
-    if copy.sha256 != digest:
-        raise RunAgain(f"{job.source} changed while it was read; run the same command again.")
-    return copy.path
+        if copy.sha256 != digest:
+            raise RunAgain(
+                f"{source} changed while it was read; run the same command again."
+            ) from None
+        temporary = copy.path
+    commit.publish(temporary, path)

@@ -29,23 +29,17 @@ from squeezenext.records import manifest as records_manifest
 
 MAX_FAULTS = 20  # reported for each shard; the rest are counted
 _MAX_RECORD = 1 << 31  # tensorflow/core/lib/io reads no longer ones
+_OTHER_DIGEST = "has another SHA-256 than the manifest says"
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardFault:
-    """A fault in a shard or an index.
+    """A fault in a shard or an index."""
 
-    Attributes:
-      shard: the file's name.
-      record: the record's number from 0, None if the fault is not in a record.
-      key: the record's image/filename, "" if unknown.
-      fault: the rest of a sentence that begins with the file: "is cut".
-    """
-
-    shard: str
-    record: int | None
-    key: str
-    fault: str
+    shard: str  # name of the file
+    record: int | None  # the record's number from 0, None if the fault is not in a record
+    key: str  # the record's image/filename, "" if unknown
+    fault: str  # the rest of a sentence that begins with the file: "is cut"
 
     def __str__(self) -> str:
         record = "" if self.record is None else f" record {self.record}"
@@ -54,28 +48,21 @@ class ShardFault:
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """A shard to verify.
-
-    Attributes:
-      shard: the manifest's entry.
-      synsets: the synsets of label 1, 2, ...
-      offsets: [examples] int64, the index's offsets of records; None without an index.
-      decode: decode every image.
-    """
+    """A shard to verify."""
 
     shard: records_manifest.Shard
-    synsets: tuple[str, ...]
-    offsets: np.ndarray | None
-    decode: bool
+    synsets: tuple[str, ...]  # of label 1, 2, ...
+    offsets: np.ndarray | None  # of records, by the index: [examples] int64
+    decode: bool  # decode every image
 
 
 def inspect(job: Inspection) -> list[ShardFault]:
     """Returns a shard's faults; after 20, a last one says how many more there are."""
-    found = [ShardFault(job.shard.path.name, *fault) for fault in _faults(job)]
-    if len(found) > MAX_FAULTS:
-        more = f"has {len(found) - MAX_FAULTS} more faults"
-        found[MAX_FAULTS:] = [ShardFault(job.shard.path.name, None, "", more)]
-    return found
+    faults = [ShardFault(job.shard.path.name, *fault) for fault in _faults(job)]
+    if len(faults) > MAX_FAULTS:
+        more = f"has {len(faults) - MAX_FAULTS} more faults"
+        faults[MAX_FAULTS:] = [ShardFault(job.shard.path.name, None, "", more)]
+    return faults
 
 
 def _faults(job: Inspection) -> Iterator[tuple[int | None, str, str]]:
@@ -92,39 +79,31 @@ def _faults(job: Inspection) -> Iterator[tuple[int | None, str, str]]:
 
 
 def _content(job: Inspection, file: BinaryIO, size: int) -> Iterator[tuple[int | None, str, str]]:
-    digest, starts, position, whole = hashlib.sha256(), [], 0, True
-    for header, payload, trailer in _records(file, size):
+    """Reads a shard once, record by record until the first that is cut or damaged."""
+    digest, starts, position, framing = hashlib.sha256(), [], 0, ""
+    while not framing and (header := file.read(tfrecord.HEADER_BYTES)):
+        payload, trailer = b"", b""
+        length = int.from_bytes(header[:8], "little")
+        left = size - position - tfrecord.FRAMING_BYTES
+        if tfrecord.header_fits(header) and length <= min(left, _MAX_RECORD):
+            payload, trailer = file.read(length), file.read(4)
         for part in (header, payload, trailer):
             digest.update(part)
-        if fault := _framing(header, payload, trailer, position, size):
-            yield len(starts), "", fault
-            whole = False
+        if framing := _framing(header, payload, trailer, position, size):
+            yield len(starts), "", framing
             break
         for key, fault in _example(payload, job):
             yield len(starts), key, fault
         starts.append(position)
-        position += tfrecord.FRAMING_BYTES + len(payload)
+        position += tfrecord.FRAMING_BYTES + length
     while block := file.read(1 << 20):
         digest.update(block)
-    if whole and len(starts) != job.shard.examples:
+    if not framing and len(starts) != job.shard.examples:
         yield None, "", f"holds {len(starts)} records, the manifest says {job.shard.examples}"
     if job.shard.sha256 and digest.hexdigest() != job.shard.sha256:
-        yield None, "", "has another SHA-256 than the manifest says"
-    if whole and job.offsets is not None and not np.array_equal(starts, job.offsets):
+        yield None, "", _OTHER_DIGEST
+    if not framing and job.offsets is not None and not np.array_equal(starts, job.offsets):
         yield None, "", "has its records elsewhere than the index says"
-
-
-def _records(file: BinaryIO, size: int) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Yields (header, payload, trailing CRC) until the first impossible length."""
-    position = 0
-    while header := file.read(tfrecord.HEADER_BYTES):
-        length = int.from_bytes(header[:8], "little")
-        left = size - position - tfrecord.FRAMING_BYTES
-        if not tfrecord.header_fits(header) or length > min(left, _MAX_RECORD):
-            yield header, b"", b""
-            return
-        yield header, file.read(length), file.read(4)
-        position += tfrecord.FRAMING_BYTES + length
 
 
 def _framing(header: bytes, payload: bytes, trailer: bytes, position: int, size: int) -> str:
@@ -146,23 +125,18 @@ def _example(payload: bytes, job: Inspection) -> Iterator[tuple[str, str]]:
     except example.RecordError as error:
         yield "", f"is no example: {error}"
         return
-    key = (_only(features, example.FILENAME, bytes) or b"").decode("utf-8", "backslashreplace")
-    label = _only(features, example.LABEL, int)
+    name = example.single(features, example.FILENAME, bytes) or b""
+    key = name.decode("utf-8", "backslashreplace")
+    label = example.single(features, example.LABEL, int)
+    synset = example.single(features, example.SYNSET, bytes) or b""
     if label is None or not 1 <= label <= len(job.synsets):
         yield key, f"has the label {label}, not one of 1..{len(job.synsets)}"
-    elif job.synsets[label - 1].encode() != (_only(features, example.SYNSET, bytes) or b""):
+    elif job.synsets[label - 1].encode() != synset:
         yield key, f"has the label {label} but not that class's synset, {job.synsets[label - 1]}"
-    image = _only(features, example.ENCODED, bytes)
-    if image is None:
-        yield key, f"has no {example.ENCODED}"
-        return
-    if fault := _image(image, features, job.decode):
+    image = example.single(features, example.ENCODED, bytes)
+    fault = f"has no {example.ENCODED}" if image is None else _image(image, features, job.decode)
+    if fault:
         yield key, fault
-
-
-def _only(features: dict, name: str, kind: type):
-    values = features.get(name, [])
-    return values[0] if len(values) == 1 and isinstance(values[0], kind) else None
 
 
 def _image(data: bytes, features: dict, decode: bool) -> str:
@@ -175,21 +149,10 @@ def _image(data: bytes, features: dict, decode: bool) -> str:
             images.decode(data)
     except images.ImageError as error:
         return f"holds an image that {error}"
-    stated = [_only(features, name, int) for name in (example.HEIGHT, example.WIDTH)]
+    stated = [example.single(features, name, int) for name in (example.HEIGHT, example.WIDTH)]
     if stated != [header.height, header.width] and stated != [None, None]:
         return f"says {stated[0]} x {stated[1]} pixels, its image {header.height} x {header.width}"
     return ""
-
-
-def shard_offsets(split: records_manifest.Split) -> list[np.ndarray | None]:
-    """Returns each shard's record offsets from a split's index, None if it cannot be used."""
-    try:
-        data = np.frombuffer(Path(split.sidecar.path).read_bytes(), "<i8")
-    except (OSError, ValueError, AttributeError):
-        return [None] * len(split.shards)
-    if len(data) != split.examples:
-        return [None] * len(split.shards)
-    return np.split(data, np.cumsum([shard.examples for shard in split.shards])[:-1])
 
 
 def verify(
@@ -211,10 +174,13 @@ def verify(
       InputError: there is no data set, or its manifest is damaged.
     """
     manifest = records_manifest.load_manifest(Path(directory))
-    faults = [fault for split in manifest.splits.values() for fault in _sidecar(split)]
-    jobs = [
-        job for split in manifest.splits.values() for job in _inspections(manifest, split, decode)
-    ]
+    synsets = tuple(label.synset for label in manifest.classes)
+    faults: list[ShardFault] = []
+    jobs: list[Inspection] = []
+    for split in manifest.splits.values():
+        parts = _index(split, faults)
+        for shard, offsets in zip(split.shards, parts, strict=True):
+            jobs.append(Inspection(shard, synsets, offsets, decode))
     examples, size = (sum(getattr(job.shard, key) for job in jobs) for key in ("examples", "bytes"))
     with Pool(workers or default_workers()) as pool:
         with progress.throughput("Verifying", examples, size, show_progress) as advance:
@@ -224,29 +190,27 @@ def verify(
     return faults
 
 
-def _inspections(
-    manifest: records_manifest.Manifest, split: records_manifest.Split, decode: bool
-) -> Iterator[Inspection]:
-    synsets = tuple(label.synset for label in manifest.classes)
-    for shard, offsets in zip(split.shards, shard_offsets(split), strict=True):
-        yield Inspection(shard, synsets, offsets, decode)
+def _index(split: records_manifest.Split, faults: list[ShardFault]) -> list[np.ndarray | None]:
+    """Returns each shard's record offsets by the index, None for an index that is absent or cut.
 
-
-def _sidecar(split: records_manifest.Split) -> Iterator[ShardFault]:
-    """Yields the faults of an index file; without an index, training walks the shards."""
-    if split.sidecar is None:
-        return
-    path = split.sidecar.path
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        yield ShardFault(path.name, None, "", f"cannot be read: {error.strerror}")
-        return
-    if len(data) != split.sidecar.bytes:
-        wanted = f"the manifest says {split.sidecar.bytes}"
-        yield ShardFault(path.name, None, "", f"has {len(data)} bytes, {wanted}")
-    elif hashlib.sha256(data).hexdigest() != split.sidecar.sha256:
-        yield ShardFault(path.name, None, "", "has another SHA-256 than the manifest says")
+    Adds the faults of the file; without one, training walks the shards.
+    """
+    data, fault = b"", ""
+    if split.sidecar is not None:
+        try:
+            data = split.sidecar.path.read_bytes()
+            if len(data) != split.sidecar.bytes:
+                fault = f"has {len(data)} bytes, the manifest says {split.sidecar.bytes}"
+            elif hashlib.sha256(data).hexdigest() != split.sidecar.sha256:
+                fault = _OTHER_DIGEST
+        except OSError as error:
+            fault = f"cannot be read: {error.strerror}"
+        if fault:
+            faults.append(ShardFault(split.sidecar.path.name, None, "", fault))
+    if split.sidecar is None or len(data) != 8 * split.examples:
+        return [None] * len(split.shards)
+    ends = np.cumsum([shard.examples for shard in split.shards])
+    return np.split(np.frombuffer(data, "<i8"), ends[:-1])
 
 
 def report_faults(directory: Path, faults: list[ShardFault], as_json: bool) -> None:

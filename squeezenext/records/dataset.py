@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import labels
+from squeezenext import files, labels
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.records import manifest, tfrecord
@@ -85,8 +85,8 @@ class Records:
         """Returns the payload of a record; raises as `tfrecord.read`."""
         path, own_number = self.location(number)
         _, offset, length = (int(value) for value in self.index[number])
-        with tfrecord.open_shard(path) as descriptor:
-            return tfrecord.read(descriptor, offset, length, str(path), own_number)
+        with files.open_file(path) as file:
+            return tfrecord.read(file.fileno(), offset, length, str(path), own_number)
 
 
 def _walk_all(paths: Sequence[Path]) -> tuple[np.ndarray, ...]:

@@ -4,7 +4,6 @@ A record is its length (uint64), that length's masked CRC32C, the payload and th
 masked CRC32C, little-endian (tensorflow/core/lib/io/record_writer.h).
 """
 
-import contextlib
 import errno
 import os
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from squeezenext.errors import InputError
+from squeezenext import files
 from squeezenext.records.example import RecordError
 
 HEADER_BYTES = 12
@@ -52,25 +51,6 @@ def header_fits(header: bytes) -> bool:
     return len(header) == HEADER_BYTES and header[8:] == masked_crc(header[:8])
 
 
-@contextlib.contextmanager
-def open_shard(path: str | Path) -> Iterator[int]:
-    """Opens a shard and yields its descriptor; InputError if that fails."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    except OSError as error:
-        raise _unreadable(str(path), error) from error
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _unreadable(name: str, error: OSError) -> InputError:
-    return InputError(
-        f"{name} cannot be read ({error.strerror}); mend that and run the command again."
-    )
-
-
 def read(descriptor: int, offset: int, length: int, name: str, number: int) -> bytes:
     """Reads one framed record with one `pread` and returns its payload.
 
@@ -103,7 +83,7 @@ def _pread(descriptor: int, length: int, offset: int, name: str, number: int) ->
             return os.pread(descriptor, length, offset)
         except OSError as error:
             if error.errno != errno.EIO:
-                raise _unreadable(name, error) from error
+                raise files.unreadable(name, error) from error
             fault = error
     raise record_error(name, number, f"cannot be read ({fault.strerror})") from fault
 
@@ -118,9 +98,9 @@ def offsets(path: Path) -> np.ndarray:
       RecordError: a header's CRC is wrong or a record does not fit into the file.
       InputError: the file cannot be read.
     """
-    with open_shard(path) as descriptor:
-        end = os.fstat(descriptor).st_size
-        return np.fromiter(_walk(descriptor, end, path.name), np.int64)
+    with files.open_file(path) as file:
+        end = os.fstat(file.fileno()).st_size
+        return np.fromiter(_walk(file.fileno(), end, path.name), np.int64)
 
 
 def _walk(descriptor: int, end: int, name: str) -> Iterator[int]:
