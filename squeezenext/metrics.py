@@ -158,6 +158,12 @@ def confusions(result: Evaluation, most: int) -> list[Confusion]:
     return [Confusion(*map(int, found[i]), int(counts[i])) for i in order]
 
 
+def confusion_matrix(result: Evaluation, classes: int) -> np.ndarray:
+    """Returns the number of examples by true and predicted class, [classes, classes] int64."""
+    pairs = np.bincount(result.labels * classes + result.predicted, minlength=classes**2)
+    return pairs.reshape(classes, classes)
+
+
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Returns the temperature that makes the labels most probable (arXiv:1706.04599).
 

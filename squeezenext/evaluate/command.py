@@ -16,7 +16,6 @@ from absl import flags
 
 from squeezenext import metrics, tf_import
 from squeezenext.cli import check_file, check_folder, log, run
-from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.evaluate import report
 from squeezenext.evaluate.report import Subject
@@ -25,27 +24,9 @@ from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
 from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
-from squeezenext.predict.predictor import Predictor, softmax
+from squeezenext.predict.predictor import Look, Predictor, softmax
 from squeezenext.records import dataset, samples
-from squeezenext.records.manifest import Split
 from squeezenext.train.options import PRECISIONS, check_precision
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scoring:
-    """How a model directory is scored.
-
-    Attributes:
-      batch_size: images per device; no figure depends on it.
-      devices: number of GPUs or logical CPU devices; 0 for all GPUs.
-      precision: auto, or a Keras dtype policy.
-      fit_temperature: fit the temperature to the split and store it in the model directory.
-    """
-
-    batch_size: int = 32
-    devices: int = 0
-    precision: str = "float32"
-    fit_temperature: bool = False
 
 
 def evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
@@ -62,7 +43,7 @@ def evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
     reader = Reader(found.splits[split])
     classes = len(predictor.labels)
 
-    def score(number: int, look) -> tuple:
+    def scored(number: int, look: Look) -> tuple:
         image, label = samples.read_examples(reader, number, classes)
         probabilities = look(image).probabilities
         ranked = np.argsort(-probabilities, kind="stable")[:5]
@@ -70,10 +51,9 @@ def evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
         best = int(ranked[0])
         return number, label, loss, best == label, label in ranked, best, probabilities[best]
 
-    rows = list(predictor.each(range(reader.split.examples), score))
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    columns = zip(*predictor.each(range(reader.split.examples), scored), strict=True)
     kinds = (np.int64, np.int64, np.float32, np.float32, np.float32, np.int64, np.float32)
-    typed = [column.astype(kind) for column, kind in zip(columns, kinds, strict=True)]
+    typed = [np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
     return Evaluation.of_rows(typed, reader.split.examples)
 
 
@@ -96,10 +76,11 @@ def evaluate(
       data_dir: records with a manifest, or None.
       validation_file_pattern: shards without a manifest, if there is no `data_dir`.
       split: "train", "validation" or "test".
-      batch_size: see `Scoring`; this and the following mean nothing for a file.
-      devices_used: number of devices, see `Scoring`.
-      precision: see `Scoring`.
-      fit_temperature: see `Scoring`.
+      batch_size: images per device; no figure depends on it. This and the following mean nothing
+        for a file.
+      devices_used: number of GPUs or logical CPU devices; 0 for all GPUs.
+      precision: auto, or a Keras dtype policy.
+      fit_temperature: fit the temperature to the split and store it in the model directory.
 
     Returns:
       The scores. Probabilities and losses are those of predict.py: the logits are divided by the
@@ -109,22 +90,31 @@ def evaluate(
       InputError: the model or the data cannot be read, or their classes differ.
     """
     check_precision(precision)
-    scoring = Scoring(
+    found = dataset.find_dataset(data_dir, None, validation_file_pattern)
+    return _evaluate(
+        found,
+        split,
+        model_dir,
         batch_size=batch_size,
-        devices=devices_used,
+        devices_used=devices_used,
         precision=precision,
         fit_temperature=fit_temperature,
     )
-    found = dataset.find_dataset(data_dir, None, validation_file_pattern)
-    return _evaluate(found, split, model_dir, scoring)
 
 
 def _evaluate(
-    found: dataset.Dataset, split: str, model_dir: str | Path, scoring: Scoring
+    found: dataset.Dataset,
+    split: str,
+    model_dir: str | Path,
+    *,
+    batch_size: int,
+    devices_used: int,
+    precision: str,
+    fit_temperature: bool,
 ) -> Evaluation:
-    """Evaluates a model on data that were looked up, which reads shards without a manifest."""
+    """Evaluates on data that were looked up, which reads all shards that have no manifest."""
     dataset.check_split(found, split)
-    if scoring.fit_temperature:
+    if fit_temperature:
         _check_own(model_dir)
     if Path(model_dir).is_file():
         return evaluate_file(Path(model_dir), found, split)
@@ -132,19 +122,32 @@ def _evaluate(
     config, known = model_directory.read(directory)
     dataset.check_classes(found, known, directory)
     temperature = model_directory.read_temperature(directory)
-    keep_logits = scoring.fit_temperature or temperature != 1.0
-    result = _scores(directory, config, found.splits[split], scoring, keep_logits)
-    if not keep_logits:
+    weights = loading.variables(directory)
+    tf_import.import_tensorflow()  # takes seconds, so all errors above come first
+    from squeezenext.records.reader import Reader, faults_named
+    from squeezenext.train import devices, exchange
+    from squeezenext.train.evaluation import Evaluator
+
+    reader = Reader(found.splits[split])
+    strategy = devices.strategy(devices_used)
+    evaluator = Evaluator(config, strategy, devices.precision(precision))
+    exchange.assign(evaluator.model, weights, str(directory))
+    keep_logits = fit_temperature or temperature != 1.0
+    with faults_named(reader):
+        result = evaluator.evaluate(reader, batch_size, keep_logits=keep_logits)
+    if result.logits is None:
         return result
-    logits = result.logits
-    if scoring.fit_temperature:
-        temperature = metrics.fit_temperature(logits, result.labels)
+    if fit_temperature:
+        temperature = metrics.fit_temperature(result.logits, result.labels)
         source = f"{found.source} {split}"
         model_directory.write_temperature(directory, temperature, source, found.splits[split])
         card.write(directory)
-    tempered = logits / np.float32(temperature)
-    loss = metrics.cross_entropy(tempered, result.labels).astype(np.float32)
-    probability = softmax(tempered).max(-1)
+    return _tempered(result, result.logits / np.float32(temperature))
+
+
+def _tempered(result: Evaluation, logits: np.ndarray) -> Evaluation:
+    loss = metrics.cross_entropy(logits, result.labels).astype(np.float32)
+    probability = softmax(logits).max(-1)
     return dataclasses.replace(result, loss=loss, probability=probability, logits=None)
 
 
@@ -157,24 +160,6 @@ def _check_own(model_dir: str | Path) -> None:
             f"--fit_temperature: {model_dir} is a published model, which every command shares; "
             "copy its folder, or train your own."
         )
-
-
-def _scores(
-    directory: Path, config: Config, split: Split, scoring: Scoring, keep_logits: bool
-) -> Evaluation:
-    """Scores a split with the weights of a model directory, at temperature 1."""
-    weights = loading.variables(directory)
-    tf_import.import_tensorflow()  # takes seconds, so all errors above come first
-    from squeezenext.records.reader import Reader, faults_named
-    from squeezenext.train import devices, exchange
-    from squeezenext.train.evaluation import Evaluator
-
-    reader = Reader(split)
-    strategy = devices.strategy(scoring.devices)
-    evaluator = Evaluator(config, strategy, devices.precision(scoring.precision))
-    exchange.assign(evaluator.model, weights, str(directory))
-    with faults_named(reader):
-        return evaluator.evaluate(reader, scoring.batch_size, keep_logits=keep_logits)
 
 
 def subject(model: str | Path, found: dataset.Dataset, split: str) -> Subject:
@@ -196,7 +181,6 @@ def subject(model: str | Path, found: dataset.Dataset, split: str) -> Subject:
 
 
 def _define(values: flags.FlagValues) -> None:
-    """Defines the command's flags."""
     at = {"flag_values": values}
     flags.DEFINE_string("model_dir", None, "Model directory, published model or file.", **at)
     flags.DEFINE_string("data_dir", None, "Folder with the shards and manifest.json.", **at)
@@ -217,6 +201,7 @@ def _check(values: flags.FlagValues) -> None:
     for name in ("devices", "precision", "batch_size"):
         if values[name].present and Path(values["model_dir"].value).is_file():
             raise InputError(f"--{name} means nothing for a file, which runs as it is shipped.")
+    check_precision(values["precision"].value)
     if values["predictions"].value:
         check_file("predictions", Path(values["predictions"].value))
     if values["report"].value:
@@ -228,21 +213,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
     _define(values)
 
-    def command(values, _):
+    def command(values: flags.FlagValues, _: list[str]) -> None:
         _check(values)
-        model = values["model_dir"].value
-        split, precision = values["split"].value, values["precision"].value
-        check_precision(precision)
-        found = dataset.find_dataset(
-            values["data_dir"].value, None, values["validation_file_pattern"].value
-        )
-        scoring = Scoring(
+        model, split = values["model_dir"].value, values["split"].value
+        pattern = values["validation_file_pattern"].value
+        found = dataset.find_dataset(values["data_dir"].value, None, pattern)
+        result = _evaluate(
+            found,
+            split,
+            model,
             batch_size=values["batch_size"].value,
-            devices=values["devices"].value,
-            precision=precision,
+            devices_used=values["devices"].value,
+            precision=values["precision"].value,
             fit_temperature=values["fit_temperature"].value,
         )
-        result = _evaluate(found, split, model, scoring)
         scored = subject(model, found, split)
         document = metrics.document(result, len(scored.labels))
         _print(document | {"fitted_to_these": scored.fitted_here}, values["json"].value)
@@ -280,16 +264,9 @@ def write_table(path: Path, labels: Sequence[Label], result: Evaluation) -> None
         with open(file, "w", newline="", encoding="utf-8") as text:
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(["example", "label", "predicted", "probability", "top5", "loss"])
-            columns = (
-                result.labels,
-                result.predicted,
-                result.probability,
-                result.top5,
-                result.loss,
-            )
-            for number, row in enumerate(zip(*columns, strict=True)):
-                label, predicted, probability, top5, loss = row
-                names = [labels[int(i)].synset for i in (label, predicted)]
-                writer.writerow([number, *names, f"{probability:.6f}", int(top5), f"{loss:.6f}"])
+            for i in range(len(result.labels)):
+                names = [labels[each[i]].synset for each in (result.labels, result.predicted)]
+                probability, loss = f"{result.probability[i]:.6f}", f"{result.loss[i]:.6f}"
+                writer.writerow([i, *names, probability, int(result.top5[i]), loss])
 
     write_file(path, write)

@@ -33,53 +33,24 @@ WIDTH, HEIGHT = 320.0, 180.0  # sides of a chart, in SVG units
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The model and the split that a report is about.
+    """The model and the split that a report is about."""
 
-    Attributes:
-      model: the model as the user named it.
-      labels: its classes, in order.
-      split: the records.
-      source: name of the records, for the heading.
-      fitted_here: True if the temperature was fitted to this very split, so that the calibration
-        error does not hold for other images.
-    """
-
-    model: str | Path
+    model: str | Path  # as the user named it
     labels: tuple[Label, ...]
     split: Split
-    source: str
+    source: str  # name of the records, for the heading
+    # The temperature was fitted to this split: the calibration error holds for no other images.
     fitted_here: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One curve: its name, and its points as "x,y x,y ..." in SVG units."""
+def training_charts(history: Path) -> list[dict]:
+    """Returns the charts of a run's history.csv that have points, for the template to draw.
 
-    name: str
-    points: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Chart:
-    """Curves over epochs, which the template draws as SVG.
-
-    Attributes:
-      title: text above the chart.
-      lines: the curves.
-      ticks: (SVG height, text) of the vertical axis.
-      end: the last epoch, as text.
-      summary: text for screen readers.
+    Returns:
+      Of each: "title"; "lines", each with its "name" and its "points" as "x,y x,y ..." in SVG
+      units; "ticks" of the vertical axis, (SVG height, text) each; "end", the last epoch;
+      "summary", for screen readers.
     """
-
-    title: str
-    lines: tuple[Line, ...]
-    ticks: tuple[tuple[float, str], ...]
-    end: str
-    summary: str
-
-
-def training_charts(history: Path) -> list[Chart]:
-    """Returns the charts of a run's history.csv that have points."""
     if not history.is_file():
         return []
     with open(history, newline="", encoding="utf-8") as file:
@@ -93,7 +64,7 @@ def training_charts(history: Path) -> list[Chart]:
     return [chart for chart in charts if chart]
 
 
-def _chart(title: str, columns: dict[str, str], rows: Sequence[dict]) -> Chart | None:
+def _chart(title: str, columns: dict[str, str], rows: Sequence[dict]) -> dict | None:
     series = {name: _points(rows, column) for name, column in columns.items()}
     series = {name: points for name, points in series.items() if points}
     if not series:
@@ -106,10 +77,15 @@ def _chart(title: str, columns: dict[str, str], rows: Sequence[dict]) -> Chart |
     lines = []
     for name, points in series.items():
         scaled = ((WIDTH * (x - left) / width, HEIGHT * (high - y) / span) for x, y in points)
-        lines.append(Line(name, " ".join(f"{x:.1f},{y:.1f}" for x, y in scaled)))
-    ticks = tuple((HEIGHT * i / 2, f"{high - span * i / 2:.3g}") for i in range(3))
+        lines.append({"name": name, "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in scaled)})
     ends = (f"{name} ends at {points[-1][1]:.4g}" for name, points in series.items())
-    return Chart(title, tuple(lines), ticks, f"{max(xs):.4g}", f"{title}: {', '.join(ends)}.")
+    return {
+        "title": title,
+        "lines": lines,
+        "ticks": [(HEIGHT * i / 2, f"{high - span * i / 2:.3g}") for i in range(3)],
+        "end": f"{max(xs):.4g}",
+        "summary": f"{title}: {', '.join(ends)}.",
+    }
 
 
 def _points(rows: Sequence[dict], column: str) -> list[tuple[float, float]]:
@@ -125,13 +101,7 @@ def _points(rows: Sequence[dict], column: str) -> list[tuple[float, float]]:
 
 
 def write(folder: Path, subject: Subject, result: Evaluation) -> Path:
-    """Writes `folder`/index.html and returns its path.
-
-    Args:
-      folder: the folder, which is made if absent.
-      subject: the model and the split.
-      result: the scores of every example of the split.
-    """
+    """Writes `folder`/index.html and returns its path; the folder is made if absent."""
     labels = subject.labels
     page = _template().render(
         model=str(subject.model),
@@ -165,7 +135,7 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html.j2")
 
 
-def _charts(model: str | Path) -> list[Chart]:
+def _charts(model: str | Path) -> list[dict]:
     if Path(model).is_file():
         return []
     return training_charts(published.resolve(model) / model_directory.HISTORY)
@@ -173,8 +143,7 @@ def _charts(model: str | Path) -> list[Chart]:
 
 def _matrix(result: Evaluation, classes: int) -> list[list[tuple[int, float]]]:
     """Returns a row per true class of (count, share of the class)."""
-    counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (result.labels, result.predicted), 1)
+    counts = metrics.confusion_matrix(result, classes)
     totals = counts.sum(1, keepdims=True).clip(1)
     return [
         [(int(count), float(share)) for count, share in zip(row, shares, strict=True)]
@@ -196,8 +165,7 @@ def _mistakes(subject: Subject, result: Evaluation) -> list[dict]:
     rows, names = [], class_names(labels)
     for number in worst:
         image, _ = samples.read_examples(reader, int(number), len(labels))
-        predicted = int(result.predicted[number])
-        heat = None
+        predicted, heat = int(result.predicted[number]), None
         if predictor:
             class_map = predictor.view(image).class_map(predicted)
             heat = _data_url(heatmap.overlay(image, class_map, predictor.config))

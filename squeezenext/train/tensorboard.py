@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw
 
+from squeezenext import metrics
 from squeezenext.config.images import Images
 from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
@@ -92,19 +93,18 @@ def add_evaluation(
     """Adds an evaluation: top-1 of each class, the confusion matrix and the worst mistakes.
 
     Args:
-      board: where to add it.
+      board: receives them.
       step: the run's step.
       result: the evaluation.
-      reader: of the split that was evaluated.
-      images: how the network sees them.
+      reader: reader of the split that was evaluated.
+      images: size and normalisation of the images.
       classes: names in label order.
     """
     top1 = class_top1(result, len(classes))
-    known = {i: float(value) for i, value in enumerate(top1) if not np.isnan(value)}
+    known = np.flatnonzero(~np.isnan(top1))
     if len(classes) <= MAX_CURVES:
-        curves = {f"validation_class_top1/{classes[i].synset}": v for i, v in known.items()}
-        board.curves(step, curves)
-    board.histogram(step, "validation/class_top1", np.array(list(known.values())))
+        board.curves(step, {f"validation_class_top1/{classes[i].synset}": top1[i] for i in known})
+    board.histogram(step, "validation/class_top1", top1[known])
     board.images(step, "validation/confusion", confusion(result, len(classes))[np.newaxis])
     worst = mistakes(result)
     if len(worst):
@@ -125,9 +125,8 @@ def confusion(result: Evaluation, classes: int) -> np.ndarray:
     Rows are true classes, columns predicted ones. The darker a cell, the larger its share of the
     row.
     """
-    pairs = np.bincount(result.labels * classes + result.predicted, minlength=classes**2)
-    counts = pairs.reshape(classes, classes)
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    counts = metrics.confusion_matrix(result, classes)
+    share = counts / counts.sum(1, keepdims=True).clip(1)
     pixels = _COLD + share[..., np.newaxis] * (_HOT - _COLD)
     repeat = -(-SIDE // classes)
     return pixels.round().astype(np.uint8).repeat(repeat, 0).repeat(repeat, 1)
@@ -146,23 +145,16 @@ def captioned(
     images: Images,
     classes: Sequence[Label],
 ) -> np.ndarray:
-    """Returns images as evaluation saw them, captioned with their true and predicted classes.
-
-    Args:
-      numbers: record numbers, [n]; the other arguments as in `add_evaluation`.
-
-    Returns:
-      [n, size, size, 3] uint8.
-    """
+    """Returns records with true and predicted class as captions, [n, size, size, 3] uint8."""
     pixels = batches.centres(reader, images, len(classes), numbers)
+    style = {"fill": "white", "stroke_width": 2, "stroke_fill": "black"}
     pictures = []
     for image, number in zip(pixels, numbers, strict=True):
         picture = Image.fromarray(image)
-        names = [classes[int(i)].name for i in (result.labels[number], result.predicted[number])]
-        text = f"{names[0]}\n-> {names[1]} {result.probability[number]:.2f}"
-        position = (4, images.size - 28)
-        ImageDraw.Draw(picture).multiline_text(
-            position, text, fill="white", stroke_width=2, stroke_fill="black"
+        label, predicted = (
+            classes[each[number]].name for each in (result.labels, result.predicted)
         )
+        text = f"{label}\n-> {predicted} {result.probability[number]:.2f}"
+        ImageDraw.Draw(picture).multiline_text((4, images.size - 28), text, **style)
         pictures.append(np.asarray(picture))
     return np.stack(pictures)
