@@ -46,13 +46,13 @@ def dense():
 
 def test_a_tie_sums_its_gradients_and_a_mask_holds():
     codes = tf.constant([[0, 1, 2], [1, 1, 0]])
-    tie = retraining.Tie(codes, 3)
+    tie = retraining.tied(codes, 3)
     found = tie.gradient(tf.constant([[9.0, 1, 2], [3, 4, 9]])).numpy()
     assert found.tolist() == [[0, 8, 2], [8, 8, 0]]
-    mask = retraining.Mask(tf.Variable([1.0, 0.0]))
+    mask = retraining.masked(tf.Variable([1.0, 0.0]))
     assert mask.gradient(tf.constant([5.0, 5.0])).numpy().tolist() == [5, 0]
     assert mask.weight(tf.constant([5.0, 5.0])).numpy().tolist() == [5, 0]
-    assert not retraining.Fixed().gradient(tf.ones(2)).numpy().any()
+    assert not retraining.FIXED.gradient(tf.ones(2)).numpy().any()
 
 
 def test_unfolded_weights_compute_the_same(dense):
@@ -116,8 +116,8 @@ def test_speed_is_measured_on_one_device(monkeypatch):
     both = devices.strategy(2)
     monkeypatch.setattr(devices, "strategy", lambda *_: both)
     monkeypatch.setattr(measure, "Loop", lambda config, **how: asked.update(how))
-    measure.trainer(tiny.SQUEEZENEXT, "float32")
-    assert asked["strategy"].num_replicas_in_sync == 1 and asked["micro_batch"] == measure.BATCH
+    measure.trainer(tiny.SQUEEZENEXT, "float32", 8)
+    assert asked["strategy"].num_replicas_in_sync == 1 and asked["micro_batch"] == 8
 
 
 def test_masks_hold_on_several_devices(dense):
@@ -133,7 +133,7 @@ def test_masks_hold_on_several_devices(dense):
         kernel = update.weights[0]
         kept = np.zeros(kernel.shape, np.float32)
         kept[0] = 1
-        update.restrict([(kernel, retraining.Mask(tf.Variable(kept, trainable=False)))])
+        update.restrict([(kernel, retraining.masked(tf.Variable(kept, trainable=False)))])
 
     @tf.function
     def step():

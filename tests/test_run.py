@@ -15,6 +15,7 @@ from squeezenext.model import card, checkpoint
 from squeezenext.records import bad_records, batches
 from squeezenext.train import (
     checkpoints,
+    devices,
     exchange,
     history,
     log,
@@ -254,6 +255,45 @@ def test_another_recipe_data_or_version_is_told(made, start, tmp_path, caplog, m
     assert "saved by keras 2.0" in caplog.text
     assert "saved in mixed_float16 and goes on in float32" in caplog.text
     assert "saved with micro-batches of 4 and goes on with micro-batches of 8" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("version", "features", "onednn", "told"),
+    [
+        (2, "avx2", True, True),
+        (1, "avx2", True, True),
+        (2, "avx2", False, False),  # as it was, though the checkpoint says otherwise
+        (2, "avx512_vnni", True, False),  # TensorFlow has always chosen oneDNN here
+        (3, "avx2", True, False),
+    ],
+)
+def test_kernels_that_an_old_checkpoint_misnames_are_told(
+    made, start, old_run, caplog, monkeypatch, version, features, onednn, told
+):
+    """Up to format 2, "onednn" was "on" even where TensorFlow had left it off."""
+    folder = old_run / "checkpoints"
+    meta = checkpoint.read_meta(folder, 10)
+    meta["versions"] |= {"onednn": "on"}
+    text = checkpoint._meta_text(meta, 10, meta["files"], version)
+    (folder / "step-00000010" / "META.json").write_text(text)
+    monkeypatch.setattr(devices, "_cpu_features", lambda: {"sse4_2", features})
+    monkeypatch.setattr(checkpoints.tf_import, "onednn", lambda: onednn)
+    log.LOG.propagate = True
+    assert start(old_run).resume()
+    sentence = "by onednn off and goes on with on (TF_ENABLE_ONEDNN_OPTS chooses): the figures may"
+    assert (sentence in caplog.text) == ("the figures may differ" in caplog.text) == told
+
+
+@pytest.fixture(scope="module")
+def old_run(made, tmp_path_factory):
+    """A model directory with a whole checkpoint of step 10."""
+    reader, looped, state = made
+    looped.restore(state)
+    with pytest.MonkeyPatch.context() as patch:
+        _write_little(patch)
+        folder = tmp_path_factory.mktemp("old")
+        run.Run(looped, reader, None, Options(model_dir=folder)).run()
+    return folder
 
 
 def test_a_field_that_the_checkpoint_does_not_know_has_its_default(made, start, tmp_path):

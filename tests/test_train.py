@@ -163,7 +163,7 @@ def test_a_second_worker_is_kept_out(place, monkeypatch, capsys):
     """Else its sign of life would hide that the true one has died, or its end would end the run."""
     model_dir = place / "held"
     monkeypatch.setenv("TF_CONFIG", tiny.tf_configs(2)[1])
-    with train_command._locked(model_dir, 1):
+    with train_command.locked(model_dir, ".lock-1"):
         assert train_command.main(command(place, model_dir)[2:]) == 75
     assert f"works in {model_dir}, which holds .lock-1" in capsys.readouterr().err
 

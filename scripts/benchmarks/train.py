@@ -35,7 +35,7 @@ KINDS = ("ours float32", "ours bfloat16", "Keras float32", "Keras bfloat16", "Py
 def _ours(network: str, precision: str) -> Callable[[int], float]:
     from squeezenext.train import measure as train_measure
 
-    return train_measure.trainer(config_io.load(network), precision)
+    return train_measure.trainer(config_io.load(network), precision, BATCH)
 
 
 def _peak(precision: str) -> Callable[[int], float]:

@@ -87,11 +87,7 @@ def _made(trial: allocation.Trial) -> Compressed:
 
 
 def verify_sqz(made: Compressed, output: Path) -> None:
-    """Decodes the file and compares its weights.
-
-    Args:
-      made: the file.
-      output: its path, for messages.
+    """Decodes the file and compares its weights; `output` names it in messages.
 
     Raises:
       NotKept: the weights are not those that were written.
@@ -162,10 +158,10 @@ def _retrained(model: Model, model_dir, data_dir, probe, method: Method, log: Lo
     dataset.check_split(found, "train")
     reader = Reader(found.splits["train"])
     config = retraining.for_devices(method.recipe(model.config, str(model_dir)))
-    moments = probe.moments()
-    importance = retraining.importance(probe.graph, moments, probe.sensitivities(moments))
+    importance = retraining.importance(probe)
     log(f"Pruning to {method.density:.0%} of the weights in {config.training.epochs} epochs.")
-    arrays = retraining.prune(config, _variables(model_dir), reader, importance, method.density)
+    dense = loading.variables(published.resolve(model_dir))
+    arrays = retraining.prune(config, dense, reader, importance, method.density)
     pruned = dataclasses.replace(model, weights=graph.fold(config, arrays))
     trial = _quantized(pruned, _probe(pruned, data_dir), method.before_training(), log)
     log(f"Training the codebooks in {config.training.epochs} epochs.")
@@ -186,7 +182,3 @@ def _retrained(model: Model, model_dir, data_dir, probe, method: Method, log: Lo
         )
     log(f"Retrained, the answers are {nats:.4f} nats from the dense network's.")
     return Compressed(encoded, weights, retrained=True, values_trained=not too_large, nats=nats)
-
-
-def _variables(model_dir: str | Path) -> dict[str, np.ndarray]:
-    return loading.variables(published.resolve(model_dir))

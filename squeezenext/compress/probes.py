@@ -28,9 +28,9 @@ CERTAIN = 0.7  # greatest mean probability of the first class; above it answers 
 FIRST, LAST = 6.0, 2.0
 
 
-def synthetic(images: Images, count: int, seed: int = 0) -> list[np.ndarray]:
+def synthetic(images: Images, count: int) -> list[np.ndarray]:
     """Returns `count` normalized synthetic images, [size, size, 3] float32."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     kinds = (_clouds, _dead_leaves)
     pixels = (kinds[number % 2](rng, images.size) for number in range(count))
     return [geometry.normalize(np.float32(p.clip(0, 255)), images) for p in pixels]
@@ -114,14 +114,14 @@ class Probe:
         gap = np.exp(self._expected) * (self._expected - found)
         return float(max(gap.sum(1).mean(), 0.0))
 
-    def moments(self, seed: int = 0) -> dict[str, np.ndarray]:
+    def moments(self) -> dict[str, np.ndarray]:
         """Returns the second moments of the inputs of each layer's filters, by layer.
 
         Each is [groups, n, n] float64, n being the weights of a filter in its kernel's order.
         """
         sources = sorted({n.inputs[0] for n in self.graph.weighted} - {"images"})
         content = writer.write(self.graph, self.weights, outputs=sources)
-        runner, rng = Runner(content, cores(), "the network"), np.random.default_rng(seed)
+        runner, rng = Runner(content, cores(), "the network"), np.random.default_rng(0)
         totals: dict[str, np.ndarray] = {}
         for image in self.inputs:
             maps = dict(zip(sources, runner.run(image)[1:], strict=True)) | {"images": image}
@@ -131,12 +131,12 @@ class Probe:
         count = len(self.inputs) * POSITIONS
         return {name: _shrunk(total / count) for name, total in totals.items()}
 
-    def sensitivities(self, moments: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, float]:
+    def sensitivities(self, moments: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Returns the nats that a unit of squared error of a layer's outputs costs, by layer.
 
         Each is measured with noise on the layer's weights, of which `moments` give the error.
         """
-        rng, found = np.random.default_rng(seed), {}
+        rng, found = np.random.default_rng(0), {}
         for node in self.graph.weighted:
             name = f"{node.name}/kernel"
             kernel = self.weights[name]

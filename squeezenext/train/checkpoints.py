@@ -4,6 +4,7 @@ squeezenext/model/checkpoint.py has the files. `Loop.state` is the content of st
 and the facts of `Checkpoints._meta` that of META.json.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -34,29 +35,20 @@ from squeezenext.train.options import Options
 
 RETRY_SECONDS = 60.0  # after a save that failed
 _WARMUP = "training.warmup_epochs"
+_DOUBTFUL_ONEDNN = 2  # up to this format "onednn" was "on" even where TensorFlow left it off
 
 
 @dataclasses.dataclass
 class Progress:
-    """Progress that no TensorFlow variable stores.
+    """Progress that no TensorFlow variable stores."""
 
-    Attributes:
-      epoch_sums: sums over the steps of the present epoch.
-      epoch_seconds: their duration, without a process's first call, which builds the graph.
-      epoch_timed: images trained on in these seconds.
-      best: {"step", "top1"} of the best evaluation, or None.
-      epoch_ended: the epoch is over and its evaluation is still to come.
-      skipped_examples: examples of the training order that rollbacks have skipped.
-      rollbacks: {"step", "to"} of each rollback.
-    """
-
-    epoch_sums: Sums = Sums()
-    epoch_seconds: float = 0.0
-    epoch_timed: int = 0
-    best: dict[str, Any] | None = None
-    epoch_ended: bool = False
-    skipped_examples: int = 0
-    rollbacks: list[dict[str, int]] = dataclasses.field(default_factory=list)
+    epoch_sums: Sums = Sums()  # over the steps of the present epoch
+    epoch_seconds: float = 0.0  # their duration, without a process's first call: it builds graphs
+    epoch_timed: int = 0  # images trained on in these seconds
+    best: dict[str, Any] | None = None  # {"step", "top1"} of the best evaluation
+    epoch_ended: bool = False  # the epoch is over and its evaluation is still to come
+    skipped_examples: int = 0  # examples of the training order that rollbacks have skipped
+    rollbacks: list[dict[str, int]] = dataclasses.field(default_factory=list)  # "step", "to"
 
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "Progress":
@@ -64,9 +56,8 @@ class Progress:
         if "passed_over" in meta:  # its former name
             meta = meta | {"skipped_examples": meta["passed_over"]}
         names = {field.name for field in dataclasses.fields(cls)} & set(meta)
-        found = cls(**{name: meta[name] for name in names})
-        found.epoch_sums = Sums(**meta["epoch_sums"])
-        return found
+        known = {name: meta[name] for name in names}
+        return cls(**known | {"epoch_sums": Sums(**meta["epoch_sums"])})
 
     def add(self, sums: Sums, seconds: float, images: int) -> None:
         """Adds a call, of which `images` images count as trained in `seconds`."""
@@ -88,7 +79,7 @@ class Checkpoints:
       loop: the network in training.
       reader: reader of the training split, which lists the damaged records that it skips.
       options: model directory, interval, number of checkpoints to keep.
-      history: the chief's; its rows are written with each checkpoint.
+      history: rows and curves, which are written with each checkpoint; None if not the chief's.
 
     Attributes:
       complete: the newest checkpoint holds all that is known; False if an evaluation could not be
@@ -118,11 +109,11 @@ class Checkpoints:
           InputError: no checkpoint is whole, it belongs to another network or recipe, or a worker
             cannot read it.
         """
-        found = self._load()
-        if found is None:
+        if (found := self._load()) is None:
             return None
         state, meta = found
         self._check_recipe(meta)
+        self._warn_of_changes(meta)
         try:
             exact = self._loop.restore(state, meta.get("precision"))
         except (KeyError, ValueError) as error:
@@ -140,10 +131,7 @@ class Checkpoints:
         return Progress.from_meta(meta)
 
     def _load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """Loads the step that the chief chooses.
-
-        On storage with caches a worker may still see an older directory.
-        """
+        """Loads the step that the chief chooses: a worker's cache may show an older directory."""
         loop = self._loop
         found = checkpoint.newest(self._directory, LOG.info) if loop.is_chief else None
         newest = found[1]["step"] if found else -1
@@ -170,9 +158,6 @@ class Checkpoints:
 
         Other epochs are allowed. So is another warm-up, which a recipe derives from the epochs,
         once it is over both before and now.
-
-        Raises:
-          InputError: the run cannot go on.
         """
         if "seed" not in meta:
             raise InputError(
@@ -197,7 +182,6 @@ class Checkpoints:
                 f"{self._model_dir} holds a run with seed {meta['seed']} on {meta['examples']} "
                 f"images, not {loop.seed} on {examples}; choose another directory."
             )
-        self._warn_of_changes(meta)
 
     def _warn_of_changes(self, meta: dict[str, Any]) -> None:
         """Logs changes with which a run may go on, though not bit for bit."""
@@ -205,11 +189,15 @@ class Checkpoints:
             now = getattr(self._loop, name)
             if (old := meta.get(name, now)) != now:
                 LOG.warning("The run was saved %s %s and goes on %s %s.", word, old, word, now)
-        for name, version in versions().items():
-            if meta["versions"].get(name, version) != version:
+        now, before = versions(), dict(meta["versions"])
+        if meta["format_version"] <= _DOUBTFUL_ONEDNN and not devices.onednn_by_default():
+            before["onednn"] = "off"  # TensorFlow's choice here, whatever was recorded
+        for name, version in now.items():
+            if before.get(name, version) != version:
+                choice = f" ({tf_import.ONEDNN} chooses)" if name == "onednn" else ""
                 LOG.warning(
-                    "The run was saved by %s %s and goes on with %s: the figures may differ.",
-                    *(name, meta["versions"][name], version),
+                    "The run was saved by %s %s and goes on with %s%s: the figures may differ.",
+                    *(name, before[name], version, choice),
                 )
 
     # Saving
@@ -237,7 +225,7 @@ class Checkpoints:
         Args:
           progress: the run's.
           state: from `collect`.
-          must: whether a save that fails ends the run; else training goes on.
+          must: a save that fails ends the run; else training goes on.
 
         Raises:
           RunAgain: it had to succeed and did not. Earlier checkpoints are still there.
@@ -265,11 +253,7 @@ class Checkpoints:
         self.complete = self._write(amend, must=False, otherwise="It will be saved anew")
 
     def finish(self) -> None:
-        """Writes the list of damaged records once more, after the last checkpoint.
-
-        Raises:
-          RunAgain: it cannot be written.
-        """
+        """Writes the list of damaged records after the last checkpoint; RunAgain if it cannot."""
         self._write(self._write_bad_records, must=True)
 
     def _write(self, write: Callable[[], None], must: bool, otherwise: str = "") -> bool:
@@ -328,10 +312,10 @@ class Checkpoints:
         """
         if (bad := self._reader.bad) is None:
             return
-        strategy, numbers = self._loop.strategy, bad.numbers
-        most = devices.exchange(strategy, [len(numbers)]).max()
+        most = devices.exchange(self._loop.strategy, [len(bad.numbers)]).max()
         if most:
-            rows = devices.exchange(strategy, numbers + [-1] * (most - len(numbers)))
+            padded = bad.numbers + [-1] * (most - len(bad.numbers))
+            rows = devices.exchange(self._loop.strategy, padded)
             bad.merge(rows[rows >= 0].tolist())
 
     def _write_bad_records(self) -> None:
@@ -340,10 +324,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Writes the list as a run ends, for whatever reason; that reason matters more."""
-        try:
+        with contextlib.suppress(OSError):
             self._write_bad_records()
-        except OSError:
-            return
 
 
 def _differences(before: Config, now: Config) -> Iterator[tuple[str, Any, Any]]:

@@ -70,20 +70,24 @@ def _slurm(environment: Mapping[str, str]) -> Cluster:
     https://slurm.schedmd.com/srun.html, "Output environment variables"
     """
 
+    def text(*names: str) -> str:
+        for name in names:
+            if environment.get(name):
+                return environment[name]
+        raise InputError(f"--cluster slurm: {names[0]} is not set; start the workers with srun.")
+
     def number(*names: str) -> int:
-        text = next((environment[name] for name in names if name in environment), None)
-        if text is None or not text.isdigit():
+        if not (found := text(*names)).isdigit():
             raise InputError(
-                f"--cluster slurm: {names[0]} is {'not set' if text is None else repr(text)}; "
-                "start the workers with srun."
+                f"--cluster slurm: {names[0]} is {found!r}; start the workers with srun."
             )
-        return int(text)
+        return int(found)
 
     if "cyclic" in environment.get("SLURM_DISTRIBUTION", ""):
         raise InputError("--cluster slurm: start srun with --distribution=block.")
     tasks, index = number("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), number("SLURM_PROCID")
-    hosts = hosts_of(_given(environment, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"))
-    shares = _shares(_given(environment, "SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"))
+    hosts = hosts_of(text("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"))
+    shares = _shares(text("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"))
     port = _FIRST_PORT + 64 * number("SLURM_JOB_ID") % _PORTS
     workers = [
         f"{host}:{port + task}"
@@ -95,13 +99,6 @@ def _slurm(environment: Mapping[str, str]) -> Cluster:
             f"--cluster slurm: {tasks} tasks do not fit {len(hosts)} nodes with {shares} tasks."
         )
     return Cluster(tuple(workers), index)
-
-
-def _given(environment: Mapping[str, str], *names: str) -> str:
-    for name in names:
-        if environment.get(name):
-            return environment[name]
-    raise InputError(f"--cluster slurm: {names[0]} is not set; start the workers with srun.")
 
 
 def hosts_of(text: str) -> list[str]:

@@ -8,6 +8,7 @@ of which --set changes single fields; the other flags name folders and machines.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -54,7 +55,7 @@ def _train(config: Config, options: Options, signals: StopSignals) -> dict:
     # watched: otherwise the others would wait for it instead of learning what is wrong.
     task = None if workers else _task(config, options)
     model_dir, worker = Path(options.model_dir), workers.index if workers else 0
-    with _locked(model_dir, worker):
+    with locked(model_dir, f".lock-{worker}" if worker else ".lock"):  # the chief's is the run's
         if options.deterministic:
             tf_import.without_onednn()
         tf_import.import_tensorflow()
@@ -67,11 +68,7 @@ def _train(config: Config, options: Options, signals: StopSignals) -> dict:
 
 
 def _task(config: Config, options: Options) -> Task:
-    """Finds the data and the model to start from.
-
-    Raises:
-      InputError: they are missing or do not fit the configuration.
-    """
+    """Finds the data and the model to start from."""
     found = dataset.find_dataset(
         options.data_dir, options.training_file_pattern, options.validation_file_pattern
     )
@@ -80,11 +77,6 @@ def _task(config: Config, options: Options) -> Task:
     source = published.resolve(options.fine_tune_from) if options.fine_tune_from else None
     model = dataclasses.replace(config.model, classes=len(classes))
     return Task(dataclasses.replace(config, model=model), found.splits, classes, source)
-
-
-def _locked(model_dir: Path, worker: int) -> contextlib.AbstractContextManager:
-    """Returns the lock of one worker, held; the chief's keeps other runs out."""
-    return locked(model_dir, f".lock-{worker}" if worker else ".lock")
 
 
 def locked(model_dir: Path, name: str = ".lock") -> contextlib.AbstractContextManager:
@@ -115,15 +107,9 @@ def _configured(values: flags.FlagValues) -> Config:
     }
     given = [f"{fields[n]}={values[n].value}" for n in fields if values[n].value is not None]
     # Before the recipe, which may compute with them, and after it, since flags win over recipes.
-    config = _changed(config, given)
+    config = functools.reduce(config_io.override, given, config)
     config = recipes.apply(values["recipe"].value, config)
-    return _changed(config, [*values["set"].value, *given])
-
-
-def _changed(config: Config, changes: Sequence[str]) -> Config:
-    for change in changes:
-        config = config_io.override(config, change)
-    return config
+    return functools.reduce(config_io.override, [*values["set"].value, *given], config)
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -164,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
     _define(values)
 
-    def command(values, _):
+    def command(values: flags.FlagValues, _: list[str]) -> None:
         named = {field.name for field in dataclasses.fields(Options)}
         options = Options(**{name: values[name].value for name in named})
         train(_configured(values), options)

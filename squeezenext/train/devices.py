@@ -38,7 +38,7 @@ def strategy(devices: int = 0, cluster: Cluster | None = None) -> tf.distribute.
         raise InputError(
             f"--devices {devices}: a worker without GPUs has one device; start more workers."
         )
-    names = _names(devices)
+    found = names(devices)
     if cluster is not None:
         spec = tf.train.ClusterSpec({"worker": list(cluster.workers)})
         return tf.distribute.MultiWorkerMirroredStrategy(
@@ -46,16 +46,7 @@ def strategy(devices: int = 0, cluster: Cluster | None = None) -> tf.distribute.
                 spec, task_type="worker", task_id=cluster.index, rpc_layer="grpc"
             )
         )
-    return tf.distribute.get_strategy() if len(names) == 1 else mirrored(tuple(names))
-
-
-def count(devices: int) -> int:
-    """Returns the number of devices that `strategy(devices)` takes in this process.
-
-    Raises:
-      InputError: there are fewer GPUs.
-    """
-    return len(_names(devices))
+    return tf.distribute.get_strategy() if len(found) == 1 else mirrored(tuple(found))
 
 
 @functools.cache
@@ -85,12 +76,12 @@ def make_deterministic() -> None:
     Raises:
       InputError: this process has used TensorFlow already.
     """
-    threading = tf.config.threading
     if tf_import.onednn():
         raise InputError(
             f"--deterministic comes too late in this process; set {tf_import.ONEDNN}=0 before "
             "TensorFlow is imported."
         )
+    threading = tf.config.threading
     try:
         if threading.get_intra_op_parallelism_threads() != 1:
             threading.set_intra_op_parallelism_threads(1)
@@ -104,8 +95,12 @@ def make_deterministic() -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-def _names(devices: int) -> list[str]:
-    """Returns the names of the devices, after creating logical ones."""
+def names(devices: int) -> list[str]:
+    """Returns the names of the devices that `strategy(devices)` takes, after creating logical ones.
+
+    Raises:
+      InputError: there are fewer GPUs, or TensorFlow has used another number of devices already.
+    """
     gpus = tf.config.list_physical_devices("GPU")
     if devices > len(gpus) > 0:
         raise InputError(f"--devices {devices}: this machine has {len(gpus)} GPUs.")
@@ -136,32 +131,26 @@ def _split_cpu(devices: int) -> None:
             raise InputError(f"--devices {devices} comes too late in this process.") from error
 
 
-def workers(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """Returns (index of this worker, number of workers)."""
-    resolver = strategy.cluster_resolver
-    if resolver is None or not resolver.cluster_spec().as_dict():
-        return 0, 1
-    return resolver.task_id or 0, len(resolver.cluster_spec().as_dict()["worker"])
-
-
 def worker_share(strategy: tf.distribute.Strategy) -> Share:
     """Returns this worker's part of all replicas."""
-    worker, count = workers(strategy)
-    replicas = strategy.num_replicas_in_sync // count
-    return Share(worker * replicas, replicas, strategy.num_replicas_in_sync)
+    resolver, total = strategy.cluster_resolver, strategy.num_replicas_in_sync
+    tasks = resolver.cluster_spec().as_dict() if resolver else {}
+    if not tasks:
+        return Share(0, total, total)
+    replicas = total // len(tasks["worker"])
+    return Share((resolver.task_id or 0) * replicas, replicas, total)
 
 
 def exchange(strategy: tf.distribute.Strategy, numbers: Sequence[int]) -> np.ndarray:
     """Returns the numbers of all workers, [workers, n] int64; a collective."""
-    worker, count = workers(strategy)
-    rows = np.zeros((count, len(numbers)), np.int64)
-    rows[worker] = numbers
-    if count == 1:
+    share = worker_share(strategy)
+    rows = np.zeros((share.total // share.replicas, len(numbers)), np.int64)
+    rows[share.first // share.replicas] = numbers
+    if len(rows) == 1:
         return rows
-    replicas = strategy.num_replicas_in_sync // count
 
     def own(context):  # a worker's first replica contributes its numbers
-        first = context.replica_id_in_sync_group % replicas == 0
+        first = context.replica_id_in_sync_group == share.first
         return tf.constant(rows if first else np.zeros_like(rows))
 
     shared = strategy.experimental_distribute_values_from_function(own)
@@ -194,25 +183,29 @@ def precision(choice: str) -> str:
     return "mixed_bfloat16" if fast else "float32"
 
 
+def onednn_by_default() -> bool:
+    """Returns whether TensorFlow would use oneDNN on this CPU if nobody chose.
+
+    These are the features that TensorFlow 2.21 asks for (core/util/port.cc).
+    """
+    amx = {"amx_tile", "amx_int8", "amx_bf16"}
+    return bool(_cpu_features() & ({"avx512_vnni", "avx512_bf16", "avx_vnni"} | amx))
+
+
 def _cpu_features() -> set[str]:
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux
         return set()
-    lines = [line for line in text.splitlines() if line.startswith("flags")]
-    return set(lines[0].split()) if lines else set()
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return set(found[1].split()) if found else set()
 
 
 _FEW = 16  # images; fewer are too few for batch norm's statistics
 
 
 def micro_batch(config: Config, strategy: tf.distribute.Strategy, wanted: int | None = None) -> int:
-    """Returns the images that a replica takes at once, a divisor of its share of the batch.
-
-    Args:
-      config: its `training.batch_size` is that of all replicas together.
-      strategy: the replicas.
-      wanted: the size that the user asks for; None: a fast one.
+    """Returns the images that a replica takes at once: `wanted`, or else a fast number.
 
     Raises:
       InputError: the batch does not divide among the replicas, or a share into such parts.
@@ -254,16 +247,7 @@ def _sizes(share: int, echo: int, limit: int) -> list[int]:
 def full_memory_explained(
     config: Config, strategy: tf.distribute.Strategy, now: int
 ) -> Iterator[None]:
-    """Turns TensorFlow's error at a device whose memory is full into a remedy.
-
-    Args:
-      config: as in `micro_batch`.
-      strategy: as in `micro_batch`.
-      now: images that a replica takes at once.
-
-    Raises:
-      InputError: the memory was full.
-    """
+    """Raises InputError with a remedy where a device's memory is too small for `now` images."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:

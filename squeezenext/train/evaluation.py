@@ -5,6 +5,7 @@ and every saved file use their mean.
 """
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 
@@ -24,17 +25,10 @@ from squeezenext.train import devices, losses
 
 
 class MovingStatistics:
-    """Batch norm's moving statistics on all replicas.
+    """Batch norm's moving statistics on all replicas; build the model under the strategy's scope.
 
     Replicas never average them while they train, so that a run does not depend on when it is
     evaluated or saved.
-
-    Args:
-      model: built under the strategy's scope.
-      strategy: see `devices.strategy`.
-
-    Attributes:
-      names: names of the variables.
     """
 
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy):
@@ -98,10 +92,7 @@ def mean(rows: np.ndarray) -> np.ndarray:
 
 
 class BatchCounter:
-    """Counts micro-batches of one iterator.
-
-    Each iterator gets its own counter, since an old one may still be prefetching.
-    """
+    """Counts micro-batches of one iterator: an old one may still be prefetching."""
 
     def __init__(self):
         self.count = 0
@@ -121,14 +112,13 @@ class Evaluator:
     """A network on a strategy that is evaluated on whole splits.
 
     Args:
-      config: with the data's number of classes.
+      config: the configuration, with the data's number of classes.
       strategy: see `devices.strategy`.
       precision: a Keras dtype policy.
       seed: seed of Dropout's masks, for a network that is trained, too.
 
     Attributes:
       model: the network; assign its weights before `evaluate`.
-      statistics: its moving statistics.
       share: this worker's replicas.
       delivered: counter of the validation micro-batches, on several workers.
     """
@@ -163,22 +153,17 @@ class Evaluator:
           before_step: called before each step; its exceptions end the evaluation.
           keep_logits: return each example's logits, too.
         """
-        with self.statistics.averaged():
-            return self._evaluate(reader, batch, before_step, keep_logits)
-
-    def _evaluate(self, reader, batch, before_step, keep_logits) -> Evaluation:
         if (reader, batch) not in self._batches_of:
             self._batches_of[reader, batch] = self._batches(reader, batch)
         batches, steps = self._batches_of[reader, batch]
-        iterator = iter(batches)
         parts = []
-        for _ in range(steps):
-            before_step()
-            parts.append(self._score(*next(iterator), keep_logits))
-        columns = [
-            np.concatenate([part[i].numpy() for part in parts]) for i in range(len(parts[0]))
-        ]
-        return Evaluation.of_rows(columns, reader.split.examples)
+        with self.statistics.averaged():
+            for element in itertools.islice(batches, steps):
+                before_step()
+                parts.append(self._score(*element, keep_logits))
+        columns = zip(*parts, strict=True)
+        rows = [np.concatenate([part.numpy() for part in column]) for column in columns]
+        return Evaluation.of_rows(rows, reader.split.examples)
 
     def _batches(self, reader: Reader, batch: int) -> tuple[Iterable, int]:
         """Returns the batches that `evaluate` takes, and their number.

@@ -6,12 +6,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 
 from squeezenext import files, labels, stats, tf_import
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.litert import writer
+from squeezenext.litert.runner import Runner
 from squeezenext.model import card, checkpoint, published
 from squeezenext.model import directory as model_directory
 from squeezenext.network import graph, keras_model
@@ -28,8 +28,7 @@ def create(directory: Path, config: Config, classes: Sequence[labels.Label]) -> 
       InputError: the directory holds a model of another configuration or other classes.
     """
     model_directory.write(directory, config, classes)
-    table = stats.to_csv(stats.layers(config))
-    files.write_text(directory / model_directory.STATS, table)
+    files.write_text(directory / model_directory.STATS, stats.to_csv(stats.layers(config)))
 
 
 def assign(
@@ -38,9 +37,9 @@ def assign(
     """Gives a network weights by name.
 
     Args:
-      model: built, under the strategy's scope or not.
-      weights: by "model/layer/variable".
-      source: where they come from, for messages.
+      model: the network.
+      weights: arrays by "model/layer/variable".
+      source: their origin, for messages.
       new_head: leave the classifier as it is where its shape differs.
 
     Returns:
@@ -65,49 +64,27 @@ def assign(
 
 
 def write_litert(directory: Path, model: keras.Model) -> None:
-    """Writes model.tflite, for prediction without TensorFlow."""
-    content = litert_of(model, model_directory.read_config(directory))
-    files.write_bytes(directory / model_directory.LITERT, content)
-
-
-def litert_of(model: keras.Model, config: Config) -> bytes:
-    """Writes a float32 network for one image at a time, from normalised images to logits.
-
-    Args:
-      model: as `keras_model.build_model(config)` makes it.
+    """Writes model.tflite, for prediction without TensorFlow: one image, normalised, to logits.
 
     Raises:
       RuntimeError: the file does not compute what the network does.
     """
+    config, size = model_directory.read_config(directory), model.input_shape[1]
     variables = {name: np.asarray(value) for name, value in model_variables(model).items()}
-    size = model.input_shape[1]
     content = writer.write(graph.of(config, size), graph.fold(config, variables))
-    _compare(content, inference(model, batch=1), size)
-    return content
-
-
-def _compare(content: bytes, function, size: int) -> None:
-    images = np.random.default_rng(0).normal(0, 50, (1, size, size, 3)).astype(np.float32)
-    interpreter = Interpreter(model_content=content)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
-    interpreter.invoke()
-    actual = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-    expected = function(tf.constant(images)).numpy()
+    image = np.random.default_rng(0).normal(0, 50, (size, size, 3)).astype(np.float32)
+    actual = Runner(content, 1, "the network").run(image)[0]
+    expected = inference(model, batch=1)(tf.constant(image[np.newaxis])).numpy()
     error = np.abs(actual - expected).max() / max(1.0, np.abs(expected).max())
     if not error < TOLERANCE:
         raise RuntimeError(f"The LiteRT file differs from the network by {error:.3g}.")
+    files.write_bytes(directory / model_directory.LITERT, content)
 
 
 def write_end(
     directory: Path, config: Config, state: dict[str, np.ndarray], document: dict
 ) -> None:
-    """Writes model.tflite, final.json and the model card of a run that has ended.
-
-    Args:
-      state: `Loop.state`'s arrays.
-      document: what final.json holds.
-    """
+    """Writes model.tflite, final.json (`document`) and the model card of a run that has ended."""
     with tf.device("CPU:0"), tf_import.native():  # a GPU's precision is no reference
         model = keras_model.build_model(config)
         assign(model, checkpoint.evaluated(state), "the run")

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -40,10 +39,6 @@ class History:
     Rows and curves are kept in memory until the checkpoint that they belong to is saved:
     `write_rows` comes before that checkpoint, since a resumed run drops rows of later steps, and
     `board.commit` after it.
-
-    Args:
-      model_dir: the directory of history.csv, tensorboard/ and labels.json.
-      loop: the network in training.
     """
 
     def __init__(self, model_dir: Path, loop: Loop):
@@ -72,12 +67,12 @@ class History:
 
     def input(self, reader: Reader) -> None:
         """Shows the first training images and the network's graph in TensorBoard."""
-        config = self._loop.config
+        config, classes = self._loop.config, self._loop.config.model.classes
         images = phases.resized(config.images, self._loop.phase.size)
         first = batches.training(
             reader,
             images,
-            config.model.classes,
+            classes,
             seed=self._loop.seed,
             start=0,
             micro_batch=self._loop.micro_batch,  # mixing pairs images of one micro-batch
@@ -85,7 +80,7 @@ class History:
             echo=config.training.echo,
         )
         pixels, known, numbers = next(iter(first))
-        seen, _ = augment.augmented(pixels, known, numbers, images, config.model.classes)
+        seen, _ = augment.augmented(pixels, known, numbers, images, classes)
         self.board.images(0, "train/images", tf.cast(seen[:FIRST_IMAGES] + 0.5, tf.uint8).numpy())
         self.board.histogram(0, "train/labels", known.numpy())
         with tf.device("CPU:0"):
@@ -102,9 +97,9 @@ class History:
           rate: images a second.
           cores: CPU cores that were busy, on average.
         """
-        curves = {"train/batch_loss": loss, "train/images_per_second": rate}
-        curves["train/cpu_utilisation"] = cores / (os.cpu_count() or 1)
-        self.board.curves(self._loop.step, curves)
+        busy = cores / (os.cpu_count() or 1)
+        curves = {"batch_loss": loss, "images_per_second": rate, "cpu_utilisation": busy}
+        self.board.curves(self._loop.step, {f"train/{name}": x for name, x in curves.items()})
         self._watch_loss_scale()
 
     def _watch_loss_scale(self) -> None:
@@ -137,35 +132,29 @@ class History:
 
         Args:
           sums: the sums over its steps.
-          seconds: duration of its calls; a process's first call builds the graph and is left out.
+          seconds: duration of its calls, without a process's first, which builds the graph.
           timed_images: images trained on in these seconds.
           scores: the evaluation's summary, if there was one.
         """
         loop, update = self._loop, self._loop.update
-        rate = float(
-            learning_rate(loop.config.training, tf.constant(loop.seen), update.examples_per_epoch)
-        )
+        seen = tf.constant(loop.seen)
+        rate = float(learning_rate(loop.config.training, seen, update.examples_per_epoch))
         means = sums.means()
-        speed = timed_images / seconds if timed_images else math.nan
         validation = {k: v for k, v in (scores or {}).items() if k != "examples"}
         epoch, skipped = round(loop.epoch, 3), int(update.skipped.numpy())
-        self.row(
-            loop.step,
-            epoch=epoch,
-            examples_seen=loop.seen,
-            learning_rate=rate,
-            images_per_second=round(speed, 1) if timed_images else "",
-            seconds=round(seconds, 1) if timed_images else "",
-            skipped=skipped,
-            **means,
-            **{f"validation_{name}": value for name, value in validation.items()},
-        )
+        values = {"epoch": epoch, "examples_seen": loop.seen, "learning_rate": rate} | means
+        values |= {f"validation_{name}": value for name, value in validation.items()}
         curves = {"learning_rate": rate} | {f"train/{k}": v for k, v in means.items()}
         curves |= {f"validation/{name}": value for name, value in validation.items()}
-        self.board.curves(loop.step, curves)
         after = "".join(f", validation {k}={v:.4f}" for k, v in validation.items())
         after += f", {skipped} steps skipped so far as not finite" if skipped else ""
-        after += f", lr={rate:.5g}" + (f", {speed:.0f} images/s" if timed_images else "")
+        after += f", lr={rate:.5g}"
+        if timed_images:
+            speed = timed_images / seconds
+            values |= {"images_per_second": round(speed, 1), "seconds": round(seconds, 1)}
+            after += f", {speed:.0f} images/s"
+        self.row(loop.step, skipped=skipped, **values)
+        self.board.curves(loop.step, curves)
         LOG.info(
             "epoch=%g, step=%d, loss=%.4f, top1=%.4f, top5=%.4f%s",
             *(epoch, loop.step, *means.values(), after),
@@ -173,16 +162,11 @@ class History:
 
     def row(self, step: int, **values: Any) -> None:
         """Adds a row to history.csv; it replaces an earlier one of the same step."""
-        values["step"] = step
         self._rows = [row for row in self._rows if int(row["step"]) != step]
-        self._rows.append({name: values.get(name, "") for name in COLUMNS})
+        self._rows.append({"step": step, **values})
 
     def write_rows(self) -> None:
-        """Writes history.csv.
-
-        Raises:
-          OSError: the disk is full.
-        """
+        """Writes history.csv."""
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -213,20 +197,12 @@ class ProgressBar(Bar):
     """Progress of a training: a bar on a terminal, elsewhere a log line a minute."""
 
     def __init__(self, total: int, done: int):
-        super().__init__(
-            "Training",
-            total,
-            done=done,
-            seconds=LINE_SECONDS,
-            log=LOG.info,
-            timed_from_first=True,  # the first update comes after building the graph
+        super().__init__(  # the first update comes after building the graph
+            "Training", total, done=done, seconds=LINE_SECONDS, log=LOG.info, timed_from_first=True
         )
         self._steps = total
 
     def show(self, step: int, epoch: float, rate: float, loss: float) -> None:
-        """Shows where the run stands; `rate` in images a second."""
-        self.update(
-            step,
-            f"step {step} of {self._steps}, epoch {epoch:.2f}, loss {loss:.4f}, "
-            f"{rate:.0f} images/s",
-        )
+        """Shows the step, the epoch, the images a second and the loss."""
+        where = f"step {step} of {self._steps}, epoch {epoch:.2f}"
+        self.update(step, f"{where}, loss {loss:.4f}, {rate:.0f} images/s")

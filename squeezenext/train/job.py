@@ -10,10 +10,10 @@ from squeezenext.model import loading
 from squeezenext.records import bad_records
 from squeezenext.records.manifest import Split
 from squeezenext.records.reader import Reader, faults_named
-from squeezenext.train import devices, exchange, losses, measure
+from squeezenext.train import devices, exchange, measure
 from squeezenext.train.cluster import Cluster
 from squeezenext.train.log import LOG
-from squeezenext.train.loop import Loop
+from squeezenext.train.loop import Loop, create
 from squeezenext.train.options import Options, Task
 from squeezenext.train.run import Run
 from squeezenext.train.stopping import StopSignals
@@ -27,15 +27,7 @@ def train(
     watchdog: Watchdog | None,
     signals: StopSignals,
 ) -> dict:
-    """Trains in a model directory that is locked; arguments and errors as `command.train`.
-
-    Args:
-      task: what is trained, on which data.
-      options: where and how.
-      cluster: the workers, if there are several.
-      watchdog: watches these.
-      signals: signals to stop.
-    """
+    """Trains in a model directory that is locked; result and errors as `command.train`."""
     strategy = _strategy(options, cluster, watchdog)
     reader = _reader(task.splits["train"], options)
     loop = _loop(task.config, options, strategy, reader)
@@ -43,13 +35,14 @@ def train(
         watchdog.count_batches(lambda: loop.batches_delivered)
     split = task.splits.get("validation")
     validation = Reader(split) if split and split.examples else None
-    readers = [each for each in (reader, validation) if each]
     with (
-        faults_named(*readers),
+        faults_named(*filter(None, (reader, validation))),
         devices.full_memory_explained(task.config, strategy, loop.micro_batch),
     ):
         if options.profile_input:
-            return _profile(loop, reader)
+            measured = measure.profile(loop, reader)
+            print(measured.report(task.config.training.echo))
+            return dataclasses.asdict(measured)
         run = Run(loop, reader, validation, options, watchdog=watchdog, signals=signals)
         if not run.resume() and task.source:
             _fine_tune(loop, task.source)
@@ -66,7 +59,7 @@ def _strategy(
     if options.deterministic:
         devices.make_deterministic()
     if watchdog:
-        watchdog.connecting(devices.count(options.devices))
+        watchdog.connecting(len(devices.names(options.devices)))
     strategy = devices.strategy(options.devices, cluster)
     if watchdog:
         devices.exchange(strategy, [0])  # returns once TensorFlow has connected all workers
@@ -85,45 +78,25 @@ def _reader(split: Split, options: Options) -> Reader:
 def _loop(
     config: Config, options: Options, strategy: tf.distribute.Strategy, reader: Reader
 ) -> Loop:
-    precision = devices.precision(options.precision)
-    with strategy.scope():
-        teacher = losses.teacher(config.training.distillation, config.model.classes, precision)
-    loop = Loop(
+    loop = create(
         config,
-        strategy=strategy,
-        precision=precision,
-        examples=reader.split.examples,
-        micro_batch=devices.micro_batch(config, strategy, options.micro_batch_size),
+        strategy,
+        reader.split.examples,
+        precision=options.precision,
+        micro_batch=options.micro_batch_size,
         seed=options.seed,
-        teacher=teacher,
     )
     LOG.info(
         "%s parameters, %d training images, batch %d = %d replicas x %d images x %d, %s, "
         "TensorFlow %s",
-        f"{loop.model.count_params():,}",
-        reader.split.examples,
-        config.training.batch_size,
-        loop.share.total,
-        loop.micro_batch,
-        loop.micro_steps,
-        precision,
-        tf.__version__,
+        *(f"{loop.model.count_params():,}", reader.split.examples, config.training.batch_size),
+        *(loop.share.total, loop.micro_batch, loop.micro_steps, loop.precision, tf.__version__),
     )
     return loop
 
 
-def _profile(loop: Loop, reader: Reader) -> dict:
-    measured = measure.profile(loop, reader)
-    print(measured.report(loop.config.training.echo))
-    return dataclasses.asdict(measured)
-
-
 def _fine_tune(loop: Loop, source: Path) -> None:
-    """Starts from the weights of the model directory `source`.
-
-    Raises:
-      InputError: it holds another network.
-    """
+    """Starts from the weights of the model directory `source`."""
     arrays = loading.variables(source, LOG.warning)
     with loop.strategy.scope():
         new = exchange.assign(loop.model, arrays, str(source), new_head=True)

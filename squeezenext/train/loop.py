@@ -22,7 +22,7 @@ from squeezenext.network.fusing import fused
 from squeezenext.network.keras_model import model_variables
 from squeezenext.records import batches as records_batches
 from squeezenext.records.reader import Reader
-from squeezenext.train import evaluation, losses, phases
+from squeezenext.train import devices, evaluation, losses, phases
 from squeezenext.train.evaluation import BatchCounter, Evaluator
 from squeezenext.train.optimizers import is_classifier
 from squeezenext.train.update import Update
@@ -54,7 +54,7 @@ class Loop:
     """A network in training on a strategy: its batches, its compiled steps, its state.
 
     Args:
-      config: with the data's number of classes.
+      config: the configuration, with the data's number of classes.
       strategy: see `devices.strategy`.
       precision: a Keras dtype policy.
       examples: images in an epoch.
@@ -81,23 +81,20 @@ class Loop:
         batch_statistics: bool = True,
     ):
         keras.utils.set_random_seed(seed)
-        self.config = config
-        self.strategy = strategy
-        self.precision = precision
-        self.micro_batch = micro_batch
-        self.seed = seed
-        self._teacher = teacher
-        self._batch_statistics = batch_statistics
+        self.config, self.strategy, self.precision = config, strategy, precision
+        self.micro_batch, self.seed = micro_batch, seed
+        self._teacher, self._batch_statistics = teacher, batch_statistics
         self.evaluator = Evaluator(config, strategy, precision, seed)
-        self.model = self.evaluator.model
+        self.model, self.share = self.evaluator.model, self.evaluator.share
         self.statistics = self.evaluator.statistics
-        self.share = self.evaluator.share
         self.xla = False  # whether XLA compiles the forward and backward pass
-        self.micro_steps, rest = divmod(config.training.batch_size, micro_batch * self.share.total)
+        epochs, batch = config.training.epochs, config.training.batch_size
+        self.total_steps = max(1, round(epochs * examples / batch))
+        self.micro_steps, rest = divmod(batch, micro_batch * self.share.total)
         if rest or not self.micro_steps:  # a step without a pass would train nothing, silently
             raise ValueError(
-                f"A batch of {config.training.batch_size} is not whole micro-batches of "
-                f"{micro_batch} on {self.share.total} replicas."
+                f"A batch of {batch} is not whole micro-batches of {micro_batch} on "
+                f"{self.share.total} replicas."
             )
         with strategy.scope():
             self.update = Update(self.model, config.training, examples, precision)
@@ -278,10 +275,7 @@ class Loop:
         variables = model_variables(self.model) | self.update.state()
         rows = self.statistics.rows()
         means = self.statistics.by_name(evaluation.mean(rows))
-        state = {
-            name: means[name] if name in means else variable.numpy()
-            for name, variable in variables.items()
-        }
+        state = {n: means[n] if n in means else v.numpy() for n, v in variables.items()}
         return state | ({REPLICAS: rows} if len(rows) > 1 and rows.size else {})
 
     def restore(self, state: dict[str, np.ndarray], precision: str | None = None) -> bool:
@@ -308,3 +302,33 @@ class Loop:
         if replicas == self.share.total > 1:
             self.statistics.assign(rows)
         return replicas == self.share.total
+
+
+def create(
+    config: Config,
+    strategy: tf.distribute.Strategy,
+    examples: int,
+    *,
+    precision: str = "auto",
+    micro_batch: int | None = None,
+    seed: int = 0,
+    batch_statistics: bool = True,
+) -> Loop:
+    """Returns a loop with the recipe's teacher; precision and micro-batch as the user asks.
+
+    Raises:
+      InputError: the batch does not divide among the devices, or the teacher does not fit.
+    """
+    policy = devices.precision(precision)
+    with strategy.scope():
+        teacher = losses.teacher(config.training.distillation, config.model.classes, policy)
+    return Loop(
+        config,
+        strategy=strategy,
+        precision=policy,
+        examples=examples,
+        micro_batch=devices.micro_batch(config, strategy, micro_batch),
+        seed=seed,
+        teacher=teacher,
+        batch_statistics=batch_statistics,
+    )

@@ -74,7 +74,7 @@ def teacher(how: Distillation, classes: int, precision: str) -> Teacher | None:
     normalised in its own way (arXiv:2106.05237: a teacher that sees another crop teaches less).
 
     Args:
-      how: names the teacher.
+      how: name of the teacher.
       classes: the student's number of classes; the teacher needs the same ones in the same order.
       precision: a Keras dtype policy.
 
@@ -84,7 +84,7 @@ def teacher(how: Distillation, classes: int, precision: str) -> Teacher | None:
     if not how.teacher:
         return None
     if how.teacher.startswith(KERAS):
-        return _application(how.teacher.removeprefix(KERAS), classes)
+        return _application(how.teacher, classes)
     return _own(how.teacher, classes, precision)
 
 
@@ -95,29 +95,24 @@ def _own(name: str, classes: int, precision: str) -> Teacher:
     _check_classes(name, config.model.classes, classes)
     model = keras_model.build_model(config, precision=precision)
     exchange.assign(model, loading.variables(directory), name)
-
-    normalized = fused(lambda pixels: normalize(pixels, config.images))
-
-    def answer(pixels: tf.Tensor) -> tf.Tensor:
-        return model(normalized(_at_side(pixels, config.images.size)), training=False)
-
-    return answer
+    return _answering(model, fused(lambda pixels: normalize(pixels, config.images)))
 
 
 def _application(name: str, classes: int) -> Teacher:
     """Loads a network of keras.applications with ImageNet's weights, which Keras downloads."""
-    build = getattr(keras.applications, name, None)
+    known = name.removeprefix(KERAS)
+    build = getattr(keras.applications, known, None)
     if not callable(build):
-        raise InputError(f"--teacher {KERAS}{name}: keras.applications has no {name}.")
-    _check_classes(f"{KERAS}{name}", 1000, classes)
+        raise InputError(f"--teacher {name}: keras.applications has no {known}.")
+    _check_classes(name, 1000, classes)
     try:
         model = build(weights="imagenet", classifier_activation=None)
     except Exception as error:  # a URLError, or Keras' own, as Exception
         raise InputError(
-            f"--teacher {KERAS}{name}: its weights cannot be fetched ({error}); fetch them once "
-            "with a network, or name a model directory."
+            f"--teacher {name}: its weights cannot be fetched ({error}); fetch them once with a "
+            "network, or name a model directory."
         ) from error
-    return _answering(model, preprocess_of(name))
+    return _answering(model, preprocess_of(known))
 
 
 def preprocess_of(name: str):
@@ -134,16 +129,11 @@ def _answering(model: keras.Model, preprocess) -> Teacher:
     side = model.input_shape[1]
 
     def answer(pixels: tf.Tensor) -> tf.Tensor:
-        logits = model(preprocess(_at_side(pixels, side)), training=False)
-        return tf.cast(logits, tf.float32)
+        if pixels.shape[1] != side:
+            pixels = tf.image.resize(pixels, [side, side], antialias=True)
+        return tf.cast(model(preprocess(pixels), training=False), tf.float32)
 
     return answer
-
-
-def _at_side(pixels: tf.Tensor, side: int) -> tf.Tensor:
-    if pixels.shape[1] == side:
-        return pixels
-    return tf.image.resize(pixels, [side, side], antialias=True)
 
 
 def _check_classes(name: str, theirs: int, ours: int) -> None:

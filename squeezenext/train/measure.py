@@ -12,14 +12,13 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from squeezenext.config import Config
+from squeezenext.config import Config, recipes
 from squeezenext.images import augment
 from squeezenext.records.reader import Reader
 from squeezenext.train import devices
 from squeezenext.train.log import LOG
 from squeezenext.train.loop import Loop
 
-BATCH = 32  # images of the batch in memory on which a network's speed is measured
 SECONDS = 10.0  # duration of each of a profile's two measurements
 _STEPS = 4  # steps that are timed
 
@@ -30,14 +29,15 @@ def measure_speed(config: Config, precision: str = "auto") -> tuple[float, float
     Returns:
       Images a second after the first step, and the seconds that TensorFlow took to build a step.
     """
-    train = trainer(config, precision)
-    first, steps = train(1), train(_STEPS)
-    return _STEPS * BATCH / steps, max(0.0, first - steps / _STEPS)
+    batch = recipes.FINE_TUNE_BATCH
+    train = trainer(config, precision, batch)
+    first, step = train(1), train(_STEPS) / _STEPS
+    return batch / step, max(0.0, first - step)
 
 
-def trainer(config: Config, precision: str) -> Callable[[int], float]:
-    """Returns a function that takes a number of steps of `BATCH` images and returns seconds."""
-    training = dataclasses.replace(config.training, batch_size=BATCH, frozen_epochs=0)
+def trainer(config: Config, precision: str, batch: int) -> Callable[[int], float]:
+    """Returns a function that trains for a number of steps of `batch` images: the seconds."""
+    training = dataclasses.replace(config.training, batch_size=batch, frozen_epochs=0)
     images = dataclasses.replace(config.images, progressive=())
     config = dataclasses.replace(config, training=training, images=images)
     devices.strategy(0)  # sets up the GPUs for the later work of this process
@@ -45,12 +45,11 @@ def trainer(config: Config, precision: str) -> Callable[[int], float]:
         config,
         strategy=tf.distribute.get_strategy(),
         precision=devices.precision(precision),
-        examples=BATCH,
-        micro_batch=BATCH,
+        examples=batch,
+        micro_batch=batch,
         seed=0,
     )
-    batch = tf.data.Dataset.from_tensors(_batch(config))
-    iterator = iter(batch.repeat())
+    iterator = iter(tf.data.Dataset.from_tensors(_random(config, batch)).repeat())
 
     def train(steps: int) -> float:
         started = time.perf_counter()
@@ -60,14 +59,13 @@ def trainer(config: Config, precision: str) -> Callable[[int], float]:
     return train
 
 
-def _batch(config: Config) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _random(config: Config, batch: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns a batch of random pixels in the form of `batches.training`."""
-    shape = (BATCH, config.images.size, config.images.size, 3)
+    shape = (batch, config.images.size, config.images.size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    labels = np.arange(BATCH) % config.model.classes
-    numbers = augment.random_numbers(
-        config.images.augmentation, 0, np.zeros(BATCH, int), np.arange(BATCH)
-    )
+    labels = np.arange(batch) % config.model.classes
+    epochs, records = np.zeros(batch, int), np.arange(batch)
+    numbers = augment.random_numbers(config.images.augmentation, 0, epochs, records)
     return tf.constant(pixels), tf.constant(labels, tf.int64), tf.constant(numbers, tf.float32)
 
 
@@ -79,13 +77,6 @@ class Profile:
     model_rate: float  # images a second
     shared: bool  # both use the CPU's cores
 
-    @property
-    def rate(self) -> float:
-        """Images a second that training can reach: the slower of both, or both in turn."""
-        if self.shared:
-            return 1 / (1 / self.input_rate + 1 / self.model_rate)
-        return min(self.input_rate, self.model_rate)
-
     def report(self, echo: int) -> str:
         """Returns the figures and advice as a few lines of text."""
         lines = [
@@ -93,39 +84,33 @@ class Profile:
             f"network alone: {self.model_rate:,.0f} images/s",
         ]
         if self.shared:
-            share = self.rate / self.input_rate
-            lines.append(f"both on the same cores: {self.rate:,.0f} images/s, {share:.0%} input")
+            rate = 1 / (1 / self.input_rate + 1 / self.model_rate)
+            share, bearable = rate / self.input_rate, 0.25
+            lines.append(f"both on the same cores: {rate:,.0f} images/s, {share:.0%} input")
         else:
-            waiting = max(0.0, 1 - self.input_rate / self.model_rate)
-            lines.append(f"the devices would wait for input {waiting:.0%} of the time")
-        limit = share > 0.25 if self.shared else waiting > 0.05
-        return "\n".join([*lines, *(_advice(echo) if limit else ["The network is the limit."])])
+            share, bearable = max(0.0, 1 - self.input_rate / self.model_rate), 0.05
+            lines.append(f"the devices would wait for input {share:.0%} of the time")
+        advice = _ADVICE.format(crops=echo + 1) if share > bearable else "The network is the limit."
+        return "\n".join([*lines, advice])
 
 
-def _advice(echo: int) -> list[str]:
-    return [
-        "The input is the limit. Remedies, those that cost no accuracy first:",
-        "  more CPU cores, or fewer devices for these;",
-        "  records of smaller images: python -m datasets.convert ... --max_side 400;",
-        "  smaller images at first: --set 'images.progressive=(128, 160, 192)';",
-        f"  {echo + 1} crops of each decoded image: --set training.echo={echo + 1}.",
-    ]
+_ADVICE = """\
+The input is the limit. Remedies, those that cost no accuracy first:
+  more CPU cores, or fewer devices for these;
+  records of smaller images: python -m datasets.convert ... --max_side 400;
+  smaller images at first: --set 'images.progressive=(128, 160, 192)';
+  {crops} crops of each decoded image: --set training.echo={crops}."""
 
 
 def profile(loop: Loop, reader: Reader, seconds: float = SECONDS) -> Profile:
-    """Measures input and network apart; the loop is restored afterwards.
-
-    Args:
-      loop: the network in training.
-      reader: reader of the training split.
-      seconds: duration of each of the two measurements.
-    """
+    """Measures input and network apart, `seconds` each; the loop is restored afterwards."""
     state = loop.state()
     batches = loop.batches(reader)
     per_replica = loop.micro_batch * loop.share.replicas
-    held = next(batches)
+    held = [loop.strategy.experimental_local_results(part)[0] for part in next(batches)]
     count, took = _repeated(lambda: next(batches), seconds)
-    again = iter(loop.strategy.distribute_datasets_from_function(lambda _: _same(loop, held)))
+    same = tf.data.Dataset.from_tensors(tuple(held)).repeat()
+    again = iter(loop.strategy.distribute_datasets_from_function(lambda _: same))
     loop.train(again, 2)
     steps, trained = _repeated(lambda: loop.train(again, 1), seconds)
     loop.restore(state, loop.precision)
@@ -134,11 +119,6 @@ def profile(loop: Loop, reader: Reader, seconds: float = SECONDS) -> Profile:
         model_rate=steps * loop.micro_steps * per_replica / trained,
         shared=not tf.config.list_physical_devices("GPU"),
     )
-
-
-def _same(loop: Loop, held) -> tf.data.Dataset:
-    local = [loop.strategy.experimental_local_results(part)[0] for part in held]
-    return tf.data.Dataset.from_tensors(tuple(local)).repeat()
 
 
 def _repeated(work, seconds: float) -> tuple[int, float]:
@@ -164,11 +144,8 @@ def choose_xla(loop: Loop, reader: Reader, deterministic: bool) -> None:
         why = "a choice by time is not deterministic"
     else:
         seconds = measure_xla(loop, loop.batches(reader))
-        state = "on" if loop.xla else "off"
-        without, compiled = 1e3 * seconds[False], 1e3 * seconds[True]
-        LOG.info("XLA for the network: %s; %.2f ms without, %.2f with.", state, without, compiled)
-        return
-    LOG.info("XLA for the network: off; %s.", why)
+        why = f"{1e3 * seconds[False]:.2f} ms without, {1e3 * seconds[True]:.2f} with"
+    LOG.info("XLA for the network: %s; %s.", "on" if loop.xla else "off", why)
 
 
 def measure_xla(loop: Loop, iterator) -> dict[bool, float]:
@@ -181,8 +158,7 @@ def measure_xla(loop: Loop, iterator) -> dict[bool, float]:
     Returns:
       Seconds a micro-batch, by whether XLA compiles it; infinite if XLA cannot.
     """
-    element = next(iterator)
-    state = loop.state()
+    element, state = next(iterator), loop.state()
     seconds = {jit: _time_pass(loop, element, jit) for jit in (False, True)}
     loop.restore(state, loop.precision)
     loop.update.discard_accumulated()

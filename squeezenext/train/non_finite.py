@@ -31,10 +31,10 @@ def recover(
     """Takes a run back to its last checkpoint and past the bad batch; a collective.
 
     Args:
-      loop: just after the bad step; restored on return.
+      loop: the network in training, just after the bad step; restored on return.
       reader: reader of the training split.
-      checkpoints: the run's.
-      progress: at the bad step.
+      checkpoints: the run's checkpoints.
+      progress: progress at the bad step.
       options: `on_nan` and the model directory.
 
     Returns:
@@ -86,13 +86,7 @@ def _file_name(payload: bytes, place: int) -> str:
 
 
 def _report(directory: Path, step: int, names: list[str]) -> str:
-    """Writes the batch's file names to a file and returns a sentence with the first few.
-
-    Args:
-      directory: the model directory.
-      step: the bad step.
-      names: empty on workers other than the chief, which writes the file.
-    """
+    """Writes the batch's file names, which the chief alone has; returns a sentence with a few."""
     path = directory / f"not-finite-{step:08d}.txt"
     if not names:
         return f"The gradient of step {step} is not finite; the chief names the batch in {path}."

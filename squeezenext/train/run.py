@@ -23,6 +23,10 @@ MAX_CALL_STEPS = 1000
 SLOW_STEP_SECONDS = 10.0  # the log says that stopping takes as long
 
 
+def _nothing() -> None:
+    """Stands for what a watchdog does where a process trains alone."""
+
+
 class Run:
     """Trains `loop` in `options.model_dir`. All workers call all methods; only the chief writes.
 
@@ -30,7 +34,7 @@ class Run:
       loop: the network in training, at the first step.
       reader: reader of the training split.
       validation: reader of the validation split, or None.
-      options: where and how to train.
+      options: model directory, intervals, what to do at a gradient that is not finite.
       watchdog: watches the other workers, if there are any.
       signals: signals to stop.
     """
@@ -45,25 +49,19 @@ class Run:
         watchdog: Watchdog | None = None,
         signals: StopSignals | None = None,
     ):
-        self.loop = loop
-        self.reader = reader
-        self.validation = validation
-        self.options = options
-        self.watchdog = watchdog
+        self.loop, self.reader, self.validation, self.options = loop, reader, validation, options
+        self.model_dir = Path(options.model_dir)
         self.signals = signals or StopSignals()
         self.history = History(self.model_dir, loop) if loop.is_chief else None
         self.checkpoints = Checkpoints(loop, reader, options, self.history)
         self.progress = Progress()
-        training, examples = loop.config.training, loop.update.examples_per_epoch
-        self.total_steps = max(1, round(training.epochs * examples / training.batch_size))
+        self.total_steps = loop.total_steps
+        self._report_progress = watchdog.progress if watchdog else _nothing
+        # Call after the last collective: this worker may end before the others.
+        self._leave_workers = watchdog.finish if watchdog else _nothing
         self._scores: dict[str, Any] | None = None  # the latest evaluation
         self._calls = 0
         self._call_steps = 1
-
-    @property
-    def model_dir(self) -> Path:
-        """The directory that the run writes."""
-        return Path(self.options.model_dir)
 
     def resume(self) -> bool:
         """Restores the newest whole checkpoint and says whether there was one.
@@ -131,12 +129,7 @@ class Run:
         return self.loop.batches(self.reader, self.progress.skipped_examples)
 
     def _train(self) -> None:
-        """Trains until the last step: a call, a common decision, perhaps a save or an evaluation.
-
-        Raises:
-          RunAgain: a signal came, and the run is saved.
-          NotFinite: see non_finite.py.
-        """
+        """Repeats until the last step: a call, a common decision, perhaps a save, an evaluation."""
         loop, iterator = self.loop, self._batches()
         if self.progress.epoch_ended:
             self._end_epoch()
@@ -197,11 +190,7 @@ class Run:
         self._call_steps = max(1, min(within, 2 * sums.steps, MAX_CALL_STEPS))
 
     def _recover(self) -> None:
-        """Goes back to the last checkpoint and past the bad batch.
-
-        Raises:
-          NotFinite: the run must end.
-        """
+        """Goes back to the last checkpoint and past the bad batch, or ends the run."""
         try:
             self.progress = non_finite.recover(
                 self.loop, self.reader, self.checkpoints, self.progress, self.options
@@ -230,9 +219,8 @@ class Run:
         if scores and (not progress.best or scores["top1"] > progress.best["top1"]):
             progress.best = {"step": self.loop.step, "top1": scores["top1"]}
         if self.history:
-            self.history.epoch(
-                progress.epoch_sums, progress.epoch_seconds, progress.epoch_timed, scores
-            )
+            sums, seconds = progress.epoch_sums, progress.epoch_seconds
+            self.history.epoch(sums, seconds, progress.epoch_timed, scores)
         progress.new_epoch()
         self.checkpoints.amend(progress)
 
@@ -248,11 +236,7 @@ class Run:
         return self._scores
 
     def _before_evaluation_step(self) -> None:
-        """Ends an evaluation, before which the run has been saved, if a signal has come.
-
-        Raises:
-          RunAgain: a signal came. The watchdog tells the other workers.
-        """
+        """Ends an evaluation at a signal: the run was saved before. The watchdog tells others."""
         self._report_progress()
         if self.signals.came:
             raise RunAgain(
@@ -261,29 +245,12 @@ class Run:
             )
 
     def _save(self, must: bool) -> None:
-        """Saves a checkpoint, see `Checkpoints.save`.
-
-        Raises:
-          RunAgain: it `must` be saved and cannot be.
-        """
+        """Saves a checkpoint, see `Checkpoints.save`."""
         self.checkpoints.save(self.progress, self.checkpoints.collect(), must)
         self._report_progress()
 
-    def _report_progress(self) -> None:
-        if self.watchdog:
-            self.watchdog.progress()
-
-    def _leave_workers(self) -> None:
-        """Call after the last collective: this worker may end before the others."""
-        if self.watchdog:
-            self.watchdog.finish()
-
     def _finish(self) -> dict:
-        """Writes model.tflite and final.json with the weights that evaluation uses.
-
-        Raises:
-          RunAgain: the last checkpoint cannot be saved, or a signal came.
-        """
+        """Writes model.tflite and final.json with the weights that evaluation uses."""
         scores: dict[str, Any] = {"top1": None, "top5": None, "loss": None}
         if self.validation:
             scores = self._scores or self._evaluate()

@@ -98,10 +98,7 @@ class StopSignals:
 def end_process(code: int, sentence: str, before: Callable[[], None]) -> NoReturn:
     """Ends the process with `os._exit`, even if its main thread is blocked in native code.
 
-    Args:
-      code: the exit code.
-      sentence: a message for standard error, which may be closed or stopped.
-      before: informs others; it may raise, or hang with the file server.
+    Standard error may be closed or stopped; `before`, which informs others, may raise or hang.
     """
     try:
         for call in (before, lambda: os.write(2, f"error: {sentence}\n".encode())):
@@ -156,17 +153,13 @@ def _blame(watchdog: Watchdog, error: BaseException) -> None:
     """
     import tensorflow as tf
 
+    faults = tf.errors
     # The errors of a collective when a worker is gone (TensorFlow 2.21).
-    disconnected = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError)
-    perhaps_own = (
-        tf.errors.AbortedError,
-        tf.errors.CancelledError,
-        tf.errors.FailedPreconditionError,
-        tf.errors.InternalError,
-    )
-    heartbeat = isinstance(error, tf.errors.OpError) and _TENSORFLOW_HEARTBEAT in error.message
+    disconnected = (faults.UnavailableError, faults.DeadlineExceededError)
+    own = (faults.FailedPreconditionError, faults.InternalError)  # or another worker's
+    heartbeat = isinstance(error, faults.OpError) and _TENSORFLOW_HEARTBEAT in error.message
     lost = heartbeat or isinstance(error, disconnected)
-    if not lost and not isinstance(error, perhaps_own):
+    if not lost and not isinstance(error, (faults.AbortedError, faults.CancelledError, *own)):
         return
     watchdog.wait_for_verdict(2 * LOST_SECONDS - 5)
     if lost:

@@ -4,9 +4,9 @@ In order: `accumulate` over micro-batches, `reduce` over replicas (loss scale, c
 (learning rate, momentum, weight decay, moving average).
 """
 
+import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable
 
 import keras
 import tensorflow as tf
@@ -21,16 +21,12 @@ LOSS_SCALE_START = 2.0**15  # as Keras' LossScaleOptimizer
 LOSS_SCALE_GROWTH_STEPS = 2000  # the same: dynamic_growth_steps
 
 
-class Restriction(Protocol):
-    """Keeps a weight within limits, e.g. a pruned one at 0. Called on each replica."""
+@dataclasses.dataclass(frozen=True)
+class Restriction:
+    """Keeps a weight within limits, e.g. a pruned one at 0. Its functions run on each replica."""
 
-    def gradient(self, gradient: tf.Tensor) -> tf.Tensor:
-        """Returns the gradient that is used in place of this one."""
-        ...
-
-    def weight(self, weight: tf.Tensor) -> tf.Tensor:
-        """Returns the value that is stored in place of this one."""
-        ...
+    gradient: Callable[[tf.Tensor], tf.Tensor]  # from a gradient to the one that is used
+    weight: Callable[[tf.Tensor], tf.Tensor] | None = None  # from a new value to the stored one
 
 
 class Update:
@@ -53,7 +49,6 @@ class Update:
       skipped: scalar int64, steps skipped because a gradient was not finite.
       loss_scale: scalar float32; 1 unless the precision is mixed_float16.
       clean_steps: scalar int64, steps since the loss scale last changed.
-      examples_per_epoch: images in an epoch.
       scaled: whether there is a loss scale.
     """
 
@@ -91,10 +86,9 @@ class Update:
         """`examples_seen` as an integer."""
         return int(self.examples_seen.numpy())
 
-    def restrict(self, restrictions: Sequence[tuple[keras.Variable, "Restriction"]]) -> None:
+    def restrict(self, restrictions: Iterable[tuple[keras.Variable, Restriction]]) -> None:
         """Sets restrictions of single weights; call before the first step."""
-        indices = {id(weight): index for index, weight in enumerate(self.weights)}
-        self._restrictions = {indices[id(w)]: r for w, r in restrictions}
+        self._restrictions = {id(weight): restriction for weight, restriction in restrictions}
 
     def restart_loss_scale(self, saved_precision: str | None) -> None:
         """Adapts the loss scale after the variables of a checkpoint were restored.
@@ -111,7 +105,7 @@ class Update:
 
     def averaged(self) -> list[tuple[keras.Variable, tf.Variable]]:
         """Returns each weight with its moving average, where the recipe keeps any."""
-        return list(zip(self.weights, self.averages, strict=True)) if self.averages else []
+        return list(zip(self.weights, self.averages, strict=False))
 
     def state(self) -> dict[str, tf.Variable]:
         """Returns everything that a resumed run needs beside the model, by stable names."""
@@ -119,7 +113,7 @@ class Update:
         named = {f"update/{v.name.split(':')[0]}": v for v in counters}
         named |= {f"optimizer/{i:04d}": v for i, v in enumerate(self.optimizer.variables)}
         names = map(average_of, self._names)
-        return named | (dict(zip(names, self.averages, strict=True)) if self.averages else {})
+        return named | dict(zip(names, self.averages, strict=False))  # there may be no averages
 
     def reset_optimizer(self) -> None:
         """Starts the optimizer afresh for weights that were frozen until now.
@@ -178,11 +172,7 @@ class Update:
         """
         not_finite = tf.logical_not(finite) & ((not self.scaled) | (self.loss_scale <= 1.0))
         rate = learning_rate(self.training, self.examples_seen, self.examples_per_epoch)
-        tf.cond(
-            finite,
-            lambda: self._update_all(strategy, gradients, rate, frozen),
-            lambda: self._skip(),
-        )
+        tf.cond(finite, lambda: self._update_all(strategy, gradients, rate, frozen), self._skip)
         self.step.assign_add(1)
         self.examples_seen.assign_add(self.training.batch_size)
         return not_finite
@@ -196,13 +186,13 @@ class Update:
             own_rate = rate * (self.training.classifier_multiplier if classifier else 1)
             decay = optimizers.decay(self.training, weight)
             average = self.averages[index] if self.averages else None
-            limit = self._restrictions.get(index)
+            limit = self._restrictions.get(id(weight))
             rule = (own_rate, momentum, decay, average)
 
             def update(variable, gradient, weight=weight, rule=rule, limit=limit):
                 gradient = limit.gradient(gradient) if limit else gradient
                 self._update_one(variable, weight.value, gradient, *rule)
-                if limit:
+                if limit and limit.weight:
                     variable.assign(limit.weight(variable))
 
             strategy.extended.update(weight.value, update, args=(gradient,), group=False)

@@ -19,14 +19,15 @@ of the others. Clocks are not compared: a worker is lost if its heartbeat has no
 
 import collections
 import dataclasses
+import functools
 import json
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from squeezenext.errors import EXIT_CODES, InputError, RunAgain
 from squeezenext.train.cluster import Cluster
@@ -40,14 +41,8 @@ LOG_SECONDS = 30.0  # until the log says what is waited for
 STOPPED_SECONDS = 5.0  # between two checks: this process itself was stopped
 FINISH_SECONDS = 10.0  # for the others to end their last collective
 LINGER_SECONDS = 60.0  # for the others to come; some import TensorFlow for longer
-PHASES = ("gathering", "connecting", "training")  # of this worker, in this order
 _FILE_BYTES = 1024
 _REASON_CHARACTERS = 300
-
-
-def _start_id() -> str:
-    """Returns a name of this start: in a container a restarted process has its old number."""
-    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"
 
 
 @dataclasses.dataclass
@@ -55,7 +50,8 @@ class Heartbeat:
     """The content of a worker's file."""
 
     count: int = 0  # heartbeats so far
-    start: str = dataclasses.field(default_factory=_start_id)
+    # Name of this start. In a container a restarted process has its old number.
+    start: str = dataclasses.field(default_factory=functools.partial(secrets.token_hex, 8))
     calls: int = 0  # finished calls, saves and evaluation steps
     batches: int = 0  # micro-batches that the worker's input has delivered
     devices: int = 0  # number of its devices; 0: not known yet
@@ -90,8 +86,7 @@ class Heartbeat:
         return cls(**found) if kinds == expected else None
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Why this worker must leave, a sentence without its full stop, and with which exit code."""
 
     sentence: str
@@ -155,14 +150,11 @@ class Watchdog:
         warn: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._cluster = cluster
-        self._end = end
-        self._warn = warn
-        self._clock = clock
+        self._cluster, self._end, self._warn, self._clock = cluster, end, warn, clock
         self._folder = directory / FOLDER
         self._own = Heartbeat()
         self._checked = self._progressed = self._phase_began = now = clock()
-        self._phase = PHASES[0]
+        self._phase, self._connected = "gathering", False
         paths = [self._folder / f"{i}.json" for i in range(len(cluster.workers))]
         self._path = paths[cluster.index]
         self._peers = {
@@ -174,7 +166,7 @@ class Watchdog:
         self._warned: set[str] = set()
         self._can_write = True
         self._ended = threading.Event()
-        self._writing, self._entering = threading.Lock(), threading.Lock()
+        self._writing = threading.Lock()
 
     def start(self) -> None:
         """Starts the thread."""
@@ -186,7 +178,7 @@ class Watchdog:
             self.send()
             verdict = self.check()
             if verdict and not self._ended.is_set():
-                self._set_left(verdict.sentence, verdict.code)
+                self._set_left(*verdict)
                 self._end(verdict)
             self._ended.wait(HEARTBEAT_SECONDS)
 
@@ -202,8 +194,7 @@ class Watchdog:
 
     def connected(self) -> None:
         """Call once TensorFlow has connected the workers."""
-        self._enter("training")
-        self._progressed = self._clock()
+        self._progressed, self._connected = self._clock(), True
 
     def progress(self) -> None:
         """Call after each compiled call, save and evaluation step."""
@@ -229,7 +220,7 @@ class Watchdog:
             return
         self._ended.set()
         self._set_left(reason, code)
-        if self._phase != "training" and code != EXIT_CODES[RunAgain]:
+        if not self._connected and code != EXIT_CODES[RunAgain]:
             self._linger(reason)
 
     def _set_left(self, reason: str, code: int) -> None:
@@ -279,12 +270,6 @@ class Watchdog:
     def _all_seen(self) -> bool:
         return all(peer.seen for peer in self._peers.values())
 
-    def _enter(self, phase: str) -> None:
-        """Enters a later phase. Two threads do so, and "training" must not be left again."""
-        with self._entering:
-            if PHASES.index(phase) > PHASES.index(self._phase):
-                self._phase, self._phase_began = phase, self._clock()
-
     def check(self) -> Verdict | None:
         """Reads the others' heartbeats and returns what is wrong, if anything."""
         now, peers = self._clock(), self._peers.values()
@@ -301,36 +286,43 @@ class Watchdog:
             for peer in peers:
                 peer.changed = now
             return None
-        if self._phase == "gathering" and self._all_seen:
-            self._enter("connecting")
+        reached = "connecting" if self._all_seen else "gathering"
+        if self._connected:
+            reached = "training"
+        if reached != self._phase:
+            self._phase, self._phase_began = reached, now
+        waited = now - self._phase_began
         for peer in peers:
-            if verdict := peer.fault(now) if peer.seen else self._unseen(peer, now):
+            if verdict := peer.fault(now) if peer.seen else self._unseen(peer.name, waited):
                 return verdict
         if self._phase == "training":
-            return self._stalled(now)
-        return self._connection(now) if self._phase == "connecting" else None
+            return self._stalled(now - self._progressed)
+        return self._connection(waited) if self._phase == "connecting" else None
 
-    def _unseen(self, peer: Peer, now: float) -> Verdict | None:
-        waited = now - self._phase_began
-        if self._phase == "training":
-            if waited <= LOST_SECONDS:
-                return None
-            return Verdict(
-                f"{peer.name} trains but {self._folder} shows no sign of it: --model_dir must be "
-                "on storage that all workers share",
-                EXIT_CODES[InputError],
-            )
+    def _unseen(self, name: str, waited: float) -> Verdict | None:
+        if self._phase != "training":
+            return self._late(waited, f"Waiting for {name}", f"{name} has not come")
+        if waited <= LOST_SECONDS:
+            return None
+        return Verdict(
+            f"{name} trains but {self._folder} shows no sign of it: --model_dir must be on storage "
+            "that all workers share",
+            EXIT_CODES[InputError],
+        )
+
+    def _late(self, waited: float, notice: str, fault: str, advice: str = "") -> Verdict | None:
+        """Logs that this worker waits for the others, and returns a verdict after long."""
         if waited > LOG_SECONDS:
-            self._warn_once(f"Waiting for {peer.name}.")
+            self._warn_once(f"{notice}{advice}.")
         late = waited > START_SECONDS
-        return Verdict(f"{peer.name} has not come within {waited:.0f} s") if late else None
+        return Verdict(f"{fault} within {waited:.0f} s{advice}") if late else None
 
     def _heartbeats(self) -> dict[int, Heartbeat]:
         """Returns the latest heartbeat of all workers, by index."""
         found = {index: peer.last for index, peer in self._peers.items() if peer.last}
         return dict(sorted((found | {self._cluster.index: self._own}).items()))
 
-    def _connection(self, now: float) -> Verdict | None:
+    def _connection(self, waited: float) -> Verdict | None:
         """All workers are there, and TensorFlow has not connected them yet.
 
         It assumes that all have as many devices, and waits if they do not.
@@ -344,23 +336,19 @@ class Watchdog:
                 f"{usual}: mend that, or give --devices {min(counts.values())} to all",
                 EXIT_CODES[InputError],
             )
-        waited = now - self._phase_began
-        what = "each must reach the others' host:port, and no other process may hold its own"
-        if waited > LOG_SECONDS:
-            self._warn_once(
-                f"All workers are there, but TensorFlow has not connected them: {what}."
-            )
-        late = waited > START_SECONDS
-        sentence = f"TensorFlow has not connected the workers within {waited:.0f} s: {what}"
-        return Verdict(sentence) if late else None
+        return self._late(
+            waited,
+            "All workers are there, but TensorFlow has not connected them",
+            "TensorFlow has not connected the workers",
+            ": each must reach the others' host:port, and no other process may hold its own",
+        )
 
-    def _stalled(self, now: float) -> Verdict | None:
+    def _stalled(self, waited: float) -> Verdict | None:
         """Names the workers that have done the least, if none has finished a call for long.
 
         A stalled process may still send heartbeats. All then wait in the same call for its
         gradients; if its input has stalled, it has delivered fewer micro-batches than the others'.
         """
-        waited = now - self._progressed
         if waited <= STALL_SECONDS:
             return None
         done = {index: (each.calls, each.batches) for index, each in self._heartbeats().items()}
