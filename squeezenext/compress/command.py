@@ -11,7 +11,6 @@ retrained (half of the epochs), and then its codebooks are trained (the other ha
 dense network as teacher. docs/compression.md describes the method and the format.
 """
 
-import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -50,7 +49,7 @@ def compress(
 
     Returns:
       The report: "file", "bytes", "dense_bytes", "retrained" and "values_trained" (see
-      `Compressed`), "layers" (a `report.Row` each), "accuracy" (see `report.accuracy`) or None.
+      `Compressed`), "layers" (see `report.rows`), "accuracy" (see `report.accuracy`) or None.
 
     Raises:
       BudgetTooSmall: no file within the budget gives the model's answers.
@@ -71,19 +70,18 @@ def compress(
     if method.epochs:  # refuses a wrong --set before any work is done
         method.recipe(model.config, str(model_dir))
     split = _tested_split(data_dir, log)
-    before = report.answers(model, model.weights, data_dir, split, images) if split else None
+    accuracy = report.accuracy(model, data_dir, split, images) if data_dir and split else None
     made = making.make_sqz(model, model_dir, data_dir, method, log)
     making.verify_sqz(made, output)
     sqz.write(output, made.encoded.data)  # now, so that damaged data cannot cost the work
-    after = report.answers(model, made.weights, data_dir, split, images) if split else None
     return {
         "file": str(output),
         "bytes": len(made.encoded.data),
         "dense_bytes": sum(array.nbytes for array in model.weights.values()),
         "retrained": made.retrained,
         "values_trained": made.values_trained,
-        "layers": [dataclasses.asdict(x) for x in report.rows(model, made.weights, made.encoded)],
-        "accuracy": report.accuracy(split, before, after) if split else None,
+        "layers": report.rows(model, made.weights, made.encoded),
+        "accuracy": accuracy(made.weights) if accuracy else None,
     }
 
 
@@ -97,7 +95,7 @@ def _check_place(output: Path) -> None:
 
 
 def _tested_split(data_dir: str | Path | None, log: Log) -> str | None:
-    """Returns the split to measure accuracy on, None if there is none."""
+    """Returns the split to measure accuracy on, if there is one."""
     split = samples.first_split(data_dir, samples.TESTED) if data_dir else None
     if data_dir and split is None:
         log(f"{data_dir} has no split that was not trained on: accuracy is not measured.")
@@ -124,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
     _define(values)
 
-    def command(values, _):
+    def command(values: flags.FlagValues, _: list[str]) -> None:
         method = Method(
             lossless=values["lossless"].value,
             max_bytes=values["max_bytes"].value,
@@ -144,6 +142,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BudgetTooSmall as error:
             how = "with more --num_epochs" if method.epochs else "(--num_epochs with --data_dir)"
             raise InputError(f"{error} Retrain it {how}, or allow more.") from error
-        print(json.dumps(found)) if values["json"].value else report.print_table(found)
+        if values["json"].value:
+            print(json.dumps(found))
+        else:
+            report.print_table(found)
 
     return run(command, values, __doc__, argv, required=("model_dir", "output"))

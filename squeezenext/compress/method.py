@@ -1,6 +1,7 @@
 """The choices of a compression, and the recipe of its retraining."""
 
 import dataclasses
+import functools
 import math
 
 from squeezenext.config import Config, recipes
@@ -73,6 +74,4 @@ class Method:
         )
         images = dataclasses.replace(config.images, progressive=())
         config = dataclasses.replace(config, training=training, images=images)
-        for change in self.changes:
-            config = config_io.override(config, change)
-        return config
+        return functools.reduce(config_io.override, self.changes, config)

@@ -1,7 +1,6 @@
 """The report of a compression: a row per layer, and top-1 before and after."""
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,91 +13,70 @@ from squeezenext.network.model import Model
 from squeezenext.records import samples
 from squeezenext.sqz.file import Encoded
 
+# Formats of the table's columns.
+_FORMATS = {"layer": "", "weights": ",", "density": ".3f", "values": "", "bits": ".2f"}
+_FORMATS |= {"bytes": ",", "error": ".4f"}
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One layer of the report.
 
-    Attributes:
-      layer: its name.
-      weights: number of weights, zeros included.
-      density: share of the weights that are not 0.
-      values: number of different values, without 0.
-      bits: bits per weight, zeros included.
-      bytes: bytes of the file, about.
-      error: relative error of the weights, root mean square.
+def rows(model: Model, weights: Mapping[str, np.ndarray], encoded: Encoded) -> list[dict]:
+    """Compares the file's weights, layer by layer, with the model's.
+
+    Returns:
+      Of each layer: its name; the number of weights, zeros included; the share that is not 0; the
+      number of different values, without 0; the bits per weight and bytes of the file, about; the
+      relative error of the weights, root mean square.
     """
-
-    layer: str
-    weights: int
-    density: float
-    values: int
-    bits: float
-    bytes: int
-    error: float
-
-
-def rows(model: Model, weights: Mapping[str, np.ndarray], encoded: Encoded) -> list[Row]:
-    """Compares the file's weights, layer by layer, with the model's."""
     found = []
     for name, size in encoded.layers.items():
         dense, kernel = model.weights[f"{name}/kernel"], weights[f"{name}/kernel"]
         error = np.sqrt(np.square(kernel - dense, dtype=np.float64).sum())
         scale = np.sqrt(np.square(dense, dtype=np.float64).sum()) or 1.0
-        found.append(
-            Row(
-                layer=name,
-                weights=kernel.size,
-                density=round(float((kernel != 0).mean()), 4),
-                values=len(np.unique(kernel[kernel != 0])),
-                bits=round(8 * size / kernel.size, 3),
-                bytes=size,
-                error=round(float(error / scale), 5),
-            )
-        )
+        row = {
+            "layer": name,
+            "weights": kernel.size,
+            "density": round(float((kernel != 0).mean()), 4),
+            "values": len(np.unique(kernel[kernel != 0])),
+            "bits": round(8 * size / kernel.size, 3),
+            "bytes": size,
+            "error": round(float(error / scale), 5),
+        }
+        found.append(row)
     return found
 
 
 def answers(
-    model: Model,
-    weights: Mapping[str, np.ndarray],
-    data_dir: str | Path,
-    split: str,
-    images: int,
+    model: Model, weights: Mapping[str, np.ndarray], data_dir: str | Path, split: str, images: int
 ) -> np.ndarray:
-    """Names images of a split.
+    """Returns label and first class of at most `images` images of a split, [images, 2] integers."""
+    runner = Runner(writer.write(model.graph, weights), 2, "the network")
+    read = samples.read(data_dir, (split,), images, model.config.images, model.labels)
+    first = ((n, runner.run(normalized(pixels, model.config))[0].argmax()) for pixels, n in read)
+    return np.array(list(first))
 
-    Args:
-      model: the network.
-      weights: its weights, or those of a compressed form.
-      data_dir: records.
-      split: one of `samples.TESTED`, on which nothing was trained.
-      images: number of images, at most.
+
+def accuracy(
+    model: Model, data_dir: str | Path, split: str, images: int
+) -> Callable[[Mapping[str, np.ndarray]], dict]:
+    """Classifies images of a split, on which nothing was trained, before the compression.
 
     Returns:
-      [images, 2] integers: each image's class, and the class that the network puts first.
+      A function of other weights that classifies the same images and returns {"split", "images",
+      "before", "after", "agreement"}. The last three are shares: top-1 before and after, and the
+      images with the same first class.
     """
-    config = model.config
-    runner = Runner(writer.write(model.graph, weights), 2, "the network")
-    read = samples.read(data_dir, (split,), images, config.images, model.labels)
-    return np.array(
-        [(label, int(runner.run(normalized(x, config))[0].argmax())) for x, label in read]
-    )
+    labels, before = answers(model, model.weights, data_dir, split, images).T
 
+    def compare(weights: Mapping[str, np.ndarray]) -> dict:
+        after = answers(model, weights, data_dir, split, images)[:, 1]
+        return {
+            "split": split,
+            "images": len(labels),
+            "before": float((before == labels).mean()),
+            "after": float((after == labels).mean()),
+            "agreement": float((before == after).mean()),
+        }
 
-def accuracy(split: str, before: np.ndarray, after: np.ndarray) -> dict:
-    """Returns {"split", "images", "before", "after", "agreement"} of two sets of `answers`.
-
-    The last three are shares: top-1 before, top-1 after, and the images with the same first class.
-    """
-    labels = before[:, 0]
-    return {
-        "split": split,
-        "images": len(labels),
-        "before": float((before[:, 1] == labels).mean()),
-        "after": float((after[:, 1] == labels).mean()),
-        "agreement": float((before[:, 1] == after[:, 1]).mean()),
-    }
+    return compare
 
 
 def normalized(pixels: np.ndarray, config: Config) -> np.ndarray:
@@ -112,18 +90,10 @@ def print_table(report: dict) -> None:
     from rich.table import Table
 
     table = Table()
-    for column in ("layer", "weights", "density", "values", "bits", "bytes", "error"):
+    for column in _FORMATS:
         table.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)
     for row in report["layers"]:
-        table.add_row(
-            row["layer"],
-            f"{row['weights']:,}",
-            f"{row['density']:.3f}",
-            str(row["values"]),
-            f"{row['bits']:.2f}",
-            f"{row['bytes']:,}",
-            f"{row['error']:.4f}",
-        )
+        table.add_row(*(format(row[column], how) for column, how in _FORMATS.items()))
     console = Console()
     console.print(table)
     ratio = report["dense_bytes"] / report["bytes"]
