@@ -169,7 +169,7 @@ def subject(model: str | Path, found: dataset.Dataset, split: str) -> Subject:
         classes, fitted_to = file.labels, file.fitted_to
     else:
         directory = published.resolve(model)
-        classes = model_directory.read_labels(directory)
+        _, classes = model_directory.read(directory)
         fitted_to = model_directory.read_fitted_to(directory)
     return Subject(
         model=model,

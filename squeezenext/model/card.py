@@ -24,11 +24,7 @@ _SHOWN = 20  # class names in the card
 
 
 def write(directory: Path) -> Path:
-    """Writes the card of a model directory into it and returns its path.
-
-    Raises:
-      InputError: it is no model directory.
-    """
+    """Writes the card of a model directory into it and returns its path; see `render`."""
     path, text = directory / FILE, render(directory)
     write_text(path, text)
     return path
@@ -43,8 +39,11 @@ def render(directory: Path) -> str:
     config, classes = model_directory.read(directory)
     parameters, macs = _size(directory / model_directory.STATS)
     source = imported(directory)
-    final = model_directory.read_final(directory) or {}
-    scores = _json(directory / model_directory.SCORES)
+    # A file that is not there yet is {}; the commands that need it report damage.
+    final, scores, calibration = (
+        model_directory.read_json(directory / name)
+        for name in (model_directory.FINAL, model_directory.SCORES, model_directory.CALIBRATION)
+    )
     return _template().render(
         name=" ".join(directory.resolve().name.split()),
         config=config,
@@ -62,7 +61,7 @@ def render(directory: Path) -> str:
         macs=macs,
         files=_files(directory, scores.get("files", {})),
         preprocessing=_preprocessing(config),
-        calibration=_json(directory / model_directory.CALIBRATION),
+        calibration=calibration,
     )
 
 
@@ -86,14 +85,6 @@ def _one_line(text: str) -> str:
     """Returns a name as plain text: no line ends, no Markdown."""
     kept = " ".join(text.split())
     return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!" else c for c in kept)
-
-
-def _json(path: Path) -> dict:
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}  # not there yet; the commands that need the file report damage
-    return document if isinstance(document, dict) else {}
 
 
 def imported(directory: Path) -> dict:
@@ -139,8 +130,7 @@ def _preprocessing(config: Config) -> str:
         "squash": f"resized to {images.resize} x {images.resize}",
         "short_side": f"resized so that its shorter side has {images.resize} pixels",
     }[images.resize_mode]
-    mean = ", ".join(f"{value:g}" for value in images.mean)
-    std = ", ".join(f"{value:g}" for value in images.std)
+    mean, std = (", ".join(f"{x:g}" for x in values) for values in (images.mean, images.std))
     return (
         f"An image is {how} (bilinear, antialiased), its centre of {images.size} x {images.size} "
         f"cut out, and given as {images.channels}, (pixel - mean) / deviation, pixels in 0..255, "

@@ -46,7 +46,7 @@ def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict
       directory: `checkpoints/` of a model directory; made if absent.
       step: the step of the run, which names the checkpoint.
       state: arrays by name.
-      meta: the content of META.json; "step" and "files" are added.
+      meta: content of META.json; "step", "files", its format and hash are added.
 
     Returns:
       The checkpoint's path. A checkpoint of the same step is replaced.
@@ -81,10 +81,10 @@ def amend(directory: Path, step: int, meta: dict) -> None:
     Raises:
       InputError: META.json is damaged. The other files are not checked.
     """
-    before = _read_meta(directory / f"step-{step:08d}", step)
+    folder = directory / f"step-{step:08d}"
+    before = _read_meta(folder, step)
     text = _meta_text(meta, step, before["files"], before["format_version"])
-    path = directory / f"step-{step:08d}" / "META.json"
-    write_text(path, text)
+    write_text(folder / "META.json", text)
 
 
 def _meta_text(meta: dict, step: int, files: dict[str, str], version: int) -> str:
@@ -99,11 +99,8 @@ def _meta_sha256(document: dict) -> str:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def steps(directory: Path) -> list[int]:
@@ -203,9 +200,7 @@ def _with_named_averages(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def trained(names: Iterable[str]) -> list[str]:
     """Returns those names that are of trained variables of the network, in the given order."""
-    return [
-        name for name in names if name.startswith(MODEL) and name.rpartition("/")[2] in _WEIGHTS
-    ]
+    return [x for x in names if x.startswith(MODEL) and x.rpartition("/")[2] in _WEIGHTS]
 
 
 def average_of(name: str) -> str:
@@ -225,10 +220,9 @@ def evaluated(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def newest(
     directory: Path, report: Callable[[str], None]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """Loads the newest undamaged checkpoint; calls `report` for each damaged one.
+    """Loads the newest undamaged checkpoint, as `load`; calls `report` for each damaged one.
 
-    Returns:
-      As `load`, or None if there is no checkpoint at all.
+    Returns None if there is no checkpoint at all.
 
     Raises:
       InputError: all checkpoints are damaged, or one cannot be read at present.

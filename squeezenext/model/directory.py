@@ -38,7 +38,7 @@ def read(directory: Path) -> tuple[Config, tuple[labels.Label, ...]]:
     Raises:
       InputError: it is no model directory, or the two do not fit.
     """
-    config, known = read_config(directory), read_labels(directory)
+    config, known = read_config(directory), labels.read(directory / LABELS)
     if len(known) != config.model.classes:
         raise InputError(
             f"{directory}/{LABELS} has {len(known)} classes, the network {config.model.classes}."
@@ -47,20 +47,11 @@ def read(directory: Path) -> tuple[Config, tuple[labels.Label, ...]]:
 
 
 def read_config(directory: Path) -> Config:
-    """Returns the configuration.
-
-    Raises:
-      InputError: the directory is no model directory.
-    """
+    """Returns the configuration; raises InputError if it is no model directory."""
     path = directory / CONFIG
     if not path.is_file():
         raise InputError(f"{directory} is not a model directory: it has no {CONFIG}.")
     return config_io.read(path)
-
-
-def read_labels(directory: Path) -> tuple[labels.Label, ...]:
-    """Returns the classes, as `labels.read`."""
-    return labels.read(directory / LABELS)
 
 
 def write(directory: Path, config: Config, classes: Sequence[labels.Label]) -> None:
@@ -80,13 +71,13 @@ def write(directory: Path, config: Config, classes: Sequence[labels.Label]) -> N
     files.write_file(names, lambda file: labels.write(file, classes))
 
 
-def read_final(directory: Path) -> dict | None:
-    """Returns final.json; None if there is none that can be read."""
+def read_json(path: Path) -> dict:
+    """Returns a JSON document; {} if there is none that can be read."""
     try:
-        document = json.loads((directory / FINAL).read_text("utf-8"))
+        document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
-        return None
-    return document if isinstance(document, dict) else None
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def remove_results(directory: Path) -> None:
@@ -115,11 +106,7 @@ def read_fitted_to(directory: Path) -> str:
 
     On images that it was fitted to, the calibration error says nothing about other images.
     """
-    try:
-        document = json.loads((directory / CALIBRATION).read_text("utf-8"))
-        return str(document.get("shards_sha256", ""))
-    except (OSError, ValueError, AttributeError):  # `read_temperature` reports damage
-        return ""
+    return str(read_json(directory / CALIBRATION).get("shards_sha256", ""))
 
 
 def write_temperature(directory: Path, temperature: float, source: str, split: Split) -> None:

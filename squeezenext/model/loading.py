@@ -40,15 +40,16 @@ def load(name: str | Path) -> Model:
 
         return dataclasses.replace(sqz.read(Path(name)), name=Path(name).stem)
     directory = published.resolve(name)
+    model = _described(directory, Path(name).name)
+    return dataclasses.replace(model, weights=graph.fold(model.config, variables(directory)))
+
+
+def _described(directory: Path, name: str) -> Model:
+    """Returns the model in a directory without its weights."""
     config, known = model_directory.read(directory)
-    return Model(
-        name=Path(name).name,
-        config=config,
-        labels=known,
-        weights=graph.fold(config, variables(directory)),
-        temperature=model_directory.read_temperature(directory),
-        fitted_to=model_directory.read_fitted_to(directory),
-    )
+    temperature = model_directory.read_temperature(directory)
+    fitted_to = model_directory.read_fitted_to(directory)
+    return Model(name, config, known, {}, temperature, fitted_to)
 
 
 def load_runnable(name: str | Path) -> Model:
@@ -66,19 +67,11 @@ def load_runnable(name: str | Path) -> Model:
     if path.suffix == ".sqz" and path.is_file():
         return dataclasses.replace(load(path), name=str(path))
     directory = published.resolve(name)
-    config, known = model_directory.read(directory)
     litert = directory / model_directory.LITERT
-    if not _is_own(litert):
-        return dataclasses.replace(load(directory), name=str(litert))
-    return Model(
-        name=str(litert),
-        config=config,
-        labels=known,
-        weights={},
-        temperature=model_directory.read_temperature(directory),
-        fitted_to=model_directory.read_fitted_to(directory),
-        file=litert,
-    )
+    model = _described(directory, str(litert))
+    if _is_own(litert):
+        return dataclasses.replace(model, file=litert)
+    return dataclasses.replace(model, weights=graph.fold(model.config, variables(directory)))
 
 
 def litert(model: Model) -> Path | bytes:
@@ -166,8 +159,8 @@ def variables(directory: Path, report: Log = log) -> dict[str, np.ndarray]:
 
 def _check_last(directory: Path, step: int) -> None:
     """Refuses a checkpoint that is older than the scores and files in the directory."""
-    final = model_directory.read_final(directory) or {}  # of imported weights there is none
-    ended = final.get("step", step)
+    final = model_directory.read_json(directory / model_directory.FINAL)
+    ended = final.get("step", step)  # imported weights have no final.json
     if ended != step:
         raise InputError(
             f"{directory} holds a run that ended at step {ended}, whose checkpoint is missing or "

@@ -104,8 +104,8 @@ class Run:
         if self.loop.step < self.total_steps or self.progress.epoch_ended:
             return None
         sha256 = checkpoint.weights_sha256(self.loop.state())
-        document = model_directory.read_final(self.model_dir)
-        finished = document is not None and document.get("weights_sha256") == sha256
+        document = model_directory.read_json(self.model_dir / model_directory.FINAL)
+        finished = document.get("weights_sha256") == sha256
         finished = finished and (self.model_dir / model_directory.LITERT).is_file()
         if not devices.exchange(self.loop.strategy, [finished])[0, 0]:
             return None
