@@ -44,34 +44,30 @@ def litert_file(model: Model, precision: str, calibration: Sequence[np.ndarray] 
         numbers = int8.calibrated(network, weights, calibration)
     else:
         numbers = _NUMBERS[precision]
+    images = model.config.images
+    crop = f"the centre of an image resized to {images.resize} ({images.resize_mode})"
+    described = metadata.metadata(
+        name=f"{model.name} ({precision})",
+        description=f"{type(model.config.model).__name__} for {len(model.labels)} classes. Give it "
+        f"{crop}, as {DESCRIPTION} says.",
+        size=images.size,
+        mean=mean,
+        std=std,
+        files=[DESCRIPTION],
+    )
     content = writer.write(
         network,
         weights,
         numbers=numbers,
         softmax=1 / model.temperature,
         description=f"{model.name}, {precision}",
-        metadata={metadata.NAME: _metadata(model, precision, mean, std)},
+        metadata={metadata.NAME: described},
     )
     files = {
         metadata.LABELS: "".join(f"{x.text}\n" for x in model.labels).encode(),
         DESCRIPTION: describe(model, precision).encode(),
     }
     return metadata.with_files(content, files)
-
-
-def _metadata(model: Model, precision: str, mean: float, std: float) -> bytes:
-    images = model.config.images
-    crop = f"the centre of an image resized to {images.resize} ({images.resize_mode})"
-    return metadata.metadata(
-        name=f"{model.name} ({precision})",
-        description=f"{type(model.config.model).__name__} for {len(model.labels)} classes. Give it "
-        f"{crop}, as {DESCRIPTION} says.",
-        version=squeezenext.__version__,
-        size=images.size,
-        mean=mean,
-        std=std,
-        files=[DESCRIPTION],
-    )
 
 
 def describe(model: Model, precision: str) -> str:

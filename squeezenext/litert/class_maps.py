@@ -13,22 +13,16 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from squeezenext.errors import InputError
-from squeezenext.litert.container import Buffer
+from squeezenext.litert.container import TYPES, Buffer
 
 _CODES = schema.BuiltinOperator
 _MEANS = {_CODES.MEAN, _CODES.AVERAGE_POOL_2D}
-# Operators after which a position still means the same.
-_TRANSPARENT = {
-    _CODES.RESHAPE,
-    _CODES.SQUEEZE,
-    _CODES.QUANTIZE,
-    _CODES.DEQUANTIZE,
-    _CODES.PAD,
-    _CODES.PADV2,
-    _CODES.RELU,
-    _CODES.ELU,
-    _CODES.SOFTMAX,
+# Operators after which a position still means the same; after the first ones a value does, too.
+_RESHAPING = {
+    *(_CODES.RESHAPE, _CODES.SQUEEZE, _CODES.PAD, _CODES.PADV2),
+    *(_CODES.QUANTIZE, _CODES.DEQUANTIZE, _CODES.SOFTMAX),
 }
+_TRANSPARENT = {*_RESHAPING, _CODES.RELU, _CODES.ELU}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +52,9 @@ class Tapped:
 
 
 def tap(content: bytes, name: str) -> Tapped:
-    """Adds the outputs to a file.
+    """Adds the outputs to a file, which messages call `name`.
 
-    Args:
-      content: a LiteRT file that the interpreter has accepted, since its offsets are not checked.
-      name: its name, for messages.
+    The interpreter must have accepted the file, since its offsets are not checked here.
 
     Raises:
       InputError: the file does not end as these networks do.
@@ -79,7 +71,7 @@ def tap(content: bytes, name: str) -> Tapped:
         else:
             kernel = bias = None
             conv = graph.producer(end.inputs[0], {_CODES.CONV_2D})
-            wanted = [graph.before(conv.inputs[0]), end.inputs[0]]
+            wanted = [graph.before(conv.inputs[0], _RESHAPING), end.inputs[0]]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{name} does not end in a pooled convolution or dense layer; features and maps need "
@@ -122,20 +114,16 @@ class _Graph:
         Raises:
           LookupError: another kind comes first.
         """
-        operator = self._makers[int(tensor)]
-        while self.code(operator) not in wanted:
-            if self.code(operator) not in _TRANSPARENT:
-                raise LookupError(self.code(operator))
-            operator = self._makers[int(operator.inputs[0])]
+        operator = self._makers[self.before(tensor, _TRANSPARENT)]
+        if self.code(operator) not in wanted:
+            raise LookupError(self.code(operator))
         return operator
 
-    def before(self, tensor: int) -> int:
-        """Returns the tensor before padding and the like."""
-        operator = self._makers[int(tensor)]
-        while self.code(operator) in _TRANSPARENT - {_CODES.RELU, _CODES.ELU}:
-            tensor = operator.inputs[0]
-            operator = self._makers[int(tensor)]
-        return tensor
+    def before(self, tensor: int, skipped: set[int]) -> int:
+        """Returns the nearest tensor that no operator of the skipped kinds writes."""
+        while self.code(self._makers[int(tensor)]) in skipped:
+            tensor = self._makers[int(tensor)].inputs[0]
+        return int(tensor)
 
     def bias(self, dense) -> np.ndarray:
         """Returns the bias of a dense layer, zeros if it has none."""
@@ -149,17 +137,12 @@ class _Graph:
         while int(index) in self._makers:  # half-precision weights pass through DEQUANTIZE
             index = self._makers[int(index)].inputs[0]
         tensor = self._subgraph.tensors[int(index)]
-        kinds = {
-            schema.TensorType.FLOAT32: np.float32,
-            schema.TensorType.FLOAT16: np.float16,
-            schema.TensorType.INT8: np.int8,
-            schema.TensorType.INT32: np.int32,  # a bias
-        }
+        kind = {number: kind for kind, number in TYPES.items()}[tensor.type]
         data = np.asarray(self._model.buffers[tensor.buffer].data, np.uint8)
-        values = data.view(kinds[tensor.type]).reshape(tensor.shape).astype(np.float32)
-        if kinds[tensor.type] in (np.float32, np.float16):
+        values = data.view(kind).reshape(tensor.shape).astype(np.float32)
+        if kind.kind == "f":
             return values
+        numbers = (tensor.quantization.scale, tensor.quantization.zeroPoint)
         each = (-1,) + (1,) * (values.ndim - 1)
-        scale = np.asarray(tensor.quantization.scale, np.float32).reshape(each)
-        zero = np.asarray(tensor.quantization.zeroPoint, np.float32).reshape(each)
+        scale, zero = (np.asarray(x, np.float32).reshape(each) for x in numbers)
         return (values - zero) * scale

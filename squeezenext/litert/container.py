@@ -10,7 +10,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-_TYPES = {
+TYPES = {
     np.dtype(np.float32): schema.TensorType.FLOAT32,
     np.dtype(np.float16): schema.TensorType.FLOAT16,
     np.dtype(np.int32): schema.TensorType.INT32,
@@ -82,7 +82,7 @@ class LitertFile:
           axis: the axis of several scales.
         """
         kind = np.dtype(dtype)
-        tensor = schema.TensorT(list(map(int, shape)), _TYPES[kind], name=name, hasRank=True)
+        tensor = schema.TensorT(list(map(int, shape)), TYPES[kind], name=name, hasRank=True)
         if data is not None:
             content = np.ascontiguousarray(data, kind.newbyteorder("<"))
             tensor.buffer = self._buffer(content.tobytes())

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import flatbuffers
 
+import squeezenext
+
 NAME = "TFLITE_METADATA"  # name of the buffer
 LABELS = "labels.txt"
 _TENSOR_AXIS_LABELS = 2
@@ -20,18 +22,16 @@ _RGB = 1
 
 
 def metadata(
-    *, name: str, description: str, version: str, size: int, mean: float, std: float,
-    files: Sequence[str],
-) -> bytes:  # fmt: skip
+    *, name: str, description: str, size: int, mean: float, std: float, files: Sequence[str]
+) -> bytes:
     """Returns the flatbuffer of an image classifier.
 
     Args:
       name: name of the model.
       description: text for people.
-      version: version of the model.
       size: side of the input in pixels.
-      mean: subtracted from every pixel; MediaPipe takes one number for all channels.
-      std: divides every pixel, likewise.
+      mean: number subtracted from every pixel; MediaPipe takes one for all channels.
+      std: divisor of every pixel, likewise.
       files: names of the appended files, beside `LABELS`.
     """
     builder = flatbuffers.Builder(1024)
@@ -62,7 +62,7 @@ def metadata(
         {
             0: text(name),
             1: text(description),
-            2: text(version),
+            2: text(squeezenext.__version__),
             3: _tables(builder, [graph]),
             6: _tables(builder, [_file(builder, file, 0) for file in files]),
             7: text("1.0.0"),  # min_parser_version of the fields used here

@@ -25,13 +25,9 @@ class Float32:
         return self
 
     def activation(self, file: LitertFile, name: str, shape: Sequence[int], like: str = "") -> int:
-        """Adds the tensor of a node's output.
+        """Adds the tensor of a node's output; `shape` excludes the batch.
 
-        Args:
-          file: the file.
-          name: name of the tensor.
-          shape: its shape without the batch.
-          like: name of the node whose scale an integer tensor has; default `name`.
+        An integer tensor has the scale of the node `like`, by default of its own.
         """
         del like
         return file.tensor(name, (1, *shape), np.float32)
@@ -53,8 +49,7 @@ class Float32:
           kernel: float32, laid out as LiteRT's operator expects.
           bias: [out] float32.
           source: name of the node that the layer reads.
-          axis: the kernel's axis of output channels: 0, or 3 in a depthwise convolution's
-            [1, height, width, channels].
+          axis: axis of output channels; 3 in the [1, height, width, channels] of a depthwise one.
         """
         del source
         return [
@@ -89,15 +84,12 @@ class DynamicRange(Float32):
 def quantize_kernel(
     kernel: np.ndarray, axis: int, least: np.ndarray | float = 1e-12
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Quantizes a kernel.
+    """Returns a kernel as int8, -127..127, and the scales, [out] float32.
 
     Args:
       kernel: float32.
-      axis: the axis of output channels, each with a scale of its own.
+      axis: axis of output channels, each with a scale of its own.
       least: lower bound of the scales, a number or [out].
-
-    Returns:
-      int8 values in -127..127, and the scales, [out] float32.
     """
     others = tuple(i for i in range(kernel.ndim) if i != axis)
     scale = np.maximum(np.abs(kernel).max(others) / 127, np.maximum(least, 1e-12))
@@ -127,7 +119,7 @@ def write(
     """Writes a network for one image at a time.
 
     Args:
-      graph: the network's graph.
+      graph: the network.
       weights: its folded weights by name.
       numbers: how activations and weights are stored; default `Float32()`.
       outputs: names of nodes that are outputs beside the last one, such as `graph.features`.
@@ -140,6 +132,7 @@ def write(
     """
     emitter = _Emitter(graph, weights, numbers or Float32(), LitertFile(description))
     emit = {
+        "input": emitter.input,
         "conv": emitter.conv,
         "max_pool": emitter.max_pool,
         "pad": emitter.pad,
@@ -148,9 +141,7 @@ def write(
         "global_pool": emitter.global_pool,
         "dense": emitter.dense,
     }
-    first, *rest = graph.nodes
-    emitter.input(first)
-    for node in rest:
+    for node in graph.nodes:
         emit[node.op](node)
     return emitter.finish(outputs, softmax, metadata)
 
@@ -164,7 +155,6 @@ class _Emitter:
         self.floats: dict[str, int] = {}  # the same as float32, if they were asked for
 
     def input(self, node: Node) -> None:
-        """Adds the input tensor."""
         self.fed = self._output(node)
         if self.numbers.integer:  # the input are pixels, 0..255
             self.fed = self.file.tensor("pixels", (1, *node.shape), np.uint8, None, 1.0)
@@ -187,7 +177,6 @@ class _Emitter:
             self.tensors[node.name] = output
 
     def conv(self, node: Node) -> None:
-        """Adds a convolution."""
         source, padding = self._padded(node)
         kernel, bias = (self.weights[f"{node.name}/{part}"] for part in ("kernel", "bias"))
         output = self._output(node)
@@ -237,7 +226,6 @@ class _Emitter:
         self._operator("PAD", [source, amounts], output)
 
     def max_pool(self, node: Node) -> None:
-        """Adds a max pooling."""
         source, padding = self._padded(node)
         options = {
             "padding": padding,
@@ -249,16 +237,13 @@ class _Emitter:
         self._operator("MAX_POOL_2D", [source], self._output(node), options)
 
     def pad(self, node: Node) -> None:
-        """Adds a padding."""
         self._pad(self.tensors[node.inputs[0]], self._output(node), node)
 
     def concat(self, node: Node) -> None:
-        """Adds a concatenation of channels."""
         sources = [self.tensors[name] for name in node.inputs]
         self._operator("CONCATENATION", sources, self._output(node), {"axis": 3})
 
     def add(self, node: Node) -> None:
-        """Adds a sum."""
         sources = [self.tensors[name] for name in node.inputs]
         options = {"fusedActivationFunction": _FUSED[node.activation]}
         self._operator("ADD", sources, self._output(node), options)
@@ -271,7 +256,6 @@ class _Emitter:
         self._float_operator("MEAN", 1, inputs, node, {"keepDims": False})
 
     def dense(self, node: Node) -> None:
-        """Adds a dense classifier."""
         kernel = self.weights[f"{node.name}/kernel"]
         bias = self.weights.get(f"{node.name}/bias", np.zeros(node.shape, np.float32))
         numbers, source = self.numbers.classifier, node.inputs[0]

@@ -34,7 +34,7 @@ _IMAGES: dict[str, Images] = {
     "pytorchcv": TORCHVISION,
 }
 # Files that are there before the first checkpoint is.
-_OWN = (model_directory.CHECKPOINTS, model_directory.CONFIG, model_directory.LABELS)
+_OWN = {model_directory.CHECKPOINTS, model_directory.CONFIG, model_directory.LABELS}
 FORMATS = ("deep_compression", "ncnn", "caffemodel", "torchvision", "pytorchcv")
 
 
@@ -71,49 +71,37 @@ def import_weights(
     arrays = variables.complete(config, arrays, str(paths[0]))
     for note in () if quiet else notes:
         log(note)
-    hashes = {
-        path.name: hashlib.sha256(data).hexdigest()
-        for path, data in zip(paths, contents, strict=True)
-    }
-    source = {"format": kind, "files": hashes} | (origin or {})
+    sums = [hashlib.sha256(data).hexdigest() for data in contents]
+    hashes = dict(zip([path.name for path in paths], sums, strict=True))
     _check_directory(directory, config, hashes)
-    _write(directory, config, classes, arrays, source)
-
-
-def _check_directory(directory: Path, config: Config, hashes: dict[str, str]) -> None:
-    """Refuses a directory with other files or another model than this one, complete or not."""
-    steps = checkpoint.steps(directory / model_directory.CHECKPOINTS)
-    if not steps:
-        if directory.is_dir() and (strange := _strange(directory)):
-            raise InputError(
-                f"{directory} holds other files ({strange[0]}); choose another --model_dir."
-            )
-        return
-    fault = InputError(f"{directory} holds a model already; choose another --model_dir.")
-    if steps != [0]:
-        raise fault
-    imported = checkpoint.read_meta(directory / model_directory.CHECKPOINTS, 0).get("imported", {})
-    if imported.get("files") != hashes or model_directory.read_config(directory) != config:
-        raise fault
-
-
-def _strange(directory: Path) -> list[str]:
-    """Returns the files that no interrupted import can have left; hidden ones may be its own."""
-    return sorted(
-        path.name
-        for path in directory.iterdir()
-        if not path.name.startswith(".") and path.name not in _OWN
-    )
-
-
-def _write(directory: Path, config: Config, classes, arrays, source: dict) -> None:
     content = writer.write(graph.of(config), graph.fold(config, arrays))
     _try(content, config)
-    meta = {"imported": source, "litert_sha256": hashlib.sha256(content).hexdigest()}
+    meta = {
+        "imported": {"format": kind, "files": hashes} | (origin or {}),
+        "litert_sha256": hashlib.sha256(content).hexdigest(),
+    }
     model_directory.write(directory, config, classes)
     checkpoint.save(directory / model_directory.CHECKPOINTS, 0, arrays, meta)
     files.write_bytes(directory / model_directory.LITERT, content)
     card.write(directory)
+
+
+def _check_directory(directory: Path, config: Config, hashes: dict[str, str]) -> None:
+    """Refuses a directory with other files or another model than this one, complete or not."""
+    checkpoints = directory / model_directory.CHECKPOINTS
+    steps = checkpoint.steps(checkpoints)
+    if steps == [0]:
+        imported = checkpoint.read_meta(checkpoints, 0).get("imported", {})
+        if imported.get("files") == hashes and model_directory.read_config(directory) == config:
+            return
+    if steps:
+        raise InputError(f"{directory} holds a model already; choose another --model_dir.")
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    # An interrupted import may have left hidden files.
+    if strange := sorted(name for name in names - _OWN if not name.startswith(".")):
+        raise InputError(
+            f"{directory} holds other files ({strange[0]}); choose another --model_dir."
+        )
 
 
 def _try(content: bytes, config: Config) -> None:
@@ -169,17 +157,10 @@ def read(
 
 
 def check_images(kind: str, config: Config, source: str) -> None:
-    """Refuses a configuration whose preprocessing is not that of the format's weights.
-
-    Raises:
-      InputError: the preprocessing differs.
-    """
-    if kind not in _IMAGES:
-        return
-    usual = _IMAGES[kind]
-    fields = ("channels", "mean", "std")
-    told = {field: getattr(usual, field) for field in fields}
-    if told != {field: getattr(config.images, field) for field in fields}:
+    """Raises InputError if the preprocessing is not that of the format's weights."""
+    usual = _IMAGES.get(kind, config.images)
+    told = {field: getattr(usual, field) for field in ("channels", "mean", "std")}
+    if told != {field: getattr(config.images, field) for field in told}:
         changes = " ".join(f"--set 'images.{field}={value}'" for field, value in told.items())
         raise InputError(
             f"{source}: weights of the format {kind} know other pixels than this configuration "

@@ -6,7 +6,6 @@ the right SHA-256 whatever their names, so that no network is needed.
 
 import dataclasses
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -28,9 +27,8 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """Weights on the internet, and how to read them."""
+    """Weights on the internet of the configuration that has the model's name."""
 
-    configuration: str
     format: str
     files: tuple[File, ...]
     licence: str
@@ -42,9 +40,9 @@ _ZCHRISSIRHCZ = (
     f"{_GITHUB}/zchrissirhcz/squeezenet-ncnn-pnnx-opencv-cpp/"
     "fc56736098dd40b834912d7409d4ab4931b30802"
 )
+# By name of the model and of its configuration.
 PUBLISHED = {
     "squeezenet_v1_0": Published(
-        "squeezenet_v1_0",
         "deep_compression",
         (
             File(
@@ -56,7 +54,6 @@ PUBLISHED = {
         "BSD (songhan/SqueezeNet-Deep-Compression)",
     ),
     "squeezenet_v1_1": Published(
-        "squeezenet_v1_1",
         "ncnn",
         (
             File(
@@ -73,7 +70,6 @@ PUBLISHED = {
         "BSD (forresti/SqueezeNet, converted in nihui/ncnn-assets)",
     ),
     "squeezenet_v1_1_torchvision": Published(
-        "squeezenet_v1_1_torchvision",
         "ncnn",
         (
             File(
@@ -110,8 +106,8 @@ def resolve(name: str | Path) -> Path:
                 f"There is no model directory {name}; published models are {', '.join(PUBLISHED)}."
             )
         return path
-    published = PUBLISHED[str(name)]
-    directory = cache() / f"{name}-{published.files[-1].sha256[:12]}-{FORMAT}"
+    sha256 = PUBLISHED[str(name)].files[-1].sha256
+    directory = cache() / f"{name}-{sha256[:12]}-{FORMAT}"
     if not _whole(directory):
         import filelock
 
@@ -119,25 +115,22 @@ def resolve(name: str | Path) -> Path:
         with filelock.FileLock(directory.with_name(f"{directory.name}.lock")):
             if not _whole(directory):
                 shutil.rmtree(directory, ignore_errors=True)
-                _install(published, directory)
+                _install(str(name), directory)
     return directory
 
 
 def _whole(directory: Path) -> bool:
     """Says whether a directory holds the very network that was once made from checked files."""
-    try:
-        saved = directory / model_directory.CHECKPOINTS / "step-00000000"
-        meta = json.loads((saved / "META.json").read_text("utf-8"))
-        content = (directory / model_directory.LITERT).read_bytes()
-    except (OSError, ValueError):
-        return False
-    return hashlib.sha256(content).hexdigest() == meta.get("litert_sha256")
+    saved = directory / model_directory.CHECKPOINTS / "step-00000000"
+    sha256 = model_directory.read_json(saved / "META.json").get("litert_sha256")
+    file = directory / model_directory.LITERT
+    return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == sha256
 
 
-def _install(published: Published, directory: Path) -> None:
+def _install(name: str, directory: Path) -> None:
     from squeezenext.model import importing
 
-    config = config_io.load(published.configuration)
+    published, config = PUBLISHED[name], config_io.load(name)
     paths = [download(x, "SQUEEZENEXT_WEIGHTS", cache() / "files") for x in published.files]
     origin = {"url": published.files[-1].url, "licence": published.licence}
     importing.import_weights(
@@ -157,8 +150,8 @@ def download(wanted: File, variable: str, folder: Path) -> Path:
 
     Args:
       wanted: the file.
-      variable: an environment variable, which may name a folder that holds the file under any
-        name, so that no network is needed.
+      variable: environment variable, which may name a folder that holds the file under any name,
+        so that no network is needed.
       folder: the cache.
 
     Raises:
