@@ -121,15 +121,9 @@ def _varint(number: int) -> bytes:
 
 
 class Decoder:
-    """Reads the bits that an `Encoder` wrote.
+    """Reads what an `Encoder` of as many lanes wrote; `source` names the file in messages.
 
-    Args:
-      data: the result of `Encoder.finish`.
-      lanes: the number of the encoder's lanes.
-      source: the file's name in messages.
-
-    Raises:
-      InputError: the lengths of the lanes do not add up.
+    Raises InputError if the lengths of the lanes do not add up.
     """
 
     def __init__(self, data: bytes, lanes: int, source: str):
@@ -151,22 +145,20 @@ class Decoder:
             self._read(np.arange(lanes))
 
     def _lengths(self, data: bytes) -> tuple[list[int], int]:
-        lengths, place = [], 0
+        lengths, start = [], 0
         for _ in range(self.lanes):
-            length = shift = 0
-            while True:
-                if place >= len(data) or shift > 28:
-                    raise self._damaged()
-                byte = data[place]
-                place += 1
-                length |= (byte & 127) << shift
-                shift += 7
+            length = 0
+            for place, byte in enumerate(data[start : start + 5]):
+                length |= (byte & 127) << 7 * place
                 if byte < 128:
                     break
+            else:
+                raise self._damaged()
             lengths.append(length)
-        if place + sum(lengths) != len(data):
+            start += place + 1
+        if start + sum(lengths) != len(data):
             raise self._damaged()
-        return lengths, place
+        return lengths, start
 
     def _damaged(self) -> InputError:
         return InputError(f"{self._source} is damaged: its coded data do not end where they must.")
@@ -202,11 +194,7 @@ class Decoder:
             raise self._damaged()
 
     def finish(self) -> None:
-        """Checks that everything was read, and not more.
-
-        Raises:
-          InputError: it was not, so the data are not what was written.
-        """
+        """Raises InputError unless everything was read, and not more."""
         self.check()
         if (self._next < self._end).any():
             raise self._damaged()

@@ -44,15 +44,9 @@ def _check(coder: Coder, known) -> None:
 
 
 def positions(coder: Coder, shape: tuple[int, int, int, int], known) -> np.ndarray:
-    """Codes which weights are not zero.
+    """Codes which weights of a [height, width, in, out] kernel are not zero.
 
-    Args:
-      coder: a decoder if `known` is None.
-      shape: height, width, in, out.
-      known: bool [height x width, in x out].
-
-    Returns:
-      The same.
+    `known`, None for a decoder, and the result are bool [height x width, in x out].
     """
     height, width, inputs, outputs = shape
     found = np.zeros((height * width, inputs * outputs), bool)
@@ -109,15 +103,9 @@ class _Density:
 
 
 def signs(coder: Coder, shape: tuple[int, int, int, int], there: np.ndarray, known) -> np.ndarray:
-    """Codes the signs of the weights that are not zero.
+    """Codes the signs of the weights that are not zero; `there` is the result of `positions`.
 
-    Args:
-      coder, shape: as `positions`.
-      there: bool [height x width, in x out], true for weights that are not zero.
-      known: int8 of that shape: -1, 0 or 1.
-
-    Returns:
-      The same.
+    `known`, None for a decoder, and the result are int8 of the shape of `there`: -1, 0 or 1.
     """
     width = shape[1]
     found = np.zeros(there.shape, np.int8)
@@ -129,9 +117,8 @@ def signs(coder: Coder, shape: tuple[int, int, int, int], there: np.ndarray, kno
         above = found[plane - width, places] if plane >= width else 0
         total = np.clip(sums[places], -2, 2)
         contexts = ((left + 1) * 3 + above + 1) * 5 + total + 2
-        positive = _bits(
-            coder, chances, contexts, None if known is None else known[plane, places] > 0
-        )
+        wanted = None if known is None else known[plane, places] > 0
+        positive = _bits(coder, chances, contexts, wanted)
         found[plane, places] = np.where(positive, 1, -1)
         sums += found[plane]
     return found
@@ -141,13 +128,10 @@ def symbols(coder: Coder, families: np.ndarray, depths: tuple[int, ...], known) 
     """Codes numbers bit by bit from the top, each bit in the context of the bits above it.
 
     Args:
-      coder: as `positions`.
+      coder: a decoder if `known` is None.
       families: index of each number's statistics, integers below len(depths).
       depths: number of bits of the numbers of each family.
-      known: integers below 2 ** depth.
-
-    Returns:
-      The same.
+      known: integers below 2 ** depth; the result is the same.
     """
     size = 1 << max(depths)
     chances = Contexts(len(depths) * size)

@@ -107,11 +107,7 @@ def encode_header(model: Model) -> bytes:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Puts a file in place, whole or not at all.
-
-    Raises:
-      InputError: it cannot be written there.
-    """
+    """Puts a file in place, whole or not at all; raises InputError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, data)
@@ -120,11 +116,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def read(path: Path) -> Model:
-    """Reads a file.
-
-    Raises:
-      InputError: it cannot be read, is damaged, or of another version.
-    """
+    """Reads a file; raises InputError if it cannot be read, is damaged, or of another version."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -134,11 +126,7 @@ def read(path: Path) -> Model:
 
 
 def decode(data: bytes, source: str) -> Model:
-    """Reads a file's bytes; `source` names it in messages, and the model.
-
-    Raises:
-      InputError: as `read`.
-    """
+    """Reads a file's bytes, as `read`; `source` names it in messages, and the model."""
     kind, header, streams = _frame(data, source)
     known = _decode_header(header, source)
     nodes = known.graph
@@ -149,10 +137,9 @@ def decode(data: bytes, source: str) -> Model:
     kernels, biases = sqz_streams.read(streams, full, count, kind, source)
     if not all(np.isfinite(array).all() for array in (*kernels, biases)):
         raise InputError(f"{source} is damaged: a weight is not finite.")
-    weights = {
-        f"{node.name}/kernel": kernel.reshape(shape)
-        for node, kernel, shape in zip(nodes.weighted, kernels, shapes, strict=True)
-    }
+    weights = {}
+    for node, kernel, shape in zip(nodes.weighted, kernels, shapes, strict=True):
+        weights[f"{node.name}/kernel"] = kernel.reshape(shape)
     ends = np.cumsum([node.shape[-1] for node in biased])[:-1]
     for node, bias in zip(biased, np.split(biases, ends), strict=True):
         weights[f"{node.name}/bias"] = bias
@@ -188,6 +175,10 @@ def _frame(data: bytes, source: str) -> tuple[np.dtype, bytes, bytes]:
     return kind, data[_HEAD.size : start], data[start : start + streams]
 
 
+# Exceptions of zlib, json and a configuration's classes for bytes of another kind.
+_UNREADABLE = (zlib.error, ValueError, KeyError, TypeError, ArithmeticError, RecursionError)
+
+
 def _decode_header(data: bytes, source: str) -> Model:
     """Returns the model that a header describes, without its weights."""
     inflater = zlib.decompressobj()
@@ -196,13 +187,13 @@ def _decode_header(data: bytes, source: str) -> Model:
         if not inflater.eof or inflater.unused_data:
             raise InputError(f"{source} is damaged: its header is too long.")
         model = _read_document(json.loads(text), source)
-    except InputError:
-        raise
-    except (
-        zlib.error, ValueError, KeyError, TypeError, ArithmeticError, RecursionError,
-    ) as error:  # fmt: skip
+    except _UNREADABLE as error:
         raise InputError(f"{source} is damaged: its header cannot be read ({error}).") from error
-    _check_network(model.config, source)
+    try:
+        _check_images(model.config)
+        _check_sizes(model.config)
+    except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
+        raise InputError(f"{source} is damaged: its network cannot be built ({error}).") from error
     if len(model.labels) != model.config.model.classes:
         raise InputError(
             f"{source} has {len(model.labels)} labels, its network "
@@ -225,25 +216,13 @@ def _read_document(document: dict, source: str) -> Model:
     return Model(source, config, classes, {}, temperature, str(document.get("fitted_to", "")))
 
 
-def _check_network(config: Config, source: str) -> None:
-    try:
-        _check_images(config)
-        _check_sizes(config)
-    except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
-        raise InputError(f"{source} is damaged: its network cannot be built ({error}).") from error
-
-
 def _check_images(config: Config) -> None:
-    images = config.images
-    if type(images.size) is not int or type(images.resize) is not int:
+    images, (low, high) = config.images, _PIXELS
+    whole = type(images.size) is int and type(images.resize) is int
+    if not whole or images.resize > MAX_SIDE:
         raise ValueError(f"images of {images.size!r} of {images.resize!r} pixels")
-    if images.resize > MAX_SIDE:
-        raise ValueError(f"images of {images.resize} pixels")
-    low, high = _PIXELS
-    possible = all(low <= x <= high for x in images.std) and all(
-        -high <= x <= high for x in images.mean
-    )
-    if not possible:
+    possible = [low <= x <= high for x in images.std] + [-high <= x <= high for x in images.mean]
+    if not all(possible):
         raise ValueError(f"pixels of mean {images.mean} and deviation {images.std}")
 
 

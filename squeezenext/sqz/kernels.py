@@ -56,7 +56,7 @@ class Form:
 
     Attributes:
       positions: how the positions of the weights are stored.
-      raw: the weights are stored as they are, without a codebook.
+      raw: whether the weights are stored as they are, without a codebook.
       negative, positive: number of negative and positive values in the codebook.
       gaps: number of gaps.
     """
@@ -74,11 +74,7 @@ class Form:
 
 
 def unpack(data: bytes, shapes: list[Shape], source: str) -> list[Form]:
-    """Reads the form of each shape from the beginning of `data`.
-
-    Raises:
-      InputError: the data are cut, or a form is impossible.
-    """
+    """Returns the form of each shape; raises InputError if one is impossible, or cut off."""
     size = FORM_BYTES * len(shapes)
     if len(data) < size:
         raise InputError(f"{source} is cut inside its table of layers.")
@@ -133,9 +129,8 @@ class Parts:
     def form(self, positions: Positions) -> Form:
         """Returns the form with positions stored in one of the ways."""
         gaps = len(to_gaps(self.there)) if positions == "gaps" else 0
-        if self.raw:
-            return Form(positions, True, 0, 0, gaps)
-        return Form(positions, False, self.negative, len(self.codebook) - self.negative, gaps)
+        sides = (0, 0) if self.raw else (self.negative, len(self.codebook) - self.negative)
+        return Form(positions, self.raw, *sides, gaps)
 
 
 def take_apart(kernel: Shared | np.ndarray, kind: np.dtype) -> Parts:
@@ -168,11 +163,7 @@ def to_gaps(there: np.ndarray) -> np.ndarray:
 
 
 def from_gaps(gaps: np.ndarray, shape: Shape, source: str) -> np.ndarray:
-    """Returns which weights are not zero, bool [height x width, in x out].
-
-    Raises:
-      InputError: a weight lies outside of the kernel.
-    """
+    """Returns which weights are not zero, bool [height x width, in x out], none outside of it."""
     steps = np.where(gaps == SKIP, SKIP, gaps + 1)
     places = (np.cumsum(steps) - 1)[gaps < SKIP]
     there = np.zeros(int(np.prod(shape)), bool)
