@@ -96,6 +96,8 @@ def _exported(path: Path) -> Model:
         pairs = zip(document["synsets"], document["labels"], strict=True)
         known = tuple(Label(str(synset), str(text)) for synset, text in pairs)
         precision, fitted_to = document["precision"], str(document.get("fitted_to", ""))
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     except _NO_DESCRIPTION + (zipfile.BadZipFile, zlib.error) as error:

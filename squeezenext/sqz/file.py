@@ -187,6 +187,8 @@ def _decode_header(data: bytes, source: str) -> Model:
         if not inflater.eof or inflater.unused_data:
             raise InputError(f"{source} is damaged: its header is too long.")
         model = _read_document(json.loads(text), source)
+    except InputError:
+        raise
     except _UNREADABLE as error:
         raise InputError(f"{source} is damaged: its header cannot be read ({error}).") from error
     try:
