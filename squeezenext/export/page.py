@@ -42,7 +42,7 @@ UTILS = File(
 )
 _BUILDS = ("litert_wasm_internal", "litert_wasm_compat_internal")  # with relaxed SIMD and without
 MANIFEST = "model.json"
-_KEYS = ("files", "images", "labels", "model", "temperature")  # keys that every manifest has
+_KEYS = {"files", "images", "labels", "model", "temperature"}  # keys that every manifest has
 _COMPRESSED = "compressed.tflite.gz"
 _FILES = (  # patterns of all files in a page's folder
     *("app.js", "heat.js", "network.js", "picture.js", "preprocessing.js", "style.css"),
@@ -54,11 +54,7 @@ _FILES = (  # patterns of all files in a page's folder
 
 def is_page(folder: Path) -> bool:
     """True if the folder's model.json was written here; TensorFlow.js uses the same file name."""
-    try:
-        document = _manifest(folder)
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(document, dict) and document.keys() >= set(_KEYS)
+    return model_directory.read_json(folder / MANIFEST).keys() >= _KEYS
 
 
 def make_page(
@@ -133,11 +129,9 @@ def _runtime() -> dict[str, bytes]:
 
 
 def package_files(package: File, names: dict[str, str]) -> dict[str, bytes]:
-    """Returns the contents of files of an npm package, by new names.
+    """Returns contents of an npm package by new name; `names` are new names by path.
 
-    Args:
-      package: the tarball; the folder in SQUEEZENEXT_NPM is searched for it first.
-      names: new name of each file, by its path in the package.
+    The folder in SQUEEZENEXT_NPM is searched for the package first.
 
     Raises:
       InputError: the package cannot be downloaded.
@@ -182,18 +176,11 @@ def with_class_maps(graph: Graph, weights) -> tuple[Graph, dict[str, np.ndarray]
 
 
 def runners(folder: Path) -> list[tuple[str, Run]]:
-    """Returns (name, run) of each network of a page: int8 first if there is one.
-
-    They run in LiteRT's Python runtime.
-    """
-    document = _manifest(folder)
+    """Returns (name, run in LiteRT's Python runtime) of a page's networks, int8 first."""
+    document = json.loads((folder / MANIFEST).read_text("utf-8"))
     known = {row["name"]: folder / row["file"] for row in document["files"]}
     temperature, order = np.float32(document["temperature"]), ("int8", "float32", "compressed")
     return [(name, _run(known[name], temperature)) for name in order if name in known]
-
-
-def _manifest(folder: Path) -> dict:
-    return json.loads((folder / MANIFEST).read_text("utf-8"))
 
 
 def _run(path: Path, temperature: np.float32) -> Run:
@@ -224,7 +211,11 @@ def compressed_beside(
 def _same(path: Path, model: Model, model_dir: Path, images: Sequence[np.ndarray]) -> Model:
     """Reads a model's `.sqz` file; raises InputError if it is damaged or of another network."""
     note = files.origin_note(path)
-    if note.exists() and _weights(note) != _weights(model_dir / model_directory.FINAL):
+    made_of, now = (
+        model_directory.read_json(file).get("weights_sha256")
+        for file in (note, model_dir / model_directory.FINAL)
+    )
+    if note.exists() and (made_of is None or made_of != now):
         raise InputError("it was made of other weights than the model's of now; compress it again.")
     found = loading.load(path)
     if found.labels != model.labels or _images(found) != _images(model):
@@ -239,14 +230,6 @@ def _same(path: Path, model: Model, model_dir: Path, images: Sequence[np.ndarray
             "its answers are too far from the model's; compress it again, into more bytes."
         ) from error
     return found
-
-
-def _weights(path: Path) -> object:
-    """Returns the hash of the weights that a JSON file names, else an object equal to no other."""
-    try:
-        return json.loads(path.read_text("utf-8"))["weights_sha256"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return object()
 
 
 def _write(request: Request, path: Path) -> list[tuple[str, Run]]:

@@ -1,6 +1,7 @@
 """A SavedModel of plain Keras layers, which TensorFlow Serving loads."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from squeezenext.network.model import Model
 
 _FILES = ("saved_model.pb", "fingerprint.pb", "variables/variables.*", card.FILE)
 _SAME = 1e-2  # greatest difference of a probability: JPEG decoders differ in a last bit
+Serve = Callable[[str, object], np.ndarray]  # (signature, images) to [N, classes] probabilities
 
 
 def write(model: Model, path: Path) -> None:
@@ -72,40 +74,32 @@ def write(model: Model, path: Path) -> None:
     tf.saved_model.save(module, str(path), signatures)
 
 
-class Served:
-    """A SavedModel in a session, loaded from the file's graph alone, as TensorFlow Serving does.
+def serve(path: Path) -> Serve:
+    """Loads a SavedModel from the file's graph alone, as TensorFlow Serving does.
 
     `tf.saved_model.load` would rebuild the Python objects, and so run files that no other loader
     can run.
     """
+    import tensorflow as tf
 
-    def __init__(self, path: Path):
-        import tensorflow as tf
+    session, log = tf.compat.v1.Session(graph=tf.Graph()), tf.get_logger()
+    tags, level = [tf.saved_model.SERVING], log.level
+    log.setLevel("ERROR")  # hides the advice to use Python's newer loader
+    try:
+        with session.graph.as_default():
+            signatures = tf.compat.v1.saved_model.load(session, tags, str(path)).signature_def
+    finally:
+        log.setLevel(level)
 
-        graph, log = tf.Graph(), tf.get_logger()
-        self._session = tf.compat.v1.Session(graph=graph)
-        tags, level = [tf.saved_model.SERVING], log.level
-        log.setLevel("ERROR")  # hides the advice to use Python's newer loader
-        try:
-            with graph.as_default():
-                loaded = tf.compat.v1.saved_model.load(self._session, tags, str(path))
-        finally:
-            log.setLevel(level)
-        self._signatures = loaded.signature_def
+    def run(signature: str, images) -> np.ndarray:
+        known = signatures[signature]
+        output, source = known.outputs["probabilities"].name, known.inputs["images"].name
+        return session.run(output, {source: images})
 
-    def __call__(self, signature: str, **inputs) -> dict[str, np.ndarray]:
-        """Returns a signature's outputs by name."""
-        known = self._signatures[signature]
-        outputs = {name: tensor.name for name, tensor in known.outputs.items()}
-        return self._session.run(outputs, {known.inputs[n].name: x for n, x in inputs.items()})
+    return run
 
 
-def runner(served: Served) -> Run:
-    """Returns a function that runs a SavedModel through `serving_default`."""
-    return lambda image: served("serving_default", images=image[np.newaxis])["probabilities"][0]
-
-
-def check_encoded(served: Served, model: Model, pixels: np.ndarray) -> None:
+def check_encoded(served: Serve, model: Model, pixels: np.ndarray) -> None:
     """Checks that a SavedModel decodes and crops a JPEG file as the rest of this package does.
 
     Args:
@@ -119,17 +113,17 @@ def check_encoded(served: Served, model: Model, pixels: np.ndarray) -> None:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=95)
     image = decoding.read_image(file.getvalue(), "the probe")
-    expected = runner(served)(geometry.centre_pixels(image, model.config.images))
-    found = served("encoded", images=[file.getvalue()])["probabilities"][0]
-    if not np.abs(found - expected).max() <= _SAME:
+    cropped = geometry.centre_pixels(image, model.config.images)
+    found = served("encoded", [file.getvalue()]) - served("serving_default", cropped[np.newaxis])
+    if not np.abs(found).max() <= _SAME:
         raise NotKept("The SavedModel reads JPEG files in another way; it was not kept.")
 
 
 def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
     write(request.model, path)
-    served = Served(path)
+    served = serve(path)
     check_encoded(served, request.model, checking.probes(request.model, request.images)[0])
-    return [(request.precision, runner(served))]
+    return [(request.precision, lambda image: served("serving_default", image[np.newaxis])[0])]
 
 
 FORMAT = Format(

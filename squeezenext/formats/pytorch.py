@@ -83,24 +83,18 @@ def _pytorchcv_squeezenext(model: SqueezeNext) -> dict[str, str]:
 def from_state(
     state: Mapping[str, np.ndarray], config: Config, layout: str, source: str
 ) -> dict[str, np.ndarray]:
-    """Returns our variables from a state dictionary.
-
-    Args:
-      state: arrays by PyTorch's keys.
-      config: the network.
-      layout: the library whose keys they are.
-      source: the file's name in messages.
+    """Returns our variables from a state dictionary, arrays by PyTorch's keys.
 
     Raises:
       InputError: a key is missing, or does not belong to this network.
     """
     table = keys(config, layout)
-    unknown = {key for key in state if not key.endswith(f".{_COUNTER}")} - set(table.values())
-    if missing := set(table.values()) - set(state):
+    given = {key for key in state if not key.endswith(f".{_COUNTER}")}
+    if missing := set(table.values()) - given:
         raise InputError(f"{source} is not of this network: it has no {min(missing)}.")
-    if unknown:
+    if unknown := given - set(table.values()):
         raise InputError(f"{source} is not of this network: it has {min(unknown)}, too.")
-    return {name: _axes(state[key], (2, 3, 1, 0), (1, 0)) for name, key in table.items()}
+    return {name: _ours(state[key]) for name, key in table.items()}
 
 
 def to_state(
@@ -109,15 +103,18 @@ def to_state(
     """Returns our variables as a state dictionary in network order; the inverse of `from_state`."""
     state = {}
     for name, key in keys(config, layout).items():
-        state[key] = np.ascontiguousarray(_axes(arrays[name], (3, 2, 0, 1), (1, 0)))
+        state[key] = np.ascontiguousarray(_theirs(arrays[name]))
         if name.endswith("/moving_variance"):
             state[key.replace("running_var", _COUNTER)] = np.zeros((), np.int64)
     return state
 
 
-def _axes(array: np.ndarray, four: tuple[int, ...], two: tuple[int, ...]) -> np.ndarray:
-    order = {4: four, 2: two}.get(array.ndim)
-    return array.transpose(order) if order else array
+def _ours(array: np.ndarray) -> np.ndarray:
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def _theirs(array: np.ndarray) -> np.ndarray:
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
 
 
 def decode(data: bytes, config: Config, layout: str, source: str) -> dict[str, np.ndarray]:
@@ -151,9 +148,8 @@ def decode(data: bytes, config: Config, layout: str, source: str) -> dict[str, n
 
 
 def _check_shapes(state: Mapping, config: Config, layout: str, source: str) -> None:
-    shapes, wanted = variables.shapes(config), {}
-    for name, key in keys(config, layout).items():
-        wanted[key] = _axes(np.broadcast_to(0, shapes[name]), (3, 2, 0, 1), (1, 0)).shape
+    shapes, table = variables.shapes(config), keys(config, layout)
+    wanted = {key: _theirs(np.broadcast_to(0, shapes[x])).shape for x, key in table.items()}
     for key, tensor in state.items():
         counter = key.endswith(f".{_COUNTER}")
         if not counter and key not in wanted:
@@ -189,9 +185,8 @@ def encode(arrays: Mapping[str, np.ndarray], config: Config, layout: str) -> byt
     Raises:
       InputError: PyTorch is not installed, or the library has no such network.
     """
-    torch = _torch()
+    torch, file = _torch(), io.BytesIO()
     state = to_state(arrays, config, layout)
-    file = io.BytesIO()
     torch.save({key: torch.from_numpy(array) for key, array in state.items()}, file)
     return file.getvalue()
 

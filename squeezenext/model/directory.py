@@ -75,7 +75,7 @@ def read_json(path: Path) -> dict:
     """Returns a JSON document; {} if there is none that can be read."""
     try:
         document = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
 
