@@ -182,10 +182,10 @@ def quantized(
             made.append(_integers(helper, constants, kernel, *quantize_kernel(values, 1), axis=1))
             continue
         values = values.transpose(0, 2, 3, 1)
-        found = numbers.integers(values, constants.pop(bias), node.inputs[0])
-        values = found.kernel.transpose(0, 3, 1, 2)
-        made.append(_integers(helper, constants, kernel, values, found.scale))
-        made.append(_integers(helper, constants, bias, found.bias, found.bias_scale))
+        (values, scale), sums = numbers.integers(values, constants.pop(bias), node.inputs[0])
+        values = values.transpose(0, 3, 1, 2)
+        made.append(_integers(helper, constants, kernel, values, scale))
+        made.append(_integers(helper, constants, bias, *sums))
     source = network.nodes[0].name
     made += _rounded(helper, constants, source, f"{source}_stored", numbers.scales[source])
     kept_float = {node.name for node in network.nodes if node.op in _FLOAT}

@@ -50,20 +50,14 @@ def take_rgb(
         kernel = np.zeros((1, 1, 3, 3))
         kernel[0, 0][range(3), range(3)] = scale
         kernel, bias = kernel[:, :, order], offset
-        first = Node(op="conv", name=NORMALIZE, inputs=(source,), shape=graph.nodes[0].shape)
-        graph = _insert(graph, first)
+        pixels, *rest = graph.nodes
+        first = Node(op="conv", name=NORMALIZE, inputs=(source,), shape=pixels.shape)
+        graph = Graph((pixels, first, *(_renamed(node, source, NORMALIZE) for node in rest)))
     weights[f"{first.name}/kernel"] = kernel.astype(np.float32)
     weights[f"{first.name}/bias"] = bias.astype(np.float32)
     return graph, weights
 
 
-def _insert(graph: Graph, node: Node) -> Graph:
-    """Inserts a node right after the images."""
-    images, *rest = graph.nodes
-    moved = [
-        dataclasses.replace(
-            other, inputs=tuple(node.name if x == images.name else x for x in other.inputs)
-        )
-        for other in rest
-    ]
-    return Graph((images, node, *moved))
+def _renamed(node: Node, old: str, new: str) -> Node:
+    """Returns a node that reads `new` where it read `old`."""
+    return dataclasses.replace(node, inputs=tuple(new if x == old else x for x in node.inputs))

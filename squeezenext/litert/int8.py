@@ -21,6 +21,7 @@ from squeezenext.network.graph import Graph
 
 _LOW, _HIGH = -128, 127
 Range = tuple[float, float]  # of an activation, as eight bits represent it
+Stored = tuple[np.ndarray, np.ndarray]  # integers, and the scale of each output channel
 
 
 def calibrated(
@@ -190,15 +191,17 @@ class Int8(Float32):
         axis: int = 0,
     ) -> list[int]:
         """Adds kernel and bias of a layer, see `Float32.weights`."""
-        found = self.integers(np.moveaxis(kernel, axis, 0), bias, source)
-        values = np.moveaxis(found.kernel, 0, axis)
+        (values, scale), (sums, sum_scale) = self.integers(
+            np.moveaxis(kernel, axis, 0), bias, source
+        )
+        values = np.moveaxis(values, 0, axis)
         return [
-            file.tensor(f"{name}/kernel", kernel.shape, np.int8, values, found.scale, axis=axis),
-            file.tensor(f"{name}/bias", bias.shape, np.int32, found.bias, found.bias_scale),
+            file.tensor(f"{name}/kernel", kernel.shape, np.int8, values, scale, axis=axis),
+            file.tensor(f"{name}/bias", bias.shape, np.int32, sums, sum_scale),
         ]
 
-    def integers(self, kernel: np.ndarray, bias: np.ndarray, source: str) -> "Integers":
-        """Quantizes a layer.
+    def integers(self, kernel: np.ndarray, bias: np.ndarray, source: str) -> tuple[Stored, Stored]:
+        """Returns a layer's kernel as int8 and its bias as int32.
 
         Args:
           kernel: [out, ..., in / groups] float32.
@@ -211,24 +214,7 @@ class Int8(Float32):
         lost = kernel - values * scale.reshape(-1, *[1] * (kernel.ndim - 1))
         bias = bias + _mean_output(lost, self.means[source])
         sums = np.round(bias / (before * scale.astype(np.float64))).astype(np.int32)
-        return Integers(values, scale, sums, before * scale)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Integers:
-    """A quantized layer.
-
-    Attributes:
-      kernel: [out, ..., in / groups] int8.
-      scale: [out] float32, scale of the kernel.
-      bias: [out] int32.
-      bias_scale: [out] float32.
-    """
-
-    kernel: np.ndarray
-    scale: np.ndarray
-    bias: np.ndarray
-    bias_scale: np.ndarray
+        return (values, scale), (sums, before * scale)
 
 
 def _mean_output(kernel: np.ndarray, means: np.ndarray) -> np.ndarray:

@@ -119,26 +119,21 @@ def _is_own(path: Path) -> bool:
     Raises:
       InputError: the file was exported and put there, or cannot be read.
     """
+    if not path.is_file():
+        return False
     try:
-        exported = path.is_file() and _is_exported(path)
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _ZIP_END))
+            end = file.read()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    if exported:
+    # The zip with the description has no comment. The module zipfile would delay prediction.
+    if end.startswith(b"PK\x05\x06"):
         raise InputError(
             f"{path} is an exported file, not the model directory's own; move it elsewhere: "
             "without one the checkpoint is read."
         )
-    return path.is_file()
-
-
-def _is_exported(path: Path) -> bool:
-    """Says whether a zip with the description follows a LiteRT file: it ends in the zip's record.
-
-    The zip has no comment. The module zipfile would find out, too, but delay prediction.
-    """
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _ZIP_END))
-        return file.read().startswith(b"PK\x05\x06")
+    return True
 
 
 def variables(directory: Path, report: Log = log) -> dict[str, np.ndarray]:
