@@ -272,7 +272,7 @@ def members(data):
 
 
 class Bytes:
-    """An archive in memory, as `tar.Source`."""
+    """An archive in memory, like a `tar.Source`."""
 
     def __init__(self, data):
         self._data = data

@@ -28,8 +28,8 @@ _BATCH = 2000  # files sent to a worker at once: then sending costs nothing
 _BATCH_BYTES = 8 << 20  # or fewer, if they are large: ImageNet's have 500 bytes each
 
 
-def read(path: Path, wanted: set[str], pool: Pool) -> tuple[dict[str, bytes], list[Fault]]:
-    """Reads the boxes of the images whose stems are in `wanted`.
+def read(path: Path, stems: set[str], pool: Pool) -> tuple[dict[str, bytes], list[Fault]]:
+    """Reads the boxes of the images with these stems.
 
     Returns:
       The boxes by stem, as the bytes of [boxes, 4] float32 xmin, ymin, xmax, ymax in 0..1 (an
@@ -40,13 +40,13 @@ def read(path: Path, wanted: set[str], pool: Pool) -> tuple[dict[str, bytes], li
     """
     boxes: dict[str, bytes] = {}
     rejected: list[Fault] = []
-    for found, faults in pool.run(_parse_all, _batches(path, wanted, rejected)):
-        boxes.update(found)
+    for parsed, faults in pool.run(_parse_all, _batches(path, stems, rejected)):
+        boxes.update(parsed)
         add_faults(rejected, faults)
     return boxes, rejected
 
 
-def _batches(path: Path, wanted: set[str], rejected: list[Fault]) -> Iterator[list]:
+def _batches(path: Path, stems: set[str], rejected: list[Fault]) -> Iterator[list]:
     batch, seen, size = [], set(), 0
     with gzip.open(path, "rb") as file:
         stream = tar.Stream(file, str(path))
@@ -59,7 +59,7 @@ def _batches(path: Path, wanted: set[str], rejected: list[Fault]) -> Iterator[li
                 fault = "appears twice"
             if fault:
                 add_faults(rejected, [Fault(f"{path.name}: {member.name}", fault)])
-            elif match[1] in wanted:
+            elif match[1] in stems:
                 seen.add(match[1])
                 batch.append((match[1], stream.read_at(member.offset, member.size)))
                 size += member.size
@@ -84,7 +84,9 @@ def _parse_all(batch: list[tuple[str, bytes]]) -> tuple[dict[str, bytes], list[F
 
 
 def parse_boxes(text: bytes, synset: str) -> np.ndarray:
-    """Returns the boxes of one XML file: [boxes, 4] float32 xmin, ymin, xmax, ymax in 0..1.
+    """Returns a file's boxes of the synset: [boxes, 4] float32 xmin, ymin, xmax, ymax in 0..1.
+
+    Names that are no synsets, such as "Scottish_deerhound", stand for the file's own.
 
     Raises:
       ValueError: a number is missing or malformed.
@@ -97,16 +99,11 @@ def parse_boxes(text: bytes, synset: str) -> np.ndarray:
     rows = [
         [_number(box, f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax")]
         for box in root.iter("object")
-        if _is_of(box.findtext("name") or "", synset)
+        if (name := box.findtext("name") or "") == synset or not _SYNSET.fullmatch(name)
     ]
     corners = np.clip(np.array(rows, np.float64).reshape(-1, 4) / size, 0, 1)
     low, high = np.minimum(corners[:, :2], corners[:, 2:]), corners.reshape(-1, 2, 2).max(1)
     return np.hstack([low, high])[(low < high).all(1)].astype(np.float32)
-
-
-def _is_of(name: str, synset: str) -> bool:
-    """Returns whether a box is of the synset; names such as "Scottish_deerhound" count as it."""
-    return name == synset or not _SYNSET.fullmatch(name)
 
 
 def _number(element, path: str) -> float:

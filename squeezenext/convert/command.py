@@ -31,13 +31,9 @@ _MAX_LOGGED = 20  # rejected files
 def convert(
     source: Path, output: Path, options: ConvertOptions, log: cli.Log = lambda text: None
 ) -> records_manifest.Manifest:
-    """Converts `source` into the data directory `output`.
+    """Converts `source`, a folder or a CSV file, into the data directory `output`.
 
-    Args:
-      source: a folder, or a CSV file.
-      output: the data directory.
-      options: how to convert.
-      log: receives a message if nothing is to be done.
+    `log` receives a sentence if nothing is to be done.
 
     Returns:
       The manifest. Images that could not be used are in `raw["rejected"]`.
@@ -60,8 +56,9 @@ def convert(
         commit.check_room(output, estimate.remaining_bytes(collection, output, options))
         planned = _begin(collection, source, output, options, identity)
         if options.layout == "tfrecord":
-            adopted = tfrecords.adopt_all(collection, source, output, pool, options.show_progress)
-            collection, written = adopted
+            collection, written = tfrecords.adopt_all(
+                collection, source, output, pool, options.show_progress
+            )
         else:
             written = _write_shards(collection, output, options, pool, planned.key)
         if collection.watch.changed():
@@ -88,18 +85,16 @@ def _begin(
 def _write_shards(
     collection: Collection, output: Path, options: ConvertOptions, pool: Pool, plan_key: str
 ) -> dict[str, list[shards.Written]]:
-    jobs = shards.shard_jobs(collection, output, options, plan_key)
-    images = sum(len(job.listing.names) for _, job in jobs)
-    size = sum(job.listing.bytes for _, job in jobs)
+    names, jobs = zip(*shards.shard_jobs(collection, output, options, plan_key), strict=True)
+    images = sum(len(job.listing.names) for job in jobs)
+    size = sum(job.listing.bytes for job in jobs)
     written: dict[str, list[shards.Written]] = {name: [] for name in collection.splits}
     if options.runner == "beam":  # the code below then only checks what the workers wrote
-        run_in_beam(plan.write_planned, [job for _, job in jobs], options.beam_options)
+        run_in_beam(plan.write_planned, jobs, options.beam_options)
+    publish = functools.partial(shards.publish, output)
     with progress.throughput("Converting", images, size, options.show_progress) as advance:
-        drafts = pool.run(shards.draft, (job for _, job in jobs))
-        with contextlib.closing(
-            behind(functools.partial(shards.publish, output), drafts)
-        ) as results:
-            for (name, job), result in zip(jobs, results, strict=True):
+        with contextlib.closing(behind(publish, pool.run(shards.draft, jobs))) as results:
+            for name, job, result in zip(names, jobs, results, strict=True):
                 written[name].append(result)
                 advance(len(job.listing.names), job.listing.bytes)
     return written
@@ -144,29 +139,23 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_bool("partial", False, "Accept a part of ImageNet.", **text)
     validation = "Share of each class for validation, if the source has no such split."
     flags.DEFINE_float("validation_fraction", 0.2, validation, **text)
-    for name in ("train", "validation", "test"):
-        default = "1024, 128 for ImageNet, else one per 100 MB"
-        flags.DEFINE_integer(
-            f"{name}_shards", None, f"Number of shards; default {default}.", **text
-        )
+    shards_text = "Number of shards; default 1024, 128 for ImageNet, else one per 100 MB."
+    for name in ("train_shards", "validation_shards", "test_shards"):
+        flags.DEFINE_integer(name, None, shards_text, **text)
     flags.DEFINE_bool("verify_images", False, "Decode every image.", **text)
-    flags.DEFINE_bool(
-        "follow_links", False, "Follow symbolic links instead of rejecting them.", **text
-    )
+    follow = "Follow symbolic links instead of rejecting them."
+    flags.DEFINE_bool("follow_links", False, follow, **text)
     flags.DEFINE_integer("max_side", None, "Re-encode images with a longer side than this.", **text)
-    flags.DEFINE_integer(
-        "quality", 90, "JPEG quality of images that --max_side re-encodes.", **text
-    )
+    quality = "JPEG quality of images that --max_side re-encodes."
+    flags.DEFINE_integer("quality", 90, quality, **text)
     pattern = r"Regular expression of class folders; its group is the class: '\d+\.(.+)'."
     flags.DEFINE_string("class_pattern", None, pattern, **text)
     flags.DEFINE_bool("clutter", False, "Keep Caltech256's class 257.clutter.", **text)
     flags.DEFINE_bool("checksum", False, "Compare the ImageNet archives' checksums.", **text)
-    flags.DEFINE_string(
-        "train_tar", None, "Training archive; - (standard input) or a pipe, too.", **text
-    )
-    flags.DEFINE_bool(
-        "sequential", False, "Read the training archive once, from front to back.", **text
-    )
+    archive = "Training archive; - (standard input) or a pipe, too."
+    flags.DEFINE_string("train_tar", None, archive, **text)
+    once = "Read the training archive once, from front to back."
+    flags.DEFINE_bool("sequential", False, once, **text)
     flags.DEFINE_enum("runner", "local", RUNNERS, "Who writes the shards.", **text)
     flags.DEFINE_multi_string("beam_options", [], "Beam's options, such as --streaming.", **text)
     flags.DEFINE_bool("dry_run", False, "Only print what would be done.", **text)
@@ -179,20 +168,14 @@ def _command(values: flags.FlagValues, positional: list[str]) -> None:
     if positional:
         raise InputError(f"{positional[0]!r} is no flag; did you mean --source {positional[0]}?")
     cli.require_flags(values, ("layout", "source", "output"))
-    options = ConvertOptions(
-        **{
-            field.name: values[field.name].value
-            for field in dataclasses.fields(ConvertOptions)
-            if field.name in values
-        }
-    )
+    fields = (field.name for field in dataclasses.fields(ConvertOptions))
+    options = ConvertOptions(**{name: values[name].value for name in fields if name in values})
     source, output = Path(values["source"].value), Path(values["output"].value)
     if values["dry_run"].value:
-        workers = values["workers"].value or default_workers()
         estimated = estimate.estimate_conversion(source, output, options)
-        print(estimated.text(workers))
-        return
-    log_outcome(convert(source, output, options, cli.log))
+        print(estimated.text(options.workers or default_workers()))
+    else:
+        log_outcome(convert(source, output, options, cli.log))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

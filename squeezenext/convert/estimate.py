@@ -1,5 +1,6 @@
 """Estimates how much a conversion will write and how long it will take, for --dry_run."""
 
+import collections
 import dataclasses
 import os
 import tempfile
@@ -20,36 +21,27 @@ _TRIAL_BYTES = 64 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What a conversion would do.
+    """What a conversion would do."""
 
-    Attributes:
-      examples: number of images by split.
-      shards: number of shards by split.
-      classes: number of classes.
-      rejected: number of files rejected while listing.
-      bytes: bytes to write.
-      free: free bytes on the output's disk.
-      seconds: time with one worker.
-    """
-
-    examples: dict[str, int]
-    shards: dict[str, int]
-    classes: int
-    rejected: int
-    bytes: int
-    free: int
-    seconds: float
+    examples: dict[str, int]  # number of images by split
+    shards: dict[str, int]  # number of shards by split
+    classes: int  # number of classes
+    rejected: int  # number of files rejected while listing
+    bytes: int  # to write
+    free: int  # bytes on the output's disk
+    seconds: float  # with one worker
 
     def text(self, workers: int) -> str:
         """Returns the lines that --dry_run prints."""
         lines = [
-            f"{self.examples[name]} {name} images in {self.shards[name]} shards"
-            for name in self.examples
+            *(
+                f"{n} {name} images in {self.shards[name]} shards"
+                for name, n in self.examples.items()
+            ),
+            f"{self.classes} classes; {self.rejected} files would be refused unread",
+            f"{self.bytes / 1e9:.2f} GB to write, {self.free / 1e9:.2f} GB free",
+            f"about {self.seconds / workers:.0f} s with {workers} workers, from a short trial",
         ]
-        seconds = self.seconds / workers
-        lines.append(f"{self.classes} classes; {self.rejected} files would be refused unread")
-        lines.append(f"{self.bytes / 1e9:.2f} GB to write, {self.free / 1e9:.2f} GB free")
-        lines.append(f"about {seconds:.0f} s with {workers} workers, from a short trial")
         return "\n".join(lines)
 
 
@@ -85,18 +77,15 @@ def estimate_conversion(source: Path, output: Path, options: ConvertOptions) -> 
         seekable = dataclasses.replace(options, sequential=False)  # without copying the archive
         collection = sources.collect(source, seekable, pool, Path(spool))
     jobs = shards.shard_jobs(collection, output, options)
-    counts = {name: len(split.names) for name, split in collection.splits.items()}
-    of_split = {name: sum(name == other for other, _ in jobs) for name in counts}
     total = sum(split.bytes for split in collection.splits.values())
     seconds = 0.0 if options.layout == "tfrecord" else _trial(jobs[0][1], output, total)
     spooled = collection.splits["train"].bytes if options.sequential else 0
-    size = remaining_bytes(collection, output, options) + spooled
     return Estimate(
-        examples=counts,
-        shards=of_split,
+        examples={name: len(split.names) for name, split in collection.splits.items()},
+        shards=collections.Counter(name for name, _ in jobs),
         classes=len(collection.classes),
         rejected=len(collection.rejected),
-        bytes=size,
+        bytes=remaining_bytes(collection, output, options) + spooled,
         free=commit.free_bytes(output),
         seconds=seconds,
     )

@@ -11,14 +11,13 @@ import hashlib
 import io
 import itertools
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from squeezenext import labels
+from squeezenext import files, labels
 from squeezenext.convert import commit, imagenet_archives, plan
 from squeezenext.convert.listing import Collection, Fault
 from squeezenext.convert.options import ConvertOptions
@@ -54,19 +53,15 @@ def identity(collection: Collection, options: ConvertOptions) -> str:
 def fingerprint(collection: Collection) -> str:
     """Returns a digest of the source's state: sizes, times and the checksums computed.
 
-    It is no part of the identity, since a copy of the source makes the same data set. But a
-    conversion without --checksum is not resumed with it.
+    It is no part of the identity, since a copy of the source makes the same data set. But what a
+    conversion without --checksum began is not resumed with --checksum.
     """
     state = [collection.watch.digest, list(collection.source)]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def finished(output: Path, expected: str) -> records_manifest.Manifest | None:
-    """Returns the manifest if this conversion is finished, None if there is no manifest.
-
-    Args:
-      output: the data directory.
-      expected: the `identity` of this conversion.
+    """Returns the manifest of the conversion whose `identity` is expected, None without a manifest.
 
     Raises:
       OtherData: the manifest is that of another conversion.
@@ -105,7 +100,9 @@ def finish(
     document = _document(collection, output, options, written)
     document["arguments"]["identity"] = planned.identity
     if plan.LABELS in planned.files:
-        _write_labels(output, collection.classes)
+        with commit.written(output / plan.LABELS, output / commit.WORK) as file:
+            for number, label in enumerate(collection.classes, 1):
+                file.write(f"{number}:{label.text}\n".encode())
     _write_lists(output, collection.classes, written, document["rgb_mean"])
     commit.write_document(output / records_manifest.MANIFEST, document, output / commit.WORK)
     shutil.rmtree(output / commit.WORK)
@@ -114,18 +111,20 @@ def finish(
 
 
 def _split(output: Path, name: str, results: list[Written]) -> dict:
-    offsets = np.concatenate([result.table["offset"] for result in results]).tobytes()
+    """Writes the index of a split; returns the split's part of the manifest."""
     path = output / f"{name}.index"
     with commit.written(path, output / commit.WORK) as file:
-        file.write(offsets)
+        file.write(_column(results, "offset").tobytes())
+    keys = ("file", "examples", "bytes", "sha256")
     return {
         "examples": sum(result.examples for result in results),
-        "shards": [
-            {key: getattr(result, key) for key in ("file", "examples", "bytes", "sha256")}
-            for result in results
-        ],
+        "shards": [{key: getattr(result, key) for key in keys} for result in results],
         "index": {"file": path.name, "bytes": file.position, "sha256": file.sha256},
     }
+
+
+def _column(results: list[Written], name: str) -> np.ndarray:
+    return np.concatenate([result.table[name] for result in results])
 
 
 def _document(
@@ -134,8 +133,11 @@ def _document(
     results = [result for split in written.values() for result in split]
     repairs = [fault for result in results for fault in result.repairs]
     rejected = [*collection.rejected, *(fault for result in results for fault in result.rejected)]
-    twins = duplicates(output, written)
-    lists = {"repairs": repairs, "rejected": rejected, "duplicates": twins}
+    lists = {
+        "repairs": repairs,
+        "rejected": rejected,
+        "duplicates": duplicates(output, written),
+    }
     mean, count = _rgb_mean(written["train"])
     classes = [
         {"label": number, "synset": label.synset, "text": label.text}
@@ -163,17 +165,13 @@ def _rows(faults: list) -> list[dict]:
 
 def _unexpected(options: ConvertOptions, repairs: list[Fault]) -> list[str]:
     """Returns a warning if the official archives needed other repairs than they are known to."""
-    if options.layout != "imagenet" or options.partial:
-        return []
-    found = {
-        kind: sum(fault.reason.startswith(kind) for fault in repairs)
-        for kind in imagenet_archives.OFFICIAL_REPAIRS
-    }
-    if found == imagenet_archives.OFFICIAL_REPAIRS:
+    official = imagenet_archives.OFFICIAL_REPAIRS
+    counts = {kind: sum(fault.reason.startswith(kind) for fault in repairs) for kind in official}
+    if options.layout != "imagenet" or options.partial or counts == official:
         return []
     return [
-        f"{found['CMYK']} CMYK images and {found['PNG']} PNG were repaired; the official archives "
-        "hold 22 and 1: these are others."
+        f"{counts['CMYK']} CMYK images and {counts['PNG']} PNG were repaired; the official "
+        "archives hold 22 and 1: these are others."
     ]
 
 
@@ -191,10 +189,13 @@ def duplicates(output: Path, written: dict[str, list[Written]]) -> list[Twin]:
     Each image's length and the CRC32C of its middle are known from writing it. Only images that
     agree in both are read again and compared. That costs 12 bytes an image.
     """
-    tables = {name: _table(results) for name, results in written.items()}
+    keys = {  # length and CRC of each image as one number: [examples] uint64
+        name: _column(results, "size").astype(np.uint64) << np.uint64(32) | _column(results, "crc")
+        for name, results in written.items()
+    }
     twins: dict[str, Twin] = {}
     for earlier, later in itertools.combinations(written, 2):
-        for first, second in _candidates(tables[earlier], tables[later]):
+        for first, second in _candidates(keys[earlier], keys[later]):
             name, image = _image(output, written[earlier], first)
             other, twin = _image(output, written[later], second)
             if image == twin:
@@ -205,20 +206,14 @@ def duplicates(output: Path, written: dict[str, list[Written]]) -> list[Twin]:
     return list(twins.values())
 
 
-def _table(results: list[Written]) -> np.ndarray:
-    """Returns length and CRC of each image as one number: [examples] uint64."""
-    table = np.concatenate([result.table for result in results])
-    return table["size"].astype(np.uint64) << np.uint64(32) | table["crc"]
-
-
 def _candidates(earlier: np.ndarray, later: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yields (index in `earlier`, index in `later`) of equal numbers, one for each of `later`."""
     order = np.argsort(earlier, kind="stable")
-    places = np.searchsorted(earlier, later, sorter=order)
-    found = np.flatnonzero(places < len(earlier))
-    found = found[earlier[order[places[found]]] == later[found]]
-    for index in found.tolist():
-        yield int(order[places[index]]), index
+    positions = np.searchsorted(earlier, later, sorter=order)
+    inside = np.flatnonzero(positions < len(earlier))
+    equal = inside[earlier[order[positions[inside]]] == later[inside]]
+    for index in equal.tolist():
+        yield int(order[positions[index]]), index
 
 
 def _image(output: Path, results: list[Written], number: int) -> tuple[str, bytes]:
@@ -227,19 +222,9 @@ def _image(output: Path, results: list[Written], number: int) -> tuple[str, byte
         if number < result.examples:
             break
         number -= result.examples
-    start = int(result.table["offset"][number])
-    ends = np.append(result.table["offset"], result.bytes)
-    try:
-        descriptor = os.open(output / result.file, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise InputError(
-            f"{output / result.file} cannot be read ({error.strerror}); run the command again."
-        ) from error
-    try:
-        length = int(ends[number + 1]) - start
-        payload = tfrecord.read(descriptor, start, length, result.file, number)
-    finally:
-        os.close(descriptor)
+    start, end = np.append(result.table["offset"], result.bytes)[number : number + 2].tolist()
+    with files.open_file(output / result.file) as file:
+        payload = tfrecord.read(file.fileno(), start, end - start, result.file, number)
     return result.names[number], example.decode_example(payload)["image/encoded"][0]
 
 
@@ -250,12 +235,6 @@ def _rgb_mean(results: Sequence[Written]) -> tuple[list[float] | None, int]:
     return ([round(float(value), 3) for value in total / count] if count else None), count
 
 
-def _write_labels(output: Path, classes: Sequence[labels.Label]) -> None:
-    with commit.written(output / plan.LABELS, output / commit.WORK) as file:
-        for number, label in enumerate(classes, 1):
-            file.write(f"{number}:{label.text}\n".encode())
-
-
 def _write_lists(
     output: Path,
     classes: Sequence[labels.Label],
@@ -263,7 +242,6 @@ def _write_lists(
     mean: list[float] | None,
 ) -> None:
     """Writes all lists except for labels.txt, which may be the source's."""
-    work = output / commit.WORK
     rows = ((number, label.text) for number, label in enumerate(classes))
     _write_csv(output / plan.CATEGORIES, ("id", "label"), rows)
     for name, results in written.items():
@@ -274,19 +252,14 @@ def _write_lists(
         )
         _write_csv(output / plan.LISTS[name], ("image", "class"), pairs)
     if mean:
-        with commit.written(output / plan.MEAN, work) as file:
+        with commit.written(output / plan.MEAN, output / commit.WORK) as file:
             file.write(json.dumps(dict(zip("RGB", mean, strict=True))).encode() + b"\n")
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple]) -> None:
     with commit.written(path, path.parent / commit.WORK) as file:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(header)
-        for row in rows:
-            writer.writerow(row)
-            if text.tell() > 1 << 20:
-                file.write(text.getvalue().encode())
-                text.seek(0)
-                text.truncate()
-        file.write(text.getvalue().encode())
+        rows = itertools.chain([header], rows)
+        while batch := list(itertools.islice(rows, 10_000)):  # ImageNet has over a million
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(batch)
+            file.write(text.getvalue().encode())

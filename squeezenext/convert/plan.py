@@ -64,7 +64,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 
 def _write_owner(owner: Path) -> None:
-    """Writes the file atomically, for readers; not flushed, since it dies with the process."""
+    """Writes the file atomically, for readers; unflushed, since it dies with the process."""
     draft = owner.with_name(f"{owner.name}.tmp")  # one name: overwrites that of a killed process
     with contextlib.suppress(OSError):
         draft.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
@@ -83,17 +83,11 @@ def _read_owner(owner: Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class ConversionPlan:
-    """What a conversion is going to write.
+    """What a conversion is going to write."""
 
-    Attributes:
-      identity: a digest of all that decides the output's bytes.
-      fingerprint: a digest of the source's state.
-      files: the names of all files that will be written.
-    """
-
-    identity: str
-    fingerprint: str
-    files: tuple[str, ...]
+    identity: str  # digest of all that decides the output's bytes
+    fingerprint: str  # digest of the source's state
+    files: tuple[str, ...]  # names of all files that will be written
 
     @property
     def key(self) -> str:
@@ -104,13 +98,7 @@ class ConversionPlan:
 def planned_files(
     collection: Collection, options: ConvertOptions, kept: frozenset[str] = frozenset()
 ) -> tuple[str, ...]:
-    """Returns the names of all files to write except for the manifest, which comes last.
-
-    Args:
-      collection: the source.
-      options: decide the number of shards.
-      kept: source files that lie in the output folder and are not written.
-    """
+    """Returns the names of all files to write except the manifest, which comes last."""
     names = [LABELS, CATEGORIES, MEAN]
     for split in collection.splits:
         names += [*shards.shard_names(collection, split, options), f"{split}.index", LISTS[split]]
@@ -123,10 +111,11 @@ def source_files(collection: Collection, output: Path) -> frozenset[str]:
     They are the shards, and the labels.txt that names their classes if no conversion made it.
     """
     names = {path.name for split in collection.splits.values() for path in split.files}
-    known = _read_plan(output / commit.WORK)
-    ours = known is not None and LABELS in known.files
-    exists = (output / LABELS).exists()
-    return frozenset(names | ({LABELS} if exists and not ours else set()))
+    unfinished = _read_plan(output / commit.WORK)
+    ours = unfinished is not None and LABELS in unfinished.files
+    if (output / LABELS).exists() and not ours:
+        names.add(LABELS)
+    return frozenset(names)
 
 
 def begin(output: Path, plan: ConversionPlan, kept: frozenset[str] = frozenset()) -> None:
@@ -134,36 +123,29 @@ def begin(output: Path, plan: ConversionPlan, kept: frozenset[str] = frozenset()
 
     Args:
       output: the output folder.
-      plan: of this conversion.
+      plan: this conversion's.
       kept: files of `output` that are the source's, see `source_files`.
 
     Raises:
       InputError: a file that would be replaced, or a shard, exists that no conversion left.
     """
     work = output / commit.WORK
-    known = _read_plan(work)
-    if known != plan:
+    resumed = _read_plan(work) == plan
+    if not resumed:
         _remove(output, set(_unfinished(work)) - kept)
-    _check_strangers(output, plan, known, kept)
-    if known != plan:
-        shutil.rmtree(work, ignore_errors=True)
-    commit.make_folder(work)
-    commit.write_document(work / _PLAN, dataclasses.asdict(plan), work)
-    with commit.explained(output):
-        files.flush(output)  # the work folder's own name
-
-
-def _check_strangers(
-    output: Path, plan: ConversionPlan, known: ConversionPlan | None, kept: frozenset[str]
-) -> None:
-    ours = {*kept, *(plan.files if known == plan else ())}
+    ours = {*kept, *(plan.files if resumed else ())}
     for path in sorted(output.iterdir()):
-        awaited = path.name in plan.files or _SHARD.fullmatch(path.name)
-        if awaited and path.name not in ours:
+        replaced = path.name in plan.files or _SHARD.fullmatch(path.name)
+        if replaced and path.name not in ours:
             raise InputError(
                 f"{path} is there already, but no conversion that could go on left it; choose "
                 "another --output, or give --overwrite to lose it."
             )
+    if not resumed:
+        shutil.rmtree(work, ignore_errors=True)
+    _write_plan(work, plan)
+    with commit.explained(output):
+        files.flush(output)  # the work folder's own name
 
 
 def clear(output: Path, plan: ConversionPlan, kept: frozenset[str] = frozenset()) -> None:
@@ -174,9 +156,7 @@ def clear(output: Path, plan: ConversionPlan, kept: frozenset[str] = frozenset()
     """
     work = output / commit.WORK
     doomed = sorted({*_finished(output), *_unfinished(work), *plan.files} - kept)
-    commit.make_folder(work)
-    removal = ConversionPlan("", "", tuple(doomed))
-    commit.write_document(work / _PLAN, dataclasses.asdict(removal), work)
+    _write_plan(work, ConversionPlan("", "", tuple(doomed)))
     _remove(output, [manifest.MANIFEST])
     _remove(output, doomed)
     shutil.rmtree(work, ignore_errors=True)
@@ -197,9 +177,9 @@ def _finished(output: Path) -> list[str]:
 
 def _unfinished(work: Path) -> list[str]:
     """Returns the files of an unfinished conversion; if its plan is damaged, those with notes."""
-    known = _read_plan(work)
+    plan = _read_plan(work)
     noted = [note.name.removesuffix(".json") for note in work.glob(_NOTES)]
-    return [*(known.files if known else ()), *noted]
+    return [*(plan.files if plan else ()), *noted]
 
 
 def _remove(output: Path, names: Iterable[str]) -> None:
@@ -208,6 +188,11 @@ def _remove(output: Path, names: Iterable[str]) -> None:
         for name in names:
             (output / name).unlink(missing_ok=True)
         files.flush(output)
+
+
+def _write_plan(work: Path, plan: ConversionPlan) -> None:
+    commit.make_folder(work)
+    commit.write_document(work / _PLAN, dataclasses.asdict(plan), work)
 
 
 def _read_plan(work: Path) -> ConversionPlan | None:
@@ -228,8 +213,8 @@ def write_planned(job: shards.ShardJob) -> str:
       RunAgain: the conversion was ended, or another one has begun; nothing is published.
     """
     drafted, output = shards.draft(job), job.path.parent
-    known = _read_plan(output / commit.WORK)
-    if known is None or known.key != job.plan:
+    current = _read_plan(output / commit.WORK)
+    if current is None or current.key != job.plan:
         shards.drop(output, drafted)
         raise RunAgain(f"{output} is no longer written by this conversion; run it again.")
     return shards.publish(output, drafted).file

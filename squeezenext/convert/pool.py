@@ -63,43 +63,48 @@ class Pool:
         if self.workers == 1 or len(first) < 2:
             yield from map(function, itertools.chain(first, jobs))
             return
-        pending: collections.deque = collections.deque()
+        futures = (self._submitted(function, job) for job in itertools.chain(first, jobs))
         try:
-            for job in itertools.chain(first, jobs):
-                pending.append(self._submitted(function, job))
-                if len(pending) >= _AHEAD * self.workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            yield from _results(futures, _AHEAD * self.workers)
         except BrokenProcessPool as error:
             raise RunAgain(
                 "A worker process was killed, perhaps for lack of memory; run the same command "
                 "again to go on, with fewer --workers if it happens again."
             ) from error
-        finally:
-            for future in pending:
-                future.cancel()
 
     def _submitted(self, function: Callable, *job: Job) -> concurrent.futures.Future:
-        """Submits a job. Ctrl-C is for this process: a worker inherits the blocked signal."""
-        if not hasattr(signal, "pthread_sigmask"):  # Windows
-            with _lean_start():
-                return self._started().submit(function, *job)
-        resource_tracker.ensure_running()  # started later, it would unblock the signal
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            with _lean_start():
-                return self._started().submit(function, *job)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    def _started(self) -> concurrent.futures.ProcessPoolExecutor:
         if self._executor is None:
             # spawn: forking a process that runs threads (TensorFlow, rich) can deadlock.
             self._executor = concurrent.futures.ProcessPoolExecutor(
                 self.workers, multiprocessing.get_context("spawn"), _initialise
             )
-        return self._executor
+        with _blocked_interrupt(), _lean_start():
+            return self._executor.submit(function, *job)
+
+
+def _results(futures: Iterator[concurrent.futures.Future], ahead: int) -> Iterator:
+    """Yields the results in order; `ahead` jobs are submitted before the first is waited for."""
+    pending: collections.deque = collections.deque()
+    for future in futures:
+        pending.append(future)
+        if len(pending) >= ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+@contextlib.contextmanager
+def _blocked_interrupt() -> Iterator[None]:
+    """Ctrl-C is for this process: a worker that starts meanwhile inherits the blocked signal."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # started later, it would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -129,14 +134,8 @@ def behind(function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[R
     (contextlib.closing), which ends the threads, before the folder is unlocked.
     """
     executor = concurrent.futures.ThreadPoolExecutor(2)
-    pending: collections.deque = collections.deque()
     try:
-        for job in jobs:
-            pending.append(executor.submit(function, job))
-            if len(pending) > 2:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        yield from _results((executor.submit(function, job) for job in jobs), ahead=3)
     finally:
         _end(executor, cancel=False)  # each is a shard that only lacks its final name
 
@@ -175,12 +174,7 @@ def run_in_beam(
 
     One element of the pipeline is one job, which Beam may retry or run twice at once. Jobs and
     results are small: images are read and shards written on a file system that all workers mount
-    under the same path.
-
-    Args:
-      function: gets one job; its result is dropped.
-      jobs: the elements.
-      options: Beam's own, such as "--runner=FlinkRunner".
+    under the same path. `options` are Beam's own, such as "--runner=FlinkRunner".
 
     Raises:
       InputError: Beam is not installed, or an option is wrong.

@@ -11,7 +11,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple
 
 from squeezenext.cli import printable
 from squeezenext.errors import InputError
@@ -37,14 +37,6 @@ class Member(NamedTuple):
     offset: int
     size: int
     fault: str
-
-
-class Source(Protocol):
-    """What an archive is read from. Positions only grow, so it may be a stream."""
-
-    def read_at(self, position: int, size: int) -> bytes:
-        """Returns the bytes at a position, fewer at the end."""
-        ...
 
 
 class Descriptor:
@@ -102,13 +94,16 @@ class Stream:
         return data
 
 
+Source = Descriptor | Stream  # positions only grow
+
+
 def members(source: Source, name: str, start: int = 0, end: int | None = None) -> Iterator[Member]:
-    """Yields the entries of the archive in `source` from `start` to `end`.
+    """Yields the entries of an archive.
 
     Args:
-      source: the bytes.
-      name: the archive's, for messages.
-      start: position of its first byte.
+      source: the file.
+      name: the archive's name, for messages.
+      start: position of the archive's first byte.
       end: position after its last byte, None if unknown (a compressed stream).
 
     Raises:
@@ -163,10 +158,10 @@ def _size(digits: bytes, member: str, name: str) -> int:
 
     So is a sign, which int() accepts: reading -1 bytes would read everything.
     """
-    found = _OCTAL.fullmatch(digits)
-    if not found:
+    match = _OCTAL.fullmatch(digits)
+    if not match:
         raise _damaged(name, f"declares no proper size for {member}")
-    return int(found[1] or b"0", 8)
+    return int(match[1] or b"0", 8)
 
 
 def _name(field: bytes, block: bytes) -> str:
