@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from squeezenext.errors import InputError
@@ -34,14 +34,6 @@ def imagenet() -> tuple[Label, ...]:
     """Returns the 1000 classes of ILSVRC2012 in synset order; index 0 is n01440764, tench."""
     lines = Path(__file__).with_name("imagenet_classes.txt").read_text("utf-8").splitlines()
     return tuple(Label(*line.split("\t", 1)) for line in lines)
-
-
-def from_manifest(classes: Iterable[dict]) -> tuple[Label, ...]:
-    """Returns a manifest's classes in label order; label 1 comes first, since 0 is not used."""
-    ordered = sorted(classes, key=lambda entry: entry["label"])
-    if [entry["label"] for entry in ordered] != list(range(1, len(ordered) + 1)):
-        raise InputError("The manifest's labels are not 1..N; convert the data again.")
-    return tuple(Label(entry["synset"], entry["text"]) for entry in ordered)
 
 
 def write(path: Path, labels: Sequence[Label]) -> None:

@@ -36,12 +36,11 @@ class Output:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.position = path, 0
         self._digest = hashlib.sha256()
         self._parts: list[bytes] = []
         self._waiting = self._unsynced = 0
-        self.position = 0
-        self._thread: concurrent.futures.ThreadPoolExecutor | None = None
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)  # starts with its first job
         self._syncing: concurrent.futures.Future | None = None
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
         self._descriptor = os.open(path, flags, 0o666)
@@ -50,8 +49,7 @@ class Output:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._thread:
-            self._thread.shutdown(wait=True)
+        self._thread.shutdown(wait=True)
         if self._descriptor >= 0:  # not finished: something else has failed
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)
@@ -63,10 +61,9 @@ class Output:
 
     def write(self, *parts: bytes) -> None:
         """Appends the parts."""
-        update, size = self._digest.update, 0
         for part in parts:
-            update(part)
-            size += len(part)
+            self._digest.update(part)
+        size = sum(map(len, parts))
         self._waiting += size
         self.position += size
         self._parts += parts
@@ -92,14 +89,10 @@ class Output:
         self._unsynced += self._waiting
         self._waiting = 0
         if self._unsynced >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
-            self._sync_behind()
-
-    def _sync_behind(self) -> None:
-        if self._syncing:
-            self._syncing.result()
-        self._thread = self._thread or concurrent.futures.ThreadPoolExecutor(1)
-        self._syncing = self._thread.submit(_sync, self._descriptor)
-        self._unsynced = 0
+            if self._syncing:
+                self._syncing.result()
+            self._syncing = self._thread.submit(_sync, self._descriptor)
+            self._unsynced = 0
 
 
 def _rest(parts: list[bytes], written: int) -> list[bytes]:
@@ -115,9 +108,7 @@ def _rest(parts: list[bytes], written: int) -> list[bytes]:
 def written(path: Path, work: Path) -> Iterator[Output]:
     """Opens a file for writing; on success it is flushed to the disk and renamed to `path`.
 
-    Args:
-      path: the finished file.
-      work: an existing folder on the same file system, for the unfinished file.
+    The unfinished file lies in the folder `work`, on the same file system.
 
     Raises:
       RunAgain: the disk is full.

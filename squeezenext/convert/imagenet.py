@@ -1,10 +1,10 @@
 """Lists the ILSVRC2012 archives as they are downloaded: a tar of 1000 tars, and a flat one.
 
 Usually the headers are read and the images stay where they are. With --sequential, or from a pipe,
-the training archive is read once, from front to back. The order of the records is that of a hash of
-their names, so images can be copied, as they come, into 64 files by the first bits of that hash:
-each file holds a run of the final order, and writing the shards reads one file after the other.
-This needs the archive's size once more in the output folder; the records are the same.
+the training archive is read once, from front to back. Records are ordered by a hash of their names,
+so images are copied, as they come, into 64 files by the first bits of that hash: each file holds a
+run of the final order, and writing the shards reads one file after the other. This needs the
+archive's size once more in the output folder; the records are the same.
 """
 
 import contextlib
@@ -36,12 +36,11 @@ def collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> C
       InputError: an archive is missing, cut, damaged, incomplete, or not the official one.
     """
     train_path = train_archive(source, options)
-    paths = {TRAIN: train_path, VALIDATION: source / VALIDATION}
     piped = is_pipe(train_path)
-    for name, path in paths.items():
-        if name != TRAIN or not piped:
-            _check_archive(path, name, options.partial)
-    paths[BOXES] = source / BOXES
+    if not piped:
+        _check_archive(train_path, TRAIN, options.partial)
+    _check_archive(source / VALIDATION, VALIDATION, options.partial)
+    paths = {TRAIN: train_path, VALIDATION: source / VALIDATION, BOXES: source / BOXES}
     archives = {name: path for name, path in paths.items() if path.is_file()}
     watch = Watch()
     described = [{"file": name, "bytes": watch.size(path)} for name, path in archives.items()]
@@ -170,12 +169,7 @@ def is_pipe(path: Path) -> bool:
 def _spooled(
     path: Path, options: ConvertOptions, faults: list[Fault], spool: Path
 ) -> tuple[Listing, dict]:
-    """Copies the images into `spool`; returns their listing and the manifest's row.
-
-    Raises:
-      InputError: the archive is cut, damaged or not the official one.
-      RunAgain: the disk is full.
-    """
+    """Copies the images into `spool`; returns their listing and the manifest's row."""
     shutil.rmtree(spool, ignore_errors=True)
     commit.make_folder(spool)
     if path.is_file():

@@ -38,10 +38,8 @@ class Smaller(NamedTuple):
 def normalise(data: bytes, verify: bool = False, smaller: Smaller | None = None) -> Normalised:
     """Returns the image as a JPEG of one or three components.
 
-    Args:
-      data: the encoded image.
-      verify: decode good JPEGs, too, to find damage inside them.
-      smaller: how larger images are re-encoded; None keeps the bytes of every good JPEG.
+    A good JPEG is decoded only if `verify`, which finds damage inside, or if it is larger than
+    `smaller`.
 
     Raises:
       ImageError: the data is text, cut short, too large, or no image at all.

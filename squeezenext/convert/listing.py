@@ -22,10 +22,7 @@ ROW = np.dtype([("file", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("label", "
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A file that was rejected or repaired, and the reason.
-
-    Both are printable, so that a file's name cannot forge lines of a report.
-    """
+    """A file that was rejected or repaired, and why; printable, so that no name forges a line."""
 
     file: str
     reason: str
@@ -36,11 +33,7 @@ class Fault:
 
 
 def add_faults(faults: list[Fault], more: Iterable[Fault]) -> None:
-    """Extends a list of faults, within a limit: a source of faults alone must not fill the memory.
-
-    Raises:
-      InputError: there are more than 100,000.
-    """
+    """Extends a list of faults; InputError above 100,000, which would only fill the memory."""
     faults.extend(more)
     if len(faults) > _MAX_FAULTS:
         raise InputError(
@@ -152,11 +145,7 @@ def is_text(name: str) -> bool:
 
 
 def check_name(name: str, source: Path) -> None:
-    """Rejects a file or class name that no CSV or JSON file could carry.
-
-    Raises:
-      InputError: it has control characters, or is not UTF-8 (which shows as surrogates).
-    """
+    """Raises InputError if a name has control characters or is not UTF-8 (shown as surrogates)."""
     if not is_text(name):
         raise InputError(f"{ascii(name)} in {source} has a name that is no text; rename it.")
 

@@ -1,8 +1,8 @@
 """What an unfinished conversion is writing: the next one goes on with it or clears it away.
 
-The plan is on the disk before the first shard is, and names every file that the output folder
-will hold. So whatever was interrupted, and whatever is converted next, no file stays there that
-the manifest does not know. One process at a time converts into a folder.
+The plan is on the disk before the first shard, and names every file that the output folder will
+hold: whatever was interrupted or is converted next, no file stays that the manifest does not know.
+One process at a time converts into a folder.
 """
 
 import contextlib
@@ -37,9 +37,7 @@ _SHARD = re.compile(r"(?:train|validation|test)-\d{5}-of-\d{5}")
 
 @contextlib.contextmanager
 def lock_directory(directory: Path) -> Iterator[None]:
-    """Locks the directory for this process.
-
-    The operating system drops the lock with the process, however that ends.
+    """Locks the directory for this process, with which the operating system drops the lock.
 
     Raises:
       RunAgain: another process has locked it; it is named.
@@ -106,7 +104,7 @@ def planned_files(
 
 
 def source_files(collection: Collection, output: Path) -> frozenset[str]:
-    """Returns the source's own files in an `output` that is the source too; they stay unchanged.
+    """Returns the files that stay unchanged in an `output` that is the source, too.
 
     They are the shards, and the labels.txt that names their classes if no conversion made it.
     """

@@ -109,10 +109,9 @@ def _blocked_interrupt() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lean_start() -> Iterator[None]:
-    """Makes workers start faster, without two things that no job needs.
+    """Makes workers start faster: they do not run the main module again.
 
-    Workers do not run the main module again. numpy's OpenBLAS starts one thread in each, not one
-    for each CPU, since no job multiplies matrices.
+    And numpy's OpenBLAS starts one thread in each, not one a CPU: no job multiplies matrices.
     """
     main, threads = sys.modules["__main__"], os.environ.get(_BLAS)
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -130,8 +129,8 @@ def _lean_start() -> Iterator[None]:
 def behind(function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
     """Yields `function(job)` for each job, in order, computed by two threads in the background.
 
-    For functions that wait for the disk: while one waits, the other works. Close the iterator
-    (contextlib.closing), which ends the threads, before the folder is unlocked.
+    While one waits for the disk, the other works. Close the iterator (contextlib.closing), which
+    ends the threads, before the folder is unlocked.
     """
     executor = concurrent.futures.ThreadPoolExecutor(2)
     try:
@@ -145,15 +144,11 @@ def _end(executor: concurrent.futures.Executor, cancel: bool) -> None:
 
     A job may rename a shard, so the folder must stay locked until then.
     """
-    interrupted = None
-    while True:
-        try:
-            executor.shutdown(wait=True, cancel_futures=cancel)
-            break
-        except KeyboardInterrupt as error:
-            interrupted = error
-    if interrupted:
-        raise interrupted
+    try:
+        executor.shutdown(wait=True, cancel_futures=cancel)
+    except KeyboardInterrupt:
+        _end(executor, cancel)
+        raise
 
 
 def _initialise() -> None:

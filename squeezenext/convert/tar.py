@@ -39,15 +39,14 @@ class Member(NamedTuple):
     fault: str
 
 
-class Descriptor:
-    """A file that can seek, by its descriptor."""
+class Descriptor(NamedTuple):
+    """A file that can seek."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    descriptor: int
 
     def read_at(self, position: int, size: int) -> bytes:
         """Returns the bytes at a position, fewer at the end."""
-        return os.pread(self._descriptor, size, position)
+        return os.pread(self.descriptor, size, position)
 
 
 class Stream:
@@ -69,7 +68,7 @@ class Stream:
         return self._read(size)
 
     def read_to_end(self, limit: int | None = None) -> None:
-        """Reads on to the end, where gzip has its checksum, and as the writer of a pipe expects.
+        """Reads to the end, where gzip has its checksum, and as the writer of a pipe expects.
 
         Raises:
           InputError: the end is more than `limit` bytes away, or cannot be read.

@@ -62,11 +62,7 @@ def collect(source: Path) -> Collection:
 
 
 def check_links(collection: Collection, output: Path) -> None:
-    """Checks that the source's symbolic links do not lead into the output.
-
-    Raises:
-      InputError: they do; clearing the output would remove the very shards.
-    """
+    """Raises InputError if a link leads into `output`: clearing that would remove the shards."""
     for path in (path for split in collection.splits.values() for path in split.files):
         if path.resolve().parent == output.resolve():
             raise InputError(
@@ -87,7 +83,7 @@ def _check_complete(paths: list[Path]) -> None:
 def adopt_all(
     collection: Collection, source: Path, output: Path, pool: Pool, show_progress: bool
 ) -> tuple[Collection, dict[str, list[Written]]]:
-    """Reads every shard and places it in `output`.
+    """Reads every shard and links or copies it into `output`.
 
     Returns:
       The collection with its classes, and the shards by split.
@@ -95,20 +91,20 @@ def adopt_all(
     Raises:
       InputError: a record is damaged, or training cannot read it; it is named.
     """
-    jobs = [
-        (name, (path, output / path.name))
-        for name, split in collection.splits.items()
-        for path in split.files
-    ]
+    paths = [path for split in collection.splits.values() for path in split.files]
+    jobs = [(path, output / path.name) for path in paths]
     size = sum(split.bytes for split in collection.splits.values())
-    written: dict[str, list[Written]] = {name: [] for name in collection.splits}
+    written: dict[str, list[Written]] = {}
     seen: dict[int, labels.Label] = {}
     with progress.throughput("Reading", len(jobs), size, show_progress, "shards") as advance:
-        results = pool.run(adopt, (job for _, job in jobs))
-        for (name, _), (result, classes) in zip(jobs, results, strict=True):
-            written[name].append(result)
-            seen |= {label: known for label, known in classes.items() if label not in seen}
-            advance(1, result.bytes)
+        results = pool.run(adopt, jobs)
+        for name, split in collection.splits.items():
+            written[name] = []
+            for result, classes in itertools.islice(results, len(split.files)):
+                written[name].append(result)
+                for label, known in classes.items():
+                    seen.setdefault(label, known)
+                advance(1, result.bytes)
     return dataclasses.replace(collection, classes=_classes(seen, source)), written
 
 

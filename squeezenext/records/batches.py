@@ -8,7 +8,7 @@ divide each batch among them.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -45,7 +45,7 @@ def training_numbers(
 
     Args:
       examples: number of examples in the split.
-      seed: seed of the order.
+      seed: the order's.
       start: number of examples that all workers together have trained on.
       micro_batch: images of one replica in one step.
       share: this worker's replicas.
@@ -55,8 +55,8 @@ def training_numbers(
     order_of = functools.lru_cache(maxsize=2)(lambda period: order(seed, period, examples))
     while True:
         for replica in range(share.first, share.first + share.replicas):
-            places = start + replica * micro_batch + np.arange(micro_batch)
-            periods, inside = np.divmod(places, examples * echo)
+            positions = start + replica * micro_batch + np.arange(micro_batch)
+            periods, inside = np.divmod(positions, examples * echo)
             numbers = np.empty(micro_batch, np.int64)
             for period in np.unique(periods):
                 here = periods == period
@@ -82,16 +82,10 @@ def training(
     Random numbers: [micro_batch, count] float32 for `augment.augmented`, which runs the remaining
     steps on the device. Arguments as in `training_numbers`; `echo` divides `micro_batch`.
     """
-    pairs = functools.partial(
-        training_numbers,
-        reader.split.examples,
-        seed=seed,
-        start=start,
-        micro_batch=micro_batch,
-        share=share,
-        echo=echo,
-    )
-    return _shown(reader, images, classes, pairs, seed=seed, micro_batch=micro_batch, echo=echo)
+    like = {"seed": seed, "micro_batch": micro_batch, "echo": echo}
+    count = reader.split.examples
+    pairs = functools.partial(training_numbers, count, start=start, share=share, **like)
+    return _augmented(reader, images, classes, pairs, **like)
 
 
 def examples(
@@ -99,13 +93,13 @@ def examples(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns the element that `training` makes of these records in an epoch."""
     pairs = [(numbers, np.full(len(numbers), epoch))]
-    shown = _shown(
-        reader, images, classes, lambda: pairs, seed=seed, micro_batch=len(numbers), echo=1
-    )
-    return next(iter(shown))
+    like = {"seed": seed, "micro_batch": len(numbers), "echo": 1}
+    return next(iter(_augmented(reader, images, classes, lambda: pairs, **like)))
 
 
-def _shown(reader, images: Images, classes, pairs, *, seed, micro_batch, echo) -> tf.data.Dataset:
+def _augmented(
+    reader: Reader, images: Images, classes: int, pairs: Callable, *, seed, micro_batch, echo
+) -> tf.data.Dataset:
     steps = images.augmentation
     different = micro_batch // echo
 
@@ -200,7 +194,7 @@ def _parse(payloads, classes: int):
     )
     jpegs = parsed["image/encoded"]
     sides = tf.stack([parsed["image/height"], parsed["image/width"]], -1)
-    # Foreign records may lack the size; extract_jpeg_shape decodes a progressive file to tell it.
+    # Foreign records may lack the size. (extract_jpeg_shape decodes progressive files.)
     sides = tf.cond(
         tf.reduce_all(sides > 0),
         lambda: sides,

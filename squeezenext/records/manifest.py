@@ -1,6 +1,7 @@
 """manifest.json: what a data directory holds, checked before any of it is believed."""
 
 import dataclasses
+import io
 import json
 import re
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from squeezenext import labels
+from squeezenext import files, labels
 from squeezenext.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -24,25 +25,22 @@ _OPTIONAL |= {"warnings"}
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One TFRecord file. `sha256` is empty where nobody recorded it."""
+    """One TFRecord file."""
 
     path: Path
     examples: int
     bytes: int
-    sha256: str
+    sha256: str  # empty where nobody recorded it
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The shards of "train", "validation" or "test", in order.
-
-    `sidecar` holds every record's offset; `walked` is what walking the shards found
-    ([examples + 1] offsets a shard), kept so that they are walked once.
-    """
+    """The shards of "train", "validation" or "test", in order."""
 
     name: str
     shards: tuple[Shard, ...]
-    sidecar: Shard | None = None
+    sidecar: Shard | None = None  # file with every record's offset
+    # [examples + 1] offsets a shard, where the shards were walked: they are walked once.
     walked: tuple[np.ndarray, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     @property
@@ -53,13 +51,13 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What manifest.json says. `raw` is the whole document, with repairs and rejected files."""
+    """What manifest.json says."""
 
     directory: Path
     classes: tuple[labels.Label, ...]
     splits: dict[str, Split]
     rgb_mean: tuple[float, float, float] | None
-    raw: dict[str, Any]
+    raw: dict[str, Any]  # the whole document, with repairs and rejected files
 
 
 def load_manifest(directory: Path) -> Manifest:
@@ -87,14 +85,16 @@ def load_manifest(directory: Path) -> Manifest:
 def _load_json(directory: Path) -> Any:
     if not directory.is_dir():
         raise InputError(f"{directory} is no folder; give the one that holds {MANIFEST}.")
-    path = directory / MANIFEST
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_MANIFEST_BYTES + 1)
-    except FileNotFoundError as error:
-        raise InputError(_absent(directory)) from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    path, inner = directory / MANIFEST, directory / "tf-records"
+    if not path.exists() and (inner / MANIFEST).is_file():
+        raise InputError(f"{directory} has no {MANIFEST}; did you mean {inner}?")
+    if not path.exists():
+        raise InputError(
+            f"{directory} has no {MANIFEST}, so it is no finished data set; make one with "
+            "python -m datasets.convert or datasets/process_downloaded_imagenet.sh."
+        )
+    with files.open_file(path) as raw, io.BufferedReader(raw) as file:
+        text = file.read(MAX_MANIFEST_BYTES + 1)
     if len(text) > MAX_MANIFEST_BYTES:
         raise InputError(f"{path} is larger than {MAX_MANIFEST_BYTES >> 20} MB: no manifest.")
     try:
@@ -105,24 +105,12 @@ def _load_json(directory: Path) -> Any:
         ) from error
 
 
-def _absent(directory: Path) -> str:
-    if (directory / "tf-records" / MANIFEST).is_file():
-        return f"{directory} has no {MANIFEST}; did you mean {directory / 'tf-records'}?"
-    return (
-        f"{directory} has no {MANIFEST}, so it is no finished data set; make one with "
-        "python -m datasets.convert or datasets/process_downloaded_imagenet.sh."
-    )
-
-
 def _manifest(directory: Path, document: dict) -> Manifest:
     _keys(document, _REQUIRED, _OPTIONAL, "the manifest")
-    splits = {
-        _name(name): _split(directory, name, entry)
-        for name, entry in _mapping(document["splits"], "splits").items()
-    }
-    return Manifest(
-        directory, _classes(document["classes"]), splits, _mean(document["rgb_mean"]), document
-    )
+    entries = _mapping(document["splits"], "splits")
+    splits = {_name(name): _split(directory, name, entry) for name, entry in entries.items()}
+    classes, mean = _classes(document["classes"]), _mean(document["rgb_mean"])
+    return Manifest(directory, classes, splits, mean, document)
 
 
 def _classes(entries: Any) -> tuple[labels.Label, ...]:
@@ -130,10 +118,10 @@ def _classes(entries: Any) -> tuple[labels.Label, ...]:
         _keys(entry, {"label", "synset", "text"}, set(), "a class")
         if not isinstance(entry["synset"], str) or not isinstance(entry["text"], str):
             raise ValueError(f"the class {entry['label']!r} has a name that is no text")
-    found = [_number(entry["label"], "label") for entry in entries]
-    if sorted(found) != list(range(1, len(found) + 1)):
+    ordered = sorted(entries, key=lambda entry: _number(entry["label"], "label"))
+    if [entry["label"] for entry in ordered] != list(range(1, len(ordered) + 1)):
         raise ValueError("the labels are not 1..N, each once")
-    return labels.from_manifest(entries)
+    return tuple(labels.Label(entry["synset"], entry["text"]) for entry in ordered)
 
 
 def _split(directory: Path, name: str, entry: Any) -> Split:
