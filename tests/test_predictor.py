@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,10 +161,14 @@ def test_a_damaged_file_is_named(squeezenext, tmp_path, part, inside):
 
 
 def test_a_file_that_may_not_be_read_is_named(squeezenext, monkeypatch):
-    def refused(path):
-        raise PermissionError(13, "Permission denied", str(path))
+    real = Path.open
 
-    monkeypatch.setattr(loading, "_is_exported", refused)
+    def refused(path, *arguments, **named):
+        if path.suffix == ".tflite":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", refused)
     with pytest.raises(InputError, match=r"model\.tflite cannot be read: Permission denied"):
         Predictor(squeezenext[0])
 
@@ -326,7 +331,6 @@ def test_csv_and_text_carry_any_name(squeezenext, photos, tmp_path):
 @pytest.mark.parametrize("precision", ["float32", "float16", "dynamic", "int8"])
 def test_an_exported_file_answers_as_its_model(model, photos, tmp_path, precision):
     from squeezenext.export import litert as export_litert
-    from squeezenext.model import loading
 
     shown = Predictor(model[0]).config.images
     images = [predictor.read(path) for path in sorted(photos.iterdir())]
@@ -350,7 +354,6 @@ def test_a_temperature_is_in_every_shipped_form(model, photos, tmp_path):
     """At 0.2, predict.py says the same of a file as of the model directory."""
     from squeezenext.compress import command
     from squeezenext.export import litert as export_litert
-    from squeezenext.model import loading
 
     folder = tmp_path / "calibrated"
     shutil.copytree(model[0], folder)
@@ -374,7 +377,6 @@ def test_a_temperature_is_in_every_shipped_form(model, photos, tmp_path):
 def test_maps_of_a_dense_classifier_hold_its_bias(photos, tmp_path):
     """Pytorchcv's layout, exported in float32 and int8: a map's mean is the logit, bias and all."""
     from squeezenext.export import litert as export_litert
-    from squeezenext.model import loading
 
     change = {"groups": 1, "biases": True, "stem_padding": 1, "pair_order": "1x3_first"}
     network = dataclasses.replace(tiny.SQUEEZENEXT.model, **change)
