@@ -16,7 +16,8 @@ import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
-_REDIRECTING = threading.RLock()  # standard error is the whole process's
+# By process: standard error is one for all threads, and a fork may copy a lock that is held.
+_REDIRECTING: dict[int, threading.RLock] = {}
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # read when TensorFlow is imported
 NOISE = re.compile(
     rb"All log messages before absl::InitializeLog"
@@ -75,7 +76,7 @@ def silent() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _standard_error_to(file: BinaryIO) -> Iterator[None]:
-    with _REDIRECTING:
+    with _REDIRECTING.setdefault(os.getpid(), threading.RLock()):
         try:
             kept = os.dup(2)
         except OSError:  # standard error is closed

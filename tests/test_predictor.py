@@ -92,6 +92,90 @@ def test_many_images_come_in_order_and_alike(squeezenext, photos):
         assert answer.predictions[0].probability == pytest.approx(expected[0].probability, abs=1e-5)
 
 
+def test_threads_of_a_web_server_get_their_own_answers(squeezenext, photos):
+    """Each request is a thread of its own, and all of them share one predictor."""
+    shared = Predictor(squeezenext[0], inside=True)
+    images = [predictor.read(path) for path in sorted(photos.iterdir())]
+    alone = [shared.view(image) for image in images]
+    wrong = []
+
+    def serve(first):
+        for number in range(first, first + 100):
+            view, known = shared.view(images[number % 12]), alone[number % 12]
+            same = np.array_equal(view.probabilities, known.probabilities)
+            if not same or not np.array_equal(view.features, known.features):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=serve, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system.")
+def test_a_forked_process_answers_though_the_others_are_busy(squeezenext, photos):
+    """As gunicorn does with a predictor of its first process; the runners are on loan meanwhile."""
+    code = """
+import contextlib, os, sys
+from squeezenext.predict.predictor import Predictor
+shared = Predictor(sys.argv[1])
+alone = shared.probabilities(sys.argv[2]).tolist()
+with contextlib.ExitStack() as stack:
+    for _ in range(shared._runners._free[1].qsize()):
+        stack.enter_context(shared._runners.lend())
+    child = os.fork()
+    if not child:
+        os._exit(shared.probabilities(sys.argv[2]).tolist() != alone)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    command = [sys.executable, "-c", code, squeezenext[0], photos / "01.jpg"]
+    subprocess.run(command, cwd=REPOSITORY, check=True, timeout=60)
+
+
+def test_every_kind_of_image_gets_the_same_answer(squeezenext, photos):
+    single, path = Predictor(squeezenext[0]), photos / "01.jpg"
+    image = predictor.read(path)
+    wanted = single.predict(image)
+    rgb = np.asarray(image)
+    for source in (path, str(path), path.read_bytes(), Image.open(path), rgb):
+        assert single.predict(source) == wanted
+    assert single.predict(rgb[..., ::-1], channels="BGR") == wanted
+    assert single.predict(rgb[..., ::-1]) != wanted
+    assert [answer.predictions for answer in single.answers([path])] == [wanted]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (None, r"An image is a path, .*; this is NoneType\.$"),
+        ([[1, 2]], "this is list"),
+        (np.zeros((9, 9, 3)), r"must be \[height, width, 3\] uint8 .* \[9, 9, 3\] float64\."),
+        (np.zeros((9, 9), np.uint8), r"this one is \[9, 9\] uint8"),
+        (np.zeros((0, 9, 3), np.uint8), r"this one is \[0, 9, 3\] uint8"),
+        (Image.new("RGB", (0, 9)), r"^The image declares 0 x 9 pixels\.$"),
+        (b"GIF89a" * 9_999, r"^The image cannot be decoded \([^)]{,60}\)\.$"),
+        ("absent.jpg", "absent.jpg cannot be read"),
+    ],
+)
+def test_what_is_no_image_is_one_short_sentence(squeezenext, image, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Predictor(squeezenext[0]).predict(image)
+    assert len(str(caught.value)) < 160
+
+
+@pytest.mark.parametrize("paths", ["photo.jpg", b"photo.jpg", [None], [np.zeros(3)]])
+def test_answers_takes_a_list_of_paths(squeezenext, paths):
+    with pytest.raises(InputError, match=r"^answers\(\) takes "):
+        next(Predictor(squeezenext[0]).answers(paths))
+
+
+def test_an_order_of_channels_is_one_of_two(squeezenext):
+    with pytest.raises(InputError, match='channels is "RGB" or "BGR"'):
+        Predictor(squeezenext[0]).predict(np.zeros((9, 9, 3), np.uint8), channels="bgr")
+
+
 def test_a_reader_that_stops_ends_the_threads(squeezenext, photos):
     before = threading.active_count()
     answers = Predictor(squeezenext[0]).answers(sources.expand([str(photos)]) * 50)

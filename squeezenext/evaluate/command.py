@@ -24,7 +24,7 @@ from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
 from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
-from squeezenext.predict.predictor import Look, Predictor, softmax
+from squeezenext.predict.predictor import Predictor, in_order, softmax
 from squeezenext.records import dataset, samples
 from squeezenext.train.options import PRECISIONS, check_precision
 
@@ -43,15 +43,15 @@ def evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
     reader = Reader(found.splits[split])
     classes = len(predictor.labels)
 
-    def scored(number: int, look: Look) -> tuple:
+    def scored(number: int) -> tuple:
         image, label = samples.read_examples(reader, number, classes)
-        probabilities = look(image).probabilities
+        probabilities = predictor.probabilities(image)
         ranked = np.argsort(-probabilities, kind="stable")[:5]
         loss = -np.log(max(float(probabilities[label]), 1e-30))
         best = int(ranked[0])
         return number, label, loss, best == label, label in ranked, best, probabilities[best]
 
-    columns = zip(*predictor.each(range(reader.split.examples), scored), strict=True)
+    columns = zip(*in_order(scored, range(reader.split.examples)), strict=True)
     kinds = (np.int64, np.int64, np.float32, np.float32, np.float32, np.int64, np.float32)
     typed = [np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
     return Evaluation.of_rows(typed, reader.split.examples)

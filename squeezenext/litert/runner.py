@@ -1,6 +1,9 @@
 """Runs a LiteRT file in memory, one image at a time, without TensorFlow."""
 
+import contextlib
 import os
+import queue
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +62,46 @@ class Runner:
             _dequantized(self._interpreter.get_tensor(output["index"])[0], output)
             for output in self._outputs
         ]
+
+
+class RunnerPool:
+    """Lends a LiteRT file's runners to any number of threads, also after a fork.
+
+    There are as many runners as cores, each made when it is first needed: one with its own memory
+    a core keeps all cores busy, and a thread that finds none free waits.
+
+    Args:
+      model: the file's path, or its content.
+      name: name of the model, for messages.
+    """
+
+    def __init__(self, model: Path | bytes, name: str):
+        self._model, self._name = model, name
+        self._free = self._empty()
+
+    def _empty(self) -> tuple[int, queue.LifoQueue]:
+        """Returns this process's number and its free places, none of which has a runner yet."""
+        places: queue.LifoQueue = queue.LifoQueue()
+        for _ in range(cores()):
+            places.put(None)
+        return os.getpid(), places
+
+    @contextlib.contextmanager
+    def lend(self) -> Iterator[Runner]:
+        """Lends a runner that no other thread uses.
+
+        Raises:
+          InputError: this runtime cannot run the file.
+        """
+        process, places = self._free
+        if process != os.getpid():  # a fork copies runners and locks, but not the threads in them
+            self._free = _, places = self._empty()
+        runner = places.get()
+        try:
+            runner = runner or Runner(self._model, 1, self._name)
+            yield runner
+        finally:
+            places.put(runner)
 
 
 def _quantized(values: np.ndarray, details: dict) -> np.ndarray:

@@ -1,23 +1,24 @@
 """Prediction with LiteRT, Pillow and numpy alone, without TensorFlow.
 
 predictor = Predictor("squeezenet_v1_0")
-predictor.predict(Image.open("photo.jpg"))
+predictor.predict("photo.jpg")
 """
 
 import collections
 import contextlib
 import dataclasses
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from squeezenext.errors import InputError
 from squeezenext.images import decoding, geometry
-from squeezenext.litert.runner import Runner, cores
+from squeezenext.litert.runner import RunnerPool, cores
 from squeezenext.model import loading
 from squeezenext.predict import sources
 
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
     from squeezenext.litert.class_maps import Tapped
 
 _LARGE_PIXELS = 12_000_000  # 12 million pixels take up to 100 MB on their way to RGB
-_ONE_LARGE = threading.Lock()
+# By process: a fork may copy a lock that is held.
+_ONE_LARGE: dict[int, threading.Lock] = {}
+
+Source = Image.Image | np.ndarray | bytes | str | Path
+Channels = Literal["RGB", "BGR"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,12 +83,17 @@ class Answer:
 
 T = TypeVar("T")
 R = TypeVar("R")
-Look = Callable[[Image.Image], View]
 Explain = Callable[[int, str, Image.Image, View, Prediction], Path]
 
 
 class Predictor:
-    """Predicts the classes of images.
+    """Predicts the classes of images, in any number of threads and after a fork.
+
+    As many images are computed at once as there are cores; each of these takes a copy of the
+    network's memory, 10 to 40 MB, from its first image on. Further threads wait.
+
+    An image is a path or URL, the bytes of a file, a Pillow image, or an array
+    [height, width, 3] uint8 of 0..255. Arrays are RGB; `channels="BGR"` takes OpenCV's.
 
     Args:
       model: a model directory, a published model's name, or an exported file.
@@ -97,56 +107,58 @@ class Predictor:
         self._model = loading.load_runnable(model)
         self.config = self._model.config
         self.labels = self._model.labels
-        self._content = loading.litert(self._model)
-        self._runner = self._make_runner(cores())
-        self._tapped = self._tap() if inside else None
-        if self._runner.size != self.config.images.size:
-            raise InputError(
-                f"{self._model.name} reads {self._runner.size} pixels a side, its configuration "
-                f"says {self.config.images.size}."
-            )
+        content = loading.litert(self._model)
+        self._runners = RunnerPool(content, self._model.name)
+        with self._runners.lend() as runner:  # which fails if the file is damaged
+            if runner.size != self.config.images.size:
+                raise InputError(
+                    f"{self._model.name} reads {runner.size} pixels a side, its configuration "
+                    f"says {self.config.images.size}."
+                )
+        self._tapped = self._tap(content) if inside else None
 
-    def _tap(self) -> "Tapped":
+    def _tap(self, content: Path | bytes) -> "Tapped":
         from squeezenext.litert import class_maps
 
-        content = self._content
         content = content if isinstance(content, bytes) else content.read_bytes()
         tapped = class_maps.tap(content, self._model.name)
-        self._content = tapped.content
-        self._runner = self._make_runner(cores())
+        self._runners = RunnerPool(tapped.content, self._model.name)
         return tapped
 
-    def _make_runner(self, threads: int) -> Runner:
-        return Runner(self._content, threads, self._model.name)
-
     def predict(
-        self, image: Image.Image, top_k: int = 5, threshold: float = 0.0
+        self,
+        image: Source,
+        top_k: int = 5,
+        threshold: float = 0.0,
+        *,
+        channels: Channels = "RGB",
     ) -> list[Prediction]:
         """Returns the `top_k` most probable classes of an image, the best first.
 
         Classes whose probability is below `threshold` are skipped.
+
+        Raises:
+          InputError: the image cannot be read, or is none.
         """
-        return self._best(self.probabilities(image), top_k, threshold)
+        return self._best(self.probabilities(image, channels=channels), top_k, threshold)
 
-    def probabilities(self, image: Image.Image) -> np.ndarray:
+    def probabilities(self, image: Source, *, channels: Channels = "RGB") -> np.ndarray:
         """Returns the classes' probabilities for an image of any size, [classes] float32."""
-        return self.view(image).probabilities
+        return self.view(image, channels=channels).probabilities
 
-    def view(self, image: Image.Image) -> View:
+    def view(self, image: Source, *, channels: Channels = "RGB") -> View:
         """Returns the network's outputs for an image of any size."""
-        return self._view(image, self._runner)
-
-    def _view(self, image: Image.Image, runner: Runner) -> View:
-        image = decoding.to_rgb(image)
-        pixels = geometry.centre_pixels(image, self.config.images).astype(np.float32)
-        if self._model.rgb is None:
-            outputs = runner.run(geometry.normalize(pixels, self.config.images))
-            with np.errstate(all="ignore"):  # reported below
-                probabilities = softmax(outputs[0] / np.float32(self._model.temperature))
-        else:
-            mean, deviation = self._model.rgb
-            outputs = runner.run((pixels - np.float32(mean)) / np.float32(deviation))
-            probabilities = outputs[0]
+        pixels = geometry.centre_pixels(_rgb(image, channels), self.config.images)
+        pixels = pixels.astype(np.float32)
+        with self._runners.lend() as runner:
+            if self._model.rgb is None:
+                outputs = runner.run(geometry.normalize(pixels, self.config.images))
+                with np.errstate(all="ignore"):  # reported below
+                    probabilities = softmax(outputs[0] / np.float32(self._model.temperature))
+            else:
+                mean, deviation = self._model.rgb
+                outputs = runner.run((pixels - np.float32(mean)) / np.float32(deviation))
+                probabilities = outputs[0]
         if not np.isfinite(probabilities).all():  # finite weights can overflow float32
             raise InputError(f"{self._model.name} gives no probabilities here: it is damaged.")
         features = self._tapped.features(outputs) if self._tapped else None
@@ -163,27 +175,34 @@ class Predictor:
 
     def answers(
         self,
-        paths: Iterable[str],
+        paths: Iterable[str | Path],
         top_k: int = 5,
         threshold: float = 0.0,
         explain: Explain | None = None,
     ) -> Iterator[Answer]:
         """Yields the answer for each source in order; a bad source does not stop the others.
 
-        Each image is decoded and run in one thread, and as many threads as there are cores work at
-        once: small networks gain little from several threads for one image.
+        As many threads as there are cores work at once, each on one image.
 
         Args:
           paths: names of files, URLs, or "-"; see `sources.expand`.
+          top_k: number of classes for each.
+          threshold: probability below which classes are skipped.
           explain: a function that draws the best class's map and returns the file; it is called
             in any thread with the source's number and name, the image, its view and the class.
-        """
 
-        def answer(item: tuple[int, str], look: Look) -> Answer:
+        Raises:
+          InputError: `paths` is no list of paths.
+        """
+        if isinstance(paths, str | bytes | os.PathLike):
+            raise InputError("answers() takes a list of paths; put a single one into [ ].")
+        names = [_name(path) for path in paths]
+
+        def answer(item: tuple[int, str]) -> Answer:
             number, path = item
             try:
                 with _opened(path) as image:
-                    view = look(image)
+                    view = self.view(image)
                     best = self._best(view.probabilities, top_k, threshold)
                     top = self._best(view.probabilities, 1, 0.0)[0]
                     drawn = explain(number, path, image, view, top) if explain else None
@@ -191,42 +210,57 @@ class Predictor:
                 return Answer(path, [], str(error))
             return Answer(path, best, None, view.features, drawn)
 
-        return self.each(list(enumerate(paths, start=1)), answer)
-
-    def each(self, items: Sequence[T], work: Callable[[T, Look], R]) -> Iterator[R]:
-        """Yields work(item, look) for every item in order, in as many threads as there are cores.
-
-        `look(image)` does what `view` does, with an interpreter of the thread's own.
-        """
-        workers = min(cores(), len(items))
-        if workers < 2:
-            yield from (work(item, self.view) for item in items)
-            return
-        runners = _Runners([self._make_runner(1) for _ in range(workers)])
-
-        def look(image: Image.Image) -> View:
-            return self._view(image, runners.mine())
-
-        yield from _in_order(lambda item: work(item, look), items, workers)
+        return in_order(answer, list(enumerate(names, start=1)))
 
 
-class _Runners:
-    """Lends each thread a runner of its own."""
-
-    def __init__(self, runners: list[Runner]):
-        self._free = runners
-        self._local = threading.local()
-
-    def mine(self) -> Runner:
-        if not hasattr(self._local, "runner"):
-            self._local.runner = self._free.pop()
-        return self._local.runner
+def _name(path: object) -> str:
+    if not isinstance(path, str | Path):
+        raise InputError(f"answers() takes paths, not {type(path).__name__}; see predict().")
+    return str(path)
 
 
-def _in_order(work: Callable, items: Sequence, workers: int) -> Iterator:
-    """Yields work(item) in order; each thread works at most two items ahead of the consumer."""
+def _rgb(image: Source, channels: Channels) -> Image.Image:
+    """Returns an image of any accepted kind as a Pillow image, RGB."""
+    match image:
+        case Image.Image():
+            with decoding.errors_naming("The image"):
+                decoding.check_size(image.width, image.height, "")
+                return decoding.decode(image)
+        case bytes():
+            return decoding.read_image(image, "The image")
+        case str() | Path():
+            return read(image)
+        case np.ndarray():
+            return _of_array(image, channels)
+    raise InputError(
+        "An image is a path, the bytes of a file, a Pillow image or an array; this is "
+        f"{type(image).__name__}."
+    )
+
+
+def _of_array(array: np.ndarray, channels: Channels) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise InputError(
+            "An array must be [height, width, 3] uint8 of 0..255; this one is "
+            f"{list(array.shape)} {array.dtype}."
+        )
+    if channels not in ("RGB", "BGR"):
+        raise InputError(f'channels is "RGB" or "BGR", not {channels!r}.')
+    order = slice(None, None, -1 if channels == "BGR" else 1)
+    return Image.fromarray(np.ascontiguousarray(array[..., order]))
+
+
+def in_order(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Yields work(item) for every item in order, in as many threads as there are cores.
+
+    Each thread works at most two items ahead of the consumer.
+    """
     import concurrent.futures
 
+    workers = min(cores(), len(items))
+    if workers < 2:
+        yield from map(work, items)
+        return
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         waiting: collections.deque = collections.deque()
         try:
@@ -248,7 +282,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def read(path: str | Path) -> Image.Image:
-    """Reads an image file, a URL or standard input ("-") as RGB.
+    """Reads an image file, a URL or standard input ("-") as a Pillow image, RGB.
 
     Raises:
       InputError: it cannot be read, is too large, or is no image.
@@ -286,4 +320,4 @@ def _turn(image: Image.Image) -> contextlib.AbstractContextManager:
     # The system gets blocks of this size back at once; smaller ones stay with the thread that
     # freed them. The peak over tests/hostile_images.py is 504 MB so, else 1,064 MB.
     Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]  # Pillow's C module
-    return _ONE_LARGE
+    return _ONE_LARGE.setdefault(os.getpid(), threading.Lock())
