@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from scipy import ndimage
 
 from squeezenext.config.images import (
@@ -18,7 +18,7 @@ from squeezenext.config.images import (
     ShiftScaleRotate,
 )
 from squeezenext.errors import InputError
-from squeezenext.images import augment, decoding, geometry
+from squeezenext.images import augment, containers, decoding, geometry
 from squeezenext.images import crops as images_crops
 from squeezenext.predict import predictor
 from squeezenext.records import samples
@@ -221,8 +221,9 @@ def test_every_kind_of_image_becomes_rgb(data, mean):
     [
         (b"", r"is empty\."),
         (b"text", r"is text, no JPEG, PNG, GIF, BMP or WebP image\."),
-        (photograph(64, 64)[:500], r"cannot be decoded \(.*[Tt]runcated.*\)\."),
-        (b"\x89PNG\r\n\x1a\n", r"cannot be decoded \(its header is damaged\)\."),
+        (photograph(64, 64)[:500], r"is cut short or damaged in its header\."),
+        (photograph(64, 64)[:-500], r"cannot be decoded \(.*[Tt]runcated.*\)\."),
+        (b"\x89PNG\r\n\x1a\n", r"is cut short or damaged in its header\."),
     ],
 )
 def test_what_is_no_image_is_named(data, fault):
@@ -230,13 +231,49 @@ def test_what_is_no_image_is_named(data, fault):
         decoding.read_image(data, "photo.jpg")
 
 
-@pytest.mark.filterwarnings("ignore:Image size")
-def test_a_huge_image_is_refused_before_it_is_decoded():
-    for side, kind, limit in ((9_500, "PNG", 89478485), (7_000, "WEBP", 44739242)):
-        data = encoded(Image.new("L", (side, side)), kind, method=0)
-        declared = f"{side} x {side} pixels, more than {limit}"
-        with pytest.raises(InputError, match=rf"^x declares {declared}\.$"):
-            decoding.read_image(data, "x")
+@pytest.mark.parametrize(
+    ("kind", "mode", "side", "limit"),
+    [("PNG", "RGB", 9_500, 89478485), ("PNG", "RGBA", 8_600, 73400320),
+     ("WEBP", "RGB", 6_100, 36700160), ("GIF", "L", 8_100, 65244728)],
+)  # fmt: skip
+def test_an_image_that_takes_too_much_memory_is_refused_before(kind, mode, side, limit):
+    data = encoded(Image.new(mode, (side, side)), kind, method=0)
+    declared = f"{side} x {side} pixels, more than {limit}"
+    with pytest.raises(InputError, match=rf"^x declares {declared}\.$"):
+        decoding.read_image(data, "x")
+
+
+def test_the_photograph_of_a_phone_is_decoded_at_half_its_sides():
+    """Of 108 million pixels, nine blocks that are one colour each."""
+    colours = Image.fromarray(np.arange(0, 243, 3, np.uint8).reshape(9, 9, 1).repeat(3, 2))
+    photo = colours.resize((12_000, 9_000), Image.Resampling.NEAREST)
+    image = decoding.read_image(encoded(photo, "JPEG", quality=90), "x")
+    assert image.size == (6_000, 4_500)
+    shown = image.resize((9, 9), Image.Resampling.NEAREST)
+    assert np.abs(np.asarray(shown, int) - np.asarray(colours, int)).max() <= 1
+
+
+def test_metadata_never_reaches_a_decoder():
+    """An entry of EXIF, a comment, a profile, a text: a decoder may do anything with them."""
+    exif = Image.Exif()
+    exif[0x010E] = "secret" * 99
+    note = b"secret" * 99
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "secret" * 99)
+    image = Image.fromarray(np.uint8(GREY)).convert("RGB")
+    files = {
+        "JPEG": encoded(image, "JPEG", exif=exif, icc_profile=note, comment=note),
+        "PNG": encoded(image, "PNG", exif=exif, pnginfo=info),
+        "WebP": encoded(image, "WEBP", exif=exif, icc_profile=note, xmp=note, lossless=True),
+        "GIF": encoded(image, "GIF", comment=note),
+    }
+    for kind, data in files.items():
+        bare = containers.bare(kind, data)
+        assert b"secret" in data and b"secret" not in bare.data, kind
+        assert (
+            decoding.read_image(bare.data, "x").tobytes()
+            == Image.open(io.BytesIO(data)).convert("RGB").tobytes()
+        )
 
 
 def plain_cmyk(colour=(200, 80, 30)):

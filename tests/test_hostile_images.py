@@ -61,9 +61,10 @@ def seen_by_pillow(path: bytes) -> Image.Image | None:
     """What Pillow's own calls make of a file: RGB, transparency shown white; None if refused."""
     try:
         with open(path, "rb") as file, Image.open(file) as image:
-            if image.format not in FORMATS or image.width * image.height > 89_478_485:
+            if image.format not in FORMATS:
                 return None
-            if image.format == "WEBP" and image.width * image.height > 44_739_242:
+            limit = {"WEBP": 36_700_160, "GIF": 65_244_728}.get(image.format, 89_478_485)
+            if image.width * image.height > limit:
                 return None
             image.load()
             if image.mode.startswith("I"):
@@ -92,9 +93,17 @@ def test_each_is_predicted_as_pillow_sees_it_or_named(result, model):
         if b"scans_5000" in path or b"scans_hidden" in path:
             assert "has over 100 scans" in line["error"]
             continue
-        if (
-            b"large" in path or b"side4999" in path
-        ):  # one colour; Pillow's own way to RGB would take seconds
+        # One colour, which Pillow's own way to RGB would take seconds for; metadata that it would
+        # read; a film of which only the first frame is whole.
+        whole = (
+            b"large",
+            b"side4999",
+            b"bomb",
+            b"declared13000.jpg",
+            b"moving_cut.webp",
+            b"flip7_lossy.webp",
+        )
+        if any(name in path for name in whole):
             assert line["error"] is None
             continue
         if b"unreadable" in path and os.geteuid():
@@ -120,7 +129,7 @@ def test_errors_name_the_file_and_the_reason(result):
     for name, reason in {
         "declared_declared60000.png": "pixel",
         "declared_declared60000.jpg": "pixel",
-        "declared_declared13000.jpg": "13000 x 13000 pixels, more than 89478485",
+        "declared_declared32767.jpg": "32767 x 32767 pixels, more than 268435456",
         "dangling.jpg": "No such file",
         "circle.jpg": "symbolic links",
         "a folder.jpg": "is a folder; name an image",

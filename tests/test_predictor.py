@@ -155,7 +155,7 @@ def test_every_kind_of_image_gets_the_same_answer(squeezenext, photos):
         (np.zeros((9, 9), np.uint8), r"this one is \[9, 9\] uint8"),
         (np.zeros((0, 9, 3), np.uint8), r"this one is \[0, 9, 3\] uint8"),
         (Image.new("RGB", (0, 9)), r"^The image declares 0 x 9 pixels\.$"),
-        (b"GIF89a" * 9_999, r"^The image cannot be decoded \([^)]{,60}\)\.$"),
+        (b"GIF89a" * 9_999, r"^The image is cut short or damaged in its header\.$"),
         ("absent.jpg", "absent.jpg cannot be read"),
     ],
 )

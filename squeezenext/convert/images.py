@@ -5,13 +5,12 @@ converters slow.
 """
 
 import io
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from squeezenext.images import decoding, jpeg
+from squeezenext.images import containers, decoding, jpeg
 from squeezenext.images.jpeg import END, ImageError
 
 # Frames that TensorFlow's and every other decoder take: baseline, extended, progressive.
@@ -66,7 +65,7 @@ def rgb_mean(data: bytes) -> tuple[float, float, float]:
 
 
 def decode(data: bytes, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """Decodes an image to RGB; its scans have been counted.
+    """Decodes an image to RGB.
 
     Args:
       data: the encoded image.
@@ -75,12 +74,7 @@ def decode(data: bytes, at_least: tuple[int, int] | None = None) -> Image.Image:
     Raises:
       ImageError: the image is damaged or exceeds a limit.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # corrupt EXIF and the like; the pixels are fine
-        image = decoding.open_image(data, count_scans=False)
-        if at_least:
-            image.draft(None, at_least)
-        return decoding.decode(image)
+    return decoding.decode(decoding.open_image(data, at_least))
 
 
 def _shrunk(image: Normalised, smaller: Smaller) -> Normalised:
@@ -99,9 +93,10 @@ def _usual(data: bytes) -> Normalised:
     if kind != "JPEG":
         return _encoded(decode(data), f"{kind} encoded as JPEG")
     header = jpeg.header(data)
-    decoding.check_size(header.width, header.height, kind)
     if not header.one_scan:
         decoding.check_scans(data)
+    if decoding.reduction(kind, containers.of_jpeg(header)) > 1:
+        return _encoded(decode(data), f"reduced from {header.width} x {header.height} pixels")
     if header.components == 4:
         return _encoded(decode(data), "CMYK converted to RGB")
     if header.frame not in _USUAL_FRAMES or header.components not in (1, 3):

@@ -8,25 +8,45 @@ conversion has checked. No TensorFlow here: prediction must not wait for its imp
 import contextlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageChops,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
 
 from squeezenext.errors import InputError
-from squeezenext.images import jpeg
+from squeezenext.images import containers, jpeg
+from squeezenext.images.containers import Bare
 from squeezenext.images.jpeg import ImageError
 
 MAX_BYTES = 64 << 20  # encoded; ImageNet's largest image has 15 MB
-# Pillow's own warning level. A decoded image takes 4 bytes a pixel, and twice that while
-# transparency is removed or while libjpeg holds a progressive image: about 0.8 GB. (A 20 kB PNG
-# can hold 13,000 x 13,000 pixels.)
+# Pillow's own warning level. (A 20 kB PNG can hold 13,000 x 13,000 pixels.)
 MAX_PIXELS = 89_478_485
-_MAX_WEBP_PIXELS = MAX_PIXELS // 2  # libwebp and Pillow hold four copies: 50 million take 830 MB
+# Larger JPEGs of one scan are decoded at 1/2, 1/4 or 1/8 of their sides: phones take photographs of
+# 200 million pixels.
+MAX_JPEG_PIXELS = 1 << 28
+MAX_SIDE = 65_500  # libjpeg's, which encodes the records
+# Bytes that the decoding of one image may take; the rest of the program takes about 100 MB.
+MAX_MEMORY = 560 << 20
 # File name endings of the formats below, in lower case.
 ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"})
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # not Pillow's 40 others, some of them programs
+# The decoders themselves: `Image.open` tries one after the other, and refuses 179 million pixels
+# before `draft` can make them fewer.
+_DECODERS = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+}
 _MAGICS = {jpeg.MAGIC: "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
 _HEIF = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
 
@@ -53,26 +73,37 @@ def errors_naming(name: str) -> Iterator[None]:
         raise InputError(f"{name} {error}.") from error
 
 
-def open_image(data: bytes, count_scans: bool = True) -> Image.Image:
+def open_image(data: bytes, at_least: tuple[int, int] | None = None) -> Image.Image:
     """Reads an image's headers and checks all limits; decodes no pixel.
 
     Args:
       data: the encoded image.
-      count_scans: False for a JPEG that has passed `check_scans`.
+      at_least: (width, height) that suffice, for which a JPEG is decoded at 1/2, 1/4 or 1/8 of its
+        sides; default its full size, or what `MAX_MEMORY` allows.
 
     Raises:
       ImageError: the data is no image of a known format, or exceeds a limit.
     """
     kind = sniff(data)
+    bare = containers.bare(kind, data)
+    scale = reduction(kind, bare)
+    if bare.coefficients:
+        check_scans(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"declares more than {MAX_PIXELS} pixels") from error
+        image = _DECODERS[kind](io.BytesIO(bare.data))
     except Exception as error:  # Pillow raises errors of many types on damaged files
         raise ImageError(f"cannot be decoded ({_reason(error)})") from error
-    check_size(image.width, image.height, kind)
-    if count_scans and kind == "JPEG":
-        check_scans(data)
+    if image.size != (bare.width, bare.height):
+        raise ImageError("is damaged: its header declares two sizes")
+    if at_least or scale > 1:
+        wanted = at_least or image.size
+        image.draft(
+            None,
+            (
+                max(1, min(wanted[0], image.width // scale)),
+                max(1, min(wanted[1], image.height // scale)),
+            ),
+        )
     return image
 
 
@@ -97,22 +128,36 @@ def sniff(data: bytes) -> str:
     raise ImageError(f"is {what}, no JPEG, PNG, GIF, BMP or WebP image")
 
 
-def check_size(width: int, height: int, kind: str) -> None:
-    """Checks the size that an image's header declares.
+def reduction(kind: str, image: Bare) -> int:
+    """Returns the divisor of an image's sides at which it can be decoded: 1, or 2, 4, 8 for a JPEG.
 
     Args:
-      width: pixels.
-      height: pixels.
       kind: the format, as `sniff` returns it.
+      image: what its container declares.
 
     Raises:
-      ImageError: the image has no pixel, or more than its format may have.
+      ImageError: the image has no pixel, or exceeds a limit.
+    """
+    pixels, most = check_size(image.width, image.height), 0
+    limit = min(MAX_PIXELS, (MAX_MEMORY - image.coefficients) // image.memory)
+    for scale in (1, 2, 4, 8) if kind == "JPEG" else (1,):
+        most = min(limit * scale**2, MAX_JPEG_PIXELS)
+        if pixels <= most:
+            return scale
+    raise ImageError(f"declares {image.width} x {image.height} pixels, more than {max(most, 0)}")
+
+
+def check_size(width: int, height: int) -> int:
+    """Returns the number of pixels that an image declares.
+
+    Raises:
+      ImageError: there is none, or a side is too long for a JPEG.
     """
     if not width or not height:
         raise ImageError(f"declares {width} x {height} pixels")
-    limit = _MAX_WEBP_PIXELS if kind == "WebP" else MAX_PIXELS
-    if width * height > limit:
-        raise ImageError(f"declares {width} x {height} pixels, more than {limit}")
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"declares {width} x {height} pixels; a side may have {MAX_SIDE}")
+    return width * height
 
 
 def check_scans(data: bytes) -> None:
@@ -143,26 +188,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Returns a Pillow image of any mode as 8-bit RGB; transparency shows white."""
     image.load()
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip to white
-        wide = np.asarray(image)
-        return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+        return _by_rows(image, _eight_bits)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         opaque = Image.new("RGB", image.size, "white")
         opaque.paste(image, mask=image)  # half of alpha_composite's memory
         return opaque
-    if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
-        return _from_plain_inks(image)
+    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+        # Adobe's JPEGs hold inverted inks, others plain ones; Pillow inverts the inks of both.
+        return _by_rows(image, ImageChops.invert)
     return image if image.mode == "RGB" else image.convert("RGB")  # convert() would copy
 
 
-def _from_plain_inks(image: Image.Image) -> Image.Image:
-    """Returns a CMYK JPEG without Adobe's marker as RGB.
-
-    Adobe's JPEGs hold inverted inks, others plain ones; Pillow inverts the inks of both. By rows,
-    so that no third copy of the pixels is made.
-    """
-    colours = Image.new("RGB", image.size)
+def _by_rows(image: Image.Image, change: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Returns `change(image)` as RGB, computed on 64 rows at a time to save a copy."""
+    changed = Image.new("RGB", image.size)
     for top in range(0, image.height, 64):
         box = (0, top, image.width, min(top + 64, image.height))
-        colours.paste(ImageChops.invert(image.crop(box)).convert("RGB"), box)
-    return colours
+        changed.paste(change(image.crop(box)).convert("RGB"), box)
+    return changed
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))

@@ -1,22 +1,30 @@
 """Reads a JPEG's segments (ITU T.81, annex B) as libjpeg comes upon them; decodes no pixel."""
 
 import re
+import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 MAGIC = b"\xff\xd8\xff"
+START = b"\xff\xd8"
 END = b"\xff\xd9"
 # Most scans of a JPEG that is decoded. libjpeg visits every block of the image for each scan,
 # however little the scan holds: 1 MB of scans would take minutes. Progressive files of cameras
 # and programs have about ten.
 MAX_SCANS = 100
+# Most segments. ICC profiles and depth maps fill some hundreds; 64 MB of empty ones would take
+# this module's walk 15 s.
+MAX_SEGMENTS = 10_000
 
 _FRAMES = {code for code in range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the rest are tables
 _SEQUENTIAL = {0xC0, 0xC1}  # Huffman-coded
 _BARE = {0x01, 0xD8, 0xD9}  # markers that no length follows; 0xD0 to 0xD7 are part of a scan
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_METADATA = {*range(0xE0, 0xF0), 0xFE, *_BARE}  # application segments and comments
+# Those that say how colours are stored: JFIF as YCbCr, Adobe's by its transform.
+_NEEDED, _NOTHING = {0xE0: b"JFIF\0", 0xEE: b"Adobe"}, b"\0no segment begins so"
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
@@ -41,6 +49,9 @@ class JpegHeader(NamedTuple):
       components: 1 for grey, 3 for colour, 4 for inks.
       scan: first byte of the first scan's data.
       one_scan: whether the first scan holds the whole image, so that libjpeg reads no other.
+      coefficients: bytes that libjpeg takes for all coefficients, which it does for several scans.
+      needed: (first byte, first byte behind) of the segments before the first scan, its own
+        included, that a decoder needs.
     """
 
     frame: int
@@ -50,6 +61,8 @@ class JpegHeader(NamedTuple):
     components: int
     scan: int
     one_scan: bool
+    coefficients: int
+    needed: list[tuple[int, int]]
 
 
 def segments(data: bytes, position: int = 2) -> Iterator[Segment]:
@@ -58,8 +71,11 @@ def segments(data: bytes, position: int = 2) -> Iterator[Segment]:
     As libjpeg does, it skips markers without a length and bytes between segments. Taking those
     bytes for a length would hide the scans behind them.
     """
-    in_scan, size = False, len(data)
+    in_scan, size, count = False, len(data), 0
     while found := _MARKER.search(data, position):
+        count += 1
+        if count > MAX_SEGMENTS:
+            raise ImageError(f"has over {MAX_SEGMENTS} segments")
         before, start = found.span()
         marker = data[start - 1]
         stray = before > position and not in_scan and bool(data[position:before].strip(b"\xff"))
@@ -81,26 +97,39 @@ def header(data: bytes) -> JpegHeader:
     Raises:
       ImageError: the file is cut or damaged before its first scan.
     """
-    frame = None
+    frame, needed = b"", [(0, len(START))]
     for marker, start, stop, sound, stray in segments(data):
         if not sound or stray or marker == _END_OF_IMAGE:
             break
-        if marker in _FRAMES and frame is None:
-            frame = (marker, *data[start : start + 6])
-        elif marker == _START_OF_SCAN:
-            if frame is None:
+        if marker in _FRAMES and not frame:
+            frame = bytes([marker]) + data[start:stop]
+        if marker not in _METADATA or data.startswith(_NEEDED.get(marker, _NOTHING), start):
+            needed.append((start - 4, stop))
+        if marker == _START_OF_SCAN:
+            if not frame:
                 raise ImageError("has no JPEG frame")
             if len(frame) < 7:
                 break
-            return _header(frame, data[start : start + 1], stop)
+            return _header(frame, data[start : start + 1], stop, needed)
     raise ImageError("is cut short or damaged in its header")
 
 
-def _header(frame: tuple[int, ...], components_of_scan: bytes, scan: int) -> JpegHeader:
-    marker, precision, high, low, left, right, components = frame
+def _header(frame: bytes, components_of_scan: bytes, scan: int, needed: list) -> JpegHeader:
+    marker, precision, height, width, components = struct.unpack(">BBHHB", frame[:7])
     one_scan = marker in _SEQUENTIAL and components_of_scan == bytes([components])
+    # Samples of each component relative to the most finely sampled one (T.81, A.1.1).
+    factors = [(value >> 4) * (value & 15) for value in frame[8 : 7 + 3 * components : 3]] or [1]
+    share = sum(factors) / max(*factors, 1)
     return JpegHeader(
-        marker, precision, high << 8 | low, left << 8 | right, components, scan, one_scan
+        marker,
+        precision,
+        height,
+        width,
+        components,
+        scan,
+        one_scan,
+        round(2 * share * width * height),
+        needed,
     )
 
 

@@ -224,7 +224,7 @@ def _rgb(image: Source, channels: Channels) -> Image.Image:
     match image:
         case Image.Image():
             with decoding.errors_naming("The image"):
-                decoding.check_size(image.width, image.height, "")
+                decoding.check_size(image.width, image.height)
                 return decoding.decode(image)
         case bytes():
             return decoding.read_image(image, "The image")
