@@ -4,12 +4,13 @@ Each command has its own `flags.FlagValues()`, so that importing two commands in
 the tests do, never defines a flag twice.
 """
 
+import codecs
+import contextlib
 import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
 
 from absl import flags
 
@@ -45,8 +46,10 @@ def run(
     """
     argv = list(sys.argv if argv is None else argv)
     _define_common(values)
+    _print_any_text()
     try:
-        arguments = list(values(argv))[1:]
+        arguments = [os.path.expanduser(argument) for argument in list(values(argv))[1:]]
+        _expand_home(values)
     except flags.Error as error:
         text = str(error).rstrip()
         return _fail(f"{text}{'' if text.endswith(('.', '?')) else '.'} Try --help.", 2)
@@ -80,6 +83,34 @@ def _define_common(values: flags.FlagValues) -> None:
     if "help" not in values:
         flags.DEFINE_bool("help", False, "Show this text.", short_name="h", flag_values=values)
         flags.DEFINE_bool("debug", False, "Show tracebacks.", flag_values=values)
+
+
+def _print_any_text() -> None:
+    """Makes both outputs accept any text, whatever their encoding.
+
+    A name that is not UTF-8 is written as its bytes, a character that an encoding lacks as its
+    number: neither may end a command that has hours of work behind it.
+    """
+    codecs.register_error("any_text", _any_text)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # not a text file, as under a test
+            stream.reconfigure(errors="any_text")  # type: ignore[union-attr]
+
+
+def _any_text(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Replaces the first character that cannot be encoded, as a handler of codec errors."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    error.end = error.start + 1
+    surrogate = "\udc80" <= error.object[error.start] <= "\udcff"  # a byte that is not UTF-8
+    return codecs.lookup_error("surrogateescape" if surrogate else "backslashreplace")(error)
+
+
+def _expand_home(values: flags.FlagValues) -> None:
+    """Expands "~", which a shell leaves in --model_dir=~/mine and in quotes."""
+    for name in values:
+        if isinstance(values[name].value, str):
+            values[name].value = os.path.expanduser(values[name].value)
 
 
 def _guarded(work: Callable[[], None], debug: bool) -> int:
@@ -129,18 +160,19 @@ def sentence(error: Exception) -> tuple[str, int]:
 
 
 def _fail(sentence: str, code: int) -> int:
-    print(f"error: {shown(sentence, sys.stderr)}", file=sys.stderr)
+    log(f"error: {sentence}")
     return code
 
 
 def log(text: str) -> None:
-    """Writes a sentence to standard error."""
-    print(shown(text, sys.stderr), file=sys.stderr)
+    """Writes a line to standard error, `printable`."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
-def shown(text: str, stream: TextIO) -> str:
-    """Returns a text for a stream; one for a terminal is `printable`, so cannot control it."""
-    return printable(text) if stream.isatty() else text
+def say(*lines: str) -> None:
+    """Prints lines to standard output; on a terminal, which they could control, `printable`."""
+    for line in lines:
+        print(printable(line) if sys.stdout.isatty() else line)
 
 
 def printable(text: str) -> str:

@@ -293,16 +293,44 @@ def test_a_csv_keeps_images_below_the_threshold(squeezenext, photos, capsys):
     assert code == 0 and len(rows) == 13 and {tuple(row[1:]) for row in rows[1:]} == {("",) * 6}
 
 
-def test_names_cannot_drive_a_terminal(monkeypatch):
+def test_names_cannot_drive_a_terminal(monkeypatch, capsys):
     from squeezenext import cli
 
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
+    name = "a.jpg\n  99.99%  safe\x1b[2J"
+    escaped = "a.jpg\\n  99.99%  safe\\x1b[2J\n"
+    cli.say(name)
+    cli.log(name)
+    assert capsys.readouterr() == (name + "\n", escaped)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    cli.say(name)
+    assert capsys.readouterr().out == escaped
 
-    name = "a.jpg\n  99.99%  safe\x1b[2J\udcff"
-    assert cli.shown(name, io.StringIO()) == name
-    assert cli.shown(name, Terminal()) == "a.jpg\\n  99.99%  safe\\x1b[2J\\udcff"
+
+def test_an_encoding_that_lacks_a_character_ends_nothing(squeezenext, photos, tmp_path):
+    """As on Windows, where a pipe has the code page of 1990."""
+    folder = tmp_path / "model"
+    shutil.copytree(squeezenext[0], folder)
+    labels = folder / "labels.json"
+    labels.write_text(labels.read_text().replace("class 1", "猫"), "utf-8")
+    for path in (photos / "01.jpg", photos / "02.jpg"):
+        shutil.copy(path, tmp_path / f"{path.stem}\udcff猫.jpg")
+    command = [sys.executable, "predict.py", *sorted(tmp_path.glob("*.jpg")), "--model_dir", folder]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(b"\\u732b") == 4 and b"01\xff\\u732b.jpg" in done.stdout
+
+
+def test_a_tilde_is_the_home_folder(squeezenext, photos, tmp_path, monkeypatch, capsys):
+    """A shell leaves it in --model_dir=~/mine, and wherever there are quotes."""
+    (tmp_path / "mine").symlink_to(squeezenext[0])
+    (tmp_path / "photos").symlink_to(photos)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert predict.main(["predict", "~/photos/01.jpg", "--model_dir=~/mine"]) == 0
+    image = predictor.read("~/photos/01.jpg")
+    assert np.array_equal(image, predictor.read(photos / "01.jpg"))
+    assert Predictor("~/mine").predict("~/photos/01.jpg")
+
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "YCbCr", "I;16"])

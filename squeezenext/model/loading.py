@@ -61,7 +61,7 @@ def load_runnable(name: str | Path) -> Model:
     Raises:
       InputError: there is no such model, or it is damaged.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.suffix == ".tflite" and path.is_file():
         return _exported(path)
     if path.suffix == ".sqz" and path.is_file():

@@ -96,7 +96,7 @@ def resolve(name: str | Path) -> Path:
     Raises:
       InputError: there is neither, or the published files cannot be downloaded.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.exists() or str(name) not in PUBLISHED:
         if path.suffix in (".sqz", ".tflite"):
             told = "is a file; a model directory is needed" if path.exists() else "is absent"

@@ -7,10 +7,8 @@ image on standard input. NAME is a published model, such as squeezenet_v1_0. A b
 stop the others; the exit code is then 1.
 """
 
-import contextlib
 import json
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,10 +16,10 @@ import numpy as np
 from absl import flags
 
 from squeezenext import files
-from squeezenext.cli import check_file, check_folder, run, shown
+from squeezenext.cli import check_file, check_folder, log, run, say
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.predict import sources
-from squeezenext.predict.predictor import Answer, Predictor
+from squeezenext.predict.predictor import Answer, Prediction, Predictor
 
 MANY = 8  # images, from which on progress is shown
 
@@ -31,13 +29,17 @@ def print_text(answers: Iterable[Answer]) -> int:
     failed = 0
     for answer in answers:
         if answer.error:
-            print(f"error: {shown(answer.error, sys.stderr)}", file=sys.stderr)
+            log(f"error: {answer.error}")
             failed += 1
             continue
-        print(shown(answer.path, sys.stdout))
+        say(answer.path)
         for row in answer.predictions:
-            print(f"  {row.probability:7.2%}  {shown(f'{row.label}  ({row.synset})', sys.stdout)}")
+            say(f"  {row.probability:7.2%}  {_class(row)}")
     return failed
+
+
+def _class(row: Prediction) -> str:
+    return row.label if row.label == row.synset else f"{row.label}  ({row.synset})"
 
 
 def print_json(answers: Iterable[Answer]) -> int:
@@ -168,7 +170,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command(values, paths):
         if not paths:
             raise InputError("Name at least one image or folder, or - for standard input.")
-        _print_any_name()
         answers = predict(
             paths,
             values["model_dir"].value,
@@ -178,8 +179,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             features=_path(values["features"].value),
             explain=_path(values["explain"].value),
         )
-        # The error sentence of an image says what Pillow warns about.
-        warnings.filterwarnings("ignore", module="PIL")
         try:
             failed = WRITERS[values["format"].value](answers)
         except BrokenPipeError:
@@ -195,9 +194,3 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _path(text: str | None) -> Path | None:
     return Path(text) if text else None
-
-
-def _print_any_name() -> None:
-    """Makes standard output accept file names that are not valid UTF-8."""
-    with contextlib.suppress(AttributeError, ValueError):  # not a text file, as under a test
-        sys.stdout.reconfigure(errors="surrogateescape")

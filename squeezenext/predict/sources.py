@@ -115,7 +115,7 @@ def read(path: str) -> bytes:
         return fetch(path, max_bytes=MAX_BYTES)
     try:
         # A named pipe that nobody writes to would block for ever.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(os.path.expanduser(path), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
