@@ -9,6 +9,7 @@
 # The run is stored in MODEL_DIR, or in runs/NAME if that is not set. After an interruption the same
 # command goes on.
 set -euo pipefail
+unset CDPATH  # else cd may go elsewhere, and says where
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$repository/scripts/setup.sh"
 squeezenext_setup
@@ -19,8 +20,8 @@ value_of() {
   shift
   while [[ $# -gt 0 ]]; do
     case "$1" in
-      --"$name"=* | -"$name"=*) echo "${1#*=}" ;;
-      --"$name" | -"$name") echo "${2:-}" ;;
+      --"$name"=* | -"$name"=*) printf '%s\n' "${1#*=}" ;;
+      --"$name" | -"$name") printf '%s\n' "${2:-}" ;;
     esac
     shift
   done
@@ -38,7 +39,8 @@ train_on_digits() {
   "$PYTHON" -m squeezenext.evaluate --model_dir "$model_dir" --data_dir "$digits/tf-records"
   echo
   echo "Now try:"
-  echo "  $PYTHON $repository/predict.py $digits/images/7/0000.jpg --model_dir $model_dir"
+  printf '  %q %q %q --model_dir %q\n' "$PYTHON" "$repository/predict.py" \
+    "$digits/images/7/0000.jpg" "$model_dir"
 }
 
 for argument in "$@"; do

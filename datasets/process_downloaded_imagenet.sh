@@ -6,7 +6,7 @@
 #
 #   bash datasets/process_downloaded_imagenet.sh DATA_DIR [flags of python -m datasets.convert]
 set -euo pipefail
-
+unset CDPATH  # else cd may go elsewhere, and says where
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 if [[ $# -lt 1 || $1 == -* ]]; then
   echo "error: DATA_DIR is missing: bash $0 DATA_DIR [--partial] [flags]" >&2

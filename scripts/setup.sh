@@ -8,23 +8,18 @@
 
 squeezenext_setup() {
   local repository extra="${1:-}" venv stamp wanted base
-  repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+  repository="$(unset CDPATH && cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+  if [[ $repository == *:* ]]; then
+    echo "error: $repository has a colon in it, which PYTHONPATH cannot hold; move the folder." >&2
+    return 2
+  fi
   venv="${VIRTUAL_ENV:-$repository/.venv}"
   base="$(command -v python3 || command -v python)" || {
     echo "error: Python is missing; install Python 3.11 to 3.13." >&2
     return 2
   }
   if [[ ! -x $venv/bin/python ]]; then
-    "$base" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || {
-      echo "error: $("$base" --version) is not supported; install Python 3.11 to 3.13." >&2
-      return 2
-    }
-    echo "Making the environment $venv ..." >&2
-    "$base" -m venv "$venv" || {  # Debian without python3-venv makes an environment without pip
-      rm -rf "$venv"
-      echo "error: $venv cannot be made; on Debian and Ubuntu: apt-get install python3-venv." >&2
-      return 2
-    }
+    squeezenext_environment "$base" "$venv" || return
   fi
   PYTHON="$venv/bin/python"
   local files=(requirements.txt constraints.txt ${extra:+"$extra"})
@@ -40,6 +35,27 @@ squeezenext_setup() {
   if [[ -z $(squeezenext_gpu) ]]; then
     export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
   fi
+}
+
+# squeezenext_environment PYTHON FOLDER makes a virtual environment. It removes nothing that stood
+# there before.
+squeezenext_environment() {
+  local base="$1" venv="$2" made=""
+  if [[ -n ${VIRTUAL_ENV:-} ]]; then
+    echo "error: VIRTUAL_ENV is $venv, which has no bin/python; deactivate it." >&2
+    return 2
+  fi
+  "$base" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || {
+    echo "error: $("$base" --version) is not supported; install Python 3.11 to 3.13." >&2
+    return 2
+  }
+  echo "Making the environment $venv ..." >&2
+  mkdir "$venv" 2>/dev/null && made=1
+  "$base" -m venv "$venv" || {  # Debian without python3-venv makes an environment without pip
+    [[ -n $made ]] && rm -rf -- "$venv"
+    echo "error: $venv cannot be made; on Debian and Ubuntu: apt-get install python3-venv." >&2
+    return 2
+  }
 }
 
 squeezenext_gpu() {

@@ -2,6 +2,7 @@
 # Lints, checks types and runs the tests: bash scripts/test.sh [arguments of pytest]
 # First makes the environment, if need be.
 set -euo pipefail
+unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 squeezenext_setup requirements-dev.txt

@@ -121,11 +121,17 @@ def test_prediction_needs_what_its_requirements_name(wheel, shared, tmp_path):
     assert result.stdout.count("%") == 10 and len(list((tmp_path / "x").iterdir())) == 2
 
 
-def test_setup_makes_no_environment_anew_and_says_how_to_enter_it(tmp_path):
+@pytest.mark.parametrize("folder", ["plain", "a space, a 'quote' and \"two\"", "$HOME `x` *"])
+def test_setup_makes_no_environment_anew_and_says_how_to_enter_it(tmp_path, folder):
     """With a stamp of these requirements there is nothing to install."""
+    tmp_path = tmp_path / folder
+    (tmp_path / "scripts" / "scripts").mkdir(parents=True)  # where CDPATH would lead
+    tmp_path = tmp_path / "repository"
+    tmp_path.mkdir()
     for name in ("scripts", "requirements.txt", "constraints.txt"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    environment["CDPATH"] = f"{tmp_path.parent}/scripts"
 
     def setup():
         return subprocess.run(["bash", "scripts/setup.sh"], cwd=tmp_path, env=environment,
@@ -140,6 +146,18 @@ def test_setup_makes_no_environment_anew_and_says_how_to_enter_it(tmp_path):
         assert done.returncode == 0, done.stderr
         assert done.stdout == "Enter it with: source .venv/bin/activate\n"
     assert (tmp_path / "pip.log").read_text().count("pip install") == 1
+
+
+@pytest.mark.parametrize("name", ["mine", "a:b"])
+def test_setup_removes_nothing_that_it_did_not_make(tmp_path, name):
+    """An active environment whose Python is gone may hold anything."""
+    mine = tmp_path / name / "work"
+    mine.mkdir(parents=True)
+    environment = os.environ | {"VIRTUAL_ENV": str(mine.parent)}
+    done = subprocess.run(["bash", REPOSITORY / "scripts" / "setup.sh"], cwd=tmp_path,
+                          env=environment, capture_output=True, text=True, timeout=60)  # fmt: skip
+    assert done.returncode == 2 and "has no bin/python; deactivate it." in done.stderr
+    assert mine.is_dir()
 
 
 def test_every_command_exists():

@@ -332,7 +332,6 @@ def test_a_tilde_is_the_home_folder(squeezenext, photos, tmp_path, monkeypatch, 
     assert Predictor("~/mine").predict("~/photos/01.jpg")
 
 
-
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "YCbCr", "I;16"])
 def test_any_mode_is_seen_as_its_file_would_be(squeezenext, photos, tmp_path, mode):
     known, image = Predictor(squeezenext[0]), predictor.read(photos / "01.jpg")
