@@ -22,10 +22,17 @@ from squeezenext.export import checking
 from squeezenext.export import page as export_web
 from squeezenext.model import loading
 
+LOOPBACK = ("127.0.0.1", "localhost")
+
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves static files with the types that browsers require, and logs no requests."""
+    """Serves static files with the types that browsers require, and logs no requests.
 
+    A request must name this machine: a page elsewhere whose name resolves to 127.0.0.1 (DNS
+    rebinding) could read the model otherwise.
+    """
+
+    timeout = 20  # seconds that a connection may be silent, each of which holds a thread
     extensions_map = {
         **http.server.SimpleHTTPRequestHandler.extensions_map,
         ".js": "text/javascript",
@@ -35,11 +42,24 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     }
 
     def end_headers(self):
-        """Adds headers: isolated, which threads in WebAssembly require, and never cached."""
+        """Adds headers: isolated, as threads in WebAssembly require, never cached or guessed at."""
+        self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")
         self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
+
+    def send_head(self):
+        """Answers a request with its headers, and returns the file to send."""
+        if self.headers.get("Host", "").split(":")[0] not in LOOPBACK:
+            self.send_error(http.HTTPStatus.MISDIRECTED_REQUEST)
+            return None
+        return super().send_head()
+
+    def list_directory(self, path):
+        """Lists no folder."""
+        del path
+        self.send_error(http.HTTPStatus.NOT_FOUND)
 
     def log_message(self, *arguments):
         """Logs nothing."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import http.client
 import http.server
 import io
 import json
@@ -211,6 +212,27 @@ def test_the_demo_ends_well_and_looks_at_its_port_first(monkeypatch, capsys):
         port = str(taken.getsockname()[1])
         assert demo.main(["demo", "--model_dir", "mine", "--port", port]) == 2
     assert not made and f"--port {port} cannot be used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "status"),
+    [("127.0.0.1:{port}", "/page.js", 200), ("localhost:{port}", "/page.js", 200),
+     ("attacker.example", "/page.js", 421), ("127.0.0.1.attacker.example", "/page.js", 421),
+     ("", "/page.js", 421), ("127.0.0.1:{port}", "/inside/", 404)],
+)  # fmt: skip
+def test_the_demo_answers_this_machine_alone(tmp_path, host, path, status):
+    """A name that resolves to 127.0.0.1 would let a stranger's page read what is served."""
+    (tmp_path / "page.js").write_text("1")
+    (tmp_path / "inside").mkdir()
+    with demo.server(tmp_path, 0) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        connection = http.client.HTTPConnection("127.0.0.1", serving.server_port, timeout=20)
+        connection.request("GET", path, headers={"Host": host.format(port=serving.server_port)})
+        response = connection.getresponse()
+        assert response.status == status
+        assert status != 200 or response.headers["X-Content-Type-Options"] == "nosniff"
+        connection.close()
+        serving.shutdown()
 
 
 @pytest.fixture(scope="module")
