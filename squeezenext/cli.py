@@ -5,6 +5,7 @@ the tests do, never defines a flag twice.
 """
 
 import codecs
+import collections
 import contextlib
 import errno
 import os
@@ -180,6 +181,14 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def counted(counts: collections.Counter[str]) -> str:
+    """Returns the five most frequent things with their counts: "12 .heic, 3 .tif, 1 .pdf"."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rows = [f"{count} {name}" for name, count in ordered[:5]]
+    rest = sum(count for _, count in ordered[5:])
+    return ", ".join([*rows, f"{rest} others"] if rest else rows)
 
 
 def check_file(flag: str, path: Path) -> None:

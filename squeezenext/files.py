@@ -12,6 +12,20 @@ from pathlib import Path, PurePath
 
 from squeezenext.errors import InputError
 
+# What systems and programs leave in people's folders, beside hidden files, in lower case.
+_LEFTOVERS = frozenset(
+    {"__macosx", "@eadir", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin",
+     "system volume information"}
+)  # fmt: skip
+
+
+def is_leftover(name: str) -> bool:
+    """Returns whether a file or folder was left by a system or program, not put there by a person.
+
+    Among the hidden ones are a Mac's .DS_Store and ._photo.jpg, and Jupyter's .ipynb_checkpoints.
+    """
+    return name.startswith(".") or name.lower() in _LEFTOVERS
+
 
 @contextlib.contextmanager
 def open_file(path: str | Path) -> Iterator[io.FileIO]:

@@ -394,6 +394,22 @@ def test_globs_folders_and_names(photos, tmp_path):
     assert sources.expand([url], allow_url=True) == [url]
 
 
+def test_a_folder_is_what_people_put_there(photos, tmp_path, capsys):
+    """Not what a Mac, a disk, a NAS, Windows or Jupyter left; and what is skipped is counted."""
+    good = (photos / "01.jpg").read_bytes()
+    mine = ["a.jpg", "inside/b.JPEG"]
+    skipped = ["c.heic", "d.HEIC", "e.tif", "notes"]
+    left = ["._a.jpg", ".DS_Store", "__MACOSX/inside/a.jpg", "@eaDir/a.jpg/SYNOPHOTO.jpg",
+            "lost+found/a.jpg", "inside/.ipynb_checkpoints/b.jpg", "Thumbs.db"]  # fmt: skip
+    for name in mine + skipped + left:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(good)
+    assert sources.expand([str(tmp_path)]) == [str(tmp_path / name) for name in mine]
+    line = "skipped by their endings: 2 .heic, 1 .tif, 1 no ending."
+    assert capsys.readouterr().err == f"{tmp_path}: {line}\n"
+
+
 def test_a_pattern_follows_no_link_to_a_folder(tmp_path, monkeypatch):
     """As a folder's name does not; each file comes once, and nothing from elsewhere."""
     photos, other = tmp_path / "photos", tmp_path / "other"

@@ -24,7 +24,7 @@ from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
 from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
-from squeezenext.predict.predictor import Predictor, in_order, softmax
+from squeezenext.predict.predictor import Predictor, map_in_threads, softmax
 from squeezenext.records import dataset, samples
 from squeezenext.train.options import PRECISIONS, check_precision
 
@@ -51,7 +51,7 @@ def evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
         best = int(ranked[0])
         return number, label, loss, best == label, label in ranked, best, probabilities[best]
 
-    columns = zip(*in_order(scored, range(reader.split.examples)), strict=True)
+    columns = zip(*map_in_threads(scored, range(reader.split.examples)), strict=True)
     kinds = (np.int64, np.int64, np.float32, np.float32, np.float32, np.int64, np.float32)
     typed = [np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
     return Evaluation.of_rows(typed, reader.split.examples)

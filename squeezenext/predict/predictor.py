@@ -210,7 +210,7 @@ class Predictor:
                 return Answer(path, [], str(error))
             return Answer(path, best, None, view.features, drawn)
 
-        return in_order(answer, list(enumerate(names, start=1)))
+        return map_in_threads(answer, list(enumerate(names, start=1)))
 
 
 def _name(path: object) -> str:
@@ -250,7 +250,7 @@ def _of_array(array: np.ndarray, channels: Channels) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array[..., order]))
 
 
-def in_order(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+def map_in_threads(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """Yields work(item) for every item in order, in as many threads as there are cores.
 
     Each thread works at most two items ahead of the consumer.

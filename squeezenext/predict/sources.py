@@ -1,5 +1,6 @@
 """The sources of images: files, folders, patterns, URLs, standard input."""
 
+import collections
 import fnmatch
 import glob
 import http.client
@@ -15,16 +16,19 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from squeezenext.cli import counted, log
 from squeezenext.errors import InputError
+from squeezenext.files import is_leftover
 from squeezenext.images.decoding import ENDINGS, MAX_BYTES
 
 
 def expand(paths: Sequence[str], allow_url: bool = False) -> list[str]:
     """Returns the names of single images in the given order, those of a folder sorted.
 
-    A folder stands for all files below it whose ending is that of an image. A folder without any,
-    or that cannot be listed, stands for itself, so that reading it gives the error. A name such
-    as "photos/**/*.jpg" is a pattern unless a file has that very name.
+    A folder stands for all files below it whose ending is that of an image, but for what systems
+    leave there (`files.is_leftover`); a line of the log counts the others by ending. A folder
+    without any image, or that cannot be listed, stands for itself, so that reading it gives the
+    error. A name such as "photos/**/*.jpg" is a pattern unless a file has that very name.
 
     Raises:
       InputError: all folders are empty, a pattern matches no file, or URLs are not allowed.
@@ -95,12 +99,20 @@ def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
 
 def _inside(folder: str) -> list[str]:
     unreadable: list[str] = []
-    found = []
+    images: list[str] = []
+    others: collections.Counter[str] = collections.Counter()
     walk = os.walk(folder, onerror=lambda error: unreadable.append(error.filename))
-    for parent, _, names in walk:
-        wanted = (name for name in names if os.path.splitext(name)[1].lower() in ENDINGS)
-        found += [os.path.join(parent, name) for name in wanted]
-    return sorted(found) + [path for path in unreadable if path != folder]
+    for parent, folders, names in walk:
+        folders[:] = [name for name in folders if not is_leftover(name)]
+        for name in names:
+            ending = os.path.splitext(name)[1].lower()
+            if ending in ENDINGS and not is_leftover(name):
+                images.append(os.path.join(parent, name))
+            elif not is_leftover(name):
+                others[ending or "no ending"] += 1
+    if others:
+        log(f"{folder}: skipped by their endings: {counted(others)}.")
+    return sorted(images) + [path for path in unreadable if path != folder]
 
 
 def read(path: str) -> bytes:
