@@ -20,13 +20,17 @@ from squeezenext.predict import sources
     ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0",
      "100.64.0.1", "224.0.0.1", "255.255.255.255", "192.0.2.1", "::1", "::", "fe80::1%eth0",
      "fd00::1", "fec0::1", "ff02::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
-     "64:ff9b:1::a00:1", "2001:0:4136:e378:8000:63bf:f5ff:fffe"],
+     "64:ff9b:1::a00:1", "2001:0:4136:e378:8000:63bf:f5ff:fffe", "::127.0.0.1",
+     "::ffff:0:127.0.0.1", "192.0.0.8", "192.88.99.1", "2001:db8::1", "3fff::1", "5f00::1",
+     "100::1", "198.18.0.1", "240.0.0.1", "::ffff:8.8.8.8"],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address):
     assert not sources.is_public(address)
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808"])
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "2001:4860:4860::8888"]
+)
 def test_addresses_that_are_public(address):
     assert sources.is_public(address)
 
@@ -61,9 +65,13 @@ class Server(http.server.BaseHTTPRequestHandler):
             self.send_header("Location", "/loop")
             self.end_headers()
         elif kind == "slow":
-            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            heads = {"header": b"", "close": b"Connection: close\r\n\r\n",
+                     "length": b"Content-Length: 400\r\n\r\n",
+                     "chunks": b"Transfer-Encoding: chunked\r\n\r\n"}  # fmt: skip
+            framing = self.path.rpartition("/")[2]
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n" + heads[framing])
             for _ in range(100):  # a byte now and then, each within any socket's timeout
-                self.wfile.write(b"A")
+                self.wfile.write(b"1\r\nA\r\n" if framing == "chunks" else b"A")
                 time.sleep(0.1)
         elif kind == "missing":
             self.send_error(404)
@@ -164,10 +172,11 @@ def test_limits(home, path, message):
         sources.fetch(f"{home[0]}/{path}", max_bytes=500)
 
 
-def test_a_server_that_drips_is_cut_off(home):
+@pytest.mark.parametrize("framing", ["header", "close", "length", "chunks"])
+def test_a_server_that_drips_is_cut_off(home, framing):
     started = time.monotonic()
     with pytest.raises(InputError, match="it took over 0.5 s"):
-        sources.fetch(f"{home[0]}/slow", max_bytes=500, seconds=0.5)
+        sources.fetch(f"{home[0]}/slow/{framing}", max_bytes=500, seconds=0.5)
     assert time.monotonic() - started < 5
 
 

@@ -241,7 +241,7 @@ def test_bad_shards_are_named(tmp_path, monkeypatch):
             "label 1099511627776, but labels count from 1 to 100000",
         ),
         ({"image/class/text": [b"a\n7:forged"]}, "has a name that is no text"),
-        ({"image": encoded(picture(), "PNG")}, "holds no JPEG in grey or RGB"),
+        ({"image": encoded(picture(), "PNG")}, "holds an image that is no JPEG"),
         ({"image": jpeg()[:40]}, "is cut short"),
         ({"image/encoded": []}, "has no image/class/label or no image/encoded"),
     ],

@@ -93,20 +93,45 @@ def _usual(data: bytes) -> Normalised:
     if kind != "JPEG":
         return _encoded(decode(data), f"{kind} encoded as JPEG")
     header = jpeg.header(data)
-    if not header.one_scan:
-        decoding.check_scans(data)
-    if decoding.reduction(kind, containers.of_jpeg(header)) > 1:
-        return _encoded(decode(data), f"reduced from {header.width} x {header.height} pixels")
     if header.components == 4:
         return _encoded(decode(data), "CMYK converted to RGB")
     if header.frame not in _USUAL_FRAMES or header.components not in (1, 3):
         return _encoded(decode(data), f"JPEG of type SOF{header.frame - 0xC0} re-encoded")
     if header.precision != 8:
         raise ImageError(f"has {header.precision} bits a sample; 8 are supported")
+    if _reduced(header, data):
+        return _encoded(decode(data), f"reduced from {header.width} x {header.height} pixels")
     repair = ""
     if not data.endswith(END) and jpeg.end(data, header.scan) is None:
         data, repair = _with_end(data), "end mark appended"
     return Normalised(data, header.height, header.width, repair)
+
+
+def _reduced(header: jpeg.JpegHeader, data: bytes) -> bool:
+    """Returns whether a JPEG is too large to be decoded at its full size.
+
+    Raises:
+      ImageError: its scans are too many, or it is too large for any size.
+    """
+    if not header.one_scan:
+        decoding.check_scans(data)
+    return decoding.reduction("JPEG", containers.of_jpeg(header)) > 1
+
+
+def check_trainable(data: bytes) -> jpeg.JpegHeader:
+    """Returns the header of an image that training can read from a record.
+
+    Raises:
+      ImageError: it is no JPEG in grey or RGB, is damaged, or exceeds a limit.
+    """
+    if decoding.sniff(data) != "JPEG":
+        raise ImageError("is no JPEG, which training needs")
+    header = jpeg.header(data)
+    if header.components not in (1, 3):
+        raise ImageError("is no JPEG in grey or RGB, which training needs")
+    if _reduced(header, data):
+        raise ImageError(f"has {header.width} x {header.height} pixels, too many for training")
+    return header
 
 
 def _with_end(data: bytes) -> bytes:

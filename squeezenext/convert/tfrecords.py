@@ -17,12 +17,11 @@ import numpy as np
 
 from squeezenext import files, labels, progress
 from squeezenext.cli import printable
-from squeezenext.convert import commit
+from squeezenext.convert import commit, images
 from squeezenext.convert.listing import Collection, Listing, Watch, is_text, sorted_splits
 from squeezenext.convert.pool import Pool
 from squeezenext.convert.shards import RECORD, Written, content_crc
 from squeezenext.errors import InputError, RunAgain
-from squeezenext.images import decoding, jpeg
 from squeezenext.records import example, tfrecord
 
 _SHARD = re.compile(
@@ -165,10 +164,9 @@ def _example(payload: bytes, shard: str, number: int) -> tuple[int, labels.Label
         fault = "has a name that is no text; convert the images themselves"
     else:
         try:
-            if decoding.sniff(data) != "JPEG" or jpeg.header(data).components not in (1, 3):
-                fault = "holds no JPEG in grey or RGB; convert the images themselves"
-        except jpeg.ImageError as error:
-            fault = f"holds an image that {error}"
+            images.check_trainable(data)
+        except images.ImageError as error:
+            fault = f"holds an image that {error}; convert the images themselves"
     if fault:
         raise InputError(f"{shard}: record {number} ({printable(texts[2])}) {fault}.")
     return label, labels.Label(texts[0], texts[1]), texts[2], data

@@ -23,7 +23,6 @@ from squeezenext import cli, progress
 from squeezenext.convert import images
 from squeezenext.convert.pool import Pool, default_workers
 from squeezenext.errors import InputError, SomeInputsFailed
-from squeezenext.images import decoding, jpeg
 from squeezenext.records import example, tfrecord
 from squeezenext.records import manifest as records_manifest
 
@@ -141,11 +140,8 @@ def _example(payload: bytes, job: Inspection) -> Iterator[tuple[str, str]]:
 
 def _image(data: bytes, features: dict, decode: bool) -> str:
     try:
-        header = jpeg.header(data) if decoding.sniff(data) == "JPEG" else None
-        if header is None:
-            return "is no JPEG, which training needs"
+        header = images.check_trainable(data)
         if decode:
-            decoding.check_scans(data)
             images.decode(data)
     except images.ImageError as error:
         return f"holds an image that {error}"

@@ -1,6 +1,7 @@
 """The sources of images: files, folders, patterns, URLs, standard input."""
 
 import collections
+import contextlib
 import fnmatch
 import glob
 import http.client
@@ -173,8 +174,14 @@ SECONDS = 20.0  # for all redirects together
 REDIRECTS = 5
 _MOVED = {301, 302, 303, 307, 308}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
-# RFC 8215: each network's own translation; `ipaddress` counts it as global before Python 3.11.10.
-_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # RFC 4291; outside are loopback, mapped, local
+# IANA's special-purpose registries: addresses inside these that `ipaddress` takes for global, in
+# some of Python's releases, and those that hold another address.
+_SPECIAL = [
+    ipaddress.ip_network(block)
+    for block in ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2001:db8::/32", "2002::/16",
+                  "3fff::/20")
+]  # fmt: skip
 
 
 def fetch(url: str, *, max_bytes: int, seconds: float = SECONDS) -> bytes:
@@ -196,9 +203,7 @@ def fetch(url: str, *, max_bytes: int, seconds: float = SECONDS) -> bytes:
                 return response
             url = urllib.parse.urljoin(url, target)
         raise _Refused(f"it redirects more than {REDIRECTS} times")
-    except _Refused as error:
-        raise InputError(f"{shown} cannot be fetched: {error}.") from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except (_Refused, OSError, http.client.HTTPException, ValueError) as error:
         late = time.monotonic() >= deadline
         reason = f"it took over {seconds:g} s" if late else _reason(error)
         raise InputError(f"{shown} cannot be fetched: {reason}.") from error
@@ -279,19 +284,13 @@ def public_address(host: str, port: int) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Says whether an IP address, and one embedded in it, is public."""
+    """Says whether an IP address is one of the public internet."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
-        if ip in _NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-        if ip in _LOCAL_NAT64:
-            return False
-    # fec0::/10, which ipaddress counts as global: each site's own, before RFC 3879 ended it.
-    site_local = getattr(ip, "is_site_local", False)
-    return ip.is_global and not ip.is_multicast and not site_local
+    if ip in _NAT64:
+        return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+    if ip.version == 6 and ip not in _GLOBAL_UNICAST:
+        return False
+    return ip.is_global and not ip.is_multicast and not any(ip in block for block in _SPECIAL)
 
 
 class _Checked(http.client.HTTPSConnection):
@@ -301,29 +300,29 @@ class _Checked(http.client.HTTPSConnection):
         super().__init__(host, port, timeout=timeout, context=_context())
         self._address = address
         self._late = False
+        self._raw: socket.socket | None = None
 
     def connect(self) -> None:
         plain = socket.create_connection((self._address, self.port), self.timeout)
         try:
-            # The handshake comes later, so that `cut` finds a socket while it goes on.
-            self.sock = self._context.wrap_socket(
+            # The handshake comes later, so that `cut` finds a socket while it goes on. The base
+            # class drops its own reference once a server has said "Connection: close".
+            self.sock = self._raw = self._context.wrap_socket(
                 plain, server_hostname=self.host, do_handshake_on_connect=False
             )
             if self._late:
                 raise TimeoutError("too slow")
             self.sock.do_handshake()
         except BaseException:
-            (self.sock or plain).close()
+            (self._raw or plain).close()
             raise
 
     def cut(self) -> None:
         """Ends the connection, whatever waits for it, and any later attempt."""
         self._late = True
-        if self.sock is not None:
-            try:
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
-            except OSError:
-                pass
+        if self._raw is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self._raw, socket.SHUT_RDWR)
 
 
 def _context() -> ssl.SSLContext:
