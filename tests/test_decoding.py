@@ -233,8 +233,8 @@ def test_what_is_no_image_is_named(data, fault):
 
 @pytest.mark.parametrize(
     ("kind", "mode", "side", "limit"),
-    [("PNG", "RGB", 9_500, 89478485), ("PNG", "RGBA", 8_600, 73400320),
-     ("WEBP", "RGB", 6_100, 36700160), ("GIF", "L", 8_100, 65244728)],
+    [("PNG", "RGB", 9_500, 89478485), ("PNG", "RGBA", 8_000, 62914560),
+     ("WEBP", "RGB", 6_100, 35951177), ("GIF", "L", 7_500, 55924053)],
 )  # fmt: skip
 def test_an_image_that_takes_too_much_memory_is_refused_before(kind, mode, side, limit):
     data = encoded(Image.new(mode, (side, side)), kind, method=0)

@@ -154,8 +154,7 @@ def _bmp(data: bytes) -> Bare:
 
 
 _WEBP_ALPHA, _WEBP_ANIMATED = 0x10, 0x02
-# libwebp and Pillow hold four copies of the canvas, each of 4 bytes a pixel.
-_WEBP_MEMORY = 16
+_WEBP_MEMORY = 14  # libwebp and Pillow hold three copies of the canvas, and a part of a fourth
 
 
 def _webp(data: bytes) -> Bare:

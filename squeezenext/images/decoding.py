@@ -34,7 +34,7 @@ MAX_PIXELS = 89_478_485
 MAX_JPEG_PIXELS = 1 << 28
 MAX_SIDE = 65_500  # libjpeg's, which encodes the records
 # Bytes that the decoding of one image may take; the rest of the program takes about 100 MB.
-MAX_MEMORY = 560 << 20
+MAX_MEMORY = 480 << 20
 # File name endings of the formats below, in lower case.
 ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"})
 
