@@ -271,23 +271,14 @@ def strangers() -> Iterator[tuple[str, bytes]]:
     }.items()  # fmt: skip
 
 
+TABLES = (truncated, corrupted, modes, moving, shapes, declared, scans, metadata, bombs, rotations,
+          strangers)  # fmt: skip
+
+
 def write(folder: Path) -> list[bytes]:
     """Writes them all and returns the paths to name; some lie in a folder that is named itself."""
-    tables = (
-        truncated,
-        corrupted,
-        modes,
-        moving,
-        shapes,
-        declared,
-        scans,
-        metadata,
-        bombs,
-        rotations,
-        strangers,
-    )
     paths = []
-    for table in tables:
+    for table in TABLES:
         for name, data in table():
             path = folder / f"{table.__name__}_{name}"
             path.write_bytes(data)
