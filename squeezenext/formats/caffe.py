@@ -7,7 +7,9 @@ prototxt, which is that of our networks; types, shapes, strides, padding and gro
 
 import dataclasses
 import functools
+import itertools
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -149,13 +151,15 @@ def _blob(data: bytes) -> np.ndarray:
     if len(content) % np.dtype(kind).itemsize:
         raise _Damaged("a blob is cut")
     array = np.frombuffer(content, kind)
-    if len(shape) > 8:
-        raise _Damaged("a blob has too many dimensions")
-    while len(shape) > 1 and shape[0] == 1:
-        shape = shape[1:]
+    shape = _trimmed(shape)
     if len(shape) > 4 or math.prod(shape) != array.size:
         raise _Damaged(f"a blob of shape {tuple(shape[:5])} has {array.size} numbers")
     return array.reshape(shape)
+
+
+def _trimmed(shape: Iterable[int]) -> list[int]:
+    """Returns a shape without leading dimensions of 1."""
+    return list(itertools.dropwhile(lambda side: side == 1, shape)) or [1]
 
 
 def _text(value: bytes) -> str:
@@ -234,15 +238,13 @@ def _weights(layer: Layer, node: graph.Node, network: graph.Graph) -> dict[str, 
     shape = network.kernel_shape(node.name)
     order = (3, 2, 0, 1) if node.op == "conv" else (1, 0)
     theirs = [shape[axis] for axis in order]
-    while theirs[0] == 1:
-        theirs = theirs[1:]
-    sizes = [theirs, list(node.shape[-1:])][: 1 + node.bias]
-    if [list(blob.shape) for blob in layer.blobs] != sizes:
-        told = [blob.shape for blob in layer.blobs]
+    sizes = [_trimmed(theirs), list(node.shape[-1:])][: 1 + node.bias]
+    told = [list(blob.shape) for blob in layer.blobs]
+    if told != sizes:
         raise _Damaged(f"its layer {layer.name} has the shapes {told}, {node.name} {sizes}")
     if node.op == "conv" and layer.convolution is not None:
         _check_convolution(layer, node, network)
-    kernel = layer.blobs[0].reshape([shape[axis] for axis in order])
+    kernel = layer.blobs[0].reshape(theirs)
     back = (2, 3, 1, 0) if node.op == "conv" else (1, 0)
     found = {f"model/{node.name}/kernel": kernel.transpose(back)}
     if node.bias:

@@ -74,12 +74,12 @@ def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict
 
 
 def amend(directory: Path, step: int, meta: dict) -> None:
-    """Replaces META.json of a checkpoint; the arguments are those of `save`.
+    """Replaces META.json of a checkpoint, whose other files are not checked; see `save`.
 
     The format stays that of the arrays: an earlier release may have written them.
 
     Raises:
-      InputError: META.json is damaged. The other files are not checked.
+      InputError: META.json is damaged.
     """
     folder = directory / f"step-{step:08d}"
     before = _read_meta(folder, step)
@@ -115,8 +115,7 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
     """Checks the hash of every file of a checkpoint and returns META.json.
 
     Raises:
-      DamagedCheckpoint: a file is missing or its content is not what was saved; the message
-        names it.
+      DamagedCheckpoint: a file is missing, or its content is not what was saved.
       InputError: a file cannot be read at present, or was written by a later release.
     """
     folder = directory / f"step-{step:08d}"
@@ -166,11 +165,7 @@ def _read_meta(folder: Path, step: int) -> dict[str, Any]:
 
 
 def load(directory: Path, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Returns (arrays by name, META.json) of a checkpoint after checking all hashes.
-
-    Raises:
-      InputError: as `read_meta`.
-    """
+    """Returns (arrays by name, META.json) of a checkpoint; raises InputError as `read_meta`."""
     meta = read_meta(directory, step)
     path = directory / f"step-{step:08d}" / "state.npz"
     with _faults_of(path.parent):
@@ -187,9 +182,6 @@ def _with_named_averages(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     They are in the order of the trained variables, and so are those in the file: a checkpoint
     holds the arrays in the order in which the run named them.
-
-    Raises:
-      ValueError: their number is not that of the trained variables.
     """
     numbered = [name for name in state if name.startswith(AVERAGE)]
     if not numbered:

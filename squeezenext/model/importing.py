@@ -45,7 +45,6 @@ def import_weights(
     directory: Path,
     classes: Sequence[Label],
     origin: dict[str, str] | None = None,
-    quiet: bool = False,
 ) -> None:
     """Makes a model directory from weight files.
 
@@ -55,8 +54,8 @@ def import_weights(
       config: the network, with the preprocessing it was trained with.
       directory: the model directory to make.
       classes: the classes in the order of the logits.
-      origin: further entries of META.json about the source of the weights.
-      quiet: do not log what the files leave open.
+      origin: further entries of META.json about the source of a published model; without it, what
+        the files leave open is logged.
 
     Raises:
       InputError: a file is not of that format and network, the configuration's preprocessing is
@@ -69,7 +68,7 @@ def import_weights(
     contents = [_content(path) for path in paths]
     arrays, notes = read(kind, contents, config, str(paths[0]))
     arrays = variables.complete(config, arrays, str(paths[0]))
-    for note in () if quiet else notes:
+    for note in notes if origin is None else ():
         log(note)
     sums = [hashlib.sha256(data).hexdigest() for data in contents]
     hashes = dict(zip([path.name for path in paths], sums, strict=True))

@@ -133,9 +133,8 @@ def _install(name: str, directory: Path) -> None:
     published, config = PUBLISHED[name], config_io.load(name)
     paths = [download(x, "SQUEEZENEXT_WEIGHTS", cache() / "files") for x in published.files]
     origin = {"url": published.files[-1].url, "licence": published.licence}
-    importing.import_weights(
-        published.format, paths, config, directory, labels.imagenet(), origin, quiet=True
-    )
+    classes = labels.imagenet()
+    importing.import_weights(published.format, paths, config, directory, classes, origin)
 
 
 def cache() -> Path:
@@ -157,15 +156,13 @@ def download(wanted: File, variable: str, folder: Path) -> Path:
     Raises:
       InputError: the file cannot be downloaded, or is another than it was.
     """
-    given = Path(os.environ.get(variable) or os.devnull)
-    for path in sorted(given.iterdir()) if given.is_dir() else []:
+    given, cached = Path(os.environ.get(variable) or os.devnull), folder / wanted.sha256
+    for path in (*(sorted(given.iterdir()) if given.is_dir() else ()), cached):
         if _is(path, wanted):
             return path
-    path = folder / wanted.sha256
-    if not _is(path, wanted):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(path, _content(wanted, variable))
-    return path
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(cached, _content(wanted, variable))
+    return cached
 
 
 def _is(path: Path, wanted: File) -> bool:
