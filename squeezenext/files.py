@@ -63,6 +63,22 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_file(path, lambda file: file.write_bytes(content))
 
 
+def read_bytes(path: Path, most: int) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+      InputError: it cannot be read, or has more than `most` bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    if len(content) > most:
+        raise InputError(f"{path} is larger than {most >> 20} MB.")
+    return content
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text to a file in UTF-8, atomically."""
     write_file(path, lambda file: file.write_text(text, "utf-8"))

@@ -17,12 +17,12 @@ from squeezenext.litert.container import TYPES, Buffer
 
 _CODES = schema.BuiltinOperator
 _MEANS = {_CODES.MEAN, _CODES.AVERAGE_POOL_2D}
-# Operators after which a position still means the same; after the first ones a value does, too.
-_RESHAPING = {
+_ACTIVATIONS = {_CODES.RELU, _CODES.ELU}
+# Operators after which a position still means the same.
+_TRANSPARENT = _ACTIVATIONS | {
     *(_CODES.RESHAPE, _CODES.SQUEEZE, _CODES.PAD, _CODES.PADV2),
     *(_CODES.QUANTIZE, _CODES.DEQUANTIZE, _CODES.SOFTMAX),
 }
-_TRANSPARENT = {*_RESHAPING, _CODES.RELU, _CODES.ELU}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,9 @@ def tap(content: bytes, name: str) -> Tapped:
         else:
             kernel = bias = None
             conv = graph.producer(end.inputs[0], {_CODES.CONV_2D})
-            wanted = [graph.before(conv.inputs[0], _RESHAPING), end.inputs[0]]
+            # What an activation gives belongs to the classifier's input.
+            features = graph.before(conv.inputs[0], _TRANSPARENT - _ACTIVATIONS)
+            wanted = [features, end.inputs[0]]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{name} does not end in a pooled convolution or dense layer; features and maps need "

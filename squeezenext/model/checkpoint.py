@@ -119,7 +119,7 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
       InputError: a file cannot be read at present, or was written by a later release.
     """
     folder = directory / f"step-{step:08d}"
-    with _faults_of(folder):
+    with _faults_of(folder / "META.json"):
         meta = _read_meta(folder, step)
         for name, sha256 in meta["files"].items():
             if _sha256(folder / name) != sha256:
@@ -130,7 +130,7 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _faults_of(folder: Path) -> Iterator[None]:
+def _faults_of(path: Path) -> Iterator[None]:
     """Raises `DamagedCheckpoint`, or InputError where a checkpoint cannot be read at present."""
     try:
         yield
@@ -140,15 +140,15 @@ def _faults_of(folder: Path) -> Iterator[None]:
         raise DamagedCheckpoint(f"{error.filename} is missing.") from error
     except OSError as error:  # no server, no permission: it may be readable later
         raise InputError(
-            f"{folder} cannot be read: {error.strerror}. Mend that and run again, or move the "
+            f"{path.parent} cannot be read: {error.strerror}. Mend that and run again, or move the "
             "folder elsewhere to go on from the checkpoint before it."
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedCheckpoint(f"{folder}/META.json is damaged: {error!r}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise DamagedCheckpoint(f"{path} is damaged: {error!r}.") from error
 
 
 def _read_meta(folder: Path, step: int) -> dict[str, Any]:
-    with _faults_of(folder):
+    with _faults_of(folder / "META.json"):
         meta = json.loads((folder / "META.json").read_text("utf-8"))
         version = meta["format_version"]
         unsigned = version == 1 and "sha256" not in meta
@@ -168,13 +168,9 @@ def load(directory: Path, step: int) -> tuple[dict[str, np.ndarray], dict[str, A
     """Returns (arrays by name, META.json) of a checkpoint; raises InputError as `read_meta`."""
     meta = read_meta(directory, step)
     path = directory / f"step-{step:08d}" / "state.npz"
-    with _faults_of(path.parent):
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                state = {name: archive[name] for name in archive.files}
-            return (_with_named_averages(state) if meta["format_version"] < 3 else state), meta
-        except (ValueError, zipfile.BadZipFile) as error:
-            raise DamagedCheckpoint(f"{path} is damaged: {error}.") from error
+    with _faults_of(path), np.load(path, allow_pickle=False) as archive:
+        state = {name: archive[name] for name in archive.files}
+        return (_with_named_averages(state) if meta["format_version"] < 3 else state), meta
 
 
 def _with_named_averages(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

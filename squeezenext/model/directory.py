@@ -20,7 +20,7 @@ from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.model import checkpoint
-from squeezenext.network.model import check_temperature
+from squeezenext.network.model import check_labels, check_temperature
 from squeezenext.records.manifest import Split
 
 CONFIG, LABELS, CHECKPOINTS = "config.json", "labels.json", "checkpoints"
@@ -39,10 +39,7 @@ def read(directory: Path) -> tuple[Config, tuple[labels.Label, ...]]:
       InputError: it is no model directory, or the two do not fit.
     """
     config, known = read_config(directory), labels.read(directory / LABELS)
-    if len(known) != config.model.classes:
-        raise InputError(
-            f"{directory}/{LABELS} has {len(known)} classes, the network {config.model.classes}."
-        )
+    check_labels(known, config, f"{directory}/{LABELS}")
     return config, known
 
 

@@ -24,6 +24,7 @@ from squeezenext.litert.runner import Runner
 from squeezenext.model import card, checkpoint
 from squeezenext.model import directory as model_directory
 from squeezenext.network import graph
+from squeezenext.network.model import check_labels
 
 MAX_BYTES = 128 << 20  # bytes of a file; the largest network here has 18 MB
 # Preprocessing that the weights of a format were trained with, if the format does not store it.
@@ -61,11 +62,8 @@ def import_weights(
       InputError: a file is not of that format and network, the configuration's preprocessing is
         not that of the weights, or the directory holds another model.
     """
-    if len(classes) != config.model.classes:
-        raise InputError(
-            f"The network has {config.model.classes} classes, and {len(classes)} are named."
-        )
-    contents = [_content(path) for path in paths]
+    check_labels(classes, config, "The list of labels")
+    contents = [files.read_bytes(path, MAX_BYTES) for path in paths]
     arrays, notes = read(kind, contents, config, str(paths[0]))
     arrays = variables.complete(config, arrays, str(paths[0]))
     for note in notes if origin is None else ():
@@ -119,17 +117,6 @@ def weight_files(kind: str, path: Path) -> list[Path]:
     if path.suffix not in (".param", ".bin"):
         raise InputError(f"--input {path}: name the .param or the .bin; both are read.")
     return [path.with_suffix(".param"), path.with_suffix(".bin")]
-
-
-def _content(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    if len(data) > MAX_BYTES:
-        raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MB: no weights of this family.")
-    return data
 
 
 def read(

@@ -14,7 +14,7 @@ from squeezenext.labels import Label
 from squeezenext.model import checkpoint, published
 from squeezenext.model import directory as model_directory
 from squeezenext.network import graph
-from squeezenext.network.model import Model
+from squeezenext.network.model import Model, check_labels
 
 # What is imported inside functions here would delay prediction, which mostly needs none of it.
 
@@ -105,10 +105,7 @@ def _exported(path: Path) -> Model:
             f"{path} was not exported by this program: no {DESCRIPTION} lies behind it; give the "
             "model directory it was made of."
         ) from error
-    if len(known) != config.model.classes:
-        raise InputError(
-            f"{path} names {len(known)} classes, its network has {config.model.classes}."
-        )
+    check_labels(known, config, str(path))
     rgb = PIXELS if precision == "int8" else PHONES
     return Model(str(path), config, known, {}, fitted_to=fitted_to, file=path, rgb=rgb)
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from squeezenext.config import Config
+from squeezenext.errors import InputError
 from squeezenext.labels import Label
 from squeezenext.network import graph as graphs
 from squeezenext.network.graph import Graph
@@ -46,6 +48,14 @@ class Model:
     def graph(self) -> Graph:
         """The folded network, without its weights."""
         return graphs.of(self.config)
+
+
+def check_labels(labels: Sequence[Label], config: Config, source: str) -> None:
+    """Raises InputError unless `source` names as many classes as the network has."""
+    if len(labels) != config.model.classes:
+        raise InputError(
+            f"{source} names {len(labels)} classes, its network has {config.model.classes}."
+        )
 
 
 def check_temperature(value: object) -> float:

@@ -24,7 +24,7 @@ from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.network import graph
-from squeezenext.network.model import Model, check_temperature
+from squeezenext.network.model import Model, check_labels, check_temperature
 from squeezenext.sqz import kernels as sqz_kernels
 from squeezenext.sqz import streams as sqz_streams
 from squeezenext.sqz.kernels import Shared
@@ -117,12 +117,7 @@ def write(path: Path, data: bytes) -> None:
 
 def read(path: Path) -> Model:
     """Reads a file; raises InputError if it cannot be read, is damaged, or of another version."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    return decode(data, str(path))
+    return decode(files.read_bytes(path, MAX_BYTES), str(path))
 
 
 def decode(data: bytes, source: str) -> Model:
@@ -196,11 +191,7 @@ def _decode_header(data: bytes, source: str) -> Model:
         _check_sizes(model.config)
     except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
         raise InputError(f"{source} is damaged: its network cannot be built ({error}).") from error
-    if len(model.labels) != model.config.model.classes:
-        raise InputError(
-            f"{source} has {len(model.labels)} labels, its network "
-            f"{model.config.model.classes} classes."
-        )
+    check_labels(model.labels, model.config, source)
     return model
 
 
