@@ -31,36 +31,6 @@ from squeezenext.sqz import file as sqz
 FORMATS = ("deep_compression", "torchvision", "pytorchcv")
 
 
-def write(kind: str, config: Config, arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Writes a network's variables, as `loading.variables` returns them, as a file of a format.
-
-    Raises:
-      InputError: the format cannot hold this network, or the preprocessing is not the format's.
-    """
-    if kind not in FORMATS:
-        raise InputError(f"--format {kind}: must be one of {', '.join(FORMATS)}.")
-    if not path.parent.is_dir():
-        raise InputError(f"--output {path}: there is no folder {path.parent}.")
-    importing.check_images(kind, config, "the model")
-    if kind == "deep_compression":
-        content = _net_file(arrays, config)
-    else:
-        content = pytorch.encode(arrays, config, kind)
-    files.write_bytes(path, content)
-
-
-def _net_file(arrays: dict[str, np.ndarray], config: Config) -> bytes:
-    """Returns the .net file of weights that share values, with codes of 4 bits if these suffice."""
-    shared = [
-        (arrays[f"model/{name}/kernel"].transpose(3, 2, 0, 1), arrays[f"model/{name}/bias"])
-        for name in deep_compression.weighted_layers(config)[0]
-    ]
-    try:
-        return deep_compression.encode(shared, bits=4)
-    except InputError:
-        return deep_compression.encode(shared)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     values = flags.FlagValues()
@@ -95,15 +65,36 @@ def _import(values: flags.FlagValues) -> None:
 
 def _export(values: flags.FlagValues) -> None:
     require_flags(values, ("format", "model_dir", "output"))
-    model, path = values["model_dir"].value, Path(values["output"].value)
+    kind, model, path = values["format"].value, values["model_dir"].value, values["output"].value
+    if kind not in FORMATS:
+        raise InputError(f"--format {kind}: must be one of {', '.join(FORMATS)}.")
+    if not Path(path).parent.is_dir():
+        raise InputError(f"--output {path}: there is no folder {Path(path).parent}.")
     if model.endswith(sqz.SUFFIX):
         held = sqz.read(Path(model))
         config, arrays = held.config, variables.unfold(held.config, held.weights)
     else:
         directory = resolve(model)
         config, arrays = model_directory.read_config(directory), loading.variables(directory)
-    write(values["format"].value, config, arrays, path)
+    importing.check_images(kind, config, "the model")
+    if kind == "deep_compression":
+        content = _net_file(arrays, config)
+    else:
+        content = pytorch.encode(arrays, config, kind)
+    files.write_bytes(Path(path), content)
     log(f"{path} holds the weights of {model}.")
+
+
+def _net_file(arrays: dict[str, np.ndarray], config: Config) -> bytes:
+    """Returns the .net file of weights that share values, with codes of 4 bits if these suffice."""
+    shared = [
+        (arrays[f"model/{name}/kernel"].transpose(3, 2, 0, 1), arrays[f"model/{name}/bias"])
+        for name in deep_compression.weighted_layers(config)[0]
+    ]
+    try:
+        return deep_compression.encode(shared, bits=4)
+    except InputError:
+        return deep_compression.encode(shared)
 
 
 def _classes(values: flags.FlagValues, config: Config) -> tuple[labels.Label, ...]:

@@ -73,17 +73,6 @@ class Layer:
     epsilon: float = graph.EPSILON
 
 
-def read_layers(data: bytes) -> list[Layer]:
-    """Returns a NetParameter's layers in order: those of `layers`, of files before 2015, first.
-
-    Raises:
-      _Damaged: the bytes are not such a message.
-    """
-    net = _parse("NetParameter", data)
-    old = [_layer("V1LayerParameter", layer) for layer in net.layers]
-    return old + [_layer("LayerParameter", layer) for layer in net.layer]
-
-
 @functools.cache
 def _classes() -> dict[str, type]:
     # Imported here, since prediction imports this module and installs without protobuf.
@@ -178,7 +167,10 @@ def decode(data: bytes, config: Config, source: str) -> dict[str, np.ndarray]:
       InputError: the file is damaged, or of another network.
     """
     try:
-        layers, network = read_layers(data), graph.of(config)
+        net, network = _parse("NetParameter", data), graph.of(config)
+        # Files from before 2015 have `layers`.
+        layers = [_layer("V1LayerParameter", layer) for layer in net.layers]
+        layers += [_layer("LayerParameter", layer) for layer in net.layer]
         found = _variables(_with_norms(layers), network)
         _check_activations(layers, network)
     except _Damaged as error:

@@ -139,23 +139,19 @@ def variables(directory: Path, report: Log = log) -> dict[str, np.ndarray]:
     A damaged checkpoint is reported, and the one before it taken.
 
     Raises:
-      InputError: there is no whole checkpoint, or none of the network that final.json tells of.
+      InputError: there is no whole checkpoint, or it is older than the scores and files in the
+        directory.
     """
     found = checkpoint.newest(directory / model_directory.CHECKPOINTS, report)
     if found is None:
         raise InputError(f"{directory} holds no checkpoint yet; train it first.")
     state, meta = found
-    _check_last(directory, meta["step"])
-    return checkpoint.evaluated(state)
-
-
-def _check_last(directory: Path, step: int) -> None:
-    """Refuses a checkpoint that is older than the scores and files in the directory."""
     final = model_directory.read_json(directory / model_directory.FINAL)
-    ended = final.get("step", step)  # imported weights have no final.json
-    if ended != step:
+    ended = final.get("step", meta["step"])  # imported weights have no final.json
+    if ended != meta["step"]:
         raise InputError(
             f"{directory} holds a run that ended at step {ended}, whose checkpoint is missing or "
-            f"damaged (the newest whole one is of step {step}); bring it back from a copy, or "
-            "train again, which goes on from there."
+            f"damaged (the newest whole one is of step {meta['step']}); bring it back from a copy, "
+            "or train again, which goes on from there."
         )
+    return checkpoint.evaluated(state)
