@@ -28,7 +28,7 @@ def onnx_file(model: Model, precision: str, calibration: Sequence[np.ndarray] = 
     Args:
       model: the network.
       precision: "float32" or "int8".
-      calibration: images for int8, [size, size, 3] uint8, RGB.
+      calibration: [size, size, 3] uint8, RGB, for int8.
 
     Raises:
       InputError: `onnx` is not installed, or int8 is asked for without images.

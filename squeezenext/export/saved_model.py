@@ -100,12 +100,7 @@ def serve(path: Path) -> Serve:
 
 
 def check_encoded(served: Serve, model: Model, pixels: np.ndarray) -> None:
-    """Checks that a SavedModel decodes and crops a JPEG file as the rest of this package does.
-
-    Args:
-      served: the SavedModel.
-      model: the network that it was made of.
-      pixels: [size, size, 3] uint8, RGB, from which a JPEG file is made.
+    """Checks that a SavedModel decodes and crops a JPEG file of `pixels` as we do elsewhere.
 
     Raises:
       NotKept: the probabilities differ.

@@ -35,11 +35,7 @@ class Layer:
 
 
 def parse(param: bytes, source: str) -> list[Layer]:
-    """Returns the layers in order; each reads only blobs of layers before it.
-
-    Raises:
-      InputError: the bytes are not such a text; the message names `source`.
-    """
+    """Returns the layers in order, each of which reads only blobs of layers before it."""
     try:
         magic, counts, *lines = param.decode("ascii").split("\n")
         layers = [_layer(line.split()) for line in lines if line.strip()]

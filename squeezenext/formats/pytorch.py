@@ -118,10 +118,7 @@ def _theirs(array: np.ndarray) -> np.ndarray:
 
 
 def decode(data: bytes, config: Config, layout: str, source: str) -> dict[str, np.ndarray]:
-    """Reads a state dictionary that `torch.save` wrote.
-
-    Returns:
-      Variables by "model/layer/variable".
+    """Returns the variables in a state dictionary that `torch.save` wrote.
 
     Raises:
       InputError: PyTorch is not installed, or the file is no state dictionary of this network.

@@ -106,16 +106,11 @@ class _Graph:
         }
 
     def code(self, operator) -> int:
-        """Returns an operator's kind."""
         entry = self._model.operatorCodes[operator.opcodeIndex]
         return max(entry.builtinCode, entry.deprecatedBuiltinCode)  # schema.fbs: the larger counts
 
     def producer(self, tensor: int, wanted: set[int]):
-        """Returns the nearest operator of a wanted kind before `tensor`.
-
-        Raises:
-          LookupError: another kind comes first.
-        """
+        """Returns the operator before `tensor`; raises LookupError if it is of no wanted kind."""
         operator = self._makers[self.before(tensor, _TRANSPARENT)]
         if self.code(operator) not in wanted:
             raise LookupError(self.code(operator))

@@ -122,11 +122,7 @@ def weight_files(kind: str, path: Path) -> list[Path]:
 def read(
     kind: str, contents: Sequence[bytes], config: Config, source: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns the variables in a format's files, and sentences about what the files leave open.
-
-    Raises:
-      InputError: as `import_weights`.
-    """
+    """Returns the variables in a format's files, and sentences about what the files leave open."""
     if kind not in FORMATS:
         raise InputError(f"--format {kind}: must be one of {', '.join(FORMATS)}.")
     check_images(kind, config, source)

@@ -60,7 +60,7 @@ def _form(parts: Parts, lanes: int) -> tuple[Form, int]:
 def read(
     data: bytes, shapes: Sequence[Shape], biases: int, kind: np.dtype, source: str
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Decodes a network, the inverse of `write`.
+    """Returns the kernels and biases of a network, float32; the inverse of `write`.
 
     Args:
       data: the coded bytes.
@@ -68,9 +68,6 @@ def read(
       biases: number of all biases.
       kind: float16 or float32, little-endian.
       source: the file's name in messages.
-
-    Returns:
-      The kernels and biases, float32.
 
     Raises:
       InputError: the data are not of these shapes.
