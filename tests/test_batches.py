@@ -221,7 +221,7 @@ def damage(reader, number):
 
 def leaving_out(folder, report):
     reader = tiny.reader(folder, 12)
-    reader.leave_out(report, bad_records.listed(folder / bad_records.FILE))
+    reader.skip_damaged(report, bad_records.listed(folder / bad_records.FILE))
     return reader
 
 
@@ -250,7 +250,7 @@ def test_what_cannot_be_decoded_is_named_by_its_own_number(tmp_path):
     with open(path, "ab") as file:
         file.write(records.frame(records.encode_example(records.example_features(bad))))
     reader = tiny.reader(tmp_path)
-    reader.leave_out(print)
+    reader.skip_damaged(print)
     damage(reader, 3)
     reader.read(np.arange(4))
     assert "train-00000-of-00001: record 4 cannot be used" in str(reader.undecodable())

@@ -153,7 +153,7 @@ def test_a_list_of_bad_records_that_cannot_be_written(made, start, tmp_path, mon
     content = bytearray(reader.split.shards[0].path.read_bytes())
     content[int(reader.index[3]["offset"]) + 40] ^= 1
     reader.split.shards[0].path.write_bytes(content)
-    reader.leave_out(log.LOG.warning)
+    reader.skip_damaged(log.LOG.warning)
     one = start(tmp_path / "run", reader)
     with monkeypatch.context() as patch:
         patch.setattr(bad_records, "write_text", fails)

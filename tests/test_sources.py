@@ -268,17 +268,10 @@ def test_links_and_devices(tmp_path, kind, reason):
 
 
 def members(data):
-    return list(tar.members(Bytes(data), "archive", 0, len(data)))
+    def read_at(position, size):
+        return data[position : position + size]
 
-
-class Bytes:
-    """An archive in memory, like a `tar.Source`."""
-
-    def __init__(self, data):
-        self._data = data
-
-    def read_at(self, position, size):
-        return self._data[position : position + size]
+    return list(tar.members(read_at, "archive", 0, len(data)))
 
 
 def test_every_way_to_write_a_tar_is_read():

@@ -338,7 +338,7 @@ def test_a_damaged_record_is_left_out_on_request(place, damaged, tmp_path, capsy
     flags = (*damaged, "--on_bad_record", "skip", "--num_epochs", "1")
     assert train_command.main([*command(place, model_dir)[2:], *flags]) == 0
     assert final(model_dir)["bad_records"] == 1 and final(model_dir)["examples_seen"] == 40
-    told = [line for line in capsys.readouterr().err.splitlines() if "Left out:" in line]
+    told = [line for line in capsys.readouterr().err.splitlines() if "Skipped:" in line]
     assert len(told) == 1 and "fails its checksum" in told[0]
     rows = list(csv.DictReader(open(model_dir / "bad_records.csv")))
     assert len(rows) == 1 and f"record {rows[0]['number']} fails" in rows[0]["fault"]

@@ -50,7 +50,7 @@ def _batches(path: Path, stems: set[str], rejected: list[Fault]) -> Iterator[lis
     batch, seen, size = [], set(), 0
     with gzip.open(path, "rb") as file:
         stream = tar.Stream(file, str(path))
-        for member in tar.members(stream, str(path)):
+        for member in tar.members(stream.read_at, str(path)):
             match = _NAME.fullmatch(member.name)
             fault = member.fault or ("" if match else "is no box file")
             if match and member.size > MAX_XML_BYTES:

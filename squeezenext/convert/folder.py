@@ -36,17 +36,11 @@ _LINK = "is a symbolic link; give --follow_links"
 
 @dataclasses.dataclass(frozen=True)
 class ClassNames:
-    """Rules for the names of class folders.
+    """Rules for the names of class folders."""
 
-    Attributes:
-      pattern: must match a folder's name; its group is the class.
-      skip: folders to skip, None for none.
-      reject_nested: make a folder of images inside a class an error. (The published Caltech256
-        has one, 056.dog/greg, which is skipped.)
-    """
-
-    pattern: re.Pattern = re.compile("(.+)")
+    pattern: re.Pattern = re.compile("(.+)")  # matches each name; its group is the class
     skip: re.Pattern | None = None
+    # Images in a folder of a class are an error. (The published Caltech256 has some, 056.dog/greg.)
     reject_nested: bool = True
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from squeezenext import files, labels, progress
 from squeezenext.convert import boxes, commit, imagenet_archives, tar
-from squeezenext.convert.imagenet_archives import BOXES, TRAIN, VALIDATION
+from squeezenext.convert.imagenet_archives import BOXES, TRAIN, VALIDATION, ArchivedImage
 from squeezenext.convert.listing import Collection, Fault, Listing, Watch, add_faults, order_key
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.pool import Pool
@@ -95,34 +95,35 @@ def _train(path: Path, pool: Pool, faults: list[Fault]) -> Listing:
     if path.stat().st_size < _WORTH_WORKERS:
         pool.warm()
         pool = Pool(1)
-    with imagenet_archives.opened(path) as source:
-        inner = list(imagenet_archives.classes(source, path, path.stat().st_size, faults))
-    rows: list[tuple[int, int, int, int]] = []
-    names: list[str] = []
+    with imagenet_archives.opened(path) as read_at:
+        inner = list(imagenet_archives.classes(read_at, path, path.stat().st_size, faults))
+    images: list[ArchivedImage] = []
     jobs = ((path, member, label) for member, label in inner)
-    for images, rejected in pool.run(_class_images, jobs):
-        names += [image[0] for image in images]
-        rows += [(0, *image[1:]) for image in images]
+    for more, rejected in pool.run(_class_images, jobs):
+        images += more
         add_faults(faults, rejected)
-    return _train_listing([path], rows, names, faults, path)
+    return _train_listing([path], *_columns(images), faults, path)
+
+
+def _columns(images: list[ArchivedImage]) -> tuple[list[tuple[int, int, int, int]], list[str]]:
+    """Returns the rows and the names of images in one archive."""
+    return [(0, *image[1:]) for image in images], [image[0] for image in images]
 
 
 def _class_images(
     job: tuple[Path, tar.Member, int],
-) -> tuple[list[imagenet_archives.ArchivedImage], list[Fault]]:
+) -> tuple[list[ArchivedImage], list[Fault]]:
     path, inner, label = job
     faults: list[Fault] = []
-    with imagenet_archives.opened(path, inner) as source:
-        return list(imagenet_archives.class_images(source, path, inner, label, faults)), faults
+    with imagenet_archives.opened(path, inner) as read_at:
+        return list(imagenet_archives.class_images(read_at, path, inner, label, faults)), faults
 
 
 def _validation(path: Path, faults: list[Fault]) -> Listing:
-    with imagenet_archives.opened(path) as source:
-        images = list(imagenet_archives.validation_images(source, path, faults))
+    images = list(imagenet_archives.validation_images(path, faults))
     if not images:
         raise InputError(f"{path} holds no validation image; download it again.")
-    rows = [(0, *image[1:]) for image in images]
-    return Listing.of_rows([path], rows, [image[0] for image in images])
+    return Listing.of_rows([path], *_columns(images))
 
 
 def _train_listing(
@@ -210,8 +211,8 @@ def _copy_images(
     rows, names = [], []
     with contextlib.ExitStack() as stack, commit.explained(spool):
         outputs = [stack.enter_context(commit.Output(path)) for path in paths]
-        for inner, label in imagenet_archives.classes(stream, path, None, faults):
-            images = imagenet_archives.class_images(stream, path, inner, label, faults)
+        for inner, label in imagenet_archives.classes(stream.read_at, path, None, faults):
+            images = imagenet_archives.class_images(stream.read_at, path, inner, label, faults)
             for name, offset, size, _ in images:
                 data = stream.read_at(offset, size)
                 if len(data) != size:

@@ -67,17 +67,17 @@ def validation_labels() -> list[int]:
 
 
 @contextlib.contextmanager
-def opened(path: Path, member: tar.Member | None = None) -> Iterator[tar.Descriptor]:
+def opened(path: Path, member: tar.Member | None = None) -> Iterator[tar.ReadAt]:
     """Opens an archive, or the part of it that is `member`, for a walk by its headers."""
     start, size = (member.offset, member.size) if member else (0, 0)
     with files.open_file(path) as file:
         if hasattr(os, "posix_fadvise"):  # else each header brings 128 KB of image into memory
             os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_RANDOM)
-        yield tar.Descriptor(file.fileno())
+        yield lambda position, size: os.pread(file.fileno(), size, position)
 
 
 def classes(
-    source: tar.Source, path: Path, end: int | None, faults: list[Fault]
+    read_at: tar.ReadAt, path: Path, end: int | None, faults: list[Fault]
 ) -> Iterator[tuple[tar.Member, int]]:
     """Yields (archive, label) of the classes in the training archive; other members are faults."""
     ids = synset_ids()
@@ -85,23 +85,22 @@ def classes(
     def fault_of(_: tar.Member, match: re.Match) -> str:
         return "" if match[1] in ids else "is none of the 1000 classes"
 
-    members = _members(source, path, _INNER, "n01440764.tar", end)
+    members = _members(read_at, path, _INNER, "n01440764.tar", end)
     usable = _usable(members, _INNER, "is no archive of a class", fault_of, path.name, faults)
     return ((member, ids[match[1]]) for member, match in usable)
 
 
 def class_images(
-    source: tar.Source, path: Path, inner: tar.Member, label: int, faults: list[Fault]
+    read_at: tar.ReadAt, path: Path, inner: tar.Member, label: int, faults: list[Fault]
 ) -> Iterator[ArchivedImage]:
     """Yields the images of one class's archive inside the archive `path`."""
-    members = tar.members(source, f"{path}: {inner.name}", inner.offset, inner.offset + inner.size)
+    end = inner.offset + inner.size
+    members = tar.members(read_at, f"{path}: {inner.name}", inner.offset, end)
     usable = _usable(members, _TRAIN_IMAGE, _NO_IMAGE, _size_fault, inner.name, faults)
     return ((match[1], member.offset, member.size, label) for member, match in usable)
 
 
-def validation_images(
-    source: tar.Source, path: Path, faults: list[Fault]
-) -> Iterator[ArchivedImage]:
+def validation_images(path: Path, faults: list[Fault]) -> Iterator[ArchivedImage]:
     """Yields the images of the validation archive.
 
     An image's label follows from its number, not from its position: the official list of labels is
@@ -116,10 +115,11 @@ def validation_images(
         )
 
     example = "ILSVRC2012_val_00000001.JPEG"
-    members = _members(source, path, _VALIDATION_IMAGE, example, path.stat().st_size)
-    usable = _usable(members, _VALIDATION_IMAGE, _NO_IMAGE, fault_of, path.name, faults)
-    for member, match in usable:
-        yield match[1], member.offset, member.size, truth[int(match[2]) - 1]
+    with opened(path) as read_at:
+        members = _members(read_at, path, _VALIDATION_IMAGE, example, path.stat().st_size)
+        usable = _usable(members, _VALIDATION_IMAGE, _NO_IMAGE, fault_of, path.name, faults)
+        for member, match in usable:
+            yield match[1], member.offset, member.size, truth[int(match[2]) - 1]
 
 
 def _size_fault(member: tar.Member, _: re.Match) -> str:
@@ -150,10 +150,10 @@ def _usable(
 
 
 def _members(
-    source: tar.Source, path: Path, pattern: re.Pattern, example: str, end: int | None
+    read_at: tar.ReadAt, path: Path, pattern: re.Pattern, example: str, end: int | None
 ) -> Iterator[tar.Member]:
     """Yields the members of an archive; the first one shows whether it is the right archive."""
-    for number, member in enumerate(tar.members(source, str(path), 0, end)):
+    for number, member in enumerate(tar.members(read_at, str(path), 0, end)):
         if number == 0 and not pattern.fullmatch(member.name):
             raise _wrong_archive(path, member.name, example)
         yield member
@@ -200,13 +200,9 @@ def check_counts(splits: dict[str, Listing], paths: dict[str, Path]) -> None:
 def check_digests(
     archives: Mapping[str, Path], official: bool, pool: Pool, show_progress: bool
 ) -> list[dict]:
-    """Reads the archives through and returns the manifest's description of each.
+    """Reads the archives, by official name, and returns the manifest's description of each.
 
-    Args:
-      archives: paths by official name.
-      official: compare with the official checksums; otherwise the SHA-256 is only recorded.
-      pool: worker processes.
-      show_progress: show progress on standard error.
+    Where they need not be the `official` ones, the SHA-256 is only recorded.
 
     Raises:
       InputError: an archive is not the official one; it is named.

@@ -44,18 +44,12 @@ def add_faults(faults: list[Fault], more: Iterable[Fault]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """The examples of a split.
-
-    Attributes:
-      files: the files that hold the examples.
-      table: [examples] of `ROW`; `file` is an index into `files`.
-      names: each record's `image/filename`, without duplicates.
-      boxes: bounding boxes by name, the bytes of [boxes, 4] float32 xmin, ymin, xmax, ymax.
-    """
+    """The examples of a split."""
 
     files: tuple[Path, ...]
-    table: np.ndarray
-    names: list[str]
+    table: np.ndarray  # [examples] of `ROW`; its `file` is an index into `files`
+    names: list[str]  # each record's `image/filename`, without duplicates
+    # Bounding boxes by name: the bytes of [boxes, 4] float32 xmin, ymin, xmax, ymax.
     boxes: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -103,11 +97,7 @@ class Watch:
         return self._state.hexdigest()
 
     def changed(self) -> bool:
-        """Returns whether any size or time differs now.
-
-        Raises:
-          InputError: a file is gone.
-        """
+        """Returns whether any size or time differs now; InputError if a file is gone."""
         now = Watch()
         for path in self._files:
             try:

@@ -138,7 +138,8 @@ def _document(
         "rejected": rejected,
         "duplicates": duplicates(output, written),
     }
-    mean, count = _rgb_mean(written["train"])
+    count = sum(result.rgb_images for result in written["train"])
+    total = np.sum([result.rgb_sum for result in written["train"]], axis=0)
     classes = [
         {"label": number, "synset": label.synset, "text": label.text}
         for number, label in enumerate(collection.classes, 1)
@@ -148,7 +149,7 @@ def _document(
         "partial": options.partial,
         "classes": classes,
         "splits": {name: _split(output, name, rows) for name, rows in written.items()},
-        "rgb_mean": mean,
+        "rgb_mean": [round(float(value), 3) for value in total / count] if count else None,
         "rgb_mean_examples": count,
         **{name: _rows(rows) for name, rows in lists.items()},
         "omitted": {name: max(0, len(rows) - MAX_ROWS) for name, rows in lists.items()},
@@ -226,13 +227,6 @@ def _image(output: Path, results: list[Written], number: int) -> tuple[str, byte
     with files.open_file(output / result.file) as file:
         payload = tfrecord.read(file.fileno(), start, end - start, result.file, number)
     return result.names[number], example.decode_example(payload)["image/encoded"][0]
-
-
-def _rgb_mean(results: Sequence[Written]) -> tuple[list[float] | None, int]:
-    """Returns the mean of the images' mean colours (red, green, blue) and their number."""
-    count = sum(result.rgb_images for result in results)
-    total = np.sum([result.rgb_sum for result in results], axis=0)
-    return ([round(float(value), 3) for value in total / count] if count else None), count
 
 
 def _write_lists(

@@ -119,10 +119,7 @@ def source_files(collection: Collection, output: Path) -> frozenset[str]:
 def begin(output: Path, plan: ConversionPlan, kept: frozenset[str] = frozenset()) -> None:
     """Makes the work folder and removes what another conversion left unfinished.
 
-    Args:
-      output: the output folder.
-      plan: this conversion's.
-      kept: files of `output` that are the source's, see `source_files`.
+    Files of the source that lie in `output` are `kept`, see `source_files`.
 
     Raises:
       InputError: a file that would be replaced, or a shard, exists that no conversion left.
@@ -213,6 +210,8 @@ def write_planned(job: shards.ShardJob) -> str:
     drafted, output = shards.draft(job), job.path.parent
     current = _read_plan(output / commit.WORK)
     if current is None or current.key != job.plan:
-        shards.drop(output, drafted)
+        if drafted.draft:
+            with contextlib.suppress(OSError):
+                (output / commit.WORK / drafted.draft).unlink(missing_ok=True)
         raise RunAgain(f"{output} is no longer written by this conversion; run it again.")
     return shards.publish(output, drafted).file

@@ -1,6 +1,5 @@
 """Cuts splits into shards and writes a shard, the job of a worker process; no TensorFlow."""
 
-import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -186,13 +185,6 @@ def publish(folder: Path, drafted: Written) -> Written:
     with commit.explained(path):
         os.replace(file.path, _note(path))
     return result
-
-
-def drop(folder: Path, drafted: Written) -> None:
-    """Removes a draft that will not be published."""
-    if drafted.draft:
-        with contextlib.suppress(OSError):
-            (folder / commit.WORK / drafted.draft).unlink(missing_ok=True)
 
 
 def _note(shard: Path) -> Path:

@@ -6,11 +6,10 @@ plain files are marked, so that the caller can reject them by name.
 """
 
 import hashlib
-import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from squeezenext.cli import printable
@@ -39,26 +38,12 @@ class Member(NamedTuple):
     fault: str
 
 
-class Descriptor(NamedTuple):
-    """A file that can seek."""
-
-    descriptor: int
-
-    def read_at(self, position: int, size: int) -> bytes:
-        """Returns the bytes at a position, fewer at the end."""
-        return os.pread(self.descriptor, size, position)
-
-
 class Stream:
-    """A file that is read from front to back only: a pipe, or a gzip stream.
-
-    Attributes:
-      position: the number of bytes read so far.
-      digest: the digest of those bytes, if one was given.
-    """
+    """A file that is read from front to back only: a pipe, or a gzip stream."""
 
     def __init__(self, file: BinaryIO, name: str, digest: "hashlib._Hash | None" = None) -> None:
-        self._file, self._name, self.position, self.digest = file, name, 0, digest
+        self._file, self._name = file, name
+        self.position, self.digest = 0, digest  # of the bytes read so far
 
     def read_at(self, position: int, size: int) -> bytes:
         """Returns the bytes at a position, which must not lie before the last one read."""
@@ -93,14 +78,15 @@ class Stream:
         return data
 
 
-Source = Descriptor | Stream  # positions only grow
+# Returns `size` bytes at a position, fewer at the end; positions only grow.
+ReadAt = Callable[[int, int], bytes]
 
 
-def members(source: Source, name: str, start: int = 0, end: int | None = None) -> Iterator[Member]:
+def members(read_at: ReadAt, name: str, start: int = 0, end: int | None = None) -> Iterator[Member]:
     """Yields the entries of an archive.
 
     Args:
-      source: the file.
+      read_at: reads the file.
       name: the archive's name, for messages.
       start: position of the archive's first byte.
       end: position after its last byte, None if unknown (a compressed stream).
@@ -110,7 +96,7 @@ def members(source: Source, name: str, start: int = 0, end: int | None = None) -
     """
     position, last, extended = start, "its start", ""
     for _ in range(MAX_MEMBERS):
-        block = source.read_at(position, BLOCK)
+        block = read_at(position, BLOCK)
         if len(block) < BLOCK or (end is not None and position + BLOCK > end):
             raise _damaged(name, f"is cut after {last}: it ends without an end mark")
         if not block.strip(b"\0"):
@@ -127,11 +113,12 @@ def members(source: Source, name: str, start: int = 0, end: int | None = None) -
         if end is not None and offset + size > end:
             raise _damaged(name, f"is cut inside its member {here}")
         if kind in b"xgLK":
-            extended = _extension(source, offset, declared, kind, name) or extended
+            extended = _extension(read_at, offset, declared, kind, name) or extended
         else:
             last, extended = here, ""
             if kind != _DIRECTORY and not _APPLE.search(here):
-                yield Member(here, offset, size, "" if kind in _FILE else _fault(kind))
+                fault = f"is {_KINDS.get(kind, 'a device or another special entry')}"
+                yield Member(here, offset, size, "" if kind in _FILE else fault)
     raise _damaged(name, f"has more than {MAX_MEMBERS} members")
 
 
@@ -170,15 +157,11 @@ def _name(field: bytes, block: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def _fault(kind: bytes) -> str:
-    return f"is {_KINDS.get(kind, 'a device or another special entry')}"
-
-
-def _extension(source: Source, offset: int, size: int, kind: bytes, name: str) -> str:
+def _extension(read_at: ReadAt, offset: int, size: int, kind: bytes, name: str) -> str:
     """Returns the next member's name from a PAX ("x", "g") or GNU ("L") header, "" if none."""
     if size > MAX_EXTENSION_BYTES:
         raise _damaged(name, f"has an extension header of {size} bytes")
-    data = source.read_at(offset, size)
+    data = read_at(offset, size)
     if kind == b"L":
         return data.split(b"\0")[0].decode("utf-8", "backslashreplace")
     if kind == b"K":  # a long link name: links are rejected anyway

@@ -158,13 +158,9 @@ def verify(
     workers: int | None = None,
     show_progress: bool = False,
 ) -> list[ShardFault]:
-    """Returns the faults of the data set in `directory`, in the order of its shards.
+    """Returns the faults of a data directory, in the order of its shards.
 
-    Args:
-      directory: the data directory.
-      decode: decode every image, not only its header.
-      workers: number of processes; default one a CPU.
-      show_progress: show progress on standard error.
+    With `decode`, every image is decoded; the default number of workers is one a CPU.
 
     Raises:
       InputError: there is no data set, or its manifest is damaged.

@@ -30,7 +30,7 @@ class BadRecords:
     Args:
       examples: number of examples in the split.
       read: reads a record by its number; raises RecordError if it is damaged.
-      report: takes a sentence about each of the first few.
+      report: receives a sentence about each of the first ten.
     """
 
     def __init__(self, examples: int, read: Callable[[int], object], report: Callable[[str], None]):
@@ -66,7 +66,7 @@ class BadRecords:
             self._check_room(str(fault))
             self._faults[number] = str(fault)
             if len(self._faults) <= _MAX_LOGGED:
-                self._report(f"Left out: {fault}")
+                self._report(f"Skipped: {fault}")
 
     def look_at(self, numbers: Iterable[int]) -> list[int]:
         """Reads records that an earlier run has listed, or another worker has met.
@@ -100,7 +100,7 @@ class BadRecords:
         if len(self) >= self.limit:
             raise InputError(
                 f"More than {self.limit} of {self._examples} records are damaged, too many to "
-                f"leave out; this one is the latest: {latest}"
+                f"skip; this one is the latest: {latest}"
             )
 
     def write(self, path: Path) -> None:

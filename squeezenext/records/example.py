@@ -189,16 +189,11 @@ def decode_example(payload: bytes) -> dict[str, list[bytes] | list[int] | list[f
 def image_and_class(payload: bytes, classes: int, name: str) -> tuple[bytes, int]:
     """Returns a record's encoded image and its class in 0..classes - 1.
 
-    Args:
-      payload: the record.
-      classes: number of classes of the network.
-      name: the record's, for messages.
-
     Raises:
       InputError: the record is damaged, or its label is none of the network's.
     """
     features = decode_example(payload)
-    encoded, label = (single(features, ENCODED, bytes), single(features, LABEL, int))
+    encoded, label = single(features, ENCODED, bytes), single(features, LABEL, int)
     if encoded is None or label is None:
         raise InputError(f"{name} has no image or no label.")
     if not 1 <= label <= classes:

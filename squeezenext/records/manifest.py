@@ -107,14 +107,14 @@ def _load_json(directory: Path) -> Any:
 
 def _manifest(directory: Path, document: dict) -> Manifest:
     _keys(document, _REQUIRED, _OPTIONAL, "the manifest")
-    entries = _mapping(document["splits"], "splits")
+    entries = _typed(document["splits"], dict, "splits")
     splits = {_name(name): _split(directory, name, entry) for name, entry in entries.items()}
     classes, mean = _classes(document["classes"]), _mean(document["rgb_mean"])
     return Manifest(directory, classes, splits, mean, document)
 
 
 def _classes(entries: Any) -> tuple[labels.Label, ...]:
-    for entry in _list(entries, "classes"):
+    for entry in _typed(entries, list, "classes"):
         _keys(entry, {"label", "synset", "text"}, set(), "a class")
         if not isinstance(entry["synset"], str) or not isinstance(entry["text"], str):
             raise ValueError(f"the class {entry['label']!r} has a name that is no text")
@@ -126,7 +126,7 @@ def _classes(entries: Any) -> tuple[labels.Label, ...]:
 
 def _split(directory: Path, name: str, entry: Any) -> Split:
     _keys(entry, {"examples", "shards"}, {"index"}, f"the split {name!r}")
-    shards = tuple(_shard(directory, item) for item in _list(entry["shards"], "shards"))
+    shards = tuple(_shard(directory, item) for item in _typed(entry["shards"], list, "shards"))
     if len(shards) > MAX_SHARDS or len({shard.path for shard in shards}) != len(shards):
         raise ValueError(f"{name} lists a shard twice, or more than {MAX_SHARDS} of them")
     sidecar = None
@@ -157,7 +157,7 @@ def _name(name: Any) -> str:
 def _mean(values: Any) -> tuple[float, float, float] | None:
     if values is None:
         return None
-    if len(_list(values, "rgb_mean")) != 3 or not all(
+    if len(_typed(values, list, "rgb_mean")) != 3 or not all(
         isinstance(value, (int, float)) and 0 <= value <= 255 for value in values
     ):
         raise ValueError("rgb_mean is not three numbers in 0..255")
@@ -165,22 +165,16 @@ def _mean(values: Any) -> tuple[float, float, float] | None:
 
 
 def _keys(entry: Any, required: set[str], optional: set[str], what: str) -> None:
-    found = set(_mapping(entry, what))
+    found = set(_typed(entry, dict, what))
     if missing := sorted(required - found):
         raise ValueError(f"{what} has no {missing[0]!r}")
     if unknown := sorted(found - required - optional):
         raise ValueError(f"{what} has the unknown field {unknown[0]!r}")
 
 
-def _mapping(value: Any, what: str) -> dict:
-    if not isinstance(value, dict):
-        raise ValueError(f"{what} is no JSON object")
-    return value
-
-
-def _list(value: Any, what: str) -> list:
-    if not isinstance(value, list):
-        raise ValueError(f"{what} is no JSON list")
+def _typed(value: Any, kind: type, what: str) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"{what} is no JSON {'object' if kind is dict else 'list'}")
     return value
 
 

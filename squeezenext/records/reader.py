@@ -40,7 +40,7 @@ class Reader(Records):
         self._pool = concurrent.futures.ThreadPoolExecutor(_READS, "reader")
         self._latest: collections.deque[np.ndarray] = collections.deque(maxlen=_LATEST)
 
-    def leave_out(self, report: Callable[[str], None], listed: Iterable[int] = ()) -> None:
+    def skip_damaged(self, report: Callable[[str], None], listed: Iterable[int] = ()) -> None:
         """Skips damaged records from now on; arguments and errors as in `BadRecords`.
 
         Records that an earlier run has `listed` are read once: those that were repaired meanwhile

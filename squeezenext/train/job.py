@@ -71,7 +71,7 @@ def _reader(split: Split, options: Options) -> Reader:
     reader = Reader(split)
     if options.on_bad_record == "skip":
         listed = bad_records.listed(Path(options.model_dir) / bad_records.FILE)
-        reader.leave_out(LOG.warning, listed)
+        reader.skip_damaged(LOG.warning, listed)
     return reader
 
 
