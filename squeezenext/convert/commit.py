@@ -215,11 +215,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Checks that `size` bytes can be written.
-
-    Raises:
-      RunAgain: there is too little space.
-    """
+    """Raises RunAgain if there is too little space for `size` bytes."""
     free = free_bytes(folder)
     if size > free:
         raise RunAgain(

@@ -46,10 +46,7 @@ class Estimate:
 
 
 def remaining_bytes(collection: Collection, output: Path, options: ConvertOptions) -> int:
-    """Returns the size of the shards and lists still to write: an upper bound.
-
-    With --max_side it is only about right.
-    """
+    """Returns an upper bound of the bytes still to write; with --max_side it is about right."""
     examples = sum(len(split.names) for split in collection.splits.values())
     images = sum(split.bytes for split in collection.splits.values())
     if options.layout == "tfrecord":

@@ -136,10 +136,9 @@ def split_folders(source: Path) -> dict[str, Path]:
     roots: dict[str, Path] = {}
     named = [(_SPLIT_NAMES.get(path.name.lower()), path) for path in _entries(source)]
     named = [(name, path) for name, path in named if name and path.is_dir()]
+    train = [path for name, path in named if name == "train"]
     # A train folder of images alone is a class with a split's name: bus, plane, train.
-    if not any(
-        inner.is_dir() for name, path in named if name == "train" for inner in _entries(path)
-    ):
+    if not any(inner.is_dir() for path in train for inner in _entries(path)):
         return {"train": source}
     for name, path in named:
         if name in roots:

@@ -172,11 +172,7 @@ def _wrong_archive(path: Path, first: str, example: str) -> InputError:
 
 
 def check_counts(splits: dict[str, Listing], paths: dict[str, Path]) -> None:
-    """Checks the number of images, in total and by class, against the official numbers.
-
-    Raises:
-      InputError: they differ.
-    """
+    """Raises InputError if the numbers of images, in all or by class, are not official."""
     known = labels.imagenet()
     for name, path in paths.items():
         counts = np.bincount(splits[name].table["label"], minlength=len(known) + 1)[1:]
@@ -223,11 +219,7 @@ def check_digests(
 
 
 def compare_digest(path: Path, kind: str, digest: str, known: Mapping[str, str]) -> None:
-    """Compares the digest of a file with the official one of its kind, if there is one.
-
-    Raises:
-      InputError: they differ.
-    """
+    """Raises InputError if a file's digest is not the official one of its kind, if there is one."""
     if digest != known.get(kind, digest):
         raise InputError(
             f"{path} has the {kind.upper()} {digest}, the official archive {known[kind]}; download "

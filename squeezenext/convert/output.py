@@ -133,11 +133,8 @@ def _document(
     results = [result for split in written.values() for result in split]
     repairs = [fault for result in results for fault in result.repairs]
     rejected = [*collection.rejected, *(fault for result in results for fault in result.rejected)]
-    lists = {
-        "repairs": repairs,
-        "rejected": rejected,
-        "duplicates": duplicates(output, written),
-    }
+    twins = duplicates(output, written)
+    lists = {"repairs": repairs, "rejected": rejected, "duplicates": twins}
     count = sum(result.rgb_images for result in written["train"])
     total = np.sum([result.rgb_sum for result in written["train"]], axis=0)
     classes = [

@@ -18,11 +18,7 @@ _CLUTTER = re.compile(r"257\.clutter")  # images of no class
 def collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> Collection:
     """Lists the examples in `source`, a folder or a CSV file of the layout `options.layout`.
 
-    Args:
-      source: the folder or file.
-      options: the conversion's.
-      pool: worker processes.
-      spool: a folder for a copy of what cannot be read twice.
+    The folder `spool` is for a copy of what cannot be read twice.
 
     Raises:
       InputError: the source has another layout, or cannot be read.
@@ -74,11 +70,7 @@ def _class_names(options: ConvertOptions) -> folder.ClassNames:
 
 
 def check_apart(source: Path, output: Path, options: ConvertOptions) -> None:
-    """Checks that the output does not lie among the data.
-
-    Raises:
-      InputError: it would be read as a class, or would replace the source's own lists.
-    """
+    """Raises InputError if the output would be read as a class, or replace the source's lists."""
     roots: list[Path] = []
     if options.layout == "csv":
         roots = [source if source.is_dir() else source.parent]

@@ -1,4 +1,4 @@
-"""Damaged records that training skips: counted, listed in a file, and limited in number.
+"""Damaged records that training skips: counted, listed in a file, limited in number.
 
 Each worker skips the records that it cannot read itself. Whenever the run is saved, the workers
 exchange their lists, and the chief writes one file in which each record stands once.
@@ -71,8 +71,7 @@ class BadRecords:
     def look_at(self, numbers: Iterable[int]) -> list[int]:
         """Reads records that an earlier run has listed, or another worker has met.
 
-        Returns:
-          The numbers of the records that are whole here. The others are skipped from now on.
+        Returns the numbers of those that are whole here. The others are skipped from now on.
 
         Raises:
           InputError: there are too many, or a shard cannot be read at all.

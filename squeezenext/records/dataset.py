@@ -46,8 +46,7 @@ def index(split: Split) -> np.ndarray:
     It comes from a file beside the shards (`train.index`) or, without one, from walking the shards.
 
     Returns:
-      [examples] of `INDEX_DTYPE`: shard (index in `split.shards`), offset, and length with
-      the framing, as `read` takes them.
+      [examples] of `INDEX_DTYPE`: index in `split.shards`, first byte, length with the framing.
 
     Raises:
       RecordError: a shard is damaged or holds another number of records than promised.
@@ -97,21 +96,17 @@ def _walk_all(paths: Sequence[Path]) -> tuple[np.ndarray, ...]:
 
 def _from_sidecar(split: Split) -> tuple[np.ndarray, ...] | None:
     """Returns [examples + 1] offsets a shard from the sidecar, or None if it does not fit."""
-    size = 8 * split.examples
     try:
-        if not size or split.sidecar is None or split.sidecar.path.stat().st_size != size:
-            return None
-        data = split.sidecar.path.read_bytes()
+        data = split.sidecar.path.read_bytes() if split.sidecar else b""
     except OSError:
+        return None
+    if not data or len(data) != 8 * split.examples:
         return None
     if hashlib.sha256(data).hexdigest() != split.sidecar.sha256:
         return None
-    parts = np.split(
-        np.frombuffer(data, "<i8"), np.cumsum([shard.examples for shard in split.shards])[:-1]
-    )
-    starts = tuple(
-        np.append(part, shard.bytes) for part, shard in zip(parts, split.shards, strict=True)
-    )
+    ends = np.cumsum([shard.examples for shard in split.shards])
+    parts = zip(np.split(np.frombuffer(data, "<i8"), ends[:-1]), split.shards, strict=True)
+    starts = tuple(np.append(part, shard.bytes) for part, shard in parts)
     fits = all(offsets[0] == 0 and (np.diff(offsets) >= 0).all() for offsets in starts)
     return starts if fits else None
 
@@ -136,12 +131,9 @@ def find_dataset(
     if bool(data_dir) == bool(training or validation):
         raise InputError("Give --data_dir, or --training_file_pattern for records made elsewhere.")
     if data_dir:
-        inside = Path(data_dir) / "tf-records"
-        if not (Path(data_dir) / manifest.MANIFEST).exists() and inside.is_dir():
-            raise InputError(f"{data_dir} holds no shards; give --data_dir {inside}.")
-        found = manifest.load_manifest(Path(data_dir))
-        manifest.check_shards(found)
-        return Dataset(found.splits, found.classes, Path(data_dir))
+        known = manifest.load_manifest(Path(data_dir))
+        manifest.check_shards(known)
+        return Dataset(known.splits, known.classes, Path(data_dir))
     patterns = {"train": training, "validation": validation}
     splits = {
         name: split_from_pattern(name, pattern) for name, pattern in patterns.items() if pattern
@@ -150,11 +142,7 @@ def find_dataset(
 
 
 def check_split(dataset: Dataset, name: str) -> None:
-    """Checks that a split has examples.
-
-    Raises:
-      InputError: the data has no such split, or it is empty.
-    """
+    """Raises InputError if the data has no such split, or it is empty."""
     if name not in dataset.splits or not dataset.splits[name].examples:
         raise InputError(f"{dataset.source} has no {name} split; convert it with one.")
 
@@ -169,11 +157,7 @@ def classes_for(dataset: Dataset, config: Config) -> tuple[labels.Label, ...]:
 
 
 def check_classes(dataset: Dataset, known: tuple[labels.Label, ...], model: Path) -> None:
-    """Refuses data whose classes are not a model's.
-
-    Raises:
-      InputError: another number of classes, or others by synset.
-    """
+    """Raises InputError if the data's classes are not the model's, by their number and synsets."""
     if dataset.classes is None:
         return
     if len(dataset.classes) != len(known):

@@ -185,11 +185,7 @@ def _number(value: Any, what: str) -> int:
 
 
 def check_shards(manifest: Manifest) -> None:
-    """Compares every shard's presence and size with the manifest; opens none.
-
-    Raises:
-      InputError: names the first shard that is absent or has another size.
-    """
+    """Raises InputError for the first shard that is absent or has another size; opens none."""
     for shard in (shard for split in manifest.splits.values() for shard in split.shards):
         try:
             size = shard.path.stat().st_size
