@@ -49,15 +49,12 @@ def remaining_bytes(collection: Collection, output: Path, options: ConvertOption
     """Returns an upper bound of the bytes still to write; with --max_side it is about right."""
     examples = sum(len(split.names) for split in collection.splits.values())
     images = sum(split.bytes for split in collection.splits.values())
-    if options.layout == "tfrecord":
-        return 0 if _same_file_system(collection, output) else images
+    if options.layout == "tfrecord":  # links need no room
+        source = collection.splits["train"].files[0]
+        linked = source.stat().st_dev == commit.nearest_folder(output).stat().st_dev
+        return 0 if linked else images
     images = commit.reencoded(images, examples, options.max_side)
     return max(0, images + examples * _RECORD_BYTES - commit.shard_bytes(output))
-
-
-def _same_file_system(collection: Collection, output: Path) -> bool:
-    files = [path for split in collection.splits.values() for path in split.files]
-    return bool(files) and files[0].stat().st_dev == commit.nearest_folder(output).stat().st_dev
 
 
 def estimate_conversion(source: Path, output: Path, options: ConvertOptions) -> Estimate:

@@ -188,8 +188,8 @@ def _spooled(
         if stream.digest:
             row["sha256"] = stream.digest.hexdigest()
     if options.checksum and not options.partial:
-        known = imagenet_archives.OFFICIAL_DIGESTS[TRAIN]
-        imagenet_archives.compare_digest(Path(name), "sha256", row["sha256"], known)
+        official = imagenet_archives.OFFICIAL_DIGESTS[TRAIN]
+        imagenet_archives.compare_digest(Path(name), "sha256", row["sha256"], official)
     return listed, row
 
 

@@ -109,10 +109,10 @@ def validation_images(path: Path, faults: list[Fault]) -> Iterator[ArchivedImage
     truth = validation_labels()
 
     def fault_of(member: tar.Member, match: re.Match) -> str:
-        known = 1 <= int(match[2]) <= len(truth)
-        return _size_fault(member, match) or (
-            "" if known else f"has a number outside 1..{len(truth)}"
-        )
+        if fault := _size_fault(member, match):
+            return fault
+        inside = 1 <= int(match[2]) <= len(truth)
+        return "" if inside else f"has a number outside 1..{len(truth)}"
 
     example = "ILSVRC2012_val_00000001.JPEG"
     with opened(path) as read_at:
@@ -173,17 +173,17 @@ def _wrong_archive(path: Path, first: str, example: str) -> InputError:
 
 def check_counts(splits: dict[str, Listing], paths: dict[str, Path]) -> None:
     """Raises InputError if the numbers of images, in all or by class, are not official."""
-    known = labels.imagenet()
+    synsets = [label.synset for label in labels.imagenet()]
     for name, path in paths.items():
-        counts = np.bincount(splits[name].table["label"], minlength=len(known) + 1)[1:]
+        counts = np.bincount(splits[name].table["label"], minlength=len(synsets) + 1)[1:]
         total, classes = int(counts.sum()), int((counts > 0).sum())
         low, high = OFFICIAL_CLASS_SIZES[name]
         odd = np.flatnonzero((counts < low) | (counts > high))
-        if total != OFFICIAL_EXAMPLES[name] or classes != len(known):
+        if total != OFFICIAL_EXAMPLES[name] or classes != len(synsets):
             fault = f"{total} images of {classes} classes, the official archive "
-            fault += f"{OFFICIAL_EXAMPLES[name]} of {len(known)}"
+            fault += f"{OFFICIAL_EXAMPLES[name]} of {len(synsets)}"
         elif len(odd):
-            fault = f"{counts[odd[0]]} images of {known[odd[0]].synset}, the official archive "
+            fault = f"{counts[odd[0]]} images of {synsets[odd[0]]}, the official archive "
             fault += f"{low} to {high}"
         else:
             continue
@@ -203,27 +203,27 @@ def check_digests(
     Raises:
       InputError: an archive is not the official one; it is named.
     """
-    known = {name: OFFICIAL_DIGESTS[name] if official else {} for name in archives}
+    digests = {name: OFFICIAL_DIGESTS[name] if official else {} for name in archives}
     # SHA-256, the faster one, unless MD5 alone is known.
-    kinds = ["md5" if set(known[name]) == {"md5"} else "sha256" for name in archives]
+    kinds = ["md5" if set(digests[name]) == {"md5"} else "sha256" for name in archives]
     jobs = zip(archives.values(), kinds, strict=True)
     rows = []
     size = sum(path.stat().st_size for path in archives.values())
     with progress.throughput("Checksums", len(archives), size, show_progress, "files") as advance:
         for name, kind, digest in zip(archives, kinds, pool.run(_digest, jobs), strict=True):
-            compare_digest(archives[name], kind, digest, known[name])
+            compare_digest(archives[name], kind, digest, digests[name])
             row = {"file": name, "bytes": archives[name].stat().st_size, kind: digest}
             rows.append(row)
             advance(1, row["bytes"])
     return rows
 
 
-def compare_digest(path: Path, kind: str, digest: str, known: Mapping[str, str]) -> None:
+def compare_digest(path: Path, kind: str, digest: str, official: Mapping[str, str]) -> None:
     """Raises InputError if a file's digest is not the official one of its kind, if there is one."""
-    if digest != known.get(kind, digest):
+    if digest != official.get(kind, digest):
         raise InputError(
-            f"{path} has the {kind.upper()} {digest}, the official archive {known[kind]}; download "
-            "it again, or give --partial if it is another on purpose."
+            f"{path} has the {kind.upper()} {digest}, the official archive {official[kind]}; "
+            "download it again, or give --partial if it is another on purpose."
         )
 
 

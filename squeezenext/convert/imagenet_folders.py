@@ -52,7 +52,7 @@ def collect(source: Path, partial: bool, pool: Pool) -> Collection:
 
 
 def _listing(root: Path, split: str, faults: list[Fault], watch: Watch, pool: Pool) -> Listing:
-    others = len(faults)
+    before = len(faults)
     ids = imagenet_archives.synset_ids()
     folders = sorted(path for path in root.iterdir() if _SYNSET.fullmatch(path.name))
     for folder in folders:
@@ -66,10 +66,10 @@ def _listing(root: Path, split: str, faults: list[Fault], watch: Watch, pool: Po
         images += more
         faults += rejected
     if not images:
-        wanted = "nXXXXXXXX_N.JPEG" if split == "train" else "ILSVRC2012_val_NNNNNNNN.JPEG"
-        own = faults[others:]
+        example = "nXXXXXXXX_N.JPEG" if split == "train" else "ILSVRC2012_val_NNNNNNNN.JPEG"
+        own = faults[before:]
         first = f"; {own[0].file} {own[0].reason}" if own else ""
-        raise InputError(f"{root} holds no image named as ImageNet's are, {wanted}{first}.")
+        raise InputError(f"{root} holds no image named as ImageNet's are, {example}{first}.")
     files = [Path(image[0]) for image in images]
     for file, (_, size, time, _, _) in zip(files, images, strict=True):
         watch.add(file, size, time)

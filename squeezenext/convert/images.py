@@ -135,13 +135,10 @@ def check_trainable(data: bytes) -> jpeg.JpegHeader:
 
 
 def _with_end(data: bytes) -> bytes:
-    """Appends the end mark to a JPEG that lacks nothing else.
+    """Appends the end mark to a JPEG that lacks nothing else; ImageError if the picture is cut.
 
     libjpeg fills what is missing from the padding. If two paddings give the same pixels,
     nothing was missing. Zeros at the end are what an interrupted download leaves.
-
-    Raises:
-      ImageError: the picture itself is cut.
     """
     data = data.rstrip(b"\0").removesuffix(b"\xff")
     if len(data) + _PADDING + len(END) > decoding.MAX_BYTES:

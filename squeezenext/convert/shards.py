@@ -249,10 +249,10 @@ def _contents(listing: Listing) -> Iterator[tuple[int, bytes]]:
 
 
 def _encode(job: ShardJob, name: str, label: int, image: images.Normalised) -> list[bytes]:
-    known, boxes = job.classes[label], records_example.NO_BOXES
+    named, boxes = job.classes[label], records_example.NO_BOXES
     if corners := job.listing.boxes.get(name):
         boxes = np.frombuffer(corners, np.float32).reshape(-1, 4)
     example = records_example.ImageExample(
-        image.data, image.height, image.width, label, known.synset, known.text, name, boxes
+        image.data, image.height, image.width, label, named.synset, named.text, name, boxes
     )
     return records_example.example_parts(example)

@@ -105,20 +105,20 @@ def members(read_at: ReadAt, name: str, start: int = 0, end: int | None = None) 
         if not _checksum_fits(block, checksum):
             fault = "is no tar archive" if position == start else f"is damaged after {last}"
             raise _damaged(name, fault)
-        here = extended or _name(field, block)
-        declared = _size(digits, here, name)
+        member = extended or _name(field, block)
+        declared = _size(digits, member, name)
         size = 0 if kind in _NO_DATA else declared
         offset = position + BLOCK
         position = offset + -(-size // BLOCK) * BLOCK
         if end is not None and offset + size > end:
-            raise _damaged(name, f"is cut inside its member {here}")
+            raise _damaged(name, f"is cut inside its member {member}")
         if kind in b"xgLK":
             extended = _extension(read_at, offset, declared, kind, name) or extended
         else:
-            last, extended = here, ""
-            if kind != _DIRECTORY and not _APPLE.search(here):
+            last, extended = member, ""
+            if kind != _DIRECTORY and not _APPLE.search(member):
                 fault = f"is {_KINDS.get(kind, 'a device or another special entry')}"
-                yield Member(here, offset, size, "" if kind in _FILE else fault)
+                yield Member(member, offset, size, "" if kind in _FILE else fault)
     raise _damaged(name, f"has more than {MAX_MEMBERS} members")
 
 
@@ -132,11 +132,11 @@ def _checksum_fits(block: bytes, checksum: bytes) -> bool:
     The low half of Adler-32 is that sum plus one, modulo 65,521, and takes a tenth of the time.
     """
     try:
-        wanted = int(checksum.strip(b"\0 ") or b"x", 8)
+        stated = int(checksum.strip(b"\0 ") or b"x", 8)
     except ValueError:
         return False
     total = (zlib.adler32(block) & 0xFFFF) - 1
-    return (wanted - total + sum(checksum) - 8 * 0x20) % 65_521 == 0 <= wanted < BLOCK << 8
+    return (stated - total + sum(checksum) - 8 * 0x20) % 65_521 == 0 <= stated < BLOCK << 8
 
 
 def _size(digits: bytes, member: str, name: str) -> int:

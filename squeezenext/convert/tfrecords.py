@@ -94,23 +94,23 @@ def adopt_all(
     jobs = [(path, output / path.name) for path in paths]
     size = sum(split.bytes for split in collection.splits.values())
     written: dict[str, list[Written]] = {}
-    seen: dict[int, labels.Label] = {}
+    by_label: dict[int, labels.Label] = {}
     with progress.throughput("Reading", len(jobs), size, show_progress, "shards") as advance:
         results = pool.run(adopt, jobs)
         for name, split in collection.splits.items():
             written[name] = []
             for result, classes in itertools.islice(results, len(split.files)):
                 written[name].append(result)
-                for label, known in classes.items():
-                    seen.setdefault(label, known)
+                for label, named in classes.items():
+                    by_label.setdefault(label, named)
                 advance(1, result.bytes)
-    return dataclasses.replace(collection, classes=_classes(seen, source)), written
+    return dataclasses.replace(collection, classes=_classes(by_label, source)), written
 
 
-def _classes(seen: dict[int, labels.Label], source: Path) -> tuple[labels.Label, ...]:
+def _classes(by_label: dict[int, labels.Label], source: Path) -> tuple[labels.Label, ...]:
     """Returns the classes 1..N, by the records, else by labels.txt, else by number."""
-    if set(seen) <= set(range(1, 1001)) and all(
-        labels.imagenet()[number - 1].synset == label.synset for number, label in seen.items()
+    if set(by_label) <= set(range(1, 1001)) and all(
+        labels.imagenet()[number - 1].synset == label.synset for number, label in by_label.items()
     ):
         return labels.imagenet()
     texts: dict[int, str] = {}
@@ -119,8 +119,8 @@ def _classes(seen: dict[int, labels.Label], source: Path) -> tuple[labels.Label,
         rows = [(int(m[1]), m[2]) for line in lines if (m := _LABEL_LINE.fullmatch(line))]
         texts = {number: printable(text) for number, text in rows if number <= _MAX_LABEL}
     classes = []
-    for number in range(1, max(*seen, *texts, 1) + 1):
-        label = seen.get(number, labels.Label("", ""))
+    for number in range(1, max(*by_label, *texts, 1) + 1):
+        label = by_label.get(number, labels.Label("", ""))
         text = label.text or texts.get(number, "") or label.synset or f"class {number}"
         classes.append(labels.Label(label.synset or text, text))
     return tuple(classes)

@@ -176,8 +176,8 @@ def verify(
     examples, size = (sum(getattr(job.shard, key) for job in jobs) for key in ("examples", "bytes"))
     with Pool(workers or default_workers()) as pool:
         with progress.throughput("Verifying", examples, size, show_progress) as advance:
-            for job, found in zip(jobs, pool.run(inspect, jobs), strict=True):
-                faults += found
+            for job, more in zip(jobs, pool.run(inspect, jobs), strict=True):
+                faults += more
                 advance(job.shard.examples, job.shard.bytes)
     return faults
 
@@ -213,11 +213,8 @@ def report_faults(directory: Path, faults: list[ShardFault], as_json: bool) -> N
     """
     manifest = records_manifest.load_manifest(directory)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    counts = {
-        "shards": len(shards),
-        "examples": sum(shard.examples for shard in shards),
-        "bytes": sum(shard.bytes for shard in shards),
-    }
+    sums = {key: sum(getattr(shard, key) for shard in shards) for key in ("examples", "bytes")}
+    counts = {"shards": len(shards)} | sums
     if as_json:
         rows = [dataclasses.asdict(fault) for fault in faults]
         print(json.dumps({"directory": str(directory), "ok": not faults, **counts, "faults": rows}))

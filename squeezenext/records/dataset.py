@@ -131,9 +131,9 @@ def find_dataset(
     if bool(data_dir) == bool(training or validation):
         raise InputError("Give --data_dir, or --training_file_pattern for records made elsewhere.")
     if data_dir:
-        known = manifest.load_manifest(Path(data_dir))
-        manifest.check_shards(known)
-        return Dataset(known.splits, known.classes, Path(data_dir))
+        loaded = manifest.load_manifest(Path(data_dir))
+        manifest.check_shards(loaded)
+        return Dataset(loaded.splits, loaded.classes, Path(data_dir))
     patterns = {"train": training, "validation": validation}
     splits = {
         name: split_from_pattern(name, pattern) for name, pattern in patterns.items() if pattern
@@ -156,16 +156,16 @@ def classes_for(dataset: Dataset, config: Config) -> tuple[labels.Label, ...]:
     return tuple(labels.Label(f"{i}", f"class {i}") for i in range(config.model.classes))
 
 
-def check_classes(dataset: Dataset, known: tuple[labels.Label, ...], model: Path) -> None:
+def check_classes(dataset: Dataset, expected: tuple[labels.Label, ...], model: Path) -> None:
     """Raises InputError if the data's classes are not the model's, by their number and synsets."""
     if dataset.classes is None:
         return
-    if len(dataset.classes) != len(known):
+    if len(dataset.classes) != len(expected):
         raise InputError(
             f"{dataset.source} has {len(dataset.classes)} classes, the model in {model} has "
-            f"{len(known)}; evaluate it on data of its own classes, or fine-tune it."
+            f"{len(expected)}; evaluate it on data of its own classes, or fine-tune it."
         )
-    for index, (ours, theirs) in enumerate(zip(dataset.classes, known, strict=True)):
+    for index, (ours, theirs) in enumerate(zip(dataset.classes, expected, strict=True)):
         if ours.synset != theirs.synset:
             raise InputError(
                 f"Class {index} is {ours.synset} in {dataset.source} and {theirs.synset} in the "

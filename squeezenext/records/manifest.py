@@ -165,10 +165,10 @@ def _mean(values: Any) -> tuple[float, float, float] | None:
 
 
 def _keys(entry: Any, required: set[str], optional: set[str], what: str) -> None:
-    found = set(_typed(entry, dict, what))
-    if missing := sorted(required - found):
+    names = set(_typed(entry, dict, what))
+    if missing := sorted(required - names):
         raise ValueError(f"{what} has no {missing[0]!r}")
-    if unknown := sorted(found - required - optional):
+    if unknown := sorted(names - required - optional):
         raise ValueError(f"{what} has the unknown field {unknown[0]!r}")
 
 

@@ -23,14 +23,10 @@ def read(
     images: Images,
     known: tuple[Label, ...],
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields up to `limit` images spread evenly over a split, and their classes.
+    """Yields up to `limit` images, spread evenly over a split, and their classes.
 
-    Args:
-      data_dir: records with a manifest.
-      splits: names of splits, of which the first that the data has is read.
-      limit: largest number of images.
-      images: size and kind of the centre crop.
-      known: the classes of the model, which the data must have.
+    The split is the first of `splits` that the data has. Its classes must be the `known` ones, the
+    model's; `images` has size and kind of the centre crop.
 
     Yields:
       [size, size, 3] uint8, RGB: the centre crop, and the index of its class in `known`.
@@ -46,11 +42,9 @@ def read(
         raise InputError(f"{data_dir} has no {' or '.join(splits)} split; convert it with one.")
     records = dataset.Records(data.splits[split])
     last = len(records.index) - 1
-    for number in np.linspace(0, last, min(limit, last + 1)).round().astype(int):
-        path, _ = records.location(int(number))
-        image, label = decoded(
-            records.read_one(int(number)), len(known), f"record {number} of {path}"
-        )
+    for number in np.linspace(0, last, min(limit, last + 1)).round().astype(int).tolist():
+        name = f"record {number} of {records.location(number)[0]}"
+        image, label = decoded(records.read_one(number), len(known), name)
         yield geometry.centre_pixels(image, images), label
 
 

@@ -52,14 +52,10 @@ def header_fits(header: bytes) -> bool:
 
 
 def read(descriptor: int, offset: int, length: int, name: str, number: int) -> bytes:
-    """Reads one framed record with one `pread` and returns its payload.
+    """Reads one record with one `pread` and returns its payload.
 
-    Args:
-      descriptor: the open shard; threads may share it, since its position is not used.
-      offset: first byte of the record.
-      length: bytes of the record, its framing included.
-      name: the shard's name, for the message.
-      number: the record's number in its shard, for the message.
+    Threads may share the shard's descriptor, since its position is not used. The length includes
+    the framing. The shard's name and the record's number in it are for messages.
 
     Raises:
       RecordError: the file ends early, a CRC or the length differs, or the disk fails there twice.
