@@ -513,7 +513,7 @@ def test_a_repaired_image_is_not_too_large_to_read(monkeypatch):
         (sized(JPEG, 0, 96), "declares 96 x 0"),
         (encoded(PHOTO, "PNG")[:200], "cannot be decoded"),
         (encoded(Image.new("L", (13_000, 13_000)), "PNG"), "declares 13000 x 13000"),
-        (b"GIF89a" + bytes(3), "cannot be decoded"),
+        (b"GIF89a" + bytes(3), "is cut short or damaged in its header"),
         (b"\xff\xd8\xff" + b"\xe0\0\x02" + b"\xff\xda\0\x02", "no JPEG frame"),
     ],
 )

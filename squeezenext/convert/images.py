@@ -65,16 +65,14 @@ def rgb_mean(data: bytes) -> tuple[float, float, float]:
 
 
 def decode(data: bytes, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """Decodes an image to RGB.
+    """Decodes an image, whose scans have been counted, to RGB.
 
-    Args:
-      data: the encoded image.
-      at_least: (width, height) that suffice: a JPEG is then decoded at 1/2, 1/4 or 1/8 of its size.
+    If a size `at_least` (width, height) suffices, a JPEG is decoded at 1/2, 1/4 or 1/8 of its own.
 
     Raises:
       ImageError: the image is damaged or exceeds a limit.
     """
-    return decoding.decode(decoding.open_image(data, at_least))
+    return decoding.decode(decoding.open_image(data, at_least, count_scans=False))
 
 
 def _shrunk(image: Normalised, smaller: Smaller) -> Normalised:
@@ -92,14 +90,14 @@ def _usual(data: bytes) -> Normalised:
     kind = decoding.sniff(data)
     if kind != "JPEG":
         return _encoded(decode(data), f"{kind} encoded as JPEG")
-    header = jpeg.header(data)
+    header = _header(data)
     if header.components == 4:
         return _encoded(decode(data), "CMYK converted to RGB")
     if header.frame not in _USUAL_FRAMES or header.components not in (1, 3):
         return _encoded(decode(data), f"JPEG of type SOF{header.frame - 0xC0} re-encoded")
     if header.precision != 8:
         raise ImageError(f"has {header.precision} bits a sample; 8 are supported")
-    if _reduced(header, data):
+    if _reduced(header):
         return _encoded(decode(data), f"reduced from {header.width} x {header.height} pixels")
     repair = ""
     if not data.endswith(END) and jpeg.end(data, header.scan) is None:
@@ -107,14 +105,16 @@ def _usual(data: bytes) -> Normalised:
     return Normalised(data, header.height, header.width, repair)
 
 
-def _reduced(header: jpeg.JpegHeader, data: bytes) -> bool:
-    """Returns whether a JPEG is too large to be decoded at its full size.
-
-    Raises:
-      ImageError: its scans are too many, or it is too large for any size.
-    """
+def _header(data: bytes) -> jpeg.JpegHeader:
+    """Returns a JPEG's header; ImageError if it is damaged, or the scans are too many."""
+    header = jpeg.header(data)
     if not header.one_scan:
         decoding.check_scans(data)
+    return header
+
+
+def _reduced(header: jpeg.JpegHeader) -> bool:
+    """Returns whether a JPEG is too large for its full size; ImageError if it is for any."""
     return decoding.reduction("JPEG", containers.of_jpeg(header)) > 1
 
 
@@ -126,10 +126,10 @@ def check_trainable(data: bytes) -> jpeg.JpegHeader:
     """
     if decoding.sniff(data) != "JPEG":
         raise ImageError("is no JPEG, which training needs")
-    header = jpeg.header(data)
+    header = _header(data)
     if header.components not in (1, 3):
         raise ImageError("is no JPEG in grey or RGB, which training needs")
-    if _reduced(header, data):
+    if _reduced(header):
         raise ImageError(f"has {header.width} x {header.height} pixels, too many for training")
     return header
 

@@ -73,13 +73,16 @@ def errors_naming(name: str) -> Iterator[None]:
         raise InputError(f"{name} {error}.") from error
 
 
-def open_image(data: bytes, at_least: tuple[int, int] | None = None) -> Image.Image:
+def open_image(
+    data: bytes, at_least: tuple[int, int] | None = None, count_scans: bool = True
+) -> Image.Image:
     """Reads an image's headers and checks all limits; decodes no pixel.
 
     Args:
       data: the encoded image.
       at_least: (width, height) that suffice, for which a JPEG is decoded at 1/2, 1/4 or 1/8 of its
         sides; default its full size, or what `MAX_MEMORY` allows.
+      count_scans: False for a JPEG that has passed `check_scans`.
 
     Raises:
       ImageError: the data is no image of a known format, or exceeds a limit.
@@ -87,7 +90,7 @@ def open_image(data: bytes, at_least: tuple[int, int] | None = None) -> Image.Im
     kind = sniff(data)
     bare = containers.bare(kind, data)
     scale = reduction(kind, bare)
-    if bare.coefficients:
+    if count_scans and bare.coefficients:
         check_scans(data)
     try:
         image = _DECODERS[kind](io.BytesIO(bare.data))

@@ -1,7 +1,6 @@
 """manifest.json: what a data directory holds, checked before any of it is believed."""
 
 import dataclasses
-import io
 import json
 import re
 from pathlib import Path
@@ -93,10 +92,7 @@ def _load_json(directory: Path) -> Any:
             f"{directory} has no {MANIFEST}, so it is no finished data set; make one with "
             "python -m datasets.convert or datasets/process_downloaded_imagenet.sh."
         )
-    with files.open_file(path) as raw, io.BufferedReader(raw) as file:
-        text = file.read(MAX_MANIFEST_BYTES + 1)
-    if len(text) > MAX_MANIFEST_BYTES:
-        raise InputError(f"{path} is larger than {MAX_MANIFEST_BYTES >> 20} MB: no manifest.")
+    text = files.read_bytes(path, MAX_MANIFEST_BYTES)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
