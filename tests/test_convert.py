@@ -474,20 +474,6 @@ def test_scans_are_counted_where_there_may_be_several():
         images.normalise(single[:-2] + 100 * scan + JPEG[-2:])
 
 
-@pytest.mark.parametrize("data", [PROGRESSIVE, PROGRESSIVE[:-2]])
-def test_the_scans_of_an_image_are_counted_once(data, monkeypatch):
-    counted = []
-
-    def count(data):
-        counted.append(data)
-        return False
-
-    monkeypatch.setattr(segments, "too_many_scans", count)
-    image = images.normalise(data, verify=True, smaller=images.Smaller(32, 90))
-    images.rgb_mean(image.data)
-    assert counted == [data]
-
-
 def test_a_repaired_image_is_not_too_large_to_read(monkeypatch):
     monkeypatch.setattr(images.decoding, "MAX_BYTES", len(PROGRESSIVE) + 4096)
     assert images.normalise(PROGRESSIVE[:-2]).repair
