@@ -2,16 +2,22 @@
 
 import contextlib
 import dataclasses
+import errno
 import glob
 import io
 import json
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 
 from squeezenext.errors import InputError
 
+MAX_TEXT = 16 << 20  # bytes of a text that this program writes; labels.json of ImageNet has 100 kB
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has neither
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0)
 # What systems and programs leave in people's folders, beside hidden files, in lower case.
 _LEFTOVERS = frozenset(
     {"__macosx", "@eadir", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin",
@@ -29,16 +35,69 @@ def is_leftover(name: str) -> bool:
 
 @contextlib.contextmanager
 def open_file(path: str | Path) -> Iterator[io.FileIO]:
-    """Opens a file for reading, without a buffer.
+    """Opens a regular file for reading, without a buffer.
 
     Raises:
       InputError: the file, or what the block reads, cannot be read.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(open_regular(path, os.O_RDONLY), "rb", buffering=0) as file:
             yield file
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def open_own(path: str | Path, flags: int) -> int:
+    """Opens a file that this program writes in place, as a log, and returns the descriptor.
+
+    The folder may be a stranger's, who can have put a link there to any file of the user's.
+
+    Args:
+      path: the file, which is made if it is absent.
+      flags: those of `os.open` beside `O_WRONLY`.
+
+    Raises:
+      InputError: it is a link, no regular file, or has a second name.
+    """
+    descriptor = open_regular(path, os.O_WRONLY | os.O_CREAT | NO_LINK | flags)
+    if os.fstat(descriptor).st_nlink > 1:
+        os.close(descriptor)
+        raise InputError(f"{path} is a file with several names; remove this one.")
+    return descriptor
+
+
+def open_regular(path: str | Path, flags: int) -> int:
+    """Opens a file and returns the descriptor; a pipe or a device could never end.
+
+    Args:
+      path: the file.
+      flags: those of `os.open`; `NO_LINK` among them refuses a symbolic link.
+
+    Raises:
+      InputError: it is no regular file, or a link that is refused.
+      OSError: it cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | _NO_WAITING, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InputError(f"{path} is a symbolic link; put the file itself there.") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"{path} is no regular file.")
+    return descriptor
+
+
+def make_own_folder(path: Path) -> None:
+    """Makes a folder inside one that may be a stranger's, unless it is there.
+
+    Raises:
+      InputError: a link or a file is there.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        raise InputError(f"{path} is a symbolic link; put the folder itself there.")
 
 
 def unreadable(path: str | Path, error: OSError) -> InputError:
@@ -50,7 +109,9 @@ def unreadable(path: str | Path, error: OSError) -> InputError:
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file atomically; `write(temporary)` writes its content beside its place."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}{path.suffix}")
+    # Nobody can foresee the name, and so lay a link there; two processes never share it.
+    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}{path.suffix}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         write(temporary)
         put(temporary, path)
@@ -63,20 +124,30 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_file(path, lambda file: file.write_bytes(content))
 
 
-def read_bytes(path: Path, most: int) -> bytes:
-    """Returns the content of a file.
+def read_bytes(path: Path, most: int, flags: int = 0) -> bytes:
+    """Returns the content of a regular file.
 
     Raises:
-      InputError: it cannot be read, or has more than `most` bytes.
+      InputError: it cannot be read, is no regular file, or has more than `most` bytes.
     """
     try:
-        with path.open("rb") as file:
+        with open(open_regular(path, os.O_RDONLY | flags), "rb") as file:
             content = file.read(most + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     if len(content) > most:
         raise InputError(f"{path} is larger than {most >> 20} MB.")
     return content
+
+
+def read_text(path: Path) -> str:
+    """Returns a text that this program wrote into a folder, which may be a stranger's by now.
+
+    Raises:
+      InputError: it cannot be read, is a link or no regular file, or has more than `MAX_TEXT`.
+      UnicodeDecodeError: it is not UTF-8.
+    """
+    return read_bytes(path, MAX_TEXT, NO_LINK).decode("utf-8")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from squeezenext import files
 from squeezenext.errors import InputError
 
 
@@ -49,9 +50,9 @@ def read(path: Path) -> tuple[Label, ...]:
       InputError: the file is absent, or not a list such as `write` makes.
     """
     try:
-        rows = json.loads(path.read_text("utf-8"))
+        rows = json.loads(files.read_text(path))
         return tuple(Label(str(row["synset"]), str(row["text"])) for row in rows)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a list of labels: {error}.") from error

@@ -15,7 +15,8 @@ MOST_ROOMS, MOST_FLOORS, MOST_MODULES = 30, 9, 140
 # From the ground up: a room imports only from rooms of the floors below its own.
 FLOORS = [
     {"errors", "progress", "tf_import"},
-    {"cli", "config", "files", "labels"},
+    {"files"},
+    {"cli", "config", "labels"},
     {"configs", "images", "metrics", "network"},
     {"formats", "litert", "records", "sqz", "stats"},
     {"model"},

@@ -164,7 +164,7 @@ def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
     if not path.is_file():
         return None
     try:
-        plan = Plan(**json.loads(path.read_text("utf-8")))
+        plan = Plan(**json.loads(files.read_text(path)))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} is damaged, or of another release; bring it back from a copy, go on with that "

@@ -12,7 +12,7 @@ from squeezenext.compress.method import Method
 from squeezenext.errors import InputError, NotFinite, NotKept
 from squeezenext.evaluate import report
 from squeezenext.evaluate.command import evaluate, subject
-from squeezenext.files import origin_note, write_json
+from squeezenext.files import origin_note, read_text, write_json
 from squeezenext.metrics import Evaluation
 from squeezenext.model import card
 from squeezenext.model import directory as model_directory
@@ -104,7 +104,7 @@ def _source(model_dir: Path, sha256: str) -> dict:
 def _remove_of_others(path: Path, source: dict) -> None:
     """Removes a file that was made of another source; one for another budget stays."""
     try:
-        made_of = json.loads(origin_note(path).read_text("utf-8"))
+        made_of = json.loads(read_text(origin_note(path)))
         other = any(made_of[name] != value for name, value in source.items())
     except (OSError, ValueError, KeyError, TypeError):
         other = True
@@ -116,7 +116,7 @@ def _remove_of_others(path: Path, source: dict) -> None:
 def _is_made(path: Path, source: dict) -> bool:
     """True if the file exists and was made of this very source."""
     try:
-        return path.is_file() and json.loads(origin_note(path).read_text("utf-8")) == source
+        return path.is_file() and json.loads(read_text(origin_note(path))) == source
     except (OSError, ValueError):
         return False
 

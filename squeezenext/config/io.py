@@ -7,6 +7,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from squeezenext import files
 from squeezenext.config import Config
 from squeezenext.config.images import Augmentation
 from squeezenext.config.network import Network
@@ -148,9 +149,9 @@ def from_json(text: str, source: str) -> Config:
 def read(path: Path) -> Config:
     """Reads config.json, as `from_json`."""
     try:
-        return from_json(path.read_text("utf-8"), str(path))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+        return from_json(files.read_text(path), str(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a configuration of this version: {error}") from error
 
 
 def _from_plain(value: Any, kind: Any) -> Any:

@@ -18,19 +18,21 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from squeezenext.errors import InputError
-from squeezenext.files import flush, write_text
+from squeezenext.files import MAX_TEXT, NO_LINK, flush, make_own_folder, open_regular, write_text
 
 _NAME = re.compile(r"step-(\d{8,})")
 FORMAT_VERSION = 3  # formats 1 and 2 number the averages; 1 has no hash of META.json
+STATE = "state.npz"
 MODEL, AVERAGE = "model/", "average/"  # beginnings of arrays' names
 _WEIGHTS = ("kernel", "bias", "gamma", "beta")  # variables that are trained, and so averaged
 
@@ -51,17 +53,16 @@ def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict
     Returns:
       The checkpoint's path. A checkpoint of the same step is replaced.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    make_own_folder(directory)
     final = directory / f"step-{step:08d}"
-    temporary = directory / f".{final.name}.tmp-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = directory / f".{final.name}.tmp-{secrets.token_hex(8)}"
     temporary.mkdir()
     try:
-        with open(temporary / "state.npz", "wb") as file:
+        with open(temporary / STATE, "wb") as file:
             np.savez(file, **state)
-        files = {"state.npz": _sha256(temporary / "state.npz")}
+        files = {STATE: _sha256(temporary / STATE)}
         (temporary / "META.json").write_text(_meta_text(meta, step, files, FORMAT_VERSION), "utf-8")
-        for path in (temporary / "state.npz", temporary / "META.json", temporary):
+        for path in (temporary / STATE, temporary / "META.json", temporary):
             flush(path)
         if final.exists():
             shutil.rmtree(final)
@@ -98,8 +99,13 @@ def _meta_sha256(document: dict) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
+def _opened(path: Path) -> BinaryIO:
+    """Opens a file of a checkpoint, which may be a stranger's: no link, and no pipe."""
+    return open(open_regular(path, os.O_RDONLY | NO_LINK), "rb")
+
+
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with _opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -143,13 +149,21 @@ def _faults_of(path: Path) -> Iterator[None]:
             f"{path.parent} cannot be read: {error.strerror}. Mend that and run again, or move the "
             "folder elsewhere to go on from the checkpoint before it."
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        MemoryError,
+        zipfile.BadZipFile,
+    ) as error:
         raise DamagedCheckpoint(f"{path} is damaged: {error!r}.") from error
 
 
 def _read_meta(folder: Path, step: int) -> dict[str, Any]:
     with _faults_of(folder / "META.json"):
-        meta = json.loads((folder / "META.json").read_text("utf-8"))
+        with _opened(folder / "META.json") as file:
+            meta = json.loads(file.read(MAX_TEXT))
         version = meta["format_version"]
         unsigned = version == 1 and "sha256" not in meta
         if not unsigned and meta.get("sha256") != _meta_sha256(meta):
@@ -159,7 +173,7 @@ def _read_meta(folder: Path, step: int) -> dict[str, Any]:
                 f"{folder} is of another release (format {version}, this one reads up to "
                 f"{FORMAT_VERSION}); go on with that, or move the folder elsewhere."
             )
-        if meta["step"] != step or not meta["files"]:
+        if meta["step"] != step or meta["files"].keys() != {STATE}:
             raise DamagedCheckpoint(f"{folder}/META.json is of another checkpoint.")
         return meta
 
@@ -167,8 +181,15 @@ def _read_meta(folder: Path, step: int) -> dict[str, Any]:
 def load(directory: Path, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Returns (arrays by name, META.json) of a checkpoint; raises InputError as `read_meta`."""
     meta = read_meta(directory, step)
-    path = directory / f"step-{step:08d}" / "state.npz"
-    with _faults_of(path), np.load(path, allow_pickle=False) as archive:
+    path = directory / f"step-{step:08d}" / STATE
+    with (
+        _faults_of(path),
+        _opened(path) as file,
+        np.load(file, allow_pickle=False) as archive,
+    ):
+        # Three megabytes can unpack to gigabytes; `save` packs nothing.
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.zip.infolist()):
+            raise ValueError("its arrays are packed")
         state = {name: archive[name] for name in archive.files}
         return (_with_named_averages(state) if meta["format_version"] < 3 else state), meta
 

@@ -12,6 +12,7 @@ MODEL_CARD.md              see card.py
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.model import checkpoint
+from squeezenext.network.bounds import check_bounds
 from squeezenext.network.model import check_labels, check_temperature
 from squeezenext.records.manifest import Split
 
@@ -48,7 +50,9 @@ def read_config(directory: Path) -> Config:
     path = directory / CONFIG
     if not path.is_file():
         raise InputError(f"{directory} is not a model directory: it has no {CONFIG}.")
-    return config_io.read(path)
+    config = config_io.read(path)
+    check_bounds(config, str(path))
+    return config
 
 
 def write(directory: Path, config: Config, classes: Sequence[labels.Label]) -> None:
@@ -59,10 +63,14 @@ def write(directory: Path, config: Config, classes: Sequence[labels.Label]) -> N
     """
     directory.mkdir(parents=True, exist_ok=True)
     path, names = directory / CONFIG, directory / LABELS
+    check_bounds(config, f"The configuration for {directory}")
+    # Another program's files of these names are refused, too.
+    before = config_io.read(path).model if os.path.lexists(path) else config.model
+    known = labels.read(names) if os.path.lexists(names) else tuple(classes)
     if checkpoint.steps(directory / CHECKPOINTS):
-        if path.exists() and config_io.read(path).model != config.model:
+        if before != config.model:
             raise InputError(f"{directory} holds a model of another network; choose another one.")
-        if names.exists() and labels.read(names) != tuple(classes):
+        if known != tuple(classes):
             raise InputError(f"{directory} holds a model of other classes; choose another one.")
     files.write_text(path, config_io.to_json(config))
     files.write_file(names, lambda file: labels.write(file, classes))
@@ -71,7 +79,7 @@ def write(directory: Path, config: Config, classes: Sequence[labels.Label]) -> N
 def read_json(path: Path) -> dict:
     """Returns a JSON document; {} if there is none that can be read."""
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = json.loads(files.read_text(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
@@ -90,11 +98,11 @@ def read_temperature(directory: Path) -> float:
       InputError: calibration.json is damaged.
     """
     path = directory / CALIBRATION
-    try:
-        return check_temperature(json.loads(path.read_text("utf-8"))["temperature"])
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return 1.0
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    try:
+        return check_temperature(json.loads(files.read_text(path))["temperature"])
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged: {error}; delete it or fit it again.") from error
 
 

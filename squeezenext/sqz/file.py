@@ -11,19 +11,17 @@ the checksum, and no network that is larger than any that is worth compressing.
 
 import dataclasses
 import json
-import math
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from squeezenext import files, labels
-from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.network import graph
+from squeezenext.network.bounds import check_bounds
 from squeezenext.network.model import Model, check_labels, check_temperature
 from squeezenext.sqz import kernels as sqz_kernels
 from squeezenext.sqz import streams as sqz_streams
@@ -39,14 +37,6 @@ _CRC = struct.Struct("<I")
 
 IMAGES = ("size", "resize", "resize_mode", "channels", "mean", "std")  # fields in the header
 MAX_HEADER = 4 << 20  # bytes of the decompressed JSON
-# Bounds of a network; the largest published one has 4.4 million weights in 44 units.
-MAX_WEIGHTS = 1 << 24
-MAX_UNITS = 128
-MAX_CHANNELS = 1 << 16
-MAX_SIDE = 4096  # pixels of the images' sides
-MAX_KERNEL = 15  # a kernel's side; the published ones have 7 at most
-MAX_MAP, MAX_MAPS = 1 << 24, 1 << 27  # numbers in one map, and in all maps
-_PIXELS = 1e-4, 1e4  # bounds of deviations and, the upper one, of means of pixels 0..255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,11 +176,7 @@ def _decode_header(data: bytes, source: str) -> Model:
         raise
     except _UNREADABLE as error:
         raise InputError(f"{source} is damaged: its header cannot be read ({error}).") from error
-    try:
-        _check_images(model.config)
-        _check_sizes(model.config)
-    except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
-        raise InputError(f"{source} is damaged: its network cannot be built ({error}).") from error
+    check_bounds(model.config, source)
     check_labels(model.labels, model.config, source)
     return model
 
@@ -207,43 +193,3 @@ def _read_document(document: dict, source: str) -> Model:
     )
     temperature = check_temperature(document["temperature"])
     return Model(source, config, classes, {}, temperature, str(document.get("fitted_to", "")))
-
-
-def _check_images(config: Config) -> None:
-    images, (low, high) = config.images, _PIXELS
-    whole = type(images.size) is int and type(images.resize) is int
-    if not whole or images.resize > MAX_SIDE:
-        raise ValueError(f"images of {images.size!r} of {images.resize!r} pixels")
-    possible = [low <= x <= high for x in images.std] + [-high <= x <= high for x in images.mean]
-    if not all(possible):
-        raise ValueError(f"pixels of mean {images.mean} and deviation {images.std}")
-
-
-def _check_sizes(config: Config) -> None:
-    units = sum(stage.units for stage in getattr(config.model, "stages", ()))
-    layers = units + len(getattr(config.model, "fires", ()))
-    if layers > MAX_UNITS:
-        raise ValueError(f"{layers} units")
-    numbers = [n for n in _leaves(dataclasses.astuple(config.model)) if isinstance(n, int)]
-    if not all(0 <= number <= MAX_CHANNELS for number in numbers):
-        raise ValueError(f"sizes {min(numbers)} to {max(numbers)}")
-    network = graph.of(config)
-    shapes = [network.kernel_shape(node.name) for node in network.weighted]
-    maps = [node.shape for node in network.nodes]
-    for shape in (*shapes, *maps):
-        if not all(isinstance(side, int) and side > 0 for side in shape):
-            raise ValueError(f"a layer of shape {shape}")
-    if any(max(node.kernel) > MAX_KERNEL for node in network.nodes):
-        raise ValueError("a kernel larger than any")
-    sizes = [math.prod(shape) for shape in maps]
-    total = sum(math.prod(shape) for shape in shapes)
-    if total > MAX_WEIGHTS or max(sizes) > MAX_MAP or sum(sizes) > MAX_MAPS:
-        raise ValueError(f"{total:,} weights, maps of up to {max(sizes):,} numbers")
-
-
-def _leaves(value: object) -> Iterator[object]:
-    if isinstance(value, tuple):
-        for item in value:
-            yield from _leaves(item)
-    else:
-        yield value

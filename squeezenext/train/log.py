@@ -1,14 +1,30 @@
 """The log of a training run: lines on standard error, which the chief also keeps in train.log."""
 
 import logging
+import os
 import sys
 from pathlib import Path
+
+from squeezenext import files
+from squeezenext.cli import printable
 
 LOG = logging.getLogger("squeezenext")
 
 
+class _Printable(logging.Formatter):
+    """Escapes control characters, which a file's or a record's name can hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line."""
+        return printable(super().format(record))
+
+
 class _File(logging.FileHandler):
     """A log file. A full disk loses lines but must not end a run."""
+
+    def _open(self):
+        descriptor = files.open_own(self.baseFilename, os.O_APPEND)
+        return open(descriptor, "a", encoding=self.encoding, errors="backslashreplace")
 
     def handleError(self, record):
         """Ignores the error, which the standard handler would print."""
@@ -24,7 +40,7 @@ def log_to(path: Path | None) -> None:
     if path is not None:
         handlers.append(_File(path, encoding="utf-8"))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(_Printable("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)
     LOG.propagate = False

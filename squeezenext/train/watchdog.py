@@ -29,6 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from squeezenext import files
 from squeezenext.errors import EXIT_CODES, InputError, RunAgain
 from squeezenext.train.cluster import Cluster
 
@@ -67,7 +68,7 @@ class Heartbeat:
         """
         text = json.dumps(dataclasses.asdict(self)).ljust(_FILE_BYTES)
         # Closed each time: a network file system shows a file's content when it is closed.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        descriptor = files.open_own(path, 0)
         try:
             os.pwrite(descriptor, text.encode(), 0)
             os.ftruncate(descriptor, len(text))
@@ -78,7 +79,7 @@ class Heartbeat:
     def read(cls, path: Path) -> "Heartbeat | None":
         """Reads a file; None if it is missing, half-written or something else."""
         try:
-            found = json.loads(path.read_text("utf-8"))
+            found = json.loads(files.read_text(path))
             kinds = {name: type(value) for name, value in found.items()}
         except (OSError, ValueError, AttributeError):
             return None
@@ -255,9 +256,10 @@ class Watchdog:
             try:
                 self._own.write(self._path)
                 self._can_write = True
-            except OSError as error:  # the others will name this worker, if they can write
+            except (OSError, InputError) as error:  # the others will name this worker
                 self._can_write = False
-                self._warn_once(f"{self._path} cannot be written: {error.strerror}.")
+                reason = error.strerror if isinstance(error, OSError) else error
+                self._warn_once(f"{self._path} cannot be written: {reason}.")
 
     def _warn_once(self, text: str) -> None:
         if text not in self._warned:
