@@ -183,6 +183,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def csv_cell(text: str) -> str:
+    """Returns a cell of a CSV file that a spreadsheet does not take for a formula."""
+    return f"'{text}" if len(text) > 1 and text[0] in "=+-@\t\r" else text
+
+
 def counted(counts: collections.Counter[str]) -> str:
     """Returns the five most frequent things with their counts: "12 .heic, 3 .tif, 1 .pdf"."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))

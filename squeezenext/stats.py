@@ -20,7 +20,7 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext.cli import run
+from squeezenext.cli import run, say
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.config.reported import REPORTED, Reported
@@ -127,7 +127,7 @@ def stats(configuration: str, as_json: bool, csv_file: str | None) -> None:
         document = totals(rows) | {"layers": [dataclasses.asdict(row) for row in rows]}
         print(json.dumps(document, indent=1))
     else:
-        print(to_text(rows))
+        say(*to_text(rows).splitlines())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command(values: flags.FlagValues, _: list[str]) -> None:
         if values["all"].value:
-            print(summary())
+            say(*summary().splitlines())
         else:
             stats(values["configuration"].value, values["json"].value, values["csv"].value)
 

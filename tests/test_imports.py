@@ -3,6 +3,7 @@
 scripts/structure.py defines the words (room, floor, arrow, face, late) and reads the imports.
 """
 
+import ast
 from collections import Counter
 from pathlib import Path
 
@@ -166,3 +167,16 @@ def test_a_late_import_that_closes_a_circle_runs_back_up(tmp_path):
     assert circles(house.graph()) == {frozenset({"squeezenext.low", "squeezenext.high"})}
     assert [late.brings for late in house.late()] == [{"numpy"}, set()]
     assert not circles(house.graph(late=False))
+
+
+def test_what_is_printed_can_hold_no_control_character():
+    """`cli.say` and `cli.log` escape them, and so does JSON; nothing else prints."""
+    found = set()
+    for path in (REPOSITORY / "squeezenext").rglob("*.py"):
+        calls = [x for x in ast.walk(ast.parse(path.read_text())) if isinstance(x, ast.Call)]
+        printed = [
+            ast.unparse(x) for x in calls if ast.unparse(x.func) in ("print", "sys.stdout.write")
+        ]
+        if any(not text.startswith("print(json.dumps(") for text in printed):
+            found.add(path.relative_to(REPOSITORY / "squeezenext").as_posix())
+    assert found == {"cli.py", "progress.py", "demo.py"}

@@ -15,6 +15,7 @@ same command continues. In Python:
 
 import dataclasses
 import math
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from squeezenext import metrics, tf_import
 from squeezenext.adapt import plan as planning
 from squeezenext.adapt import shipping
 from squeezenext.adapt.plan import Plan
-from squeezenext.cli import log, run
+from squeezenext.cli import log, run, say
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.model import card, published
@@ -227,22 +228,20 @@ def _convert(photos: Path, records: Path, seed: int) -> tuple[Path, tuple[str, .
     return records, ()
 
 
-def _summary(adapted: Adapted) -> str:
-    """Returns the text for a person: each file's size and score, and the command to try it."""
+def _summary(adapted: Adapted) -> list[str]:
+    """Returns the lines for a person: each file's size and score, and the command to try it."""
     lines = [f"On the {adapted.images} {adapted.split} images:"]
     for name, top1 in adapted.scores.items():
         low, high = metrics.wilson(top1 * adapted.images, adapted.images)
         path = adapted.files.get(name)
         what = f"{path}, {path.stat().st_size / 1e6:.2f} MB" if path else "the network"
         lines.append(f"  top-1 {top1:.4f} ({low:.4f} to {high:.4f})  {what}")
-    return "\n".join(
-        [
-            *lines,
-            f"{adapted.report} shows the mistakes, {adapted.model_dir / card.FILE} sums it up.",
-            f"It took {adapted.seconds / 60:.1f} minutes.",
-            f"Try it: python predict.py PHOTO --model_dir {adapted.model_dir}",
-        ]
-    )
+    return [
+        *lines,
+        f"{adapted.report} shows the mistakes, {adapted.model_dir / card.FILE} sums it up.",
+        f"It took {adapted.seconds / 60:.1f} minutes.",
+        f"Try it: python predict.py PHOTO --model_dir {shlex.quote(str(adapted.model_dir))}",
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -265,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError("Give one folder of photographs: squeezenext.adapt PHOTOS ...")
         names = ("model_dir", "configuration", "minutes", "max_bytes", "seed", "deterministic")
         adapted = adapt(positional[0], **{name: values[name].value for name in names})
-        print(_summary(adapted))
+        say(*_summary(adapted))
         if adapted.faults:
             raise SomeInputsFailed(" ".join(adapted.faults))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from squeezenext.cli import say
 from squeezenext.config import Config
 from squeezenext.images import geometry
 from squeezenext.litert import writer
@@ -94,12 +95,11 @@ def print_table(report: dict) -> None:
         table.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)
     for row in report["layers"]:
         table.add_row(*(format(row[column], how) for column, how in _FORMATS.items()))
-    console = Console()
-    console.print(table)
+    Console().print(table)
     ratio = report["dense_bytes"] / report["bytes"]
-    console.print(f"{report['file']}: {report['bytes']:,} bytes, 1/{ratio:.1f} of float32.")
+    say(f"{report['file']}: {report['bytes']:,} bytes, 1/{ratio:.1f} of float32.")
     if accuracy := report["accuracy"]:
-        console.print(
+        say(
             f"top-1 on {accuracy['images']:,} {accuracy['split']} images: "
             f"{accuracy['before']:.4f} before, {accuracy['after']:.4f} after; the same answer on "
             f"{accuracy['agreement']:.2%}."

@@ -173,7 +173,7 @@ def _command(values: flags.FlagValues, positional: list[str]) -> None:
     source, output = Path(values["source"].value), Path(values["output"].value)
     if values["dry_run"].value:
         estimated = estimate.estimate_conversion(source, output, options)
-        print(estimated.text(options.workers or default_workers()))
+        cli.say(*estimated.lines(options.workers or default_workers()))
     else:
         log_outcome(convert(source, output, options, cli.log))
 

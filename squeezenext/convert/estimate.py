@@ -31,9 +31,9 @@ class Estimate:
     free: int  # bytes on the output's disk
     seconds: float  # with one worker
 
-    def text(self, workers: int) -> str:
+    def lines(self, workers: int) -> list[str]:
         """Returns the lines that --dry_run prints."""
-        lines = [
+        return [
             *(
                 f"{n} {name} images in {self.shards[name]} shards"
                 for name, n in self.examples.items()
@@ -42,7 +42,6 @@ class Estimate:
             f"{self.bytes / 1e9:.2f} GB to write, {self.free / 1e9:.2f} GB free",
             f"about {self.seconds / workers:.0f} s with {workers} workers, from a short trial",
         ]
-        return "\n".join(lines)
 
 
 def remaining_bytes(collection: Collection, output: Path, options: ConvertOptions) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from squeezenext import metrics, tf_import
-from squeezenext.cli import check_file, check_folder, log, run
+from squeezenext.cli import check_file, check_folder, log, run, say
 from squeezenext.errors import InputError
 from squeezenext.evaluate import report
 from squeezenext.evaluate.report import Subject
@@ -245,13 +245,13 @@ def _print(document: dict, as_json: bool) -> None:
         return
     low, high = document["top1_interval"]
     agreement = "" if document["kappa"] is None else f", kappa {document['kappa']:.4f}"
-    print(
+    say(
         f"top-1 {document['top1']:.4f} ({low:.4f} to {high:.4f}), top-5 {document['top5']:.4f}, "
         f"loss {document['loss']:.4f} on {document['examples']:,} images{agreement}, "
         f"macro F1 {document['macro_f1']:.4f}, calibration error {document['ece']:.4f}"
     )
     if document["fitted_to_these"]:
-        print(
+        say(
             "The temperature was fitted to these very images, so their calibration error does not "
             "hold for other images."
         )

@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext import files
-from squeezenext.cli import run
+from squeezenext.cli import run, say
 from squeezenext.errors import InputError
 from squeezenext.export import checking, keras, litert, onnx, page, saved_model
 from squeezenext.export.format import Format, Request, Run
@@ -161,10 +161,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if values["json"].value:
             print(json.dumps(report))
             return
-        print(f"{output}: {report['bytes']:,} bytes")
+        say(f"{output}: {report['bytes']:,} bytes")
         if "top1" in report:
-            print(_SCORES.format(**report))
+            say(_SCORES.format(**report))
         if report.get("calibrated_on_these"):
-            print("Its int8 ranges were found on some of these very images.")
+            say("Its int8 ranges were found on some of these very images.")
 
     return run(command, values, __doc__, argv, required=("model_dir", "output"))

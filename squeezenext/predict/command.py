@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from squeezenext import files
-from squeezenext.cli import check_file, check_folder, log, run, say
+from squeezenext.cli import check_file, check_folder, csv_cell, log, run, say
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.predict import sources
 from squeezenext.predict.predictor import Answer, Prediction, Predictor
@@ -63,10 +63,12 @@ def print_csv(answers: Iterable[Answer]) -> int:
     writer.writerow(["path", "rank", "index", "synset", "label", "probability", "error"])
     failed = 0
     for answer in answers:
+        path = csv_cell(answer.path)
         for rank, row in enumerate(answer.predictions, start=1):
-            writer.writerow([answer.path, rank, *vars(row).values(), ""])
+            names = csv_cell(row.synset), csv_cell(row.label)
+            writer.writerow([path, rank, row.index, *names, row.probability, ""])
         if answer.error or not answer.predictions:  # none is as probable as --threshold
-            writer.writerow([answer.path, "", "", "", "", "", answer.error or ""])
+            writer.writerow([path, "", "", "", "", "", csv_cell(answer.error or "")])
         failed += answer.error is not None
     return failed
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from squeezenext.cli import say
 from squeezenext.config import Config
 from squeezenext.model import loading
 from squeezenext.records import bad_records
@@ -41,7 +42,7 @@ def train(
     ):
         if options.profile_input:
             measured = measure.profile(loop, reader)
-            print(measured.report(task.config.training.echo))
+            say(*measured.report(task.config.training.echo).splitlines())
             return dataclasses.asdict(measured)
         run = Run(loop, reader, validation, options, watchdog=watchdog, signals=signals)
         if not run.resume() and task.source:
