@@ -91,3 +91,27 @@ def test_imported_weights_name_their_source(model):
 def test_a_folder_that_is_no_model_is_named(tmp_path):
     with pytest.raises(InputError, match="config.json"):
         card.write(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["licence", "url", "files"])
+def test_a_stranger_s_words_are_plain_text(model, field):
+    """A forged heading, a script, a link: none is one in the card."""
+    from squeezenext.model import checkpoint
+
+    forged = "MIT\n\n# Certified\n<script>x</script> [pay](http://x) `\x1b[2J"
+    source = {"files": {"a.bin": "0"}, "licence": "BSD", "url": "https://a.b/c"}
+    source[field] = {forged: "0"} if field == "files" else forged
+    checkpoint.save(model / "checkpoints", 0, {}, {"imported": source})
+    _, body = front_matter(card.write(model).read_text())
+    lines = [line for line in body.splitlines() if "Certified" in line]
+    assert len(lines) == 1 and not lines[0].startswith("#") and "\x1b" not in body
+    if field == "files":
+        assert "`MIT # Certified <script>x</script> [pay](http://x) '\\x1b[2J`" in lines[0]
+    else:
+        assert "<script>" not in lines[0] and "[pay]" not in lines[0]
+
+
+def test_a_figure_that_is_no_number_is_named(model):
+    (model / "final.json").write_text(json.dumps(FINAL | {"top1": "<b>"}))
+    with pytest.raises(InputError, match="holds figures that are no numbers"):
+        card.write(model)

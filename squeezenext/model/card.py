@@ -10,8 +10,10 @@ import shlex
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
 from squeezenext import labels
+from squeezenext.cli import printable
 from squeezenext.config import Config
 from squeezenext.config.network import SqueezeNet
 from squeezenext.errors import InputError
@@ -44,47 +46,59 @@ def render(directory: Path) -> str:
         model_directory.read_json(directory / name)
         for name in (model_directory.FINAL, model_directory.SCORES, model_directory.CALIBRATION)
     )
-    return _template().render(
+    fields = dict(
         name=" ".join(directory.resolve().name.split()),
         config=config,
         family="SqueezeNet" if isinstance(config.model, SqueezeNet) else "SqueezeNext",
         paper="1602.07360" if isinstance(config.model, SqueezeNet) else "1803.10615",
         classes=len(classes),
-        names=[_one_line(label.name) for label in classes[:_SHOWN]],
+        names=[label.name for label in classes[:_SHOWN]],
         imagenet=classes == labels.imagenet(),
         final=final | scores.get("network", {}),
         scores=scores,
         base=final.get("fine_tuned_from"),
         imported=source,
-        sources=[f"`{name}`" for name in source.get("files", ())],
+        sources=source.get("files", ()),
         parameters=parameters,
         macs=macs,
         files=_files(directory, scores.get("files", {})),
         preprocessing=_preprocessing(config),
         calibration=calibration,
     )
+    try:
+        return _template().render(fields)
+    except (TypeError, ValueError, jinja2.UndefinedError) as error:
+        raise InputError(f"{directory} holds figures that are no numbers: {error}.") from error
 
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # Markdown; what a stranger named goes through `quoted`
+        autoescape=False,  # that is for HTML
+        finalize=_plain,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["plain"] = _one_line
-    environment.filters["shell"] = shlex.quote
     # A JSON string is a YAML string, whatever is in it.
-    environment.filters["quoted"] = lambda text: json.dumps(text, ensure_ascii=False)
+    environment.filters["quoted"] = lambda text: Markup(json.dumps(str(text), ensure_ascii=False))
+    environment.filters["shell"] = lambda text: Markup(shlex.quote(_code(text)))
+    environment.filters["code"] = lambda text: Markup(f"`{_code(str(text))}`")
     return environment.get_template("card.md.j2")
 
 
-def _one_line(text: str) -> str:
-    """Returns a name as plain text: no line ends, no Markdown."""
-    kept = " ".join(text.split())
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!" else c for c in kept)
+def _plain(value: object) -> object:
+    """Returns what a template shows, which strangers may have named, without its Markdown."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    kept = " ".join(value.split())
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!" else c for c in printable(kept))
+
+
+def _code(text: str) -> str:
+    """Returns a text for a code span: one line, without the mark that would end it."""
+    return printable(" ".join(text.split())).replace("`", "'")
 
 
 def imported(directory: Path) -> dict:
