@@ -191,6 +191,24 @@ def _opened(path: Path) -> int:
         return os.open(path, os.O_RDONLY)
 
 
+def check_ours(path: Path, mark: str) -> None:
+    """Checks that a file may be written whose name the user did not choose, as index.html.
+
+    Args:
+      path: the file.
+      mark: a text in the first 4 kB of each such file that this program writes.
+
+    Raises:
+      InputError: another program's file is there.
+    """
+    if not os.path.lexists(path):
+        return
+    with open_file(path) as file:
+        beginning = file.read(4096)
+    if mark.encode() not in beginning:
+        raise InputError(f"{path} is another program's; move it away, or choose another place.")
+
+
 @dataclasses.dataclass(frozen=True)
 class FolderKind:
     """A kind of output folder, which a newer one may replace.

@@ -1,10 +1,12 @@
 """Tests for `squeezenext/files.py`."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from squeezenext import files
+from squeezenext.errors import InputError
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
@@ -29,3 +31,52 @@ def test_a_file_is_flushed_before_its_name_and_the_name_after(tmp_path, monkeypa
     monkeypatch.setattr(os, "replace", lambda *a: (done.append("rename"), replace(*a)))
     files.write_file(tmp_path / "file.txt", lambda file: file.write_text("new"))
     assert done[0].startswith(".file.txt.tmp-") and done[1:] == ["rename", tmp_path.name]
+
+
+def test_what_another_program_wrote_is_not_replaced(tmp_path):
+    files.check_ours(tmp_path / "absent", "mark")
+    for name, text in (("ours", "head mark tail"), ("theirs", "x" * 5000 + "mark")):
+        (tmp_path / name).write_text(text)
+    files.check_ours(tmp_path / "ours", "mark")
+    with pytest.raises(InputError, match="theirs is another program's; move it away"):
+        files.check_ours(tmp_path / "theirs", "mark")
+
+
+@pytest.fixture
+def secret(tmp_path):
+    """A file of the user's, outside of the folder that a stranger made."""
+    path = tmp_path / "home" / "secret"
+    path.parent.mkdir()
+    path.write_text("mine")
+    return path
+
+
+@pytest.mark.parametrize("lay", [os.symlink, os.link])
+def test_a_log_is_never_written_through_a_link(tmp_path, secret, lay):
+    lay(secret, tmp_path / "train.log")
+    with pytest.raises(InputError, match="is a symbolic link|is a file with several names"):
+        files.open_own(tmp_path / "train.log", os.O_APPEND)
+    assert secret.read_text() == "mine"
+
+
+def test_what_is_read_is_a_regular_file_of_bounded_size(tmp_path, secret):
+    (tmp_path / "link").symlink_to(secret)
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(files.MAX_TEXT + 1)
+    for name, reason in {
+        "link": "is a symbolic link", "pipe": "is no regular file", "large": "is larger than",
+        "absent": "cannot be read",
+    }.items():  # fmt: skip
+        with pytest.raises(InputError, match=f"{name} {reason}"):
+            files.read_text(tmp_path / name)
+    with pytest.raises(InputError, match="zero is no regular file"):
+        files.read_text(Path("/dev/zero"))
+
+
+def test_a_temporary_name_cannot_be_foreseen(tmp_path, monkeypatch):
+    """A link that lies at a process's usual temporary name is left alone."""
+    names = []
+    for _ in range(2):
+        files.write_file(tmp_path / "x.json", lambda file: names.append(file.name))
+    assert names[0] != names[1] and str(os.getpid()) not in names[0]

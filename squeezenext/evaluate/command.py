@@ -206,6 +206,7 @@ def _check(values: flags.FlagValues) -> None:
         check_file("predictions", Path(values["predictions"].value))
     if values["report"].value:
         check_folder("report", Path(values["report"].value))
+        report.check_place(Path(values["report"].value))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

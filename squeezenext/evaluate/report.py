@@ -15,7 +15,7 @@ from PIL import Image
 
 from squeezenext import metrics
 from squeezenext.errors import InputError
-from squeezenext.files import write_text
+from squeezenext.files import check_ours, write_text
 from squeezenext.labels import Label, class_names
 from squeezenext.metrics import Evaluation
 from squeezenext.model import directory as model_directory
@@ -26,6 +26,7 @@ from squeezenext.records import samples
 from squeezenext.records.manifest import Split
 
 WORST = 24  # number of mistakes on the page
+PAGE = "index.html"
 MATRIX = 25  # greatest number of classes for which the page has the whole confusion matrix
 _THUMBNAIL = (192, 192)
 WIDTH, HEIGHT = 320.0, 180.0  # sides of a chart, in SVG units
@@ -100,6 +101,11 @@ def _points(rows: Sequence[dict], column: str) -> list[tuple[float, float]]:
     return found
 
 
+def check_place(folder: Path) -> None:
+    """Raises InputError if another program's page is where the report would be."""
+    check_ours(folder / PAGE, "<title>Evaluation of ")
+
+
 def write(folder: Path, subject: Subject, result: Evaluation) -> Path:
     """Writes `folder`/index.html and returns its path; the folder is made if absent."""
     labels = subject.labels
@@ -118,8 +124,9 @@ def write(folder: Path, subject: Subject, result: Evaluation) -> Path:
         width=WIDTH,
         height=HEIGHT,
     )
+    check_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "index.html"
+    path = folder / PAGE
     write_text(path, page)
     return path
 

@@ -73,7 +73,7 @@ def export(
     measured, run = _write(form, Request(model, model_dir, precision, probes), output)
     report = {"format": kind, "precision": precision, "bytes": _bytes(output)}
     # Written now, because the data may turn out damaged: an older report is about another file.
-    _write_report(output, report)
+    files.write_json(_report_path(output), report)
     if data_dir and (split := samples.first_split(data_dir, samples.TESTED)):
         tests = samples.read(data_dir, (split,), images, model.config.images, model.labels)
         report |= {"measured": measured, "split": split}
@@ -81,12 +81,12 @@ def export(
         if calibrated:
             calibrated_on = samples.first_split(data_dir, checking.CALIBRATED_ON)
             report["calibrated_on_these"] = calibrated_on == split
-        _write_report(output, report)
+        files.write_json(_report_path(output), report)
     return report
 
 
-def _write_report(output: Path, report: dict) -> None:
-    files.write_json(output.with_name(f"{output.name}.json"), report)
+def _report_path(output: Path) -> Path:
+    return output.with_name(f"{output.name}.json")
 
 
 def _check_output(output: Path, form: Format) -> None:
@@ -99,12 +99,13 @@ def _check_output(output: Path, form: Format) -> None:
         files.check_replaceable(output, form.folder)
     elif output.is_dir():
         raise InputError(f"--output {output} is a folder; name the file to make.")
-    written = {output.name, f"{output.name}.json"} & model_directory.RESERVED
+    written = {output.name, _report_path(output).name} & model_directory.RESERVED
     if written and (output.parent / model_directory.CONFIG).is_file():
         raise InputError(
             f"--output {output}: {output.parent} is a model directory, whose own "
             f"{min(written)} that would replace; choose another name or folder."
         )
+    files.check_ours(_report_path(output), '"precision"')
 
 
 def _write(form: Format, request: Request, output: Path) -> tuple[str, Run]:
