@@ -36,7 +36,7 @@ def test_synthetic_images_are_pixels_and_differ():
 
 def test_moments_are_those_of_the_inputs(probe, monkeypatch):
     monkeypatch.setattr(probes, "SHRINKAGE", 0.0)
-    moments = probe.moments()
+    moments = probe.moments
     for node in probe.graph.weighted:
         n = np.prod(probe.graph.kernel_shape(node.name)[:-1])
         assert moments[node.name].shape == (node.groups, n, n)
@@ -55,7 +55,7 @@ def test_the_error_of_outputs_is_predicted(probe, monkeypatch):
     kernel = probe.weights["stem/kernel"]
     windows = [probes._windows(image, node, np.random.default_rng(1))[0] for image in probe.inputs]
     outputs = np.concatenate(windows) @ kernel.reshape(-1, kernel.shape[-1])
-    predicted = probes.squared(kernel, probe.moments()["stem"])
+    predicted = probes.squared(kernel, probe.moments["stem"])
     assert predicted == pytest.approx(np.square(outputs).sum(1).mean(), rel=0.1)
 
 
@@ -69,7 +69,7 @@ def test_divergence_grows_with_noise(probe):
         }
         moved.append(probe.divergence({n: a.astype(np.float32) for n, a in noisy.items()}))
     assert 0 < moved[0] < moved[1]
-    costs = probe.sensitivities(probe.moments())
+    costs = probe.sensitivities
     assert set(costs) == {node.name for node in probe.graph.weighted}
     assert all(cost > 0 for cost in costs.values())
 

@@ -17,6 +17,10 @@ def layer():
     return kernel, moments
 
 
+def plans(moments):
+    return [rate_distortion.GroupPlan.of(each) for each in moments]
+
+
 def error(kernel, shared, moments):
     return probes.squared(shared.values - kernel, moments)
 
@@ -30,10 +34,7 @@ def information(kernel):
 
 def test_a_dearer_bit_means_fewer_bits_and_more_error(layer):
     kernel, moments = layer
-    made = [
-        rate_distortion.quantize(kernel, rate_distortion.plans(moments, 1.0), slope)
-        for slope in (1e-4, 1e-1, 10.0)
-    ]
+    made = [rate_distortion.quantize(kernel, plans(moments), slope) for slope in (1e-4, 1e-1, 10.0)]
     errors = [error(kernel, shared, moments) for shared in made]
     bits = [information(shared) for shared in made]
     assert errors[0] < errors[1] < errors[2] and bits[0] > bits[1] > bits[2]
@@ -44,9 +45,9 @@ def test_errors_are_made_good_by_later_rows(layer):
     """At no more bits the outputs err less than with the diagonal of the moments alone."""
     kernel, moments = layer
     diagonal = np.stack([np.diag(np.diag(moment)) for moment in moments])
-    alone = rate_distortion.quantize(kernel, rate_distortion.plans(diagonal, 1.0), 0.1)
+    alone = rate_distortion.quantize(kernel, plans(diagonal), 0.1)
     for slope in np.geomspace(0.01, 1, 15):  # the first with no more bits
-        passed = rate_distortion.quantize(kernel, rate_distortion.plans(moments, 1.0), slope)
+        passed = rate_distortion.quantize(kernel, plans(moments), slope)
         if information(passed) <= information(alone):
             break
     assert information(passed) <= information(alone)
@@ -66,11 +67,7 @@ def test_each_value_is_in_the_middle_of_its_weights():
 def test_edge_cases(kernel):
     moments = np.eye(len(kernel))[np.newaxis]
     for scale in (1.0, 0.0):
-        shared = rate_distortion.quantize(
-            kernel.astype(np.float32), rate_distortion.plans(moments, scale), 1e-6
-        )
+        shared = rate_distortion.quantize(kernel.astype(np.float32), plans(moments * scale), 1e-6)
         assert isinstance(shared, Shared) and np.isfinite(shared.values).all()
-    exact = rate_distortion.quantize(
-        kernel.astype(np.float32), rate_distortion.plans(moments, 1.0), 1e-9
-    )
+    exact = rate_distortion.quantize(kernel.astype(np.float32), plans(moments), 1e-9)
     np.testing.assert_allclose(exact.values, kernel, atol=1e-3)

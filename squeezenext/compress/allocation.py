@@ -13,6 +13,7 @@ import numpy as np
 
 from squeezenext.compress import rate_distortion
 from squeezenext.compress.probes import Probe
+from squeezenext.compress.rate_distortion import GroupPlan
 from squeezenext.errors import InputError
 from squeezenext.sqz.file import Encoded
 from squeezenext.sqz.kernels import Shared
@@ -37,30 +38,24 @@ class BudgetTooSmall(InputError):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Trial:
-    """The file that one price of a bit leads to.
+class Compressed:
+    """A file of a compressed network."""
 
-    Attributes:
-      slope: the price, in nats per bit.
-      kernels: quantized kernels by layer.
-      encoded: the file.
-      weights: all weights of the file, rounded as it stores them.
-      nats: divergence of their answers from the network's.
-    """
-
-    slope: float
-    kernels: Kernels
     encoded: Encoded
-    weights: dict[str, np.ndarray]
-    nats: float
+    weights: Mapping[str, np.ndarray]  # all weights that the file must decode to
+    kernels: Kernels = dataclasses.field(default_factory=dict)  # quantized ones by layer
+    nats: float = 0.0  # divergence of the answers from the network's; 0 if not measured
+    retrained: bool = False  # the weights no longer approximate the network's
+    # The file holds trained codebooks; else they did not fit the budget, or nothing was trained.
+    values_trained: bool = False
 
 
 def search(
     encode: Callable[[Kernels], Encoded],
     probe: Probe,
     max_bytes: int | None,
-    report: Callable[[str], None] = lambda text: None,
-) -> Trial:
+    report: Callable[[str], None],
+) -> Compressed:
     """Finds the price of a bit and returns the trial with it.
 
     Args:
@@ -73,26 +68,22 @@ def search(
       BudgetTooSmall: no file within the budget gives the network's answers.
       InputError: no price keeps the answers within `NEAR`.
     """
-    moments = probe.moments()
-    sensitivity = probe.sensitivities(moments)
     plans = {  # computing them takes as long as all the rest of one trial
-        name: rate_distortion.plans(moment, sensitivity[name]) for name, moment in moments.items()
+        name: [GroupPlan.of(moment * probe.sensitivities[name]) for moment in moments]
+        for name, moments in probe.moments.items()
     }
 
-    def attempt(slope: float) -> Trial:
+    def attempt(slope: float) -> Compressed:
         kernels = {
             name: rate_distortion.quantize(probe.weights[f"{name}/kernel"], plan, slope)
             for name, plan in plans.items()
         }
         encoded, weights = encode(kernels), stored(probe.weights, kernels)
-        trial = Trial(slope, kernels, encoded, weights, probe.divergence(weights))
-        size = len(encoded.data)
-        report(f"{slope:.2e} nats a bit: {size:,} bytes, answers move by {trial.nats:.4f} nats")
-        return trial
+        nats, size = probe.divergence(weights), len(encoded.data)
+        report(f"{slope:.2e} nats a bit: {size:,} bytes, answers move by {nats:.4f} nats")
+        return Compressed(encoded, weights, kernels, nats)
 
-    if max_bytes is None:
-        return _nearest(attempt)
-    return _fitting(attempt, max_bytes)
+    return _nearest(attempt) if max_bytes is None else _fitting(attempt, max_bytes)
 
 
 def stored(weights: Mapping[str, np.ndarray], kernels: Kernels) -> dict[str, np.ndarray]:
@@ -105,10 +96,10 @@ def stored(weights: Mapping[str, np.ndarray], kernels: Kernels) -> dict[str, np.
         }
 
 
-def _fitting(attempt: Callable[[float], Trial], max_bytes: int) -> Trial:
+def _fitting(attempt: Callable[[float], Compressed], max_bytes: int) -> Compressed:
     """Returns a trial of at most `max_bytes` and nearly as many."""
 
-    def excess(trial: Trial) -> float:
+    def excess(trial: Compressed) -> float:
         over = len(trial.encoded.data) / max_bytes - 1
         if trial.nats > LOST and over > 0:  # a higher price moves the answers still further
             raise too_little(f"at {len(trial.encoded.data):,} bytes its answers are others")
@@ -126,7 +117,7 @@ def _fitting(attempt: Callable[[float], Trial], max_bytes: int) -> Trial:
     return found
 
 
-def _nearest(attempt: Callable[[float], Trial]) -> Trial:
+def _nearest(attempt: Callable[[float], Compressed]) -> Compressed:
     """Returns a trial whose answers move by at most `NEAR` and nearly as much."""
     # The excess falls with the price here, so the search runs over the negative logarithm.
     found = _search(
@@ -144,18 +135,14 @@ def _nearest(attempt: Callable[[float], Trial]) -> Trial:
 
 
 def _search(
-    attempt: Callable[[float], Trial],
-    excess: Callable[[Trial], float],
+    attempt: Callable[[float], Compressed],
+    excess: Callable[[Compressed], float],
     prices: tuple[float, float, float],
     unused: float,
-) -> Trial:
-    """Finds where the excess of a trial, which falls (nearly) along x, reaches zero.
+) -> Compressed:
+    """Finds the x, from the least over the first to try to the greatest, of nearly no excess.
 
-    Args:
-      attempt: makes the trial of an x.
-      excess: how far a trial is above its bound, as a share of it.
-      prices: the least x, the first to try, the greatest.
-      unused: excess below zero that is near enough.
+    The excess of a trial, as a share of its bound, falls (nearly) along x.
 
     Returns:
       A trial whose excess is in -unused..0, else the last one without excess, else the last.

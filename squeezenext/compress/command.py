@@ -48,8 +48,8 @@ def compress(
       log: receives a line about each step.
 
     Returns:
-      The report: "file", "bytes", "dense_bytes", "retrained" and "values_trained" (see
-      `Compressed`), "layers" (see `report.rows`), "accuracy" (see `report.accuracy`) or None.
+      The report: "file", "bytes", "dense_bytes", "retrained", "values_trained" (see
+      `allocation.Compressed`), "layers" (see `report.rows`), "accuracy" (see `report.accuracy`).
 
     Raises:
       BudgetTooSmall: no file within the budget gives the model's answers.

@@ -1,7 +1,7 @@
 """Makes the content of a `.sqz` file: lossless, quantized, or pruned, retrained and quantized."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from squeezenext import tf_import
 from squeezenext.cli import Log
 from squeezenext.compress import allocation, report
+from squeezenext.compress.allocation import Compressed
 from squeezenext.compress.method import Method
 from squeezenext.compress.probes import Probe, synthetic
 from squeezenext.errors import InputError, NotFinite, NotKept
@@ -22,26 +23,6 @@ from squeezenext.sqz.file import Encoded
 PROBES = 32  # number of images on which answers are compared
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Compressed:
-    """The content of a file.
-
-    Attributes:
-      encoded: its bytes.
-      weights: the weights that it must decode to.
-      retrained: True if the weights were retrained and no longer approximate the model's.
-      values_trained: True if the file holds the trained codebooks. If those did not fit the budget,
-        it holds the codebooks from before their training.
-      nats: divergence of the answers from the model's on the probe images; 0 if not measured.
-    """
-
-    encoded: Encoded
-    weights: Mapping[str, np.ndarray]
-    retrained: bool = False
-    values_trained: bool = False
-    nats: float = 0.0
-
-
 def make_sqz(
     model: Model, model_dir: str | Path, data_dir: str | Path | None, method: Method, log: Log
 ) -> Compressed:
@@ -50,12 +31,7 @@ def make_sqz(
     They are compared on the probe images, synthetic ones or photographs of the training split, so
     that the images on which accuracy is reported have no part in the choice.
 
-    Args:
-      model: the network, as loaded from `model_dir`.
-      model_dir: a model directory, a published model's name or a file.
-      data_dir: records, for the probe images and for retraining; None takes synthetic images.
-      method: the choices.
-      log: receives a line about each step.
+    The arguments are those of `command.compress`; `model` was loaded from `model_dir`.
 
     Raises:
       InputError: the budget is impossible, or the data are missing.
@@ -65,7 +41,7 @@ def make_sqz(
         return _losslessly(model, method)
     probe = _probe(model, data_dir)
     if not method.epochs:
-        return _made(_quantized(model, probe, method, log))
+        return _quantized(model, probe, method.max_bytes, log)
     # A large budget needs no retraining, and too few epochs do harm, so both ways are compared.
     # Without a budget the two files would differ in size, and divergence would decide nothing.
     plain = _without_training(model, probe, method, log) if method.max_bytes else None
@@ -80,10 +56,6 @@ def make_sqz(
         return retrained
     log("The file without retraining is kept: its answers are nearer to the dense network's.")
     return plain
-
-
-def _made(trial: allocation.Trial) -> Compressed:
-    return Compressed(trial.encoded, trial.weights, nats=trial.nats)
 
 
 def verify_sqz(made: Compressed, output: Path) -> None:
@@ -127,29 +99,22 @@ def _probe(model: Model, data_dir: str | Path | None) -> Probe:
     return Probe(model.graph, model.weights, inputs)
 
 
-def _quantized(model: Model, probe: Probe, method: Method, log: Log) -> allocation.Trial:
-    def encode(kernels: allocation.Kernels) -> Encoded:
-        return _encode(model, kernels, probe.weights)
-
-    return allocation.search(encode, probe, method.max_bytes, log)
+def _quantized(model: Model, probe: Probe, max_bytes: int | None, log: Log) -> Compressed:
+    encode = functools.partial(_encode, model, weights=probe.weights)
+    return allocation.search(encode, probe, max_bytes, log)
 
 
 def _without_training(model, probe: Probe, method: Method, log: Log) -> Compressed | None:
     log("Quantizing the dense network's weights, to compare with.")
     try:
-        return _made(_quantized(model, probe, method, log))
+        return _quantized(model, probe, method.max_bytes, log)
     except InputError as error:
         log(f"Without retraining: {error}")
         return None
 
 
 def _retrained(model: Model, model_dir, data_dir, probe, method: Method, log: Log) -> Compressed:
-    """Prunes and retrains the network, quantizes it and trains the codebooks.
-
-    Raises:
-      BudgetTooSmall: the answers are no longer the dense network's. The search cannot see that,
-        since it compares with the pruned network.
-    """
+    """Prunes and retrains the network, quantizes it and trains the codebooks."""
     tf_import.import_tensorflow()
     from squeezenext.compress import retraining
     from squeezenext.records.reader import Reader
@@ -163,22 +128,22 @@ def _retrained(model: Model, model_dir, data_dir, probe, method: Method, log: Lo
     dense = loading.variables(published.resolve(model_dir))
     arrays = retraining.prune(config, dense, reader, importance, method.density)
     pruned = dataclasses.replace(model, weights=graph.fold(config, arrays))
-    trial = _quantized(pruned, _probe(pruned, data_dir), method.before_training(), log)
+    trial = _quantized(pruned, _probe(pruned, data_dir), method.bytes_before_training(), log)
     log(f"Training the codebooks in {config.training.epochs} epochs.")
     kernels, folded = retraining.train_values(config, pruned.weights, trial.kernels, reader)
-    encoded, weights = _encode(pruned, kernels, folded), allocation.stored(folded, kernels)
-    too_large = method.max_bytes is not None and len(encoded.data) > method.max_bytes
-    if too_large:
-        log(
-            f"The trained codebooks need {len(encoded.data):,} bytes: those before training are "
-            "kept."
-        )
-        encoded, weights = trial.encoded, trial.weights
-    nats = probe.divergence(weights)
-    if nats > allocation.LOST:
+    encoded = _encode(pruned, kernels, folded)
+    size = len(encoded.data)
+    if method.max_bytes is not None and size > method.max_bytes:
+        log(f"The trained codebooks need {size:,} bytes: those before training are kept.")
+        made = trial
+    else:
+        weights = allocation.stored(folded, kernels)
+        made = Compressed(encoded, weights, kernels, values_trained=True)
+    nats = probe.divergence(made.weights)
+    if nats > allocation.LOST:  # the search compared with the pruned network
         raise allocation.BudgetTooSmall(
             f"Retrained with {method.density:.0%} of its weights, the network's answers are others "
             f"({nats:.1f} nats away)."
         )
     log(f"Retrained, the answers are {nats:.4f} nats from the dense network's.")
-    return Compressed(encoded, weights, retrained=True, values_trained=not too_large, nats=nats)
+    return dataclasses.replace(made, retrained=True, nats=nats)

@@ -26,21 +26,13 @@ def divisible(batch: int, devices: int) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-    """The choices of a compression.
+    """The choices of a compression."""
 
-    Attributes:
-      lossless: keep every weight to the last bit.
-      max_bytes: budget of the file; None lets the answers move by at most `allocation.NEAR`.
-      epochs: epochs of retraining, 0 for none.
-      density: share of the weights that retraining keeps.
-      changes: changes to the retraining's recipe, as --set takes them.
-    """
-
-    lossless: bool = False
-    max_bytes: int | None = None
-    epochs: float = 0.0
-    density: float = 0.35
-    changes: tuple[str, ...] = ()
+    lossless: bool = False  # keep every weight to the last bit
+    max_bytes: int | None = None  # budget; None: answers move by at most `allocation.NEAR`
+    epochs: float = 0.0  # epochs of retraining, 0 for none
+    density: float = 0.35  # share of the weights that retraining keeps
+    changes: tuple[str, ...] = ()  # changes to the retraining's recipe, as --set takes them
 
     def __post_init__(self):
         if self.max_bytes is not None and self.max_bytes < 1:
@@ -52,11 +44,9 @@ class Method:
         if not 0 < self.density <= 1:
             raise InputError(f"--density {self.density}: must be above 0 and at most 1.")
 
-    def before_training(self) -> "Method":
-        """Returns the method with a smaller budget, which leaves room for trained codebooks."""
-        if self.max_bytes is None:
-            return self
-        return dataclasses.replace(self, max_bytes=max(1, int(self.max_bytes * (1 - ROOM))))
+    def bytes_before_training(self) -> int | None:
+        """Returns a smaller budget, which leaves room for trained codebooks."""
+        return self.max_bytes and max(1, int(self.max_bytes * (1 - ROOM)))
 
     def recipe(self, config: Config, teacher: str) -> Config:
         """Returns the configuration of either half of the retraining.

@@ -6,6 +6,7 @@ with edges like those of natural images). Networks can even be pretrained on suc
 and others, arXiv:2106.05963).
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -114,8 +115,9 @@ class Probe:
         gap = np.exp(self._expected) * (self._expected - found)
         return float(max(gap.sum(1).mean(), 0.0))
 
+    @functools.cached_property
     def moments(self) -> dict[str, np.ndarray]:
-        """Returns the second moments of the inputs of each layer's filters, by layer.
+        """The second moments of the inputs of each layer's filters, by layer.
 
         Each is [groups, n, n] float64, n being the weights of a filter in its kernel's order.
         """
@@ -131,8 +133,9 @@ class Probe:
         count = len(self.inputs) * POSITIONS
         return {name: _shrunk(total / count) for name, total in totals.items()}
 
-    def sensitivities(self, moments: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Returns the nats that a unit of squared error of a layer's outputs costs, by layer.
+    @functools.cached_property
+    def sensitivities(self) -> dict[str, float]:
+        """The nats that a unit of squared error of a layer's outputs costs, by layer.
 
         Each is measured with noise on the layer's weights, of which `moments` give the error.
         """
@@ -142,7 +145,7 @@ class Probe:
             kernel = self.weights[name]
             noise = (PROBE * rng.normal(size=kernel.shape) * kernel).astype(np.float32)
             nats = self.divergence({**self.weights, name: kernel + noise})
-            found[node.name] = max(nats, 1e-9) / max(squared(noise, moments[node.name]), 1e-30)
+            found[node.name] = max(nats, 1e-9) / max(squared(noise, self.moments[node.name]), 1e-30)
         if self.is_synthetic:
             first, *_, last = found
             found[first] *= FIRST

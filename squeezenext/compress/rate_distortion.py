@@ -24,29 +24,19 @@ _NEIGHBOURS = np.array([-2, -1, 0, 1, 2])
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Quantizer:
-    """A codebook and the length of each code.
+    """A codebook and the length of each code."""
 
-    Attributes:
-      values: [values] float64, ascending, 0 among them.
-      bits: [values] float64, length of each value's code.
-      slope: price of a bit, in units of the importance times a squared weight.
-    """
-
-    values: np.ndarray
-    bits: np.ndarray
-    slope: float
+    values: np.ndarray  # [values] float64, ascending, 0 among them
+    bits: np.ndarray  # [values] float64, length of each value's code
+    slope: float  # price of a bit, in units of the importance times a squared weight
 
     def choose(self, weights: np.ndarray, importance: np.ndarray) -> np.ndarray:
         """Returns the index of the cheapest value for each weight, [n]."""
         values = self.values
         nearest = np.searchsorted((values[1:] + values[:-1]) / 2, weights)
         near = nearest + _NEIGHBOURS[:, np.newaxis]
-        tried = np.concatenate(
-            [
-                np.clip(near, 0, len(values) - 1),
-                np.full((1, len(weights)), np.searchsorted(values, 0.0)),
-            ]
-        )
+        zero = np.full(len(weights), np.searchsorted(values, 0.0))
+        tried = np.vstack([near.clip(0, len(values) - 1), zero])
         cost = importance * np.square(weights - values[tried]) + self.slope * self.bits[tried]
         return np.take_along_axis(tried, cost.argmin(0)[np.newaxis], 0)[0]
 
@@ -91,17 +81,6 @@ def _moved(before: Quantizer, codes, weights, importance) -> Quantizer:
     return Quantizer(values[order], bits, before.slope)
 
 
-def plans(moments: np.ndarray, scale: float) -> list["GroupPlan"]:
-    """Returns a plan per group, valid at any price of a bit.
-
-    Args:
-      moments: [groups, n, n] second moments of the inputs of a filter, n being the weights of one
-        filter in the kernel's order.
-      scale: sensitivity of the layer, in nats per unit of squared output error.
-    """
-    return [GroupPlan.of(moment * scale) for moment in moments]
-
-
 def quantize(kernel: np.ndarray, plans: Sequence["GroupPlan"], slope: float) -> Shared:
     """Quantizes a kernel.
 
@@ -137,7 +116,10 @@ class GroupPlan:
 
     @classmethod
     def of(cls, moments: np.ndarray) -> "GroupPlan":
-        """Returns the plan for [n, n] second moments, scaled to nats."""
+        """Returns the plan for [n, n] second moments of a filter's inputs, in nats.
+
+        n is the number of a filter's weights; the plan holds at any price of a bit.
+        """
         diagonal = np.diag(moments)
         order = np.argsort(-diagonal, kind="stable")
         damped = moments + np.eye(len(moments)) * (_DAMPING * diagonal.mean() + 1e-12)

@@ -42,12 +42,8 @@ def density(progress: float, final: float) -> float:
 
 def importance(probe: Probe) -> dict[str, float]:
     """Returns the mean cost, in nats, of a weight's squared error, by layer."""
-    moments = probe.moments()
-    sensitivity = probe.sensitivities(moments)
-    return {
-        name: sensitivity[name] * float(np.trace(each, axis1=1, axis2=2).mean()) / each.shape[-1]
-        for name, each in moments.items()
-    }
+    traces = {n: float(np.trace(m, axis1=1, axis2=2).mean()) for n, m in probe.moments.items()}
+    return {n: probe.sensitivities[n] * traces[n] / m.shape[-1] for n, m in probe.moments.items()}
 
 
 def masks(
@@ -102,10 +98,7 @@ def for_devices(config: Config) -> Config:
 
 
 def _loop(
-    config: Config,
-    reader: Reader,
-    arrays: Mapping[str, np.ndarray],
-    batch_statistics: bool = True,
+    config: Config, reader: Reader, arrays: Mapping[str, np.ndarray], batch_statistics: bool = True
 ) -> Loop:
     strategy = devices.strategy(0)
     loop = create(config, strategy, reader.split.examples, batch_statistics=batch_statistics)
@@ -142,12 +135,12 @@ def prune(
     importance: Mapping[str, float],
     share: float,
 ) -> dict[str, np.ndarray]:
-    """Prunes a network while it is trained.
+    """Prunes a network while it is trained by the recipe in `config`.
 
     Args:
-      config: the network and the recipe of the retraining.
+      config: the network and the recipe.
       arrays: the dense network's variables by "model/layer/variable".
-      reader: records of the training split.
+      reader: reader of the training split.
       importance: cost of a weight's squared error, by layer, see `importance`.
       share: share of the weights that stay, over all layers.
 
@@ -177,10 +170,7 @@ def prune(
 
 
 def train_values(
-    config: Config,
-    weights: Mapping[str, np.ndarray],
-    shared: Mapping[str, Shared],
-    reader: Reader,
+    config: Config, weights: Mapping[str, np.ndarray], shared: Mapping[str, Shared], reader: Reader
 ) -> tuple[dict[str, Shared], dict[str, np.ndarray]]:
     """Trains the codebooks and biases of a quantized network; its codes stay.
 
