@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 
 from squeezenext.errors import InputError
 
+MAX_BYTES = 64 << 20  # of a file of ours that is read whole; full ImageNet's manifest has 0.4 MB
 MAX_TEXT = 16 << 20  # bytes of a text that this program writes; labels.json of ImageNet has 100 kB
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has neither
 _NO_WAITING = getattr(os, "O_NONBLOCK", 0)

@@ -303,7 +303,7 @@ def test_label_smoothing_is_cross_entropy_with_a_smoothed_target():
     logits = tf.constant([[2.0, -1.0, 0.5]])
     target = tf.constant([[0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3]])
     expected = tf.nn.softmax_cross_entropy_with_logits(target, logits)
-    actual = losses.cross_entropy(tf.constant([0], tf.int64), logits, 0.1)
+    actual = losses.cross_entropy(tf.one_hot([0], 3), logits, 0.1)
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 

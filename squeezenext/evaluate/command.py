@@ -62,6 +62,7 @@ def evaluate(
     model_dir: str | Path,
     data_dir: str | Path | None = None,
     validation_file_pattern: str | None = None,
+    found: dataset.Dataset | None = None,
     split: str = "validation",
     batch_size: int = 32,
     devices_used: int = 0,
@@ -73,79 +74,56 @@ def evaluate(
     Args:
       model_dir: the directory, of which the newest whole checkpoint is used, with its moving
         averages if it has any; or a published model's name, or a file.
-      data_dir: records with a manifest, or None.
-      validation_file_pattern: shards without a manifest, if there is no `data_dir`.
+      data_dir: records with a manifest.
+      validation_file_pattern: shards without a manifest, instead.
+      found: records that were found before, instead.
       split: "train", "validation" or "test".
-      batch_size: images per device; no figure depends on it. This and the following mean nothing
-        for a file.
+      batch_size: images per device; no figure depends on it.
       devices_used: number of GPUs or logical CPU devices; 0 for all GPUs.
       precision: auto, or a Keras dtype policy.
       fit_temperature: fit the temperature to the split and store it in the model directory.
 
     Returns:
-      The scores. Probabilities and losses are those of predict.py: the logits are divided by the
-      model's temperature.
+      The scores, with probabilities and losses at the model's temperature, as in predict.py.
 
     Raises:
       InputError: the model or the data cannot be read, or their classes differ.
     """
     check_precision(precision)
-    found = dataset.find_dataset(data_dir, None, validation_file_pattern)
-    return _evaluate(
-        found,
-        split,
-        model_dir,
-        batch_size=batch_size,
-        devices_used=devices_used,
-        precision=precision,
-        fit_temperature=fit_temperature,
-    )
-
-
-def _evaluate(
-    found: dataset.Dataset,
-    split: str,
-    model_dir: str | Path,
-    *,
-    batch_size: int,
-    devices_used: int,
-    precision: str,
-    fit_temperature: bool,
-) -> Evaluation:
-    """Evaluates on data that were looked up, which reads all shards that have no manifest."""
+    found = found or dataset.find_dataset(data_dir, None, validation_file_pattern)
     dataset.check_split(found, split)
     if fit_temperature:
         _check_own(model_dir)
-    if Path(model_dir).is_file():
+    if Path(model_dir).is_file():  # scored as it is shipped
         return evaluate_file(Path(model_dir), found, split)
     directory = published.resolve(model_dir)
     config, known = model_directory.read(directory)
     dataset.check_classes(found, known, directory)
     temperature = model_directory.read_temperature(directory)
-    weights = loading.variables(directory)
+    keep_logits = fit_temperature or temperature != 1.0
+    weights, records = loading.variables(directory), found.splits[split]
     tf_import.import_tensorflow()  # takes seconds, so all errors above come first
     from squeezenext.records.reader import Reader, faults_named
     from squeezenext.train import devices, exchange
     from squeezenext.train.evaluation import Evaluator
 
-    reader = Reader(found.splits[split])
-    strategy = devices.strategy(devices_used)
+    reader, strategy = Reader(records), devices.strategy(devices_used)
     evaluator = Evaluator(config, strategy, devices.precision(precision))
     exchange.assign(evaluator.model, weights, str(directory))
-    keep_logits = fit_temperature or temperature != 1.0
     with faults_named(reader):
         result = evaluator.evaluate(reader, batch_size, keep_logits=keep_logits)
-    if result.logits is None:
-        return result
-    if fit_temperature:
+    if fit_temperature and result.logits is not None:
         temperature = metrics.fit_temperature(result.logits, result.labels)
         source = f"{found.source} {split}"
-        model_directory.write_temperature(directory, temperature, source, found.splits[split])
+        model_directory.write_temperature(directory, temperature, source, records)
         card.write(directory)
-    return _tempered(result, result.logits / np.float32(temperature))
+    return _tempered(result, temperature)
 
 
-def _tempered(result: Evaluation, logits: np.ndarray) -> Evaluation:
+def _tempered(result: Evaluation, temperature: float) -> Evaluation:
+    if result.logits is None:
+        return result
+    logits = result.logits / np.float32(temperature)
     loss = metrics.cross_entropy(logits, result.labels).astype(np.float32)
     probability = softmax(logits).max(-1)
     return dataclasses.replace(result, loss=loss, probability=probability, logits=None)
@@ -219,10 +197,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         model, split = values["model_dir"].value, values["split"].value
         pattern = values["validation_file_pattern"].value
         found = dataset.find_dataset(values["data_dir"].value, None, pattern)
-        result = _evaluate(
-            found,
-            split,
-            model,
+        result = evaluate(
+            model_dir=model,
+            found=found,
+            split=split,
             batch_size=values["batch_size"].value,
             devices_used=values["devices"].value,
             precision=values["precision"].value,

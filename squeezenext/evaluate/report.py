@@ -44,14 +44,17 @@ class Subject:
     fitted_here: bool = False
 
 
-def training_charts(history: Path) -> list[dict]:
-    """Returns the charts of a run's history.csv that have points, for the template to draw.
+def _charts(model: str | Path) -> list[dict]:
+    """Returns charts of the run whose model is evaluated, for the template to draw.
 
     Returns:
       Of each: "title"; "lines", each with its "name" and its "points" as "x,y x,y ..." in SVG
       units; "ticks" of the vertical axis, (SVG height, text) each; "end", the last epoch;
       "summary", for screen readers.
     """
+    if Path(model).is_file():
+        return []
+    history = published.resolve(model) / model_directory.HISTORY
     if not history.is_file():
         return []
     with open(history, newline="", encoding="utf-8") as file:
@@ -142,20 +145,12 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html.j2")
 
 
-def _charts(model: str | Path) -> list[dict]:
-    if Path(model).is_file():
-        return []
-    return training_charts(published.resolve(model) / model_directory.HISTORY)
-
-
 def _matrix(result: Evaluation, classes: int) -> list[list[tuple[int, float]]]:
     """Returns a row per true class of (count, share of the class)."""
     counts = metrics.confusion_matrix(result, classes)
-    totals = counts.sum(1, keepdims=True).clip(1)
-    return [
-        [(int(count), float(share)) for count, share in zip(row, shares, strict=True)]
-        for row, shares in zip(counts, counts / totals, strict=True)
-    ]
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    rows = zip(counts.tolist(), shares.tolist(), strict=True)
+    return [list(zip(*row, strict=True)) for row in rows]
 
 
 def _mistakes(subject: Subject, result: Evaluation) -> list[dict]:

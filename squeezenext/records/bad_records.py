@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from squeezenext.errors import InputError
-from squeezenext.files import write_text
+from squeezenext.files import MAX_BYTES, write_text
 from squeezenext.records.example import RecordError
 
 FILE = "bad_records.csv"
@@ -21,7 +21,6 @@ COLUMNS = ("number", "fault")
 MAX_SHARE = 0.001
 MAX_OF_FEW = 10
 _MAX_LOGGED = 10  # by name; the file lists all
-_MAX_FILE_BYTES = 64 << 20
 
 
 class BadRecords:
@@ -125,7 +124,7 @@ def listed(path: Path) -> list[int]:
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            text = file.read(_MAX_FILE_BYTES)
+            text = file.read(MAX_BYTES)
         rows = list(csv.reader(io.StringIO(text, newline="")))
         if tuple(rows[0]) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
             raise ValueError("its columns are others")

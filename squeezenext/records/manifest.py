@@ -13,7 +13,6 @@ from squeezenext.errors import InputError
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
-MAX_MANIFEST_BYTES = 64 << 20  # full ImageNet's is 0.4 MB; its lists hold 10,000 rows at most
 MAX_SHARDS = 100_000
 MAX_NUMBER = 1 << 50  # bytes of a shard or examples of a split: a petabyte
 
@@ -92,7 +91,7 @@ def _load_json(directory: Path) -> Any:
             f"{directory} has no {MANIFEST}, so it is no finished data set; make one with "
             "python -m datasets.convert or datasets/process_downloaded_imagenet.sh."
         )
-    text = files.read_bytes(path, MAX_MANIFEST_BYTES)
+    text = files.read_bytes(path, files.MAX_BYTES)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -31,7 +31,6 @@ SUFFIX = ".sqz"
 MAGIC = b"\x89SQZ\r\n\x1a\n"  # like PNG's: a transfer that changes line ends is noticed at once
 VERSION = 1
 HUFFMAN, ARITHMETIC = 0, 1  # the coders' numbers in the file; the first is no longer read
-MAX_BYTES = 64 << 20  # of a file
 _HEAD = struct.Struct("<8sHBBII")  # the last two: lengths of header and streams
 _CRC = struct.Struct("<I")
 
@@ -107,7 +106,7 @@ def write(path: Path, data: bytes) -> None:
 
 def read(path: Path) -> Model:
     """Reads a file; raises InputError if it cannot be read, is damaged, or of another version."""
-    return decode(files.read_bytes(path, MAX_BYTES), str(path))
+    return decode(files.read_bytes(path, files.MAX_BYTES), str(path))
 
 
 def decode(data: bytes, source: str) -> Model:
@@ -133,8 +132,8 @@ def decode(data: bytes, source: str) -> Model:
 
 def _frame(data: bytes, source: str) -> tuple[np.dtype, bytes, bytes]:
     """Checks everything around the content."""
-    if len(data) > MAX_BYTES:
-        raise InputError(f"{source} is larger than {MAX_BYTES >> 20} MB.")
+    if len(data) > files.MAX_BYTES:
+        raise InputError(f"{source} is larger than {files.MAX_BYTES >> 20} MB.")
     if not data.startswith(MAGIC):
         raise InputError(f"{source} is not a .sqz file: it begins otherwise.")
     if len(data) < _HEAD.size + _CRC.size:

@@ -59,12 +59,6 @@ class Progress:
         known = {name: meta[name] for name in names}
         return cls(**known | {"epoch_sums": Sums(**meta["epoch_sums"])})
 
-    def add(self, sums: Sums, seconds: float, images: int) -> None:
-        """Adds a call, of which `images` images count as trained in `seconds`."""
-        self.epoch_sums += sums
-        self.epoch_seconds += seconds
-        self.epoch_timed += images
-
     def new_epoch(self) -> None:
         """Begins the next epoch."""
         self.epoch_sums = Sums()
@@ -79,7 +73,7 @@ class Checkpoints:
       loop: the network in training.
       reader: reader of the training split, which lists the damaged records that it skips.
       options: model directory, interval, number of checkpoints to keep.
-      history: rows and curves, which are written with each checkpoint; None if not the chief's.
+      history: rows and curves, which are written with each checkpoint; the chief's alone.
 
     Attributes:
       complete: the newest checkpoint holds all that is known; False if an evaluation could not be
@@ -139,11 +133,10 @@ class Checkpoints:
         if step < 0:
             return None
         fault = ""
-        if not loop.is_chief:
-            try:
-                found = checkpoint.load(self._directory, step)
-            except InputError as error:
-                fault = str(error)
+        try:
+            found = found or checkpoint.load(self._directory, step)
+        except InputError as error:
+            fault = str(error)
         blind = np.flatnonzero(devices.exchange(loop.strategy, [bool(fault)])[:, 0])
         if fault or blind.size:
             raise InputError(
@@ -220,15 +213,10 @@ class Checkpoints:
         return self._loop.state()
 
     def save(self, progress: Progress, state: dict[str, np.ndarray], must: bool) -> None:
-        """Commits a checkpoint and removes those that are no longer kept.
-
-        Args:
-          progress: the run's.
-          state: from `collect`.
-          must: a save that fails ends the run; else training goes on.
+        """Commits a checkpoint of a state from `collect`; removes those that are no longer kept.
 
         Raises:
-          RunAgain: it had to succeed and did not. Earlier checkpoints are still there.
+          RunAgain: it failed and `must` succeed. Earlier checkpoints are still there.
         """
         self._next = time.monotonic() + self._seconds
 

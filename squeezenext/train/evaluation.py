@@ -21,7 +21,7 @@ from squeezenext.network.fusing import fused
 from squeezenext.network.keras_model import model_variables
 from squeezenext.records import batches as records_batches
 from squeezenext.records.reader import Reader
-from squeezenext.train import devices, losses
+from squeezenext.train import devices
 
 
 class MovingStatistics:
@@ -109,13 +109,7 @@ class BatchCounter:
 
 
 class Evaluator:
-    """A network on a strategy that is evaluated on whole splits.
-
-    Args:
-      config: the configuration, with the data's number of classes.
-      strategy: see `devices.strategy`.
-      precision: a Keras dtype policy.
-      seed: seed of Dropout's masks, for a network that is trained, too.
+    """A network on a strategy that is evaluated on whole splits; arguments as in `loop.Loop`.
 
     Attributes:
       model: the network; assign its weights before `evaluate`.
@@ -193,7 +187,7 @@ class Evaluator:
     def _score_replica(self, images, labels, numbers, keep_logits: bool):
         """Returns the columns of `Evaluation`, [batch, ...] each, after the record numbers."""
         logits = self.model(self._normalized(images), training=False)
-        loss = losses.cross_entropy(labels, logits, 0.0)
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         best = tf.argmax(logits, axis=-1)
         probability = tf.reduce_max(tf.nn.softmax(logits), axis=-1)
         columns = (numbers, labels, loss, *hits(labels, logits), best, probability)

@@ -87,15 +87,9 @@ class History:
             self.board.graph(keras_model.inference(keras_model.build_model(config)))
 
     def call(self, loss: float, rate: float, cores: float) -> None:
-        """Adds the curves of one compiled call of several steps.
+        """Adds the curves of a compiled call: mean loss, images a second, busy CPU cores.
 
-        Without a GPU all cores should be busy. With one, busy cores mean that the input is the
-        limit.
-
-        Args:
-          loss: mean over the call's examples.
-          rate: images a second.
-          cores: CPU cores that were busy, on average.
+        Without a GPU all cores should be busy. With one, that means that the input is the limit.
         """
         busy = cores / (os.cpu_count() or 1)
         curves = {"batch_loss": loss, "images_per_second": rate, "cpu_utilisation": busy}

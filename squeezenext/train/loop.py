@@ -117,7 +117,7 @@ class Loop:
     @property
     def seen(self) -> int:
         """Examples trained on so far, those of skipped steps included."""
-        return self.update.seen
+        return int(self.update.examples_seen.numpy())
 
     @property
     def epoch(self) -> float:
@@ -228,7 +228,7 @@ class Loop:
         with tf.GradientTape() as tape:
             # Frozen layers compute as in evaluation: no statistics move and nothing drops out.
             logits = network(inputs, training=self._batch_statistics and not frozen)
-            values = losses.of_targets(targets, logits, training.label_smoothing)
+            values = losses.cross_entropy(targets, logits, training.label_smoothing)
             if self._teacher:
                 answers = tf.stop_gradient(self._teacher(pixels))
                 values = losses.distilled(values, answers, logits, training.distillation)

@@ -19,24 +19,15 @@ from squeezenext.train import exchange
 Teacher = Callable[[tf.Tensor], tf.Tensor]
 
 
-def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
+def cross_entropy(targets: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
     """Returns the loss of each example, [n] float32.
 
     Args:
-      labels: [n] integers.
+      targets: [n, classes] float32 of sum 1.
       logits: [n, classes] float32.
       smoothing: share of the target that is spread over all classes.
     """
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    return _smoothed(losses, logits, smoothing)
-
-
-def of_targets(targets: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
-    """Returns the loss of each example, as `cross_entropy`, for targets [n, classes] of sum 1."""
-    return _smoothed(tf.nn.softmax_cross_entropy_with_logits(targets, logits), logits, smoothing)
-
-
-def _smoothed(losses: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
+    losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
     if not smoothing:
         return losses
     uniform = tf.reduce_logsumexp(logits, -1) - tf.reduce_mean(logits, -1)

@@ -151,9 +151,7 @@ def choose_xla(loop: Loop, reader: Reader, deterministic: bool) -> None:
 def measure_xla(loop: Loop, iterator) -> dict[bool, float]:
     """Times one micro-batch on one device without XLA and with it, and chooses the faster.
 
-    Args:
-      loop: the network in training; restored afterwards, but for the choice.
-      iterator: a new one from `Loop.batches`.
+    The loop is restored afterwards, but for the choice.
 
     Returns:
       Seconds a micro-batch, by whether XLA compiles it; infinite if XLA cannot.

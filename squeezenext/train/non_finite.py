@@ -28,17 +28,10 @@ _SHOWN = 3  # file names in the message
 def recover(
     loop: Loop, reader: Reader, checkpoints: Checkpoints, progress: Progress, options: Options
 ) -> Progress:
-    """Takes a run back to its last checkpoint and past the bad batch; a collective.
-
-    Args:
-      loop: the network in training, just after the bad step; restored on return.
-      reader: reader of the training split.
-      checkpoints: the run's checkpoints.
-      progress: progress at the bad step.
-      options: `on_nan` and the model directory.
+    """Takes a run back from a bad step to its last checkpoint and past the batch; a collective.
 
     Returns:
-      The progress to go on from.
+      The progress to go on from; the loop is restored.
 
     Raises:
       NotFinite: the run stops at such a step, or has gone back too often.

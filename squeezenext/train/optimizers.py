@@ -44,18 +44,15 @@ def _scheduled(training: Training, epoch: tf.Tensor) -> tf.Tensor:
     if training.late_epoch:
         late = tf.constant(training.late_final_learning_rate, tf.float64)
         bottom = tf.where(epoch < training.late_epoch, bottom, late)
+    epochs = training.epochs - training.frozen_epochs
     if training.schedule == "polynomial":
-        left = tf.maximum(1.0 - epoch / _scheduled_epochs(training), 0.0)
+        left = tf.maximum(1.0 - epoch / epochs, 0.0)
         return (top - bottom) * left**training.power + bottom
     if training.schedule == "cosine":
-        share = tf.clip_by_value(epoch / _scheduled_epochs(training), 0.0, 1.0)
+        share = tf.clip_by_value(epoch / epochs, 0.0, 1.0)
     else:  # cyclic: down for `cycle_epochs`, up for as many
         share = epoch / training.cycle_epochs
     return bottom + (top - bottom) * 0.5 * (1.0 + tf.cos(math.pi * share))
-
-
-def _scheduled_epochs(training: Training) -> float:
-    return training.epochs - training.frozen_epochs
 
 
 CLASSIFIERS = ("classifier", "conv10")  # the layers whose shape follows the number of classes
@@ -68,16 +65,11 @@ class CaffeMomentum:
     """
 
     def __init__(self, variables: list[keras.Variable]):
-        self.velocities = [
+        self.variables = [  # the velocities
             tf.Variable(tf.zeros(v.shape), trainable=False, name=f"{v.name}_velocity")
             for v in variables
         ]
-        self._of = {id(v.value): m for v, m in zip(variables, self.velocities, strict=True)}
-
-    @property
-    def variables(self) -> list[tf.Variable]:
-        """The optimizer's state."""
-        return self.velocities
+        self._of = {id(v.value): m for v, m in zip(variables, self.variables, strict=True)}
 
     def update(self, variable, owner, gradient, rate, momentum) -> None:
         """Updates one replica's copy `variable` of the weight `owner`."""
@@ -91,7 +83,6 @@ class CaffeMomentum:
 
     def end_step(self) -> None:
         """Does nothing: the velocity is the whole state."""
-        return None
 
 
 class KerasOptimizer:
@@ -103,11 +94,8 @@ class KerasOptimizer:
     def __init__(self, optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]):
         self.optimizer = optimizer
         optimizer.build(variables)
-
-    @property
-    def variables(self) -> list[tf.Variable]:
-        """The optimizer's state."""
-        return [v.value for v in self.optimizer.variables if v is not self.optimizer.learning_rate]
+        state = (v for v in optimizer.variables if v is not optimizer.learning_rate)
+        self.variables = [v.value for v in state]
 
     def update(self, variable, owner, gradient, rate, momentum) -> None:
         """Updates one replica's copy `variable` of the weight `owner`."""
@@ -155,11 +143,6 @@ def optimizer(training: Training, variables: list[keras.Variable]):
     return KerasOptimizer(keras.optimizers.Adam(), variables)
 
 
-def is_kernel(variable: keras.Variable) -> bool:
-    """Says whether a weight is a convolution's or dense layer's kernel."""
-    return variable.name == "kernel"
-
-
 def is_classifier(variable: keras.Variable) -> bool:
     """Says whether a weight belongs to the last layer, the classifier."""
     return variable.path.split("/")[-2] in CLASSIFIERS
@@ -167,5 +150,5 @@ def is_classifier(variable: keras.Variable) -> bool:
 
 def decay(training: Training, variable: keras.Variable) -> float:
     """Returns the weight decay of one weight."""
-    decayed = training.decayed == "all" or is_kernel(variable)
+    decayed = training.decayed == "all" or variable.name == "kernel"
     return training.weight_decay if decayed else 0.0

@@ -33,10 +33,10 @@ class Run:
     Args:
       loop: the network in training, at the first step.
       reader: reader of the training split.
-      validation: reader of the validation split, or None.
+      validation: reader of the validation split, if there is one.
       options: model directory, intervals, what to do at a gradient that is not finite.
-      watchdog: watches the other workers, if there are any.
-      signals: signals to stop.
+      watchdog: observer of the other workers, if there are any.
+      signals: receiver of signals to stop.
     """
 
     def __init__(
@@ -177,8 +177,10 @@ class Run:
     def _pace(self, sums: Sums, seconds: float, images: int) -> None:
         """Adds a call to the epoch and chooses the steps of the next one from its duration."""
         self._calls += 1
-        timed = self._calls > 1  # the first call builds the graph
-        self.progress.add(sums, seconds if timed else 0.0, images if timed else 0)
+        self.progress.epoch_sums += sums
+        if self._calls > 1:  # the first call builds the graph
+            self.progress.epoch_seconds += seconds
+            self.progress.epoch_timed += images
         step_seconds = seconds / max(sums.steps, 1)
         if self._calls == 1:
             LOG.info("First step: %.1f s, with building the graph.", seconds)

@@ -90,16 +90,7 @@ def add_evaluation(
     images: Images,
     classes: Sequence[Label],
 ) -> None:
-    """Adds an evaluation: top-1 of each class, the confusion matrix and the worst mistakes.
-
-    Args:
-      board: receives them.
-      step: the run's step.
-      result: the evaluation.
-      reader: reader of the split that was evaluated.
-      images: size and normalisation of the images.
-      classes: names in label order.
-    """
+    """Adds top-1 of each class, the confusion matrix and the worst mistakes of a split."""
     top1 = class_top1(result, len(classes))
     known = np.flatnonzero(~np.isnan(top1))
     if len(classes) <= MAX_CURVES:

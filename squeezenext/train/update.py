@@ -81,11 +81,6 @@ class Update:
             name="accumulated",
         )
 
-    @property
-    def seen(self) -> int:
-        """`examples_seen` as an integer."""
-        return int(self.examples_seen.numpy())
-
     def restrict(self, restrictions: Iterable[tuple[keras.Variable, Restriction]]) -> None:
         """Sets restrictions of single weights; call before the first step."""
         self._restrictions = {id(weight): restriction for weight, restriction in restrictions}

@@ -113,9 +113,9 @@ class Peer:
             self.last, self.changed, self.seen = found, now, True
 
     @property
-    def state(self) -> str:
-        """The state in its heartbeat; "running" until it has been seen."""
-        return self.last.state if self.seen else "running"
+    def is_over(self) -> bool:
+        """Whether it needs no other worker any more."""
+        return self.seen and self.last.state != "running"
 
     def fault(self, now: float) -> Verdict | None:
         """Returns what is wrong with a worker that has been seen."""
@@ -124,7 +124,7 @@ class Peer:
         if self.restarted:
             return Verdict(f"{self.name} was started anew, which a run in progress cannot take up")
         silent = now - self.changed
-        if self.last.state == "running" and silent > LOST_SECONDS:
+        if not self.is_over and silent > LOST_SECONDS:
             return Verdict(
                 f"{self.name} has not answered for {silent:.0f} s: its process is dead or stopped, "
                 "or its machine is gone"
@@ -137,9 +137,7 @@ class Watchdog:
 
     Args:
       directory: the model directory, which all workers share.
-      cluster: the workers.
       end: ends the process; called in the thread with a verdict that names the culprit.
-      warn: logs a sentence.
       clock: seconds; tests have their own.
     """
 
@@ -155,7 +153,7 @@ class Watchdog:
         self._folder = directory / FOLDER
         self._own = Heartbeat()
         self._checked = self._progressed = self._phase_began = now = clock()
-        self._phase, self._connected = "gathering", False
+        self._phase, self._connected = "gathering", False  # see the head of the module
         paths = [self._folder / f"{i}.json" for i in range(len(cluster.workers))]
         self._path = paths[cluster.index]
         self._peers = {
@@ -210,8 +208,8 @@ class Watchdog:
         self._ended.set()
         self._own.state = "done"
         self.send()
-        limit, peers = self._clock() + FINISH_SECONDS, self._peers.values()
-        while self._clock() < limit and any(peer.state == "running" for peer in peers):
+        limit = self._clock() + FINISH_SECONDS
+        while self._clock() < limit and any(not peer.is_over for peer in self._peers.values()):
             time.sleep(0.05)
             self.check()
 
@@ -230,10 +228,7 @@ class Watchdog:
         self.send()
 
     def _linger(self, reason: str) -> None:
-        """Waits for workers that come later: they take a file that does not change for an old one.
-
-        The last heartbeat is for a worker that was seen just now.
-        """
+        """Waits for those that come later: they take a file that does not change for an old one."""
         limit = self._clock() + LINGER_SECONDS
         self.check()
         if not self._all_seen:
@@ -242,7 +237,7 @@ class Watchdog:
             time.sleep(HEARTBEAT_SECONDS)
             self.send()
             self.check()
-        self.send()
+        self.send()  # for a worker that was seen just now
 
     def wait_for_verdict(self, seconds: float) -> None:
         """Gives the thread time to find the culprit and to end the process."""
@@ -288,18 +283,16 @@ class Watchdog:
             for peer in peers:
                 peer.changed = now
             return None
-        reached = "connecting" if self._all_seen else "gathering"
-        if self._connected:
-            reached = "training"
-        if reached != self._phase:
-            self._phase, self._phase_began = reached, now
+        phase = "training" if self._connected else "connecting" if self._all_seen else "gathering"
+        if phase != self._phase:
+            self._phase, self._phase_began = phase, now
         waited = now - self._phase_began
         for peer in peers:
             if verdict := peer.fault(now) if peer.seen else self._unseen(peer.name, waited):
                 return verdict
-        if self._phase == "training":
+        if phase == "training":
             return self._stalled(now - self._progressed)
-        return self._connection(waited) if self._phase == "connecting" else None
+        return self._connection(waited) if phase == "connecting" else None
 
     def _unseen(self, name: str, waited: float) -> Verdict | None:
         if self._phase != "training":
@@ -325,10 +318,7 @@ class Watchdog:
         return dict(sorted((found | {self._cluster.index: self._own}).items()))
 
     def _connection(self, waited: float) -> Verdict | None:
-        """All workers are there, and TensorFlow has not connected them yet.
-
-        It assumes that all have as many devices, and waits if they do not.
-        """
+        """Says why TensorFlow may not connect the workers: it waits if their devices differ."""
         counts = {index: each.devices for index, each in self._heartbeats().items()}
         usual, _ = collections.Counter(counts.values()).most_common(1)[0]
         other = [index for index in counts if counts[index] != usual]
