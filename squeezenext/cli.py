@@ -188,6 +188,11 @@ def csv_cell(text: str) -> str:
     return f"'{text}" if len(text) > 1 and text[0] in "=+-@\t\r" else text
 
 
+def plural(count: int, noun: str) -> str:
+    """Returns "1 image", "2 images"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def counted(counts: collections.Counter[str]) -> str:
     """Returns the five most frequent things with their counts: "12 .heic, 3 .tif, 1 .pdf"."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -54,13 +54,23 @@ WANTED = {f"images/{n}.jpg": ("cat", "dog")[n % 2] for n in range(6)}
         "path\tlabel\n" + rows().replace(",", "\t"),
         "label,width,image\n" + "".join(f"{c},9,{i}\n" for i, c in WANTED.items()),
         "what,ever\n" + rows(),
+        rows().replace(".jpg", ""),
+        "id,breed\n" + rows().replace(".jpg", ""),
+        rows().replace("/", "\\"),
+        "filename, cat, dog\n"
+        + "".join(f"{i},{c == 'cat':d},{c == 'dog':d}\n" for i, c in WANTED.items()),
+        "cat;dog;image\n"
+        + "".join(f"{c == 'cat':d};{c == 'dog':d};{i}\n" for i, c in WANTED.items()),
+        "image,label\n" + rows().replace("\n", ",\n"),
         rows().replace("\n", "\r\n"),
         "\n" + "".join(f'"{i}", {c} \n' for i, c in WANTED.items()),
     ],
 )
 def test_forms(images, text):
     (images / "list.csv").write_text(text, "utf-8")
-    assert listed(images / "list.csv") == WANTED
+    found = listed(images / "list.csv")
+    names = {name.replace("\\", "/").removesuffix(".jpg") + ".jpg": x for name, x in found.items()}
+    assert names == WANTED
 
 
 def test_the_order_of_classes_does_not_depend_on_pythons_hashes(images):
@@ -140,8 +150,13 @@ def test_faults_are_named(images, tmp_path):
         ("image,label\na.jpg\n", "row 2: an image or a label is missing"),
         ("image,label\na.jpg,\n", "row 2: an image or a label is missing"),
         ("image,label\nimages/0.jpg,cat\n", "has 1 class"),
-        ("x.jpg,cat\ny.jpg,dog\n", "none of its 2 images is a file"),
+        ("x.jpg,cat\ny.jpg,dog\n", "none of its 2 images, such as x.jpg, is a file below"),
         ("a\x00b.jpg,cat\ny.jpg,dog\n", "."),
+        ("image,label\na.jpg,hat,red\n", "row 2 has more cells than the first row"),
+        ("image,cat,dog\nimages/0.jpg,1,1\n", r"row 2 has 2 classes \(cat, dog\)"),
+        ("image,cat,dog\nimages/0.jpg,0,0\n", "row 2 has 0 classes"),
+        ("image,width,height\nimages/0.jpg,9,7\n", "which of its 3 columns is the class"),
+        ("images/0.jpg,cat,9\n", "which of its 3 columns is the class"),
     ],
 )
 def test_bad_files(images, text, message):
@@ -160,3 +175,17 @@ def test_bad_sources(images):
     (images / "val.csv").write_text("images/0.jpg,cow\n")
     with pytest.raises(InputError, match="class 'cow', which the training list lacks"):
         csv_lists.collect(images, HALF)
+
+
+@pytest.mark.parametrize("how", ["above", "absolute", "link"])
+def test_a_list_names_no_file_outside_of_its_folder(images, tmp_path_factory, how):
+    away = tmp_path_factory.mktemp("away") / "secret.jpg"
+    away.write_bytes(jpeg(9))
+    name = {"above": os.path.relpath(away, images), "absolute": str(away), "link": "link.jpg"}[how]
+    if how == "link":
+        (images / name).symlink_to(away)
+    (images / "list.csv").write_text(rows() + f"{name},cat\n")
+    (fault,) = csv_lists.collect(images / "list.csv", HALF).rejected
+    assert fault.reason == f"lies outside of {images}; give --follow_links"
+    with_links = ConvertOptions("csv", validation_fraction=0.5, follow_links=True)
+    assert not csv_lists.collect(images / "list.csv", with_links).rejected

@@ -468,7 +468,7 @@ def test_one_level(tmp_path):
     assert sorted(names) == ["cat/1.JPG", "cat/2.jpeg", "dog/1.PNG", "dog/2.WebP"]
     assert collection.rejected == ()
     (warning,) = collection.warnings
-    assert warning.startswith("1 files in class folders are left out by their endings (1 .txt)")
+    assert warning.startswith("1 file in class folders skipped by ending (1 .txt); ")
 
 
 def test_a_class_may_bear_a_split_s_name(tmp_path):
@@ -477,15 +477,48 @@ def test_a_class_may_bear_a_split_s_name(tmp_path):
     assert [label.synset for label in listed(tmp_path).classes] == ["bus", "plane", "train"]
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_a_split_without_classes_is_not_passed_over(tmp_path, split):
+def test_a_validation_split_without_classes_is_refused(tmp_path):
     tree(tmp_path, *(f"train/{name}/{n}.jpg" for name in "ab" for n in (1, 2)))
-    (tmp_path / split).mkdir()
-    with pytest.raises(InputError, match=f"{split} has images nowhere in its class folders"):
+    (tmp_path / "val").mkdir()
+    with pytest.raises(InputError, match="val has images nowhere in its class folders"):
         listed(tmp_path)
-    tree(tmp_path, f"{split}/1.jpg")
-    with pytest.raises(InputError, match=f"{split} has images only outside class folders"):
+    tree(tmp_path, "val/1.jpg")
+    with pytest.raises(InputError, match="val has images only outside class folders"):
         listed(tmp_path)
+
+
+def test_a_test_split_without_classes_is_skipped_and_counted(tmp_path):
+    """As Kaggle's competitions have it."""
+    tree(tmp_path, *(f"train/{name}/{n}.jpg" for name in "ab" for n in (1, 2)))
+    tree(tmp_path, "test/1.jpg", "test/2.jpg")
+    collection = listed(tmp_path)
+    assert set(collection.splits) == {"train", "validation"}
+    assert collection.warnings == (
+        f"{tmp_path / 'test'} has no class folders: its 2 images are skipped.",
+    )
+
+
+def test_what_lies_beside_the_splits_is_counted(tmp_path):
+    tree(tmp_path, *(f"Training/{name}/{n}.jpg" for name in "ab" for n in (1, 2)))
+    tree(tmp_path, "Testing/a/3.jpg", "extra/a/4.jpg", "extra/b/c/5.jpg", "__MACOSX/a/6.jpg")
+    collection = listed(tmp_path)
+    assert collection.splits["test"].names == ["a/3.jpg"]
+    assert collection.warnings == (
+        f"{tmp_path / 'extra'} lies beside Testing, Training: its 2 images are skipped.",
+    )
+
+
+def test_what_systems_leave_stops_nothing(tmp_path):
+    tree(tmp_path, *(f"{name}/{n}.jpg" for name in "ab" for n in (1, 2)))
+    tree(
+        tmp_path, "__MACOSX/a/._1.jpg", "a/._1.jpg", "a/.DS_Store", "b/Thumbs.db", "b/@eaDir/1.jpg"
+    )
+    for name in ("lost+found", "c"):
+        (tmp_path / name).mkdir()
+    collection = listed(tmp_path)
+    names = [name for split in collection.splits.values() for name in split.names]
+    assert sorted(names) == ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"]
+    assert collection.warnings == ("c is an empty folder: skipped.",) and not collection.rejected
 
 
 @pytest.mark.parametrize("validation", ["validation", "val", "Valid"])
@@ -521,7 +554,10 @@ def test_imagenet_folders_get_their_words(tmp_path):
         (["cat/notes.txt"], "nowhere"),
         (["cat/1.jpg"], "has 1 class folders"),
         (["cat/1.jpg", "dog/notes.txt"], "dog has no image"),
-        (["pets/cat/1.jpg", "pets/dog/1.jpg"], "pets/cat holds images one folder too deep"),
+        (["pets/cat/1.jpg", "pets/dog/1.jpg"], "pets/cat holds 1 image one folder too deep"),
+        (["a/1.jpg", "b/2021/jan/1.jpg", "b/2021/2.jpg"], "b/2021 holds 2 images one folder too"),
+        (["a/1.heic", "b/2.heic"], "nowhere in its class folders but 2 .heic, and photographs"),
+        (["a/1.jpg", "b/1.heic", "b/2"], "b has no image but 1 .heic, 1 no ending; photographs"),
         (["train/cat/1.jpg", "train/dog/1.jpg", "val/cow/1.jpg"], "val/cow is a class that"),
         (["train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "valid/a/1.jpg"], "both are the val"),
         (["cat/1.jpg", "dog/1.jpg"], "single image"),
@@ -531,6 +567,15 @@ def test_folders_that_are_none_of_a_data_set(tmp_path, paths, message):
     with pytest.raises(InputError, match=message) as caught:
         listed(tree(tmp_path, *paths))
     assert "\n" not in str(caught.value)
+
+
+def test_one_file_that_may_not_be_read_stops_nothing(tmp_path, monkeypatch):
+    tree(tmp_path, *(f"{name}/{n}.jpg" for name in "ab" for n in (1, 2, 3)))
+    access = os.access
+    forbidden = lambda path, mode: path != tmp_path / "a/2.jpg" and access(path, mode)  # noqa: E731
+    monkeypatch.setattr(os, "access", forbidden)
+    (fault,) = listed(tmp_path).rejected
+    assert (fault.file, fault.reason) == ("a/2.jpg", "cannot be read: permission denied")
 
 
 def test_links_are_taken_on_request(tmp_path):

@@ -78,6 +78,7 @@ def adapt(
     max_bytes: int = 250_000,
     seed: int = 0,
     deterministic: bool = False,
+    follow_links: bool = False,
 ) -> Adapted:
     """Makes a classifier of a folder of photographs.
 
@@ -90,6 +91,7 @@ def adapt(
       seed: seed of the split, the new classifier's weights, the order and the augmentation.
       deterministic: gives the same bits for the same adapt.json, interrupted or not; slower. The
         plan of another directory may differ, since it depends on the measured speed.
+      follow_links: also take photographs and folders that are symbolic links.
 
     Raises:
       InputError: an argument is wrong, or the photographs cannot be used.
@@ -97,11 +99,11 @@ def adapt(
     """
     started = time.monotonic()
     deadline = started + 60 * minutes
-    photos, model_dir = Path(photos), Path(model_dir)
+    photos, model_dir = Path(photos).expanduser(), Path(model_dir).expanduser()
     _check(photos, model_dir, configuration, minutes)
     published.resolve(configuration)  # downloads the weights before any work is done
     with command.locked(model_dir, ".adapt.lock"):
-        records, faults = _convert(photos, model_dir / RECORDS, seed)
+        records, faults = _convert(photos, model_dir / RECORDS, seed, follow_links)
         found = _found(records)
         if deterministic:  # TensorFlow refuses it once a step has been timed
             _make_deterministic()
@@ -205,7 +207,9 @@ def _check(photos: Path, model_dir: Path, configuration: str, minutes: float) ->
         )
 
 
-def _convert(photos: Path, records: Path, seed: int) -> tuple[Path, tuple[str, ...]]:
+def _convert(
+    photos: Path, records: Path, seed: int, follow_links: bool
+) -> tuple[Path, tuple[str, ...]]:
     """Converts the photographs to records, unless that is done.
 
     Returns:
@@ -213,7 +217,7 @@ def _convert(photos: Path, records: Path, seed: int) -> tuple[Path, tuple[str, .
     """
     from squeezenext.convert import command, output
 
-    options = ConvertOptions("folder", max_side=MAX_SIDE, seed=seed, follow_links=True)
+    options = ConvertOptions("folder", max_side=MAX_SIDE, seed=seed, follow_links=follow_links)
     try:
         manifest = command.convert(photos, records, options)
     except output.OtherData as error:
@@ -258,11 +262,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_integer("seed", 0, seed, 0, **at)
     same = "Give the same bits for the same adapt.json; slower."
     flags.DEFINE_bool("deterministic", False, same, **at)
+    flags.DEFINE_bool("follow_links", False, "Also take photographs that are links.", **at)
 
     def command(values, positional):
         if len(positional) != 1:
             raise InputError("Give one folder of photographs: squeezenext.adapt PHOTOS ...")
-        names = ("model_dir", "configuration", "minutes", "max_bytes", "seed", "deterministic")
+        names = ("model_dir", "configuration", "minutes", "max_bytes", "seed", "deterministic",
+                 "follow_links")  # fmt: skip
         adapted = adapt(positional[0], **{name: values[name].value for name in names})
         say(*_summary(adapted))
         if adapted.faults:

@@ -1,15 +1,21 @@
 """Lists images that CSV files name: image,label. Paths are relative to the CSV file.
 
+A name may lack its ending, and have the backslashes of Windows. A table with a column of 0 and 1
+for each class is read, too.
+
 The source is one CSV file, or a folder that holds train.csv and perhaps val.csv (or
 validation.csv) and test.csv. The PyTorch SqueezeNet's own output is one: there the images of
 train.csv lie in train/, and categories.csv names the classes.
 """
 
 import csv
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from squeezenext import labels
-from squeezenext.convert.folder import is_image, with_validation
+from squeezenext.cli import printable
+from squeezenext.convert.folder import UNREADABLE, is_image, with_validation
 from squeezenext.convert.listing import (
     Collection,
     Fault,
@@ -20,6 +26,7 @@ from squeezenext.convert.listing import (
 )
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
+from squeezenext.images.decoding import ENDINGS
 
 _SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 _IMAGE_HEADS = ("image", "file", "filename", "file_name", "path", "image_path")
@@ -40,12 +47,16 @@ def collect(source: Path, options: ConvertOptions) -> Collection:
     files, watch = _files(source), Watch()
     for path in files.values():
         watch.size(path)
-    rows = {split: _rows(path) for split, path in files.items()}
+    images = {
+        split: _Images((path.parent, *(path.parent / stem for stem in _SPLITS[split])))
+        for split, path in files.items()
+    }
+    rows = {split: _rows(path, images[split]) for split, path in files.items()}
     faults: list[Fault] = []
     keys = _class_keys(rows["train"], files["train"])
     ids = {key: number for number, key in enumerate(keys, 1)}
     splits = {
-        split: _listing(path, split, rows[split], ids, faults, watch)
+        split: _listing(path, images[split], rows[split], ids, faults, watch, options.follow_links)
         for split, path in files.items()
     }
     splits = with_validation(splits, options)
@@ -75,7 +86,30 @@ def _files(source: Path) -> dict[str, Path]:
     return files
 
 
-def _rows(path: Path) -> list[Row]:
+class _Images:
+    """Finds the files of images by the names in a list.
+
+    Args:
+      roots: folders to which the names may be relative.
+    """
+
+    def __init__(self, roots: Iterable[Path]):
+        self._roots = tuple(roots)
+
+    def find(self, name: str) -> Path | None:
+        """Returns the file of a name, or None."""
+        names = [name, name.replace("\\", "/")] if "\\" in name else [name]
+        endings = [""] if is_image(Path(name)) else ["", *sorted(ENDINGS)]
+        paths = (root / f"{n}{ending}" for n in names for ending in endings for root in self._roots)
+        return next((path for path in paths if path.is_file()), None)
+
+    def hold(self, path: Path) -> bool:
+        """Returns whether a file is inside one of the folders, links followed."""
+        resolved = path.resolve()
+        return any(resolved.is_relative_to(root.resolve()) for root in self._roots)
+
+
+def _rows(path: Path, images: _Images) -> list[Row]:
     """Returns the (image, label) pairs of a CSV file without its header."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -87,23 +121,60 @@ def _rows(path: Path) -> list[Row]:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV file in UTF-8: {error}.") from error
-    image, label, start = _columns(table[0] if table else [])
-    for number, row in enumerate(table[start:], start + 1):
-        if len(row) <= max(image, label) or not row[image].strip() or not row[label].strip():
-            raise InputError(f"{path}, row {number}: an image or a label is missing: {row[:4]}.")
-    if len(table) <= start:
+    table = [[cell.strip() for cell in row] for row in table]
+    heads = _heads(table[0], images) if table else []
+    body = table[1:] if heads else table
+    if not body:
         raise InputError(f"{path} lists no image; its rows should read: image,label.")
-    return [(row[image].strip(), row[label].strip()) for row in table[start:]]
+    width = len(table[0])
+    for number, row in enumerate(body, len(table) - len(body) + 1):
+        if any(row[width:]):
+            raise InputError(f"{path}, row {number} has more cells than the first row: {row[:4]}.")
+    return _pairs(path, heads, body, len(table) - len(body))
 
 
-def _columns(first: list[str]) -> tuple[int, int, int]:
-    """Returns (image column, label column, number of header rows), judged by the first row."""
-    heads = [cell.strip().lower() for cell in first]
-    image = [index for index, head in enumerate(heads) if head in _IMAGE_HEADS]
-    label = [index for index, head in enumerate(heads) if head in _LABEL_HEADS]
-    if image and label:
-        return image[0], label[0], 1
-    return 0, 1, int(bool(first) and not is_image(Path(heads[0])))
+def _heads(first: list[str], images: _Images) -> list[str]:
+    """Returns the first row in lower case if it is a header, else []."""
+    heads = [cell.lower() for cell in first]
+    known = set(heads) & {*_IMAGE_HEADS} and set(heads) & {*_LABEL_HEADS}
+    if known or not is_image(Path(heads[0])) and images.find(first[0]) is None:
+        return heads
+    return []
+
+
+def _pairs(path: Path, heads: list[str], body: list[list[str]], skipped: int) -> list[Row]:
+    """Returns the (image, label) pairs of a table with or without a header."""
+    image = next((i for i, head in enumerate(heads) if head in _IMAGE_HEADS), 0)
+    label = next((i for i, head in enumerate(heads) if head in _LABEL_HEADS), None)
+    if label is None and len(body[0]) > 2:
+        return _one_hot(path, heads, body, image)
+    label = 1 - image if label is None else label
+    for number, row in enumerate(body, skipped + 1):
+        if len(row) <= max(image, label) or not row[image] or not row[label]:
+            raise InputError(f"{path}, row {number}: an image or a label is missing: {row[:4]}.")
+    return [(row[image], row[label]) for row in body]
+
+
+def _one_hot(path: Path, heads: list[str], body: list[list[str]], image: int) -> list[Row]:
+    """Returns the pairs of a table that has a column of 0 and 1 for each class."""
+    rows = []
+    for number, row in enumerate(body, 2):
+        marks = {
+            name: cell for i, (name, cell) in enumerate(zip(heads, row, strict=False)) if i != image
+        }
+        if not heads or not set(marks.values()) <= {"0", "1"}:
+            raise InputError(
+                f"{path}: which of its {len(body[0])} columns is the class? Give the file a header "
+                "with the names image and label."
+            )
+        chosen = [name for name, mark in marks.items() if mark == "1"]
+        if len(chosen) != 1:
+            raise InputError(
+                f"{path}, row {number} has {len(chosen)} classes ({', '.join(chosen[:4])}); "
+                "an image must have one."
+            )
+        rows.append((row[image], chosen[0]))
+    return rows
 
 
 def _class_keys(rows: list[Row], path: Path) -> list[str]:
@@ -128,25 +199,34 @@ def _names(path: Path) -> dict[str, str]:
 
 
 def _listing(
-    path: Path, split: str, rows: list[Row], ids: dict[str, int], faults: list[Fault], watch: Watch
+    path: Path,
+    images: _Images,
+    rows: list[Row],
+    ids: dict[str, int],
+    faults: list[Fault],
+    watch: Watch,
+    follow_links: bool,
 ) -> Listing:
-    roots = [path.parent, *(path.parent / stem for stem in _SPLITS[split])]
     files: dict[str, Path] = {}  # by the image's name
     table = []
     for image, label in rows:
         check_name(image, path)
         if label not in ids:
             raise InputError(f"{path} has the class {label!r}, which the training list lacks.")
-        file = next((root / image for root in roots if (root / image).is_file()), None)
+        file = images.find(image)
         if file is None or image in files:
             reason = "is listed twice" if file else f"is listed in {path.name} but is no file"
             faults.append(Fault(image, reason))
-            continue
-        table.append((len(files), 0, watch.size(file), ids[label]))
-        files[image] = file
+        elif not os.access(file, os.R_OK):
+            faults.append(Fault(image, UNREADABLE))
+        elif not follow_links and not images.hold(file):
+            faults.append(Fault(image, f"lies outside of {path.parent}; give --follow_links"))
+        else:
+            table.append((len(files), 0, watch.size(file), ids[label]))
+            files[image] = file
     if not files:
         raise InputError(
-            f"{path}: none of its {len(rows)} images is a file; paths are relative "
-            f"to {path.parent}."
+            f"{path}: none of its {len(rows)} images, such as {printable(rows[0][0])}, is a file "
+            f"below {path.parent}."
         )
     return Listing.of_rows(files.values(), table, list(files))

@@ -2,13 +2,14 @@
 
 import collections
 import dataclasses
+import os
 import re
 from pathlib import Path
 
 import numpy as np
 
 from squeezenext import labels
-from squeezenext.cli import printable
+from squeezenext.cli import counted, plural, printable
 from squeezenext.convert.listing import (
     Collection,
     Fault,
@@ -20,17 +21,22 @@ from squeezenext.convert.listing import (
 )
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
+from squeezenext.files import is_leftover
 from squeezenext.images.decoding import ENDINGS
 
+# The names that Hugging Face's datasets know, too.
 _SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "test": "test",
+    name: split
+    for split, names in {
+        "train": ("train", "training"),
+        "validation": ("validation", "valid", "val", "dev"),
+        "test": ("test", "testing", "eval", "evaluation"),
+    }.items()
+    for name in names
 }
 _HINT = "make one folder per class, with the images directly in it"
+_CONVERTED = "photographs among them must be made JPEG first"
+UNREADABLE = "cannot be read: permission denied"
 _LINK = "is a symbolic link; give --follow_links"
 
 
@@ -63,12 +69,15 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
     """
     walk = _Walk(options.follow_links, names)
     roots = split_folders(source)
+    walk.warnings += _beside(source, roots)
+    if "test" in roots and not any(path.is_dir() for path in _entries(roots["test"])):
+        test = roots.pop("test")
+        walk.warnings.append(f"{test} has no class folders: its {_count(test)} are skipped.")
     images = {split: _images(root, walk) for split, root in roots.items()}
     if walk.others:
-        counts = ", ".join(f"{count} {ending}" for ending, count in walk.others.most_common(5))
+        number = plural(walk.others.total(), "file")
         walk.warnings.append(
-            f"{walk.others.total()} files in class folders are left out by their endings "
-            f"({counts}); photographs among them must be made JPEG first."
+            f"{number} in class folders skipped by ending ({counted(walk.others)}); {_CONVERTED}."
         )
     folders = sorted(images["train"])
     for split in images:
@@ -148,11 +157,37 @@ def split_folders(source: Path) -> dict[str, Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Returns the entries of a folder, in order, without hidden ones."""
+    """Returns the entries of a folder, in order, without what systems leave there."""
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        return sorted(path for path in folder.iterdir() if not is_leftover(path.name))
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror}.") from error
+
+
+def _beside(source: Path, roots: dict[str, Path]) -> list[str]:
+    """Returns a warning for each folder with images beside those of the splits."""
+    if list(roots.values()) == [source]:
+        return []
+    names = ", ".join(root.name for root in roots.values())
+    others = [path for path in _entries(source) if path.is_dir() and path not in roots.values()]
+    return [
+        f"{path} lies beside {names}: its {_count(path)} are skipped."
+        for path in others
+        if _images_below(path)
+    ]
+
+
+def _images_below(folder: Path) -> int:
+    """Returns the number of images in a folder and all folders below it."""
+    count = 0
+    for _, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_leftover(name)]
+        count += sum(is_image(Path(name)) and not is_leftover(name) for name in names)
+    return count
+
+
+def _count(folder: Path) -> str:
+    return plural(_images_below(folder), "image")
 
 
 def _images(root: Path, walk: _Walk) -> dict[str, list[Path]]:
@@ -164,37 +199,58 @@ def _images(root: Path, walk: _Walk) -> dict[str, list[Path]]:
             continue
         if path.is_dir() and path.is_symlink() and not walk.follow_links:
             walk.faults.append(Fault(path.name, _LINK))
-        elif path.is_dir():
+        elif path.is_dir() and _entries(path):
             images[path.name] = _class_images(root, path, walk)
+        elif path.is_dir():
+            walk.warnings.append(f"{printable(path.name)} is an empty folder: skipped.")
         elif is_image(path):
             where = "only outside class folders"
             walk.faults.append(Fault(path.name, "lies beside the class folders: it has no class"))
     if not any(images.values()):
-        raise InputError(f"{root} has images {where}; {_HINT}.")
+        others = f" but {counted(walk.others)}, and {_CONVERTED}" if walk.others else f"; {_HINT}"
+        raise InputError(f"{root} has images {where}{others}.")
     for name, files in images.items():
         if not files:
-            raise InputError(f"{root / name} has no image; add some or remove the folder.")
+            others = counted(collections.Counter(map(_ending, _entries(root / name))))
+            raise InputError(
+                f"{root / name} has no image but {others}; {_CONVERTED}, or remove the folder."
+            )
     return images
+
+
+def _ending(path: Path) -> str:
+    if path.is_dir():
+        return "folder"
+    return printable(path.suffix.lower()) or "no ending"
 
 
 def _class_images(root: Path, folder: Path, walk: _Walk) -> list[Path]:
     files = []
     for path in _entries(folder):
         if path.is_dir():
-            if any(is_image(deeper) for deeper in _entries(path)):
+            if count := _images_below(path):
                 if walk.names.reject_nested:
-                    raise InputError(f"{path} holds images one folder too deep; {_HINT}.")
+                    raise InputError(
+                        f"{path} holds {plural(count, 'image')} one folder too deep; {_HINT}."
+                    )
                 name = printable(str(path.relative_to(root)))
                 walk.warnings.append(f"{name} is a folder in a class: left out.")
         elif not is_image(path):
-            walk.others[printable(path.suffix.lower()) or "no ending"] += 1
-        elif path.is_file() and (walk.follow_links or not path.is_symlink()):
-            files.append(path)
-        else:
-            linked = path.is_symlink() and not walk.follow_links
-            fault = _LINK if linked else "is no file, or a link to nothing"
+            walk.others[_ending(path)] += 1
+        elif fault := _fault(path, walk.follow_links):
             walk.faults.append(Fault(path.relative_to(root).as_posix(), fault))
+        else:
+            files.append(path)
     return files
+
+
+def _fault(path: Path, follow_links: bool) -> str:
+    """Returns why a file of an image's name cannot be used, or ""."""
+    if path.is_symlink() and not follow_links:
+        return _LINK
+    if not path.is_file():
+        return "is no file, or a link to nothing"
+    return "" if os.access(path, os.R_OK) else UNREADABLE
 
 
 def is_image(path: Path) -> bool:
