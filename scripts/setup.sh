@@ -22,8 +22,7 @@ squeezenext_setup() {
     squeezenext_environment "$base" "$venv" || return
   fi
   PYTHON="$venv/bin/python"
-  local files=(requirements.txt constraints.txt ${extra:+"$extra"})
-  wanted="$(cd "$repository" && cat "${files[@]}" | cksum | tr ' ' '-')$(squeezenext_gpu)"
+  wanted="$(cd "$repository" && cat requirements*.lock constraints.txt ${extra:+"$extra"} | cksum | tr ' ' '-')$(squeezenext_gpu)"
   stamp="$venv/.squeezenext-${extra:-requirements.txt}"
   if [[ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; then
     squeezenext_install "$repository" "$extra" || return
@@ -62,13 +61,20 @@ squeezenext_gpu() {
   if nvidia-smi >/dev/null 2>&1; then echo "-gpu"; fi
 }
 
+# squeezenext_install REPOSITORY EXTRA installs the locked packages, whose hashes pip checks, and
+# what else a machine or a further requirements file asks for.
 squeezenext_install() {
-  local repository="$1" extra="$2" arguments=(-r "$1/requirements.txt")
-  [[ -n $extra ]] && arguments+=(-r "$repository/$extra")
-  [[ -n $(squeezenext_gpu) ]] && arguments+=("tensorflow[and-cuda]>=2.21,<2.22")
-  arguments+=(-c "$repository/constraints.txt")
-  echo "Installing $repository/requirements.txt (some minutes, without output) ..." >&2
-  "$PYTHON" -m pip install --quiet --disable-pip-version-check "${arguments[@]}"
+  local repository="$1" extra="$2" lock=requirements.lock others=()
+  case "$extra" in
+    "") ;;
+    requirements-dev.txt) lock=requirements-dev.lock ;;
+    *) others+=(-r "$repository/$extra") ;;
+  esac
+  [[ -n $(squeezenext_gpu) ]] && others+=("tensorflow[and-cuda]>=2.21,<2.22")
+  echo "Installing $repository/$lock (some minutes, without output) ..." >&2
+  local pip=("$PYTHON" -m pip install --quiet --disable-pip-version-check)
+  "${pip[@]}" --require-hashes -r "$repository/$lock" || return
+  [[ ${#others[@]} -eq 0 ]] || "${pip[@]}" "${others[@]}" -c "$repository/constraints.txt"
 }
 
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from squeezenext.convert import boxes, commit
+from squeezenext.convert.pool import Pool
+from squeezenext.errors import InputError
 from squeezenext.records import manifest as records_manifest
 from tests import imagenet_archives as archives
 from tests.converting import convert
@@ -188,3 +191,24 @@ def test_reports_are_bounded_text(tmp_path):
     reasons = named(tmp_path, member(f"{TENCH}.tar", inner))
     assert set(reasons) == {f"{TENCH}.tar: a\\nerror: \\x1b[31mforged"}
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())
+
+
+def test_boxes_that_are_packed_too_tightly_are_refused(tmp_path):
+    """4 MB of gzip hold 4 GB of empty members, which took 40 s."""
+    path = tmp_path / "boxes.tar.gz"
+    empty = member(f"{TENCH}/{TENCH}_1.txt") * 20_000
+    path.write_bytes(gzip.compress(empty + END))
+    with Pool(1) as pool, pytest.raises(InputError, match="unpacks to over 200 times its size"):
+        boxes.read(path, {f"{TENCH}_1"}, pool)
+
+
+@pytest.mark.parametrize("name", [commit.WORK, commit.SPOOL])
+def test_a_link_in_the_output_folder_is_not_followed(tmp_path, name):
+    """What lies in the folder that it leads to is not ours to sweep."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "thesis.tmp").write_text("mine")
+    (tmp_path / name).symlink_to(theirs)
+    with pytest.raises(InputError, match="is a symbolic link; remove it"), commit.swept(tmp_path):
+        pass
+    assert (theirs / "thesis.tmp").read_text() == "mine"

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -128,7 +129,7 @@ def test_setup_makes_no_environment_anew_and_says_how_to_enter_it(tmp_path, fold
     (tmp_path / "scripts" / "scripts").mkdir(parents=True)  # where CDPATH would lead
     tmp_path = tmp_path / "repository"
     tmp_path.mkdir()
-    for name in ("scripts", "requirements.txt", "constraints.txt"):
+    for name in ("scripts", "requirements.lock", "constraints.txt"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     environment["CDPATH"] = f"{tmp_path.parent}/scripts"
@@ -146,6 +147,27 @@ def test_setup_makes_no_environment_anew_and_says_how_to_enter_it(tmp_path, fold
         assert done.returncode == 0, done.stderr
         assert done.stdout == "Enter it with: source .venv/bin/activate\n"
     assert (tmp_path / "pip.log").read_text().count("pip install") == 1
+
+
+def test_the_locks_hold_every_requirement_with_hashes():
+    constraints = dict(line.split("==") for line in _lines("constraints.txt"))
+    for lock, wanted in {
+        "requirements.lock": ("requirements.txt",),
+        "requirements-dev.lock": ("requirements.txt", "requirements-dev.txt"),
+    }.items():  # fmt: skip
+        text = (REPOSITORY / lock).read_text()
+        packages = re.findall(r"^([\w.-]+)==(\S+)[^\n]*\\\n    --hash=sha256:", text, re.MULTILINE)
+        assert len(packages) == len(re.findall(r"^\w", text, re.MULTILINE)), "one lacks its hashes"
+        names = {re.split(r"[<>=]", line)[0] for file in wanted for line in _lines(file)}
+        assert names <= {name for name, _ in packages}
+        for name, version in packages:
+            assert constraints.get(name, version) == version
+
+
+def _lines(file):
+    """The packages of a requirements file."""
+    text = (REPOSITORY / file).read_text()
+    return [line for line in text.splitlines() if line[:1].isalpha()]
 
 
 @pytest.mark.parametrize("name", ["mine", "a:b"])

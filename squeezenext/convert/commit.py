@@ -142,7 +142,14 @@ def _removed_on_error(temporary: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def swept(directory: Path) -> Iterator[None]:
-    """Removes unpublished drafts and the spool, those of an earlier run and of this one."""
+    """Removes unpublished drafts and the spool, those of an earlier run and of this one.
+
+    Raises:
+      InputError: a stranger has laid links there, which lead to files that are not ours.
+    """
+    for folder in (directory / WORK, directory / SPOOL):
+        if folder.is_symlink():
+            raise InputError(f"{folder} is a symbolic link; remove it.")
 
     def sweep() -> None:
         shutil.rmtree(directory / SPOOL, ignore_errors=True)

@@ -62,20 +62,14 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 
 def _write_owner(owner: Path) -> None:
-    """Writes the file atomically, for readers; unflushed, since it dies with the process."""
-    draft = owner.with_name(f"{owner.name}.tmp")  # one name: overwrites that of a killed process
     with contextlib.suppress(OSError):
-        draft.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
-        os.replace(draft, owner)
-    with contextlib.suppress(OSError):
-        draft.unlink(missing_ok=True)
+        files.write_text(owner, f"process {os.getpid()} on {socket.gethostname()}")
 
 
 def _read_owner(owner: Path) -> str:
     try:
-        with owner.open(encoding="utf-8", errors="replace") as file:
-            return printable(file.read(200).strip()) or "another process"
-    except OSError:
+        return printable(files.read_text(owner)[:200].strip()) or "another process"
+    except ValueError:  # InputError among them
         return "another process"
 
 
