@@ -1,6 +1,7 @@
 """Writes files and folders atomically: beside their place, flushed to the disk, then renamed."""
 
 import contextlib
+import csv
 import dataclasses
 import errno
 import glob
@@ -83,6 +84,8 @@ def open_regular(path: str | Path, flags: int) -> int:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise InputError(f"{path} is a symbolic link; put the file itself there.") from error
+        if error.errno in (errno.EISDIR, errno.ENXIO):  # to write: a folder, a pipe
+            raise InputError(f"{path} is no regular file.") from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -149,6 +152,20 @@ def read_text(path: Path) -> str:
       UnicodeDecodeError: it is not UTF-8.
     """
     return read_bytes(path, MAX_TEXT, NO_LINK).decode("utf-8")
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Returns the rows of a CSV file, as `read_text`, each by the names of its columns.
+
+    Raises:
+      InputError: it is no table, or as `read_text`.
+    """
+    try:
+        return list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    except InputError:
+        raise
+    except (csv.Error, ValueError) as error:
+        raise InputError(f"{path} is no table ({error}); move it elsewhere.") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,7 +12,6 @@ from squeezenext.adapt import command as adapt_command
 from squeezenext.adapt import plan as planning
 from squeezenext.adapt import shipping
 from squeezenext.compress import allocation
-from squeezenext.compress import command as compress_command
 from squeezenext.compress.allocation import BudgetTooSmall
 from squeezenext.config import recipes
 from squeezenext.errors import InputError, NotFinite, NotKept
@@ -137,7 +136,7 @@ def makers(monkeypatch):
         path.write_bytes(b"made")
 
     monkeypatch.setattr(export, "export", lambda model, kind, path, *_: make(path))
-    monkeypatch.setattr(compress_command, "compress", lambda model, path, *_, **__: make(path))
+    monkeypatch.setattr(shipping, "compress", lambda model, path, *_, **__: make(path))
     return called
 
 
@@ -165,11 +164,11 @@ def test_a_file_is_made_once_for_the_same_weights(makers, tmp_path, monkeypatch)
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    whole = compress_command.compress
-    monkeypatch.setattr(compress_command, "compress", interrupted)
+    whole = shipping.compress
+    monkeypatch.setattr(shipping, "compress", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ship(tmp_path, sha256="c")
-    monkeypatch.setattr(compress_command, "compress", whole)
+    monkeypatch.setattr(shipping, "compress", whole)
     ship(tmp_path, sha256="c")
     assert makers[8:] == everything
 
@@ -180,7 +179,7 @@ def test_a_budget_that_cannot_be_met_costs_nothing_else(makers, tmp_path, monkey
 
     old = tmp_path / "exported" / "model.sqz"
     ship(tmp_path)
-    monkeypatch.setattr(compress_command, "compress", refuse)
+    monkeypatch.setattr(shipping, "compress", refuse)
     ship(tmp_path, max_bytes=10)
     assert old.is_file()  # for another budget, of the same weights
     files, (fault,) = ship(tmp_path, sha256="b", max_bytes=10)
@@ -211,7 +210,7 @@ def test_a_temperature_that_was_fitted_since_makes_the_files_anew(makers, tmp_pa
     def refuse(*_, **__):
         raise BudgetTooSmall("Too little.")
 
-    monkeypatch.setattr(compress_command, "compress", refuse)
+    monkeypatch.setattr(shipping, "compress", refuse)
     ship(tmp_path)
     assert not files["sqz"].exists()  # whose probabilities are others than the rest's
 
@@ -219,7 +218,7 @@ def test_a_temperature_that_was_fitted_since_makes_the_files_anew(makers, tmp_pa
 @pytest.mark.parametrize("failing", ["int8", "sqz"])
 def test_a_file_that_answers_otherwise_costs_nothing_else(makers, tmp_path, monkeypatch, failing):
     ship(tmp_path)
-    name, way = ("compress", compress_command) if failing == "sqz" else ("export", export)
+    name, way = ("compress", shipping) if failing == "sqz" else ("export", export)
     make = getattr(way, name)
 
     def refuse(*given, **how):
@@ -245,7 +244,7 @@ def test_what_is_no_budget_is_told_as_it_is(makers, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise InputError("model.sqz cannot be written: No space left on device.")
 
-    monkeypatch.setattr(compress_command, "compress", refuse)
+    monkeypatch.setattr(shipping, "compress", refuse)
     files, (fault,) = ship(tmp_path)
     assert set(files) == {"float32", "int8"} and "No space left on device." in fault
     assert "--" not in fault
@@ -258,7 +257,7 @@ def test_a_budget_s_sentence_names_no_flag_that_adapt_lacks(tmp_path, monkeypatc
         kernels = types.SimpleNamespace(encoded=types.SimpleNamespace(data=bytes(900)), nats=9.0)
         allocation._fitting(lambda slope: kernels, method.max_bytes)
 
-    monkeypatch.setattr(compress_command, "compress", search)
+    monkeypatch.setattr(shipping, "compress", search)
     (tmp_path / "exported").mkdir()
     given = (tmp_path, tmp_path / "records", "a", 300, 2.0, print)
     made = shipping.compress_once(*given)
@@ -299,11 +298,12 @@ def test_other_photographs_want_another_directory_and_twins_are_told(tmp_path, c
                 (folder / f"{number}.jpg").write_bytes(tiny.jpeg(label * 10 + number, label))
     (tmp_path / "photos/train/n1/broken.jpg").write_bytes(b"no image")
     (tmp_path / "photos/train/n1/IMG.HEIC").write_bytes(b"of a telephone")
-    records, faults = adapt_command._convert(tmp_path / "photos", tmp_path / "mine" / "records", 0)
+    photos, records = tmp_path / "photos", tmp_path / "mine" / "records"
+    records, faults = adapt_command._convert(photos, records, 0, False)
     told = capsys.readouterr().err
     assert "4 images lie in two splits" in told and "1 .heic" in told
     assert len(faults) == 1 and "broken.jpg" in told
-    assert adapt_command._convert(tmp_path / "photos", records, 0)[0] == records
+    assert adapt_command._convert(tmp_path / "photos", records, 0, False)[0] == records
     (tmp_path / "photos/train/n1/9.jpg").write_bytes(tiny.jpeg(9, 1))
     with pytest.raises(InputError, match="begun with other photographs"):
-        adapt_command._convert(tmp_path / "photos", records, 0)
+        adapt_command._convert(tmp_path / "photos", records, 0, False)

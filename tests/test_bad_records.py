@@ -89,5 +89,5 @@ def test_a_damaged_list_is_named(tmp_path, content):
         listed(path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(InputError, match="bad_records.csv cannot be read: Is a directory"):
+    with pytest.raises(InputError, match="bad_records.csv is no regular file"):
         listed(path)

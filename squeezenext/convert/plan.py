@@ -45,6 +45,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
     lock = filelock.FileLock(directory / LOCK)
     owner = directory / f"{LOCK}.owner"
     try:
+        os.close(files.open_own(directory / LOCK, 0))  # filelock would empty what a link leads to
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise RunAgain(

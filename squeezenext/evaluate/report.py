@@ -1,7 +1,6 @@
 """Writes a self-contained page about an evaluation: figures, curves, classes, worst mistakes."""
 
 import base64
-import csv
 import dataclasses
 import datetime
 import io
@@ -15,7 +14,7 @@ from PIL import Image
 
 from squeezenext import metrics
 from squeezenext.errors import InputError
-from squeezenext.files import check_ours, write_text
+from squeezenext.files import check_ours, read_rows, write_text
 from squeezenext.labels import Label, class_names
 from squeezenext.metrics import Evaluation
 from squeezenext.model import directory as model_directory
@@ -57,8 +56,7 @@ def _charts(model: str | Path) -> list[dict]:
     history = published.resolve(model) / model_directory.HISTORY
     if not history.is_file():
         return []
-    with open(history, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(history)
     wanted = {
         "Loss": {"training": "loss", "validation": "validation_loss"},
         "Top-1": {"training": "top1", "validation": "validation_top1"},

@@ -4,7 +4,6 @@ Every model directory and every exported folder has one, with the front matter t
 reads.
 """
 
-import csv
 import json
 import shlex
 from pathlib import Path
@@ -17,7 +16,7 @@ from squeezenext.cli import printable
 from squeezenext.config import Config
 from squeezenext.config.network import SqueezeNet
 from squeezenext.errors import InputError
-from squeezenext.files import write_text
+from squeezenext.files import read_rows, write_text
 from squeezenext.model import checkpoint
 from squeezenext.model import directory as model_directory
 
@@ -39,6 +38,15 @@ def render(directory: Path) -> str:
       InputError: it is no model directory.
     """
     config, classes = model_directory.read(directory)
+    try:
+        return _template().render(_fields(directory, config, classes))
+    except InputError:
+        raise
+    except (TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
+        raise InputError(f"{directory} holds figures that are no numbers: {error}.") from error
+
+
+def _fields(directory: Path, config: Config, classes: tuple[labels.Label, ...]) -> dict:
     parameters, macs = _size(directory / model_directory.STATS)
     source = imported(directory)
     # A file that is not there yet is {}; the commands that need it report damage.
@@ -46,7 +54,7 @@ def render(directory: Path) -> str:
         model_directory.read_json(directory / name)
         for name in (model_directory.FINAL, model_directory.SCORES, model_directory.CALIBRATION)
     )
-    fields = dict(
+    return dict(
         name=" ".join(directory.resolve().name.split()),
         config=config,
         family="SqueezeNet" if isinstance(config.model, SqueezeNet) else "SqueezeNext",
@@ -65,10 +73,6 @@ def render(directory: Path) -> str:
         preprocessing=_preprocessing(config),
         calibration=calibration,
     )
-    try:
-        return _template().render(fields)
-    except (TypeError, ValueError, jinja2.UndefinedError) as error:
-        raise InputError(f"{directory} holds figures that are no numbers: {error}.") from error
 
 
 def _template() -> jinja2.Template:
@@ -115,10 +119,9 @@ def imported(directory: Path) -> dict:
 def _size(path: Path) -> tuple[int | None, int | None]:
     """Returns (parameters, multiply-adds) of model_stats.csv's last row."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            last = list(csv.DictReader(file))[-1]
+        last = read_rows(path)[-1]
         return int(last["parameters"]), int(last["macs"])
-    except (OSError, IndexError, KeyError, ValueError):
+    except (IndexError, KeyError, ValueError, TypeError):
         return None, None
 
 

@@ -33,6 +33,9 @@ from squeezenext.files import MAX_TEXT, NO_LINK, flush, make_own_folder, open_re
 _NAME = re.compile(r"step-(\d{8,})")
 FORMAT_VERSION = 3  # formats 1 and 2 number the averages; 1 has no hash of META.json
 STATE = "state.npz"
+# Bytes of a file: the largest network (bounds.py) with averages and an optimizer's two states takes
+# 270 MB; 5 GB would take 15 s to hash.
+MAX_STATE = 512 << 20
 MODEL, AVERAGE = "model/", "average/"  # beginnings of arrays' names
 _WEIGHTS = ("kernel", "bias", "gamma", "beta")  # variables that are trained, and so averaged
 
@@ -100,8 +103,12 @@ def _meta_sha256(document: dict) -> str:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """Opens a file of a checkpoint, which may be a stranger's: no link, and no pipe."""
-    return open(open_regular(path, os.O_RDONLY | NO_LINK), "rb")
+    """Opens a file of a checkpoint, which may be a stranger's: no link, no pipe, none too large."""
+    file = open(open_regular(path, os.O_RDONLY | NO_LINK), "rb")
+    if os.fstat(file.fileno()).st_size > MAX_STATE:
+        file.close()
+        raise InputError(f"{path} is larger than {MAX_STATE >> 20} MB.")
+    return file
 
 
 def _sha256(path: Path) -> str:

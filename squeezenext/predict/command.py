@@ -7,6 +7,7 @@ image on standard input. NAME is a published model, such as squeezenet_v1_0. A b
 stop the others; the exit code is then 1.
 """
 
+import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -57,8 +58,6 @@ def print_json(answers: Iterable[Answer]) -> int:
 
 def print_csv(answers: Iterable[Answer]) -> int:
     """Prints a CSV row for each image and class, errors included; returns the number of errors."""
-    import csv
-
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["path", "rank", "index", "synset", "label", "probability", "error"])
     failed = 0

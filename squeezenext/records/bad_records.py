@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from squeezenext.errors import InputError
-from squeezenext.files import MAX_BYTES, write_text
+from squeezenext.files import read_text, write_text
 from squeezenext.records.example import RecordError
 
 FILE = "bad_records.csv"
@@ -122,19 +122,17 @@ def listed(path: Path) -> list[int]:
     Raises:
       InputError: the file is another one, or cannot be read.
     """
+    if not path.exists():
+        return []
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            text = file.read(MAX_BYTES)
-        rows = list(csv.reader(io.StringIO(text, newline="")))
+        rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
         if tuple(rows[0]) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
             raise ValueError("its columns are others")
         numbers = [int(row[0]) for row in rows[1:]]
         if min(numbers, default=0) < 0:
             raise ValueError(f"there is no record {min(numbers)}")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except InputError:
+        raise
     except (ValueError, IndexError, csv.Error) as error:
         raise InputError(
             f"{path} is no list of bad records ({error}); remove it: training finds them anew."

@@ -9,6 +9,7 @@ of which --set changes single fields; the other flags name folders and machines.
 import contextlib
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -16,7 +17,7 @@ from typing import get_args
 import filelock
 from absl import flags
 
-from squeezenext import tf_import
+from squeezenext import files, tf_import
 from squeezenext.cli import run
 from squeezenext.config import Config, recipes
 from squeezenext.config import io as config_io
@@ -88,6 +89,7 @@ def locked(model_dir: Path, name: str = ".lock") -> contextlib.AbstractContextMa
     """
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
+        os.close(files.open_own(model_dir / name, 0))  # filelock would empty what a link leads to
         return filelock.FileLock(model_dir / name, timeout=0).acquire()
     except filelock.Timeout as error:
         raise RunAgain(

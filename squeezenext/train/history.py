@@ -9,8 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from squeezenext import labels
-from squeezenext.errors import InputError
-from squeezenext.files import write_text
+from squeezenext.files import read_rows, write_text
 from squeezenext.images import augment
 from squeezenext.metrics import Evaluation
 from squeezenext.model import directory as model_directory
@@ -180,11 +179,7 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
     """
     if not path.exists():
         return []
-    try:
-        with open(path, newline="", encoding="utf-8", errors="replace") as file:
-            return [row for row in csv.DictReader(file) if (row.get("step") or "").isdecimal()]
-    except csv.Error as error:
-        raise InputError(f"{path} is no table ({error}); move it elsewhere and go on.") from error
+    return [row for row in read_rows(path) if (row.get("step") or "").isdecimal()]
 
 
 class ProgressBar(Bar):
