@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_string("input", None, "import: file with the weights.", **at)
     flags.DEFINE_string("configuration", None, "import: configuration of the network.", **at)
     flags.DEFINE_multi_string("set", [], "import: change a field: model.classes=10.", **at)
-    flags.DEFINE_string("labels", None, "import: labels.json; default: ImageNet's classes.", **at)
+    flags.DEFINE_string("labels", None, "import: list of the classes; default: ImageNet's.", **at)
     flags.DEFINE_string("output", None, "export: file to write.", **at)
 
     def command(values: flags.FlagValues, positional: list[str]) -> None:
@@ -99,11 +99,11 @@ def _net_file(arrays: dict[str, np.ndarray], config: Config) -> bytes:
 
 def _classes(values: flags.FlagValues, config: Config) -> tuple[labels.Label, ...]:
     if values["labels"].value:
-        return labels.read(Path(values["labels"].value))
+        return labels.read_list(Path(values["labels"].value))
     if config.model.classes != len(labels.imagenet()):
         raise InputError(
             f"--labels is missing: the network's {config.model.classes} classes are not "
-            "ImageNet's; name a labels.json."
+            "ImageNet's; name a file with their names, one a line."
         )
     return labels.imagenet()
 

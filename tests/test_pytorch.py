@@ -1,9 +1,14 @@
-"""Tests for `foreign/pytorch_weights.py`, against what PyTorch itself computed.
+"""Tests for `formats/pytorch.py`, against what PyTorch itself computed.
 
 `pytorch_twins.json` was made with torch 2.14.1, torchvision and pytorchcv 0.0.74; what it holds is
 checked without them. What needs torch is skipped where it is not installed.
 """
 
+import argparse
+import collections
+import contextlib
+import dataclasses
+import datetime
 import io
 import json
 from pathlib import Path
@@ -13,11 +18,12 @@ import pytest
 
 from squeezenext.config import io as config_io
 from squeezenext.config.images import TORCHVISION
+from squeezenext.config.network import Fire
 from squeezenext.errors import InputError
 from squeezenext.formats import pytorch, variables
 from squeezenext.model import importing
 from squeezenext.network import graph
-from tests import pytorch_twins
+from tests import pytorch_twins, torch_files
 from tests.pytorch_twins import TWINS
 from tests.test_graph import compute
 
@@ -92,11 +98,171 @@ def test_a_configuration_that_shows_other_pixels_is_refused():
         importing.read("torchvision", [b""], config, "a.pth")
 
 
-def test_without_pytorch_the_sentence_names_the_requirements(monkeypatch):
+def test_writing_without_pytorch_names_the_requirements(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     config = config_io.load("squeezenet_v1_1_torchvision")
     with pytest.raises(InputError, match=r"requirements-torch\.txt"):
-        pytorch.decode(b"", config, "torchvision", "a.pth")
+        pytorch.encode({}, config, "torchvision")
+
+
+def small_network():
+    """A SqueezeNet of torchvision's kind with few weights, and its state dictionary."""
+    config = config_io.load("squeezenet_v1_1_torchvision")
+    fires = tuple(Fire(2, 3, 3) for _ in config.model.fires)
+    model = dataclasses.replace(config.model, stem_filters=4, fires=fires, classes=3)
+    config = dataclasses.replace(config, model=model)
+    blank = {n: np.zeros(shape, np.float32) for n, shape in variables.shapes(config).items()}
+    state = pytorch.to_state(blank, config, "torchvision")
+    return config, {
+        k: pytorch_twins.values(k, a.shape).astype(np.float32) for k, a in state.items()
+    }
+
+
+CONFIG, STATE = small_network()
+
+
+def read(data):
+    """The arrays in a file, of CONFIG's network, and what is said about it."""
+    return pytorch.decode(data, CONFIG, "torchvision", "a.pth")
+
+
+def assert_same(data, state=STATE, tolerance=0.0):
+    arrays, notes = read(data)
+    wanted = pytorch.from_state(state, CONFIG, "torchvision", "a.pth")
+    assert arrays.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_allclose(arrays[name], array, rtol=tolerance)
+    return notes
+
+
+def prefixed(prefix):
+    return {f"{prefix}{key}": array for key, array in STATE.items()}
+
+
+class Evil:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('it ran')",)
+
+
+class Net:
+    """What `torch.save(model)` holds of a module, without its code."""
+
+    def __init__(self, state):
+        self._parameters, self._buffers, self._modules, self.training = {}, {}, {}, True
+        for key, array in state.items():
+            first, _, rest = key.partition(".")
+            if rest:
+                inner = {
+                    k.partition(".")[2]: x for k, x in state.items() if k.startswith(f"{first}.")
+                }
+                self._modules[first] = Net(inner)
+            else:
+                self._parameters[key] = array
+
+
+NAMESPACE = argparse.Namespace(lr=0.1, output="runs", seen={1, 2}, since=datetime.date(2020, 1, 2))
+AS_PEOPLE_HAVE_THEM = {
+    "a state dictionary": lambda: torch_files.pth_of(STATE),
+    "one in order": lambda: torch_files.pth_of(collections.OrderedDict(STATE)),
+    "before PyTorch 1.6": lambda: torch_files.pth_of(STATE, old=True),
+    "pickle protocol 4": lambda: torch_files.pth_of(STATE, protocol=4),
+    "safetensors": lambda: torch_files.safetensors_of(STATE),
+    "torchvision's references": lambda: torch_files.pth_of(
+        {"model": STATE, "optimizer": {"state": {0: {"momentum_buffer": np.zeros(3)}}},
+         "epoch": 3, "args": NAMESPACE}
+    ),
+    "the tutorial's": lambda: torch_files.pth_of(
+        {"epoch": 5, "model_state_dict": STATE, "loss": np.float64(0.4), "best": np.int64(3)}
+    ),
+    "net": lambda: torch_files.pth_of({"net": prefixed("module."), "acc": 91.5}, old=True),
+    "Lightning": lambda: torch_files.pth_of({"state_dict": prefixed("model."), "hyper": {"a": []}}),
+    "a dictionary in one": lambda: torch_files.pth_of({"a": {"network": {"weights": STATE}}}),
+    "torch.compile": lambda: torch_files.pth_of(prefixed("_orig_mod.")),
+    "both": lambda: torch_files.pth_of(prefixed("module._orig_mod.")),
+    "averaged": lambda: torch_files.pth_of(
+        {**prefixed("module."), "n_averaged": np.zeros((), np.int64)}
+    ),
+    "a whole model": lambda: torch_files.pth_of(Net(STATE)),
+    "a whole model in a checkpoint": lambda: torch_files.pth_of({"model": Net(STATE), "epoch": 1}),
+    "with code beside it": lambda: torch_files.pth_of({"model": STATE, "hook": Evil()}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", AS_PEOPLE_HAVE_THEM)
+def test_files_as_people_have_them(kind):
+    assert not assert_same(AS_PEOPLE_HAVE_THEM[kind]())
+
+
+def test_numbers_of_other_types_and_orders_in_memory():
+    doubles = {key: array.astype(np.float64) for key, array in STATE.items()}
+    assert_same(torch_files.pth_of(doubles))
+    halves = {key: array.astype(np.float16) for key, array in STATE.items()}
+    assert_same(torch_files.pth_of(halves), tolerance=2e-2)
+    assert_same(torch_files.safetensors_of(halves), tolerance=2e-2)
+    upper = {k: (a.view(np.uint32) >> 16).astype(np.uint16) for k, a in STATE.items()}
+    assert_same(torch_files.pth_of(upper), tolerance=2e-2)  # bfloat16
+    assert_same(torch_files.pth_of({key: np.asfortranarray(x) for key, x in STATE.items()}))
+
+
+def test_of_weights_and_their_averages_the_weights_are_read_and_it_is_said():
+    averages = {key: array + 1 for key, array in prefixed("module.").items()}
+    (note,) = assert_same(torch_files.pth_of({"model_ema": averages, "model": STATE}))
+    assert note == (
+        'a.pth holds weights of this network as "model" and as "model_ema"; those of "model" are '
+        "read."
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "an empty file"),
+        (b"\n<!DOCTYPE html><html>", "a web page; a page was saved"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "a Git LFS pointer"),
+        (b"\xff\xd8\xff\xe0", "an image"),
+        (b"\x89HDF\r\n", "an HDF5 file"),
+        (b"\x08\x08\x12\x07pytorch", "an ONNX file"),
+        (bytes(1000), "a file of an unknown kind"),
+        (torch_files.pth_of([1, 2]), "holds no state dictionary, tensors by name, but a list"),
+        (torch_files.pth_of({"a": 3}), "but a dictionary of a"),
+        (torch_files.pth_of(np.zeros(3, np.float32)), r"but one tensor of shape \(3,\)"),
+        (torch_files.pth_of(Evil()), "but an object of the kind"),
+        (torch_files.pth_of(STATE)[:-50], "damaged"),
+        (torch_files.pth_of(STATE, old=True)[:-52], "longer than its numbers"),
+        (b"PK\x03\x04", "damaged"),
+        (b"\x80\x02", "no file of PyTorch"),
+    ],
+)  # fmt: skip
+def test_other_files_are_named(data, message):
+    with pytest.raises(InputError, match=message):
+        read(data)
+
+
+def test_a_web_page_is_named_in_the_place_of_any_weights(tmp_path):
+    for kind, config in (
+        ("caffemodel", "squeezenet_v1_1"),
+        ("deep_compression", "squeezenet_v1_0"),
+    ):
+        with pytest.raises(
+            InputError, match="x holds no weights of the format .*: it is a web page"
+        ):
+            importing.read(kind, [b"<html>"], config_io.load(config), "x")
+        with pytest.raises(InputError, match="it is a PyTorch file"):
+            importing.read(kind, [torch_files.pth_of(STATE)], config_io.load(config), "x")
+
+
+def test_a_tensor_is_measured_before_it_is_made():
+    """A tensor of any shape may rest on two bytes, and thousands of them on the same ones."""
+    huge = np.broadcast_to(np.zeros(1, np.float16), (65536, 65536))
+    for changed, message in (
+        ({"features.0.bias": huge}, r"features.0.bias has shape \(65536, 65536\)"),
+        ({"x.weight": huge}, "it has x.weight, too"),
+        ({"a.num_batches_tracked": huge}, None),  # not read
+    ):
+        data = torch_files.pth_of({**STATE, **changed})
+        assert len(data) < 1 << 20
+        with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
+            read(data)
 
 
 @pytest.fixture
@@ -105,44 +271,12 @@ def torch():
 
 
 def test_a_file_of_pytorch_there_and_back(torch):
-    config = config_io.load("squeezenet_v1_1_torchvision")
-    state = twin_state("squeezenet_v1_1_torchvision")
-    arrays = pytorch.from_state(state, config, "torchvision", "twin")
-    data = pytorch.encode(arrays, config, "torchvision")
-    again = pytorch.decode(data, config, "torchvision", "a.pth")
-    assert all(np.array_equal(again[name], array) for name, array in arrays.items())
-
-
-def test_files_that_are_no_state_dictionary(torch, tmp_path):
-    config = config_io.load("squeezenet_v1_1_torchvision")
-
-    class Evil:
-        def __reduce__(self):
-            return (print, ("run",))
-
-    for content in ([1, 2], {"a": 3}, Evil(), torch.zeros(3)):
-        torch.save(content, tmp_path / "a.pth")
-        with pytest.raises(InputError, match="is no state dictionary"):
-            pytorch.decode((tmp_path / "a.pth").read_bytes(), config, "torchvision", "a")
-    for data in (b"", b"PK\x03\x04", b"\x80\x02", bytes(1000)):
-        with pytest.raises(InputError):
-            pytorch.decode(data, config, "torchvision", "a")
-
-
-def test_a_tensor_is_measured_before_it_is_made(torch):
-    """Of any shape it may stand on two bytes, and thousands may stand on the same ones."""
-    config = config_io.load("squeezenet_v1_1_torchvision")
-    state = {k: torch.from_numpy(a) for k, a in twin_state("squeezenet_v1_1_torchvision").items()}
-    huge = torch.zeros(1, dtype=torch.float16).expand(65536, 65536)
-    for changed, message in (
-        ({"features.0.bias": huge}, "features.0.bias has shape"),
-        ({"x.weight": huge}, "it has x.weight, too"),
-        ({"a.num_batches_tracked": huge}, "has shape"),
-    ):
-        file = io.BytesIO()
-        torch.save({**state, **changed}, file)
-        with pytest.raises(InputError, match=message):
-            pytorch.decode(file.getvalue(), config, "torchvision", "a.pth")
+    arrays = pytorch.from_state(STATE, CONFIG, "torchvision", "twin")
+    assert_same(pytorch.encode(arrays, CONFIG, "torchvision"))
+    file = io.BytesIO()
+    torch.save({k: torch.from_numpy(x) for k, x in STATE.items()}, file,
+               _use_new_zipfile_serialization=False)  # fmt: skip
+    assert_same(file.getvalue())
 
 
 def test_a_squeezenet_that_pytorch_does_not_have():

@@ -7,13 +7,12 @@ inserted, numbers made huge, or random from the first byte. A reader must reject
 sentence (InputError) or return a whole network of finite numbers. It must return the original
 weights from the text of an ncnn .param, which holds none, and from a .sqz, which has a checksum. A
 .sqz also comes with a corrected checksum, and with a damaged header that is packed and sealed
-correctly. PyTorch's files are read if it is installed. No file may take a second or a gigabyte; one
-that takes ten seconds is stopped. Exit code 0: no fault; 1: a fault; the first such file is kept.
+correctly. No file may take a second or a gigabyte; one that takes ten seconds is stopped. Exit code
+0: no fault; 1: a fault; the first such file is kept.
 """
 
 import contextlib
 import dataclasses
-import importlib.util
 import random
 import resource
 import signal
@@ -43,6 +42,7 @@ from squeezenext.network.model import Model
 from squeezenext.sqz import file as sqz
 from squeezenext.sqz.kernels import Shared
 from tests import foreign_files as files
+from tests import torch_files
 from tests.foreign_files import BYPASS, SQUEEZENET, SQUEEZENEXT, trained
 
 SECONDS, BYTES = 1.0, 1 << 30
@@ -91,13 +91,16 @@ _SQZ_HEAD = struct.Struct("<12sII")  # what comes first, the lengths of the head
 
 
 def _of_pytorch() -> list[Reader]:
-    if importlib.util.find_spec("torch") is None:
-        return []
     model = dataclasses.replace(SQUEEZENET.model, head_padding=0)
     images = dataclasses.replace(TORCHVISION, size=32, resize=32)
     config = dataclasses.replace(SQUEEZENET, model=model, images=images)
-    data = pytorch.encode(trained(config), config, "torchvision")
-    return [Reader(".pth", "torchvision", config, (data,))]
+    state = pytorch.to_state(trained(config), config, "torchvision")
+    files = {
+        ".pth": torch_files.pth_of({"model": state, "epoch": 3}),
+        ".pth before PyTorch 1.6": torch_files.pth_of(state, old=True),
+        ".safetensors": torch_files.safetensors_of(state),
+    }
+    return [Reader(name, "torchvision", config, (data,)) for name, data in files.items()]
 
 
 def _net_of_4_bits() -> bytes:

@@ -64,10 +64,14 @@ def litert_file(model: Model, precision: str, calibration: Sequence[np.ndarray] 
         metadata={metadata.NAME: described},
     )
     files = {
-        metadata.LABELS: "".join(f"{x.text}\n" for x in model.labels).encode(),
+        metadata.LABELS: "".join(f"{_line(x.text)}\n" for x in model.labels).encode(),
         DESCRIPTION: describe(model, precision).encode(),
     }
     return metadata.with_files(content, files)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.splitlines())
 
 
 def describe(model: Model, precision: str) -> str:

@@ -1,12 +1,10 @@
 """Reads and writes PyTorch's state dictionaries in the layouts of torchvision and pytorchcv.
 
 Both store kernels as out x in x height x width. `keys` maps our variables to their names, and
-serves reading and writing. Both need PyTorch (requirements-torch.txt); files are read with
-`torch.load(weights_only=True)`, which runs no code.
+serves reading and writing. Writing needs PyTorch (requirements-torch.txt), reading does not.
 """
 
 import io
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,12 +12,13 @@ import numpy as np
 from squeezenext.config import Config
 from squeezenext.config.network import SqueezeNet, SqueezeNext
 from squeezenext.errors import InputError
-from squeezenext.formats import variables
+from squeezenext.formats import pytorch_files, variables
+from squeezenext.formats.pytorch_files import Tensor
 
-MAX_UNPACKED = 512 << 20  # bytes of all tensors of a file
 _PARTS = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias",
           "moving_mean": "running_mean", "moving_variance": "running_var"}  # fmt: skip
 _COUNTER = "num_batches_tracked"
+_COUNTERS = (_COUNTER, "n_averaged")  # of batch norm, and of torch.optim.swa_utils
 
 
 def keys(config: Config, layout: str) -> dict[str, str]:
@@ -89,7 +88,7 @@ def from_state(
       InputError: a key is missing, or does not belong to this network.
     """
     table = keys(config, layout)
-    given = {key for key in state if not key.endswith(f".{_COUNTER}")}
+    given = {key for key in state if key.rpartition(".")[2] not in _COUNTERS}
     if missing := set(table.values()) - given:
         raise InputError(f"{source} is not of this network: it has no {min(missing)}.")
     if unknown := given - set(table.values()):
@@ -117,63 +116,63 @@ def _theirs(array: np.ndarray) -> np.ndarray:
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
 
 
-def decode(data: bytes, config: Config, layout: str, source: str) -> dict[str, np.ndarray]:
-    """Returns the variables in a state dictionary that `torch.save` wrote.
+def decode(
+    data: bytes, config: Config, layout: str, source: str
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns the variables in a file of `torch.save` or safetensors, and sentences about it.
+
+    The state dictionary may be the file itself, or lie in a training checkpoint under any name;
+    all its names may begin with one prefix, as "module." of DataParallel.
 
     Raises:
-      InputError: PyTorch is not installed, or the file is no state dictionary of this network.
+      InputError: the file holds no state dictionary of this network.
     """
-    torch = _torch()
-    _check_size(data, source)
-    try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and tensor faults of many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{source} is no state dictionary of PyTorch: {reason}") from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]  # in a training checkpoint
-    if not isinstance(state, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
-    ):
-        raise InputError(f"{source} is no state dictionary: tensors by name.")
-    # nn.DataParallel puts this before every name.
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    file = pytorch_files.read(data, source)
+    wanted = {
+        key: _theirs(np.broadcast_to(0, variables.shapes(config)[name])).shape
+        for name, key in keys(config, layout).items()
+    }
+    found = {x: _without_prefix(state, wanted) for x, state in pytorch_files.states(file.content)}
+    if not found:
+        raise InputError(
+            f"{source} holds no state dictionary, tensors by name, but "
+            f"{pytorch_files.described(file.content)}. Save model.state_dict() for it."
+        )
+    fitting = [x for x, state in found.items() if wanted.keys() <= state.keys()]
+    # Averages are beside the weights in training checkpoints, which hold the weights first.
+    place = min(fitting or found, key=lambda x: "ema" in x.lower())
+    state = found[place]
     # Before any array is made: a tensor of any shape can rest on two bytes of storage.
-    _check_shapes(state, config, layout, source)
-    arrays = {key: _array(tensor, torch, source) for key, tensor in state.items()}
-    return from_state(arrays, config, layout, source)
+    _check_shapes(state, wanted, source)
+    arrays = {key: file.array(state[key], source) for key in wanted if key in state}
+    return from_state(arrays, config, layout, source), _notes(source, place, fitting)
 
 
-def _check_shapes(state: Mapping, config: Config, layout: str, source: str) -> None:
-    shapes, table = variables.shapes(config), keys(config, layout)
-    wanted = {key: _theirs(np.broadcast_to(0, shapes[x])).shape for x, key in table.items()}
+def _notes(source: str, place: str, fitting: list[str]) -> list[str]:
+    others = [f'"{x}"' for x in fitting if x != place]
+    if not others:
+        return []
+    return [f'{source} holds weights of this network as "{place}" and as {", ".join(others)}; '
+            f'those of "{place}" are read.']  # fmt: skip
+
+
+def _without_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, object]) -> dict[str, Tensor]:
+    """Returns tensors without counters and without the prefix that all their names share."""
+    state = {key: x for key, x in state.items() if key.rpartition(".")[2] not in _COUNTERS}
+    last = max(wanted, key=len)
+    prefixes = {key.removesuffix(last) for key in state if key.endswith(f".{last}")}
+    for prefix in prefixes:
+        if all(key.startswith(prefix) for key in state):
+            return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    return state
+
+
+def _check_shapes(state: Mapping[str, Tensor], wanted: Mapping[str, tuple], source: str) -> None:
     for key, tensor in state.items():
-        counter = key.endswith(f".{_COUNTER}")
-        if not counter and key not in wanted:
-            raise InputError(f"{source} is not of this network: it has {key}, too.")
-        if tuple(tensor.shape) not in ([(), (1,)] if counter else [wanted[key]]):
-            raise InputError(
-                f"{source} is not of this network: {key} has shape {tuple(tensor.shape)}."
-            )
-
-
-def _array(tensor, torch, source: str) -> np.ndarray:
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        raise InputError(f"{source}: sparse and quantised tensors are not read; save dense ones.")
-    return tensor.detach().to(torch.float32).numpy()
-
-
-def _check_size(data: bytes, source: str) -> None:
-    """Refuses an archive that would unpack to more than the weights of a network."""
-    if not zipfile.is_zipfile(io.BytesIO(data)):
-        return
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            total = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise InputError(f"{source} is damaged: {error}.") from error
-    if total > MAX_UNPACKED:
-        raise InputError(f"{source} unpacks to {total:,} bytes: no weights of this family.")
+        if key not in wanted:
+            raise InputError(f"{source} is not of this network: it has {key[:99]}, too.")
+        if tensor.shape != wanted[key]:
+            raise InputError(f"{source} is not of this network: {key} has shape {tensor.shape}.")
 
 
 def encode(arrays: Mapping[str, np.ndarray], config: Config, layout: str) -> bytes:
@@ -193,6 +192,6 @@ def _torch():
         import torch
     except ImportError as error:
         raise InputError(
-            "PyTorch's files need PyTorch: pip install -r requirements-torch.txt."
+            "PyTorch's files are written with PyTorch: pip install -r requirements-torch.txt."
         ) from error
     return torch

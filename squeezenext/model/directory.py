@@ -49,7 +49,12 @@ def read_config(directory: Path) -> Config:
     """Returns the configuration; raises InputError if it is no model directory."""
     path = directory / CONFIG
     if not path.is_file():
-        raise InputError(f"{directory} is not a model directory: it has no {CONFIG}.")
+        from squeezenext.formats import kinds  # late, which predict.py mostly does not need
+
+        raise InputError(
+            f"{directory} is not a model directory: it has no {CONFIG}. It is "
+            f"{kinds.described(directory) if directory.exists() else 'absent'}."
+        )
     config = config_io.read(path)
     check_bounds(config, str(path))
     return config

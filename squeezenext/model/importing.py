@@ -16,7 +16,7 @@ from squeezenext.cli import log
 from squeezenext.config import Config
 from squeezenext.config.images import CAFFE_SQUASH, TORCHVISION, Images
 from squeezenext.errors import InputError
-from squeezenext.formats import caffe, deep_compression, ncnn, pytorch, variables
+from squeezenext.formats import caffe, deep_compression, kinds, ncnn, pytorch, variables
 from squeezenext.images import geometry
 from squeezenext.labels import Label
 from squeezenext.litert import writer
@@ -126,12 +126,16 @@ def read(
     if kind not in FORMATS:
         raise InputError(f"--format {kind}: must be one of {', '.join(FORMATS)}.")
     check_images(kind, config, source)
+    is_pytorch = kind in ("torchvision", "pytorchcv")
+    for data in contents:
+        if told := kinds.misplaced(data, is_pytorch):
+            raise InputError(f"{source} holds no weights of the format {kind}: it is {told}.")
     if kind == "deep_compression":
         return _deep_compression(contents[0], config, source), []
     if kind == "caffemodel":
         return caffe.decode(contents[0], config, source), []
-    if kind in ("torchvision", "pytorchcv"):
-        return pytorch.decode(contents[0], config, kind, source), []
+    if is_pytorch:
+        return pytorch.decode(contents[0], config, kind, source)
     arrays, notes = ncnn.decode(*contents, config, source)
     images = config.images
     pixels = f"{images.channels} less {images.mean} by {images.std}, as the configuration says"

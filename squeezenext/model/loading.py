@@ -101,9 +101,11 @@ def _exported(path: Path) -> Model:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     except _NO_DESCRIPTION + (zipfile.BadZipFile, zlib.error) as error:
+        from squeezenext.formats import kinds
+
         raise InputError(
             f"{path} was not exported by this program: no {DESCRIPTION} lies behind it; give the "
-            "model directory it was made of."
+            f"model directory it was made of. It is {kinds.described(path)}."
         ) from error
     check_labels(known, config, str(path))
     rgb = PIXELS if precision == "int8" else PHONES

@@ -98,13 +98,12 @@ def resolve(name: str | Path) -> Path:
     """
     path = Path(name).expanduser()
     if path.exists() or str(name) not in PUBLISHED:
-        if path.suffix in (".sqz", ".tflite"):
-            told = "is a file; a model directory is needed" if path.exists() else "is absent"
-            raise InputError(f"{name} {told}.")
-        if not path.is_dir():
+        if not path.exists():
             raise InputError(
                 f"There is no model directory {name}; published models are {', '.join(PUBLISHED)}."
             )
+        if not path.is_dir():
+            raise InputError(f"{name} is no model directory, but {_described(path)}.")
         return path
     sha256 = PUBLISHED[str(name)].files[-1].sha256
     directory = cache() / f"{name}-{sha256[:12]}-{FORMAT}"
@@ -117,6 +116,12 @@ def resolve(name: str | Path) -> Path:
                 shutil.rmtree(directory, ignore_errors=True)
                 _install(str(name), directory)
     return directory
+
+
+def _described(path: Path) -> str:
+    from squeezenext.formats import kinds
+
+    return kinds.described(path)
 
 
 def _whole(directory: Path) -> bool:

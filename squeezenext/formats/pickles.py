@@ -1,0 +1,228 @@
+"""Reads the pickles of PyTorch's files without PyTorch, and without running what they name.
+
+A pickle is a program for a stack machine. This machine knows the instructions that build numbers,
+texts, lists, dictionaries and tensors. What else a pickle names, a function or a class, becomes an
+`Unknown`: it is never imported and never called.
+"""
+
+import dataclasses
+import io
+import math
+import pickletools
+from collections.abc import Callable
+from typing import Any
+
+MAX_OPERATIONS = 500_000  # the checkpoint of a network of 700 tensors and its optimizer has 60,000
+# PyTorch's names of the types of storages, and NumPy's; bfloat16 is the upper half of a float32.
+STORAGES = {
+    "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "BFloat16Storage": "<u2",
+    "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1",
+    "ByteStorage": "u1", "BoolStorage": "?",
+}  # fmt: skip
+_DICTS = {"collections.OrderedDict", "collections.defaultdict", "collections.Counter"}
+_TENSORS = {"torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"}
+_PARAMETERS = {
+    "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Storage:
+    """Numbers that lie elsewhere in the file.
+
+    Attributes:
+      kind: a key of `STORAGES`.
+      key: its name in the file.
+      count: how many numbers it has, as the pickle says.
+    """
+
+    kind: str
+    key: str
+    count: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tensor:
+    """A tensor on a storage; `offset` and `strides` count numbers, and may be anything."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != len(self.strides) or len(self.shape) > 8:
+            raise ValueError("a tensor has no shape")
+        if not all(0 <= x < 1 << 62 for x in (self.offset, *self.shape, *self.strides)):
+            raise ValueError("a tensor has a size that is impossible")
+
+
+@dataclasses.dataclass(eq=False)
+class Unknown:
+    """What a pickle makes of a class or function that this machine does not have.
+
+    Attributes:
+      name: the name in the pickle, such as "argparse.Namespace".
+      state: the object's attributes, or None.
+    """
+
+    name: str
+    state: Any = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Name:
+    text: str
+
+
+def load(file: io.BytesIO) -> Any:
+    """Returns what a pickle holds, and leaves the file behind the pickle.
+
+    Raises:
+      ValueError: it is damaged, or none of PyTorch's.
+    """
+    machine = _Machine()
+    try:
+        for number, (code, argument, _) in enumerate(pickletools.genops(file)):
+            if number > MAX_OPERATIONS:
+                raise ValueError("it is too long for a network of this family")
+            if code.name == "STOP":
+                return machine.stack[-1]
+            machine.step(code.name, argument)
+    except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError("its pickle is damaged") from error
+    raise ValueError("its pickle has no end")
+
+
+class _Machine:
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self._marked: list[list[Any]] = []  # the stacks below each mark
+        self._memo: dict[int, Any] = {}
+        self._steps: dict[str, Callable[[Any], None]] = {
+            "MARK": self._mark,
+            "POP": lambda _: self.stack.pop(),
+            "POP_MARK": lambda _: self._top(),
+            "TUPLE": lambda _: self._push(tuple(self._top())),
+            "LIST": lambda _: self._push(self._top()),
+            "DICT": lambda _: self._set({}, self._top(), push=True),
+            "APPEND": lambda _: self._extend([self.stack.pop()]),
+            "APPENDS": lambda _: self._extend(self._top()),
+            "ADDITEMS": lambda _: self._extend(self._top()),
+            "FROZENSET": lambda _: self._push(self._top()),
+            "SETITEM": lambda _: self._set_last(self._pop(2)),
+            "SETITEMS": lambda _: self._set_last(self._top()),
+            "GLOBAL": lambda text: self._push(_Name(text.replace(" ", "."))),
+            "STACK_GLOBAL": lambda _: self._push(_Name(".".join(self._pop(2)))),
+            "BINPERSID": lambda _: self._push(_storage(self.stack.pop())),
+            "REDUCE": lambda _: self._push(_called(*self._pop(2))),
+            "NEWOBJ": lambda _: self._push(_called(*self._pop(2))),
+            "BUILD": self._build,
+            "MEMOIZE": lambda _: self._put(len(self._memo)),
+        }  # fmt: skip
+
+    def step(self, name: str, argument: Any) -> None:
+        """Executes one instruction."""
+        if name in self._steps:
+            self._steps[name](argument)
+        elif name in _CONSTANTS:
+            self._push(_CONSTANTS[name]())
+        elif name in _VALUES:
+            if isinstance(argument, int) and argument.bit_length() > 128:
+                raise ValueError("it holds a number that is too long")
+            self._push(argument)
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            self._push(tuple(self._pop(int(name[-1]))))
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            self._put(argument)
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            self._push(self._memo[argument])
+        elif name not in ("PROTO", "FRAME"):
+            raise ValueError(f"its pickle has the instruction {name}, which PyTorch does not write")
+
+    def _push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def _pop(self, count: int) -> list[Any]:
+        if len(self.stack) < count:
+            raise IndexError
+        values = self.stack[-count:]
+        del self.stack[-count:]
+        return values
+
+    def _put(self, place: int) -> None:
+        self._memo[place] = self.stack[-1]
+
+    def _mark(self, _: Any) -> None:
+        self._marked.append(self.stack)
+        self.stack = []
+
+    def _top(self) -> list[Any]:
+        """Removes what lies above the last mark, and returns it."""
+        values, self.stack = self.stack, self._marked.pop()
+        return values
+
+    def _extend(self, values: list[Any]) -> None:
+        if isinstance(self.stack[-1], list):
+            self.stack[-1].extend(values)
+
+    def _set_last(self, values: list[Any]) -> None:
+        self._set(self.stack[-1], values)
+
+    def _set(self, target: Any, values: list[Any], push: bool = False) -> None:
+        if isinstance(target, dict):
+            for key, value in zip(values[::2], values[1::2], strict=True):
+                # Other keys, such as tuples in tuples, can take for ever to be hashed.
+                if isinstance(key, str | int | float | bytes | None):
+                    target[key] = value
+        if push:
+            self._push(target)
+
+    def _build(self, _: Any) -> None:
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], Unknown):
+            self.stack[-1].state = state
+
+
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": list,
+}  # fmt: skip
+_VALUES = {
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+    "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
+    "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+}  # fmt: skip
+
+
+def _storage(identity: Any) -> Any:
+    """Returns the storage of a persistent identity: ("storage", type, key, device, count, ...)."""
+    match identity:
+        case ("storage", _Name(text), str(key), _, int(count), *view) if not any(view):
+            return Storage(text.rpartition(".")[2], key, count)
+    return Unknown("a storage of another kind")
+
+
+def _called(function: Any, arguments: Any) -> Any:
+    """Returns what a function or class makes: a tensor, a dictionary, a tuple or an `Unknown`."""
+    name = function.text if isinstance(function, _Name) else "a function"
+    if name in _TENSORS:
+        storage, offset, shape, strides = arguments[:4]
+        if isinstance(storage, Storage):
+            return Tensor(storage, offset, tuple(shape), tuple(strides))
+    elif name in _PARAMETERS:
+        return arguments[0]
+    elif name in _DICTS:
+        pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
+        return {key: value for key, value in pairs if isinstance(key, str)}
+    elif name == "torch.Size":
+        return tuple(arguments[0])
+    return Unknown(name)
+
+
+def span(tensor: Tensor) -> int:
+    """Returns how many numbers of its storage a tensor reaches over, from the first one on."""
+    if not math.prod(tensor.shape):
+        return 0
+    steps = zip(tensor.shape, tensor.strides, strict=True)
+    return tensor.offset + 1 + sum((side - 1) * stride for side, stride in steps)
