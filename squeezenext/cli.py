@@ -19,8 +19,9 @@ from squeezenext import tf_import
 from squeezenext.errors import EXIT_CODES, InputError
 
 Log = Callable[[str], None]  # receives sentences about progress; commands pass `log`
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def run(
@@ -152,11 +153,13 @@ def sentence(error: Exception) -> tuple[str, int]:
     for kind, code in EXIT_CODES.items():
         if isinstance(error, kind):
             return str(error), code
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in FULL:
         name = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{name}; make room and run the same command again.", 75
     if isinstance(error, OSError) and error.errno in _FORBIDDEN and error.filename:
         return f"{error.filename}: {error.strerror}; name another place, or change its rights.", 2
+    if isinstance(error, OSError) and error.errno in _MISPLACED and error.filename:
+        return f"{error.filename}: {error.strerror}; name another place.", 2
     return f"{type(error).__name__}: {error} (--debug shows where.)", 1
 
 
@@ -188,9 +191,20 @@ def csv_cell(text: str) -> str:
     return f"'{text}" if len(text) > 1 and text[0] in "=+-@\t\r" else text
 
 
-def plural(count: int, noun: str) -> str:
-    """Returns "1 image", "2 images"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def plural(count: int, one: str, more: str = "") -> str:
+    """Returns "1 image" or "2,000 images"; `more` is for "files were" and its like."""
+    if count == 1:
+        return f"1 {one}"
+    return f"{count:,} {more or one + ('es' if one.endswith('s') else 's')}"
+
+
+def module_command(module: str) -> str:
+    """Returns the command that runs a module of ours where this program is.
+
+    The room `datasets` lies beside the package in the repository, and in it where it is installed.
+    """
+    installed = (Path(__file__).parent / "datasets").is_dir()
+    return f"python -m {'squeezenext.' if installed else ''}{module}"
 
 
 def counted(counts: collections.Counter[str]) -> str:

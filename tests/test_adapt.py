@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
+import os
 import re
 import types
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +16,9 @@ from squeezenext.adapt import shipping
 from squeezenext.compress import allocation
 from squeezenext.compress.allocation import BudgetTooSmall
 from squeezenext.config import recipes
-from squeezenext.errors import InputError, NotFinite, NotKept
-from squeezenext.records.manifest import Split
+from squeezenext.errors import InputError, NotFinite, NotKept, RunAgain
+from squeezenext.model import published
+from squeezenext.records.manifest import ANEW, Split
 
 SPEED = planning.Speed(images_per_second=100.0, build_seconds=10.0)  # some laptop
 
@@ -298,12 +301,68 @@ def test_other_photographs_want_another_directory_and_twins_are_told(tmp_path, c
                 (folder / f"{number}.jpg").write_bytes(tiny.jpeg(label * 10 + number, label))
     (tmp_path / "photos/train/n1/broken.jpg").write_bytes(b"no image")
     (tmp_path / "photos/train/n1/IMG.HEIC").write_bytes(b"of a telephone")
-    photos, records = tmp_path / "photos", tmp_path / "mine" / "records"
-    records, faults = adapt_command._convert(photos, records, 0, False)
+    records = tmp_path / "mine" / "records"
+    _, faults = adapt_command._convert(tmp_path / "photos", records, 0, False)
     told = capsys.readouterr().err
     assert "4 images lie in two splits" in told and "1 .heic" in told
     assert len(faults) == 1 and "broken.jpg" in told
-    assert adapt_command._convert(tmp_path / "photos", records, 0, False)[0] == records
-    (tmp_path / "photos/train/n1/9.jpg").write_bytes(tiny.jpeg(9, 1))
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "photos").rename(tmp_path / "elsewhere" / "pictures")
+    assert adapt_command._convert(moved, records, 0, False)[0] == records
+    assert "is newer than" not in capsys.readouterr().err
+    later = (records / "manifest.json").stat().st_mtime_ns + 10**9
+    os.utime(moved / "train/n1/0.jpg", ns=(later, later))
+    assert adapt_command._convert(moved, records, 0, False)[0] == records
+    assert f"warning: {moved / 'train/n1/0.jpg'} is newer than" in capsys.readouterr().err
+    (moved / "train/n1/9.jpg").write_bytes(tiny.jpeg(9, 1))
     with pytest.raises(InputError, match="begun with other photographs"):
-        adapt_command._convert(tmp_path / "photos", records, 0, False)
+        adapt_command._convert(moved, records, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (InputError("a is there; choose another --output, or give --overwrite to lose it."),
+         "a is there; choose another --model_dir."),
+        (InputError(f"a is damaged: cut; {ANEW}."),
+         "a is damaged: cut; remove mine/records and run the same command again."),
+        (RunAgain("A worker was killed; run again to go on, with fewer --workers if it happens "
+                  "again."), "A worker was killed; run again to go on."),
+        (InputError("mine holds imported weights; give --fine_tune_from mine and another "
+                    "--model_dir."), "mine holds imported weights; choose another --model_dir."),
+        (NotFinite("It is not finite. What can be done: go on with --on_nan rollback, or more."),
+         "It is not finite. What can be done: the same command with another --model_dir and "
+         "--seed, without the photographs that are at fault."),
+        (InputError("A device's memory is too small; run again with --micro_batch_size 4."),
+         "A device's memory is too small; end other programs that use it, and run again."),
+        (InputError("--some_flag is not right."),
+         "--some_flag is not right. (adapt itself has no --some_flag.)"),
+        (InputError("a is a link; give --follow_links."), "a is a link; give --follow_links."),
+    ],
+)  # fmt: skip
+def test_errors_of_its_parts_name_its_own_flags(error, told):
+    with pytest.raises(type(error), match=f"^{re.escape(told)}$"):
+        with adapt_command._in_adapts_words(Path("mine")):
+            raise error
+
+
+def test_damaged_records_are_told_in_its_own_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "resolve", lambda name: None)
+    (tmp_path / "photos/a").mkdir(parents=True)
+    (tmp_path / "mine/records").mkdir(parents=True)
+    (tmp_path / "photos/a/a.jpg").write_bytes(b"a")
+    (tmp_path / "photos/b").mkdir()
+    (tmp_path / "photos/b/b.jpg").write_bytes(b"b")
+    (tmp_path / "photos/b/c.jpg").write_bytes(b"c")
+    (tmp_path / "mine/records/manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="; remove .*mine/records and run the same command again"):
+        adapt_command.adapt(tmp_path / "photos", tmp_path / "mine")
+
+
+def test_few_photographs_are_learnt_by_the_whole_network_too():
+    """However little time there is: a new graph for a single step would teach nothing."""
+    for examples in (4, 31, 100):
+        for minutes in (0.1, 15):
+            found = plan(examples, minutes)
+            assert found.epochs >= planning.LEAST_STEPS * min(1, 32 / examples)
+            assert 1 <= found.frozen_epochs <= found.epochs / 3

@@ -5,10 +5,18 @@ import importlib
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from squeezenext import cli, stats
+from squeezenext import cli, compress, evaluate, export, stats
+from squeezenext.compress.method import Method
+from squeezenext.convert import command
+from squeezenext.convert.options import ConvertOptions
+from squeezenext.predictor import Predictor
+from squeezenext.records import dataset
+from squeezenext.train.options import Options
+from tests import tiny
 from tests.conftest import REPOSITORY
 
 
@@ -21,8 +29,6 @@ from tests.conftest import REPOSITORY
     ],
 )
 def test_bad_use_of_evaluate(arguments, message, capsys):
-    from squeezenext import evaluate
-
     assert evaluate.main(["evaluate", *arguments]) == 2
     assert message in capsys.readouterr().err
 
@@ -95,3 +101,44 @@ def test_run_train_takes_the_digits_only_where_no_other_data_are_meant(
     else:
         assert done.returncode == 0, done.stderr
         assert len(asked) == 1 and wanted in asked[0]
+
+
+@pytest.mark.parametrize("given", [str, Path])
+def test_paths_of_functions_may_begin_with_home(tmp_path, monkeypatch, given):
+    """As a shell leaves it in quotes, and as people write it in Python."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tiny.model_directory(tmp_path / "mine", tiny.SQUEEZENEXT)
+    tiny.shard(tmp_path / "validation-00000-of-00001", 6)
+    model = given("~/mine")
+    scored = evaluate.evaluate(
+        model_dir=model, validation_file_pattern="~/validation-*", batch_size=8
+    )
+    assert len(scored.labels) == 6
+    export.export(model, "litert", given("~/a.tflite"))
+    compress.compress(model, given("~/a.sqz"), Method(lossless=True))
+    assert Predictor(given("~/a.sqz")).labels == Predictor(model).labels
+    for place in ("train/a/0.jpg", "train/b/1.jpg", "validation/a/2.jpg", "validation/b/3.jpg"):
+        path = tmp_path / "photos" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiny.jpeg(int(path.stem), 1))
+    command.convert(given("~/photos"), given("~/records"), ConvertOptions("folder", workers=1))
+    assert dataset.find_dataset(given("~/records"), None, None).splits["train"].examples == 2
+    options = Options(model_dir=given("~/run"), data_dir=given("~/records"))
+    assert (options.model_dir, options.data_dir) == (f"{tmp_path}/run", f"{tmp_path}/records")
+    assert not (Path.cwd() / "~").exists()
+
+
+def test_counts_and_commands_in_messages():
+    assert [cli.plural(n, "image") for n in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]
+    assert [cli.plural(n, "class") for n in (1, 2)] == ["1 class", "2 classes"]
+    assert [cli.plural(n, "file was", "files were") for n in (1, 2)] == [
+        "1 file was",
+        "2 files were",
+    ]
+    assert cli.module_command("datasets.convert") == "python -m datasets.convert"
+
+
+@pytest.mark.parametrize("kind", [errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG])
+def test_a_wrong_place_is_wrong_input(kind):
+    sentence, code = cli.sentence(OSError(kind, os.strerror(kind), "here"))
+    assert code == 2 and sentence.startswith("here: ") and "name another place" in sentence

@@ -473,8 +473,13 @@ def test_an_exported_file_answers_as_its_model(model, photos, tmp_path, precisio
             view.class_map(1).mean(), expected.class_map(1).mean(), atol=20 * close
         )
     (tmp_path / "plain.tflite").write_bytes((model[0] / "model.tflite").read_bytes())
-    with pytest.raises(InputError, match="was not exported by this program"):
+    with pytest.raises(InputError, match="directory's own model.tflite, which "):
         Predictor(tmp_path / "plain.tflite")
+
+
+def test_a_model_directory_s_own_file_stands_for_the_directory(model, photos):
+    own, photo = Predictor(model[0] / "model.tflite"), photos / "00.jpg"
+    assert own.predict(photo) == Predictor(model[0]).predict(photo)
 
 
 def test_a_temperature_is_in_every_shipped_form(model, photos, tmp_path):

@@ -1,5 +1,6 @@
 """Tests for `squeezenext/evaluate.py` and `report.py`: the forms of a model agree; the page."""
 
+import csv
 import json
 import re
 import shutil
@@ -7,9 +8,13 @@ import shutil
 import numpy as np
 import pytest
 
-from squeezenext import evaluate, export
-from squeezenext.compress import command
+from squeezenext import evaluate, export, labels
+from squeezenext.compress import command as compress_command
+from squeezenext.errors import InputError
+from squeezenext.evaluate import command, report
+from squeezenext.metrics import Evaluation
 from squeezenext.model import checkpoint, loading
+from squeezenext.records import dataset, example, samples
 from tests import browser, tiny
 from tests.test_imports import HOUSE
 
@@ -90,7 +95,7 @@ def test_temperature_is_stored_and_lowers_the_loss(model, pattern, scored, tmp_p
     assert told in run(capsys, *common[:-1])[1]
     card = (copy / "MODEL_CARD.md").read_text()
     assert "Probabilities are calibrated" in card and "fitted to 37 images" in card
-    command.compress(copy, tmp_path / "a.sqz", command.Method(lossless=True))
+    compress_command.compress(copy, tmp_path / "a.sqz", compress_command.Method(lossless=True))
     export.export(copy, "litert", tmp_path / "a.tflite")
     for file in ("a.sqz", "a.tflite"):  # which say it as the directory does
         code, out, _ = run(capsys, "--model_dir", tmp_path / file, *common[2:])
@@ -126,7 +131,7 @@ def test_a_damaged_last_checkpoint_is_not_passed_over_silently(model, pattern, t
 def test_every_form_of_a_calibrated_model_has_one_loss(model, pattern, tmp_path):
     folder = shutil.copytree(model, tmp_path / "warm")
     (folder / "calibration.json").write_text('{"temperature": 2.0}')
-    command.compress(folder, tmp_path / "a.sqz", command.Method(lossless=True))
+    compress_command.compress(folder, tmp_path / "a.sqz", compress_command.Method(lossless=True))
     export.export(folder, "litert", tmp_path / "a.tflite")
     forms = (folder, tmp_path / "a.sqz", tmp_path / "a.tflite")
     own, *others = (
@@ -146,20 +151,53 @@ def test_the_json_has_intervals_and_every_class(model, pattern, capsys, tmp_path
     low, high = document["top1_interval"]
     assert low <= document["top1"] <= high and low < high
     assert sum(row["examples"] for row in document["per_class"]) == 37
-    assert len(table.read_text().splitlines()) == 38
+    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    assert [(row["example"], row["file"]) for row in rows] == [
+        (f"{n}", f"{n}.jpg") for n in range(37)
+    ]
+
+
+def test_names_of_files_are_shown_whatever_they_are(tmp_path):
+    """In tables and pages, of records whose names a stranger has chosen, and of those without."""
+    long = "a" * 300 + ".jpg"
+    for name, shown in (
+        ("hat/1.jpg", "hat/1.jpg"),
+        ("=1+1.jpg", "=1+1.jpg"),
+        ("a\x1b[2Jb\n.jpg", r"a\x1b[2Jb\n.jpg"),
+        (long, f"...{long[-200:]}"),
+        ("", ""),
+    ):
+        record = example.ImageExample(tiny.jpeg(1, 1), 48, 48, 1, "n1", "one", name)
+        payload = b"".join(example.example_parts(record))
+        assert example.file_name(payload) == shown
+        if shown:
+            with pytest.raises(InputError, match=re.escape(f"record 7 ({shown})")):
+                samples.decoded(payload, 0, "record 7")
+    assert example.file_name(b"damaged") == ""
+    tiny.shard(path := tmp_path / "validation-00000-of-00001", 2)
+    split = dataset.find_dataset(None, None, str(path)).splits["validation"]
+    known = tuple(labels.Label(f"=n{n}", f"n{n}") for n in (1, 2, 3))
+    ones, floats = np.ones(2, np.int64), np.ones(2, np.float32)
+    columns = [np.arange(2), ones, floats, floats, floats, ones, floats]
+    subject = report.Subject(model="m", labels=known, split=split, source="here")
+    command.write_table(tmp_path / "a.csv", subject, Evaluation.of_rows(columns, 2))
+    assert (tmp_path / "a.csv").read_text().splitlines()[
+        1
+    ] == "0,0.jpg,'=n2,'=n2,1.000000,1,1.000000"
 
 
 @pytest.fixture(scope="module")
-def report(model, pattern, tmp_path_factory):
+def html(model, pattern, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     arguments = ["--model_dir", model, "--validation_file_pattern", pattern, "--report", folder]
     assert evaluate.main(["evaluate", *map(str, arguments)]) == 0
     return folder / "index.html"
 
 
-def test_the_page_is_one_file_that_names_strangers_safely(report, model, pattern, tmp_path):
-    text = report.read_text("utf-8")
-    assert [path.name for path in report.parent.iterdir()] == ["index.html"]
+def test_the_page_is_one_file_that_names_strangers_safely(html, model, pattern, tmp_path):
+    text = html.read_text("utf-8")
+    assert [path.name for path in html.parent.iterdir()] == ["index.html"]
+    assert re.search(r">\d+\.jpg</span>", text) and "record " not in text  # the mistakes
     assert "class 1" in text and "Reliability" in text and "data:image/jpeg" in text
     assert text.count("<polyline") == 5 and "nan" not in str(re.findall("(?s)<svg.*?</svg>", text))
     for word in ("http://", "https://", 'src="/', "@import", "url("):
@@ -190,13 +228,13 @@ def test_names_cannot_become_markup(scored, tmp_path, model, pattern):
     assert "<script>alert" not in text and "<img src=x>" not in text
 
 
-def test_the_page_in_a_browser(report):
+def test_the_page_in_a_browser(html):
     """Sorts, filters, by keyboard, on a phone; nothing in the console, nothing fetched."""
     with browser.chromium() as page:
         from selenium.webdriver.common.by import By
         from selenium.webdriver.common.keys import Keys
 
-        page.get(report.as_uri())
+        page.get(html.as_uri())
         rows = lambda: [  # noqa: E731
             row.find_elements(By.TAG_NAME, "td")[0].text
             for row in page.find_elements(By.CSS_SELECTOR, "#per-class tbody tr")

@@ -552,7 +552,7 @@ def test_imagenet_folders_get_their_words(tmp_path):
         ([], "nowhere in its class folders"),
         (["a.jpg", "b.jpg"], "only outside class folders; make one folder per class"),
         (["cat/notes.txt"], "nowhere"),
-        (["cat/1.jpg"], "has 1 class folders"),
+        (["cat/1.jpg"], "has 1 class folder with"),
         (["cat/1.jpg", "dog/notes.txt"], "dog has no image"),
         (["pets/cat/1.jpg", "pets/dog/1.jpg"], "pets/cat holds 1 image one folder too deep"),
         (["a/1.jpg", "b/2021/jan/1.jpg", "b/2021/2.jpg"], "b/2021 holds 2 images one folder too"),

@@ -222,8 +222,35 @@ def test_without_network_the_sentence_names_the_url_and_the_variable(tmp_path, m
         raise OSError("no route")
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
-    with pytest.raises(InputError, match="githubusercontent.*SQUEEZENEXT_WEIGHTS"):
+    with pytest.raises(InputError, match="githubusercontent.*SQUEEZENEXT_WEIGHTS.*which lacks it"):
         model_published.resolve("squeezenet_v1_0")
+    both = r"v1\.1\.param cannot .*v1\.1\.bin cannot .*lacks these files; fetch them there\.$"
+    with pytest.raises(InputError, match=both):
+        model_published.resolve("squeezenet_v1_1")
+    monkeypatch.setenv("SQUEEZENEXT_WEIGHTS", str(tmp_path / "wieghts"))
+    with pytest.raises(
+        InputError, match="SQUEEZENEXT_WEIGHTS names .*/wieghts, which is no folder"
+    ):
+        model_published.resolve("squeezenet_v1_0")
+    monkeypatch.delenv("SQUEEZENEXT_WEIGHTS")
+    with pytest.raises(InputError, match="name it: export SQUEEZENEXT_WEIGHTS=FOLDER"):
+        model_published.resolve("squeezenet_v1_0")
+
+
+def test_a_cache_that_cannot_be_written_is_said_with_its_variable(shared, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("SQUEEZENEXT_WEIGHTS", str(shared / "weights"))
+    with pytest.raises(InputError, match="cannot be written .*export XDG_CACHE_HOME=FOLDER"):
+        model_published.resolve("squeezenet_v1_0")
+
+
+def test_folders_in_the_environment_may_begin_with_home(shared, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "held").symlink_to(shared / "weights")
+    monkeypatch.setenv("SQUEEZENEXT_WEIGHTS", "~/held")
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")  # relative, hence not used
+    assert model_published.resolve("squeezenet_v1_0").is_relative_to(tmp_path)
 
 
 def test_a_changed_file_at_its_home_is_refused(tmp_path, monkeypatch):

@@ -13,11 +13,13 @@ same command continues. In Python:
     print(adapted.scores)
 """
 
+import contextlib
 import dataclasses
 import math
+import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -26,14 +28,15 @@ from squeezenext import metrics, tf_import
 from squeezenext.adapt import plan as planning
 from squeezenext.adapt import shipping
 from squeezenext.adapt.plan import Plan
-from squeezenext.cli import log, run, say
+from squeezenext.cli import log, plural, run, say
 from squeezenext.convert.options import ConvertOptions
-from squeezenext.errors import InputError, SomeInputsFailed
+from squeezenext.errors import InputError, NotFinite, RunAgain, SomeInputsFailed
 from squeezenext.model import card, published
 from squeezenext.model import directory as model_directory
 from squeezenext.model.published import PUBLISHED
 from squeezenext.records import dataset
 from squeezenext.records.dataset import Dataset
+from squeezenext.records.manifest import ANEW
 from squeezenext.train import command
 from squeezenext.train.options import Options
 
@@ -102,7 +105,7 @@ def adapt(
     photos, model_dir = Path(photos).expanduser(), Path(model_dir).expanduser()
     _check(photos, model_dir, configuration, minutes)
     published.resolve(configuration)  # downloads the weights before any work is done
-    with command.locked(model_dir, ".adapt.lock"):
+    with _in_adapts_words(model_dir), command.locked(model_dir, ".adapt.lock"):
         records, faults = _convert(photos, model_dir / RECORDS, seed, follow_links)
         found = _found(records)
         if deterministic:  # TensorFlow refuses it once a step has been timed
@@ -131,6 +134,39 @@ def adapt(
         seconds=time.monotonic() - started,
         faults=faults + made.faults,
     )
+
+
+# Advice of the commands that adapt runs, which names flags of theirs: what it is for adapt.
+_ADVICE = (
+    (r"choose another --output, or give --overwrite( to lose it)?", "choose another --model_dir"),
+    (r"choose an --output that can be", "choose a --model_dir that can be"),
+    (r"--output", "--model_dir"),
+    (r"--source", "PHOTOS"),
+    (r", with fewer --workers if it happens again", ""),
+    (re.escape(ANEW), "remove {records} and run the same command again"),
+    (r"convert data with one", "remove {records} and run the same command again"),
+    (r"give --fine_tune_from .* and another --model_dir", "choose another --model_dir"),
+    (r"run again with --micro_batch_size \d+", "end other programs that use it, and run again"),
+    (r"What can be done: .*", "What can be done: the same command with another --model_dir and "
+     "--seed, without the photographs that are at fault."),
+)  # fmt: skip
+_FLAGS = ("model_dir", "configuration", "minutes", "max_bytes", "seed", "deterministic",
+          "follow_links")  # fmt: skip
+
+
+@contextlib.contextmanager
+def _in_adapts_words(model_dir: Path) -> Iterator[None]:
+    """Words the errors of the commands that adapt runs as its own: it has other flags."""
+    try:
+        yield
+    except (InputError, NotFinite, RunAgain) as error:
+        text = str(error)
+        for pattern, own in _ADVICE:
+            text = re.sub(pattern, lambda _, own=own: own.format(records=model_dir / RECORDS), text)
+        strange = sorted(set(re.findall(r"--([a-z]\w+)", text)) - {*_FLAGS, "debug"})
+        if strange:
+            text += f" (adapt itself has no --{', --'.join(strange)}.)"
+        raise type(error)(text) from error
 
 
 def _found(records: Path) -> Dataset:
@@ -219,11 +255,11 @@ def _convert(
 
     options = ConvertOptions("folder", max_side=MAX_SIDE, seed=seed, follow_links=follow_links)
     try:
-        manifest = command.convert(photos, records, options)
+        manifest = command.convert(photos, records, options, log)
     except output.OtherData as error:
         raise InputError(
             f"{records.parent} was begun with other photographs than are in {photos} now, or with "
-            "another --seed; give another --model_dir."
+            "another --seed or --follow_links; give another --model_dir."
         ) from error
     try:
         command.log_outcome(manifest)
@@ -234,17 +270,20 @@ def _convert(
 
 def _summary(adapted: Adapted) -> list[str]:
     """Returns the lines for a person: each file's size and score, and the command to try it."""
-    lines = [f"On the {adapted.images} {adapted.split} images:"]
+    lines = [f"On {plural(adapted.images, f'{adapted.split} image')}:"]
     for name, top1 in adapted.scores.items():
         low, high = metrics.wilson(top1 * adapted.images, adapted.images)
         path = adapted.files.get(name)
         what = f"{path}, {path.stat().st_size / 1e6:.2f} MB" if path else "the network"
         lines.append(f"  top-1 {top1:.4f} ({low:.4f} to {high:.4f})  {what}")
+    folder = shlex.quote(str(adapted.model_dir))
     return [
         *lines,
         f"{adapted.report} shows the mistakes, {adapted.model_dir / card.FILE} sums it up.",
+        f"For a phone or another program take a file above: {adapted.model_dir}/"
+        f"{model_directory.LITERT} is for this program alone.",
         f"It took {adapted.seconds / 60:.1f} minutes.",
-        f"Try it: python predict.py PHOTO --model_dir {shlex.quote(str(adapted.model_dir))}",
+        f"Try it: python -m squeezenext.predict PHOTO --model_dir {folder}",
     ]
 
 
@@ -267,9 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command(values, positional):
         if len(positional) != 1:
             raise InputError("Give one folder of photographs: squeezenext.adapt PHOTOS ...")
-        names = ("model_dir", "configuration", "minutes", "max_bytes", "seed", "deterministic",
-                 "follow_links")  # fmt: skip
-        adapted = adapt(positional[0], **{name: values[name].value for name in names})
+        adapted = adapt(positional[0], **{name: values[name].value for name in _FLAGS})
         say(*_summary(adapted))
         if adapted.faults:
             raise SomeInputsFailed(" ".join(adapted.faults))

@@ -23,9 +23,11 @@ SHARES = (1.0, 0.85, 0.7, 0.56)  # sides of the last images, as shares of the ne
 # Less time than these epochs, or steps for a small set, means smaller images; more teaches nothing.
 MIN_EPOCHS, MIN_STEPS = 8.0, 120
 MAX_EPOCHS, MAX_STEPS = 40.0, 600
-# Minimum training: 40 steps or 10 epochs, whichever is less, even if the time is shorter.
-LEAST_STEPS, LEAST_EPOCHS = 40, 10
-FROZEN_STEPS = 20  # steps of the classifier alone, which begins with random weights
+# Minimum training: 40 steps or 100 epochs, whichever is less, even if the time is shorter.
+LEAST_STEPS, LEAST_EPOCHS = 40, 100
+# Steps of the classifier alone, which begins with random weights; no more than a third of the
+# epochs, since a graph has to be built for the rest.
+FROZEN_STEPS, FROZEN_SHARE = 20, 1 / 3
 # Bits a weight above which a file needs no retraining: at 2.7 an adapted SqueezeNet 1.1 lost 0.6
 # points on the clothing photographs' validation images (docs/compression.md).
 RETRAINED_BELOW = 2.5
@@ -108,13 +110,14 @@ class Plan:
 
     def __str__(self) -> str:
         growing = "up to " if self.growing else ""
+        minutes = f"{self.minutes:g} minute{'s' * (self.minutes != 1)}"
         retrained = self.compression_epochs
         more = f", {retrained:g} more to compress it" if retrained else ""
         needs = f"; this needs some {math.ceil(self.needs_minutes)}, as less would teach too little"
         return (
             f"{self.epochs:g} epochs of {self.configuration} at {growing}{self.size} x {self.size} "
             f"pixels{more}: this machine trains {self.images_per_second:.0f} images/s at full "
-            f"size, and has {self.minutes:g} minutes{needs if self.needs_minutes else ''}"
+            f"size, and has {minutes}{needs if self.needs_minutes else ''}"
         )
 
     @property
@@ -235,7 +238,7 @@ def plan(
         size=size,
         growing=growing,
         epochs=epochs,
-        frozen_epochs=min(frozen, int(epochs) - 1),
+        frozen_epochs=min(frozen, max(1, int(epochs * FROZEN_SHARE))),
         compression_epochs=0.0,
         max_bytes=max_bytes,
         batch_size=batch_size,

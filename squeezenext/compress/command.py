@@ -31,7 +31,7 @@ from squeezenext.sqz import file as sqz
 
 def compress(
     model_dir: str | Path,
-    output: Path,
+    output: str | Path,
     method: Method,
     data_dir: str | Path | None = None,
     images: int = 2000,
@@ -56,6 +56,7 @@ def compress(
       InputError: the model or the data cannot be read.
       NotFinite: the retraining's gradient is not finite.
     """
+    output, model_dir = Path(output).expanduser(), os.path.expanduser(model_dir)
     if method.epochs and not data_dir:
         raise InputError("--num_epochs needs --data_dir: there is nothing to train on.")
     if method.epochs and Path(model_dir).is_file():

@@ -36,20 +36,25 @@ def load(name: str) -> Config:
       InputError: there is no such configuration, or the file has no CONFIG.
     """
     if name.endswith(".py"):
-        return _load_file(Path(name))
+        return _load_file(Path(name).expanduser())
     if name not in configuration_names():
         import difflib  # only to word an error
 
         near = difflib.get_close_matches(name, configuration_names(), n=3, cutoff=0.5)
         known = ", ".join(near or configuration_names())
         told = f"like it: {known}" if near else f"there are {known}"
+        if Path(name).expanduser().is_dir():
+            told = f"a model directory is no configuration; {told}"
         raise InputError(f"There is no configuration {name!r}; {told}.")
     return _load_file(folder() / f"{name}.py")
 
 
 def _load_file(path: Path) -> Config:
     if not path.is_file():
-        raise InputError(f"There is no configuration file {path}.")
+        raise InputError(
+            f"There is no configuration file {path}; give the path of one, or a name without .py, "
+            "such as v_1_0_SqNxt_23."
+        )
     import importlib.util  # prediction reads JSON alone and should not wait for it
 
     spec: Any = importlib.util.spec_from_file_location(path.stem, path)  # never None for a .py

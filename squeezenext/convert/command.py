@@ -29,7 +29,10 @@ _MAX_LOGGED = 20  # rejected files
 
 
 def convert(
-    source: Path, output: Path, options: ConvertOptions, log: cli.Log = lambda text: None
+    source: str | Path,
+    output: str | Path,
+    options: ConvertOptions,
+    log: cli.Log = lambda text: None,
 ) -> records_manifest.Manifest:
     """Converts `source`, a folder or a CSV file, into the data directory `output`.
 
@@ -42,8 +45,9 @@ def convert(
       InputError: the source is wrong, or `output` holds other data.
       RunAgain: another process writes `output`, or the disk is full.
     """
+    source, output = Path(source).expanduser(), Path(output).expanduser()
     if not source.exists():
-        raise InputError(f"--source {source} is no folder; give the one that holds the data.")
+        raise InputError(sources.no_folder(source))
     sources.check_apart(source, output, options)
     commit.make_folder(output)
     workers = options.workers or default_workers()
@@ -51,7 +55,14 @@ def convert(
         collection = sources.collect(source, options, pool, output / commit.SPOOL)
         identity = outputs.identity(collection, options)
         if not options.overwrite and (done := outputs.finished(output, identity)) is not None:
-            log(f"{output} was finished already; `python -m datasets.verify` reads its bytes.")
+            verify = cli.module_command("datasets.verify")
+            log(f"{output} was finished already; `{verify}` reads its bytes.")
+            made = (output / records_manifest.MANIFEST).stat().st_mtime_ns
+            if path := collection.watch.changed_since(made):
+                log(
+                    f"warning: {path} is newer than {output}, which may hold it as it was; to take "
+                    "the present files, choose another --output, or give --overwrite."
+                )
             return done
         commit.check_room(output, estimate.remaining_bytes(collection, output, options))
         planned = _begin(collection, source, output, options, identity)
@@ -109,12 +120,13 @@ def log_outcome(manifest: records_manifest.Manifest) -> None:
     counts = ", ".join(f"{split.examples} {name}" for name, split in manifest.splits.items())
     repairs, rejected = manifest.raw["repairs"], manifest.raw["rejected"]
     lines = [
-        f"{manifest.directory}: {counts} images of {len(manifest.classes)} classes, "
+        f"{manifest.directory}: {counts} images of {cli.plural(len(manifest.classes), 'class')}, "
         f"{len(repairs)} repaired, {len(rejected)} rejected."
     ]
     if twins := manifest.raw.get("duplicates"):
         lines.append(
-            f"warning: {len(twins)} images lie in two splits, {twins[0]['file']} = "
+            f"warning: {cli.plural(len(twins), 'image lies', 'images lie')} in two splits, "
+            f"{twins[0]['file']} = "
             f'{twins[0]["same_as"]} for one; the manifest lists them under "duplicates".'
         )
     lines += [f"warning: {warning}" for warning in manifest.raw.get("warnings", ())]
@@ -124,7 +136,7 @@ def log_outcome(manifest: records_manifest.Manifest) -> None:
     if rejected:
         count = len(rejected) + manifest.raw.get("omitted", {}).get("rejected", 0)
         raise SomeInputsFailed(
-            f"{count} files were rejected, all others are converted; "
+            f"{cli.plural(count, 'file was', 'files were')} rejected, all others are converted; "
             f'{manifest.directory / records_manifest.MANIFEST} lists them under "rejected".'
         )
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from squeezenext import labels
-from squeezenext.cli import printable
+from squeezenext.cli import plural, printable
 from squeezenext.convert.folder import UNREADABLE, is_image, with_validation
 from squeezenext.convert.listing import (
     Collection,
@@ -226,7 +226,7 @@ def _listing(
             files[image] = file
     if not files:
         raise InputError(
-            f"{path}: none of its {len(rows)} images, such as {printable(rows[0][0])}, is a file "
-            f"below {path.parent}."
+            f"{path}: none of its {plural(len(rows), 'image')}, such as "
+            f"{printable(rows[0][0])}, is a file below {path.parent}."
         )
     return Listing.of_rows(files.values(), table, list(files))

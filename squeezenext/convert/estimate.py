@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from squeezenext.cli import plural
 from squeezenext.convert import commit, imagenet, shards, sources
 from squeezenext.convert.listing import Collection
 from squeezenext.convert.options import ConvertOptions
@@ -35,12 +36,14 @@ class Estimate:
         """Returns the lines that --dry_run prints."""
         return [
             *(
-                f"{n} {name} images in {self.shards[name]} shards"
+                f"{plural(n, f'{name} image')} in {plural(self.shards[name], 'shard')}"
                 for name, n in self.examples.items()
             ),
-            f"{self.classes} classes; {self.rejected} files would be refused unread",
+            f"{plural(self.classes, 'class')}; "
+            f"{plural(self.rejected, 'file')} would be refused unread",
             f"{self.bytes / 1e9:.2f} GB to write, {self.free / 1e9:.2f} GB free",
-            f"about {self.seconds / workers:.0f} s with {workers} workers, from a short trial",
+            f"about {self.seconds / workers:.0f} s with {plural(workers, 'worker')}, from a short "
+            "trial",
         ]
 
 

@@ -72,7 +72,7 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
     walk.warnings += _beside(source, roots)
     if "test" in roots and not any(path.is_dir() for path in _entries(roots["test"])):
         test = roots.pop("test")
-        walk.warnings.append(f"{test} has no class folders: its {_count(test)} are skipped.")
+        walk.warnings.append(f"{test} has no class folders: {_skipped(test)}.")
     images = {split: _images(root, walk) for split, root in roots.items()}
     if walk.others:
         number = plural(walk.others.total(), "file")
@@ -84,7 +84,8 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
         for other in sorted(set(images[split]) - set(folders)):
             raise InputError(f"{roots[split] / other} is a class that {roots['train']} lacks.")
     if len(folders) < 2:
-        raise InputError(f"{roots['train']} has {len(folders)} class folders with images; {_HINT}.")
+        found = plural(len(folders), "class folder")
+        raise InputError(f"{roots['train']} has {found} with images; {_HINT}.")
     watch = Watch()
     splits = {split: _listing(roots[split], folders, images[split], watch) for split in images}
     splits = sorted_splits(with_validation(splits, options))
@@ -171,9 +172,7 @@ def _beside(source: Path, roots: dict[str, Path]) -> list[str]:
     names = ", ".join(root.name for root in roots.values())
     others = [path for path in _entries(source) if path.is_dir() and path not in roots.values()]
     return [
-        f"{path} lies beside {names}: its {_count(path)} are skipped."
-        for path in others
-        if _images_below(path)
+        f"{path} lies beside {names}: {_skipped(path)}." for path in others if _images_below(path)
     ]
 
 
@@ -186,8 +185,8 @@ def _images_below(folder: Path) -> int:
     return count
 
 
-def _count(folder: Path) -> str:
-    return plural(_images_below(folder), "image")
+def _skipped(folder: Path) -> str:
+    return f"its {plural(_images_below(folder), 'image is', 'images are')} skipped"
 
 
 def _images(root: Path, walk: _Walk) -> dict[str, list[Path]]:

@@ -78,6 +78,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._files: list[Path] = []
+        self._newest: tuple[int, Path | None] = (0, None)
         self._state = hashlib.sha256()
 
     def size(self, path: Path) -> int:
@@ -89,7 +90,12 @@ class Watch:
     def add(self, path: Path, size: int, time: int) -> None:
         """Adds a file by its size and `st_mtime_ns`."""
         self._files.append(path)
+        self._newest = max(self._newest, (time, path), key=lambda newest: newest[0])
         self._state.update(f"{size} {time}\n".encode())
+
+    def changed_since(self, time: int) -> Path | None:
+        """Returns the newest file if it changed after a time as of `st_mtime_ns`, else None."""
+        return self._newest[1] if self._newest[0] > time else None
 
     @property
     def digest(self) -> str:

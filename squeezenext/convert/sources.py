@@ -45,7 +45,7 @@ def _collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> 
     if options.layout == "csv":
         return csv_lists.collect(source, options)
     if not source.is_dir():
-        raise InputError(f"--source {source} is no folder; give the one that holds the data.")
+        raise InputError(no_folder(source))
     if options.layout == "tfrecord":
         return tfrecords.collect(source)
     if options.layout in _CLASS_FOLDERS:
@@ -53,6 +53,15 @@ def _collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> 
     if extracted and not options.train_tar:
         return imagenet_folders.collect(source, options.partial, pool)
     return imagenet.collect(source, options, pool, spool)
+
+
+def no_folder(source: Path) -> str:
+    """Returns a sentence about a source that is no folder."""
+    if source.exists():
+        told = "is a file; unpack it and give the folder, or give --layout csv for a list of images"
+    else:
+        told = "is no folder; give the one that holds the data, such as --source photos"
+    return f"--source {source} {told}."
 
 
 def _root(source: Path, options: ConvertOptions) -> Path:

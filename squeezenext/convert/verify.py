@@ -224,12 +224,14 @@ def report_faults(directory: Path, faults: list[ShardFault], as_json: bool) -> N
     if faults:
         names = sorted({fault.shard for fault in faults})
         raise SomeInputsFailed(
-            f"{directory}: {len(faults)} faults in {len(names)} files, {names[0]} for one; copy "
-            "these files again, or remove them and run the conversion again with --overwrite."
+            f"{directory}: {cli.plural(len(faults), 'fault')} in {cli.plural(len(names), 'file')}, "
+            f"{names[0]} for one; copy what is at fault again, or run the conversion "
+            f"({cli.module_command('datasets.convert')}) again with --overwrite."
         )
     cli.log(
-        f"{directory}: {counts['shards']} shards, {counts['examples']} examples, "
-        f"{counts['bytes']} bytes: all as the manifest says."
+        f"{directory}: {cli.plural(counts['shards'], 'shard')}, "
+        f"{cli.plural(counts['examples'], 'example')}, {counts['bytes']} bytes: all as the "
+        "manifest says."
     )
 
 

@@ -8,6 +8,7 @@ FILE is a .sqz or an exported .tflite file, which is run in LiteRT as predict.py
 import csv
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,17 +16,16 @@ import numpy as np
 from absl import flags
 
 from squeezenext import metrics, tf_import
-from squeezenext.cli import check_file, check_folder, log, run, say
+from squeezenext.cli import check_file, check_folder, csv_cell, log, plural, run, say
 from squeezenext.errors import InputError
 from squeezenext.evaluate import report
 from squeezenext.evaluate.report import Subject
 from squeezenext.files import write_file
-from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
 from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
 from squeezenext.predict.predictor import Predictor, map_in_threads, softmax
-from squeezenext.records import dataset, samples
+from squeezenext.records import dataset, example, samples
 from squeezenext.train.options import PRECISIONS, check_precision
 
 
@@ -90,6 +90,7 @@ def evaluate(
       InputError: the model or the data cannot be read, or their classes differ.
     """
     check_precision(precision)
+    model_dir = os.path.expanduser(model_dir)
     found = found or dataset.find_dataset(data_dir, None, validation_file_pattern)
     dataset.check_split(found, split)
     if fit_temperature:
@@ -142,6 +143,7 @@ def _check_own(model_dir: str | Path) -> None:
 
 def subject(model: str | Path, found: dataset.Dataset, split: str) -> Subject:
     """Returns what a report about a model and a split must know of them."""
+    model = os.path.expanduser(model)
     if Path(model).is_file():
         file = loading.load_runnable(model)
         classes, fitted_to = file.labels, file.fitted_to
@@ -210,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         document = metrics.document(result, len(scored.labels))
         _print(document | {"fitted_to_these": scored.fitted_here}, values["json"].value)
         if values["predictions"].value:
-            write_table(Path(values["predictions"].value), scored.labels, result)
+            write_table(Path(values["predictions"].value), scored, result)
         if values["report"].value:
             path = report.write(Path(values["report"].value), scored, result)
             log(f"The report is {path}.")
@@ -226,7 +228,7 @@ def _print(document: dict, as_json: bool) -> None:
     agreement = "" if document["kappa"] is None else f", kappa {document['kappa']:.4f}"
     say(
         f"top-1 {document['top1']:.4f} ({low:.4f} to {high:.4f}), top-5 {document['top5']:.4f}, "
-        f"loss {document['loss']:.4f} on {document['examples']:,} images{agreement}, "
+        f"loss {document['loss']:.4f} on {plural(document['examples'], 'image')}{agreement}, "
         f"macro F1 {document['macro_f1']:.4f}, calibration error {document['ece']:.4f}"
     )
     if document["fitted_to_these"]:
@@ -236,16 +238,24 @@ def _print(document: dict, as_json: bool) -> None:
         )
 
 
-def write_table(path: Path, labels: Sequence[Label], result: Evaluation) -> None:
-    """Writes a CSV file with a row per example, in the order of the records."""
+def write_table(path: Path, scored: Subject, result: Evaluation) -> None:
+    """Writes a CSV file with a row per example, in the order of the records.
+
+    Each has the record's number and its image's file name, "" where the record has none.
+    """
+    records = dataset.Records(scored.split)
 
     def write(file: Path) -> None:
         with open(file, "w", newline="", encoding="utf-8") as text:
             writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(["example", "label", "predicted", "probability", "top5", "loss"])
+            columns = ["example", "file", "label", "predicted", "probability", "top5", "loss"]
+            writer.writerow(columns)
             for i in range(len(result.labels)):
-                names = [labels[each[i]].synset for each in (result.labels, result.predicted)]
+                classes = (result.labels[i], result.predicted[i])
+                names = [example.file_name(records.read_one(i))]
+                names += [scored.labels[number].synset for number in classes]
                 probability, loss = f"{result.probability[i]:.6f}", f"{result.loss[i]:.6f}"
-                writer.writerow([i, *names, probability, int(result.top5[i]), loss])
+                cells = map(csv_cell, names)
+                writer.writerow([i, *cells, probability, int(result.top5[i]), loss])
 
     write_file(path, write)

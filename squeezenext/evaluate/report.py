@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from squeezenext import metrics
+from squeezenext.cli import plural
 from squeezenext.errors import InputError
 from squeezenext.files import check_ours, read_rows, write_text
 from squeezenext.labels import Label, class_names
@@ -21,7 +22,7 @@ from squeezenext.model import directory as model_directory
 from squeezenext.model import published
 from squeezenext.predict import heatmap
 from squeezenext.predict.predictor import Predictor
-from squeezenext.records import samples
+from squeezenext.records import example, samples
 from squeezenext.records.manifest import Split
 
 WORST = 24  # number of mistakes on the page
@@ -117,6 +118,7 @@ def write(folder: Path, subject: Subject, result: Evaluation) -> Path:
         date=datetime.date.today().isoformat(),
         figures=metrics.document(result, len(labels)),
         labels=labels,
+        plural=plural,
         names=class_names(labels),
         bins=metrics.reliability(result),
         charts=_charts(subject.model),
@@ -163,15 +165,15 @@ def _mistakes(subject: Subject, result: Evaluation) -> list[dict]:
     except InputError:  # a file of an unusual end has no maps
         predictor = None
     rows, names = [], class_names(labels)
-    for number in worst:
-        image, _ = samples.read_examples(reader, int(number), len(labels))
+    for number in worst.tolist():
+        image, _ = samples.read_examples(reader, number, len(labels))
         predicted, heat = int(result.predicted[number]), None
         if predictor:
             class_map = predictor.view(image).class_map(predicted)
             heat = _data_url(heatmap.overlay(image, class_map, predictor.config))
         rows.append(
             {
-                "number": int(number),
+                "file": example.file_name(reader.read_one(number)) or f"record {number}",
                 "image": _data_url(image),
                 "heat": heat,
                 "label": names[int(result.labels[number])],

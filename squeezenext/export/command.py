@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext import files
-from squeezenext.cli import run, say
+from squeezenext.cli import plural, run, say
 from squeezenext.errors import InputError
 from squeezenext.export import checking, keras, litert, onnx, page, saved_model
 from squeezenext.export.format import Format, Request, Run
@@ -33,7 +33,7 @@ FORMATS = {
     for form in (litert.FORMAT, onnx.FORMAT, saved_model.FORMAT, keras.FORMAT, page.FORMAT)
 }
 _SCORES = (
-    "{measured}: top-1 {top1:.4f} on {images:,} {split} images; "
+    "{measured}: top-1 {top1:.4f} on {count}; "
     "the model {float32_top1:.4f}, the same first class on {agreement:.2%}"
 )
 
@@ -41,7 +41,7 @@ _SCORES = (
 def export(
     model_dir: str | Path,
     kind: str,
-    output: Path,
+    output: str | Path,
     precision: str = "float32",
     data_dir: str | Path | None = None,
     images: int = 2000,
@@ -60,7 +60,11 @@ def export(
       InputError: the model or the data cannot be read, or the format lacks the precision.
       NotKept: the file's answers differ from the model's.
     """
-    form = FORMATS[kind]
+    form, output, model_dir = (
+        FORMATS[kind],
+        Path(output).expanduser(),
+        os.path.expanduser(model_dir),
+    )
     if precision not in form.precisions:
         raise InputError(
             f"--precision {precision}: --format {kind} has {', '.join(form.precisions)}."
@@ -164,7 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return
         say(f"{output}: {report['bytes']:,} bytes")
         if "top1" in report:
-            say(_SCORES.format(**report))
+            count = plural(report["images"], f"{report['split']} image")
+            say(_SCORES.format(count=count, **report))
         if report.get("calibrated_on_these"):
             say("Its int8 ranges were found on some of these very images.")
 

@@ -137,7 +137,8 @@ def package_files(package: File, names: dict[str, str]) -> dict[str, bytes]:
       InputError: the package cannot be downloaded.
     """
     cache = published.cache().parent / "npm"
-    with tarfile.open(published.download(package, "SQUEEZENEXT_NPM", cache), "r:gz") as archive:
+    [archived] = published.download([package], "SQUEEZENEXT_NPM", cache)
+    with tarfile.open(archived, "r:gz") as archive:
         return {name: archive.extractfile(f"package/{path}").read() for path, name in names.items()}
 
 

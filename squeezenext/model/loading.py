@@ -35,10 +35,11 @@ def load(name: str | Path) -> Model:
     Raises:
       InputError: there is no such model, or it holds no checkpoint.
     """
-    if Path(name).suffix == ".sqz" and Path(name).is_file():
+    path = Path(name).expanduser()
+    if path.suffix == ".sqz" and path.is_file():
         from squeezenext.sqz import file as sqz
 
-        return dataclasses.replace(sqz.read(Path(name)), name=Path(name).stem)
+        return dataclasses.replace(sqz.read(path), name=path.stem)
     directory = published.resolve(name)
     model = _described(directory, Path(name).name)
     return dataclasses.replace(model, weights=graph.fold(model.config, variables(directory)))
@@ -55,8 +56,8 @@ def _described(directory: Path, name: str) -> Model:
 def load_runnable(name: str | Path) -> Model:
     """Loads a model to run it: whatever `load` takes, or an exported `.tflite` file.
 
-    If a model directory has a `model.tflite`, its checkpoints are not read. The model's name is
-    the file's path.
+    If a model directory has a `model.tflite`, its checkpoints are not read; that file's own path
+    stands for the directory. The model's name is the file's path.
 
     Raises:
       InputError: there is no such model, or it is damaged.
@@ -101,11 +102,19 @@ def _exported(path: Path) -> Model:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     except _NO_DESCRIPTION + (zipfile.BadZipFile, zlib.error) as error:
+        if path.name == model_directory.LITERT and (path.parent / model_directory.CONFIG).is_file():
+            return load_runnable(path.parent)
         from squeezenext.formats import kinds
 
+        what = kinds.described(path)
+        if what.startswith("a LiteRT file"):
+            what = (
+                f"a LiteRT file of another program, or a model directory's own {model_directory.LITERT}, which "
+                "takes normalised pixels and gives logits; give that directory"
+            )
         raise InputError(
             f"{path} was not exported by this program: no {DESCRIPTION} lies behind it; give the "
-            f"model directory it was made of. It is {kinds.described(path)}."
+            f"model directory it was made of. It is {what}."
         ) from error
     check_labels(known, config, str(path))
     rgb = PIXELS if precision == "int8" else PHONES

@@ -4,13 +4,16 @@ The folder that the environment variable SQUEEZENEXT_WEIGHTS names is searched f
 the right SHA-256 whatever their names, so that no network is needed.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from squeezenext import files, labels
+from squeezenext.cli import FULL
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.model import directory as model_directory
@@ -100,7 +103,8 @@ def resolve(name: str | Path) -> Path:
     if path.exists() or str(name) not in PUBLISHED:
         if not path.exists():
             raise InputError(
-                f"There is no model directory {name}; published models are {', '.join(PUBLISHED)}."
+                f"There is no model directory {name}; give a folder that training made, such as "
+                f"runs/mine, or a published model: {', '.join(PUBLISHED)}."
             )
         if not path.is_dir():
             raise InputError(f"{name} is no model directory, but {_described(path)}.")
@@ -110,11 +114,12 @@ def resolve(name: str | Path) -> Path:
     if not _whole(directory):
         import filelock
 
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(directory.with_name(f"{directory.name}.lock")):
-            if not _whole(directory):
-                shutil.rmtree(directory, ignore_errors=True)
-                _install(str(name), directory)
+        with _writable(directory.parent):
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(directory.with_name(f"{directory.name}.lock")):
+                if not _whole(directory):
+                    shutil.rmtree(directory, ignore_errors=True)
+                    _install(str(name), directory)
     return directory
 
 
@@ -122,6 +127,20 @@ def _described(path: Path) -> str:
     from squeezenext.formats import kinds
 
     return kinds.described(path)
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Turns an OSError, but for a full disk, into an InputError that names the cache's variable."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise InputError(
+            f"The cache {folder} cannot be written ({error.strerror}); name a folder of yours for "
+            "it: export XDG_CACHE_HOME=FOLDER."
+        ) from error
 
 
 def _whole(directory: Path) -> bool:
@@ -136,7 +155,7 @@ def _install(name: str, directory: Path) -> None:
     from squeezenext.model import importing
 
     published, config = PUBLISHED[name], config_io.load(name)
-    paths = [download(x, "SQUEEZENEXT_WEIGHTS", cache() / "files") for x in published.files]
+    paths = download(published.files, "SQUEEZENEXT_WEIGHTS", cache() / "files")
     origin = {"url": published.files[-1].url, "licence": published.licence}
     classes = labels.imagenet()
     importing.import_weights(published.format, paths, config, directory, classes, origin)
@@ -146,28 +165,59 @@ def cache() -> Path:
     """Returns the folder of published models."""
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("squeezenext")) / "models"
+    return Path(platformdirs.user_cache_dir("squeezenext")).expanduser() / "models"
 
 
-def download(wanted: File, variable: str, folder: Path) -> Path:
-    """Returns a file of the internet, downloaded once and checked whenever it is read.
+def download(wanted: Sequence[File], variable: str, folder: Path) -> list[Path]:
+    """Returns files of the internet, each downloaded once and checked whenever it is read.
 
     Args:
-      wanted: the file.
-      variable: environment variable, which may name a folder that holds the file under any name,
+      wanted: the files.
+      variable: environment variable, which may name a folder that holds the files under any names,
         so that no network is needed.
       folder: the cache.
 
     Raises:
-      InputError: the file cannot be downloaded, or is another than it was.
+      InputError: files cannot be downloaded, or are others than they were; all are named.
     """
-    given, cached = Path(os.environ.get(variable) or os.devnull), folder / wanted.sha256
-    for path in (*(sorted(given.iterdir()) if given.is_dir() else ()), cached):
-        if _is(path, wanted):
-            return path
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(cached, _content(wanted, variable))
-    return cached
+    held = [*_given(variable), *(folder / file.sha256 for file in wanted)]
+    faults = []
+    for file in wanted:
+        if not any(_is(path, file) for path in held):
+            try:
+                content = _content(file)
+            except _NotFetched as error:
+                faults.append(str(error))
+                continue
+            with _writable(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                files.write_bytes(folder / file.sha256, content)
+    if faults:
+        raise InputError(f"{'; '.join(faults)}. {_advice(variable, len(faults))}")
+    return [next(path for path in held if _is(path, file)) for file in wanted]
+
+
+def _given(variable: str) -> list[Path]:
+    """Returns what lies in the folder that an environment variable names."""
+    folder = os.path.expanduser(os.environ.get(variable, ""))
+    try:
+        return sorted(Path(folder).iterdir()) if folder else []
+    except OSError:  # the files may be in the cache, and `_advice` says it if they are not
+        return []
+
+
+def _advice(variable: str, missing: int) -> str:
+    """Returns what to do about missing files, and what is wrong with the folder that was named."""
+    them, lacks = ("it", "it") if missing == 1 else ("them", "these files")
+    folder = os.path.expanduser(os.environ.get(variable, ""))
+    if not folder:
+        return (
+            f"Fetch {them} elsewhere, put {them} into a folder and name it: "
+            f"export {variable}=FOLDER."
+        )
+    if not os.path.isdir(folder):
+        return f"{variable} names {folder}, which is no folder; correct it, or fetch {them} there."
+    return f"{variable} names {folder}, which lacks {lacks}; fetch {them} there."
 
 
 def _is(path: Path, wanted: File) -> bool:
@@ -176,7 +226,11 @@ def _is(path: Path, wanted: File) -> bool:
     return hashlib.sha256(path.read_bytes()).hexdigest() == wanted.sha256
 
 
-def _content(wanted: File, variable: str) -> bytes:
+class _NotFetched(Exception):
+    """A file cannot be downloaded: its address and why."""
+
+
+def _content(wanted: File) -> bytes:
     import http.client
     import urllib.request
 
@@ -186,10 +240,7 @@ def _content(wanted: File, variable: str) -> bytes:
             if len(content) < wanted.bytes:
                 raise OSError(f"{len(content):,} of {wanted.bytes:,} bytes came")
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
-        raise InputError(
-            f"{wanted.url} cannot be fetched ({error}); fetch it elsewhere, put it into a "
-            f"folder and name that folder in {variable}."
-        ) from error
+        raise _NotFetched(f"{wanted.url} cannot be fetched ({error})") from error
     if hashlib.sha256(content).hexdigest() != wanted.sha256:
-        raise InputError(f"{wanted.url} is not the file it was: its SHA-256 is another.")
+        raise _NotFetched(f"{wanted.url} is not the file it was: its SHA-256 is another")
     return content

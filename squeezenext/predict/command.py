@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from squeezenext import files
-from squeezenext.cli import check_file, check_folder, csv_cell, log, run, say
+from squeezenext.cli import check_file, check_folder, csv_cell, log, plural, run, say
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.predict import sources
 from squeezenext.predict.predictor import Answer, Prediction, Predictor
@@ -36,6 +36,8 @@ def print_text(answers: Iterable[Answer]) -> int:
         say(answer.path)
         for row in answer.predictions:
             say(f"  {row.probability:7.2%}  {_class(row)}")
+        if not answer.predictions:
+            say("  no class reaches --threshold")
     return failed
 
 
@@ -188,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     pass
             raise
         if failed:
-            raise SomeInputsFailed(f"{failed} of the images could not be read.")
+            raise SomeInputsFailed(f"{plural(failed, 'image')} could not be read.")
 
     return run(command, values, __doc__, argv, required=("model_dir",), positional=True)
 

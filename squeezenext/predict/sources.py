@@ -69,7 +69,10 @@ def _matching(pattern: str) -> list[str]:
         matched = sorted(glob.glob(pattern))
     files = [path for path in matched if not os.path.isdir(path)]
     if not files:
-        raise InputError(f"No file matches {pattern}.")
+        raise InputError(
+            f"No file matches {pattern}; a pattern such as 'photos/**/*.jpg' finds those in all "
+            "folders below photos."
+        )
     return files
 
 

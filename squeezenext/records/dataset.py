@@ -4,12 +4,14 @@ import concurrent.futures
 import dataclasses
 import glob
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from squeezenext import files, labels
+from squeezenext.cli import plural
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.records import manifest, tfrecord
@@ -27,7 +29,7 @@ def split_from_pattern(name: str, pattern: str) -> Split:
       InputError: no file matches, or one cannot be read.
       RecordError: a file is cut or no TFRecord.
     """
-    paths = [Path(path) for path in sorted(glob.glob(pattern))]
+    paths = [Path(path) for path in sorted(glob.glob(os.path.expanduser(pattern)))]
     if not paths:
         raise InputError(
             f"No file matches {pattern}; quote the pattern so that the shell keeps it."
@@ -129,11 +131,15 @@ def find_dataset(
       InputError: neither or both are given, or they hold no data.
     """
     if bool(data_dir) == bool(training or validation):
-        raise InputError("Give --data_dir, or --training_file_pattern for records made elsewhere.")
+        raise InputError(
+            "Give either --data_dir, a folder with manifest.json, such as --data_dir records, or "
+            "the pattern of records made elsewhere, such as --validation_file_pattern 'valid*'."
+        )
     if data_dir:
-        loaded = manifest.load_manifest(Path(data_dir))
+        directory = Path(data_dir).expanduser()
+        loaded = manifest.load_manifest(directory)
         manifest.check_shards(loaded)
-        return Dataset(loaded.splits, loaded.classes, Path(data_dir))
+        return Dataset(loaded.splits, loaded.classes, directory)
     patterns = {"train": training, "validation": validation}
     splits = {
         name: split_from_pattern(name, pattern) for name, pattern in patterns.items() if pattern
@@ -144,7 +150,10 @@ def find_dataset(
 def check_split(dataset: Dataset, name: str) -> None:
     """Raises InputError if the data has no such split, or it is empty."""
     if name not in dataset.splits or not dataset.splits[name].examples:
-        raise InputError(f"{dataset.source} has no {name} split; convert it with one.")
+        held = ", ".join(dataset.splits) or "none"
+        raise InputError(
+            f"{dataset.source} has no {name} split (it has {held}); convert data with one."
+        )
 
 
 def classes_for(dataset: Dataset, config: Config) -> tuple[labels.Label, ...]:
@@ -162,12 +171,12 @@ def check_classes(dataset: Dataset, expected: tuple[labels.Label, ...], model: P
         return
     if len(dataset.classes) != len(expected):
         raise InputError(
-            f"{dataset.source} has {len(dataset.classes)} classes, the model in {model} has "
-            f"{len(expected)}; evaluate it on data of its own classes, or fine-tune it."
+            f"{dataset.source} has {plural(len(dataset.classes), 'class')}, the model in {model} "
+            f"has {len(expected)}; give data of its own classes, or fine-tune it."
         )
     for index, (ours, theirs) in enumerate(zip(dataset.classes, expected, strict=True)):
         if ours.synset != theirs.synset:
             raise InputError(
                 f"Class {index} is {ours.synset} in {dataset.source} and {theirs.synset} in the "
-                f"model in {model}."
+                f"model in {model}; give the data that it was trained on, or data of its classes."
             )

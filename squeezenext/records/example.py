@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from squeezenext.cli import printable
 from squeezenext.errors import InputError
 
 ENCODED = "image/encoded"
@@ -24,6 +25,7 @@ LABEL = "image/class/label"
 SYNSET = "image/class/synset"
 TEXT = "image/class/text"
 BOX_CORNERS = tuple(f"image/object/bbox/{key}" for key in ("xmin", "ymin", "xmax", "ymax"))
+_SHOWN = 200  # last characters of a file's name that messages and tables show
 BOX_LABEL = "image/object/bbox/label"
 NO_BOXES = np.zeros((0, 4), np.float32)
 
@@ -199,6 +201,16 @@ def image_and_class(payload: bytes, classes: int, name: str) -> tuple[bytes, int
     if not 1 <= label <= classes:
         raise InputError(f"{name}: the label of a record is not in 1..{classes}.")
     return encoded, label - 1
+
+
+def file_name(payload: bytes) -> str:
+    """Returns the name of a record's image, printable and shortened; "" if none can be read."""
+    try:
+        encoded = single(decode_example(payload), FILENAME, bytes) or b""
+    except RecordError:
+        return ""
+    name = printable(encoded.decode("utf-8", "replace"))
+    return name if len(name) <= _SHOWN else f"...{name[-_SHOWN:]}"
 
 
 def single(features: Mapping[str, list], name: str, kind: type):

@@ -3,15 +3,19 @@
 import dataclasses
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from squeezenext import files, labels
+from squeezenext.cli import module_command
 from squeezenext.errors import InputError
 
 MANIFEST = "manifest.json"
+_CONVERT = module_command("datasets.convert")
+ANEW = f"convert the data again ({_CONVERT} ... --overwrite)"
 FORMAT_VERSION = 1
 MAX_SHARDS = 100_000
 MAX_NUMBER = 1 << 50  # bytes of a shard or examples of a split: a petabyte
@@ -70,34 +74,35 @@ def load_manifest(directory: Path) -> Manifest:
     if version != FORMAT_VERSION:
         raise InputError(
             f"{directory / MANIFEST} has format_version {version!r}, this program reads "
-            f"{FORMAT_VERSION}; convert the data again with --overwrite."
+            f"{FORMAT_VERSION}; {ANEW}."
         )
     try:
         return _manifest(directory, document)
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{directory / MANIFEST} is damaged: {error}; convert the data again with --overwrite."
-        ) from error
+        raise InputError(f"{directory / MANIFEST} is damaged: {error}; {ANEW}.") from error
 
 
 def _load_json(directory: Path) -> Any:
     if not directory.is_dir():
-        raise InputError(f"{directory} is no folder; give the one that holds {MANIFEST}.")
-    path, inner = directory / MANIFEST, directory / "tf-records"
-    if not path.exists() and (inner / MANIFEST).is_file():
-        raise InputError(f"{directory} has no {MANIFEST}; did you mean {inner}?")
-    if not path.exists():
         raise InputError(
-            f"{directory} has no {MANIFEST}, so it is no finished data set; make one with "
-            "python -m datasets.convert or datasets/process_downloaded_imagenet.sh."
+            f"{directory} is no folder; give the one that holds {MANIFEST}, the --output of "
+            f"{_CONVERT}."
+        )
+    path = directory / MANIFEST
+    if not path.exists():
+        inner = sorted(directory.glob(f"*/{MANIFEST}"))
+        made = f"{_CONVERT} --layout folder --source {shlex.quote(str(directory))} --output RECORDS"
+        raise InputError(
+            f"{directory} has no {MANIFEST}; did you mean {inner[0].parent}?"
+            if inner
+            else f"{directory} has no {MANIFEST}, so it is no finished data set; of a folder of "
+            f"photographs this makes one: {made}."
         )
     text = files.read_bytes(path, files.MAX_BYTES)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path} is damaged ({error}); convert the data again with --overwrite."
-        ) from error
+        raise InputError(f"{path} is damaged ({error}); {ANEW}.") from error
 
 
 def _manifest(directory: Path, document: dict) -> Manifest:
@@ -187,10 +192,10 @@ def check_shards(manifest: Manifest) -> None:
         except OSError as error:
             raise InputError(
                 f"{shard.path} cannot be read ({error.strerror}) but is in {MANIFEST}; "
-                "copy it again, or convert the data again with --overwrite."
+                f"copy it again, or {ANEW}."
             ) from error
         if size != shard.bytes:
             raise InputError(
                 f"{shard.path} has {size} bytes, {MANIFEST} says {shard.bytes}; "
-                "copy it again, or convert the data again with --overwrite."
+                f"copy it again, or {ANEW}."
             )

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from squeezenext.errors import InputError
+from squeezenext.records import example
 from squeezenext.records.bad_records import BadRecords
 from squeezenext.records.dataset import Records
 from squeezenext.records.example import RecordError
@@ -75,8 +76,10 @@ class Reader(Records):
             stand_in, payload = self._whole(number)
             if reason := _fault_of(payload):
                 path, own_number = self.location(stand_in)
+                file = example.file_name(payload)
                 return InputError(
-                    f"{path}: record {own_number} cannot be used: {reason}; write it anew."
+                    f"{path}: record {own_number}{f' ({file})' if file else ''} cannot be used: "
+                    f"{reason}; write it anew."
                 )
         return None
 

@@ -39,7 +39,7 @@ def read(
     dataset.check_classes(data, known, Path(data_dir))
     split = _first(data, splits)
     if split is None:
-        raise InputError(f"{data_dir} has no {' or '.join(splits)} split; convert it with one.")
+        raise InputError(f"{data_dir} has no {' or '.join(splits)} split; convert data with one.")
     records = dataset.Records(data.splits[split])
     last = len(records.index) - 1
     for number in np.linspace(0, last, min(limit, last + 1)).round().astype(int).tolist():
@@ -64,6 +64,8 @@ def decoded(payload: bytes, classes: int, name: str) -> tuple[Image.Image, int]:
     Raises:
       InputError: the record is damaged, or its label is none of the network's.
     """
+    if file := example.file_name(payload):
+        name = f"{name} ({file})"
     encoded, label = example.image_and_class(payload, classes, name)
     return decoding.read_image(encoded, name), label
 

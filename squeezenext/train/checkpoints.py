@@ -117,7 +117,7 @@ class Checkpoints:
             ) from error
         if not exact:
             LOG.warning(
-                "The run was saved on %d devices and goes on on %d: each begins with the mean of "
+                "The number of devices was %d and is %d now: each begins with the mean of "
                 "their moving statistics.",
                 meta.get("replicas", 1),
                 self._loop.share.total,

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from squeezenext import labels
+from squeezenext.cli import plural
 from squeezenext.files import read_rows, write_text
 from squeezenext.images import augment
 from squeezenext.metrics import Evaluation
@@ -103,10 +104,10 @@ class History:
         if update.scaled and self._skipped > before and scale < LOW_SCALE and not self._warned:
             self._warned = True
             LOG.warning(
-                "By step %d, %d steps were skipped and the loss scale has fallen to %g: the "
+                "By step %d, %s had been skipped and the loss scale has fallen to %g: the "
                 "gradients themselves grow. If the run ends here, go on with --precision float32 "
                 "or a lower training.learning_rate.",
-                *(self._loop.step, self._skipped, scale),
+                *(self._loop.step, plural(self._skipped, "step"), scale),
             )
 
     def evaluation(self, result: Evaluation, reader: Reader) -> None:
@@ -140,7 +141,7 @@ class History:
         curves = {"learning_rate": rate} | {f"train/{k}": v for k, v in means.items()}
         curves |= {f"validation/{name}": value for name, value in validation.items()}
         after = "".join(f", validation {k}={v:.4f}" for k, v in validation.items())
-        after += f", {skipped} steps skipped so far as not finite" if skipped else ""
+        after += f", {plural(skipped, 'step')} skipped so far as not finite" if skipped else ""
         after += f", lr={rate:.5g}"
         if timed_images:
             speed = timed_images / seconds

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from squeezenext.cli import say
+from squeezenext.cli import plural, say
 from squeezenext.config import Config
 from squeezenext.model import loading
 from squeezenext.records import bad_records
@@ -88,10 +88,10 @@ def _loop(
         seed=options.seed,
     )
     LOG.info(
-        "%s parameters, %d training images, batch %d = %d replicas x %d images x %d, %s, "
-        "TensorFlow %s",
-        *(f"{loop.model.count_params():,}", reader.split.examples, config.training.batch_size),
-        *(loop.share.total, loop.micro_batch, loop.micro_steps, loop.precision, tf.__version__),
+        "%s parameters, %s, batch %d = %s x %s x %d, %s, TensorFlow %s",
+        *(f"{loop.model.count_params():,}", plural(reader.split.examples, "training image")),
+        *(config.training.batch_size, plural(loop.share.total, "replica")),
+        *(plural(loop.micro_batch, "image"), loop.micro_steps, loop.precision, tf.__version__),
     )
     return loop
 

@@ -1,6 +1,7 @@
 """The options of a training run beside its configuration: folders, machines, intervals."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -41,6 +42,9 @@ class Options:
     profile_input: bool = False  # measure input and network apart, print that, train nothing
 
     def __post_init__(self):
+        for name in ("model_dir", "data_dir", "training_file_pattern", "validation_file_pattern"):
+            if path := getattr(self, name):
+                object.__setattr__(self, name, os.path.expanduser(path))
         check_precision(self.precision)
         choices = (("cluster", Cluster), ("on_nan", OnNan), ("on_bad_record", OnBadRecord))
         for field, kind in choices:

@@ -110,8 +110,9 @@ class Run:
         if not devices.exchange(self.loop.strategy, [finished])[0, 0]:
             return None
         LOG.info(
-            "%s holds a finished run of %d steps, top-1 %s; a larger --num_epochs goes on with it.",
+            "%s holds a finished run of %d steps, top-1 %s: its %g epochs are done.",
             *(self.model_dir, self.loop.step, document["top1"]),
+            self.loop.config.training.epochs,
         )
         self._leave_workers()
         return document
