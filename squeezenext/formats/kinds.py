@@ -6,7 +6,7 @@ from pathlib import Path
 
 _HEAD = 4096  # bytes that are looked at
 Kind = tuple[str, str]  # a noun with its article, and what to do
-_IMAGE = "an image", "predict.py takes it as an argument: python predict.py IMAGE"
+_IMAGE = "an image", "predict takes it as an argument: python -m squeezenext.predict IMAGE"
 _IMPORT = "python -m squeezenext.weights import makes a model directory of it"
 _EXPORTED = "it is for other programs: name the model directory that it was exported from"
 _OTHER = "this program does not read such files"
@@ -131,5 +131,5 @@ def _folder(path: Path) -> Kind:
     if any(name.startswith("step-") for name in names):
         return "a folder of checkpoints", f"name {path.absolute().parent}"
     if any(entry.suffix.lower() in _IMAGES for entry in inside):
-        return "a folder of images", "predict.py takes it as an argument"
+        return "a folder of images", "predict takes it as an argument"
     return ("a folder of other things", _OTHER) if inside else ("an empty folder", "train into it")

@@ -109,8 +109,9 @@ def _exported(path: Path) -> Model:
         what = kinds.described(path)
         if what.startswith("a LiteRT file"):
             what = (
-                f"a LiteRT file of another program, or a model directory's own {model_directory.LITERT}, which "
-                "takes normalised pixels and gives logits; give that directory"
+                "a LiteRT file of another program, or a model directory's own "
+                f"{model_directory.LITERT}, which takes normalised pixels and gives logits; give "
+                "that directory"
             )
         raise InputError(
             f"{path} was not exported by this program: no {DESCRIPTION} lies behind it; give the "
