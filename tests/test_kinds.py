@@ -22,7 +22,7 @@ def zip_of(*names):
 
 
 FILES = {
-    "photo.jpg": (b"\xff\xd8\xff\xe0", "an image; predict.py takes it as an argument"),
+    "photo.jpg": (b"\xff\xd8\xff\xe0", "an image; predict takes it as an argument"),
     "photo.webp": (b"RIFF\1\0\0\0WEBPVP8 ", "an image; "),
     "photo.heic": (b"\0\0\0\x18ftypheic", "a HEIC image or a film; save images as JPEG or PNG"),
     "m.onnx": (b"\x08\x08\x12\x0bsqueezenext", "an ONNX file; it is for other programs"),
@@ -59,7 +59,7 @@ def test_a_file_that_is_no_model_is_named_with_what_takes_it(tmp_path, name):
 @pytest.mark.parametrize(
     ("inside", "words"),
     [
-        ("photo.jpg", "a folder of images; predict.py takes it as an argument"),
+        ("photo.jpg", "a folder of images; predict takes it as an argument"),
         ("manifest.json", "a folder of records; train and evaluate take it as --data_dir"),
         ("saved_model.pb", "a SavedModel; it is for other programs"),
         ("META.json", "a checkpoint; name the model directory"),
