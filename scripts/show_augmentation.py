@@ -71,9 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not values["output"].value:
             raise InputError("--output is missing: the PNG to write.")
         config = config_io.load(values["configuration"].value)
-        config = recipes.apply(values["recipe"].value, config)
-        for change in values["set"].value:
-            config = config_io.override(config, change)
+        config = recipes.apply(values["recipe"].value, config, *values["set"].value)
         found = dataset.find_dataset(values["data_dir"].value, None, None)
         dataset.check_split(found, "train")
         reader = Reader(found.splits["train"])

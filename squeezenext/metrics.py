@@ -58,6 +58,16 @@ class Evaluation:
             "examples": len(self.labels),
         }
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether all images get one class with one probability, none of them near 1."""
+        spread = np.ptp(self.probability) if len(self.labels) > 1 else 1.0
+        return bool(
+            spread < 1e-6
+            and self.probability[0] < 0.99
+            and (self.predicted == self.predicted[0]).all()
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class ClassScore:

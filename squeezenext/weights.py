@@ -55,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _import(values: flags.FlagValues) -> None:
     require_flags(values, ("format", "input", "configuration", "model_dir"))
     config = config_io.load(values["configuration"].value)
-    for change in values["set"].value:
-        config = config_io.override(config, change)
+    config = config_io.override(config, *values["set"].value)
     directory, kind = Path(values["model_dir"].value), values["format"].value
     paths = importing.weight_files(kind, Path(values["input"].value))
     importing.import_weights(kind, paths, config, directory, _classes(values, config))

@@ -17,7 +17,10 @@ from squeezenext.config.images import (
 )
 from squeezenext.config.training import Distillation
 from squeezenext.errors import InputError
+from squeezenext.images.geometry import normalize
 from squeezenext.network import keras_model
+from squeezenext.records.dataset import find_dataset
+from squeezenext.records.reader import Reader
 from squeezenext.train import devices, loop, losses, measure, phases
 from tests import tiny
 
@@ -51,6 +54,34 @@ def walk(made, reader, steps):
             iterator = made.batches(reader)
         made.train(iterator, 1)
     return made.state()
+
+
+def test_balanced_classes_have_equal_shares_of_the_loss(tmp_path):
+    """Also where a class has no image, and with images that are mixed of two classes."""
+    payloads = [tiny.payload(number, 1 + (number >= 6)) for number in range(8)]
+    uneven = Reader(
+        find_dataset(tiny.data_set(tmp_path, "train", payloads), None, None).splits["train"]
+    )
+    training = dataclasses.replace(tiny.TRAINING, class_weights="balanced", batch_size=8)
+    assert losses.class_weights(tiny.TRAINING, uneven, 3) is None
+    weights = losses.class_weights(training, uneven, 3)
+    assert weights[:2].tolist() == pytest.approx([8 / (2 * 6), 8 / (2 * 2)])
+    config = dataclasses.replace(tiny.SQUEEZENEXT, training=training)
+    made = loop.create(config, devices.strategy(1), uneven, precision="float32")
+    plain = loop.create(
+        dataclasses.replace(config, training=dataclasses.replace(training, class_weights="none")),
+        devices.strategy(1), uneven, precision="float32", batch_statistics=False,
+    )  # fmt: skip
+    for name, variable in keras_model.model_variables(made.model).items():
+        variable.assign(variable * (30.0 if "classifier/kernel" in name else 1.0))
+        keras_model.model_variables(plain.model)[name].assign(variable)
+    made._batch_statistics = False
+    images, labels, _ = next(made.batches(uneven))
+    logits = plain.model(normalize(tf.cast(images, tf.float32), config.images), training=False)
+    each = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits).numpy()
+    sums, _ = made.train(made.batches(uneven), 1)
+    assert sums.loss == pytest.approx(float((each * weights[labels]).sum()), rel=1e-4)
+    assert sums.loss != pytest.approx(float(each.sum()), rel=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -66,17 +66,21 @@ def test_another_size_keeps_the_crop_s_share():
 
 def test_what_cannot_be_trained_is_refused():
     config = recipes.fine_tune(tiny.SQUEEZENEXT)
-    with pytest.raises(InputError, match="frozen_epochs is 1; it must be less than epochs"):
-        config_io.override(config, "training.epochs=1")
+    with pytest.raises(InputError, match="frozen_epochs is 1; it must be at most epochs"):
+        config_io.override(config, "training.epochs=0.5")
     with pytest.raises(InputError, match=r"progressive is \(4,\); it must be sizes of 8"):
         config_io.override(config, "images.progressive=(4,)")
 
 
-def configured(*arguments):
+def whole(*arguments):
     values = flags.FlagValues()
     command._define(values)
     values(["train", *arguments])
-    return command._configured(values).training
+    return command._configured(values)
+
+
+def configured(*arguments):
+    return whole(*arguments).training
 
 
 def test_a_recipe_reckons_with_the_command_line():
@@ -89,3 +93,35 @@ def test_a_recipe_reckons_with_the_command_line():
     assert training.distillation.teacher == "x"
     training = configured("--recipe", "modern", "--set", "training.warmup_epochs=7")
     assert training.warmup_epochs == 7
+    training = configured("--recipe", "fine_tune", "--set", "training.frozen_epochs=20",
+                          "--num_epochs", "30")  # fmt: skip
+    assert (training.frozen_epochs, training.epochs) == (20, 30)
+
+
+@pytest.mark.parametrize("recipe", recipes.NAMES)
+def test_the_order_of_changes_means_nothing(recipe):
+    """Each alone would be refused: 300 is above the configuration's 256."""
+    changes = ["--set=images.resize=320", "--set=images.size=300", "--num_epochs=3"]
+    first = whole("--recipe", recipe, *changes)
+    assert first == whole(*reversed(changes), "--recipe", recipe)
+    assert (first.images.size, first.images.resize, first.training.epochs) == (300, 320, 3)
+
+
+def test_another_size_brings_all_other_sizes_with_it():
+    """Training at 160, 192, 227 for an evaluation at 128 is never what was meant."""
+    names = ("--configuration", "squeezenet_v1_1", "--set", "images.size=128")
+    images = whole("--recipe", "fine_tune", *names).images
+    assert (images.size, images.resize, images.progressive) == (128, 144, (88, 112, 128))
+    images = whole("--recipe", "modern", *names).images
+    assert images.resize == 144 and max(images.progressive) <= 128
+    assert whole(*names).images.resize == 144
+    images = whole("--recipe", "fine_tune", *names, "--set", "images.progressive=(64,)").images
+    assert images.progressive == (64,)
+    tuned = recipes.fine_tune(config_io.load("squeezenet_v1_1"))
+    assert config_io.override(tuned, "images.size=29").images.progressive == (24, 24, 29)
+
+
+@pytest.mark.parametrize("size", ["0", "-8", "7"])
+def test_a_size_that_is_none_is_refused(size):
+    with pytest.raises(InputError, match=f"size is {size}; it must be 8..resize"):
+        whole("--set", f"images.size={size}")

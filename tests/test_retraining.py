@@ -87,7 +87,7 @@ def test_the_batch_divides_among_any_number_of_devices(monkeypatch, count, batch
     several = types.SimpleNamespace(num_replicas_in_sync=count)
     monkeypatch.setattr(devices, "strategy", lambda *_: several)
     config = command.Method(epochs=2.0).recipe(tiny.SQUEEZENEXT, "teacher")
-    found = retraining.for_devices(config)
+    found = retraining.for_devices(config, 1000)
     assert found.training.batch_size == planning.batch_size() == batch
     assert devices.micro_batch(found, several) * count <= batch
 

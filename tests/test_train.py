@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from squeezenext.model import checkpoint
@@ -199,6 +200,75 @@ def test_fine_tuning_with_another_number_of_classes(place, undisturbed, tmp_path
     ).read_text().replace("kernel, model/conv10/bias", "bias, model/conv10/kernel")
     config = json.loads((tmp_path / "tuned" / "config.json").read_text())
     assert config["model"]["classes"] == 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "steps", "epoch", "batch"),
+    [
+        (["--batch_size", "512", "--num_epochs", "2"], 2, 2.0, 40),
+        (["--batch_size", "41", "--num_epochs", "3"], 3, 3.0, 40),
+        (["--batch_size", "39", "--num_epochs", "0.5"], 1, 0.5, 20),
+        (["--batch_size", "64", "--num_epochs", "1", "--micro_batch_size", "16"], 1, 0.8, 32),
+        (["--batch_size", "512", "--num_epochs", "1", "--set", "training.echo=3"], 1, 0.9, 36),
+    ],
+)
+def test_a_batch_larger_than_the_data_is_fitted_to_it(
+    place, tmp_path, capfd, flags, steps, epoch, batch
+):
+    """As it was, 512 images made one step of 2 epochs of 40: epoch 12.8."""
+    assert train_command.main(command(place, tmp_path / "model", *flags)[2:]) == 0
+    told = capfd.readouterr().err
+    assert f"it becomes {batch}" in told
+    assert ("comes closer" in told) == (epoch == 0.8)
+    document = final(tmp_path / "model")
+    assert (document["step"], document["epoch"]) == (steps, epoch)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["training"]["batch_size"] == batch
+    # The same command knows the finished run again.
+    assert train_command.main(command(place, tmp_path / "model", *flags)[2:]) == 0
+    assert "holds a finished run" in capfd.readouterr().err
+
+
+def test_a_run_that_began_with_a_larger_batch_keeps_it(place, tmp_path, capfd, monkeypatch):
+    from squeezenext.train import job
+
+    flags = ("--batch_size", "64", "--num_epochs", "4")
+    with monkeypatch.context() as before:
+        before.setattr(job, "_fitted", lambda config, *_: config)
+        assert train_command.main(command(place, tmp_path / "model", *flags)[2:]) == 0
+    more = (*flags[:2], "--num_epochs", "8")
+    assert train_command.main(command(place, tmp_path / "model", *more)[2:]) == 0
+    assert "it becomes" not in capfd.readouterr().err
+    assert final(tmp_path / "model")["step"] == 5
+
+
+def test_a_network_that_has_died_is_named_once(place, tmp_path, capfd):
+    """At this rate all ReLUs are off after the first steps: no gradient, the loss is ln(3)."""
+    flags = ("--set", "training.learning_rate=3000", "--set", "training.warmup_epochs=0")
+    for folder, more in (("one", ()), ("two", ("--evaluate_every_epochs", "0"))):
+        told = command(place, tmp_path / folder, "--num_epochs", "6", *flags, *more)[2:]
+        assert train_command.main(told) == 0
+        errors = capfd.readouterr().err.split("Done:")[0]
+        assert errors.count("The network has died: by step ") == 1
+        document = final(tmp_path / folder)
+        assert document["warning"] in errors and "lower training.learning_rate" in errors
+        assert document["loss"] == pytest.approx(1.0986, abs=1e-4)
+    assert "no gradient came to its classifier for" in document["warning"]
+
+
+def test_linear_probing_trains_the_classifier_alone(place, undisturbed, tmp_path, capfd):
+    flags = ("--fine_tune_from", str(undisturbed), "--set", "training.frozen_epochs=2")
+    flags = (*flags, "--set", "training.class_weights=balanced", "--num_epochs", "2")
+    assert train_command.main(command(place, tmp_path / "probe", *flags)[2:]) == 0
+    assert "Only the classifier learns" in capfd.readouterr().err
+    before, after = (
+        checkpoint.evaluated(checkpoint.newest(folder / "checkpoints", print)[0])
+        for folder in (undisturbed, tmp_path / "probe")
+    )
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {"model/conv10/kernel", "model/conv10/bias"}
+    rows = list(csv.DictReader(open(tmp_path / "probe" / "history.csv")))
+    assert [float(row["learning_rate"]) for row in rows][-1] == 0  # the schedule is of the probing
 
 
 @pytest.mark.parametrize(

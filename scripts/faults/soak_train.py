@@ -51,9 +51,7 @@ def configured(name: str, steps: int, batch: int, classes: int) -> Config:
         f"model.classes={classes}",
         f"images.progressive=({max(8, size // 2)}, {max(8, 3 * size // 4)})",
     )
-    for setting in settings:
-        config = config_io.override(config, setting)
-    return config
+    return config_io.override(config, *settings)
 
 
 class Watch:

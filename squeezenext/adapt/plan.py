@@ -13,6 +13,7 @@ from squeezenext import files, tf_import
 from squeezenext.compress import method
 from squeezenext.config import Config, recipes
 from squeezenext.config import io as config_io
+from squeezenext.config.images import side
 from squeezenext.errors import InputError
 from squeezenext.export.checking import CALIBRATION_IMAGES
 from squeezenext.network import graph
@@ -308,7 +309,7 @@ def _training(full: int, examples: int, seconds: float, speed: Speed) -> tuple[i
     enough = max(MIN_EPOCHS, MIN_STEPS * recipes.FINE_TUNE_BATCH / examples)
     least = _least(examples)
     for share in SHARES:
-        size = recipes.side(full, share)
+        size = side(full, share)
         ways = []
         for growing in (False, True):
             building, epoch = _cost(full, size, growing, examples, speed)
@@ -331,7 +332,7 @@ def _cost(full: int, size: int, growing: bool, examples: int, speed: Speed) -> t
 
 def _sides(size: int) -> tuple[int, ...]:
     """Returns the image sides of growing images that end at `size`."""
-    return tuple(recipes.side(size, share) for share in recipes.GROWTH)
+    return tuple(side(size, share) for share in recipes.GROWTH)
 
 
 def _whole(epochs: float, least: int, most: float, steps: int, examples: int) -> float:

@@ -1,7 +1,6 @@
 """The choices of a compression, and the recipe of its retraining."""
 
 import dataclasses
-import functools
 import math
 
 from squeezenext.config import Config, recipes
@@ -64,4 +63,4 @@ class Method:
         )
         images = dataclasses.replace(config.images, progressive=())
         config = dataclasses.replace(config, training=training, images=images)
-        return functools.reduce(config_io.override, self.changes, config)
+        return config_io.override(config, *self.changes)

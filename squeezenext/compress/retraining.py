@@ -89,19 +89,26 @@ def tied(codes: tf.Tensor, count: int) -> Restriction:
 FIXED = Restriction(tf.zeros_like)  # keeps a weight at its value
 
 
-def for_devices(config: Config) -> Config:
-    """Returns the configuration with a batch that divides among this machine's devices."""
+def for_devices(config: Config, examples: int) -> Config:
+    """Returns the configuration with a batch that divides among this machine's devices.
+
+    It has no more images than the training split.
+    """
+
+    def with_batch(batch: int) -> Config:
+        training = dataclasses.replace(config.training, batch_size=batch)
+        return dataclasses.replace(config, training=training)
+
     replicas = devices.strategy(0).num_replicas_in_sync
-    batch = method.divisible(config.training.batch_size, replicas)
-    training = dataclasses.replace(config.training, batch_size=batch)
-    return dataclasses.replace(config, training=training)
+    config = with_batch(method.divisible(config.training.batch_size, replicas))
+    return with_batch(devices.fitted_batch(config, replicas, None, examples))
 
 
 def _loop(
     config: Config, reader: Reader, arrays: Mapping[str, np.ndarray], batch_statistics: bool = True
 ) -> Loop:
     strategy = devices.strategy(0)
-    loop = create(config, strategy, reader.split.examples, batch_statistics=batch_statistics)
+    loop = create(config, strategy, reader, batch_statistics=batch_statistics)
     with strategy.scope():
         exchange.assign(loop.model, dict(arrays), "the network")
     return loop

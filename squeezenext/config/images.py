@@ -204,6 +204,11 @@ class Images:
         check(self, sizes, "progressive", f"must be sizes of 8..resize ({self.resize})")
 
 
+def side(size: int, share: float) -> int:
+    """Returns a share of an image side as a multiple of 8 pixels; a share of 1 is exact."""
+    return size if share == 1 else max(8, 8 * round(size * share / 8))
+
+
 CAFFE_SQUASH = Images()
 CAFFE_SHORT_SIDE = Images(resize_mode="short_side")
 # torchvision's references/classification/presets.py

@@ -9,12 +9,15 @@ from typing import Any
 
 from squeezenext import files
 from squeezenext.config import Config
-from squeezenext.config.images import Augmentation
+from squeezenext.config.images import Augmentation, side
 from squeezenext.config.network import Network
 from squeezenext.errors import InputError
 
 # Only these may be built from a JSON file: data, never code.
 _TYPES = {kind.__name__: kind for kind in typing.get_args(Network) + typing.get_args(Augmentation)}
+
+# Fields that earlier releases do not know, with their defaults, which are not written.
+_LATER = {"class_weights": "none"}
 
 
 def folder() -> Path:
@@ -69,22 +72,33 @@ def _load_file(path: Path) -> Config:
     return config
 
 
-def override(config: Config, assignment: str) -> Config:
-    """Returns a copy of `config` with one field changed, e.g. "training.epochs=2".
+def override(config: Config, *assignments: str) -> Config:
+    """Returns the configuration with changed fields, each "training.epochs=2".
+
+    All are replaced before anything is checked, so their order means nothing; of two for the same
+    field the last counts. Where `images.size` changes alone, `images.resize` and
+    `images.progressive` keep their ratio to it.
 
     Raises:
       InputError: no such field, or a value of the wrong type or out of bounds.
     """
-    path, equals, text = assignment.partition("=")
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        try:
+            if not equals:
+                raise ValueError("there is no = in it.")
+            _gather(config, path, text, changes)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{assignment}: {error}") from error
     try:
-        if not equals:
-            raise ValueError("there is no = in it.")
-        return _replaced(config, path, text)
+        return _replaced(config, _with_sizes(config, changes))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{assignment}: {error}") from error
+        raise InputError(f"{', '.join(assignments)}: {error}") from error
 
 
-def _replaced(config: Any, path: str, text: str) -> Any:
+def _gather(config: Any, path: str, text: str, changes: dict[str, Any]) -> None:
+    """Adds the field `path` with the value in `text` to `changes`, a tree like the fields'."""
     name, _, rest = path.partition(".")
     known = [field.name for field in dataclasses.fields(config)]
     if name not in known:
@@ -99,8 +113,35 @@ def _replaced(config: Any, path: str, text: str) -> Any:
         raise ValueError(f"{name} has no fields of its own.")
     if not rest and dataclasses.is_dataclass(old):
         raise ValueError(f"name a field of {name}, as in {name}.FIELD=VALUE.")
-    new = _replaced(old, rest, text) if rest else _parse(text, old, name)
-    return dataclasses.replace(config, **{name: new})
+    if rest:
+        _gather(old, rest, text, changes.setdefault(name, {}))
+    else:
+        changes[name] = _parse(text, old, name)
+
+
+def _with_sizes(config: Config, changes: dict[str, Any]) -> dict[str, Any]:
+    """Returns the changes with the sizes that follow from `images.size`, unless they are given."""
+    images, given = config.images, changes.get("images", {})
+    size = given.get("size", images.size)
+    if size == images.size:
+        return changes
+    share = size / images.size
+    resize = given.get("resize", max(size, round(images.resize * share)))
+    growing = [
+        size if each == images.size else min(resize, side(each, share))
+        for each in images.progressive
+    ]
+    follow = {"resize": resize, "progressive": tuple(growing)}
+    return changes | {"images": follow | given}
+
+
+def _replaced(config: Any, changes: dict[str, Any]) -> Any:
+    """Returns a dataclass with the tree of changes; each part is made, and checked, once."""
+    new = {
+        name: _replaced(getattr(config, name), value) if isinstance(value, dict) else value
+        for name, value in changes.items()
+    }
+    return dataclasses.replace(config, **new)
 
 
 def _parse(text: str, old: object, name: str) -> object:
@@ -133,7 +174,8 @@ def _to_plain(value: object) -> object:
         kind = type(value).__name__
         head = {"type": kind} if kind in _TYPES else {}
         fields = dataclasses.fields(value)
-        return head | {field.name: _to_plain(getattr(value, field.name)) for field in fields}
+        plain = {field.name: _to_plain(getattr(value, field.name)) for field in fields}
+        return head | {n: x for n, x in plain.items() if n not in _LATER or x != _LATER[n]}
     if isinstance(value, tuple):
         return [_to_plain(item) for item in value]
     return value

@@ -7,29 +7,45 @@ then changes single fields, and config.json holds the result.
 import dataclasses
 
 from squeezenext.config import Config
-from squeezenext.config.images import HorizontalFlip, RandomResizedCrop
+from squeezenext.config.images import HorizontalFlip, RandomResizedCrop, side
+from squeezenext.config.io import override
 from squeezenext.config.network import SqueezeNext
 from squeezenext.config.training import Training
 from squeezenext.errors import InputError
 
 NAMES = ("published", "modern", "fine_tune")
 FINE_TUNE_BATCH = 32  # batch size of fine-tuning, also of the retraining in compression
+# Fields that recipes compute with.
+_FACTS = ("model.", "images.size=", "images.resize=", "training.epochs=", "training.batch_size=")
 GROWTH = (0.7, 0.85, 1.0)  # shares of the image side, each for a third of fine-tuning's epochs
 
 
-def apply(name: str, config: Config) -> Config:
-    """Returns the configuration with the recipe `name`, one of `NAMES`.
+def apply(name: str, config: Config, *changes: str) -> Config:
+    """Returns the configuration with the recipe `name`, one of `NAMES`, and then with `changes`.
+
+    The recipe computes with the changed epochs, batch and image size. Changes are as those of
+    `config.io.override`.
 
     Raises:
-      InputError: there is no such recipe.
+      InputError: there is no such recipe, or a change is wrong.
     """
-    if name == "published":
-        return config
-    if name == "modern":
-        return modern(config)
-    if name == "fine_tune":
-        return fine_tune(config)
-    raise InputError(f"--recipe {name}: there are {', '.join(NAMES)}.")
+    if name not in NAMES:
+        raise InputError(f"--recipe {name}: there are {', '.join(NAMES)}.")
+    if name != "published":
+        facts = [change for change in changes if change.startswith(_FACTS)]
+        config = override(_without_recipe(config), *facts)
+        config = modern(config) if name == "modern" else fine_tune(config)
+    return override(config, *changes)
+
+
+def _without_recipe(config: Config) -> Config:
+    """Returns the configuration with only those choices of its training that recipes keep."""
+    training = Training(
+        epochs=config.training.epochs,
+        batch_size=config.training.batch_size,
+        synchronized_batch_norm=config.training.synchronized_batch_norm,
+    )
+    return dataclasses.replace(config, training=training)
 
 
 def modern(config: Config) -> Config:
@@ -65,11 +81,6 @@ def modern(config: Config) -> Config:
         residual_scale=_residual_scale(config),
     )
     return dataclasses.replace(config, images=images, training=training)
-
-
-def side(size: int, share: float) -> int:
-    """Returns a share of an image side as a multiple of 8 pixels; a share of 1 is exact."""
-    return size if share == 1 else max(8, 8 * round(size * share / 8))
 
 
 def _residual_scale(config: Config) -> float:

@@ -14,6 +14,7 @@ IMAGENET_TRAIN = 1_281_167  # images in ILSVRC2012's training split
 Optimizer = Literal["sgd", "adam", "adamw", "lamb"]
 Schedule = Literal["polynomial", "cosine", "cyclic_cosine"]
 Decayed = Literal["all", "kernels"]
+ClassWeights = Literal["none", "balanced"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,13 +53,16 @@ class Training:
     decayed: Decayed = "all"  # Caffe: no decay_mult, so biases, scales and offsets decay too
     clip_norm: float = 0.0  # largest norm of the whole gradient; 0 is off
     label_smoothing: float = 0.0
+    # Weight of a training image's loss; balanced: images / (classes x images of its class).
+    class_weights: ClassWeights = "none"
     ema: float = 0.0  # momentum of the weights' moving average; 0 is off
     batch_norm_momentum: float = 0.999  # momentum of the moving statistics; caffe.proto
     synchronized_batch_norm: bool = False  # Caffe's nodes each normalise their own 32 images
     # Initial scale of each unit's last norm. 0 (arXiv:1706.02677, section 5.1) only without
     # relu_before_add: a ReLU's gradient at 0 is 0, and the unit would never learn.
     residual_scale: float = 1.0
-    frozen_epochs: int = 0  # epochs at the start in which only the classifier learns
+    # Epochs at the start in which only the classifier learns; all of them is linear probing.
+    frozen_epochs: int = 0
     classifier_multiplier: float = 1.0  # times the learning rate, for the classifier
     # Crops of each decoded image, side by side in the batch: as many times less decoding, and as
     # many times fewer different images a batch (arXiv:1907.05550 measures the cost).
@@ -69,6 +73,7 @@ class Training:
         check_choice(self, "optimizer", Optimizer)
         check_choice(self, "schedule", Schedule)
         check_choice(self, "decayed", Decayed)
+        check_choice(self, "class_weights", ClassWeights)
         for field in ("epochs", "batch_size", "learning_rate", "power", "cycle_epochs"):
             check(self, getattr(self, field) > 0, field, "must be positive")
         for field in ("warmup_epochs", "weight_decay", "clip_norm", "final_learning_rate"):
@@ -76,7 +81,12 @@ class Training:
         for field in ("residual_scale", "frozen_epochs", "classifier_multiplier"):
             check(self, getattr(self, field) >= 0, field, "must not be negative")
         check(self, self.echo >= 1, "echo", "must be at least 1")
-        thawed = not self.frozen_epochs or self.frozen_epochs < self.epochs
-        check(self, thawed, "frozen_epochs", f"must be less than epochs ({self.epochs:g})")
+        within = self.frozen_epochs <= self.epochs or not self.frozen_epochs
+        check(self, within, "frozen_epochs", f"must be at most epochs ({self.epochs:g})")
         for field in ("momentum", "label_smoothing", "ema", "batch_norm_momentum"):
             check(self, 0 <= getattr(self, field) < 1, field, "must be in [0, 1)")
+
+    @property
+    def schedule_start(self) -> int:
+        """The epoch in which the schedule begins: with all weights, or at once if none ever do."""
+        return self.frozen_epochs if self.frozen_epochs < self.epochs else 0

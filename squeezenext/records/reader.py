@@ -68,6 +68,13 @@ class Reader(Records):
             raise
         return payloads
 
+    def labels(self, classes: int) -> np.ndarray:
+        """Returns each example's class, [examples] int64 in 0..classes - 1; reads all records."""
+        payloads = (self._whole(number)[1] for number in range(self.split.examples))
+        name = f"a record of {self.split.shards[0].path.parent}"
+        pairs = (example.image_and_class(payload, classes, name) for payload in payloads)
+        return np.fromiter((label for _, label in pairs), np.int64, self.split.examples)
+
     def undecodable(self) -> InputError | None:
         """Looks for a record that TensorFlow cannot take among those that were read last."""
         for number in np.unique(np.concatenate([[], *self._latest])).astype(int):

@@ -160,7 +160,7 @@ class Checkpoints:
         loop = self._loop
         before = config_io.from_json(json.dumps(meta["config"]), f"{self._directory}'s META.json")
         recipes = before.training, loop.config.training
-        warm = max(each.frozen_epochs + each.warmup_epochs for each in recipes)
+        warm = max(each.schedule_start + each.warmup_epochs for each in recipes)
         allowed = {"training.epochs"} | ({_WARMUP} if meta["epoch"] >= warm else set())
         for name, old, new in _differences(before, loop.config):
             if name not in allowed:

@@ -8,7 +8,6 @@ of which --set changes single fields; the other flags name folders and machines.
 
 import contextlib
 import dataclasses
-import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,10 +107,7 @@ def _configured(values: flags.FlagValues) -> Config:
         "num_epochs": "training.epochs",
     }
     given = [f"{fields[n]}={values[n].value}" for n in fields if values[n].value is not None]
-    # Before the recipe, which may compute with them, and after it, since flags win over recipes.
-    config = functools.reduce(config_io.override, given, config)
-    config = recipes.apply(values["recipe"].value, config)
-    return functools.reduce(config_io.override, [*values["set"].value, *given], config)
+    return recipes.apply(values["recipe"].value, config, *values["set"].value, *given)
 
 
 def _define(values: flags.FlagValues) -> None:

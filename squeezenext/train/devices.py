@@ -238,6 +238,24 @@ def micro_batch(config: Config, strategy: tf.distribute.Strategy, wanted: int | 
     return sizes[-1]
 
 
+def fitted_batch(config: Config, replicas: int, wanted: int | None, images: int) -> int:
+    """Returns the recipe's batch, or the largest one up to `images` that the devices can share.
+
+    Args:
+      config: the configuration.
+      replicas: number of devices.
+      wanted: images that a replica takes at once, or None.
+      images: number of images that training sees in an epoch, or in less than one.
+    """
+    batch, echo = config.training.batch_size, config.training.echo
+    unit = replicas * (wanted or echo)
+    for fitting in range(images // unit * unit, 0, -unit) if batch > images else ():
+        share = fitting // replicas
+        if wanted or _sizes(share, echo, 2 * _FEW)[-1] >= min(_FEW, share):
+            return fitting
+    return batch
+
+
 def _sizes(share: int, echo: int, limit: int) -> list[int]:
     """Returns the possible micro-batches of a replica's share, up to `limit`, in order."""
     return [s for s in range(echo, min(limit, share) + 1, echo) if share % s == 0]

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ COLUMNS = (
 )
 LINE_SECONDS = 60.0  # between two progress lines where there is no terminal
 FIRST_IMAGES = 16  # training images shown in TensorBoard
+DEAD_STEPS = 100  # without a gradient; fewer where an epoch, or the run, has fewer
+NO_LOSS = 1e-3  # below it no gradient means that nothing is left to learn
 LOW_SCALE = 128.0  # loss scale: 2^15 after eight skipped steps
 
 
@@ -49,6 +52,7 @@ class History:
         self._rows: list[dict[str, Any]] = []
         self._skipped = 0  # steps, at the last look
         self._warned = False
+        self.death = ""  # a sentence, once the network has died
 
     def begin(self, step: int) -> None:
         """Continues history.csv after the row of `step`.
@@ -95,6 +99,29 @@ class History:
         curves = {"batch_loss": loss, "images_per_second": rate, "cpu_utilisation": busy}
         self.board.curves(self._loop.step, {f"train/{name}": x for name, x in curves.items()})
         self._watch_loss_scale()
+        self._watch_gradient(loss)
+
+    def _watch_gradient(self, loss: float) -> None:
+        """Warns if no gradient reaches the classifier although there is much to learn."""
+        loop, idle = self._loop, self._loop.idle_steps
+        epoch = math.ceil(loop.update.examples_per_epoch / loop.config.training.batch_size)
+        if idle >= min(DEAD_STEPS, epoch, loop.total_steps) and loss > NO_LOSS:
+            self._warn_of_death(
+                f"no gradient came to its classifier for {idle} steps, loss {loss:.4f}"
+            )
+
+    def _warn_of_death(self, sign: str) -> None:
+        """Warns once that the network has died."""
+        if self.death:
+            return
+        chance = math.log(self._loop.config.model.classes)
+        self.death = (
+            f"The network has died: by step {self._loop.step}, {sign}; the loss of blind guessing "
+            f"is {chance:.4f}. It learns nothing from the images. Begin anew in another "
+            "--model_dir with a lower training.learning_rate, training.clip_norm=1 or a longer "
+            "training.warmup_epochs, or with --fine_tune_from a model."
+        )
+        LOG.warning("%s", self.death)
 
     def _watch_loss_scale(self) -> None:
         """Warns once if steps are still skipped although the loss scale is low already."""
@@ -113,6 +140,8 @@ class History:
     def evaluation(self, result: Evaluation, reader: Reader) -> None:
         """Shows an evaluation of `reader`'s split in TensorBoard."""
         step = self._loop.step
+        if result.is_constant:
+            self._warn_of_death("it gave the same answer for every validation image")
         self.board.histogram(step, "validation/predicted_labels", result.predicted)
         self.board.histogram(step, "validation/labels", result.labels)
         if self._labels.is_file():

@@ -7,7 +7,9 @@ import tensorflow as tf
 
 from squeezenext.cli import plural, say
 from squeezenext.config import Config
-from squeezenext.model import loading
+from squeezenext.errors import InputError
+from squeezenext.model import checkpoint, loading
+from squeezenext.model import directory as model_directory
 from squeezenext.records import bad_records
 from squeezenext.records.manifest import Split
 from squeezenext.records.reader import Reader, faults_named
@@ -20,6 +22,8 @@ from squeezenext.train.run import Run
 from squeezenext.train.stopping import StopSignals
 from squeezenext.train.watchdog import Watchdog
 
+ROUNDING = 0.1  # share by which the epochs of whole steps may differ unsaid from those asked for
+
 
 def train(
     task: Task,
@@ -31,7 +35,9 @@ def train(
     """Trains in a model directory that is locked; result and errors as `command.train`."""
     strategy = _strategy(options, cluster, watchdog)
     reader = _reader(task.splits["train"], options)
-    loop = _loop(task.config, options, strategy, reader)
+    config = _fitted(task.config, options, strategy.num_replicas_in_sync, reader.split.examples)
+    task = dataclasses.replace(task, config=config)
+    loop = _loop(config, options, strategy, reader)
     if watchdog:
         watchdog.count_batches(lambda: loop.batches_delivered)
     split = task.splits.get("validation")
@@ -76,13 +82,42 @@ def _reader(split: Split, options: Options) -> Reader:
     return reader
 
 
+def _fitted(config: Config, options: Options, replicas: int, examples: int) -> Config:
+    """Returns the configuration with a batch of no more images than the run is to see.
+
+    A run that an earlier release began with a larger batch keeps it.
+    """
+    training, wanted = config.training, options.micro_batch_size
+    images = min(examples, max(1, round(training.epochs * examples)))
+    batch = devices.fitted_batch(config, replicas, wanted, images)
+    if batch == training.batch_size or _begun_with(training.batch_size, options):
+        return config
+    LOG.warning(
+        "A batch of %d images is more than there are to train on, %d: it becomes %d, and %g "
+        "epochs stay %g (--batch_size).",
+        *(training.batch_size, images, batch, training.epochs, training.epochs),
+    )
+    return dataclasses.replace(config, training=dataclasses.replace(training, batch_size=batch))
+
+
+def _begun_with(batch: int, options: Options) -> bool:
+    """Says whether the model directory holds a run with this batch."""
+    directory = Path(options.model_dir) / model_directory.CHECKPOINTS
+    steps = checkpoint.steps(directory)
+    try:
+        meta = checkpoint.read_meta(directory, steps[-1]) if steps else {}
+    except InputError:
+        return False
+    return meta.get("config", {}).get("training", {}).get("batch_size") == batch
+
+
 def _loop(
     config: Config, options: Options, strategy: tf.distribute.Strategy, reader: Reader
 ) -> Loop:
     loop = create(
         config,
         strategy,
-        reader.split.examples,
+        reader,
         precision=options.precision,
         micro_batch=options.micro_batch_size,
         seed=options.seed,
@@ -93,7 +128,21 @@ def _loop(
         *(config.training.batch_size, plural(loop.share.total, "replica")),
         *(plural(loop.micro_batch, "image"), loop.micro_steps, loop.precision, tf.__version__),
     )
+    _log_course(loop)
     return loop
+
+
+def _log_course(loop: Loop) -> None:
+    """Logs what else the recipe comes to than its words may make one think."""
+    training = loop.config.training
+    epochs = loop.total_steps * training.batch_size / loop.update.examples_per_epoch
+    if abs(epochs / training.epochs - 1) > ROUNDING:
+        LOG.warning(
+            "%d steps of %d images are %.3g epochs, not %g: a smaller --batch_size comes closer.",
+            *(loop.total_steps, training.batch_size, epochs, training.epochs),
+        )
+    if training.frozen_epochs >= training.epochs:
+        LOG.info("Only the classifier learns: training.frozen_epochs are all epochs.")
 
 
 def _fine_tune(loop: Loop, source: Path) -> None:

@@ -61,6 +61,7 @@ class Loop:
       micro_batch: images a replica takes at once; gradients accumulate up to the batch.
       seed: seed of initial weights, data order and augmentation.
       teacher: the network to learn from, see `losses.teacher`.
+      class_weights: [classes] float32, weights of the classes in the loss; None: all are 1.
       batch_statistics: normalise by the batch's statistics and use dropout, as usual; False
         computes as in evaluation.
 
@@ -78,12 +79,15 @@ class Loop:
         micro_batch: int,
         seed: int,
         teacher: losses.Teacher | None = None,
+        class_weights: np.ndarray | None = None,
         batch_statistics: bool = True,
     ):
         keras.utils.set_random_seed(seed)
         self.config, self.strategy, self.precision = config, strategy, precision
         self.micro_batch, self.seed = micro_batch, seed
-        self._teacher, self._batch_statistics = teacher, batch_statistics
+        self._teacher, self._class_weights = teacher, class_weights
+        self._batch_statistics = batch_statistics
+        self.idle_steps = 0  # latest steps in a row in which no gradient reached the classifier
         self.evaluator = Evaluator(config, strategy, precision, seed)
         self.model, self.share = self.evaluator.model, self.evaluator.share
         self.statistics = self.evaluator.statistics
@@ -183,26 +187,32 @@ class Loop:
           The sums over the steps, and whether the last gradient was not finite for another reason
           than the loss scale, which ends the call early. Both are equal on all workers.
         """
-        metrics, taken, not_finite = self._train(iterator, tf.constant(steps), self.phase.frozen)
+        metrics, taken, not_finite, idle = self._train(
+            iterator, tf.constant(steps), self.phase.frozen
+        )
         loss, top1, top5, examples = (float(value) for value in metrics.numpy())
+        self.idle_steps = int(idle) + (self.idle_steps if idle == taken else 0)
         return Sums(int(taken), round(examples), loss, top1, top5), bool(not_finite)
 
     @tf.function
     def _train(self, iterator, steps, frozen: bool):
         # In float64 sums of float32 numbers are exact, however the steps are divided into calls.
         totals = tf.zeros([Update.METRICS + 1], tf.float64)
-        taken = tf.constant(0)
+        taken = idle = tf.constant(0)
         not_finite = tf.constant(False)
         batch = tf.constant([self.config.training.batch_size], tf.float32)
         while taken < steps and not not_finite:
             for _ in tf.range(self.micro_steps):
                 self.strategy.run(self._pass(), (*next(iterator), frozen))
             gradients, finite, metrics = self.strategy.run(self.update.reduce)
+            # Nothing reaches it if all features are 0, or ReLUs behind it pass nothing.
+            reached = tf.reduce_any(self._first(gradients[self.update.classifier]) != 0)
             not_finite = self.update.apply(self.strategy, gradients, self._first(finite), frozen)
             step = tf.cast(tf.concat([self._first(metrics), batch], 0), tf.float64)
             totals += tf.where(tf.reduce_all(tf.math.is_finite(step)), step, tf.zeros_like(step))
             taken += 1
-        return totals, taken, not_finite
+            idle = tf.where(reached, 0, idle + 1)
+        return totals, taken, not_finite, idle
 
     def _pass(self) -> Callable:
         return tf.function(self.backward, jit_compile=True) if self.xla else self.backward
@@ -232,6 +242,8 @@ class Loop:
             if self._teacher:
                 answers = tf.stop_gradient(self._teacher(pixels))
                 values = losses.distilled(values, answers, logits, training.distillation)
+            if self._class_weights is not None:
+                values *= tf.linalg.matvec(targets, tf.constant(self._class_weights))
             loss = tf.reduce_sum(values) / training.batch_size
             loss *= tf.convert_to_tensor(self.update.loss_scale)
         found = tape.gradient(loss, [v.value for v in learning])
@@ -307,14 +319,16 @@ class Loop:
 def create(
     config: Config,
     strategy: tf.distribute.Strategy,
-    examples: int,
+    reader: Reader,
     *,
     precision: str = "auto",
     micro_batch: int | None = None,
     seed: int = 0,
     batch_statistics: bool = True,
 ) -> Loop:
-    """Returns a loop with the recipe's teacher; precision and micro-batch as the user asks.
+    """Returns a loop over the reader's split, with the recipe's teacher and class weights.
+
+    Precision and micro-batch are as the user asks.
 
     Raises:
       InputError: the batch does not divide among the devices, or the teacher does not fit.
@@ -326,9 +340,10 @@ def create(
         config,
         strategy=strategy,
         precision=policy,
-        examples=examples,
+        examples=reader.split.examples,
         micro_batch=devices.micro_batch(config, strategy, micro_batch),
         seed=seed,
         teacher=teacher,
+        class_weights=losses.class_weights(config.training, reader, config.model.classes),
         batch_statistics=batch_statistics,
     )

@@ -4,15 +4,17 @@ import inspect
 from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from squeezenext.config.training import Distillation
+from squeezenext.config.training import Distillation, Training
 from squeezenext.errors import InputError
 from squeezenext.images.geometry import normalize
 from squeezenext.model import directory as model_directory
 from squeezenext.model import loading, published
 from squeezenext.network import keras_model
 from squeezenext.network.fusing import fused
+from squeezenext.records.reader import Reader
 from squeezenext.train import exchange
 
 # A function from [n, size, size, 3] float32 pixels, RGB, 0..255, to [n, classes] float32 logits.
@@ -32,6 +34,17 @@ def cross_entropy(targets: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf
         return losses
     uniform = tf.reduce_logsumexp(logits, -1) - tf.reduce_mean(logits, -1)
     return (1.0 - smoothing) * losses + smoothing * uniform
+
+
+def class_weights(training: Training, reader: Reader, classes: int) -> np.ndarray | None:
+    """Returns the weight of each class in the loss, [classes] float32, or None for equal ones.
+
+    Balanced ones give all classes the same share of the loss; their mean over the images is 1.
+    """
+    if training.class_weights == "none":
+        return None
+    counts = np.bincount(reader.labels(classes), minlength=classes)
+    return (counts.sum() / (np.count_nonzero(counts) * counts.clip(1))).astype(np.float32)
 
 
 def distilled(

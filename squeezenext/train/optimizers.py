@@ -26,14 +26,14 @@ def learning_rate(training: Training, examples_seen: tf.Tensor, examples: int) -
     # float64: in float32 the last hundred steps' rates are wrong by a hundredth.
     epoch = tf.cast(examples_seen, tf.float64) / examples
     # The schedule begins when all weights learn; until then the classifier has the top rate.
-    frozen, epoch = epoch < training.frozen_epochs, epoch - training.frozen_epochs
+    frozen, epoch = epoch < training.schedule_start, epoch - training.schedule_start
     rate = _scheduled(training, tf.maximum(epoch, 0.0))
     if training.warmup_epochs:
         # Intel Caffe: a straight line to base_lr; the schedule itself counts from the start.
         start, top = training.warmup_learning_rate, training.learning_rate
         line = start + (top - start) * epoch / training.warmup_epochs
         rate = tf.where(epoch < training.warmup_epochs, line, rate)
-    if training.frozen_epochs:
+    if training.schedule_start:
         rate = tf.where(frozen, tf.constant(training.learning_rate, tf.float64), rate)
     return tf.cast(rate * (training.batch_size / 1024), tf.float32)
 
@@ -44,7 +44,7 @@ def _scheduled(training: Training, epoch: tf.Tensor) -> tf.Tensor:
     if training.late_epoch:
         late = tf.constant(training.late_final_learning_rate, tf.float64)
         bottom = tf.where(epoch < training.late_epoch, bottom, late)
-    epochs = training.epochs - training.frozen_epochs
+    epochs = training.epochs - training.schedule_start
     if training.schedule == "polynomial":
         left = tf.maximum(1.0 - epoch / epochs, 0.0)
         return (top - bottom) * left**training.power + bottom

@@ -270,6 +270,8 @@ class Run:
         }
         if self.options.fine_tune_from:
             document["fine_tuned_from"] = exchange.origin(self.options.fine_tune_from)
+        if self.history and self.history.death:
+            document["warning"] = self.history.death
         if self.reader.bad is not None:
             document["bad_records"] = len(self.reader.bad)
             self.checkpoints.finish()

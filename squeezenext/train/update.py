@@ -151,6 +151,12 @@ class Update:
         shaped = [tf.reshape(g, v.shape) for g, v in zip(parts, self.weights, strict=True)]
         return shaped, finite, metrics
 
+    @property
+    def classifier(self) -> int:
+        """The index of the classifier's kernel among the weights."""
+        found = zip(range(len(self.weights)), self.weights, strict=True)
+        return next(i for i, v in found if optimizers.is_classifier(v) and len(v.shape) > 1)
+
     def apply(
         self, strategy, gradients: list, finite: tf.Tensor, frozen: bool = False
     ) -> tf.Tensor:
@@ -220,7 +226,7 @@ class Update:
             return momentum
         before = tf.maximum(self.examples_seen - self.training.batch_size, 0)
         last = learning_rate(self.training, before, self.examples_per_epoch)
-        epochs = self.training.frozen_epochs + self.training.warmup_epochs
+        epochs = self.training.schedule_start + self.training.warmup_epochs
         warm = tf.cast(self.examples_seen, tf.float32) < epochs * self.examples_per_epoch
         return tf.where(warm, momentum * tf.math.divide_no_nan(rate, last), momentum)
 
