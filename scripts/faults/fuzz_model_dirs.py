@@ -8,6 +8,7 @@ evaluation, export and training must each use the directory or refuse it in a se
 seconds and a gigabyte, and touch no file outside of it. Exit code 0: no fault; 1: a fault.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -186,19 +187,17 @@ def fuzz(count: int, seed: int) -> Counter[str]:
       SomeInputsFailed: a case failed.
     """
     outcomes: Counter[str] = Counter()
-    devnull = open(os.devnull, "w")
     signal.signal(signal.SIGALRM, _stop)
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory() as work, open(os.devnull, "w") as devnull:
         for case, folder, home in cases(count, seed, Path(work)):
             for name, way in WAYS.items():
                 signal.alarm(HOPELESS)
-                errors, sys.stderr = sys.stderr, devnull
                 try:
-                    outcomes[f"{name} {try_one(way, folder)}"] += 1
+                    with contextlib.redirect_stderr(devnull):
+                        outcomes[f"{name} {try_one(way, folder)}"] += 1
                 except RuntimeError as error:
                     raise SomeInputsFailed(f"{case}, {name}: {error}") from error
                 finally:
-                    sys.stderr = errors
                     signal.alarm(0)
                 if _touched(home):
                     raise SomeInputsFailed(f"{case}, {name}: a file of the user's was touched.")
