@@ -136,10 +136,11 @@ def read_bytes(path: Path, most: int, flags: int = 0) -> bytes:
     """
     try:
         with open(open_regular(path, os.O_RDONLY | flags), "rb") as file:
-            content = file.read(most + 1)
+            large = os.fstat(file.fileno()).st_size > most
+            content = b"" if large else file.read(most + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    if len(content) > most:
+    if large or len(content) > most:  # it may have grown
         raise InputError(f"{path} is larger than {most >> 20} MB.")
     return content
 

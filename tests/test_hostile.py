@@ -212,3 +212,33 @@ def test_a_link_in_the_output_folder_is_not_followed(tmp_path, name):
     with pytest.raises(InputError, match="is a symbolic link; remove it"), commit.swept(tmp_path):
         pass
     assert (theirs / "thesis.tmp").read_text() == "mine"
+
+
+FORGED = "\x1b[2Jall as the manifest says\x1b[0m"
+
+
+def test_no_command_lets_a_name_drive_the_terminal(tmp_path, capsys):
+    """Names in folders, lists, records and archives, through conversion, its check, prediction."""
+    from datasets import convert as convert_command
+    from datasets import verify
+    from squeezenext import predict
+
+    photos = tmp_path / "photos"
+    for folder in ("train/a", "train/b", "validation/a", "validation/b", FORGED):
+        (photos / folder).mkdir(parents=True)
+        for number in range(2):
+            (photos / folder / f"{number}.jpg").write_bytes(JPEG)
+    (photos / "train/a" / f"x.{FORGED}").write_bytes(b"no image")
+    (photos / "train/a" / f"{FORGED}.jpg").write_bytes(b"no image")
+    output = tmp_path / "out"
+    arguments = ["--layout", "folder", "--source", str(photos), "--output", str(output)]
+    codes = [convert_command.main(["convert", *arguments])]
+    (photos / "train/a" / f"{FORGED}.jpg").unlink()
+    codes.append(convert_command.main(["convert", *arguments]))
+    shard = next(output.glob("train-*"))
+    shard.rename(output / f"train-{FORGED}")
+    codes.append(verify.main(["verify", str(output)]))
+    codes.append(predict.main(["predict", str(photos / FORGED), "--model_dir", FORGED]))
+    printed = capsys.readouterr()
+    assert codes[0] == 2 and 0 not in codes[2:]
+    assert "\x1b" not in printed.err and "\\x1b[2J" in printed.err

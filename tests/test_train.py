@@ -434,3 +434,25 @@ def test_a_run_goes_on_only_with_its_own_recipe(place, undisturbed, capsys):
     assert train_command.main([*command(place, undisturbed)[2:], *flags]) == 2
     assert "training.momentum = 0.9, not 0.5" in capsys.readouterr().err
     assert (undisturbed / "config.json").read_bytes() == before
+
+
+def test_a_stranger_s_directory_writes_nowhere_else(place, tmp_path):
+    """Its log leads to the user's start-up file, its META.json names a command."""
+    home, model_dir = tmp_path / "home", tmp_path / "theirs"
+    home.mkdir()
+    (home / ".bashrc").write_text("mine\n")
+    tiny.model_directory(model_dir, tiny.SQUEEZENEXT)
+    (model_dir / "train.log").symlink_to(home / ".bashrc")
+    meta = model_dir / "checkpoints" / "step-00000000" / "META.json"
+    document = json.loads(meta.read_text())
+    document["files"] = {"x\ntouch PWNED\n:": "0"}
+    document["sha256"] = checkpoint._meta_sha256(document)
+    meta.write_text(json.dumps(document))
+    run = command(place, model_dir, configuration="squeezenext")
+    errors = finish(start(run), 2)
+    assert "train.log is a symbolic link; put the file itself there" in errors
+    assert (home / ".bashrc").read_text() == "mine\n"
+    (model_dir / "train.log").unlink()
+    errors = finish(start(run), 2)
+    assert "holds no whole checkpoint" in errors
+    assert "touch PWNED" not in (model_dir / "train.log").read_text().splitlines()

@@ -11,6 +11,7 @@ from squeezenext.convert.imagenet_archives import BOXES, TRAIN, VALIDATION
 from squeezenext.convert.listing import Collection, Fault, Listing, Watch
 from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
+from squeezenext.files import is_leftover
 
 _NAMES = {"train": ("train", TRAIN.removesuffix(".tar"))}
 _NAMES["validation"] = ("val", "validation", VALIDATION.removesuffix(".tar"))
@@ -104,6 +105,6 @@ def _images(job: tuple[Path, str, int]) -> tuple[list[_Image], list[Fault]]:
 def _entries(folder: Path) -> Iterator[os.DirEntry]:
     try:
         with os.scandir(folder) as entries:
-            yield from sorted((e for e in entries if e.name[0] != "."), key=lambda e: e.name)
+            yield from sorted((e for e in entries if not is_leftover(e.name)), key=lambda e: e.name)
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror}.") from error
