@@ -2,6 +2,7 @@
 
 import colorsys
 import dataclasses
+import logging
 
 import numpy as np
 import pytest
@@ -14,12 +15,13 @@ from squeezenext.config.images import (
     ColorJitter,
     CutMix,
     HorizontalFlip,
+    Images,
     Mixup,
     RandomCrop,
     RandomErasing,
     RandomResizedCrop,
 )
-from squeezenext.images import augment
+from squeezenext.images import augment, crops
 from squeezenext.network.fusing import fused
 
 # Tests for the random numbers of augmentation: functions of (seed, epoch, example).
@@ -224,3 +226,17 @@ def test_cutmix_labels_are_the_pixels_shares():
 def test_what_the_words_refuse(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_autograph_takes_all_of_it(caplog):
+    """Else each training would begin with a warning of TensorFlow that nobody can act on."""
+    logging.getLogger("tensorflow").addHandler(caplog.handler)
+    for crop in (RandomCrop(), RandomResizedCrop()):
+        images = Images(augmentation=(crop, HorizontalFlip(), ColorJitter(), Mixup()))
+        numbers = augment.random_numbers(images.augmentation, 0, np.zeros(2, int), np.arange(2))
+        cut, change = tf.function(crops.windows), tf.function(augment.augmented)
+        sides, pixels = np.full(2, 300), np.zeros([2, 8, 8, 3], np.uint8)
+        assert cut(sides, sides, images, numbers).shape == (2, 4)
+        assert change(pixels, np.array([0, 1]), numbers, images, 2)[0].shape == pixels.shape
+    logging.getLogger("tensorflow").removeHandler(caplog.handler)
+    assert "AutoGraph could not" not in caplog.text

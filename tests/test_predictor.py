@@ -293,6 +293,12 @@ def test_a_csv_keeps_images_below_the_threshold(squeezenext, photos, capsys):
     assert code == 0 and len(rows) == 13 and {tuple(row[1:]) for row in rows[1:]} == {("",) * 6}
 
 
+def test_an_image_without_a_class_above_the_threshold_is_said(squeezenext, photos, capsys):
+    code, out, _ = run(capsys, squeezenext[0], photos / "00.jpg", "--threshold", "1")
+    lines = out.splitlines()
+    assert code == 0 and lines == [str(photos / "00.jpg"), "  no class reaches --threshold"]
+
+
 def test_names_cannot_drive_a_terminal(monkeypatch, capsys):
     from squeezenext import cli
 

@@ -233,9 +233,10 @@ def _check(photos: Path, model_dir: Path, configuration: str, minutes: float) ->
             f"there are for {', '.join(PUBLISHED)}."
         )
     if not (minutes > 0 and math.isfinite(minutes)):
-        raise InputError(f"--minutes {minutes:g}: must be positive and finite.")
+        raise InputError(f"--minutes {minutes:g}: must be positive and finite, such as 15.")
     if not photos.is_dir():
-        raise InputError(f"{photos} is no folder; give the one that holds a folder per class.")
+        what = "is a file; unpack it and" if photos.is_file() else "is no folder;"
+        raise InputError(f"{photos} {what} give the folder that holds a folder per class.")
     if model_dir.resolve().is_relative_to(photos.resolve()):
         raise InputError(
             f"--model_dir {model_dir} lies in {photos}, where it would be taken for a class; "

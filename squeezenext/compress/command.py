@@ -89,10 +89,17 @@ def compress(
 def _check_place(output: Path) -> None:
     """Refuses an output that cannot be written, before any work is done."""
     if output.suffix != sqz.SUFFIX:
-        raise InputError(f"--output {output}: its name must end in {sqz.SUFFIX}.")
+        raise InputError(
+            f"--output {output}: its name must end in {sqz.SUFFIX}, such as a{sqz.SUFFIX}."
+        )
     folder = next(parent for parent in output.absolute().parents if parent.exists())
     if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"--output {output} cannot be written there.")
+        what = (
+            "is a folder; name the file to make"
+            if output.is_dir()
+            else (f"cannot be written there: {folder} must be a folder of yours")
+        )
+        raise InputError(f"--output {output} {what}.")
 
 
 def _tested_split(data_dir: str | Path | None, log: Log) -> str | None:

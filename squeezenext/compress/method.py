@@ -39,9 +39,13 @@ class Method:
         if self.lossless and self.epochs:
             raise InputError("--lossless keeps the weights, --num_epochs changes them: drop one.")
         if not 0 <= self.epochs < math.inf:
-            raise InputError(f"--num_epochs {self.epochs:g}: must be a number of epochs.")
+            raise InputError(
+                f"--num_epochs {self.epochs:g}: must be a number of epochs, such as 8."
+            )
         if not 0 < self.density <= 1:
-            raise InputError(f"--density {self.density}: must be above 0 and at most 1.")
+            raise InputError(
+                f"--density {self.density}: must be above 0 and at most 1, such as 0.35."
+            )
 
     def bytes_before_training(self) -> int | None:
         """Returns a smaller budget, which leaves room for trained codebooks."""

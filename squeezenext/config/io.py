@@ -68,7 +68,10 @@ def _load_file(path: Path) -> Config:
     except Exception as error:
         raise InputError(f"{path} is not a configuration: {error}") from error
     if not isinstance(config, Config):
-        raise InputError(f"{path}: CONFIG is {type(config).__name__}, not squeezenext's Config.")
+        raise InputError(
+            f"{path}: CONFIG is {type(config).__name__}, not squeezenext's Config; "
+            f"{folder() / 'v_1_0_SqNxt_23.py'} is an example."
+        )
     return config
 
 
@@ -87,7 +90,7 @@ def override(config: Config, *assignments: str) -> Config:
         path, equals, text = assignment.partition("=")
         try:
             if not equals:
-                raise ValueError("there is no = in it.")
+                raise ValueError("there is no = in it; write FIELD=VALUE.")
             _gather(config, path, text, changes)
         except (ValueError, TypeError) as error:
             raise InputError(f"{assignment}: {error}") from error

@@ -129,7 +129,10 @@ def _rows(path: Path, images: _Images) -> list[Row]:
     width = len(table[0])
     for number, row in enumerate(body, len(table) - len(body) + 1):
         if any(row[width:]):
-            raise InputError(f"{path}, row {number} has more cells than the first row: {row[:4]}.")
+            raise InputError(
+                f"{path}, row {number} has more cells than the first row: {row[:4]}; put a name "
+                "with a comma into quotes."
+            )
     return _pairs(path, heads, body, len(table) - len(body))
 
 
@@ -151,7 +154,10 @@ def _pairs(path: Path, heads: list[str], body: list[list[str]], skipped: int) ->
     label = 1 - image if label is None else label
     for number, row in enumerate(body, skipped + 1):
         if len(row) <= max(image, label) or not row[image] or not row[label]:
-            raise InputError(f"{path}, row {number}: an image or a label is missing: {row[:4]}.")
+            raise InputError(
+                f"{path}, row {number}: an image or a label is missing: {row[:4]}; fill it in, or "
+                "remove the row."
+            )
     return [(row[image], row[label]) for row in body]
 
 
@@ -212,7 +218,10 @@ def _listing(
     for image, label in rows:
         check_name(image, path)
         if label not in ids:
-            raise InputError(f"{path} has the class {label!r}, which the training list lacks.")
+            raise InputError(
+                f"{path} has the class {label!r}, which the training list lacks; correct "
+                "it, or list images of it for training."
+            )
         file = images.find(image)
         if file is None or image in files:
             reason = "is listed twice" if file else f"is listed in {path.name} but is no file"

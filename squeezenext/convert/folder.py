@@ -82,7 +82,10 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
     folders = sorted(images["train"])
     for split in images:
         for other in sorted(set(images[split]) - set(folders)):
-            raise InputError(f"{roots[split] / other} is a class that {roots['train']} lacks.")
+            raise InputError(
+                f"{roots[split] / other} is a class that {roots['train']} lacks; rename it, or "
+                f"make {roots['train'] / other}."
+            )
     if len(folders) < 2:
         found = plural(len(folders), "class folder")
         raise InputError(f"{roots['train']} has {found} with images; {_HINT}.")

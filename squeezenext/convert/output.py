@@ -97,7 +97,10 @@ def finish(
     """
     for name, results in written.items():
         if not sum(result.examples for result in results):
-            raise InputError(f"No image of the {name} split can be used; all were rejected.")
+            example = next((f": {x.file} {x.reason}, for one" for x in collection.rejected), "")
+            raise InputError(
+                f"No image of the {name} split can be used; all were rejected{example}."
+            )
     document = _document(collection, output, options, written)
     document["arguments"]["identity"] = planned.identity
     if plan.LABELS in planned.files:

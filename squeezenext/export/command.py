@@ -98,7 +98,7 @@ def _check_output(output: Path, form: Format) -> None:
     if not output.name:
         raise InputError(f"--output {output}: name the file or folder to make.")
     if not output.parent.is_dir():
-        raise InputError(f"--output {output}: there is no folder {output.parent}.")
+        raise InputError(f"--output {output}: there is no folder {output.parent}; make it first.")
     if form.folder:
         files.check_replaceable(output, form.folder)
     elif output.is_dir():

@@ -87,7 +87,9 @@ def runner(path: Path) -> Run:
 
 def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
     if path.suffix != ".keras":
-        raise InputError("--output must end in .keras, by which Keras knows its format.")
+        raise InputError(
+            "--output must end in .keras, such as mine.keras, by which Keras knows its format."
+        )
     write(request.model, path)
     return [(request.precision, runner(path))]
 

@@ -95,15 +95,14 @@ def _run(step: Augmentation, pixels, targets, numbers, images: Images):
     if isinstance(step, HorizontalFlip):
         return horizontal_flip(pixels, numbers), targets
     floats = tf.cast(pixels, tf.float32)
-    match step:
-        case ColorJitter():
-            return color_jitter(floats, numbers, step), targets
-        case RandomErasing():
-            return random_erasing(floats, numbers, step, mean_colour(images)), targets
-        case Mixup():
-            return mixup(floats, targets, numbers, step)
-        case CutMix():
-            return cutmix(floats, targets, numbers, step)
+    if isinstance(step, ColorJitter):  # AutoGraph knows no `match`, and warns of it
+        return color_jitter(floats, numbers, step), targets
+    if isinstance(step, RandomErasing):
+        return random_erasing(floats, numbers, step, mean_colour(images)), targets
+    if isinstance(step, Mixup):
+        return mixup(floats, targets, numbers, step)
+    if isinstance(step, CutMix):
+        return cutmix(floats, targets, numbers, step)
     return pixels, targets  # a crop or ShiftScaleRotate, which the input pipeline has done
 
 

@@ -45,11 +45,10 @@ def windows(heights: tf.Tensor, widths: tf.Tensor, images: Images, numbers: tf.T
     """
     step = images.augmentation[0]
     own = numbers[:, augment.slices(images.augmentation)[0]]
-    match step:
-        case RandomCrop():
-            window = _random_crop(own, heights, widths, images)
-        case RandomResizedCrop():
-            window = _random_resized_crop(own, heights, widths, step)
+    if isinstance(step, RandomCrop):  # AutoGraph knows no `match`, and warns of it
+        window = _random_crop(own, heights, widths, images)
+    elif isinstance(step, RandomResizedCrop):
+        window = _random_resized_crop(own, heights, widths, step)
     sides = tf.stack([heights, widths], axis=-1)
     start = tf.stack([window.top, window.left], axis=-1)
     extent = tf.stack([window.height, window.width], axis=-1)

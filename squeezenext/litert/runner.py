@@ -40,7 +40,9 @@ class Runner:
                 self._interpreter = Interpreter(**{argument: value}, num_threads=threads)
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise InputError(f"{name} is no LiteRT file that can be run: {error}.") from error
+            raise InputError(
+                f"{name} is no LiteRT file that can be run: {error}; export it again."
+            ) from error
         (self._input,) = self._interpreter.get_input_details()
         self._outputs = self._interpreter.get_output_details()
 

@@ -74,9 +74,13 @@ def write(directory: Path, config: Config, classes: Sequence[labels.Label]) -> N
     known = labels.read(names) if os.path.lexists(names) else tuple(classes)
     if checkpoint.steps(directory / CHECKPOINTS):
         if before != config.model:
-            raise InputError(f"{directory} holds a model of another network; choose another one.")
+            raise InputError(
+                f"{directory} holds a model of another network; choose another --model_dir."
+            )
         if known != tuple(classes):
-            raise InputError(f"{directory} holds a model of other classes; choose another one.")
+            raise InputError(
+                f"{directory} holds a model of other classes; choose another --model_dir."
+            )
     files.write_text(path, config_io.to_json(config))
     files.write_file(names, lambda file: labels.write(file, classes))
 

@@ -160,7 +160,9 @@ class Predictor:
                 outputs = runner.run((pixels - np.float32(mean)) / np.float32(deviation))
                 probabilities = outputs[0]
         if not np.isfinite(probabilities).all():  # finite weights can overflow float32
-            raise InputError(f"{self._model.name} gives no probabilities here: it is damaged.")
+            raise InputError(
+                f"{self._model.name} gives no probabilities here: it is damaged; copy it again."
+            )
         features = self._tapped.features(outputs) if self._tapped else None
         return View(probabilities, features, self._tapped, outputs)
 

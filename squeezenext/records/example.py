@@ -197,9 +197,11 @@ def image_and_class(payload: bytes, classes: int, name: str) -> tuple[bytes, int
     features = decode_example(payload)
     encoded, label = single(features, ENCODED, bytes), single(features, LABEL, int)
     if encoded is None or label is None:
-        raise InputError(f"{name} has no image or no label.")
+        raise InputError(f"{name} has no image or no label; convert the data again.")
     if not 1 <= label <= classes:
-        raise InputError(f"{name}: the label of a record is not in 1..{classes}.")
+        raise InputError(
+            f"{name}: the label of a record is not in 1..{classes}; give data of its classes."
+        )
     return encoded, label - 1
 
 

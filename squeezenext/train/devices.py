@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from squeezenext import tf_import
+from squeezenext.cli import plural
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.network.convolutions import bfloat16_sum, sums_bfloat16
@@ -103,7 +104,9 @@ def names(devices: int) -> list[str]:
     """
     gpus = tf.config.list_physical_devices("GPU")
     if devices > len(gpus) > 0:
-        raise InputError(f"--devices {devices}: this machine has {len(gpus)} GPUs.")
+        raise InputError(
+            f"--devices {devices}: this machine has {plural(len(gpus), 'GPU')}; 0 takes all."
+        )
     if gpus:
         chosen = gpus[: devices or len(gpus)]
         try:
@@ -112,7 +115,9 @@ def names(devices: int) -> list[str]:
                 tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError as error:
             if tf.config.get_visible_devices("GPU") != chosen:
-                raise InputError(f"--devices {devices} comes too late in this process.") from error
+                raise InputError(
+                    f"--devices {devices} comes too late in this process; begin another one."
+                ) from error
         return [f"GPU:{i}" for i in range(len(chosen))]
     if devices > 1:
         _split_cpu(devices)
@@ -128,7 +133,9 @@ def _split_cpu(devices: int) -> None:
         )
     except RuntimeError as error:
         if len(tf.config.list_logical_devices("CPU")) < devices:
-            raise InputError(f"--devices {devices} comes too late in this process.") from error
+            raise InputError(
+                f"--devices {devices} comes too late in this process; begin another one."
+            ) from error
 
 
 def worker_share(strategy: tf.distribute.Strategy) -> Share:
@@ -214,8 +221,8 @@ def micro_batch(config: Config, strategy: tf.distribute.Strategy, wanted: int | 
     share, rest = divmod(batch, replicas)
     if rest:
         raise InputError(
-            f"--batch_size {batch} does not divide among {replicas} devices; give another "
-            "(training.batch_size)."
+            f"--batch_size {batch} does not divide among {replicas} devices; give another, such "
+            f"as {max(replicas, batch - rest)} (training.batch_size)."
         )
     echo = config.training.echo
     if wanted:
@@ -228,7 +235,10 @@ def micro_batch(config: Config, strategy: tf.distribute.Strategy, wanted: int | 
     limit = 256 if tf.config.list_physical_devices("GPU") else 32
     sizes = _sizes(share, echo, limit)
     if not sizes:
-        raise InputError(f"training.echo {echo} does not divide each device's {share} images.")
+        raise InputError(
+            f"training.echo {echo} does not divide each device's {share} images; "
+            "give another --set training.echo, or another --batch_size."
+        )
     if sizes[-1] < _FEW < share:
         LOG.warning(
             "A device's %d images go through in micro-batches of %d, few for batch norm; take a "

@@ -107,7 +107,9 @@ def _application(name: str, classes: int) -> Teacher:
     known = name.removeprefix(KERAS)
     build = getattr(keras.applications, known, None)
     if not callable(build):
-        raise InputError(f"--teacher {name}: keras.applications has no {known}.")
+        raise InputError(
+            f"--teacher {name}: keras.applications has no {known}; it has ResNet50, for one."
+        )
     _check_classes(name, 1000, classes)
     try:
         model = build(weights="imagenet", classifier_activation=None)
