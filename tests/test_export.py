@@ -553,3 +553,54 @@ def test_mediapipe_loads_the_files_as_they_are(shared, mediapipe, tmp_path, monk
 def test_files_behind_a_model_have_the_same_bytes_each_time():
     made = [metadata.with_files(b"model", {"labels.txt": b"a\n"}) for _ in range(2)]
     assert made[0] == made[1] and made[0].startswith(b"model")
+
+
+def _opencv(path):
+    import cv2
+
+    network = cv2.dnn.readNetFromONNX(str(path))
+
+    def run(images):
+        network.setInput(images)
+        return network.forward()
+
+    return run
+
+
+def _openvino(path):
+    import openvino
+
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}  # else bfloat16 where the processor has it
+    compiled = openvino.Core().compile_model(str(path), "CPU", exact)
+    return lambda images: next(x for x in compiled(images).values() if x.dtype == np.float32)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("name", ["SQUEEZENEXT", "SQUEEZENET"])
+@pytest.mark.parametrize("loader", [_opencv, _openvino])
+def test_onnx_files_answer_the_same_in_other_runtimes(records, tmp_path, loader, name, precision):
+    """In those that people have beside ONNX Runtime, which each read a graph in their own way."""
+    pytest.importorskip("onnxruntime", reason="requirements-onnx.txt is not installed")
+    pytest.importorskip({_opencv: "cv2", _openvino: "openvino"}[loader])
+    known = loading.load(made(tmp_path, getattr(tiny, name)))
+    shown = checking.images(known, records, 8)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(export_onnx.onnx_file(known, precision, shown))
+    ours = export_onnx.runner(path.read_bytes())
+    run = loader(path)
+    for image in shown:
+        pixels = np.ascontiguousarray(image.transpose(2, 0, 1)[np.newaxis], np.float32)
+        close = 1e-4 if precision == "float32" else 0.05
+        np.testing.assert_allclose(np.ravel(run(pixels)), ours(image), atol=close)
+
+
+def test_a_saved_model_runs_where_there_is_no_tensorflow(model, tmp_path):
+    """OpenVINO reads the graph and its variables from the files, as the C API and Java do."""
+    pytest.importorskip("openvino")
+    out = tmp_path / "served"
+    assert command(model, out, "saved_model") == 0
+    run = _openvino(out)
+    known = loading.load(model)
+    expected = checking.reference(known)
+    for image in checking.probes(known, []):
+        np.testing.assert_allclose(run(image[np.newaxis])[0], expected(image), atol=1e-4)
