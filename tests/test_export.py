@@ -16,6 +16,7 @@ from squeezenext import export, labels
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.export import checking
+from squeezenext.export import keras as export_keras
 from squeezenext.export import litert as export_litert
 from squeezenext.export import onnx as export_onnx
 from squeezenext.export import page as export_web
@@ -23,6 +24,7 @@ from squeezenext.images import decoding, geometry
 from squeezenext.litert import metadata
 from squeezenext.model import checkpoint, loading
 from squeezenext.network import graph
+from squeezenext.network.model import Model
 from squeezenext.predict.predictor import Predictor
 from squeezenext.records import samples
 from tests import tiny
@@ -163,6 +165,85 @@ def test_keras_files_hold_plain_layers_and_refuse_another_ending(model, tmp_path
     assert zipfile.ZipFile(out).testzip() is None
     assert command(model, tmp_path / "model.h5", "keras") == 2
     assert "must end in .keras" in capsys.readouterr().err
+
+
+PADDED = {
+    "a padded stem": dataclasses.replace(
+        tiny.SQUEEZENEXT, model=dataclasses.replace(tiny.SQUEEZENEXT.model, stem_padding=1)
+    ),
+    "a padded classifier": dataclasses.replace(
+        tiny.SQUEEZENET, model=dataclasses.replace(tiny.SQUEEZENET.model, head_padding=1)
+    ),
+}
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("name", PADDED)
+def test_onnx_pads_in_the_convolution(records, tmp_path, name, precision):
+    """Pnnx and ncnn know no Pad; the command itself compares the answers in ONNX Runtime."""
+    onnx = pytest.importorskip("onnx", reason="requirements-onnx.txt is not installed")
+    pytest.importorskip("onnxruntime", reason="requirements-onnx.txt is not installed")
+    padded = made(tmp_path, PADDED[name])
+    assert any(node.op == "pad" for node in loading.load(padded).graph.nodes)
+    out = tmp_path / "model.onnx"
+    assert command(padded, out, "onnx", f"--precision={precision}", f"--data_dir={records}") == 0
+    nodes = onnx.load(out, load_external_data=False).graph.node
+    assert "Pad" not in {node.op_type for node in nodes}
+    pads = [tuple(x.ints) for node in nodes for x in node.attribute if x.name == "pads"]
+    assert (1, 1, 1, 1) in pads
+
+
+# What the classes of Keras 3.5 take, as `get_config` of that release lists it.
+_COMMON = {"name", "dtype", "trainable"}
+_KERNEL = {
+    *("activation", "activity_regularizer", "bias_constraint", "bias_initializer"),
+    *("bias_regularizer", "kernel_constraint", "kernel_initializer", "kernel_regularizer"),
+    "use_bias",
+}
+KERAS_3_5 = {
+    "InputLayer": {"batch_shape", "dtype", "name", "sparse"},
+    "Conv2D": _COMMON | _KERNEL | {"data_format", "dilation_rate", "filters", "groups",
+                                   "kernel_size", "padding", "strides"},
+    "Dense": _COMMON | _KERNEL | {"units"},
+    "MaxPooling2D": _COMMON | {"data_format", "padding", "pool_size", "strides"},
+    "ZeroPadding2D": _COMMON | {"data_format", "padding"},
+    "Concatenate": _COMMON | {"axis"},
+    "Add": _COMMON,
+    "Activation": _COMMON | {"activation"},
+    "GlobalAveragePooling2D": _COMMON | {"data_format", "keepdims"},
+    "Rescaling": _COMMON | {"offset", "scale"},
+    "Softmax": _COMMON | {"axis"},
+    "GlorotUniform": {"seed"},
+    "Zeros": set(),
+    "DTypePolicy": {"name"},
+    "Functional": {"name", "trainable", "layers", "input_layers", "output_layers"},
+}  # fmt: skip
+
+
+def objects(document):
+    """All (class name, configuration) in the JSON of a `.keras` file."""
+    if isinstance(document, dict):
+        if "class_name" in document and document["class_name"] != "__keras_tensor__":
+            yield document["class_name"], document["config"]
+        for value in document.values():
+            yield from objects(value)
+    elif isinstance(document, list):
+        for value in document:
+            yield from objects(value)
+
+
+@pytest.mark.parametrize("config", [tiny.SQUEEZENEXT, tiny.SQUEEZENET, *PADDED.values()])
+def test_keras_files_name_only_what_keras_3_5_knows(tmp_path, config):
+    """Keras refuses a configuration with a name that it does not know."""
+    classes = tuple(labels.Label(f"n{i}", f"n{i}") for i in range(config.model.classes))
+    weights = loading.load(made(tmp_path, config)).weights
+    known = Model("a", config, classes, weights, temperature=2.0)
+    export_keras.write(known, tmp_path / "a.keras")
+    with zipfile.ZipFile(tmp_path / "a.keras") as archive:
+        found = list(objects(json.loads(archive.read("config.json"))))
+    assert {"Conv2D", "Rescaling", "GlorotUniform"} <= {name for name, _ in found}
+    for name, fields in found:
+        assert set(fields) <= KERAS_3_5[name], name
 
 
 @pytest.mark.parametrize("kind", ["litert", "onnx", "keras", "web"])

@@ -1,8 +1,10 @@
 """A trained network as a `.keras` file of plain Keras layers.
 
-Batch norm is folded and no layer is this package's own, so that Keras loads the file without it.
+Batch norm is folded and no layer is this package's own, so that Keras loads the file without it,
+from release 3.5 on.
 """
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from squeezenext.export.litert import DESCRIPTION, describe
 from squeezenext.network.graph import Node
 from squeezenext.network.model import Model
 
+# What Keras 3.15 writes and 3.5 does not know; none of it is needed to compute.
+_NEWER = {"input_axes", "output_axes", "optional", "quantization_config", "ragged"}
+
 
 def write(model: Model, path: Path) -> None:
     """Writes a `.keras` file that maps [N, size, size, 3] RGB, 0..255, to probabilities.
@@ -22,8 +27,23 @@ def write(model: Model, path: Path) -> None:
     The text of `describe` is added to the zip as squeezenext.json, which Keras ignores.
     """
     build_plain(model).save(path)
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(DESCRIPTION, describe(model, "float32"))
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    layers = _without_newer(json.loads(contents["config.json"]))
+    contents["config.json"] = json.dumps(layers).encode()
+    contents[DESCRIPTION] = describe(model, "float32").encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+
+
+def _without_newer(document):
+    """Returns a JSON document without the keys that older releases of Keras refuse."""
+    if isinstance(document, list):
+        return [_without_newer(item) for item in document]
+    if isinstance(document, dict):
+        return {k: _without_newer(x) for k, x in document.items() if k not in _NEWER}
+    return document
 
 
 def build_plain(model: Model):

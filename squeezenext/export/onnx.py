@@ -4,6 +4,7 @@ Input `images` [N, 3, size, size] float32, RGB, pixels in 0..255; outputs `proba
 `logits` [N, classes]. The `onnx` package is imported where it is used: requirements-onnx.txt.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def onnx_file(model: Model, precision: str, calibration: Sequence[np.ndarray] = 
     onnx = _onnx()
     helper = onnx.helper
     network, weights = rgb.take_rgb(model.graph, model.weights, model.config.images)
+    network = _pads_merged(network)
     nodes, constants = [], {}
     for node in network.nodes[1:]:
         nodes += _nodes(helper, node, weights, constants)
@@ -50,6 +52,25 @@ def onnx_file(model: Model, precision: str, calibration: Sequence[np.ndarray] = 
         helper.make_node("Softmax", ["tempered"], ["probabilities"], axis=1),
     ]
     return _file(onnx, model, precision, network, nodes, constants)
+
+
+def _pads_merged(graph: Graph) -> Graph:
+    """Returns a graph whose convolutions pad for themselves: ncnn and pnnx know no node for it."""
+    pads = {node.name: node for node in graph.nodes if node.op == "pad"}
+    nodes = []
+    for node in graph.nodes:
+        if node.inputs and node.inputs[0] in pads:
+            before = pads[node.inputs[0]]
+            if node.op != "conv":
+                raise ValueError(f"{node} cannot pad for itself.")
+            (top, bottom), (left, right) = (
+                (a + c, b + d) for (a, b), (c, d) in zip(node.padding, before.padding, strict=True)
+            )
+            padding = ((top, bottom), (left, right))
+            node = dataclasses.replace(node, inputs=before.inputs, padding=padding)
+        if node.op != "pad":
+            nodes.append(node)
+    return Graph(tuple(nodes))
 
 
 def _onnx():
@@ -100,9 +121,6 @@ def _nodes(helper, node: Node, weights, constants: dict[str, np.ndarray]) -> lis
         return _activated(helper, node, "Conv", names, group=node.groups, **window)
     if node.op == "max_pool":
         return [helper.make_node("MaxPool", names, [out], **window)]
-    if node.op == "pad":
-        constants[f"{out}/pads"] = np.int64([0, 0, top, left, 0, 0, bottom, right])
-        return [helper.make_node("Pad", [*names, f"{out}/pads"], [out])]
     if node.op == "concat":
         return [helper.make_node("Concat", names, [out], axis=1)]
     if node.op == "add":
