@@ -9,12 +9,11 @@ import pytest
 
 from scripts.benchmarks import inference as benchmark_inference
 from scripts.benchmarks.peers import ncnn_files, runtimes
-from squeezenext.export import rgb
 from squeezenext.formats import ncnn
 from squeezenext.labels import Label
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
-from squeezenext.network import graph
+from squeezenext.network import graph, rgb
 from squeezenext.network.model import Model
 from tests import foreign_files, tiny
 from tests.test_litert_writer import random_weights

@@ -1,6 +1,7 @@
 """Tests for the room `export`: every format, loaded by its own runtime."""
 
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from squeezenext import export, labels
 from squeezenext.config import io as config_io
@@ -292,6 +294,44 @@ def test_saved_models_serve_pixels_and_files(model, tmp_path):
     assert (out / "MODEL_CARD.md").read_text().startswith("---\npipeline_tag")
     document = loaded.signatures["describe"]()["squeezenext"].numpy()
     assert json.loads(document)["synsets"] == ["n1", "n2", "n3"]
+
+
+def test_saved_models_serve_the_files_that_tensorflow_decodes(model, tmp_path):
+    import tensorflow as tf
+
+    out = tmp_path / "1"
+    assert command(model, out, "saved_model") == 0
+    colours = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    photo = Image.fromarray(colours.repeat(9, 0).repeat(9, 1))
+    clear = photo.convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(photo.size))
+    several = {"save_all": True, "append_images": [photo.rotate(180)], "optimize": False}
+    files = []
+    for kind, image, options in (
+        ("JPEG", photo, {"quality": 95}),
+        ("PNG", photo, {}),
+        ("PNG", photo.convert("L"), {}),
+        ("PNG", photo.quantize(64), {}),
+        ("PNG", clear, {}),
+        ("GIF", photo.quantize(64), {}),
+        ("GIF", photo.quantize(64), several),
+        ("BMP", photo, {}),
+        ("WEBP", photo, {"lossless": True}),
+    ):
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        files.append(file.getvalue())
+    known = loading.load(model)
+    read = [decoding.read_image(data, "photo") for data in files]
+    pixels = np.stack([geometry.centre_pixels(image, known.config.images) for image in read])
+    expected = [checking.reference(known)(image) for image in pixels]
+    found = served(out, "encoded", np.array(files, object))["probabilities"]
+    np.testing.assert_allclose(found, expected, atol=2e-2)
+    for bad in (b"", b"II*\0", b"<html>"):
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=r"images[^a-z]*1[^a-z]*is no JPEG"
+        ):
+            served(out, "encoded", np.array([files[0], bad, files[1]], object))
 
 
 @pytest.mark.parametrize(

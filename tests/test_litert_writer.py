@@ -11,10 +11,9 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from squeezenext.config import io as config_io
-from squeezenext.export import rgb
 from squeezenext.images import geometry
 from squeezenext.litert import int8, writer
-from squeezenext.network import graph
+from squeezenext.network import graph, rgb
 from squeezenext.network.graph import Graph, Node
 from tests import tiny
 from tests.test_graph import NAMES, compute

@@ -35,13 +35,13 @@ from squeezenext import cli as command_line
 from squeezenext import labels
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
-from squeezenext.export import checking, rgb
+from squeezenext.export import checking
 from squeezenext.export import onnx as export_onnx
 from squeezenext.litert import int8, writer
 from squeezenext.litert.writer import Float32
 from squeezenext.model import loading
 from squeezenext.model.published import PUBLISHED
-from squeezenext.network import graph
+from squeezenext.network import graph, rgb
 from squeezenext.network.model import Model
 from squeezenext.records import samples
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext.errors import InputError
-from squeezenext.export import rgb
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.export.litert import DESCRIPTION, describe
+from squeezenext.network import rgb
 from squeezenext.network.graph import Node
 from squeezenext.network.model import Model
 

@@ -12,11 +12,11 @@ import numpy as np
 
 import squeezenext
 from squeezenext.config import io as config_io
-from squeezenext.export import rgb
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.litert import int8, metadata, writer
 from squeezenext.litert.runner import Runner
 from squeezenext.model.loading import DESCRIPTION, PHONES, PIXELS
+from squeezenext.network import rgb
 from squeezenext.network.model import Model
 
 _NUMBERS = {

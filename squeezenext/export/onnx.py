@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext.errors import InputError
-from squeezenext.export import rgb
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.export.litert import describe
 from squeezenext.litert import int8
 from squeezenext.litert.int8 import Int8, Scale
 from squeezenext.litert.writer import quantize_kernel
+from squeezenext.network import rgb
 from squeezenext.network.graph import Graph, Node
 from squeezenext.network.model import Model
 

@@ -17,13 +17,14 @@ import numpy as np
 from squeezenext import files
 from squeezenext.cli import log
 from squeezenext.errors import InputError, NotKept
-from squeezenext.export import checking, rgb
+from squeezenext.export import checking
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.litert import int8, writer
 from squeezenext.litert.runner import Runner
 from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
 from squeezenext.model.published import File
+from squeezenext.network import rgb
 from squeezenext.network.graph import Graph, Node
 from squeezenext.network.model import Model
 from squeezenext.predict.predictor import softmax

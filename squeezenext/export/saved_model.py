@@ -25,9 +25,9 @@ def write(model: Model, path: Path) -> None:
     """Writes a SavedModel with two signatures for images, and one that describes the model.
 
     serving_default: `images` [N, size, size, 3] uint8, RGB, already cropped. encoded: `images` [N]
-    strings, whole JPEG files. Both give `probabilities` [N, classes] float32 and, for the five best
-    classes, `classes` [N, 5], their names, and `scores` [N, 5]. describe: `squeezenext`, the text
-    of `litert.describe`.
+    strings, whole files of JPEG, PNG, GIF, BMP or WebP. Both give `probabilities` [N, classes]
+    float32 and, for the five best classes, `classes` [N, 5], their names, and `scores` [N, 5].
+    describe: `squeezenext`, the text of `litert.describe`.
     """
     import tensorflow as tf
 
@@ -52,13 +52,16 @@ def write(model: Model, path: Path) -> None:
             "scores": scores,
         }
 
-    def crop(content):
-        height, width, _ = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(content), tf.int64))
-        return crops.centre(content, height, width, model.config.images)
+    def crop(number, content):
+        # Else TensorFlow's message does not say which of the files it was.
+        told = ["images", number, "is no JPEG, PNG, GIF, BMP or WebP file"]
+        with tf.control_dependencies([tf.debugging.Assert(crops.begins_as_image(content), told)]):
+            return crops.centre_of_any(content, model.config.images)
 
     def encoded(images):
         kind = tf.TensorSpec((size, size, 3), tf.uint8)
-        return answer(tf.map_fn(crop, images, fn_output_signature=kind))
+        numbered = tf.range(tf.size(images)), images
+        return answer(tf.map_fn(lambda x: crop(*x), numbered, fn_output_signature=kind))
 
     pixels = tf.TensorSpec((None, size, size, 3), tf.uint8, name="images")
     strings = tf.TensorSpec((None,), tf.string, name="images")
@@ -100,18 +103,19 @@ def serve(path: Path) -> Serve:
 
 
 def check_encoded(served: Serve, model: Model, pixels: np.ndarray) -> None:
-    """Checks that a SavedModel decodes and crops a JPEG file of `pixels` as we do elsewhere.
+    """Checks that a SavedModel decodes and crops files of `pixels` as we do elsewhere.
 
     Raises:
       NotKept: the probabilities differ.
     """
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=95)
-    image = decoding.read_image(file.getvalue(), "the probe")
-    cropped = geometry.centre_pixels(image, model.config.images)
-    found = served("encoded", [file.getvalue()]) - served("serving_default", cropped[np.newaxis])
-    if not np.abs(found).max() <= _SAME:
-        raise NotKept("The SavedModel reads JPEG files in another way; it was not kept.")
+    for kind in ("JPEG", "PNG"):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, kind, quality=95)
+        image = decoding.read_image(file.getvalue(), "the probe")
+        cropped = geometry.centre_pixels(image, model.config.images)[np.newaxis]
+        found = served("encoded", [file.getvalue()]) - served("serving_default", cropped)
+        if not np.abs(found).max() <= _SAME:
+            raise NotKept(f"The SavedModel reads {kind} files in another way; it was not kept.")
 
 
 def _write(request: Request, path: Path) -> list[tuple[str, Run]]:

@@ -5,6 +5,7 @@ and inside `tf.data`. Steps that need no decoder run on the device, in augment.p
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -26,9 +27,67 @@ def centre(jpeg: tf.Tensor, height: tf.Tensor, width: tf.Tensor, images: Images)
     Returns:
       [size, size, 3] uint8, RGB, 0..255.
     """
+
+    def decode(rectangle):
+        return tf.io.decode_and_crop_jpeg(
+            jpeg, rectangle, channels=3, dct_method="INTEGER_ACCURATE"
+        )
+
+    return _centre(decode, height, width, images)
+
+
+def centre_of_any(content: tf.Tensor, images: Images) -> tf.Tensor:
+    """Decodes a JPEG, PNG, GIF, BMP or WebP and returns the centre crop, as `centre`.
+
+    Of an animation the first image is taken. Transparent pixels of a PNG become white.
+
+    Args:
+      content: scalar string, the file.
+      images: how the image is resized, and the crop's size.
+    """
+    head = tf.strings.substr(content, 0, 4)
+
+    def of_jpeg():
+        height, width, _ = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(content), tf.int64))
+        return centre(content, height, width, images)
+
+    def of_others():
+        pixels = tf.cond(
+            head == b"\x89PNG",
+            lambda: _on_white(tf.io.decode_png(content, channels=4)),
+            lambda: tf.io.decode_image(content, channels=3, expand_animations=False),
+        )
+        height, width, _ = tf.unstack(tf.shape(pixels, tf.int64), num=3)
+        return _centre(
+            lambda part: pixels[part[0] : part[0] + part[2], part[1] : part[1] + part[3]],
+            height, width, images,
+        )  # fmt: skip
+
+    return tf.cond(tf.strings.substr(head, 0, 3) == b"\xff\xd8\xff", of_jpeg, of_others)
+
+
+def begins_as_image(content: tf.Tensor) -> tf.Tensor:
+    """Returns whether a file begins as those that `centre_of_any` decodes."""
+    head = tf.strings.substr(tf.strings.substr(content, 0, 12) + b"            ", 0, 12)
+    begins = [
+        tf.strings.substr(head, place, len(mark)) == mark
+        for place, mark in (
+            (0, b"\xff\xd8\xff"), (0, b"\x89PNG"), (0, b"GIF8"), (0, b"BM"), (8, b"WEBP"),
+        )
+    ]  # fmt: skip
+    return tf.reduce_any(tf.stack(begins))
+
+
+def _on_white(pixels: tf.Tensor) -> tf.Tensor:
+    """Puts [height, width, 4] uint8 pixels on white, [height, width, 3] uint8."""
+    colour, alpha = tf.cast(pixels[..., :3], tf.float32), tf.cast(pixels[..., 3:], tf.float32) / 255
+    return tf.cast(colour * alpha + 255 * (1 - alpha) + 0.5, tf.uint8)
+
+
+def _centre(decode: Callable, height, width, images: Images) -> tf.Tensor:
     window = centre_window(height, width, images)
     window = Window(*(tf.cast(side, tf.float32) for side in window))
-    return _decode_as_pillow(jpeg, height, width, window, images.size)
+    return _decode_as_pillow(decode, height, width, window, images.size)
 
 
 def windows(heights: tf.Tensor, widths: tf.Tensor, images: Images, numbers: tf.Tensor) -> tf.Tensor:
@@ -201,8 +260,10 @@ def shift_scale_rotate(pixels: tf.Tensor, numbers: tf.Tensor, step: ShiftScaleRo
     )
 
 
-def _decode_as_pillow(jpeg, height, width, window: Window, size: int) -> tf.Tensor:
-    """Decodes the pixels that `window` needs and resizes them to [size, size, 3] uint8.
+def _decode_as_pillow(decode: Callable, height, width, window: Window, size: int) -> tf.Tensor:
+    """Returns the pixels of `window`, resized to [size, size, 3] uint8.
+
+    `decode` returns those of a rectangle: [4] int32, top, left, height, width.
 
     Bilinear with antialiasing, as Pillow's: a triangle as wide as the reduction. The decoded
     rectangle reaches beyond the window by the triangle's half-width, so that the pixels at the
@@ -217,7 +278,7 @@ def _decode_as_pillow(jpeg, height, width, window: Window, size: int) -> tf.Tens
     low = tf.floor(tf.clip_by_value(start - margin, 0.0, sides - 1.0))
     high = tf.math.ceil(tf.clip_by_value(start + extent + margin, low + 1.0, sides))
     rectangle = tf.cast(tf.concat([low, high - low], 0), tf.int32)
-    pixels = tf.io.decode_and_crop_jpeg(jpeg, rectangle, channels=3, dct_method="INTEGER_ACCURATE")
+    pixels = decode(rectangle)
     scale = size / extent
     move = (low - start) * scale
     one, zero = tf.ones([]), tf.zeros([])

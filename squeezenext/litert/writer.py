@@ -5,12 +5,14 @@ The classes `Float32`, `Float16`, `DynamicRange` and int8.py's `Int8` choose how
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 
-from squeezenext.litert.container import LitertFile
 from squeezenext.network.graph import Graph, Node
+
+if TYPE_CHECKING:
+    from squeezenext.litert.container import LitertFile
 
 
 class Float32:
@@ -24,7 +26,9 @@ class Float32:
         """How a dense classifier's weights are stored; its input and output are float32."""
         return self
 
-    def activation(self, file: LitertFile, name: str, shape: Sequence[int], like: str = "") -> int:
+    def activation(
+        self, file: "LitertFile", name: str, shape: Sequence[int], like: str = ""
+    ) -> int:
         """Adds the tensor of a node's output; `shape` excludes the batch.
 
         An integer tensor has the scale of the node `like`, by default of its own.
@@ -34,7 +38,7 @@ class Float32:
 
     def weights(
         self,
-        file: LitertFile,
+        file: "LitertFile",
         name: str,
         kernel: np.ndarray,
         bias: np.ndarray,
@@ -57,14 +61,14 @@ class Float32:
             file.tensor(f"{name}/bias", bias.shape, np.float32, bias),
         ]
 
-    def _kernel(self, file: LitertFile, name: str, kernel: np.ndarray, axis: int) -> int:
+    def _kernel(self, file: "LitertFile", name: str, kernel: np.ndarray, axis: int) -> int:
         return file.tensor(name, kernel.shape, np.float32, kernel)
 
 
 class Float16(Float32):
     """Stores kernels as float16; a runtime converts them to float32 once, on loading."""
 
-    def _kernel(self, file: LitertFile, name: str, kernel: np.ndarray, axis: int) -> int:
+    def _kernel(self, file: "LitertFile", name: str, kernel: np.ndarray, axis: int) -> int:
         half = file.tensor(f"{name}_float16", kernel.shape, np.float16, kernel)
         whole = file.tensor(name, kernel.shape, np.float32)
         file.operator("DEQUANTIZE", 3, [half], [whole])
@@ -76,7 +80,7 @@ class DynamicRange(Float32):
 
     versions = {"CONV_2D": 5, "DEPTHWISE_CONV_2D": 6, "FULLY_CONNECTED": 12}
 
-    def _kernel(self, file: LitertFile, name: str, kernel: np.ndarray, axis: int) -> int:
+    def _kernel(self, file: "LitertFile", name: str, kernel: np.ndarray, axis: int) -> int:
         values, scale = quantize_kernel(kernel, axis)
         return file.tensor(name, kernel.shape, np.int8, values, scale, axis=axis)
 
@@ -99,11 +103,9 @@ def quantize_kernel(
 
 
 INPUT, LOGITS, SCORES = "images", "logits", "probabilities"
-_FUSED = {
-    "linear": schema.ActivationFunctionType.NONE,
-    "relu": schema.ActivationFunctionType.RELU,
-    "elu": schema.ActivationFunctionType.NONE,
-}
+# Numbers of schema.fbs: ActivationFunctionType and Padding. The module would delay prediction.
+_FUSED = {"linear": 0, "relu": 1, "elu": 0}
+_SAME, _VALID = 0, 1
 
 
 def write(
@@ -130,8 +132,24 @@ def write(
     Returns:
       The file, from `images` [1, size, size, 3] to `logits` or `probabilities` [1, classes].
     """
-    emitter = _Emitter(graph, weights, numbers or Float32(), LitertFile(description))
-    emit = {
+    from squeezenext.litert.container import LitertFile
+
+    file = LitertFile(description)
+    return emit(file, graph, weights, numbers or Float32(), outputs, softmax, metadata)
+
+
+def emit(
+    file: "LitertFile",
+    graph: Graph,
+    weights: Mapping[str, np.ndarray],
+    numbers: Float32,
+    outputs: Sequence[str] = (),
+    softmax: float | None = None,
+    metadata: Mapping[str, bytes] | None = None,
+) -> bytes:
+    """Fills a file with a network and finishes it; arguments as of `write`."""
+    emitter = _Emitter(graph, weights, numbers, file)
+    methods = {
         "input": emitter.input,
         "conv": emitter.conv,
         "max_pool": emitter.max_pool,
@@ -142,14 +160,16 @@ def write(
         "dense": emitter.dense,
     }
     for node in graph.nodes:
-        emit[node.op](node)
+        methods[node.op](node)
     return emitter.finish(outputs, softmax, metadata)
 
 
 class _Emitter:
     """Turns each node into operators and one output tensor."""
 
-    def __init__(self, graph: Graph, weights: Mapping[str, np.ndarray], numbers, file: LitertFile):
+    def __init__(
+        self, graph: Graph, weights: Mapping[str, np.ndarray], numbers, file: "LitertFile"
+    ):
         self.graph, self.weights, self.numbers, self.file = graph, weights, numbers, file
         self.tensors: dict[str, int] = {}  # output tensors by node name
         self.floats: dict[str, int] = {}  # the same as float32, if they were asked for
@@ -206,11 +226,11 @@ class _Emitter:
         """
         source = self.tensors[node.inputs[0]]
         if node.padding == ((0, 0), (0, 0)):
-            return source, schema.Padding.VALID
+            return source, _VALID
         *sides, channels = self.graph[node.inputs[0]].shape
         same = [_same(side, k, node.strides) for side, k in zip(sides, node.kernel, strict=True)]
         if tuple(same) == node.padding:
-            return source, schema.Padding.SAME
+            return source, _SAME
         if node.op == "max_pool":
             raise ValueError(f"{node} pads as LiteRT's pooling cannot.")
         shape = [side + sum(pad) for side, pad in zip(sides, node.padding, strict=True)]
@@ -218,7 +238,7 @@ class _Emitter:
             self.file, f"{node.name}_padded", (*shape, channels), like=node.inputs[0]
         )
         self._pad(source, padded, node)
-        return padded, schema.Padding.VALID
+        return padded, _VALID
 
     def _pad(self, source: int, output: int, node: Node) -> None:
         paddings = ((0, 0), *node.padding, (0, 0))

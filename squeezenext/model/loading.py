@@ -1,19 +1,23 @@
 """Loads any model that a user names: a directory, a published name, a `.sqz`, a `.tflite` file."""
 
 import dataclasses
+import io
 import json
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from squeezenext import files
 from squeezenext.cli import Log, log
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.labels import Label
+from squeezenext.litert import structure, writer
 from squeezenext.model import checkpoint, published
 from squeezenext.model import directory as model_directory
-from squeezenext.network import graph
+from squeezenext.network import graph, rgb
+from squeezenext.network.bounds import check_bounds
 from squeezenext.network.model import Model, check_labels
 
 # What is imported inside functions here would delay prediction, which mostly needs none of it.
@@ -25,6 +29,8 @@ _ZIP_END = 22  # bytes of a zip's last record
 _NO_DESCRIPTION = (
     KeyError, ValueError, TypeError, NotImplementedError, RuntimeError, RecursionError,
 )  # fmt: skip
+_WITHOUT = "Move it elsewhere: without one the checkpoint is read."
+_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 PHONES = (127.5, 127.5)  # mean and deviation of an exported float file: MobileNet's, -1..1
 PIXELS = (0.0, 1.0)  # mean and deviation of an exported int8 file
 
@@ -71,6 +77,8 @@ def load_runnable(name: str | Path) -> Model:
     litert = directory / model_directory.LITERT
     model = _described(directory, str(litert))
     if _is_own(litert):
+        content = files.read_bytes(litert, structure.MAX_BYTES)
+        structure.check_own(content, model.graph, str(litert), remedy=_WITHOUT)
         return dataclasses.replace(model, file=litert)
     return dataclasses.replace(model, weights=graph.fold(model.config, variables(directory)))
 
@@ -79,8 +87,6 @@ def litert(model: Model) -> Path | bytes:
     """Returns the LiteRT file that runs a model: its own, or one made from its weights."""
     if model.file:
         return model.file
-    from squeezenext.litert import writer
-
     return writer.write(model.graph, model.weights)
 
 
@@ -88,15 +94,17 @@ def _exported(path: Path) -> Model:
     """Reads a file of `squeezenext.export`, behind which its description lies as a zip."""
     import zlib
 
+    content = files.read_bytes(path, structure.MAX_BYTES)
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.getinfo(DESCRIPTION).file_size > _MAX_DESCRIPTION:
-                raise InputError(f"{path} is damaged: {DESCRIPTION} in it is too large.")
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entry = archive.getinfo(DESCRIPTION)
+            if entry.file_size > _MAX_DESCRIPTION or entry.compress_type not in _PACKINGS:
+                raise InputError(f"{path} is damaged: {DESCRIPTION} in it is too large or packed.")
             document = json.loads(archive.read(DESCRIPTION))
         config = config_io.from_json(json.dumps(document["configuration"]), str(path))
         pairs = zip(document["synsets"], document["labels"], strict=True)
         known = tuple(Label(str(synset), str(text)) for synset, text in pairs)
-        precision, fitted_to = document["precision"], str(document.get("fitted_to", ""))
+        precision, fitted_to = str(document["precision"]), str(document.get("fitted_to", ""))
     except InputError:
         raise
     except OSError as error:
@@ -118,8 +126,11 @@ def _exported(path: Path) -> Model:
             f"model directory it was made of. It is {what}."
         ) from error
     check_labels(known, config, str(path))
-    rgb = PIXELS if precision == "int8" else PHONES
-    return Model(str(path), config, known, {}, fitted_to=fitted_to, file=path, rgb=rgb)
+    check_bounds(config, str(path))
+    pixels = PIXELS if precision == "int8" else PHONES
+    network = rgb.graph_of_rgb(graph.of(config))
+    structure.check_own(content, network, str(path), precision, softmax=True)
+    return Model(str(path), config, known, {}, fitted_to=fitted_to, file=path, rgb=pixels)
 
 
 def _is_own(path: Path) -> bool:

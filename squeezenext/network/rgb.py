@@ -40,9 +40,9 @@ def take_rgb(
     scale = np.float64(std) / np.float64(images.std)
     offset = (mean - np.float64(images.mean)) / np.float64(images.std)
     weights = dict(weights)
-    source = graph.nodes[0].name
-    (first,) = (node for node in graph.nodes if source in node.inputs)
-    if first.op == "conv" and first.groups == 1 and first.padding == ((0, 0), (0, 0)):
+    graph, before = graph_of_rgb(graph), graph
+    first = _first(graph)
+    if first == _first(before):
         kernel = weights[f"{first.name}/kernel"].astype(np.float64)
         bias = weights[f"{first.name}/bias"] + np.einsum("hwio,i->o", kernel, offset)
         kernel = (kernel * scale[:, np.newaxis])[:, :, order]
@@ -50,12 +50,25 @@ def take_rgb(
         kernel = np.zeros((1, 1, 3, 3))
         kernel[0, 0][range(3), range(3)] = scale
         kernel, bias = kernel[:, :, order], offset
-        pixels, *rest = graph.nodes
-        first = Node(op="conv", name=NORMALIZE, inputs=(source,), shape=pixels.shape)
-        graph = Graph((pixels, first, *(_renamed(node, source, NORMALIZE) for node in rest)))
     weights[f"{first.name}/kernel"] = kernel.astype(np.float32)
     weights[f"{first.name}/bias"] = bias.astype(np.float32)
     return graph, weights
+
+
+def graph_of_rgb(graph: Graph) -> Graph:
+    """Returns the graph that `take_rgb` returns."""
+    source, first = graph.nodes[0].name, _first(graph)
+    if first.op == "conv" and first.groups == 1 and first.padding == ((0, 0), (0, 0)):
+        return graph
+    pixels, *rest = graph.nodes
+    normalize = Node(op="conv", name=NORMALIZE, inputs=(source,), shape=pixels.shape)
+    return Graph((pixels, normalize, *(_renamed(node, source, NORMALIZE) for node in rest)))
+
+
+def _first(graph: Graph) -> Node:
+    """Returns the node that reads the images."""
+    (first,) = (node for node in graph.nodes if graph.nodes[0].name in node.inputs)
+    return first
 
 
 def _renamed(node: Node, old: str, new: str) -> Node:
