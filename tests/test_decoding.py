@@ -18,7 +18,7 @@ from squeezenext.config.images import (
     ShiftScaleRotate,
 )
 from squeezenext.errors import InputError
-from squeezenext.images import augment, containers, decoding, geometry
+from squeezenext.images import augment, containers, decoding, geometry, jpeg
 from squeezenext.images import crops as images_crops
 from squeezenext.predict import predictor
 from squeezenext.records import samples
@@ -268,7 +268,7 @@ def test_metadata_never_reaches_a_decoder():
         "GIF": encoded(image, "GIF", comment=note),
     }
     for kind, data in files.items():
-        bare = containers.bare(kind, data)
+        bare = jpeg.bare(data) if kind == "JPEG" else containers.bare(kind, data)
         assert b"secret" in data and b"secret" not in bare.data, kind
         assert (
             decoding.read_image(bare.data, "x").tobytes()

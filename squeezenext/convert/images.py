@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from squeezenext.images import containers, decoding, jpeg
+from squeezenext.images import decoding, jpeg
 from squeezenext.images.jpeg import END, ImageError
 
 # Frames that TensorFlow's and every other decoder take: baseline, extended, progressive.
@@ -115,7 +115,7 @@ def _header(data: bytes) -> jpeg.JpegHeader:
 
 def _reduced(header: jpeg.JpegHeader) -> bool:
     """Returns whether a JPEG is too large for its full size; ImageError if it is for any."""
-    return decoding.reduction("JPEG", containers.of_jpeg(header)) > 1
+    return decoding.reduction("JPEG", jpeg.to_decode(header)) > 1
 
 
 def check_trainable(data: bytes) -> jpeg.JpegHeader:

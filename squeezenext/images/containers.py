@@ -2,69 +2,35 @@
 
 Decoders also read what no pixel needs. Pillow 12.3 took 6.1 GB and 63 s for a JPEG of 1.1 MB whose
 4,000 EXIF entries share one megabyte, 4.9 GB for a BMP of 66 bytes in run lengths, and 929 MB for a
-PNG with a chunk cHRM of 62 MB. So each container is walked here: the declared size is known before
-a decoder runs, metadata is cut out, and of a film only the first frame is left.
+PNG with a chunk cHRM of 62 MB. So each container is walked, a JPEG's in jpeg.py, the others here:
+the declared size is known before a decoder runs, metadata is cut out, and of a film only the first
+frame is left.
 """
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from squeezenext.images import jpeg
-from squeezenext.images.jpeg import ImageError
+from squeezenext.images.jpeg import Bare, ImageError
 
 _DAMAGED = "is cut short or damaged in its header"
 MAX_CHUNKS = 100_000  # of a PNG, WebP or GIF; 64 MB of empty ones would take Python seconds
-
-
-class Bare(NamedTuple):
-    """An image file without metadata.
-
-    Attributes:
-      width: declared pixels.
-      height: declared pixels.
-      memory: bytes that decoding to RGB takes for each pixel, with Pillow 12.3.
-      coefficients: bytes that libjpeg takes beside them for a JPEG of several scans.
-      data: the file.
-    """
-
-    width: int
-    height: int
-    memory: int
-    coefficients: int
-    data: bytes
 
 
 def bare(kind: str, data: bytes) -> Bare:
     """Returns an image file without metadata.
 
     Args:
-      kind: "JPEG", "PNG", "GIF", "BMP" or "WebP", as `decoding.sniff` says.
+      kind: "PNG", "GIF", "BMP" or "WebP", as `decoding.sniff` says.
       data: the file.
 
     Raises:
       ImageError: the container is damaged, or of a kind that is not supported.
     """
-    walk = {"JPEG": _jpeg, "PNG": _png, "GIF": _gif, "BMP": _bmp, "WebP": _webp}[kind]
+    walk = {"PNG": _png, "GIF": _gif, "BMP": _bmp, "WebP": _webp}[kind]
     try:
         return walk(data)
     except (struct.error, IndexError) as error:
         raise ImageError(_DAMAGED) from error
-
-
-def _jpeg(data: bytes) -> Bare:
-    header = jpeg.header(data)
-    head = b"".join(data[start:stop] for start, stop in header.needed)
-    return of_jpeg(header, head + data[header.scan :])
-
-
-def of_jpeg(header: jpeg.JpegHeader, data: bytes = b"") -> Bare:
-    """Returns what a JPEG's header says about its decoding."""
-    # A grey image and its copy in RGB, RGB alone, or inks and their copy in RGB: Pillow takes 4
-    # bytes for a pixel of all but grey.
-    memory = {1: 5, 3: 4}.get(header.components, 8)
-    coefficients = 0 if header.one_scan else header.coefficients
-    return Bare(header.width, header.height, memory, coefficients, data)
 
 
 _PNG_NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}

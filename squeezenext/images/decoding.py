@@ -23,8 +23,7 @@ from PIL import (
 
 from squeezenext.errors import InputError
 from squeezenext.images import containers, jpeg
-from squeezenext.images.containers import Bare
-from squeezenext.images.jpeg import ImageError
+from squeezenext.images.jpeg import Bare, ImageError
 
 MAX_BYTES = 64 << 20  # encoded; ImageNet's largest image has 15 MB
 # Pillow's own warning level. (A 20 kB PNG can hold 13,000 x 13,000 pixels.)
@@ -88,7 +87,7 @@ def open_image(
       ImageError: the data is no image of a known format, or exceeds a limit.
     """
     kind = sniff(data)
-    bare = containers.bare(kind, data)
+    bare = jpeg.bare(data) if kind == "JPEG" else containers.bare(kind, data)
     scale = reduction(kind, bare)
     if count_scans and bare.coefficients:
         check_scans(data)

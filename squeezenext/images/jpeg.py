@@ -32,6 +32,24 @@ class ImageError(ValueError):
     """An image that cannot be used; the message completes "<file> ...": "is empty"."""
 
 
+class Bare(NamedTuple):
+    """An image file without metadata.
+
+    Attributes:
+      width: declared pixels.
+      height: declared pixels.
+      memory: bytes that decoding to RGB takes for each pixel, with Pillow 12.3.
+      coefficients: bytes that libjpeg takes beside them for a JPEG of several scans.
+      data: the file.
+    """
+
+    width: int
+    height: int
+    memory: int
+    coefficients: int
+    data: bytes
+
+
 # (marker without 0xFF, first byte of the content, first byte behind the content, sound, stray).
 # sound: the marker has a length, and the content lies within the file.
 # stray: bytes stand before the marker that belong neither to the segment before it nor to a scan.
@@ -131,6 +149,22 @@ def _header(frame: bytes, components_of_scan: bytes, scan: int, needed: list) ->
         round(2 * share * width * height),
         needed,
     )
+
+
+def bare(data: bytes) -> Bare:
+    """Returns a JPEG without metadata; raises ImageError as `header`."""
+    found = header(data)
+    head = b"".join(data[start:stop] for start, stop in found.needed)
+    return to_decode(found, head + data[found.scan :])
+
+
+def to_decode(header: JpegHeader, data: bytes = b"") -> Bare:
+    """Returns what a JPEG's header says about its decoding."""
+    # A grey image and its copy in RGB, RGB alone, or inks and their copy in RGB: Pillow takes 4
+    # bytes for a pixel of all but grey.
+    memory = {1: 5, 3: 4}.get(header.components, 8)
+    coefficients = 0 if header.one_scan else header.coefficients
+    return Bare(header.width, header.height, memory, coefficients, data)
 
 
 def end(data: bytes, scan: int) -> int | None:
