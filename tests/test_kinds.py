@@ -10,6 +10,7 @@ from squeezenext import predict
 from squeezenext.errors import InputError
 from squeezenext.formats import kinds
 from squeezenext.model import loading
+from squeezenext.predict import predictor
 from tests import torch_files
 
 
@@ -87,6 +88,23 @@ def test_the_command_s_own_words(tmp_path, capsys):
     assert predict.main(["predict", "a.jpg", "--model_dir", str(tmp_path / "m.tflite")]) == 2
     assert "was not exported by this program" in (told := capsys.readouterr().err)
     assert "It is an ONNX file" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("m.onnx", "It is an ONNX file; it is for other programs"),
+        ("plain.pth", "It is a PyTorch file; python -m squeezenext.weights import"),
+        ("m.bin", "It is a LiteRT file; predict and evaluate take it as --model_dir"),
+        ("lfs.pth", "It is a Git LFS pointer"),
+        ("notes.txt", r"no JPEG, PNG, GIF, BMP or WebP image\.$"),
+        ("photo.jpg", r"\(.*\)\.$|damaged"),
+    ],
+)
+def test_a_model_in_the_place_of_an_image_is_named(tmp_path, name, words):
+    (tmp_path / name).write_bytes(FILES[name][0])
+    with pytest.raises(InputError, match=words):
+        predictor.read(tmp_path / name)
 
 
 def test_what_is_no_file_is_not_opened():

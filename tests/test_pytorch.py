@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import io
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -208,9 +209,28 @@ def test_of_weights_and_their_averages_the_weights_are_read_and_it_is_said():
     averages = {key: array + 1 for key, array in prefixed("module.").items()}
     (note,) = assert_same(torch_files.pth_of({"model_ema": averages, "model": STATE}))
     assert note == (
-        'a.pth holds weights of this network as "model" and as "model_ema"; those of "model" are '
-        "read."
+        'a.pth holds weights of this network as "model" and as "model_ema.module"; those of '
+        '"model" are read.'
     )
+
+
+def test_tensors_of_other_modules_are_skipped_and_counted():
+    data = {"state_dict": {**prefixed("model."), "loss.weight": np.zeros(3, np.float32)}}
+    (note,) = assert_same(torch_files.pth_of(data))
+    assert note == (
+        'a.pth also holds 1 tensor of other modules than "state_dict.model", such as loss.weight; '
+        "they are skipped."
+    )
+    teacher = {f"teacher.{key}": array + 1 for key, array in STATE.items()}
+    (note,) = assert_same(torch_files.pth_of({**prefixed("student."), **teacher}))
+    assert '"student" and as "teacher"; those of "student" are read' in note
+    with pytest.raises(InputError, match="it has head.weight, too"):
+        read(torch_files.pth_of({**STATE, "head.weight": np.zeros(3, np.float32)}))
+    with pytest.raises(InputError, match=r"it has ema\.features\S+, too"):
+        read(torch_files.pth_of({**prefixed("ema."), **STATE}))
+    with pytest.raises(InputError, match="it has head.weight, too"):
+        inside = {**prefixed("model."), "model.head.weight": np.zeros(3, np.float32)}
+        read(torch_files.pth_of(inside))
 
 
 @pytest.mark.parametrize(
@@ -223,7 +243,7 @@ def test_of_weights_and_their_averages_the_weights_are_read_and_it_is_said():
         (b"\x89HDF\r\n", "an HDF5 file"),
         (b"\x08\x08\x12\x07pytorch", "an ONNX file"),
         (bytes(1000), "a file of an unknown kind"),
-        (torch_files.pth_of([1, 2]), "holds no state dictionary, tensors by name, but a list"),
+        (torch_files.pth_of([1, 2]), "holds no state dictionary, tensors by name, but one list"),
         (torch_files.pth_of({"a": 3}), "but a dictionary of a"),
         (torch_files.pth_of(np.zeros(3, np.float32)), r"but one tensor of shape \(3,\)"),
         (torch_files.pth_of(Evil()), "but an object of the kind"),
@@ -263,6 +283,38 @@ def test_a_tensor_is_measured_before_it_is_made():
         assert len(data) < 1 << 20
         with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
             read(data)
+
+
+DEEP = b")q\x000" + b"h\0h\0\x86q\x000" * 5000  # tuples in tuples, 2 ** 5000 in all if followed
+
+
+@pytest.mark.parametrize(
+    ("pickled", "message"),
+    [
+        (b"\x80\x02}r\xff\xff\xff\x7f.", "an empty dictionary"),  # a memory of 34 GB elsewhere
+        (b"\x80\x02" + DEEP + b"}h\0K\1s.", "an empty dictionary"),  # a key whose hash has no end
+        (b"\x80\x02" + DEEP + b"h\0.", "one tuple"),
+        (b"\x80\x02X\xff\xff\xff\x7fab.", "damaged"),  # a text longer than the file
+        (b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R.", "an object of the kind os.system"),
+        (b"\x80\x02]q\0h\0a.", "one list"),  # a list in itself
+        (b"\x80\x02}q\0X\1\0\0\0ah\0s.", "a dictionary of a"),
+        (b"\x80\x02\x8a\xff" + b"\xff" * 254 + b"\x7f.", "a number that is too long"),
+        (b"\x80\x02" + b"(" * 600_000 + b".", "too long"),
+        (b"\x80\x02" + b"0.", "damaged"),
+        (b"\x80\x02}", "damaged"),
+        (b"\x80\x02\x81.", "damaged"),
+        (b"\x80\x02c__main__\nA\n)\x81}q\0X\x08\0\0\0_modulesh\0sb.", "an object of the kind"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("old", [False, True])
+def test_hostile_pickles_end(pickled, message, old):
+    data = torch_files.zipped(pickled)
+    if old:
+        whole = torch_files.pth_of({}, old=True)
+        data = whole.replace(pickle.dumps({}, 2), pickled)
+        message = f"{message}|damaged"
+    with pytest.raises(InputError, match=message):
+        read(data)
 
 
 @pytest.fixture

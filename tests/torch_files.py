@@ -76,7 +76,7 @@ def pth_of(content, *, old: bool = False, protocol: int = 2) -> bytes:
         pickler = _Pickler(file, torch, protocol, (None,) if old else ())
         pickler.dump(content)
     if not old:
-        return _zipped(file.getvalue(), pickler.storages)
+        return zipped(file.getvalue(), pickler.storages)
     machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
     head = b"".join(pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, machine))
     keys = pickle.dumps([x.key for x in pickler.storages], 2)
@@ -84,7 +84,8 @@ def pth_of(content, *, old: bool = False, protocol: int = 2) -> bytes:
     return head + file.getvalue() + keys + b"".join(numbers)
 
 
-def _zipped(content: bytes, storages) -> bytes:
+def zipped(content: bytes, storages=()) -> bytes:
+    """Returns a zip with a pickle, as PyTorch writes it from 1.6 on."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", content)

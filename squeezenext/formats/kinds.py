@@ -56,6 +56,13 @@ def of_bytes(data: bytes) -> str:
     return "; ".join(_of_bytes(data))
 
 
+def hint(data: bytes) -> str:
+    """Returns a sentence about a file that is given as an image and is a model, else ""."""
+    found = _of_bytes(data)
+    is_model = found[1] in (_IMPORT, _EXPORTED) or "--model_dir" in found[1] or found in (_POINTER,)
+    return f" It is {'; '.join(found)}." if is_model else ""
+
+
 def misplaced(data: bytes, is_pytorch: bool) -> str | None:
     """Returns the same of what lies in the place of weights by mistake, None for anything else."""
     found = _of_bytes(data)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from squeezenext.cli import plural
 from squeezenext.config import Config
 from squeezenext.config.network import SqueezeNet, SqueezeNext
 from squeezenext.errors import InputError
@@ -132,39 +133,59 @@ def decode(
         key: _theirs(np.broadcast_to(0, variables.shapes(config)[name])).shape
         for name, key in keys(config, layout).items()
     }
-    found = {x: _without_prefix(state, wanted) for x, state in pytorch_files.states(file.content)}
+    found = {}
+    for place, state in pytorch_files.states(file.content):
+        found |= _networks(place, state, wanted)
     if not found:
         raise InputError(
             f"{source} holds no state dictionary, tensors by name, but "
             f"{pytorch_files.described(file.content)}. Save model.state_dict() for it."
         )
-    fitting = [x for x, state in found.items() if wanted.keys() <= state.keys()]
+    fitting = [x for x, (state, _) in found.items() if wanted.keys() <= state.keys()]
     # Averages are beside the weights in training checkpoints, which hold the weights first.
     place = min(fitting or found, key=lambda x: "ema" in x.lower())
-    state = found[place]
+    state, others = found[place]
     # Before any array is made: a tensor of any shape can rest on two bytes of storage.
     _check_shapes(state, wanted, source)
     arrays = {key: file.array(state[key], source) for key in wanted if key in state}
-    return from_state(arrays, config, layout, source), _notes(source, place, fitting)
+    return from_state(arrays, config, layout, source), _notes(source, place, fitting, others)
 
 
-def _notes(source: str, place: str, fitting: list[str]) -> list[str]:
-    others = [f'"{x}"' for x in fitting if x != place]
-    if not others:
-        return []
-    return [f'{source} holds weights of this network as "{place}" and as {", ".join(others)}; '
-            f'those of "{place}" are read.']  # fmt: skip
+def _notes(source: str, place: str, fitting: list[str], others: list[str]) -> list[str]:
+    notes, also = [], [f'"{x}"' for x in fitting if x != place]
+    if also:
+        notes.append(
+            f'{source} holds weights of this network as "{place}" and as {", ".join(also)}; those '
+            f'of "{place}" are read.'
+        )
+    elif others:
+        notes.append(
+            f"{source} also holds {plural(len(others), 'tensor')} of other modules than "
+            f'"{place}", such as {others[0][:99]}; they are skipped.'
+        )
+    return notes
 
 
-def _without_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, object]) -> dict[str, Tensor]:
-    """Returns tensors without counters and without the prefix that all their names share."""
+def _networks(
+    place: str, state: Mapping[str, Tensor], wanted: Mapping[str, object]
+) -> dict[str, tuple[dict[str, Tensor], list[str]]]:
+    """Finds this network's tensors in a state dictionary, whose names may have a prefix.
+
+    Returns:
+      By place, as "state_dict.student": the tensors by their names without the prefix and without
+      counters, and the names of tensors that do not have the prefix. Where no prefix fits, the
+      whole dictionary at `place`.
+    """
     state = {key: x for key, x in state.items() if key.rpartition(".")[2] not in _COUNTERS}
-    last = max(wanted, key=len)
-    prefixes = {key.removesuffix(last) for key in state if key.endswith(f".{last}")}
-    for prefix in prefixes:
-        if all(key.startswith(prefix) for key in state):
-            return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-    return state
+    if wanted.keys() <= state.keys():
+        return {place: (state, [])}
+    last, found = max(wanted, key=len), {}
+    for prefix in [key.removesuffix(last) for key in state if key.endswith(f".{last}")]:
+        if all(f"{prefix}{key}" in state for key in wanted):
+            inside = {k.removeprefix(prefix): x for k, x in state.items() if k.startswith(prefix)}
+            others = [key for key in state if not key.startswith(prefix)]
+            found[f"{place}.{prefix}".strip(".")] = inside, others
+    return found or {place: (state, [])}
 
 
 def _check_shapes(state: Mapping[str, Tensor], wanted: Mapping[str, tuple], source: str) -> None:

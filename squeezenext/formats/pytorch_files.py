@@ -231,4 +231,4 @@ def described(content: Any) -> str:
         case dict():
             names = ", ".join(key[:20] for key in list(content)[:5] if isinstance(key, str))
             return f"a dictionary of {names or 'numbers'}" if content else "an empty dictionary"
-    return f"a {type(content).__name__}"
+    return f"one {type(content).__name__}"

@@ -309,7 +309,14 @@ def _open(path: str) -> tuple[Image.Image, str]:
     """Returns an image of which only the headers are read, and its name in messages."""
     name = "standard input" if path == "-" else path
     with decoding.errors_naming(name):
-        return decoding.open_image(sources.read(path)), name
+        data = sources.read(path)
+    try:
+        with decoding.errors_naming(name):
+            return decoding.open_image(data), name
+    except InputError as error:
+        from squeezenext.formats import kinds
+
+        raise InputError(f"{error}{kinds.hint(data)}") from error
 
 
 def _turn(image: Image.Image) -> contextlib.AbstractContextManager:
