@@ -21,10 +21,11 @@ from squeezenext.cli import run
 from squeezenext.config import Config, recipes
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError, RunAgain
+from squeezenext.model import checkpoint, published
 from squeezenext.model import directory as model_directory
-from squeezenext.model import published
 from squeezenext.records import dataset
 from squeezenext.train import cluster, log
+from squeezenext.train import source as learning_from
 from squeezenext.train.options import PRECISIONS, Cluster, OnBadRecord, OnNan, Options, Task
 from squeezenext.train.stopping import StopSignals, watched
 
@@ -74,9 +75,18 @@ def _task(config: Config, options: Options) -> Task:
     )
     classes = dataset.classes_for(found, config)
     dataset.check_split(found, "train")
-    source = published.resolve(options.fine_tune_from) if options.fine_tune_from else None
     model = dataclasses.replace(config.model, classes=len(classes))
-    return Task(dataclasses.replace(config, model=model), found.splits, classes, source)
+    config = dataclasses.replace(config, model=model)
+    if config.training.distillation.teacher:
+        learning_from.check_teacher(config.training.distillation.teacher, classes)
+    if not options.fine_tune_from:
+        return Task(config, found.splits, classes, None)
+    source = published.resolve(options.fine_tune_from)
+    if checkpoint.steps(Path(options.model_dir) / model_directory.CHECKPOINTS):
+        return Task(config, found.splits, classes, source)  # the run that is there goes on
+    theirs, known = model_directory.read(source)
+    learning_from.check_network(options.fine_tune_from, theirs, config)
+    return Task(config, found.splits, classes, source, known)
 
 
 def locked(model_dir: Path, name: str = ".lock") -> contextlib.AbstractContextManager:

@@ -10,6 +10,7 @@ from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.model import checkpoint, loading
 from squeezenext.model import directory as model_directory
+from squeezenext.network.keras_model import model_variables
 from squeezenext.records import bad_records
 from squeezenext.records.manifest import Split
 from squeezenext.records.reader import Reader, faults_named
@@ -17,8 +18,10 @@ from squeezenext.train import devices, exchange, measure
 from squeezenext.train.cluster import Cluster
 from squeezenext.train.log import LOG
 from squeezenext.train.loop import Loop, create
+from squeezenext.train.optimizers import CLASSIFIERS
 from squeezenext.train.options import Options, Task
 from squeezenext.train.run import Run
+from squeezenext.train.source import common, head
 from squeezenext.train.stopping import StopSignals
 from squeezenext.train.watchdog import Watchdog
 
@@ -52,7 +55,7 @@ def train(
             return dataclasses.asdict(measured)
         run = Run(loop, reader, validation, options, watchdog=watchdog, signals=signals)
         if not run.resume() and task.source:
-            _fine_tune(loop, task.source)
+            _fine_tune(loop, task, task.source)
         measure.choose_xla(loop, reader, options.deterministic)
         if loop.is_chief:
             exchange.create(Path(options.model_dir), task.config, task.classes)
@@ -145,11 +148,19 @@ def _log_course(loop: Loop) -> None:
         LOG.info("Only the classifier learns: training.frozen_epochs are all epochs.")
 
 
-def _fine_tune(loop: Loop, source: Path) -> None:
-    """Starts from the weights of the model directory `source`."""
+def _fine_tune(loop: Loop, task: Task, source: Path) -> None:
+    """Starts from the weights of a model directory; the classifier's rows go by class name."""
     arrays = loading.variables(source, LOG.warning)
+    rows = common(task.source_classes, task.classes)
     with loop.strategy.scope():
+        for name, variable in model_variables(loop.model).items():
+            if name in arrays and name.split("/")[1] in CLASSIFIERS:
+                made = head(arrays.pop(name), variable.numpy(), rows)
+                arrays |= {} if made is None else {name: made}
         new = exchange.assign(loop.model, arrays, str(source), new_head=True)
         for weight, average in loop.update.averaged():
             average.assign(weight.numpy())
     LOG.info("Fine-tuning from %s; new: %s", source, ", ".join(new) or "nothing")
+    if (number := len(task.classes)) > len(rows):
+        begun = f"{number - len(rows)} of {number}" if rows else f"all {number}"
+        LOG.info("The classifier begins anew for %s classes: %s does not know them.", begun, source)

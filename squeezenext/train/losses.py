@@ -16,6 +16,7 @@ from squeezenext.network import keras_model
 from squeezenext.network.fusing import fused
 from squeezenext.records.reader import Reader
 from squeezenext.train import exchange
+from squeezenext.train.source import KERAS
 
 # A function from [n, size, size, 3] float32 pixels, RGB, 0..255, to [n, classes] float32 logits.
 Teacher = Callable[[tf.Tensor], tf.Tensor]
@@ -66,9 +67,6 @@ def distilled(
     guess = tf.nn.log_softmax(logits / how.temperature)
     soft = tf.reduce_sum(tf.exp(known) * (known - guess), -1) * how.temperature**2
     return how.label_share * losses + (1.0 - how.label_share) * soft if how.label_share else soft
-
-
-KERAS = "keras:"  # prefix of a network of keras.applications
 
 
 def teacher(how: Distillation, classes: int, precision: str) -> Teacher | None:

@@ -62,6 +62,7 @@ class Task:
     splits: Mapping[str, Split]  # "train" and, if there is one, "validation"
     classes: Sequence[labels.Label]  # in label order
     source: Path | None  # model directory to fine-tune from
+    source_classes: Sequence[labels.Label] = ()  # its classes
 
 
 def check_precision(choice: str) -> None:
