@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from squeezenext import export
+from squeezenext import export, labels
 from squeezenext.adapt import command as adapt_command
 from squeezenext.adapt import plan as planning
 from squeezenext.adapt import shipping
@@ -366,3 +366,33 @@ def test_few_photographs_are_learnt_by_the_whole_network_too():
             found = plan(examples, minutes)
             assert found.epochs >= planning.LEAST_STEPS * min(1, 32 / examples)
             assert 1 <= found.frozen_epochs <= found.epochs / 3
+
+
+def test_a_model_of_ones_own_goes_on_with_a_new_class(tmp_path, capsys):
+    """What it knew it still knows, by name, whatever the order of the classes is now."""
+    from tests import tiny
+
+    tiny.model_directory(tmp_path / "first", tiny.SQUEEZENET)
+    for label, name in enumerate(("a_new_one", "n2", "n1"), 1):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(3):
+            image = tiny.jpeg(10 * label + number, label)
+            (tmp_path / "photos" / name / f"{number}.jpg").write_bytes(image)
+    start = str(tmp_path / "first")
+    adapted = adapt_command.adapt(
+        tmp_path / "photos", tmp_path / "mine", configuration=start, minutes=0.001, max_bytes=0
+    )
+    assert adapted.plan.configuration == start and set(adapted.files) == {"float32", "int8"}
+    classes = labels.read(tmp_path / "mine" / "labels.json")
+    assert [label.synset for label in classes] == ["a_new_one", "n1", "n2"]
+    assert "begins anew for 1 of 3 classes" in capsys.readouterr().err
+    again = adapt_command.adapt(
+        tmp_path / "photos", tmp_path / "mine", configuration=start, minutes=0.001, max_bytes=0
+    )
+    assert again.plan == adapted.plan
+    with pytest.raises(InputError, match="--configuration is that, too"):
+        adapt_command.adapt(tmp_path / "photos", tmp_path / "first", configuration=start)
+    with pytest.raises(InputError, match="is not a model directory"):
+        adapt_command.adapt(
+            tmp_path / "photos", tmp_path / "x", configuration=str(tmp_path / "photos")
+        )

@@ -1,6 +1,6 @@
 """Makes a classifier, ready to ship, of a folder of photographs.
 
-    python -m squeezenext.adapt PHOTOS --model_dir DIR [--minutes 15]
+    python -m squeezenext.adapt PHOTOS --model_dir DIR [--minutes 15] [--configuration NAME|DIR]
 
 PHOTOS holds one folder per class, or folders train and validation (and test) with one folder per
 class each. DIR will hold the records, the network fine-tuned from published weights, model.tflite,
@@ -88,7 +88,9 @@ def adapt(
     Args:
       photos: a folder with one folder per class, or with train and validation folders of such.
       model_dir: the folder to make; an interrupted run in it is continued.
-      configuration: a published model, whose weights training starts from.
+      configuration: the model whose weights training starts from: a published model, or a model
+        directory of yours, whose classes keep their part of the classifier where they are again
+        among those of `photos`.
       minutes: minutes for everything, about; an interrupted run keeps its plan.
       max_bytes: budget of the .sqz file; 0 makes none.
       seed: seed of the split, the new classifier's weights, the order and the augmentation.
@@ -103,6 +105,8 @@ def adapt(
     started = time.monotonic()
     deadline = started + 60 * minutes
     photos, model_dir = Path(photos).expanduser(), Path(model_dir).expanduser()
+    if configuration not in PUBLISHED:
+        configuration = str(Path(configuration).expanduser().resolve())
     _check(photos, model_dir, configuration, minutes)
     published.resolve(configuration)  # downloads the weights before any work is done
     with _in_adapts_words(model_dir), command.locked(model_dir, ".adapt.lock"):
@@ -227,11 +231,14 @@ def _planned(
 
 
 def _check(photos: Path, model_dir: Path, configuration: str, minutes: float) -> None:
-    if configuration not in PUBLISHED:
+    if configuration not in PUBLISHED and not Path(configuration).is_dir():
         raise InputError(
-            f"--configuration {configuration}: there are no published weights to start from; "
-            f"there are for {', '.join(PUBLISHED)}."
+            f"--configuration {Path(configuration).name}: there are no published weights to start "
+            f"from; there are for {', '.join(PUBLISHED)}; or give a model directory of yours."
         )
+    if Path(configuration) == model_dir.resolve():
+        raise InputError(f"--model_dir {model_dir}: --configuration is that, too; give another.")
+    planning.base(configuration)  # else it is no model directory
     if not (minutes > 0 and math.isfinite(minutes)):
         raise InputError(f"--minutes {minutes:g}: must be positive and finite, such as 15.")
     if not photos.is_dir():
@@ -293,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
     at = {"flag_values": values}
     flags.DEFINE_string("model_dir", None, "Folder to make, or to continue in.", **at)
-    names = f"Published model to start from: {', '.join(PUBLISHED)}."
+    names = f"Model to start from: {', '.join(PUBLISHED)}, or a model directory of yours."
     flags.DEFINE_string("configuration", "squeezenet_v1_1", names, **at)
     flags.DEFINE_float("minutes", 15.0, "Minutes for everything, about.", **at)
     size = "Upper bound on the size of the .sqz file, in bytes; 0 makes none."

@@ -16,6 +16,9 @@ from squeezenext.config import io as config_io
 from squeezenext.config.images import side
 from squeezenext.errors import InputError
 from squeezenext.export.checking import CALIBRATION_IMAGES
+from squeezenext.model import directory as model_directory
+from squeezenext.model import published
+from squeezenext.model.published import PUBLISHED
 from squeezenext.network import graph
 from squeezenext.records.manifest import Split
 from squeezenext.train import phases
@@ -82,7 +85,7 @@ class Plan:
     """The choices for a machine, a time and photographs; adapt.json keeps them for a resumed run.
 
     Attributes:
-      configuration: the published model to start from.
+      configuration: the published model, or the model directory, to start from.
       minutes: minutes that were given.
       images_per_second: measured rate of training, see `Speed`.
       build_seconds: measured seconds to build a training step, see `Speed`.
@@ -128,7 +131,7 @@ class Plan:
 
     def config(self) -> Config:
         """Returns the fine-tuning recipe with the plan's choices."""
-        config = recipes.apply("fine_tune", config_io.load(self.configuration))
+        config = recipes.apply("fine_tune", base(self.configuration))
         images = phases.resized(config.images, self.size)
         if self.growing:
             images = dataclasses.replace(images, progressive=_sides(self.size))
@@ -155,8 +158,15 @@ class Plan:
 
     def taught_seconds(self, examples: int) -> float:
         """Returns the seconds of an epoch of retraining."""
-        side = self.size / config_io.load(self.configuration).images.size
+        side = self.size / base(self.configuration).images.size
         return TAUGHT * examples * side**2 / self.images_per_second
+
+
+def base(configuration: str) -> Config:
+    """Returns the configuration of a published model, or of a model directory."""
+    if configuration in PUBLISHED:
+        return config_io.load(configuration)
+    return model_directory.read_config(published.resolve(configuration))
 
 
 def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
@@ -192,7 +202,7 @@ def measured(configuration: str) -> Speed:
     tf_import.import_tensorflow()
     from squeezenext.train import measure
 
-    config = recipes.apply("fine_tune", config_io.load(configuration))
+    config = recipes.apply("fine_tune", base(configuration))
     return Speed(*measure.measure_speed(config))
 
 
@@ -217,7 +227,7 @@ def plan(
     """Plans the largest images with enough epochs that fit into the time.
 
     Args:
-      configuration: the published model to start from.
+      configuration: the published model, or the model directory, to start from.
       photographs: numbers of images and classes.
       speed: this machine's, see `measured`.
       minutes: minutes that were given.
@@ -228,7 +238,7 @@ def plan(
     train = photographs.train
     fixed, share = _fixed(configuration, photographs, speed, max_bytes)
     remaining = MARGIN * seconds - fixed
-    full = config_io.load(configuration).images.size
+    full = base(configuration).images.size
     size, growing, epochs = _training(full, train, (1 - share) * remaining, speed)
     frozen = math.ceil(FROZEN_STEPS * recipes.FINE_TUNE_BATCH / train)
     made = Plan(
@@ -291,14 +301,14 @@ def _with_compression(made: Plan, train: int, seconds: float | None) -> Plan:
 
 def _seconds(made: Plan, train: int) -> float:
     """Returns the seconds of the planned training and retraining."""
-    full = config_io.load(made.configuration).images.size
+    full = base(made.configuration).images.size
     building, epoch = _cost(full, made.size, made.growing, train, made.speed)
     return building + made.epochs * epoch + made.compression_epochs * made.taught_seconds(train)
 
 
 def _weights(configuration: str, classes: int) -> int:
     """Returns the number of weights of a network with another number of classes."""
-    config = config_io.load(configuration)
+    config = base(configuration)
     model = dataclasses.replace(config.model, classes=classes)
     network = graph.of(dataclasses.replace(config, model=model))
     return sum(math.prod(network.kernel_shape(node.name)) for node in network.weighted)
