@@ -251,7 +251,7 @@ def newest(
             report(f"{error} Passing over this checkpoint.")
     if found:
         raise InputError(
-            f"{directory} holds no whole checkpoint of {len(found)}; bring one back from a "
+            f"{directory} holds no whole checkpoint; bring one back from a "
             "copy, or delete that folder to start from the beginning."
         )
     return None
