@@ -55,7 +55,7 @@ def test_every_flipped_byte_is_found(tmp_path):
 def test_none_and_none_whole(tmp_path):
     assert checkpoint.newest(tmp_path / "absent", print) is None
     (saved(tmp_path) / "META.json").write_text("{}")
-    with pytest.raises(InputError, match="None of the 1 checkpoints"):
+    with pytest.raises(InputError, match="holds no whole checkpoint; bring"):
         checkpoint.newest(tmp_path, lambda _: None)
 
 
