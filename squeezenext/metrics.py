@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+SHOWN = 5  # names of classes in a remark
 Z = 1.959964  # half width of the normal distribution's 95 % interval
 
 
@@ -208,12 +210,37 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return -log_softmax(logits.astype(np.float64), axis=-1)[np.arange(len(labels)), labels]
 
 
+def balanced_accuracy(result: Evaluation) -> float:
+    """Returns the mean over the classes that have examples of the share of each that is right."""
+    counts = np.bincount(result.labels)
+    right = np.bincount(result.labels, result.top1.astype(np.float64))
+    return float((right[counts > 0] / counts[counts > 0]).mean())
+
+
+def remarks(result: Evaluation, names: Sequence[str]) -> list[str]:
+    """Returns sentences about what the figures hide: untested classes, one answer for all."""
+    untested = [name for i, name in enumerate(names) if i not in set(result.labels.tolist())]
+    kinds, given = (np.unique(each) for each in (result.labels, result.predicted))
+    said = []
+    if untested:
+        more = f" and {len(untested) - SHOWN} more" if len(untested) > SHOWN else ""
+        shown = ", ".join(untested[:SHOWN])
+        said.append(f"Untested, since no image here is of these classes: {shown}{more}.")
+    if len(kinds) == 1:
+        said.append(f"All images are of one class, {names[kinds[0]]}: the figures say little.")
+    elif len(given) == 1 and len(result.labels) > 1:
+        said.append(
+            f"It names {names[given[0]]} for every image: it tells nothing apart, whatever top-1."
+        )
+    return said
+
+
 def document(result: Evaluation, classes: int) -> dict:
     """Returns all figures as plain data, for `--json` and the report.
 
     Returns:
-      The keys of `Evaluation.summary`, their 95 % intervals, "kappa", "ece", the macro averages
-      over the classes that have examples, "per_class" and "confusions".
+      The keys of `Evaluation.summary`, their 95 % intervals, "balanced_accuracy", "kappa", "ece",
+      the macro averages over the classes that have examples, "per_class" and "confusions".
     """
     count = len(result.labels)
     rows = per_class(result, classes)
@@ -227,6 +254,7 @@ def document(result: Evaluation, classes: int) -> dict:
         "top1_interval": wilson(float(result.top1.sum()), count),
         "top5_interval": wilson(float(result.top5.sum()), count),
         "loss_interval": mean_interval(result.loss) if count > 1 else None,
+        "balanced_accuracy": balanced_accuracy(result),
         "kappa": kappa(result),
         "ece": expected_calibration_error(reliability(result)),
         **macro,

@@ -396,3 +396,33 @@ def test_a_model_of_ones_own_goes_on_with_a_new_class(tmp_path, capsys):
         adapt_command.adapt(
             tmp_path / "photos", tmp_path / "x", configuration=str(tmp_path / "photos")
         )
+
+
+def test_uneven_classes_get_balanced_weights(tmp_path):
+    """50 photographs of one class and 4 of another: the plan says so, and keeps it."""
+    from squeezenext.records.dataset import find_dataset
+    from tests import tiny
+
+    for numbers, wanted in (((20, 4, 8), "balanced"), ((8, 4, 4), "none")):
+        labels = [label for label, count in enumerate(numbers, 1) for _ in range(count)]
+        payloads = [tiny.payload(number, label) for number, label in enumerate(labels)]
+        found = find_dataset(tiny.data_set(tmp_path, "train", payloads), None, None)
+        assert planning.weighting(found.splits["train"], 3) == wanted
+    made = planning.plan(
+        "squeezenet_v1_1", planning.Photographs(32, 8, 8, 3), planning.Speed(10.0, 3.0),
+        minutes=5.0, seconds=300.0, max_bytes=0, class_weights="balanced",
+    )  # fmt: skip
+    assert made.config().training.class_weights == "balanced"
+    planning.keep(tmp_path / "adapt.json", made)
+    assert planning.kept(tmp_path / "adapt.json", "squeezenet_v1_1", 5.0) == made
+
+
+def test_the_summary_shows_that_one_class_is_always_named(tmp_path):
+    report = tmp_path / "report" / "index.html"
+    remark = "It names hat for every image: it tells nothing apart, whatever top-1."
+    done = adapt_command.Adapted(
+        model_dir=tmp_path, plan=None, scores={"network": 0.83}, split="validation", images=12,
+        files={}, report=report, seconds=60.0, balanced={"network": 0.25}, remarks=(remark,),
+    )  # fmt: skip
+    lines = adapt_command._summary(done)
+    assert "top-1 0.8300" in lines[1] and "balanced 0.2500" in lines[1] and lines[2] == remark

@@ -73,3 +73,39 @@ def test_a_missing_or_doubled_example_is_an_error():
     columns = [np.array([0, 1, 1])] + [np.zeros(3)] * 6
     with pytest.raises(RuntimeError, match="not each of 3 once"):
         Evaluation.of_rows(columns, 3)
+
+
+def named(labels, predicted):
+    labels, predicted = np.array(labels), np.array(predicted)
+    right = (labels == predicted).astype(np.float32)
+    return metrics.Evaluation(labels, 1 - right, right, right, predicted, right)
+
+
+def test_naming_the_largest_class_always_is_no_success():
+    """50, 4, 3 and 1 photographs: top-1 is 0.86, and nothing is told apart."""
+    result = named([0] * 50 + [1] * 4 + [2] * 3 + [3], [0] * 58)
+    document = metrics.document(result, 4)
+    assert document["top1"] > 0.85 and document["balanced_accuracy"] == 0.25
+    (said,) = metrics.remarks(result, ["cat", "dog", "owl", "fox"])
+    assert said.startswith("It names cat for every image")
+
+
+@pytest.mark.parametrize(
+    ("labels", "predicted", "said"),
+    [
+        ([0, 1, 0], [0, 1, 1], "Untested, since no image here is of these classes: owl."),
+        ([1, 1], [1, 0], "All images are of one class, dog: the figures say little."),
+        ([2], [2], "All images are of one class, owl"),
+        ([0, 1, 2], [1, 1, 1], "It names dog for every image"),
+    ],
+)
+def test_what_figures_hide_is_said(labels, predicted, said):
+    found = metrics.remarks(named(labels, predicted), ["cat", "dog", "owl"])
+    assert said in " ".join(found)
+    assert not metrics.remarks(named([0, 1, 2], [0, 1, 1]), ["cat", "dog", "owl"])
+    many = metrics.remarks(named([0, 1], [0, 1]), [str(i) for i in range(10)])
+    assert many == ["Untested, since no image here is of these classes: 2, 3, 4, 5, 6 and 3 more."]
+
+
+def test_balanced_accuracy_counts_each_tested_class_once():
+    assert metrics.balanced_accuracy(named([0, 0, 0, 2], [0, 0, 1, 2])) == pytest.approx(5 / 6)

@@ -31,6 +31,7 @@ from squeezenext.adapt.plan import Plan
 from squeezenext.cli import log, plural, run, say
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError, NotFinite, RunAgain, SomeInputsFailed
+from squeezenext.labels import class_names
 from squeezenext.model import card, published
 from squeezenext.model import directory as model_directory
 from squeezenext.model.published import PUBLISHED
@@ -52,6 +53,8 @@ class Adapted:
       model_dir: the model directory.
       plan: the plan that was followed.
       scores: top-1 of "network" and of each file, on `split`.
+      balanced: balanced accuracy of the same, the mean over the classes.
+      remarks: sentences about what the scores hide, such as untested classes.
       split: "test" if the photographs have that split, else "validation". Neither is trained on,
         and a test split has no part in any choice.
       images: number of images in `split`.
@@ -70,6 +73,8 @@ class Adapted:
     report: Path
     seconds: float
     faults: tuple[str, ...] = ()
+    balanced: dict[str, float] = dataclasses.field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 def adapt(
@@ -137,6 +142,8 @@ def adapt(
         report=model_dir / shipping.REPORT / "index.html",
         seconds=time.monotonic() - started,
         faults=faults + made.faults,
+        balanced={name: metrics.balanced_accuracy(result) for name, result in results.items()},
+        remarks=tuple(metrics.remarks(results["network"], class_names(found.classes or ()))),
     )
 
 
@@ -225,6 +232,7 @@ def _planned(
         seconds=deadline - time.monotonic(),
         max_bytes=max_bytes,
         batch_size=planning.batch_size(),
+        class_weights=planning.weighting(found.splits["train"], len(found.classes or ())),
     )
     planning.keep(path, plan)
     return plan, False
@@ -283,10 +291,12 @@ def _summary(adapted: Adapted) -> list[str]:
         low, high = metrics.wilson(top1 * adapted.images, adapted.images)
         path = adapted.files.get(name)
         what = f"{path}, {path.stat().st_size / 1e6:.2f} MB" if path else "the network"
-        lines.append(f"  top-1 {top1:.4f} ({low:.4f} to {high:.4f})  {what}")
+        even = f", balanced {adapted.balanced[name]:.4f}" if name in adapted.balanced else ""
+        lines.append(f"  top-1 {top1:.4f} ({low:.4f} to {high:.4f}){even}  {what}")
     folder = shlex.quote(str(adapted.model_dir))
     return [
         *lines,
+        *adapted.remarks,
         f"{adapted.report} shows the mistakes, {adapted.model_dir / card.FILE} sums it up.",
         f"For a phone or another program take a file above: {adapted.model_dir}/"
         f"{model_directory.LITERT} is for this program alone.",

@@ -13,7 +13,8 @@ from squeezenext.errors import InputError, NotFinite, NotKept
 from squeezenext.evaluate import report
 from squeezenext.evaluate.command import evaluate, subject
 from squeezenext.files import origin_note, read_text, write_json
-from squeezenext.metrics import Evaluation
+from squeezenext.labels import class_names
+from squeezenext.metrics import Evaluation, balanced_accuracy, remarks
 from squeezenext.model import card
 from squeezenext.model import directory as model_directory
 from squeezenext.records.dataset import Dataset
@@ -145,12 +146,17 @@ def score(
     document = {
         "split": split,
         "images": {name: part.examples for name, part in found.splits.items()},
-        "network": results["network"].summary(),
+        "network": _figures(results["network"]),
+        "remarks": remarks(results["network"], class_names(found.classes or ())),
         "files": {
-            path.relative_to(model_dir).as_posix(): results[name].summary()
+            path.relative_to(model_dir).as_posix(): _figures(results[name])
             for name, path in files.items()
         },
     }
     write_json(model_dir / model_directory.SCORES, document)
     card.write(model_dir)
     return results
+
+
+def _figures(result: Evaluation) -> dict:
+    return result.summary() | {"balanced_accuracy": balanced_accuracy(result)}

@@ -21,6 +21,7 @@ from squeezenext.errors import InputError
 from squeezenext.evaluate import report
 from squeezenext.evaluate.report import Subject
 from squeezenext.files import write_file
+from squeezenext.labels import class_names
 from squeezenext.metrics import Evaluation
 from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
@@ -210,6 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         scored = subject(model, found, split)
         document = metrics.document(result, len(scored.labels))
+        document["remarks"] = metrics.remarks(result, class_names(scored.labels))
         _print(document | {"fitted_to_these": scored.fitted_here}, values["json"].value)
         if values["predictions"].value:
             write_table(Path(values["predictions"].value), scored, result)
@@ -229,8 +231,10 @@ def _print(document: dict, as_json: bool) -> None:
     say(
         f"top-1 {document['top1']:.4f} ({low:.4f} to {high:.4f}), top-5 {document['top5']:.4f}, "
         f"loss {document['loss']:.4f} on {plural(document['examples'], 'image')}{agreement}, "
+        f"balanced accuracy {document['balanced_accuracy']:.4f}, "
         f"macro F1 {document['macro_f1']:.4f}, calibration error {document['ece']:.4f}"
     )
+    say(*document["remarks"])
     if document["fitted_to_these"]:
         say(
             "The temperature was fitted to these very images, so their calibration error does not "

@@ -120,6 +120,7 @@ def write(folder: Path, subject: Subject, result: Evaluation) -> Path:
         labels=labels,
         plural=plural,
         names=class_names(labels),
+        remarks=metrics.remarks(result, class_names(labels)),
         bins=metrics.reliability(result),
         charts=_charts(subject.model),
         matrix=_matrix(result, len(labels)) if len(labels) <= MATRIX else None,

@@ -14,7 +14,7 @@ from squeezenext import files, labels
 from squeezenext.cli import plural
 from squeezenext.config import Config
 from squeezenext.errors import InputError
-from squeezenext.records import manifest, tfrecord
+from squeezenext.records import example, manifest, tfrecord
 from squeezenext.records.example import RecordError
 from squeezenext.records.manifest import Shard, Split
 
@@ -88,6 +88,17 @@ class Records:
         _, offset, length = (int(value) for value in self.index[number])
         with files.open_file(path) as file:
             return tfrecord.read(file.fileno(), offset, length, str(path), own_number)
+
+    def payload(self, number: int) -> bytes:
+        """Returns the payload that stands for a record; here its own."""
+        return self.read_one(number)
+
+    def labels(self, classes: int) -> np.ndarray:
+        """Returns each example's class, [examples] int64 in 0..classes - 1; reads all records."""
+        name = f"A record of {self.split.shards[0].path.parent}" if self.split.shards else ""
+        payloads = (self.payload(number) for number in range(self.split.examples))
+        found = (example.image_and_class(payload, classes, name)[1] for payload in payloads)
+        return np.fromiter(found, np.int64, self.split.examples)
 
 
 def _walk_all(paths: Sequence[Path]) -> tuple[np.ndarray, ...]:

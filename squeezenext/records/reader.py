@@ -58,7 +58,7 @@ class Reader(Records):
         def fill(indices: np.ndarray) -> None:
             for index in indices:
                 number = int(numbers[index])
-                payloads[index] = self._whole(number)[1] if number >= 0 else b""
+                payloads[index] = self.payload(number) if number >= 0 else b""
 
         shares = np.array_split(np.arange(len(numbers)), min(_READS, len(numbers)))
         try:
@@ -67,13 +67,6 @@ class Reader(Records):
             self.fault = error
             raise
         return payloads
-
-    def labels(self, classes: int) -> np.ndarray:
-        """Returns each example's class, [examples] int64 in 0..classes - 1; reads all records."""
-        payloads = (self._whole(number)[1] for number in range(self.split.examples))
-        name = f"a record of {self.split.shards[0].path.parent}"
-        pairs = (example.image_and_class(payload, classes, name) for payload in payloads)
-        return np.fromiter((label for _, label in pairs), np.int64, self.split.examples)
 
     def undecodable(self) -> InputError | None:
         """Looks for a record that TensorFlow cannot take among those that were read last."""
@@ -89,6 +82,10 @@ class Reader(Records):
                     f"{reason}; write it anew."
                 )
         return None
+
+    def payload(self, number: int) -> bytes:
+        """Returns the payload that stands for a record, as `read`."""
+        return self._whole(number)[1]
 
     def _whole(self, number: int) -> tuple[int, bytes]:
         """Returns the number of the record that is read for this one, and its payload."""
