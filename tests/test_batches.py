@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import itertools
 import os
+import re
 import threading
 
 import numpy as np
@@ -196,7 +197,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path, image, sides, reason
         file.write(records.frame(records.encode_example(records.example_features(bad))))
     reader = tiny.reader(tmp_path)
     options = {"seed": 0, "start": 0, "micro_batch": 5, "share": Share()}
-    with pytest.raises(InputError, match=rf"{path.name}: record 4 cannot be used: .*{reason}"):
+    with pytest.raises(InputError, match=rf"{path.name}: record 4 .*cannot be used: .*{reason}"):
         with faults_named(reader):
             next(iter(records_batches.training(reader, tiny.AUGMENTED, 3, **options)))
 
@@ -253,7 +254,7 @@ def test_what_cannot_be_decoded_is_named_by_its_own_number(tmp_path):
     reader.skip_damaged(print)
     damage(reader, 3)
     reader.read(np.arange(4))
-    assert "train-00000-of-00001: record 4 cannot be used" in str(reader.undecodable())
+    assert re.search(r"train-00000-of-00001: record 4 .*cannot be used", str(reader.undecodable()))
 
 
 def test_a_mended_record_is_used_again(tmp_path):

@@ -143,8 +143,8 @@ def find_dataset(
     """
     if bool(data_dir) == bool(training or validation):
         raise InputError(
-            "Give either --data_dir, a folder with manifest.json, such as --data_dir records, or "
-            "the pattern of records made elsewhere, such as --validation_file_pattern 'valid*'."
+            "Give --data_dir, or the pattern of records made elsewhere, not both: --data_dir "
+            "records (a folder with manifest.json), or --validation_file_pattern 'valid*'."
         )
     if data_dir:
         directory = Path(data_dir).expanduser()

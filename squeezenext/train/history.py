@@ -131,10 +131,10 @@ class History:
         if update.scaled and self._skipped > before and scale < LOW_SCALE and not self._warned:
             self._warned = True
             LOG.warning(
-                "By step %d, %s had been skipped and the loss scale has fallen to %g: the "
+                "By step %d, %s skipped and the loss scale has fallen to %g: the "
                 "gradients themselves grow. If the run ends here, go on with --precision float32 "
                 "or a lower training.learning_rate.",
-                *(self._loop.step, plural(self._skipped, "step"), scale),
+                *(self._loop.step, plural(self._skipped, "step was", "steps were"), scale),
             )
 
     def evaluation(self, result: Evaluation, reader: Reader) -> None:
