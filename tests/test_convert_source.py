@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from squeezenext.convert import command, imagenet
+from squeezenext.convert import verify as datasets_verify
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.records import manifest
 from tests import imagenet_archives as archives
@@ -219,3 +220,66 @@ def test_what_is_not_the_source_s_fault_is_not_called_so(photos, tmp_path, monke
     monkeypatch.setattr(command.sources.folder, "collect", fails)
     with pytest.raises(error):
         convert(photos, tmp_path / "out", **FOLDER)
+
+
+def test_data_to_score_a_finished_model_on(tmp_path, capsys):
+    """A folder with test/CLASS alone, and not of every class: the classes are the model's."""
+    from squeezenext.evaluate import command as evaluate_command
+    from tests import tiny
+
+    tiny.model_directory(tmp_path / "model", tiny.SQUEEZENEXT)
+    photos = tmp_path / "photos"
+    class_folders(photos / "test", 3, ("n2", "n3"))
+    flags = ["--layout", "folder", "--source", str(photos), "--output", str(tmp_path / "out")]
+    assert command.main(["convert", *flags, "--labels_of", str(tmp_path / "model")]) == 0
+    made = manifest.load_manifest(tmp_path / "out")
+    assert {name: split.examples for name, split in made.splits.items()} == {"test": 6}
+    assert [label.synset for label in made.classes] == ["n1", "n2", "n3"]
+    assert command.main(["convert", *flags, "--labels_of", str(tmp_path / "model")]) == 0
+    assert datasets_verify.main(["verify", str(tmp_path / "out"), "--decode"]) == 0
+    capsys.readouterr()
+    score = [
+        "evaluate",
+        "--model_dir",
+        str(tmp_path / "model"),
+        "--data_dir",
+        str(tmp_path / "out"),
+    ]
+    assert evaluate_command.main([*score, "--split", "test"]) == 0
+    told = capsys.readouterr().out
+    assert "on 6 images" in told and "of these classes: class 1." in told
+    assert evaluate_command.main(score) == 2
+    assert "has no validation split (it has test)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("made", "model", "told"),
+    [
+        (("test/n1", "test/red"), True, "red: no class of .*, whose classes are n1, n2, n3"),
+        (("train/n1", "train/n2", "test/n1"), True, "--labels_of is for data without training"),
+        (("n1", "n2"), True, "--labels_of is for data without training"),
+    ],
+)
+def test_classes_of_a_model_are_for_data_to_score_it_on(tmp_path, made, model, told):
+    from squeezenext import labels
+
+    labels.write(tmp_path / "labels.json", [labels.Label(f"n{i}", f"n{i}") for i in (1, 2, 3)])
+    for name in made:
+        class_folders(tmp_path / "photos" / name.rpartition("/")[0], 3, (name.rpartition("/")[2],))
+    with pytest.raises(InputError, match=told):
+        convert(
+            tmp_path / "photos", tmp_path / "out", **FOLDER, labels_of=str(tmp_path / "labels.json")
+        )
+
+
+def test_held_out_splits_alone_are_splits(tmp_path):
+    """Without a model their folders are the classes; a class that is called test stays one."""
+    class_folders(tmp_path / "one" / "val", 3)
+    class_folders(tmp_path / "one" / "test", 2)
+    made = convert(tmp_path / "one", tmp_path / "out", **FOLDER)
+    assert {name: split.examples for name, split in made.splits.items()} == {
+        "validation": 6, "test": 4
+    }  # fmt: skip
+    class_folders(tmp_path / "two", 5, ("test", "dev"))
+    made = convert(tmp_path / "two", tmp_path / "out2", **FOLDER)
+    assert [label.synset for label in made.classes] == ["dev", "test"] and "train" in made.splits

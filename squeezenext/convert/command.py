@@ -162,6 +162,8 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_integer("quality", 90, quality, **text)
     pattern = r"Regular expression of class folders; its group is the class: '\d+\.(.+)'."
     flags.DEFINE_string("class_pattern", None, pattern, **text)
+    held = "Model directory whose classes data without training images have."
+    flags.DEFINE_string("labels_of", None, held, **text)
     flags.DEFINE_bool("clutter", False, "Keep Caltech256's class 257.clutter.", **text)
     flags.DEFINE_bool("checksum", False, "Compare the ImageNet archives' checksums.", **text)
     archive = "Training archive; - (standard input) or a pipe, too."

@@ -79,6 +79,29 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
         walk.warnings.append(
             f"{number} in class folders skipped by ending ({counted(walk.others)}); {_CONVERTED}."
         )
+    if "train" in roots:
+        folders = _trained(roots, images, options)
+        classes = _classes(folders, names, source)
+    else:
+        folders = sorted(set().union(*images.values()))
+        classes = _classes(folders, names, source)
+        if options.labels_of:
+            folders, classes = _of_model(folders, classes, options.labels_of)
+    watch = Watch()
+    splits = {split: _listing(roots[split], folders, images[split], watch) for split in images}
+    splits = sorted_splits(with_validation(splits, options) if "train" in splits else splits)
+    size = sum(listing.bytes for listing in splits.values())
+    described = {"file": source.resolve().name, "bytes": size}
+    faults, warnings = tuple(walk.faults), tuple(walk.warnings)
+    return Collection(classes, splits, faults, (described,), watch, warnings)
+
+
+def _trained(
+    roots: dict[str, Path], images: dict[str, dict[str, list[Path]]], options: ConvertOptions
+) -> list[str]:
+    """Returns the class folders of the training split, which no other split may exceed."""
+    if options.labels_of:
+        raise InputError(f"--labels_of is for data without training images; {roots['train']} has.")
     folders = sorted(images["train"])
     for split in images:
         for other in sorted(set(images[split]) - set(folders)):
@@ -89,14 +112,26 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
     if len(folders) < 2:
         found = plural(len(folders), "class folder")
         raise InputError(f"{roots['train']} has {found} with images; {_HINT}.")
-    watch = Watch()
-    splits = {split: _listing(roots[split], folders, images[split], watch) for split in images}
-    splits = sorted_splits(with_validation(splits, options))
-    size = sum(listing.bytes for listing in splits.values())
-    described = {"file": source.resolve().name, "bytes": size}
-    classes = _classes(folders, names, source)
-    faults, warnings = tuple(walk.faults), tuple(walk.warnings)
-    return Collection(classes, splits, faults, (described,), watch, warnings)
+    return folders
+
+
+def _of_model(
+    folders: list[str], found: tuple[labels.Label, ...], model: str
+) -> tuple[list[str], tuple[labels.Label, ...]]:
+    """Returns the folder of each class of a model, which may be absent, and its classes.
+
+    Raises:
+      InputError: there is no such model, or a folder is none of its classes.
+    """
+    path = Path(model).expanduser()
+    known = labels.read(path / "labels.json" if path.is_dir() else path)
+    folder_of = {label.synset: folder for folder, label in zip(folders, found, strict=True)}
+    if others := sorted(folder_of.keys() - {label.synset for label in known}):
+        raise InputError(
+            f"{printable(', '.join(others))}: no class of {model}, whose classes are "
+            f"{printable(', '.join(label.synset for label in known[:10]))}; rename the folders."
+        )
+    return [folder_of.get(label.synset, label.synset) for label in known], known
 
 
 def with_validation(splits: dict[str, Listing], options: ConvertOptions) -> dict[str, Listing]:
@@ -145,19 +180,30 @@ def _classes(folders: list[str], names: ClassNames, source: Path) -> tuple[label
 
 
 def split_folders(source: Path) -> dict[str, Path]:
-    """Returns the folder of each split; only "train" if no train folder has folders in it."""
+    """Returns the folder of each split.
+
+    It is "train" alone if no folder of that name has folders in it, unless all folders are those of
+    other splits, to score a finished model on.
+    """
     roots: dict[str, Path] = {}
     named = [(_SPLIT_NAMES.get(path.name.lower()), path) for path in _entries(source)]
     named = [(name, path) for name, path in named if name and path.is_dir()]
     train = [path for name, path in named if name == "train"]
     # A train folder of images alone is a class with a split's name: bus, plane, train.
     if not any(inner.is_dir() for path in train for inner in _entries(path)):
-        return {"train": source}
+        folders = [path for path in _entries(source) if path.is_dir()]
+        held_out = not train and len(folders) == len(named)
+        if not (named and held_out and all(_has_folders(path) for path in folders)):
+            return {"train": source}
     for name, path in named:
         if name in roots:
             raise InputError(f"{roots[name]} and {path} both are the {name} split; keep one.")
         roots[name] = path
     return roots
+
+
+def _has_folders(path: Path) -> bool:
+    return any(inner.is_dir() for inner in _entries(path))
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ RUNNERS = ("local", "beam")
 # Fields that decide how the work is done, not the output's bytes: no part of the manifest.
 EXECUTION_OPTIONS = ("checksum", "sequential", "train_tar", "runner", "beam_options")
 EXECUTION_OPTIONS += ("overwrite", "workers", "show_progress")
+EXECUTION_OPTIONS += ("labels_of",)  # the classes that it names are in the manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ConvertOptions:
     follow_links: bool = False
     class_pattern: str | None = None
     clutter: bool = False
+    labels_of: str | None = None
     checksum: bool = False
     sequential: bool = False
     train_tar: str | None = None

@@ -139,8 +139,8 @@ def _document(
     rejected = [*collection.rejected, *(fault for result in results for fault in result.rejected)]
     twins = duplicates(output, written)
     lists = {"repairs": repairs, "rejected": rejected, "duplicates": twins}
-    count = sum(result.rgb_images for result in written["train"])
-    total = np.sum([result.rgb_sum for result in written["train"]], axis=0)
+    count = sum(result.rgb_images for result in written.get("train", ()))
+    total = np.sum([result.rgb_sum for result in written.get("train", ())], axis=0)
     classes = [
         {"label": number, "synset": label.synset, "text": label.text}
         for number, label in enumerate(collection.classes, 1)
