@@ -253,14 +253,13 @@ def test_data_to_score_a_finished_model_on(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("made", "model", "told"),
+    ("made", "told"),
     [
-        (("test/n1", "test/red"), True, "red: no class of .*, whose classes are n1, n2, n3"),
-        (("train/n1", "train/n2", "test/n1"), True, "--labels_of is for data without training"),
-        (("n1", "n2"), True, "--labels_of is for data without training"),
+        (("test/n1", "test/red"), "red: no class of --labels_of, whose classes are n1, n2, n3"),
+        (("train/n1", "train/n2", "test/n1"), "--labels_of is for data without training"),
     ],
 )
-def test_classes_of_a_model_are_for_data_to_score_it_on(tmp_path, made, model, told):
+def test_classes_of_a_model_are_for_data_to_score_it_on(tmp_path, made, told):
     from squeezenext import labels
 
     labels.write(tmp_path / "labels.json", [labels.Label(f"n{i}", f"n{i}") for i in (1, 2, 3)])
@@ -283,3 +282,27 @@ def test_held_out_splits_alone_are_splits(tmp_path):
     class_folders(tmp_path / "two", 5, ("test", "dev"))
     made = convert(tmp_path / "two", tmp_path / "out2", **FOLDER)
     assert [label.synset for label in made.classes] == ["dev", "test"] and "train" in made.splits
+
+
+@pytest.mark.parametrize("form", ["folders", "list", "test.csv"])
+def test_class_folders_and_lists_can_be_scored_on_too(tmp_path, form):
+    from squeezenext import labels
+
+    known = [labels.Label(name, name.title()) for name in ("owl", "dog", "cat")]
+    labels.write(tmp_path / "labels.json", known)
+    source = class_folders(tmp_path / "photos", 2, ("dog", "owl"))
+    options = {"layout": "folder" if form == "folders" else "csv", "workers": 1}
+    options |= {"labels_of": str(tmp_path / "labels.json")}
+    if form != "folders":
+        path = source / "test.csv"
+        rows = "".join(f"{name}/{n}.jpg,{name}\n" for name in ("dog", "owl") for n in range(2))
+        path.write_text("image,label\n" + rows.replace("owl\n", "red\n"))
+        source = path if form == "list" else source
+        with pytest.raises(InputError, match="has the class 'red', which is none of --labels_of"):
+            convert(source, tmp_path / "out", **options)
+        path.write_text("image,label\n" + rows)
+    made = convert(source, tmp_path / "out", **options)
+    assert {name: split.examples for name, split in made.splits.items()} == {"test": 4}
+    assert made.classes == tuple(known)
+    rows = (tmp_path / "out" / "test.csv").read_text().splitlines()[1:]
+    assert sorted(rows) == ["dog/0.jpg,1", "dog/1.jpg,1", "owl/0.jpg,0", "owl/1.jpg,0"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from squeezenext import labels
 from squeezenext.cli import plural, printable
-from squeezenext.convert.folder import UNREADABLE, is_image, with_validation
+from squeezenext.convert.folder import UNREADABLE, is_image, labels_of_model, with_validation
 from squeezenext.convert.listing import (
     Collection,
     Fault,
@@ -44,7 +44,8 @@ def collect(source: Path, options: ConvertOptions) -> Collection:
     Raises:
       InputError: no file, no usable row, or a class that training lacks.
     """
-    files, watch = _files(source), Watch()
+    known = labels_of_model(options)
+    files, watch = _files(source, "test" if known else "train"), Watch()
     for path in files.values():
         watch.size(path)
     images = {
@@ -53,33 +54,42 @@ def collect(source: Path, options: ConvertOptions) -> Collection:
     }
     rows = {split: _rows(path, images[split]) for split, path in files.items()}
     faults: list[Fault] = []
-    keys = _class_keys(rows["train"], files["train"])
+    if known and "train" in files:
+        raise InputError(f"--labels_of is for data without training images, not {files['train']}.")
+    first = next(iter(files))  # training, or what a finished model is scored on
+    listed = rows[first] if first == "train" else [row for each in rows.values() for row in each]
+    keys = [label.synset for label in known] or _class_keys(listed, files[first])
+    if known and (others := sorted({label for _, label in listed} - set(keys))):
+        raise InputError(
+            f"{files[first]} has the class {others[0]!r}, which is none of --labels_of; rename it."
+        )
     ids = {key: number for number, key in enumerate(keys, 1)}
     splits = {
         split: _listing(path, images[split], rows[split], ids, faults, watch, options.follow_links)
         for split, path in files.items()
     }
-    splits = with_validation(splits, options)
+    splits = with_validation(splits, options) if first == "train" else splits
     described = [{"file": path.name, "bytes": splits[name].bytes} for name, path in files.items()]
-    categories = files["train"].with_name(_CATEGORIES)
+    categories = files[first].with_name(_CATEGORIES)
     names = _names(categories)
-    classes = tuple(labels.Label(key, names.get(key, key)) for key in keys)
+    classes = known or tuple(labels.Label(key, names.get(key, key)) for key in keys)
     for label in classes:
-        check_name(label.synset, files["train"])
+        check_name(label.synset, files[first])
         check_name(label.text, categories)
     return Collection(classes, sorted_splits(splits), tuple(faults), tuple(described), watch)
 
 
-def _files(source: Path) -> dict[str, Path]:
+def _files(source: Path, single: str) -> dict[str, Path]:
+    """Returns the list of each split; one file is that of the split `single`."""
     if source.is_file():
-        return {"train": source}
+        return {single: source}
     files = {
         split: source / f"{stem}.csv"
         for split, stems in _SPLITS.items()
         for stem in reversed(stems)
         if (source / f"{stem}.csv").is_file()
     }
-    if "train" not in files:
+    if not files:
         raise InputError(
             f"--source {source} is no CSV file, nor a folder that holds train.csv; give one."
         )

@@ -68,9 +68,11 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
       InputError: no folder, no image, a class without one, or classes in deeper folders.
     """
     walk = _Walk(options.follow_links, names)
-    roots = split_folders(source)
+    roots, known = split_folders(source), labels_of_model(options)
+    if known and roots == {"train": source}:
+        roots = {"test": source}  # class folders alone, to score a model on
     walk.warnings += _beside(source, roots)
-    if "test" in roots and not any(path.is_dir() for path in _entries(roots["test"])):
+    if "test" in roots and not known and not any(path.is_dir() for path in _entries(roots["test"])):
         test = roots.pop("test")
         walk.warnings.append(f"{test} has no class folders: {_skipped(test)}.")
     images = {split: _images(root, walk) for split, root in roots.items()}
@@ -80,13 +82,13 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
             f"{number} in class folders skipped by ending ({counted(walk.others)}); {_CONVERTED}."
         )
     if "train" in roots:
-        folders = _trained(roots, images, options)
+        folders = _trained(roots, images, known)
         classes = _classes(folders, names, source)
     else:
         folders = sorted(set().union(*images.values()))
         classes = _classes(folders, names, source)
-        if options.labels_of:
-            folders, classes = _of_model(folders, classes, options.labels_of)
+        if known:
+            folders, classes = _of_model(folders, classes, known), known
     watch = Watch()
     splits = {split: _listing(roots[split], folders, images[split], watch) for split in images}
     splits = sorted_splits(with_validation(splits, options) if "train" in splits else splits)
@@ -97,11 +99,13 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
 
 
 def _trained(
-    roots: dict[str, Path], images: dict[str, dict[str, list[Path]]], options: ConvertOptions
+    roots: dict[str, Path],
+    images: dict[str, dict[str, list[Path]]],
+    known: tuple[labels.Label, ...],
 ) -> list[str]:
     """Returns the class folders of the training split, which no other split may exceed."""
-    if options.labels_of:
-        raise InputError(f"--labels_of is for data without training images; {roots['train']} has.")
+    if known:
+        raise InputError(f"--labels_of is for data without training images, not {roots['train']}.")
     folders = sorted(images["train"])
     for split in images:
         for other in sorted(set(images[split]) - set(folders)):
@@ -115,23 +119,29 @@ def _trained(
     return folders
 
 
+def labels_of_model(options: ConvertOptions) -> tuple[labels.Label, ...]:
+    """Returns the classes that --labels_of names, () without it."""
+    if not options.labels_of:
+        return ()
+    path = Path(options.labels_of).expanduser()
+    return labels.read(path / "labels.json" if path.is_dir() else path)
+
+
 def _of_model(
-    folders: list[str], found: tuple[labels.Label, ...], model: str
-) -> tuple[list[str], tuple[labels.Label, ...]]:
-    """Returns the folder of each class of a model, which may be absent, and its classes.
+    folders: list[str], found: tuple[labels.Label, ...], known: tuple[labels.Label, ...]
+) -> list[str]:
+    """Returns the folder of each class of a model, which may be absent.
 
     Raises:
-      InputError: there is no such model, or a folder is none of its classes.
+      InputError: a folder is none of its classes.
     """
-    path = Path(model).expanduser()
-    known = labels.read(path / "labels.json" if path.is_dir() else path)
     folder_of = {label.synset: folder for folder, label in zip(folders, found, strict=True)}
     if others := sorted(folder_of.keys() - {label.synset for label in known}):
         raise InputError(
-            f"{printable(', '.join(others))}: no class of {model}, whose classes are "
+            f"{printable(', '.join(others))}: no class of --labels_of, whose classes are "
             f"{printable(', '.join(label.synset for label in known[:10]))}; rename the folders."
         )
-    return [folder_of.get(label.synset, label.synset) for label in known], known
+    return [folder_of.get(label.synset, label.synset) for label in known]
 
 
 def with_validation(splits: dict[str, Listing], options: ConvertOptions) -> dict[str, Listing]:

@@ -42,10 +42,8 @@ def _collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> 
         raise InputError("--checksum is for ImageNet's archives; nothing else has an official one.")
     if (options.train_tar or options.sequential) and options.layout != "imagenet":
         raise InputError("--train_tar and --sequential are for ImageNet's archives.")
-    if options.labels_of and options.layout not in _CLASS_FOLDERS:
-        raise InputError(
-            "--labels_of is for --layout folder: test/CLASS/*.jpg to score a model on."
-        )
+    if options.labels_of and options.layout not in (*_CLASS_FOLDERS, "csv"):
+        raise InputError("--labels_of is for --layout folder and csv: images to score a model on.")
     if options.layout == "csv":
         return csv_lists.collect(source, options)
     if not source.is_dir():
