@@ -66,7 +66,7 @@ def test_what_is_said_of_a_bad_shard_of_a_finished_set_helps(photos, tmp_path, s
     shard = out / "train-00000-of-00001"
     os.truncate(shard, size) if size else shard.unlink()
     for _ in range(2):
-        with pytest.raises(InputError, match="copy it again, or convert .* with --overwrite"):
+        with pytest.raises(InputError, match="copy it again, or convert .* --overwrite"):
             convert(photos, out, **FOLDER)
     convert(photos, out, **FOLDER, overwrite=True)
     assert hashes(out) == whole
