@@ -162,10 +162,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
       InputError: it is no table, or as `read_text`.
     """
     try:
-        return list(csv.DictReader(io.StringIO(read_text(path), newline="")))
-    except InputError:
-        raise
-    except (csv.Error, ValueError) as error:
+        text = read_bytes(path, MAX_TEXT, NO_LINK).decode("utf-8", "replace")
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error as error:
         raise InputError(f"{path} is no table ({error}); move it elsewhere.") from error
 
 

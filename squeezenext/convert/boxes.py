@@ -54,9 +54,9 @@ def _batches(path: Path, stems: set[str], rejected: list[Fault]) -> Iterator[lis
     batch, seen, size = [], set(), 0
     with gzip.open(path, "rb") as file:
         stream = tar.Stream(file, str(path))
-        most = (1 << 20) + _MAX_RATIO * path.stat().st_size
+        most = (64 << 20) + _MAX_RATIO * path.stat().st_size
         for member in tar.members(stream.read_at, str(path)):
-            if member.offset > most:
+            if member.offset + member.size > most:
                 raise InputError(f"{path} unpacks to over {_MAX_RATIO} times its size.")
             match = _NAME.fullmatch(member.name)
             fault = member.fault or ("" if match else "is no box file")
