@@ -63,15 +63,23 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 
 def _write_owner(owner: Path) -> None:
+    """Writes the file atomically, for readers; unflushed, since it dies with the process."""
+    draft = owner.with_name(f"{owner.name}.tmp")  # one name: overwrites that of a killed process
     with contextlib.suppress(OSError):
-        files.write_text(owner, f"process {os.getpid()} on {socket.gethostname()}")
+        with open(files.open_own(draft, os.O_TRUNC), "w", encoding="utf-8") as file:
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        os.replace(draft, owner)
+    with contextlib.suppress(OSError):
+        draft.unlink(missing_ok=True)
 
 
 def _read_owner(owner: Path) -> str:
     try:
-        return printable(files.read_text(owner)[:200].strip()) or "another process"
-    except ValueError:  # InputError among them
+        with open(files.open_regular(owner, os.O_RDONLY | files.NO_LINK), "rb") as file:
+            text = file.read(200).decode("utf-8", "replace")
+    except (OSError, InputError):
         return "another process"
+    return printable(text.strip()) or "another process"
 
 
 @dataclasses.dataclass(frozen=True)
