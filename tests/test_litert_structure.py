@@ -14,6 +14,7 @@ from squeezenext.errors import InputError
 from squeezenext.export import litert
 from squeezenext.litert import structure, writer
 from squeezenext.litert.metadata import with_files
+from squeezenext.litert.runner import Runner
 from squeezenext.model import loading
 from squeezenext.network import graph
 from tests import tiny
@@ -79,6 +80,15 @@ def changed(change, config=tiny.SQUEEZENEXT):
     return bytes(builder.Output()), known.graph
 
 
+def at_zero(model, network):
+    """Moves the first constant to buffer 0, from which LiteRT reads nothing."""
+    number = next(n for n, tensor in enumerate(network.tensors) if tensor.buffer)
+    model.buffers[0], model.buffers[network.tensors[number].buffer] = (
+        model.buffers[network.tensors[number].buffer], model.buffers[0],
+    )  # fmt: skip
+    network.tensors[number].buffer = 0
+
+
 def replaced(target, field, value):
     return lambda *found: setattr(target(*found), field, value)
 
@@ -89,6 +99,7 @@ def replaced(target, field, value):
         (replaced(lambda m, g: g.tensors[1], "shape", [1, 9999]), "tensor 1 has another shape"),
         (replaced(lambda m, g: g.tensors[1], "type", 7), "tensor 1 has another shape"),
         (replaced(lambda m, g: g.tensors[1], "buffer", 10**6), "an offset leads out of it"),
+        (at_zero, "tensor . has another"),
         (replaced(lambda m, g: m.buffers[1], "data", [1, 2, 3, 4]), "tensor . has another"),
         (replaced(lambda m, g: g.operators[0], "inputs", [0, 1, 10**6]), "operator 0 is not"),
         (replaced(lambda m, g: g.operators[0], "opcodeIndex", 1), "operator 0 is not"),
@@ -108,6 +119,19 @@ def test_another_structure_is_refused_before_it_runs(change, message):
         return
     with pytest.raises(InputError, match=f"is damaged, or not what .*: .*{message}"):
         structure.check_own(content, network, "file")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [at_zero, replaced(lambda m, g: m, "version", 4), replaced(lambda m, g: g, "inputs", [])],
+)
+def test_what_the_runtime_reports_names_the_model(change):
+    """Some faults show when a file is opened, others when it runs."""
+    content, network = changed(change)
+    with pytest.raises(
+        InputError, match=r"^the model is no LiteRT file .*: [^\n]+; export it again.$"
+    ):
+        Runner(content, 1, "the model").run(np.zeros(network.nodes[0].shape, np.float32))
 
 
 def test_a_file_of_another_network_is_refused(tmp_path):

@@ -35,16 +35,12 @@ class Runner:
     def __init__(self, model: Path | bytes, threads: int, name: str):
         argument = "model_content" if isinstance(model, bytes) else "model_path"
         value = model if isinstance(model, bytes) else os.fspath(model)
-        try:
-            with tf_import.silent():
-                self._interpreter = Interpreter(**{argument: value}, num_threads=threads)
-                self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise InputError(
-                f"{name} is no LiteRT file that can be run: {error}; export it again."
-            ) from error
-        (self._input,) = self._interpreter.get_input_details()
-        self._outputs = self._interpreter.get_output_details()
+        self._name = name
+        with _explained(name), tf_import.silent():
+            self._interpreter = Interpreter(**{argument: value}, num_threads=threads)
+            self._interpreter.allocate_tensors()
+            (self._input,) = self._interpreter.get_input_details()
+            self._outputs = self._interpreter.get_output_details()
 
     @property
     def size(self) -> int:
@@ -56,14 +52,18 @@ class Runner:
 
         Args:
           pixels: [size, size, 3] float32.
+
+        Raises:
+          InputError: this runtime cannot run the file.
         """
         values = _quantized(pixels, self._input)[np.newaxis]
-        self._interpreter.set_tensor(self._input["index"], values)
-        self._interpreter.invoke()
-        return [
-            _dequantized(self._interpreter.get_tensor(output["index"])[0], output)
-            for output in self._outputs
-        ]
+        with _explained(self._name):
+            self._interpreter.set_tensor(self._input["index"], values)
+            self._interpreter.invoke()
+            return [
+                _dequantized(self._interpreter.get_tensor(output["index"])[0], output)
+                for output in self._outputs
+            ]
 
 
 class RunnerPool:
@@ -104,6 +104,18 @@ class RunnerPool:
             yield runner
         finally:
             places.put(runner)
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Names the model in what the runtime reports, for some faults only when it runs."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or ["the runtime gives no reason"])[0].rstrip(".")
+        raise InputError(
+            f"{name} is no LiteRT file that can be run: {reason}; export it again."
+        ) from error
 
 
 def _quantized(values: np.ndarray, details: dict) -> np.ndarray:
