@@ -107,5 +107,16 @@ def test_a_model_in_the_place_of_an_image_is_named(tmp_path, name, words):
         predictor.read(tmp_path / name)
 
 
+def test_a_zip_of_a_million_names_is_not_listed(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for number in range(30):
+            archive.writestr(f"{number}.npy", b"")
+    assert kinds.described(tmp_path / "a.zip").startswith("a NumPy archive")
+    monkeypatch.setattr(kinds, "MAX_ENTRIES", 29)
+    monkeypatch.setattr(zipfile, "ZipFile", None)  # whose every entry is an object
+    assert kinds.described(tmp_path / "a.zip").startswith("a zip archive")
+    assert kinds.of_bytes((tmp_path / "a.zip").read_bytes()).startswith("a zip archive")
+
+
 def test_what_is_no_file_is_not_opened():
     assert kinds.described(__import__("pathlib").Path("/dev/zero")).startswith("no regular file")

@@ -287,6 +287,16 @@ def test_a_tensor_is_measured_before_it_is_made():
 
 DEEP = b")q\x000" + b"h\0h\0\x86q\x000" * 5000  # tuples in tuples, 2 ** 5000 in all if followed
 
+# A thousand dictionaries, each made of the same list of a thousand pairs.
+COPIED = (
+    b"\x80\x02ccollections\nOrderedDict\nq\0](" + b"X\1\0\0\0aK\1\x86" * 1000
+    + b"e\x85q\1" + b"h\0h\1R" * 1000 + b"."
+)  # fmt: skip
+# A dictionary of a thousand objects, which is also the modules of each of them.
+MODULES = b"\x80\x02c__main__\nA\nq\0}q\1" + b"".join(
+    b"X\4\0\0\0%04dh\0)\x81}X\x08\0\0\0_modulesh\1sbs" % n for n in range(1000)
+) + b"."  # fmt: skip
+
 
 @pytest.mark.parametrize(
     ("pickled", "message"),
@@ -303,6 +313,13 @@ DEEP = b")q\x000" + b"h\0h\0\x86q\x000" * 5000  # tuples in tuples, 2 ** 5000 in
         (b"\x80\x02" + b"0.", "damaged"),
         (b"\x80\x02}", "damaged"),
         (b"\x80\x02\x81.", "damaged"),
+        (b"\x80\x02X\xe8\3\0\0" + b"a" * 1000 + b"q\0h\0\x93.", "a name that is too long"),
+        (b"\x80\x02c" + b"a" * 300 + b"\nb\n.", "a name that is too long"),
+        (b"\x80\x02ctorch\nSize\n](" + b"K\1" * 9 + b"e\x85R.", "has no shape"),
+        (b"\x80\x02ctorch\nSize\n](" + b"K\1" * 8 + b"e\x85R.", "one tuple"),
+        (COPIED, "too long"),
+        (MODULES, "its modules hold one another too often"),
+        (b"\x80\x02c__main__\nA\n)\x81}X\x08\0\0\0_modules]sb.", "an object of the kind"),
         (b"\x80\x02c__main__\nA\n)\x81}q\0X\x08\0\0\0_modulesh\0sb.", "an object of the kind"),
     ],
 )  # fmt: skip

@@ -3,8 +3,11 @@
 import io
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
+MAX_ENTRIES = 100_000  # of a zip
 _HEAD = 4096  # bytes that are looked at
+_SEARCHED = 1 << 30  # bytes of a zip whose entries are looked at
 Kind = tuple[str, str]  # a noun with its article, and what to do
 _IMAGE = "an image", "predict takes it as an argument: python -m squeezenext.predict IMAGE"
 _IMPORT = "python -m squeezenext.weights import makes a model directory of it"
@@ -96,8 +99,10 @@ def _by_form(head: bytes) -> Kind | None:
     return None
 
 
-def _zipped(file: io.BytesIO | Path) -> Kind:
+def _zipped(file: BinaryIO) -> Kind:
     try:
+        if file.seek(0, io.SEEK_END) > _SEARCHED or _entries(file) > MAX_ENTRIES:
+            return "a zip archive", _UNPACK
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
@@ -109,6 +114,12 @@ def _zipped(file: io.BytesIO | Path) -> Kind:
     if names and all(name.endswith(".npy") for name in names):
         return "a NumPy archive", _OTHER
     return "a zip archive", _UNPACK
+
+
+def _entries(file: BinaryIO) -> int:
+    """Returns about how many entries a zip has, without making an object for each."""
+    file.seek(0)
+    return sum(part.count(b"PK\1\2") for part in iter(lambda: file.read(1 << 20), b""))
 
 
 def described(path: Path) -> str:
@@ -124,7 +135,7 @@ def _file(path: Path) -> Kind:
         return "no regular file", "name a folder or a file"
     with path.open("rb") as file:
         head = file.read(_HEAD)
-    return _zipped(path) if head[:2] == b"PK" else _of_bytes(head, path.name)
+        return _zipped(file) if head[:2] == b"PK" else _of_bytes(head, path.name)
 
 
 def _folder(path: Path) -> Kind:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_OPERATIONS = 500_000  # the checkpoint of a network of 700 tensors and its optimizer has 60,000
+_MAX_NAME = 200  # characters of a module's name, and of a class's
+_MAX_SIDES = 8  # of a tensor's shape
 # PyTorch's names of the types of storages, and NumPy's; bfloat16 is the upper half of a float32.
 STORAGES = {
     "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "BFloat16Storage": "<u2",
@@ -51,7 +53,7 @@ class Tensor:
     strides: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if len(self.shape) != len(self.strides) or len(self.shape) > 8:
+        if len(self.shape) != len(self.strides) or len(self.shape) > _MAX_SIDES:
             raise ValueError("a tensor has no shape")
         if not all(0 <= x < 1 << 62 for x in (self.offset, *self.shape, *self.strides)):
             raise ValueError("a tensor has a size that is impossible")
@@ -84,7 +86,7 @@ def load(file: io.BytesIO) -> Any:
     machine = _Machine()
     try:
         for number, (code, argument, _) in enumerate(pickletools.genops(file)):
-            if number > MAX_OPERATIONS:
+            if number + machine.copied > MAX_OPERATIONS:
                 raise ValueError("it is too long for a network of this family")
             if code.name == "STOP":
                 return machine.stack[-1]
@@ -99,6 +101,7 @@ class _Machine:
         self.stack: list[Any] = []
         self._marked: list[list[Any]] = []  # the stacks below each mark
         self._memo: dict[int, Any] = {}
+        self.copied = 0  # entries of lists that calls have copied
         self._steps: dict[str, Callable[[Any], None]] = {
             "MARK": self._mark,
             "POP": lambda _: self.stack.pop(),
@@ -112,11 +115,11 @@ class _Machine:
             "FROZENSET": lambda _: self._push(self._top()),
             "SETITEM": lambda _: self._set_last(self._pop(2)),
             "SETITEMS": lambda _: self._set_last(self._top()),
-            "GLOBAL": lambda text: self._push(_Name(text.replace(" ", "."))),
-            "STACK_GLOBAL": lambda _: self._push(_Name(".".join(self._pop(2)))),
+            "GLOBAL": lambda text: self._push(_named(text.split(" "))),
+            "STACK_GLOBAL": lambda _: self._push(_named(self._pop(2))),
             "BINPERSID": lambda _: self._push(_storage(self.stack.pop())),
-            "REDUCE": lambda _: self._push(_called(*self._pop(2))),
-            "NEWOBJ": lambda _: self._push(_called(*self._pop(2))),
+            "REDUCE": self._call,
+            "NEWOBJ": self._call,
             "BUILD": self._build,
             "MEMOIZE": lambda _: self._put(len(self._memo)),
         }  # fmt: skip
@@ -178,6 +181,12 @@ class _Machine:
         if push:
             self._push(target)
 
+    def _call(self, _: Any) -> None:
+        function, arguments = self._pop(2)
+        if isinstance(arguments, tuple) and arguments and isinstance(arguments[0], list):
+            self.copied += len(arguments[0])
+        self._push(_called(function, arguments))
+
     def _build(self, _: Any) -> None:
         state = self.stack.pop()
         if isinstance(self.stack[-1], Unknown):
@@ -193,6 +202,13 @@ _VALUES = {
     "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
     "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
 }  # fmt: skip
+
+
+def _named(parts: list[str]) -> _Name:
+    """Returns the name of a class or function, given its module and its name in it."""
+    if any(len(part) > _MAX_NAME for part in parts):
+        raise ValueError("a class has a name that is too long")
+    return _Name(".".join(parts))
 
 
 def _storage(identity: Any) -> Any:
@@ -216,6 +232,8 @@ def _called(function: Any, arguments: Any) -> Any:
         pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
         return {key: value for key, value in pairs if isinstance(key, str)}
     elif name == "torch.Size":
+        if len(arguments[0]) > _MAX_SIDES:
+            raise ValueError("a tensor has no shape")
         return tuple(arguments[0])
     return Unknown(name)
 

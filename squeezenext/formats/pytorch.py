@@ -134,7 +134,7 @@ def decode(
         for name, key in keys(config, layout).items()
     }
     found = {}
-    for place, state in pytorch_files.states(file.content):
+    for place, state in pytorch_files.states(file.content, source):
         found |= _networks(place, state, wanted)
     if not found:
         raise InputError(

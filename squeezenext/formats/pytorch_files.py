@@ -1,8 +1,10 @@
 """Opens the files of `torch.save`, old and new, and of safetensors, without PyTorch."""
 
+import collections
 import dataclasses
 import functools
 import io
+import itertools
 import json
 import math
 import zipfile
@@ -18,7 +20,6 @@ from squeezenext.formats.pickles import Storage, Tensor, Unknown
 
 MAX_UNPACKED = 512 << 20  # bytes of all tensors of a file
 _MAX_PICKLE = 4 << 20
-_MAX_ENTRIES = 100_000  # of a zip
 _MAX_NAME = 200  # characters of a layer's name
 _MAX_DEPTH = 16  # of dictionaries in dictionaries, and of modules in modules
 _OLD = 0x1950A86A20F9469CFC6C  # the first number of files of PyTorch before 1.6
@@ -98,7 +99,7 @@ def read(data: bytes, source: str) -> TorchFile:
 
 def _zipped(data: bytes, source: str) -> TorchFile:
     """Opens a file of PyTorch from 1.6 on: a zip with data.pkl, and a file for each storage."""
-    if data.count(b"PK\1\2") > _MAX_ENTRIES:  # before there is an object for each
+    if data.count(b"PK\1\2") > kinds.MAX_ENTRIES:  # before there is an object for each
         raise ValueError("it has too many entries")
     archive = zipfile.ZipFile(io.BytesIO(data))
     entries = archive.infolist()
@@ -182,19 +183,25 @@ def _tensors(content: Any) -> Iterator[Tensor]:
                 waiting.extend(value)
 
 
-def states(content: Any, place: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+def states(content: Any, source: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yields each state dictionary in a file, with its place: "", or "model" of a checkpoint.
 
     A whole model that was saved counts as its state dictionary.
+
+    Raises:
+      InputError: its models hold one another so often that reading them has no end.
     """
-    waiting, seen = [(place, content)], set()
+    waiting, seen, visited = collections.deque([("", content)]), set(), itertools.count()
     while waiting:
-        place, value = waiting.pop(0)
+        place, value = waiting.popleft()
         if id(value) in seen or place.count(".") > _MAX_DEPTH:
             continue
         seen.add(id(value))
         if isinstance(value, Unknown) and isinstance(value.state, dict):
-            value = dict(_module(value.state, "", set()))
+            try:
+                value = dict(_module(value.state, "", set(), visited))
+            except ValueError as error:
+                raise _damaged(source, error) from error
         if not isinstance(value, dict):
             continue
         tensors = {key: x for key, x in value.items() if isinstance(x, Tensor)}
@@ -203,22 +210,32 @@ def states(content: Any, place: str = "") -> Iterator[tuple[str, dict[str, Tenso
         waiting.extend(
             (f"{place}.{key}".lstrip("."), inner)
             for key, inner in value.items()
-            if isinstance(inner, dict | Unknown) and isinstance(key, str) and len(key) < _MAX_NAME
+            if isinstance(inner, dict | Unknown)
+            and isinstance(key, str)
+            and len(place) + len(key) < _MAX_NAME
         )
 
 
-def _module(state: dict, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+def _module(
+    state: dict, prefix: str, seen: set[int], visited: Iterator[int]
+) -> Iterator[tuple[str, Tensor]]:
     """Yields the names and tensors of a module of PyTorch, given its attributes."""
     if id(state) in seen or prefix.count(".") > _MAX_DEPTH:
         return
     seen.add(id(state))
-    for part in ("_parameters", "_buffers"):
-        for name, tensor in (state.get(part) or {}).items():
-            if isinstance(tensor, Tensor) and len(name) < _MAX_NAME:
-                yield f"{prefix}{name}", tensor
-    for name, module in (state.get("_modules") or {}).items():
-        if isinstance(module, Unknown) and isinstance(module.state, dict) and len(name) < _MAX_NAME:
-            yield from _module(module.state, f"{prefix}{name}.", seen)
+    for part in ("_parameters", "_buffers", "_modules"):
+        entries = state.get(part)
+        for name, value in entries.items() if isinstance(entries, dict) else ():
+            # Thousands of objects may share one dictionary, which costs the file a few bytes each.
+            if next(visited) > pickles.MAX_OPERATIONS:
+                raise ValueError("its modules hold one another too often")
+            if not isinstance(name, str) or len(prefix) + len(name) >= _MAX_NAME:
+                continue
+            if part != "_modules":
+                if isinstance(value, Tensor):
+                    yield f"{prefix}{name}", value
+            elif isinstance(value, Unknown) and isinstance(value.state, dict):
+                yield from _module(value.state, f"{prefix}{name}.", seen, visited)
 
 
 def described(content: Any) -> str:
