@@ -67,7 +67,12 @@ def test_balanced_classes_have_equal_shares_of_the_loss(tmp_path):
     weights = losses.class_weights(training, uneven, 3)
     assert weights[:2].tolist() == pytest.approx([8 / (2 * 6), 8 / (2 * 2)])
     config = dataclasses.replace(tiny.SQUEEZENEXT, training=training)
-    made = loop.create(config, devices.strategy(1), uneven, precision="float32")
+    reports = []  # to the watchdog of several workers, which wait for the reading of all records
+    made = loop.create(
+        config, devices.strategy(1), uneven, precision="float32",
+        report_progress=lambda: reports.append(1),
+    )  # fmt: skip
+    assert len(reports) == 8
     plain = loop.create(
         dataclasses.replace(config, training=dataclasses.replace(training, class_weights="none")),
         devices.strategy(1), uneven, precision="float32", batch_statistics=False,

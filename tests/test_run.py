@@ -388,6 +388,15 @@ def test_a_loss_scale_that_falls_and_falls_is_told_once(made, tmp_path, monkeypa
     assert len(told) == 1 and "2 steps were skipped" in told[0] and "fallen to 32" in told[0]
 
 
+def test_a_resumed_run_still_names_its_dead_network(start, tmp_path):
+    one = start(tmp_path / "run")
+    one.total_steps, one.history.death = 5, "The network has died."
+    assert one.run()["warning"] == "The network has died."
+    two = start(tmp_path / "run")
+    two.total_steps = 6
+    assert two.resume() and two.run()["warning"] == "The network has died."
+
+
 def test_an_epoch_of_a_first_call_alone_has_no_speed(made, start, tmp_path):
     """It builds the graph; 0 images/s would be told of it."""
     one = start(tmp_path / "run", evaluate_every_epochs=0)

@@ -69,7 +69,8 @@ def final(model_dir):
 def undisturbed(place):
     """A whole run of 6 epochs with dropout, augmentation and a moving average."""
     model_dir = place / "undisturbed"
-    finish(start(command(place, model_dir, "--num_epochs", "6")))
+    errors = finish(start(command(place, model_dir, "--num_epochs", "6")))
+    (model_dir / "stderr").write_text(errors)
     return model_dir
 
 
@@ -80,6 +81,8 @@ def test_what_a_run_leaves(undisturbed):
     }
     assert (document["step"], document["epoch"], document["examples_seen"]) == (30, 6.0, 240)
     assert document["top1"] > 0.5  # chance is a third; the colour tells the class
+    errors = (undisturbed / "stderr").read_text()
+    assert "First step: " in errors and "AutoGraph" not in errors
     rows = list(csv.DictReader(open(undisturbed / "history.csv")))
     assert [row["step"] for row in rows] == ["5", "10", "15", "20", "25", "30"]
     assert float(rows[-1]["validation_top1"]) == pytest.approx(document["top1"])
@@ -127,15 +130,15 @@ def test_a_stopped_worker_is_named_and_both_go_on(place):
     for start_of in tfrecord.offsets(place / "large")[[7, 50]]:
         content[int(start_of) + 40] ^= 1
     (place / "copy").write_bytes(content)
-    flags = ("--num_epochs", "10", "--batch_size", "32", "--evaluate_every_epochs", "0")
+    flags = ("--num_epochs", "10", "--evaluate_every_epochs", "0")
     flags = (*flags, "--on_bad_record", "skip", "--checkpoint_minutes", "0")
 
-    def both():
+    def both(batch):
         for name, config in zip(("large", "copy"), tiny.tf_configs(2), strict=True):
             one = command(place, place / "two", *flags, configuration="squeezenext", records=name)
-            yield start(one, TF_CONFIG=config)
+            yield start([*one, "--batch_size", batch], TF_CONFIG=config)
 
-    chief, worker = both()
+    chief, worker = both("32")
     wait_for_checkpoint(chief, place / "two")
     worker.send_signal(signal.SIGSTOP)
     stopped = time.monotonic()
@@ -145,7 +148,7 @@ def test_a_stopped_worker_is_named_and_both_go_on(place):
     assert "has not answered" in (place / "two" / "train.log").read_text()
     assert time.monotonic() - stopped < 30
     assert 0 < checkpoint.steps(place / "two" / "checkpoints")[-1] < 20
-    workers = list(both())
+    workers = list(both("512"))  # would be fitted to 64; the run that is there has 32
     assert all("Resuming at step" in finish(process) for process in workers)
     assert final(place / "two")["step"] == 20 and final(place / "two")["bad_records"] == 2
     rows = list(csv.DictReader(open(place / "two" / "bad_records.csv")))
@@ -210,6 +213,7 @@ def test_fine_tuning_with_another_number_of_classes(place, undisturbed, tmp_path
         (["--batch_size", "39", "--num_epochs", "0.5"], 1, 0.5, 20),
         (["--batch_size", "64", "--num_epochs", "1", "--micro_batch_size", "16"], 1, 0.8, 32),
         (["--batch_size", "512", "--num_epochs", "1", "--set", "training.echo=3"], 1, 0.9, 36),
+        (["--batch_size", "400", "--num_epochs", "1", "--set", "training.echo=40"], 1, 1.0, 40),
     ],
 )
 def test_a_batch_larger_than_the_data_is_fitted_to_it(
@@ -218,7 +222,7 @@ def test_a_batch_larger_than_the_data_is_fitted_to_it(
     """As it was, 512 images made one step of 2 epochs of 40: epoch 12.8."""
     assert train_command.main(command(place, tmp_path / "model", *flags)[2:]) == 0
     told = capfd.readouterr().err
-    assert f"it becomes {batch}" in told
+    assert f"the batch is {batch}." in told
     assert ("comes closer" in told) == (epoch == 0.8)
     document = final(tmp_path / "model")
     assert (document["step"], document["epoch"]) == (steps, epoch)
@@ -238,8 +242,33 @@ def test_a_run_that_began_with_a_larger_batch_keeps_it(place, tmp_path, capfd, m
         assert train_command.main(command(place, tmp_path / "model", *flags)[2:]) == 0
     more = (*flags[:2], "--num_epochs", "8")
     assert train_command.main(command(place, tmp_path / "model", *more)[2:]) == 0
-    assert "it becomes" not in capfd.readouterr().err
+    assert "the batch is" not in capfd.readouterr().err
     assert final(tmp_path / "model")["step"] == 5
+
+
+def test_a_run_whose_batch_was_fitted_goes_on_with_it(place, tmp_path, capfd):
+    """With more epochs another batch would fit; a damaged newest checkpoint does not mislead."""
+    model_dir = tmp_path / "model"
+
+    def begin(*flags):
+        return train_command.main(command(place, model_dir, "--batch_size", "512", *flags)[2:])
+
+    assert begin("--num_epochs", "0.5") == 0
+    assert begin("--num_epochs", "2") == 0
+    assert "Resuming at step 1 of 4" in capfd.readouterr().err
+    newest = checkpoint.steps(model_dir / "checkpoints")[-1]
+    (model_dir / "checkpoints" / f"step-{newest:08d}" / "state.npz").write_bytes(b"damaged")
+    assert begin("--num_epochs", "3") == 0
+    errors = capfd.readouterr().err
+    assert "state.npz is damaged" in errors and "the batch is 20." in errors
+    assert final(model_dir)["step"] == 6
+
+
+def test_a_fitted_batch_that_other_devices_cannot_share_is_named(place, tmp_path):
+    flags = ("--batch_size", "512", "--num_epochs", "0.5")
+    finish(start(command(place, tmp_path / "model", *flags)))
+    errors = finish(start(command(place, tmp_path / "model", *flags, "--devices", "3")), 2)
+    assert "holds a run with batches of 20 images, which 3 devices cannot share" in errors
 
 
 def test_a_network_that_has_died_is_named_once(place, tmp_path, capfd):

@@ -5,7 +5,7 @@ import dataclasses
 import glob
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -93,12 +93,18 @@ class Records:
         """Returns the payload that stands for a record; here its own."""
         return self.read_one(number)
 
-    def labels(self, classes: int) -> np.ndarray:
-        """Returns each example's class, [examples] int64 in 0..classes - 1; reads all records."""
+    def labels(self, classes: int, report_progress: Callable[[], None] | None = None) -> np.ndarray:
+        """Returns each example's class, [examples] int64 in 0..classes - 1; reads all records.
+
+        `report_progress` is called after each record.
+        """
         name = f"A record of {self.split.shards[0].path.parent}" if self.split.shards else ""
-        payloads = (self.payload(number) for number in range(self.split.examples))
-        found = (example.image_and_class(payload, classes, name)[1] for payload in payloads)
-        return np.fromiter(found, np.int64, self.split.examples)
+        found = np.empty(self.split.examples, np.int64)
+        for number in range(self.split.examples):
+            found[number] = example.image_and_class(self.payload(number), classes, name)[1]
+            if report_progress:
+                report_progress()
+        return found
 
 
 def _walk_all(paths: Sequence[Path]) -> tuple[np.ndarray, ...]:

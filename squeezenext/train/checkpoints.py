@@ -49,6 +49,7 @@ class Progress:
     epoch_ended: bool = False  # the epoch is over and its evaluation is still to come
     skipped_examples: int = 0  # examples of the training order that rollbacks have skipped
     rollbacks: list[dict[str, int]] = dataclasses.field(default_factory=list)  # "step", "to"
+    death: str = ""  # a sentence, once the network has died
 
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "Progress":

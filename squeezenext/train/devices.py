@@ -233,7 +233,7 @@ def micro_batch(config: Config, strategy: tf.distribute.Strategy, wanted: int | 
             )
         return wanted
     limit = 256 if tf.config.list_physical_devices("GPU") else 32
-    sizes = _sizes(share, echo, limit)
+    sizes = _sizes(share, echo, max(limit, echo))
     if not sizes:
         raise InputError(
             f"training.echo {echo} does not divide each device's {share} images; "
@@ -261,7 +261,7 @@ def fitted_batch(config: Config, replicas: int, wanted: int | None, images: int)
     unit = replicas * (wanted or echo)
     for fitting in range(images // unit * unit, 0, -unit) if batch > images else ():
         share = fitting // replicas
-        if wanted or _sizes(share, echo, 2 * _FEW)[-1] >= min(_FEW, share):
+        if wanted or _sizes(share, echo, max(2 * _FEW, echo))[-1] >= min(_FEW, share):
             return fitting
     return batch
 

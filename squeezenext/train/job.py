@@ -1,12 +1,15 @@
 """One process's part in a training job: its devices, its data, its network, then the run."""
 
 import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow as tf
 
 from squeezenext.cli import plural, say
 from squeezenext.config import Config
+from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.model import checkpoint, loading
 from squeezenext.model import directory as model_directory
@@ -38,9 +41,9 @@ def train(
     """Trains in a model directory that is locked; result and errors as `command.train`."""
     strategy = _strategy(options, cluster, watchdog)
     reader = _reader(task.splits["train"], options)
-    config = _fitted(task.config, options, strategy.num_replicas_in_sync, reader.split.examples)
+    config = _fitted(task.config, options, strategy, reader.split.examples)
     task = dataclasses.replace(task, config=config)
-    loop = _loop(config, options, strategy, reader)
+    loop = _loop(config, options, strategy, reader, watchdog.progress if watchdog else None)
     if watchdog:
         watchdog.count_batches(lambda: loop.batches_delivered)
     split = task.splits.get("validation")
@@ -85,37 +88,56 @@ def _reader(split: Split, options: Options) -> Reader:
     return reader
 
 
-def _fitted(config: Config, options: Options, replicas: int, examples: int) -> Config:
+def _fitted(
+    config: Config, options: Options, strategy: tf.distribute.Strategy, examples: int
+) -> Config:
     """Returns the configuration with a batch of no more images than the run is to see.
 
-    A run that an earlier release began with a larger batch keeps it.
+    A run that is there keeps its batch: a larger one of an earlier release, or one that was fitted
+    to other devices or epochs. The chief reads it; a worker's cache may show an older directory.
     """
-    training, wanted = config.training, options.micro_batch_size
+    training, replicas = config.training, strategy.num_replicas_in_sync
     images = min(examples, max(1, round(training.epochs * examples)))
-    batch = devices.fitted_batch(config, replicas, wanted, images)
-    if batch == training.batch_size or _begun_with(training.batch_size, options):
+    batch = devices.fitted_batch(config, replicas, options.micro_batch_size, images)
+    chief = devices.worker_share(strategy).first == 0
+    begun = _batch_of_run(Path(options.model_dir)) if chief and images < training.batch_size else 0
+    begun = int(devices.exchange(strategy, [begun])[0, 0])
+    if begun % replicas:
+        raise InputError(
+            f"{options.model_dir} holds a run with batches of {begun} images, which {replicas} "
+            "devices cannot share evenly; give another --devices, or another --model_dir."
+        )
+    if (batch := begun or batch) == training.batch_size:
         return config
     LOG.warning(
-        "A batch of %d images is more than there are to train on, %d: it becomes %d, and %g "
-        "epochs stay %g (--batch_size).",
-        *(training.batch_size, images, batch, training.epochs, training.epochs),
+        "There are %d images to train on, fewer than a batch of %d: the batch is %d. The number "
+        "of epochs stays %g.",
+        *(images, training.batch_size, batch, training.epochs),
     )
     return dataclasses.replace(config, training=dataclasses.replace(training, batch_size=batch))
 
 
-def _begun_with(batch: int, options: Options) -> bool:
-    """Says whether the model directory holds a run with this batch."""
-    directory = Path(options.model_dir) / model_directory.CHECKPOINTS
-    steps = checkpoint.steps(directory)
-    try:
-        meta = checkpoint.read_meta(directory, steps[-1]) if steps else {}
-    except InputError:
-        return False
-    return meta.get("config", {}).get("training", {}).get("batch_size") == batch
+def _batch_of_run(model_dir: Path) -> int:
+    """Returns the batch in a run's newest whole checkpoint, 0 if there is none."""
+    directory = model_dir / model_directory.CHECKPOINTS
+    for step in reversed(checkpoint.steps(directory)):
+        try:
+            meta = checkpoint.read_meta(directory, step)
+        except checkpoint.DamagedCheckpoint:
+            continue  # `Checkpoints.resume` reports it
+        if "seed" not in meta:  # imported weights
+            return 0
+        text = json.dumps(meta["config"])
+        return config_io.from_json(text, f"{directory}'s META.json").training.batch_size
+    return 0
 
 
 def _loop(
-    config: Config, options: Options, strategy: tf.distribute.Strategy, reader: Reader
+    config: Config,
+    options: Options,
+    strategy: tf.distribute.Strategy,
+    reader: Reader,
+    report_progress: Callable[[], None] | None,
 ) -> Loop:
     loop = create(
         config,
@@ -124,6 +146,7 @@ def _loop(
         precision=options.precision,
         micro_batch=options.micro_batch_size,
         seed=options.seed,
+        report_progress=report_progress,
     )
     LOG.info(
         "%s parameters, %s, batch %d = %s x %s x %d, %s, TensorFlow %s",

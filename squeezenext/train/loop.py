@@ -325,17 +325,18 @@ def create(
     micro_batch: int | None = None,
     seed: int = 0,
     batch_statistics: bool = True,
+    report_progress: Callable[[], None] | None = None,
 ) -> Loop:
     """Returns a loop over the reader's split, with the recipe's teacher and class weights.
 
-    Precision and micro-batch are as the user asks.
+    Precision and micro-batch are as the user asks; for `report_progress` see `class_weights`.
 
     Raises:
       InputError: the batch does not divide among the devices, or the teacher does not fit.
     """
-    policy = devices.precision(precision)
+    policy, classes = devices.precision(precision), config.model.classes
     with strategy.scope():
-        teacher = losses.teacher(config.training.distillation, config.model.classes, policy)
+        teacher = losses.teacher(config.training.distillation, classes, policy)
     return Loop(
         config,
         strategy=strategy,
@@ -344,6 +345,6 @@ def create(
         micro_batch=devices.micro_batch(config, strategy, micro_batch),
         seed=seed,
         teacher=teacher,
-        class_weights=losses.class_weights(config.training, reader, config.model.classes),
+        class_weights=losses.class_weights(config.training, reader, classes, report_progress),
         batch_statistics=batch_statistics,
     )

@@ -37,14 +37,20 @@ def cross_entropy(targets: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf
     return (1.0 - smoothing) * losses + smoothing * uniform
 
 
-def class_weights(training: Training, reader: Reader, classes: int) -> np.ndarray | None:
+def class_weights(
+    training: Training,
+    reader: Reader,
+    classes: int,
+    report_progress: Callable[[], None] | None = None,
+) -> np.ndarray | None:
     """Returns the weight of each class in the loss, [classes] float32, or None for equal ones.
 
     Balanced ones give all classes the same share of the loss; their mean over the images is 1.
+    They read all records, for which other workers wait: `report_progress` is called after each.
     """
     if training.class_weights == "none":
         return None
-    counts = np.bincount(reader.labels(classes), minlength=classes)
+    counts = np.bincount(reader.labels(classes, report_progress), minlength=classes)
     return (counts.sum() / (np.count_nonzero(counts) * counts.clip(1))).astype(np.float32)
 
 

@@ -73,6 +73,8 @@ class Run:
         if found is None:
             return False
         self.progress = found
+        if self.history:
+            self.history.death = found.death
         if self.loop.step < self.total_steps:
             LOG.info("Resuming at step %d of %d.", self.loop.step, self.total_steps)
         return True
@@ -172,6 +174,7 @@ class Run:
         loss, rate = sums.means()["loss"], images / seconds
         if self.history:
             self.history.call(loss, rate, cores)
+            self.progress.death = self.history.death
         bar.show(self.loop.step, self.loop.epoch, rate, loss)
         return not_finite
 
@@ -235,6 +238,7 @@ class Run:
             )
         if self.history:
             self.history.evaluation(result, self.validation)
+            self.progress.death = self.history.death
         self._scores = result.summary()
         return self._scores
 
@@ -270,8 +274,8 @@ class Run:
         }
         if self.options.fine_tune_from:
             document["fine_tuned_from"] = exchange.origin(self.options.fine_tune_from)
-        if self.history and self.history.death:
-            document["warning"] = self.history.death
+        if self.progress.death:
+            document["warning"] = self.progress.death
         if self.reader.bad is not None:
             document["bad_records"] = len(self.reader.bad)
             self.checkpoints.finish()
