@@ -541,6 +541,22 @@ def test_the_lists_of_the_predecessor(photos, tmp_path):
         assert [int(row[1]) for row in rows[1:]] == labels
 
 
+def test_lists_hold_names_as_they_are(tmp_path):
+    """Programs read them, by these names: no quote stands before = or -."""
+    for name in ("=1+1", "-dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / "photos" / name / f"{number}.jpg").write_bytes(jpeg(number))
+    convert(tmp_path / "photos", tmp_path / "out", **FOLDER)
+    names = (tmp_path / "out" / "categories.csv").read_text()
+    assert names == "id,label\n0,-dog\n1,=1+1\n"
+    lists = [(tmp_path / "out" / f"{split}.csv").read_text() for split in ("train", "val")]
+    rows = sorted(row for text in lists for row in text.splitlines()[1:])
+    assert rows == [
+        f"{name}/{n}.jpg,{k}" for k, name in enumerate(("-dog", "=1+1")) for n in range(3)
+    ]
+
+
 def test_a_large_set_has_a_sampled_mean(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(command.shards, "mean_sample", lambda examples, size: 7)
     for workers, shards in ((1, 3), (2, 3)):

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext import files, labels
-from squeezenext.cli import csv_cell
 from squeezenext.convert import commit, imagenet_archives, plan
 from squeezenext.convert.listing import Collection, Fault
 from squeezenext.convert.options import ConvertOptions
@@ -237,11 +236,11 @@ def _write_lists(
     mean: list[float] | None,
 ) -> None:
     """Writes all lists except for labels.txt, which may be the source's."""
-    rows = ((number, csv_cell(label.text)) for number, label in enumerate(classes))
+    rows = ((number, label.text) for number, label in enumerate(classes))
     _write_csv(output / plan.CATEGORIES, ("id", "label"), rows)
     for name, results in written.items():
         pairs = (
-            (csv_cell(image), label - 1)
+            (image, label - 1)
             for result in results
             for image, label in zip(result.names, result.table["label"].tolist(), strict=True)
         )
