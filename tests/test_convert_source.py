@@ -284,6 +284,18 @@ def test_held_out_splits_alone_are_splits(tmp_path):
     assert [label.synset for label in made.classes] == ["dev", "test"] and "train" in made.splits
 
 
+def test_a_split_that_is_a_link_needs_the_flag(tmp_path):
+    class_folders(tmp_path / "elsewhere", 3)
+    class_folders(tmp_path / "photos" / "train", 3)
+    (tmp_path / "photos" / "val").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="val is a symbolic link; give --follow_links"):
+        convert(tmp_path / "photos", tmp_path / "out", **FOLDER)
+    made = convert(tmp_path / "photos", tmp_path / "out", **FOLDER, follow_links=True)
+    assert {name: split.examples for name, split in made.splits.items()} == {
+        "train": 6, "validation": 6
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("form", ["folders", "list", "test.csv"])
 def test_class_folders_and_lists_can_be_scored_on_too(tmp_path, form):
     from squeezenext import labels
@@ -300,6 +312,11 @@ def test_class_folders_and_lists_can_be_scored_on_too(tmp_path, form):
         source = path if form == "list" else source
         with pytest.raises(InputError, match="has the class 'red', which is none of --labels_of"):
             convert(source, tmp_path / "out", **options)
+        if form == "test.csv":
+            (source / "val.csv").write_text(rows)  # the list that has it is named
+            with pytest.raises(InputError, match=r"test.csv has the class 'red', which"):
+                convert(source, tmp_path / "out", **options)
+            (source / "val.csv").unlink()
         path.write_text("image,label\n" + rows)
     made = convert(source, tmp_path / "out", **options)
     assert {name: split.examples for name, split in made.splits.items()} == {"test": 4}

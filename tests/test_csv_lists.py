@@ -56,6 +56,9 @@ WANTED = {f"images/{n}.jpg": ("cat", "dog")[n % 2] for n in range(6)}
         "what,ever\n" + rows(),
         rows().replace(".jpg", ""),
         "id,breed\n" + rows().replace(".jpg", ""),
+        "sku,kind\n" + rows().replace(".jpg", ""),
+        "sku,id\n" + rows(),
+        "id,cat,dog\n" + "".join(f"{i},{c == 'cat':d},{c == 'dog':d}\n" for i, c in WANTED.items()),
         rows().replace("/", "\\"),
         "filename, cat, dog\n"
         + "".join(f"{i},{c == 'cat':d},{c == 'dog':d}\n" for i, c in WANTED.items()),
@@ -71,6 +74,29 @@ def test_forms(images, text):
     found = listed(images / "list.csv")
     names = {name.replace("\\", "/").removesuffix(".jpg") + ".jpg": x for name, x in found.items()}
     assert names == WANTED
+
+
+@pytest.mark.parametrize("label", ["cat", "owl"])
+@pytest.mark.parametrize(("name", "ending"), [("images/9", ""), ("9", ""), ("9.jpg", ".jpg")])
+def test_a_first_row_whose_image_is_missing_is_counted(images, name, ending, label):
+    """Its image has no ending, as those of the other rows; its class may be that of no other."""
+    root = images if "/" in name else images / "images"
+    lines = rows().replace(".jpg", ending)
+    (root / "list.csv").write_text(
+        f"{name},{label}\n" + (lines if "/" in name else lines.replace("images/", ""))
+    )
+    collection = csv_lists.collect(root / "list.csv", HALF)
+    (fault,) = collection.rejected
+    assert (fault.file, fault.reason) == (name, "is listed in list.csv but is no file")
+    assert sum(len(split.names) for split in collection.splits.values()) == 6
+
+
+def test_digits_as_classes_are_columns_too(images):
+    names = "".join(f"{i},{c == 'cat':d},{c == 'dog':d}\n" for i, c in WANTED.items())
+    (images / "list.csv").write_text("id,0,1\n" + names)
+    assert listed(images / "list.csv") == {
+        name: str(int(label == "dog")) for name, label in WANTED.items()
+    }
 
 
 def test_the_order_of_classes_does_not_depend_on_pythons_hashes(images):
@@ -148,6 +174,9 @@ def test_faults_are_named(images, tmp_path):
         ("", "lists no image"),
         ("image,label\n", "lists no image"),
         ("image,label\na.jpg\n", "row 2: an image or a label is missing"),
+        ("\nimage,label\n\n\nimages/0.jpg,cat\na.jpg\n", "row 6: an image or a label is missing"),
+        ("image,cat,dog\n\nimages/0.jpg,1,1\n", r"row 3 has 2 classes"),
+        ("image,label\n\na.jpg,hat,red\n", "row 3 has more cells than the first row"),
         ("image,label\na.jpg,\n", "row 2: an image or a label is missing"),
         ("image,label\nimages/0.jpg,cat\n", "has 1 class"),
         ("x.jpg,cat\ny.jpg,dog\n", "none of its 2 images, such as x.jpg, is a file below"),
@@ -177,11 +206,14 @@ def test_bad_sources(images):
         csv_lists.collect(images, HALF)
 
 
-@pytest.mark.parametrize("how", ["above", "absolute", "link"])
+@pytest.mark.parametrize("how", ["above", "absolute", "link", "link of a split"])
 def test_a_list_names_no_file_outside_of_its_folder(images, tmp_path_factory, how):
     away = tmp_path_factory.mktemp("away") / "secret.jpg"
     away.write_bytes(jpeg(9))
-    name = {"above": os.path.relpath(away, images), "absolute": str(away), "link": "link.jpg"}[how]
+    name = {"above": os.path.relpath(away, images), "absolute": str(away), "link": "link.jpg",
+            "link of a split": "secret.jpg"}[how]  # fmt: skip
+    if how == "link of a split":  # images of a single list may lie in train/
+        (images / "train").symlink_to(away.parent)
     if how == "link":
         (images / name).symlink_to(away)
     (images / "list.csv").write_text(rows() + f"{name},cat\n")

@@ -31,6 +31,7 @@ from squeezenext.images.decoding import ENDINGS
 _SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 _IMAGE_HEADS = ("image", "file", "filename", "file_name", "path", "image_path")
 _LABEL_HEADS = ("label", "class", "category", "target", "class_name")
+_OTHER_HEADS = ("id", "image_id", "img", "name")  # enough to know a header by
 _CATEGORIES = "categories.csv"
 _MAX_FIELD = 64 << 10
 _MAX_DIGITS = 1000  # int() takes 4,300
@@ -59,10 +60,11 @@ def collect(source: Path, options: ConvertOptions) -> Collection:
     first = next(iter(files))  # training, or what a finished model is scored on
     listed = rows[first] if first == "train" else [row for each in rows.values() for row in each]
     keys = [label.synset for label in known] or _class_keys(listed, files[first])
-    if known and (others := sorted({label for _, label in listed} - set(keys))):
-        raise InputError(
-            f"{files[first]} has the class {others[0]!r}, which is none of --labels_of; rename it."
-        )
+    for split, path in files.items() if known else ():
+        if others := sorted({label for _, label in rows[split]} - set(keys)):
+            raise InputError(
+                f"{path} has the class {others[0]!r}, which is none of --labels_of; rename it."
+            )
     ids = {key: number for number, key in enumerate(keys, 1)}
     splits = {
         split: _listing(path, images[split], rows[split], ids, faults, watch, options.follow_links)
@@ -100,7 +102,7 @@ class _Images:
     """Finds the files of images by the names in a list.
 
     Args:
-      roots: folders to which the names may be relative.
+      roots: folders to which the names may be relative: that of the list, and folders in it.
     """
 
     def __init__(self, roots: Iterable[Path]):
@@ -114,9 +116,8 @@ class _Images:
         return next((path for path in paths if path.is_file()), None)
 
     def hold(self, path: Path) -> bool:
-        """Returns whether a file is inside one of the folders, links followed."""
-        resolved = path.resolve()
-        return any(resolved.is_relative_to(root.resolve()) for root in self._roots)
+        """Returns whether a file is inside the list's folder, links followed."""
+        return path.resolve().is_relative_to(self._roots[0].resolve())
 
 
 def _rows(path: Path, images: _Images) -> list[Row]:
@@ -126,61 +127,86 @@ def _rows(path: Path, images: _Images) -> list[Row]:
             first = file.readline(_MAX_FIELD)
             file.seek(0)
             delimiter = max(",;\t", key=first.count)
-            table = [row for row in csv.reader(file, delimiter=delimiter) if any(row)]
+            reader = csv.reader(file, delimiter=delimiter)
+            table = [(reader.line_num, row) for row in reader if any(row)]
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV file in UTF-8: {error}.") from error
-    table = [[cell.strip() for cell in row] for row in table]
-    heads = _heads(table[0], images) if table else []
-    body = table[1:] if heads else table
+    body = {number: [cell.strip() for cell in row] for number, row in table}
+    top = next(iter(body), 0)
+    width = len(body.get(top, ()))
+    heads = _heads(list(body.values()), images) if body else []
+    if heads:
+        del body[top]
     if not body:
         raise InputError(f"{path} lists no image; its rows should read: image,label.")
-    width = len(table[0])
-    for number, row in enumerate(body, len(table) - len(body) + 1):
+    for number, row in body.items():
         if any(row[width:]):
             raise InputError(
                 f"{path}, row {number} has more cells than the first row: {row[:4]}; put a name "
                 "with a comma into quotes."
             )
-    return _pairs(path, heads, body, len(table) - len(body))
+    return _pairs(path, heads, body)
 
 
-def _heads(first: list[str], images: _Images) -> list[str]:
-    """Returns the first row in lower case if it is a header, else []."""
+def _heads(table: list[list[str]], images: _Images) -> list[str]:
+    """Returns the first row in lower case if it is a header, else [].
+
+    A row of data, whose image may be missing, has a class of other rows, or an image named in the
+    form of one that is there: digits or none, in a folder or not, with an ending or not.
+    """
+    first, *body = table
     heads = [cell.lower() for cell in first]
-    known = set(heads) & {*_IMAGE_HEADS} and set(heads) & {*_LABEL_HEADS}
-    if known or not is_image(Path(heads[0])) and images.find(first[0]) is None:
+    if set(heads) & {*_IMAGE_HEADS} and set(heads) & {*_LABEL_HEADS}:
         return heads
-    return []
+    if is_image(Path(heads[0])) or images.find(first[0]):
+        return []
+    known = {*_IMAGE_HEADS, *_LABEL_HEADS, *_OTHER_HEADS} & set(heads)
+    if heads[0] in known or known and len(heads) > 2:
+        return heads
+    if any(cell and cell in row[i : i + 1] for row in body for i, cell in enumerate(first) if i):
+        return []
+    alike = (row[0] for row in body if _form(row[0]) == _form(first[0]))
+    return heads if known or len(heads) > 2 or not any(map(images.find, alike)) else []
 
 
-def _pairs(path: Path, heads: list[str], body: list[list[str]], skipped: int) -> list[Row]:
-    """Returns the (image, label) pairs of a table with or without a header."""
+def _form(name: str) -> tuple[bool, bool, bool]:
+    return any(map(str.isdecimal, name)), bool({*name} & {*"/\\"}), is_image(Path(name))
+
+
+def _pairs(path: Path, heads: list[str], body: dict[int, list[str]]) -> list[Row]:
+    """Returns the (image, label) pairs of a table with or without a header.
+
+    Args:
+      path: the file, for messages.
+      heads: the header in lower case, or [].
+      body: the other rows by line of the file.
+    """
     image = next((i for i, head in enumerate(heads) if head in _IMAGE_HEADS), 0)
     label = next((i for i, head in enumerate(heads) if head in _LABEL_HEADS), None)
-    if label is None and len(body[0]) > 2:
+    if label is None and len(next(iter(body.values()))) > 2:
         return _one_hot(path, heads, body, image)
     label = 1 - image if label is None else label
-    for number, row in enumerate(body, skipped + 1):
+    for number, row in body.items():
         if len(row) <= max(image, label) or not row[image] or not row[label]:
             raise InputError(
                 f"{path}, row {number}: an image or a label is missing: {row[:4]}; fill it in, or "
                 "remove the row."
             )
-    return [(row[image], row[label]) for row in body]
+    return [(row[image], row[label]) for row in body.values()]
 
 
-def _one_hot(path: Path, heads: list[str], body: list[list[str]], image: int) -> list[Row]:
+def _one_hot(path: Path, heads: list[str], body: dict[int, list[str]], image: int) -> list[Row]:
     """Returns the pairs of a table that has a column of 0 and 1 for each class."""
     rows = []
-    for number, row in enumerate(body, 2):
+    for number, row in body.items():
         marks = {
             name: cell for i, (name, cell) in enumerate(zip(heads, row, strict=False)) if i != image
         }
         if not heads or not set(marks.values()) <= {"0", "1"}:
             raise InputError(
-                f"{path}: which of its {len(body[0])} columns is the class? Give the file a header "
+                f"{path}: which of its {len(row)} columns is the class? Give the file a header "
                 "with the names image and label."
             )
         chosen = [name for name, mark in marks.items() if mark == "1"]

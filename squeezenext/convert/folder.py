@@ -65,12 +65,16 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
     """Lists `source`/CLASS/*.jpg, or `source`/{train,validation,test}/CLASS/*.jpg.
 
     Raises:
-      InputError: no folder, no image, a class without one, or classes in deeper folders.
+      InputError: no folder, no image, a class without one, classes in deeper folders, or a
+        split's folder that is a link.
     """
     walk = _Walk(options.follow_links, names)
     roots, known = split_folders(source), labels_of_model(options)
     if known and roots == {"train": source}:
         roots = {"test": source}  # class folders alone, to score a model on
+    for root in roots.values():
+        if root != source and root.is_symlink() and not walk.follow_links:
+            raise InputError(f"{root} {_LINK}.")
     walk.warnings += _beside(source, roots)
     if "test" in roots and not known and not any(path.is_dir() for path in _entries(roots["test"])):
         test = roots.pop("test")
