@@ -301,8 +301,8 @@ def test_saved_models_serve_the_files_that_tensorflow_decodes(model, tmp_path):
 
     out = tmp_path / "1"
     assert command(model, out, "saved_model") == 0
-    colours = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
-    photo = Image.fromarray(colours.repeat(9, 0).repeat(9, 1))
+    cells = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    photo = Image.fromarray(cells.repeat(9, 0).repeat(9, 1))
     clear = photo.convert("RGBA")
     clear.putalpha(Image.linear_gradient("L").resize(photo.size))
     several = {"save_all": True, "append_images": [photo.rotate(180)], "optimize": False}
@@ -311,7 +311,9 @@ def test_saved_models_serve_the_files_that_tensorflow_decodes(model, tmp_path):
         ("JPEG", photo, {"quality": 95}),
         ("PNG", photo, {}),
         ("PNG", photo.convert("L"), {}),
-        ("PNG", photo.quantize(64), {}),
+        *(("PNG", photo.quantize(colours), {}) for colours in (2, 4, 16, 64)),
+        ("PNG", photo.convert("1"), {}),
+        ("PNG", photo.quantize(16), {"transparency": 3}),
         ("PNG", clear, {}),
         ("GIF", photo.quantize(64), {}),
         ("GIF", photo.quantize(64), several),
@@ -327,7 +329,9 @@ def test_saved_models_serve_the_files_that_tensorflow_decodes(model, tmp_path):
     expected = [checking.reference(known)(image) for image in pixels]
     found = served(out, "encoded", np.array(files, object))["probabilities"]
     np.testing.assert_allclose(found, expected, atol=2e-2)
-    for bad in (b"", b"II*\0", b"<html>"):
+    palette = io.BytesIO()
+    photo.quantize(64).save(palette, "BMP")
+    for bad in (b"", b"II*\0", b"<html>", palette.getvalue()):
         with pytest.raises(
             tf.errors.InvalidArgumentError, match=r"images[^a-z]*1[^a-z]*is no JPEG"
         ):

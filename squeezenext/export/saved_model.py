@@ -54,7 +54,7 @@ def write(model: Model, path: Path) -> None:
 
     def crop(number, content):
         # Else TensorFlow's message does not say which of the files it was.
-        told = ["images", number, "is no JPEG, PNG, GIF, BMP or WebP file"]
+        told = ["images", number, "is no JPEG, PNG, GIF, WebP or BMP of 24 or 32 bits"]
         with tf.control_dependencies([tf.debugging.Assert(crops.begins_as_image(content), told)]):
             return crops.centre_of_any(content, model.config.images)
 

@@ -54,7 +54,7 @@ def centre_of_any(content: tf.Tensor, images: Images) -> tf.Tensor:
     def of_others():
         pixels = tf.cond(
             head == b"\x89PNG",
-            lambda: _on_white(tf.io.decode_png(content, channels=4)),
+            lambda: _on_white(tf.io.decode_png(content, channels=4), _byte(content, 24)),
             lambda: tf.io.decode_image(content, channels=3, expand_animations=False),
         )
         height, width, _ = tf.unstack(tf.shape(pixels, tf.int64), num=3)
@@ -67,20 +67,37 @@ def centre_of_any(content: tf.Tensor, images: Images) -> tf.Tensor:
 
 
 def begins_as_image(content: tf.Tensor) -> tf.Tensor:
-    """Returns whether a file begins as those that `centre_of_any` decodes."""
+    """Returns whether a file begins as those that `centre_of_any` decodes.
+
+    Of BMPs these have 24 or 32 bits a pixel; TensorFlow takes the indices of a palette for grey.
+    """
     head = tf.strings.substr(tf.strings.substr(content, 0, 12) + b"            ", 0, 12)
     begins = [
         tf.strings.substr(head, place, len(mark)) == mark
         for place, mark in (
-            (0, b"\xff\xd8\xff"), (0, b"\x89PNG"), (0, b"GIF8"), (0, b"BM"), (8, b"WEBP"),
+            (0, b"\xff\xd8\xff"), (0, b"\x89PNG"), (0, b"GIF8"), (8, b"WEBP"),
         )
     ]  # fmt: skip
-    return tf.reduce_any(tf.stack(begins))
+    bits = _byte(content, 28)
+    bmp = (tf.strings.substr(head, 0, 2) == b"BM") & ((bits == 24) | (bits == 32))
+    return tf.reduce_any(tf.stack([*begins, bmp]))
 
 
-def _on_white(pixels: tf.Tensor) -> tf.Tensor:
-    """Puts [height, width, 4] uint8 pixels on white, [height, width, 3] uint8."""
-    colour, alpha = tf.cast(pixels[..., :3], tf.float32), tf.cast(pixels[..., 3:], tf.float32) / 255
+def _byte(content: tf.Tensor, position: int) -> tf.Tensor:
+    """Returns a byte of a string, scalar int32; 0 behind its end."""
+    padded = content + bytes(position + 1)
+    return tf.cast(tf.io.decode_raw(tf.strings.substr(padded, position, 1), tf.uint8)[0], tf.int32)
+
+
+def _on_white(pixels: tf.Tensor, depth: tf.Tensor) -> tf.Tensor:
+    """Puts a PNG's [height, width, 4] uint8 pixels on white, [height, width, 3] uint8.
+
+    Where a PNG of fewer than 8 bits has no transparency, `decode_png` gives 1, 3 or 15 for alpha.
+    """
+    filler = tf.cast(tf.bitwise.left_shift(1, depth) - 1, tf.uint8)
+    opaque = (depth < 8) & tf.reduce_all(pixels[..., 3] == filler)
+    alpha = tf.where(opaque, 1.0, tf.cast(pixels[..., 3:], tf.float32) / 255)
+    colour = tf.cast(pixels[..., :3], tf.float32)
     return tf.cast(colour * alpha + 255 * (1 - alpha) + 0.5, tf.uint8)
 
 

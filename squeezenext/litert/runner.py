@@ -73,11 +73,11 @@ class RunnerPool:
     a core keeps all cores busy, and a thread that finds none free waits.
 
     Args:
-      model: the file's path, or its content.
+      model: the file's content, so that all runners compute the same network.
       name: name of the model, for messages.
     """
 
-    def __init__(self, model: Path | bytes, name: str):
+    def __init__(self, model: bytes, name: str):
         self._model, self._name = model, name
         self._free = self._empty()
 

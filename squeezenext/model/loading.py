@@ -79,11 +79,11 @@ def load_runnable(name: str | Path) -> Model:
     if _is_own(litert):
         content = files.read_bytes(litert, structure.MAX_BYTES)
         structure.check_own(content, model.graph, str(litert), remedy=_WITHOUT)
-        return dataclasses.replace(model, file=litert)
+        return dataclasses.replace(model, file=content)
     return dataclasses.replace(model, weights=graph.fold(model.config, variables(directory)))
 
 
-def litert(model: Model) -> Path | bytes:
+def litert(model: Model) -> bytes:
     """Returns the LiteRT file that runs a model: its own, or one made from its weights."""
     if model.file:
         return model.file
@@ -130,7 +130,7 @@ def _exported(path: Path) -> Model:
     pixels = PIXELS if precision == "int8" else PHONES
     network = rgb.graph_of_rgb(graph.of(config))
     structure.check_own(content, network, str(path), precision, softmax=True)
-    return Model(str(path), config, known, {}, fitted_to=fitted_to, file=path, rgb=pixels)
+    return Model(str(path), config, known, {}, fitted_to=fitted_to, file=content, rgb=pixels)
 
 
 def _is_own(path: Path) -> bool:

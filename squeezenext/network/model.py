@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -29,7 +28,8 @@ class Model:
         `file` holds them.
       temperature: the divisor of the logits before the softmax.
       fitted_to: SHA-256 of the split that the temperature was fitted to, or "".
-      file: the LiteRT file that runs the model, or None if it is to be made from the weights.
+      file: the content of the LiteRT file that runs the model, or None if it is to be made from
+        the weights.
       rgb: (mean, deviation) of an exported `file`, which reads (pixel - mean) / deviation of RGB
         pixels and gives probabilities. None: normalised images in, see `geometry.normalize`, and
         logits out.
@@ -41,7 +41,7 @@ class Model:
     weights: dict[str, np.ndarray]
     temperature: float = 1.0
     fitted_to: str = ""
-    file: Path | None = None
+    file: bytes | None = None
     rgb: tuple[float, float] | None = None
 
     @functools.cached_property

@@ -117,10 +117,9 @@ class Predictor:
                 )
         self._tapped = self._tap(content) if inside else None
 
-    def _tap(self, content: Path | bytes) -> "Tapped":
+    def _tap(self, content: bytes) -> "Tapped":
         from squeezenext.litert import class_maps
 
-        content = content if isinstance(content, bytes) else content.read_bytes()
         tapped = class_maps.tap(content, self._model.name)
         self._runners = RunnerPool(tapped.content, self._model.name)
         return tapped
