@@ -13,6 +13,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
+from typing import Any
 
 from squeezenext.errors import InputError
 
@@ -155,6 +156,14 @@ def read_text(path: Path) -> str:
     return read_bytes(path, MAX_TEXT, NO_LINK).decode("utf-8")
 
 
+def read_document(path: Path) -> Any:
+    """Returns a JSON document, as `read_text`; also raises ValueError: it is none."""
+    try:
+        return json.loads(read_text(path))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Returns the rows of a CSV file, as `read_text`, each by the names of its columns.
 
@@ -287,7 +296,7 @@ def replace_folder(made: Path, output: Path, kind: FolderKind) -> None:
     check_replaceable(output, kind)
     for path in sorted(made.rglob("*")):
         flush(path)
-    before = output.with_name(f".{output.name}.before-{os.getpid()}")
+    before = output.with_name(f".{output.name}.before-{secrets.token_hex(8)}")
     if output.exists():
         os.replace(output, before)
     try:

@@ -52,7 +52,7 @@ def read(path: Path) -> tuple[Label, ...]:
       InputError: the file is absent, or not a list such as `write` makes.
     """
     try:
-        rows = json.loads(files.read_text(path))
+        rows = files.read_document(path)
         found = {row.get("index", place): row for place, row in enumerate(rows)}
         if len(found) != len(rows):
             raise ValueError("two of its classes have one index")

@@ -296,3 +296,13 @@ def test_records_and_prediction_see_the_same_colours_of_plain_inks(tmp_path):
     recorded, _ = samples.read_examples(Reader(made.splits["train"]), 0, 2)
     for image in (recorded, predictor.read(photo), decoding.to_rgb(Image.open(photo))):
         assert np.abs(np.asarray(image, int) - (200, 80, 30)).max() <= 3
+
+
+def test_bytes_between_segments_are_skipped_as_decoders_skip_them():
+    data = photograph(64, 96)
+    plain = encoded(Image.open(io.BytesIO(data)).convert("P"), "GIF")
+    screen = 13 + 3 * 256
+    for whole, place in ((data, 20), (plain, screen)):
+        strayed = whole[:place] + bytes(3) + whole[place:]
+        found = decoding.read_image(strayed, "x")
+        assert found.tobytes() == decoding.read_image(whole, "x").tobytes()

@@ -80,3 +80,9 @@ def test_a_temporary_name_cannot_be_foreseen(tmp_path, monkeypatch):
     for _ in range(2):
         files.write_file(tmp_path / "x.json", lambda file: names.append(file.name))
     assert names[0] != names[1] and str(os.getpid()) not in names[0]
+
+
+def test_a_document_that_is_nested_too_deeply_is_none(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        files.read_document(tmp_path / "deep.json")

@@ -11,7 +11,9 @@ import time
 import numpy as np
 import pytest
 
+from squeezenext.errors import InputError
 from squeezenext.model import checkpoint
+from squeezenext.model import directory as model_directory
 from squeezenext.records import tfrecord
 from squeezenext.train import command as train_command
 from tests import tiny
@@ -485,3 +487,12 @@ def test_a_stranger_s_directory_writes_nowhere_else(place, tmp_path):
     errors = finish(start(run), 2)
     assert "holds no whole checkpoint" in errors
     assert "touch PWNED" not in (model_dir / "train.log").read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", model_directory.FOLDERS)
+def test_no_folder_of_a_stranger_s_directory_may_be_a_link(tmp_path, name):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / name).symlink_to(tmp_path / "home")
+    with pytest.raises(InputError, match=f"{name} is a symbolic link; put the folder itself there"):
+        train_command.locked(tmp_path / "theirs")

@@ -5,7 +5,6 @@ TensorFlow takes about as long to build any of their graphs as for the one that 
 """
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 
@@ -189,7 +188,7 @@ def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
     if not path.is_file():
         return None
     try:
-        plan = Plan(**json.loads(files.read_text(path)))
+        plan = Plan(**files.read_document(path))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} is damaged, or of another release; bring it back from a copy, go on with that "

@@ -1,7 +1,6 @@
 """Makes the files to ship of a trained network, scores them, and writes report and card."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 from squeezenext import export
@@ -12,7 +11,7 @@ from squeezenext.compress.method import Method
 from squeezenext.errors import InputError, NotFinite, NotKept
 from squeezenext.evaluate import report
 from squeezenext.evaluate.command import evaluate, subject
-from squeezenext.files import origin_note, read_text, write_json
+from squeezenext.files import origin_note, read_document, write_json
 from squeezenext.labels import class_names
 from squeezenext.metrics import Evaluation, balanced_accuracy, remarks
 from squeezenext.model import card
@@ -105,7 +104,7 @@ def _source(model_dir: Path, sha256: str) -> dict:
 def _remove_of_others(path: Path, source: dict) -> None:
     """Removes a file that was made of another source; one for another budget stays."""
     try:
-        made_of = json.loads(read_text(origin_note(path)))
+        made_of = read_document(origin_note(path))
         other = any(made_of[name] != value for name, value in source.items())
     except (OSError, ValueError, KeyError, TypeError):
         other = True
@@ -117,7 +116,7 @@ def _remove_of_others(path: Path, source: dict) -> None:
 def _is_made(path: Path, source: dict) -> bool:
     """True if the file exists and was made of this very source."""
     try:
-        return path.is_file() and json.loads(read_text(origin_note(path))) == source
+        return path.is_file() and read_document(origin_note(path)) == source
     except (OSError, ValueError):
         return False
 

@@ -192,7 +192,14 @@ def from_json(text: str, source: str) -> Config:
     """
     try:
         return _from_plain(json.loads(text), Config)
-    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+    except (
+        RecursionError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
         raise InputError(f"{source} is not a configuration of this version: {error}") from error
 
 

@@ -196,7 +196,7 @@ def _write_plan(work: Path, plan: ConversionPlan) -> None:
 def _read_plan(work: Path) -> ConversionPlan | None:
     """Returns the plan of an unfinished conversion; None if there is none, or a damaged one."""
     try:
-        fields = json.loads(files.read_text(work / _PLAN))
+        fields = files.read_document(work / _PLAN)
         plan = ConversionPlan(**fields | {"files": tuple(fields["files"])})
         plain = all(isinstance(name, str) and Path(name).name == name for name in plan.files)
         return plan if plain else None

@@ -13,6 +13,7 @@ written to OUTPUT.json. A folder also gets the model card, if --model_dir is a m
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,7 +119,7 @@ def _write(form: Format, request: Request, output: Path) -> tuple[str, Run]:
     Returns:
       The precision of the network to measure, and a function that runs it.
     """
-    temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}{output.suffix}")
+    temporary = output.with_name(f".{output.name}.tmp-{secrets.token_hex(8)}{output.suffix}")
     try:
         networks = form.write(request, temporary)
         checking.compare_all(networks, request.model, request.images)

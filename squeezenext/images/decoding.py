@@ -142,11 +142,16 @@ def reduction(kind: str, image: Bare) -> int:
     """
     pixels, most = check_size(image.width, image.height), 0
     limit = min(MAX_PIXELS, (MAX_MEMORY - image.coefficients) // image.memory)
+    if limit <= 0:
+        raise ImageError(
+            f"declares {image.width} x {image.height} pixels in several scans, which take over "
+            f"{MAX_MEMORY >> 20} MB; save it as a baseline JPEG"
+        )
     for scale in (1, 2, 4, 8) if kind == "JPEG" else (1,):
         most = min(limit * scale**2, MAX_JPEG_PIXELS)
         if pixels <= most:
             return scale
-    raise ImageError(f"declares {image.width} x {image.height} pixels, more than {max(most, 0)}")
+    raise ImageError(f"declares {image.width} x {image.height} pixels, more than {most}")
 
 
 def check_size(width: int, height: int) -> int:

@@ -70,6 +70,7 @@ class JpegHeader(NamedTuple):
       coefficients: bytes that libjpeg takes for all coefficients, which it does for several scans.
       needed: (first byte, first byte behind) of the segments before the first scan, its own
         included, that a decoder needs.
+      strays: whether bytes stand between them that belong to none, as libjpeg skips.
     """
 
     frame: int
@@ -81,6 +82,7 @@ class JpegHeader(NamedTuple):
     one_scan: bool
     coefficients: int
     needed: list[tuple[int, int]]
+    strays: bool
 
 
 def segments(data: bytes, position: int = 2) -> Iterator[Segment]:
@@ -115,10 +117,11 @@ def header(data: bytes) -> JpegHeader:
     Raises:
       ImageError: the file is cut or damaged before its first scan.
     """
-    frame, needed = b"", [(0, len(START))]
+    frame, needed, strays = b"", [(0, len(START))], False
     for marker, start, stop, sound, stray in segments(data):
-        if not sound or stray or marker == _END_OF_IMAGE:
+        if not sound or marker == _END_OF_IMAGE:
             break
+        strays |= stray
         if marker in _FRAMES and not frame:
             frame = bytes([marker]) + data[start:stop]
         if marker not in _METADATA or data.startswith(_NEEDED.get(marker, _NOTHING), start):
@@ -128,11 +131,13 @@ def header(data: bytes) -> JpegHeader:
                 raise ImageError("has no JPEG frame")
             if len(frame) < 7:
                 break
-            return _header(frame, data[start : start + 1], stop, needed)
+            return _header(frame, data[start : start + 1], stop, needed, strays)
     raise ImageError("is cut short or damaged in its header")
 
 
-def _header(frame: bytes, components_of_scan: bytes, scan: int, needed: list) -> JpegHeader:
+def _header(
+    frame: bytes, components_of_scan: bytes, scan: int, needed: list, strays: bool
+) -> JpegHeader:
     marker, precision, height, width, components = struct.unpack(">BBHHB", frame[:7])
     one_scan = marker in _SEQUENTIAL and components_of_scan == bytes([components])
     # Samples of each component relative to the most finely sampled one (T.81, A.1.1).
@@ -148,6 +153,7 @@ def _header(frame: bytes, components_of_scan: bytes, scan: int, needed: list) ->
         one_scan,
         round(2 * share * width * height),
         needed,
+        strays,
     )
 
 

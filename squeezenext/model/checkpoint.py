@@ -162,6 +162,7 @@ def _faults_of(path: Path) -> Iterator[None]:
         TypeError,
         AttributeError,
         MemoryError,
+        RecursionError,
         zipfile.BadZipFile,
     ) as error:
         raise DamagedCheckpoint(f"{path} is damaged: {error!r}.") from error

@@ -30,8 +30,21 @@ HISTORY, LOG, STATS = "history.csv", "train.log", "model_stats.csv"
 FINAL, LITERT = "final.json", "model.tflite"
 CALIBRATION, SCORES = "calibration.json", "scores.json"
 ADAPT, COMPRESSED = "adapt.json", "model.sqz"
+# Folders in which training and `adapt` write.
+FOLDERS = (CHECKPOINTS, "tensorboard", ".workers", "records", "exported", "report")
 # Names of single files, which no other file in the directory may have.
 RESERVED = {CONFIG, LABELS, FINAL, LITERT, CALIBRATION, SCORES, ADAPT, COMPRESSED}
+
+
+def refuse_links(directory: Path) -> None:
+    """Refuses a directory in which a stranger has laid links to other folders.
+
+    Raises:
+      InputError: a folder in which commands write is a link.
+    """
+    for name in FOLDERS:
+        if (directory / name).is_symlink():
+            raise InputError(f"{directory / name} is a symbolic link; put the folder itself there.")
 
 
 def read(directory: Path) -> tuple[Config, tuple[labels.Label, ...]]:
@@ -88,7 +101,7 @@ def write(directory: Path, config: Config, classes: Sequence[labels.Label]) -> N
 def read_json(path: Path) -> dict:
     """Returns a JSON document; {} if there is none that can be read."""
     try:
-        document = json.loads(files.read_text(path))
+        document = files.read_document(path)
     except (OSError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
@@ -110,7 +123,7 @@ def read_temperature(directory: Path) -> float:
     if not os.path.lexists(path):
         return 1.0
     try:
-        return check_temperature(json.loads(files.read_text(path))["temperature"])
+        return check_temperature(files.read_document(path)["temperature"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged: {error}; delete it or fit it again.") from error
 

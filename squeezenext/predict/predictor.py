@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LARGE_PIXELS = 12_000_000  # 12 million pixels take up to 100 MB on their way to RGB
 # By process: a fork may copy a lock that is held.
-_ONE_LARGE: dict[int, threading.Lock] = {}
+_ONE_LARGE: dict[int, threading.RLock] = {}
 
 Source = Image.Image | np.ndarray | bytes | str | Path
 Channels = Literal["RGB", "BGR"]
@@ -224,11 +224,14 @@ def _rgb(image: Source, channels: Channels) -> Image.Image:
     """Returns an image of any accepted kind as a Pillow image, RGB."""
     match image:
         case Image.Image():
-            with decoding.errors_naming("The image"):
+            with _turn(image), decoding.errors_naming("The image"):
                 decoding.check_size(image.width, image.height)
                 return decoding.decode(image)
         case bytes():
-            return decoding.read_image(image, "The image")
+            with decoding.errors_naming("The image"):
+                opened = decoding.open_image(image)
+                with _turn(opened):
+                    return decoding.decode(opened)
         case str() | Path():
             return read(image)
         case np.ndarray():
@@ -328,4 +331,5 @@ def _turn(image: Image.Image) -> contextlib.AbstractContextManager:
     # The system gets blocks of this size back at once; smaller ones stay with the thread that
     # freed them. The peak over tests/hostile_images.py is 504 MB so, else 1,064 MB.
     Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]  # Pillow's C module
-    return _ONE_LARGE.setdefault(os.getpid(), threading.Lock())
+    # `answers` holds it while it asks `view`, in one thread.
+    return _ONE_LARGE.setdefault(os.getpid(), threading.RLock())

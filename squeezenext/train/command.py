@@ -98,6 +98,7 @@ def locked(model_dir: Path, name: str = ".lock") -> contextlib.AbstractContextMa
     """
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
+        model_directory.refuse_links(model_dir)
         os.close(files.open_own(model_dir / name, 0))  # filelock would empty what a link leads to
         return filelock.FileLock(model_dir / name, timeout=0).acquire()
     except filelock.Timeout as error:

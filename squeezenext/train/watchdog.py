@@ -79,7 +79,7 @@ class Heartbeat:
     def read(cls, path: Path) -> "Heartbeat | None":
         """Reads a file; None if it is missing, half-written or something else."""
         try:
-            found = json.loads(files.read_text(path))
+            found = files.read_document(path)
             kinds = {name: type(value) for name, value in found.items()}
         except (OSError, ValueError, AttributeError):
             return None
