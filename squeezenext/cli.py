@@ -71,6 +71,8 @@ def _check(
 ) -> None:
     if arguments and not positional:
         raise InputError(f"Unexpected argument {arguments[0]!r}; flags begin with --.")
+    if "" in arguments:
+        raise InputError("An argument is empty; is a variable of the shell not set?")
     require_flags(values, required)
 
 
@@ -222,8 +224,12 @@ def check_file(flag: str, path: Path) -> None:
       InputError: it cannot.
     """
     folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"--{flag} {path} cannot be written: {folder} must be a folder of yours.")
+    if path.is_dir():
+        raise InputError(f"--{flag} {path} is a folder; name a file.")
+    if not folder.is_dir():
+        raise InputError(f"--{flag} {path}: there is no folder {folder}.")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"--{flag} {path} cannot be written: {folder} is not yours to write.")
 
 
 def check_folder(flag: str, path: Path) -> None:
@@ -233,5 +239,7 @@ def check_folder(flag: str, path: Path) -> None:
       InputError: it cannot.
     """
     nearest = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise InputError(f"--{flag} {path} cannot be a folder: {nearest} cannot be written to.")
+    if not nearest.is_dir():
+        raise InputError(f"--{flag} {path} cannot be a folder: {nearest} is a file.")
+    if not os.access(nearest, os.W_OK):
+        raise InputError(f"--{flag} {path} cannot be made: {nearest} is not yours to write.")

@@ -157,6 +157,8 @@ def test_every_kind_of_image_gets_the_same_answer(squeezenext, photos):
         (Image.new("RGB", (0, 9)), r"^The image declares 0 x 9 pixels\.$"),
         (b"GIF89a" * 9_999, r"^The image is cut short or damaged in its header\.$"),
         ("absent.jpg", "absent.jpg cannot be read"),
+        ("https://example.com/a.jpg", "is a URL; allow_url=True lets it be fetched"),
+        (b"II*\0" + bytes(99), "^The image is a TIFF image; convert it to JPEG"),
     ],
 )
 def test_what_is_no_image_is_one_short_sentence(squeezenext, image, message):
@@ -169,6 +171,20 @@ def test_what_is_no_image_is_one_short_sentence(squeezenext, image, message):
 def test_answers_takes_a_list_of_paths(squeezenext, paths):
     with pytest.raises(InputError, match=r"^answers\(\) takes "):
         next(Predictor(squeezenext[0]).answers(paths))
+
+
+@pytest.mark.parametrize("top_k", [0, -1, "3", None])
+def test_a_number_of_classes_is_positive(squeezenext, photos, top_k):
+    with pytest.raises(InputError, match="top_k is a number of classes, at least 1"):
+        Predictor(squeezenext[0]).predict(photos / "01.jpg", top_k)
+
+
+def test_an_empty_name_is_no_model_and_no_folder(monkeypatch, squeezenext, capsys):
+    monkeypatch.chdir(squeezenext[0])
+    with pytest.raises(InputError, match="The name of the model is empty"):
+        Predictor("")
+    assert predict.main(["predict", "", "--model_dir", str(squeezenext[0])]) == 2
+    assert "An argument is empty; is a variable of the shell not set?" in capsys.readouterr().err
 
 
 def test_an_order_of_channels_is_one_of_two(squeezenext):

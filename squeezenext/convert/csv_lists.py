@@ -132,7 +132,9 @@ def _rows(path: Path, images: _Images) -> list[Row]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no CSV file in UTF-8: {error}.") from error
+        raise InputError(
+            f'{path} is no CSV file in UTF-8 ({error}); save it as "CSV UTF-8".'
+        ) from error
     body = {number: [cell.strip() for cell in row] for number, row in table}
     top = next(iter(body), 0)
     width = len(body.get(top, ()))

@@ -79,7 +79,8 @@ def _onnx():
         import onnxruntime  # noqa: F401  (checks the file)
     except ImportError as error:
         raise InputError(
-            "--format onnx needs packages of its own: pip install -r requirements-onnx.txt."
+            "--format onnx needs the packages onnx and onnxruntime: "
+            "bash scripts/setup.sh requirements-onnx.txt."
         ) from error
     return onnx
 

@@ -148,6 +148,8 @@ def _folder(path: Path) -> Kind:
         return f"a folder with the model {models[0]} in it", f"name {path / models[0]}"
     if any(name.startswith("step-") for name in names):
         return "a folder of checkpoints", f"name {path.absolute().parent}"
+    if made := [entry for entry in inside if entry.suffix in (".tflite", ".sqz")]:
+        return "a folder with files of models", f"name one of them, such as {made[0]}"
     if any(entry.suffix.lower() in _IMAGES for entry in inside):
         return "a folder of images", "predict takes it as an argument"
     return ("a folder of other things", _OTHER) if inside else ("an empty folder", "train into it")

@@ -126,6 +126,8 @@ def sniff(data: bytes) -> str:
         return "WebP"
     if data[4:12] in _HEIF:
         raise ImageError("is a HEIC or AVIF image; convert it to JPEG")
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        raise ImageError("is a TIFF image; convert it to JPEG")
     what = "text" if re.fullmatch(rb"[\t\n\r -~\x80-\xff]+", data[:512]) else "an unknown format"
     raise ImageError(f"is {what}, no JPEG, PNG, GIF, BMP or WebP image")
 

@@ -99,6 +99,8 @@ def resolve(name: str | Path) -> Path:
     Raises:
       InputError: there is neither, or the published files cannot be downloaded.
     """
+    if not str(name):
+        raise InputError("The name of the model is empty; name a folder or a published model.")
     path = Path(name).expanduser()
     if path.exists() or str(name) not in PUBLISHED:
         if not path.exists():

@@ -107,7 +107,7 @@ def predict(
             raise InputError(f"--features {features}: {beside} is there already; move it away.")
     if explain:
         check_folder("explain", explain)
-    predictor = Predictor(model, inside=bool(features or explain))
+    predictor = Predictor(model, inside=bool(features or explain), allow_url=allow_url)
     draw = _drawer(explain, predictor) if explain else None
     answers = predictor.answers(names, top_k, threshold, draw)
     # On a terminal the lines themselves show how far it is.

@@ -98,12 +98,14 @@ class Predictor:
     Args:
       model: a model directory, a published model's name, or an exported file.
       inside: also compute `features` and class maps.
+      allow_url: download images whose path is an https URL of a public host.
 
     Raises:
       InputError: there is no such model.
     """
 
-    def __init__(self, model: str | Path, *, inside: bool = False):
+    def __init__(self, model: str | Path, *, inside: bool = False, allow_url: bool = False):
+        self._allow_url = allow_url
         self._model = loading.load_runnable(model)
         self.config = self._model.config
         self.labels = self._model.labels
@@ -137,8 +139,10 @@ class Predictor:
         Classes whose probability is below `threshold` are skipped.
 
         Raises:
-          InputError: the image cannot be read, or is none.
+          InputError: the image cannot be read, or is none; or `top_k` is not positive.
         """
+        if not isinstance(top_k, int) or top_k < 1:
+            raise InputError(f"top_k is a number of classes, at least 1, not {top_k!r}.")
         return self._best(self.probabilities(image, channels=channels), top_k, threshold)
 
     def probabilities(self, image: Source, *, channels: Channels = "RGB") -> np.ndarray:
@@ -147,7 +151,7 @@ class Predictor:
 
     def view(self, image: Source, *, channels: Channels = "RGB") -> View:
         """Returns the network's outputs for an image of any size."""
-        pixels = geometry.centre_pixels(_rgb(image, channels), self.config.images)
+        pixels = geometry.centre_pixels(_rgb(image, channels, self._allow_url), self.config.images)
         pixels = pixels.astype(np.float32)
         with self._runners.lend() as runner:
             if self._model.rgb is None:
@@ -202,7 +206,7 @@ class Predictor:
         def answer(item: tuple[int, str]) -> Answer:
             number, path = item
             try:
-                with _opened(path) as image:
+                with _opened(path, self._allow_url) as image:
                     view = self.view(image)
                     best = self._best(view.probabilities, top_k, threshold)
                     top = self._best(view.probabilities, 1, 0.0)[0]
@@ -220,7 +224,7 @@ def _name(path: object) -> str:
     return str(path)
 
 
-def _rgb(image: Source, channels: Channels) -> Image.Image:
+def _rgb(image: Source, channels: Channels, allow_url: bool) -> Image.Image:
     """Returns an image of any accepted kind as a Pillow image, RGB."""
     match image:
         case Image.Image():
@@ -233,7 +237,7 @@ def _rgb(image: Source, channels: Channels) -> Image.Image:
                 with _turn(opened):
                     return decoding.decode(opened)
         case str() | Path():
-            return read(image)
+            return read(image, allow_url=allow_url)
         case np.ndarray():
             return _of_array(image, channels)
     raise InputError(
@@ -285,21 +289,21 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(-1, keepdims=True)
 
 
-def read(path: str | Path) -> Image.Image:
+def read(path: str | Path, *, allow_url: bool = False) -> Image.Image:
     """Reads an image file, a URL or standard input ("-") as a Pillow image, RGB.
 
     Raises:
       InputError: it cannot be read, is too large, or is no image.
     """
-    image, name = _open(str(path))
+    image, name = _open(str(path), allow_url)
     with _turn(image), decoding.errors_naming(name):
         return decoding.decode(image)
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
+def _opened(path: str, allow_url: bool) -> Iterator[Image.Image]:
     """Opens an image; its pixels are freed before another thread may decode a large one."""
-    image, name = _open(path)
+    image, name = _open(path, allow_url)
     with _turn(image), contextlib.closing(image):
         with decoding.errors_naming(name):
             pixels = decoding.decode(image)
@@ -307,11 +311,11 @@ def _opened(path: str) -> Iterator[Image.Image]:
             yield pixels
 
 
-def _open(path: str) -> tuple[Image.Image, str]:
+def _open(path: str, allow_url: bool) -> tuple[Image.Image, str]:
     """Returns an image of which only the headers are read, and its name in messages."""
     name = "standard input" if path == "-" else path
     with decoding.errors_naming(name):
-        data = sources.read(path)
+        data = sources.read(path, allow_url)
     try:
         with decoding.errors_naming(name):
             return decoding.open_image(data), name

@@ -119,7 +119,7 @@ def _inside(folder: str) -> list[str]:
     return sorted(images) + [path for path in unreadable if path != folder]
 
 
-def read(path: str) -> bytes:
+def read(path: str, allow_url: bool = False) -> bytes:
     """Returns the encoded bytes of an image file, a URL or standard input ("-").
 
     Raises:
@@ -128,6 +128,8 @@ def read(path: str) -> bytes:
     if path == "-":
         return _bounded(sys.stdin.buffer.read(MAX_BYTES + 1), "Standard input")
     if is_url(path):
+        if not allow_url:
+            raise InputError(f"{path} is a URL; allow_url=True lets it be fetched.")
         return fetch(path, max_bytes=MAX_BYTES)
     try:
         # A named pipe that nobody writes to would block for ever.

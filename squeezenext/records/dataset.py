@@ -182,18 +182,21 @@ def classes_for(dataset: Dataset, config: Config) -> tuple[labels.Label, ...]:
     return tuple(labels.Label(f"{i}", f"class {i}") for i in range(config.model.classes))
 
 
-def check_classes(dataset: Dataset, expected: tuple[labels.Label, ...], model: Path) -> None:
+def check_classes(
+    dataset: Dataset, expected: tuple[labels.Label, ...], model: Path | None = None
+) -> None:
     """Raises InputError if the data's classes are not the model's, by their number and synsets."""
     if dataset.classes is None:
         return
+    name = f"the model in {model}" if model else "the model"
     if len(dataset.classes) != len(expected):
         raise InputError(
-            f"{dataset.source} has {plural(len(dataset.classes), 'class')}, the model in {model} "
+            f"{dataset.source} has {plural(len(dataset.classes), 'class')}, {name} "
             f"has {len(expected)}; give data of its own classes, or fine-tune it."
         )
     for index, (ours, theirs) in enumerate(zip(dataset.classes, expected, strict=True)):
         if ours.synset != theirs.synset:
             raise InputError(
-                f"Class {index} is {ours.synset} in {dataset.source} and {theirs.synset} in the "
-                f"model in {model}; give the data that it was trained on, or data of its classes."
+                f"Class {index} is {ours.synset} in {dataset.source} and {theirs.synset} in "
+                f"{name}; give the data that it was trained on, or data of its classes."
             )

@@ -36,7 +36,7 @@ def read(
         another class.
     """
     data = dataset.find_dataset(data_dir, None, None)
-    dataset.check_classes(data, known, Path(data_dir))
+    dataset.check_classes(data, known)
     split = _first(data, splits)
     if split is None:
         raise InputError(f"{data_dir} has no {' or '.join(splits)} split; convert data with one.")
