@@ -219,8 +219,9 @@ def balanced_accuracy(result: Evaluation) -> float:
 
 def remarks(result: Evaluation, names: Sequence[str]) -> list[str]:
     """Returns sentences about what the figures hide: untested classes, one answer for all."""
-    untested = [name for i, name in enumerate(names) if i not in set(result.labels.tolist())]
     kinds, given = (np.unique(each) for each in (result.labels, result.predicted))
+    tested = set(kinds.tolist())
+    untested = [name for i, name in enumerate(names) if i not in tested]
     said = []
     if untested:
         more = f" and {len(untested) - SHOWN} more" if len(untested) > SHOWN else ""

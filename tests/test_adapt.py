@@ -98,7 +98,7 @@ def test_compression_has_what_time_is_left_where_it_retrains():
 def test_another_budget_gets_retraining_of_its_own(tmp_path, monkeypatch, first):
     """Training stays as planned, for it may be done."""
     made = plan(3000, 30, max_bytes=first)
-    planning.keep(tmp_path / "adapt.json", made)
+    adapt_command.keep(tmp_path / "adapt.json", made)
     found = types.SimpleNamespace(splits=splits(3000), classes=range(10))
 
     def again(max_bytes):
@@ -117,16 +117,16 @@ def test_another_budget_gets_retraining_of_its_own(tmp_path, monkeypatch, first)
 
 def test_a_plan_is_kept_and_another_is_refused(tmp_path):
     path, made = tmp_path / "adapt.json", plan(160, 5)
-    assert planning.kept(path, "squeezenet_v1_1", 5) is None
-    planning.keep(path, made)
-    assert planning.kept(path, "squeezenet_v1_1", 5) == made
+    assert adapt_command.kept(path, "squeezenet_v1_1", 5) is None
+    adapt_command.keep(path, made)
+    assert adapt_command.kept(path, "squeezenet_v1_1", 5) == made
     with pytest.raises(InputError, match="was begun with --configuration squeezenet_v1_1"):
-        planning.kept(path, "squeezenet_v1_1", 6)
+        adapt_command.kept(path, "squeezenet_v1_1", 6)
     # Removed, it would be planned anew, and training refuse to go on otherwise than it began.
     for text in ("{}", "no", '{"release": 3}'):
         path.write_text(text)
         with pytest.raises(InputError, match=r"adapt\.json is damaged, or of another release"):
-            planning.kept(path, "squeezenet_v1_1", 5)
+            adapt_command.kept(path, "squeezenet_v1_1", 5)
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_a_budget_that_cannot_be_met_costs_nothing_else(makers, tmp_path, monkey
     assert not old.exists()
     assert set(files) == {"float32", "int8"}
     assert "--max_bytes 10 is too little" in fault and "--max_bytes" in fault
-    done = adapt_command.Adapted(
+    done = shipping.Adapted(
         tmp_path, plan(160, 5), {"network": 0.5, "float32": 0.5}, "test", 40, files,
         tmp_path / "report/index.html", 60.0, (fault,),
     )  # fmt: skip
@@ -336,7 +336,13 @@ def test_other_photographs_want_another_directory_and_twins_are_told(tmp_path, c
         (InputError("A device's memory is too small; run again with --micro_batch_size 4."),
          "A device's memory is too small; end other programs that use it, and run again."),
         (InputError("--some_flag is not right."),
-         "--some_flag is not right. (adapt itself has no --some_flag.)"),
+         "--some_flag is not right. Give another --model_dir, or other photographs, to begin "
+         "anew."),
+        (InputError("a is wrong; give --some_flag, or --other."),
+         "a is wrong. Give another --model_dir, or other photographs, to begin anew."),
+        (InputError("--batch_size 32 does not divide among 3 devices; give another, such as 30."),
+         "A batch of 32 does not divide among 3 devices; use as many devices as before, or choose "
+         "another --model_dir."),
         (InputError("a is a link; give --follow_links."), "a is a link; give --follow_links."),
     ],
 )  # fmt: skip
@@ -413,16 +419,16 @@ def test_uneven_classes_get_balanced_weights(tmp_path):
         minutes=5.0, seconds=300.0, max_bytes=0, class_weights="balanced",
     )  # fmt: skip
     assert made.config().training.class_weights == "balanced"
-    planning.keep(tmp_path / "adapt.json", made)
-    assert planning.kept(tmp_path / "adapt.json", "squeezenet_v1_1", 5.0) == made
+    adapt_command.keep(tmp_path / "adapt.json", made)
+    assert adapt_command.kept(tmp_path / "adapt.json", "squeezenet_v1_1", 5.0) == made
 
 
 def test_the_summary_shows_that_one_class_is_always_named(tmp_path):
     report = tmp_path / "report" / "index.html"
     remark = "It names hat for every image: it tells nothing apart, whatever top-1."
-    done = adapt_command.Adapted(
+    done = shipping.Adapted(
         model_dir=tmp_path, plan=None, scores={"network": 0.83}, split="validation", images=12,
         files={}, report=report, seconds=60.0, balanced={"network": 0.25}, remarks=(remark,),
     )  # fmt: skip
-    lines = adapt_command._summary(done)
+    lines = shipping.summary_lines(done)
     assert "top-1 0.8300" in lines[1] and "balanced 0.2500" in lines[1] and lines[2] == remark

@@ -169,6 +169,18 @@ def test_a_late_import_that_closes_a_circle_runs_back_up(tmp_path):
     assert not circles(house.graph(late=False))
 
 
+def test_no_function_has_more_than_60_lines():
+    """From def to its end, with the docstring."""
+    long = {
+        f"{path.relative_to(REPOSITORY)}: {x.name}"
+        for folder in ("squeezenext", "datasets")
+        for path in (REPOSITORY / folder).rglob("*.py")
+        for x in ast.walk(ast.parse(path.read_text()))
+        if isinstance(x, ast.FunctionDef | ast.AsyncFunctionDef) and x.end_lineno - x.lineno >= 60
+    }
+    assert not long
+
+
 def test_what_is_printed_can_hold_no_control_character():
     """`cli.say` and `cli.log` escape them, and so does JSON; nothing else prints."""
     found = set()

@@ -12,7 +12,7 @@ import tensorflow as tf
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError, NotFinite, RunAgain
 from squeezenext.model import card, checkpoint
-from squeezenext.records import bad_records, batches
+from squeezenext.records import bad_records, batches, example
 from squeezenext.train import (
     checkpoints,
     devices,
@@ -25,7 +25,7 @@ from squeezenext.train import (
     tensorboard,
 )
 from squeezenext.train.options import Options
-from tests import tiny
+from tests import records, tiny
 from tests.conftest import REPOSITORY
 
 
@@ -118,6 +118,15 @@ def test_rollback_goes_past_the_bad_batches(made, start, tmp_path):
     assert meta["skipped_examples"] == passed and meta["rollbacks"] == rollbacks
     steps = [row["step"] for row in history._read_rows(tmp_path / "one" / "history.csv")]
     assert steps == ["5", "10"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [(b"a\nforged.jpg", r"a\nforged.jpg"), (7, "example 3"), (b"\xff.jpg", "\ufffd.jpg")],
+)
+def test_the_name_of_a_bad_record_forges_no_line(name, told):
+    features = example.decode_example(tiny.payload(7, 1)) | {example.FILENAME: [name]}
+    assert non_finite._file_name(records.encode_example(features), 3) == told
 
 
 def test_stop_names_the_batch_and_rollbacks_have_an_end(made, start, tmp_path, monkeypatch):

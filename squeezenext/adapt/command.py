@@ -17,23 +17,22 @@ import contextlib
 import dataclasses
 import math
 import re
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
 
-from squeezenext import metrics, tf_import
+from squeezenext import files, tf_import
 from squeezenext.adapt import plan as planning
 from squeezenext.adapt import shipping
 from squeezenext.adapt.plan import Plan
-from squeezenext.cli import log, plural, run, say
+from squeezenext.adapt.shipping import Adapted
+from squeezenext.cli import log, run, say
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError, NotFinite, RunAgain, SomeInputsFailed
-from squeezenext.labels import class_names
-from squeezenext.model import card, published
 from squeezenext.model import directory as model_directory
+from squeezenext.model import published
 from squeezenext.model.published import PUBLISHED
 from squeezenext.records import dataset
 from squeezenext.records.dataset import Dataset
@@ -43,38 +42,6 @@ from squeezenext.train.options import Options
 
 RECORDS = "records"
 MAX_SIDE = 400  # longest side of a record's image; larger images only take longer to read
-
-
-@dataclasses.dataclass(frozen=True)
-class Adapted:
-    """The result of `adapt`.
-
-    Attributes:
-      model_dir: the model directory.
-      plan: the plan that was followed.
-      scores: top-1 of "network" and of each file, on `split`.
-      balanced: balanced accuracy of the same, the mean over the classes.
-      remarks: sentences about what the scores hide, such as untested classes.
-      split: "test" if the photographs have that split, else "validation". Neither is trained on,
-        and a test split has no part in any choice.
-      images: number of images in `split`.
-      files: paths of the files by precision, "sqz" among them if it was made.
-      report: path of the report's index.html.
-      seconds: duration.
-      faults: a sentence for each photograph or file that could not be used or made.
-    """
-
-    model_dir: Path
-    plan: Plan
-    scores: dict[str, float]
-    split: str
-    images: int
-    files: dict[str, Path]
-    report: Path
-    seconds: float
-    faults: tuple[str, ...] = ()
-    balanced: dict[str, float] = dataclasses.field(default_factory=dict)
-    remarks: tuple[str, ...] = ()
 
 
 def adapt(
@@ -129,22 +96,10 @@ def adapt(
             seconds = math.inf if resumed or deterministic else deadline - time.monotonic()
             epochs = plan.compression_epochs_within(seconds, found.splits["train"].examples)
             made += shipping.compress_once(model_dir, records, sha256, max_bytes, epochs, log)
-        split = shipping.held_out(found)
-        log(f"Evaluating on the {split} images.")
+        log(f"Evaluating on the {shipping.held_out(found)} images.")
         results = shipping.score(model_dir, records, found, made.files)
-    return Adapted(
-        model_dir=model_dir,
-        plan=plan,
-        scores={name: result.summary()["top1"] for name, result in results.items()},
-        split=split,
-        images=found.splits[split].examples,
-        files=made.files,
-        report=model_dir / shipping.REPORT / "index.html",
-        seconds=time.monotonic() - started,
-        faults=faults + made.faults,
-        balanced={name: metrics.balanced_accuracy(result) for name, result in results.items()},
-        remarks=tuple(metrics.remarks(results["network"], class_names(found.classes or ()))),
-    )
+    seconds = time.monotonic() - started
+    return shipping.adapted(model_dir, plan, found, results, made, faults, seconds)
 
 
 # Advice of the commands that adapt runs, which names flags of theirs: what it is for adapt.
@@ -157,6 +112,9 @@ _ADVICE = (
     (re.escape(ANEW), "remove {records} and run the same command again"),
     (r"convert data with one", "remove {records} and run the same command again"),
     (r"give --fine_tune_from .* and another --model_dir", "choose another --model_dir"),
+    (r"--batch_size (\d+ does not divide among \d+ devices).*",
+     "A batch of {0}; use as many devices as before, or choose another --model_dir."),
+    (r"give another --devices, or another", "use as many devices as before, or choose another"),
     (r"run again with --micro_batch_size \d+", "end other programs that use it, and run again"),
     (r"What can be done: .*", "What can be done: the same command with another --model_dir and "
      "--seed, without the photographs that are at fault."),
@@ -173,10 +131,15 @@ def _in_adapts_words(model_dir: Path) -> Iterator[None]:
     except (InputError, NotFinite, RunAgain) as error:
         text = str(error)
         for pattern, own in _ADVICE:
-            text = re.sub(pattern, lambda _, own=own: own.format(records=model_dir / RECORDS), text)
+            text = re.sub(
+                pattern,
+                lambda match, own=own: own.format(*match.groups(), records=model_dir / RECORDS),
+                text,
+            )
         strange = sorted(set(re.findall(r"--([a-z]\w+)", text)) - {*_FLAGS, "debug"})
         if strange:
-            text += f" (adapt itself has no --{', --'.join(strange)}.)"
+            text = re.sub(rf"; [^;]*--({'|'.join(strange)})\b.*", ".", text)  # advice for others
+            text += " Give another --model_dir, or other photographs, to begin anew."
         raise type(error)(text) from error
 
 
@@ -208,6 +171,34 @@ def _train(plan: Plan, model_dir: Path, records: Path, seed: int, deterministic:
     return command.train(plan.config(), options)["weights_sha256"]
 
 
+def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
+    """Returns the plan of an earlier call, None if there is none.
+
+    Raises:
+      InputError: it is for another model or time, of another release, or damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        plan = Plan(**files.read_document(path))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged, or of another release; bring it back from a copy, go on with that "
+            "release, or give another --model_dir."
+        ) from error
+    if (plan.configuration, plan.minutes) != (configuration, minutes):
+        raise InputError(
+            f"{path.parent} was begun with --configuration {plan.configuration} --minutes "
+            f"{plan.minutes:g}; give these again, or another --model_dir."
+        )
+    return plan
+
+
+def keep(path: Path, plan: Plan) -> None:
+    """Writes a plan to adapt.json."""
+    files.write_json(path, dataclasses.asdict(plan))
+
+
 def _planned(
     path: Path,
     found: Dataset,
@@ -218,10 +209,10 @@ def _planned(
 ) -> tuple[Plan, bool]:
     """Returns the plan, and whether an earlier call made it."""
     photographs = planning.Photographs.of(found.splits, len(found.classes))
-    if (kept := planning.kept(path, configuration, minutes)) is not None:
-        plan = planning.for_budget(kept, photographs, max_bytes)
-        if plan != kept:
-            planning.keep(path, plan)
+    if (before := kept(path, configuration, minutes)) is not None:
+        plan = planning.for_budget(before, photographs, max_bytes)
+        if plan != before:
+            keep(path, plan)
         return plan, True
     speed = planning.measured(configuration)
     plan = planning.plan(
@@ -234,7 +225,7 @@ def _planned(
         batch_size=planning.batch_size(),
         class_weights=planning.weighting(found.splits["train"], len(found.classes or ())),
     )
-    planning.keep(path, plan)
+    keep(path, plan)
     return plan, False
 
 
@@ -284,27 +275,6 @@ def _convert(
     return records, ()
 
 
-def _summary(adapted: Adapted) -> list[str]:
-    """Returns the lines for a person: each file's size and score, and the command to try it."""
-    lines = [f"On {plural(adapted.images, f'{adapted.split} image')}:"]
-    for name, top1 in adapted.scores.items():
-        low, high = metrics.wilson(top1 * adapted.images, adapted.images)
-        path = adapted.files.get(name)
-        what = f"{path}, {path.stat().st_size / 1e6:.2f} MB" if path else "the network"
-        even = f", balanced {adapted.balanced[name]:.4f}" if name in adapted.balanced else ""
-        lines.append(f"  top-1 {top1:.4f} ({low:.4f} to {high:.4f}){even}  {what}")
-    folder = shlex.quote(str(adapted.model_dir))
-    return [
-        *lines,
-        *adapted.remarks,
-        f"{adapted.report} shows the mistakes, {adapted.model_dir / card.FILE} sums it up.",
-        f"For a phone or another program take a file above: {adapted.model_dir}/"
-        f"{model_directory.LITERT} is for this program alone.",
-        f"It took {adapted.seconds / 60:.1f} minutes.",
-        f"Try it: python -m squeezenext.predict PHOTO --model_dir {folder}",
-    ]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     values = flags.FlagValues()
@@ -325,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(positional) != 1:
             raise InputError("Give one folder of photographs: squeezenext.adapt PHOTOS ...")
         adapted = adapt(positional[0], **{name: values[name].value for name in _FLAGS})
-        say(*_summary(adapted))
+        say(*shipping.summary_lines(adapted))
         if adapted.faults:
             raise SomeInputsFailed(" ".join(adapted.faults))
 

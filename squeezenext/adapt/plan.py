@@ -6,17 +6,15 @@ TensorFlow takes about as long to build any of their graphs as for the one that 
 
 import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 
-from squeezenext import files, tf_import
+from squeezenext import tf_import
 from squeezenext.compress import method
 from squeezenext.config import Config, recipes
 from squeezenext.config import io as config_io
 from squeezenext.config.images import side
 from squeezenext.config.training import ClassWeights
-from squeezenext.errors import InputError
 from squeezenext.export.checking import CALIBRATION_IMAGES
 from squeezenext.model import directory as model_directory
 from squeezenext.model import published
@@ -177,34 +175,6 @@ def base(configuration: str) -> Config:
     if configuration in PUBLISHED:
         return config_io.load(configuration)
     return model_directory.read_config(published.resolve(configuration))
-
-
-def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
-    """Returns the plan of an earlier call, None if there is none.
-
-    Raises:
-      InputError: it is for another model or time, of another release, or damaged.
-    """
-    if not path.is_file():
-        return None
-    try:
-        plan = Plan(**files.read_document(path))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{path} is damaged, or of another release; bring it back from a copy, go on with that "
-            "release, or give another --model_dir."
-        ) from error
-    if (plan.configuration, plan.minutes) != (configuration, minutes):
-        raise InputError(
-            f"{path.parent} was begun with --configuration {plan.configuration} --minutes "
-            f"{plan.minutes:g}; give these again, or another --model_dir."
-        )
-    return plan
-
-
-def keep(path: Path, plan: Plan) -> None:
-    """Writes a plan to adapt.json."""
-    files.write_json(path, dataclasses.asdict(plan))
 
 
 def measured(configuration: str) -> Speed:

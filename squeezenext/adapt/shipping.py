@@ -1,10 +1,12 @@
 """Makes the files to ship of a trained network, scores them, and writes report and card."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 from squeezenext import export
-from squeezenext.cli import Log
+from squeezenext.adapt.plan import Plan
+from squeezenext.cli import Log, plural
 from squeezenext.compress.allocation import BudgetTooSmall
 from squeezenext.compress.command import compress
 from squeezenext.compress.method import Method
@@ -13,7 +15,7 @@ from squeezenext.evaluate import report
 from squeezenext.evaluate.command import evaluate, subject
 from squeezenext.files import origin_note, read_document, write_json
 from squeezenext.labels import class_names
-from squeezenext.metrics import Evaluation, balanced_accuracy, remarks
+from squeezenext.metrics import Evaluation, balanced_accuracy, remarks, wilson
 from squeezenext.model import card
 from squeezenext.model import directory as model_directory
 from squeezenext.records.dataset import Dataset
@@ -36,6 +38,38 @@ class Shipped:
 
     def __add__(self, more: "Shipped") -> "Shipped":
         return Shipped(self.files | more.files, self.faults + more.faults)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """The result of `adapt.adapt`.
+
+    Attributes:
+      model_dir: the model directory.
+      plan: the plan that was followed.
+      scores: top-1 of "network" and of each file, on `split`.
+      balanced: balanced accuracy of the same, the mean over the classes.
+      remarks: sentences about what the scores hide, such as untested classes.
+      split: "test" if the photographs have that split, else "validation". Neither is trained on,
+        and a test split has no part in any choice.
+      images: number of images in `split`.
+      files: paths of the files by precision, "sqz" among them if it was made.
+      report: path of the report's index.html.
+      seconds: duration.
+      faults: a sentence for each photograph or file that could not be used or made.
+    """
+
+    model_dir: Path
+    plan: Plan
+    scores: dict[str, float]
+    split: str
+    images: int
+    files: dict[str, Path]
+    report: Path
+    seconds: float
+    faults: tuple[str, ...] = ()
+    balanced: dict[str, float] = dataclasses.field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 def export_once(model_dir: Path, records: Path, sha256: str, log: Log) -> Shipped:
@@ -159,3 +193,50 @@ def score(
 
 def _figures(result: Evaluation) -> dict:
     return result.summary() | {"balanced_accuracy": balanced_accuracy(result)}
+
+
+def adapted(
+    model_dir: Path,
+    plan: Plan,
+    found: Dataset,
+    results: dict[str, Evaluation],
+    made: Shipped,
+    faults: tuple[str, ...],
+    seconds: float,
+) -> Adapted:
+    """Sums up what was made; `faults`: a sentence for each photograph that could not be used."""
+    split = held_out(found)
+    return Adapted(
+        model_dir=model_dir,
+        plan=plan,
+        scores={name: result.summary()["top1"] for name, result in results.items()},
+        split=split,
+        images=found.splits[split].examples,
+        files=made.files,
+        report=model_dir / REPORT / "index.html",
+        seconds=seconds,
+        faults=faults + made.faults,
+        balanced={name: balanced_accuracy(result) for name, result in results.items()},
+        remarks=tuple(remarks(results["network"], class_names(found.classes or ()))),
+    )
+
+
+def summary_lines(adapted: Adapted) -> list[str]:
+    """Returns the lines for a person: each file's size and score, and the command to try it."""
+    lines = [f"On {plural(adapted.images, f'{adapted.split} image')}:"]
+    for name, top1 in adapted.scores.items():
+        low, high = wilson(top1 * adapted.images, adapted.images)
+        path = adapted.files.get(name)
+        what = f"{path}, {path.stat().st_size / 1e6:.2f} MB" if path else "the network"
+        even = f", balanced {adapted.balanced[name]:.4f}" if name in adapted.balanced else ""
+        lines.append(f"  top-1 {top1:.4f} ({low:.4f} to {high:.4f}){even}  {what}")
+    folder = shlex.quote(str(adapted.model_dir))
+    return [
+        *lines,
+        *adapted.remarks,
+        f"{adapted.report} shows the mistakes, {adapted.model_dir / card.FILE} sums it up.",
+        f"For a phone or another program take a file above: {adapted.model_dir}/"
+        f"{model_directory.LITERT} is for this program alone.",
+        f"It took {adapted.seconds / 60:.1f} minutes.",
+        f"Try it: python -m squeezenext.predict PHOTO --model_dir {folder}",
+    ]

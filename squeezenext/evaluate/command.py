@@ -27,6 +27,7 @@ from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
 from squeezenext.predict.predictor import Predictor, map_in_threads, softmax
 from squeezenext.records import dataset, example, samples
+from squeezenext.records.manifest import Split
 from squeezenext.train.options import PRECISIONS, check_precision
 
 
@@ -115,11 +116,19 @@ def evaluate(
     with faults_named(reader):
         result = evaluator.evaluate(reader, batch_size, keep_logits=keep_logits)
     if fit_temperature and result.logits is not None:
-        temperature = metrics.fit_temperature(result.logits, result.labels)
         source = f"{found.source} {split}"
-        model_directory.write_temperature(directory, temperature, source, records)
-        card.write(directory)
+        temperature = _fitted(directory, result.logits, result.labels, source, records)
     return _tempered(result, temperature)
+
+
+def _fitted(
+    directory: Path, logits: np.ndarray, known: np.ndarray, source: str, records: Split
+) -> float:
+    """Fits the temperature to logits and their labels and stores it in the model directory."""
+    temperature = metrics.fit_temperature(logits, known)
+    model_directory.write_temperature(directory, temperature, source, records)
+    card.write(directory)
+    return temperature
 
 
 def _tempered(result: Evaluation, temperature: float) -> Evaluation:

@@ -117,13 +117,12 @@ def _exported(path: Path) -> Model:
         what = kinds.described(path)
         if what.startswith("a LiteRT file"):
             what = (
-                "a LiteRT file of another program, or a model directory's own "
-                f"{model_directory.LITERT}, which takes normalised pixels and gives logits; give "
-                "that directory"
+                f"a LiteRT file: another program's, or the {model_directory.LITERT} of a model "
+                "directory, which takes normalised pixels and gives logits"
             )
         raise InputError(
-            f"{path} was not exported by this program: no {DESCRIPTION} lies behind it; give the "
-            f"model directory it was made of. It is {what}."
+            f"{path} was not exported by this program: no {DESCRIPTION} lies behind it. It is "
+            f"{what}; if it was made of a model directory, give that."
         ) from error
     check_labels(known, config, str(path))
     check_bounds(config, str(path))

@@ -14,7 +14,6 @@ from pathlib import Path
 from squeezenext.errors import NotFinite
 from squeezenext.files import write_text
 from squeezenext.records import batches, example
-from squeezenext.records.example import FILENAME
 from squeezenext.records.reader import Reader
 from squeezenext.train.checkpoints import Checkpoints, Progress
 from squeezenext.train.log import LOG
@@ -74,8 +73,7 @@ def _batch_names(loop: Loop, reader: Reader, position: int) -> list[str]:
 
 
 def _file_name(payload: bytes, place: int) -> str:
-    values = example.decode_example(payload).get(FILENAME)
-    return values[0].decode("utf-8", "replace") if values else f"example {place}"
+    return example.file_name(payload) or f"example {place}"
 
 
 def _report(directory: Path, step: int, names: list[str]) -> str:

@@ -309,8 +309,7 @@ class Watchdog:
         """Logs that this worker waits for the others, and returns a verdict after long."""
         if waited > LOG_SECONDS:
             self._warn_once(f"{notice}{advice}.")
-        late = waited > START_SECONDS
-        return Verdict(f"{fault} within {waited:.0f} s{advice}") if late else None
+        return Verdict(f"{fault} within {waited:.0f} s{advice}") if waited > START_SECONDS else None
 
     def _heartbeats(self) -> dict[int, Heartbeat]:
         """Returns the latest heartbeat of all workers, by index."""
