@@ -217,6 +217,13 @@ def counted(counts: collections.Counter[str]) -> str:
     return ", ".join([*rows, f"{rest} others"] if rest else rows)
 
 
+def cores() -> int:
+    """Returns the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def check_file(flag: str, path: Path) -> None:
     """Checks that a file can be written.
 

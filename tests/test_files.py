@@ -79,7 +79,7 @@ def test_a_temporary_name_cannot_be_foreseen(tmp_path, monkeypatch):
     names = []
     for _ in range(2):
         files.write_file(tmp_path / "x.json", lambda file: names.append(file.name))
-    assert names[0] != names[1] and str(os.getpid()) not in names[0]
+    assert names[0] != names[1] and f".x.json.tmp-{os.getpid()}.json" not in names
 
 
 def test_a_document_that_is_nested_too_deeply_is_none(tmp_path):

@@ -6,6 +6,7 @@ Checks that 8 threads, an HTTP server with a thread for each request, and a fork
 bits of a single thread; then measures how many images a second one and two threads get, in turn.
 """
 
+import concurrent.futures
 import http.client
 import http.server
 import os
@@ -41,12 +42,10 @@ def images() -> list[Image.Image]:
 
 
 def in_threads(count: int, work: Callable[[int], None]) -> None:
-    """Runs work(number) in that many threads at once."""
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    """Runs work(number) in that many threads at once; raises what one of them raises."""
+    with concurrent.futures.ThreadPoolExecutor(count) as executor:
+        for _ in executor.map(work, range(count)):
+            pass
 
 
 def wrong_in_threads(predictor: Predictor, pictures, known, predictions: int) -> int:
@@ -103,17 +102,21 @@ def wrong_after_fork(predictor: Predictor, pictures, known) -> int:
         while not stop.is_set():
             predictor.probabilities(pictures[0])
 
-    threads = [threading.Thread(target=busy) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    child = os.fork()
-    if not child:
-        answers = [predictor.probabilities(picture) for picture in pictures]
-        os._exit(sum(not np.array_equal(*pair) for pair in zip(answers, known, strict=True)))
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    stop.set()
-    for thread in threads:
-        thread.join()
+    with concurrent.futures.ThreadPoolExecutor(2) as executor:
+        threads = [executor.submit(busy) for _ in range(2)]
+        child = os.fork()
+        if not child:
+            wrong = IMAGES  # if it raises
+            try:
+                answers = [predictor.probabilities(picture) for picture in pictures]
+                pairs = zip(answers, known, strict=True)
+                wrong = sum(not np.array_equal(*pair) for pair in pairs)
+            finally:
+                os._exit(wrong)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        stop.set()
+        for thread in threads:
+            thread.result()  # raises what it has raised
     return code
 
 

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from squeezenext.cli import cores
 from squeezenext.config.images import Images
 from squeezenext.images import geometry
 from squeezenext.litert import writer
-from squeezenext.litert.runner import Runner, cores
+from squeezenext.litert.runner import Runner
 from squeezenext.network.graph import Graph, Node
 
 Weights = Mapping[str, np.ndarray]

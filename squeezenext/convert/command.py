@@ -21,7 +21,7 @@ from squeezenext.convert import commit, estimate, plan, shards, sources, tfrecor
 from squeezenext.convert import output as outputs
 from squeezenext.convert.listing import Collection
 from squeezenext.convert.options import LAYOUTS, RUNNERS, ConvertOptions
-from squeezenext.convert.pool import Pool, behind, default_workers, run_in_beam
+from squeezenext.convert.pool import Pool, behind, run_in_beam
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 from squeezenext.records import manifest as records_manifest
 
@@ -50,7 +50,7 @@ def convert(
         raise InputError(sources.no_folder(source))
     sources.check_apart(source, output, options)
     commit.make_folder(output)
-    workers = options.workers or default_workers()
+    workers = options.workers or cli.cores()
     with plan.lock_directory(output), commit.swept(output), Pool(workers) as pool:
         collection = sources.collect(source, options, pool, output / commit.SPOOL)
         identity = outputs.identity(collection, options)
@@ -187,7 +187,7 @@ def _command(values: flags.FlagValues, positional: list[str]) -> None:
     source, output = Path(values["source"].value), Path(values["output"].value)
     if values["dry_run"].value:
         estimated = estimate.estimate_conversion(source, output, options)
-        cli.say(*estimated.lines(options.workers or default_workers()))
+        cli.say(*estimated.lines(options.workers or cli.cores()))
     else:
         log_outcome(convert(source, output, options, cli.log))
 

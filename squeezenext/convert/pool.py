@@ -27,11 +27,6 @@ _BLAS = "OPENBLAS_NUM_THREADS"
 _AHEAD = 3  # unfinished jobs a worker; bounds the memory
 
 
-def default_workers() -> int:
-    """Returns the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Pool:
     """Runs functions in `workers` processes; with one worker or one job, in this process."""
 

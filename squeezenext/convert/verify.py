@@ -21,7 +21,7 @@ from absl import flags
 
 from squeezenext import cli, progress
 from squeezenext.convert import images
-from squeezenext.convert.pool import Pool, default_workers
+from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.records import example, tfrecord
 from squeezenext.records import manifest as records_manifest
@@ -174,7 +174,7 @@ def verify(
         for shard, offsets in zip(split.shards, parts, strict=True):
             jobs.append(Inspection(shard, synsets, offsets, decode))
     examples, size = (sum(getattr(job.shard, key) for job in jobs) for key in ("examples", "bytes"))
-    with Pool(workers or default_workers()) as pool:
+    with Pool(workers or cli.cores()) as pool:
         with progress.throughput("Verifying", examples, size, show_progress) as advance:
             for job, more in zip(jobs, pool.run(inspect, jobs), strict=True):
                 faults += more

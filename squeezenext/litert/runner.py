@@ -10,14 +10,8 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from squeezenext import tf_import
+from squeezenext.cli import cores
 from squeezenext.errors import InputError
-
-
-def cores() -> int:
-    """Returns the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Runner:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 from PIL import Image
 
+from squeezenext.cli import cores
 from squeezenext.errors import InputError
 from squeezenext.images import decoding, geometry
-from squeezenext.litert.runner import RunnerPool, cores
+from squeezenext.litert.runner import RunnerPool
 from squeezenext.model import loading
 from squeezenext.predict import sources
 
