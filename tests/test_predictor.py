@@ -492,7 +492,7 @@ def test_an_exported_file_answers_as_its_model(model, photos, tmp_path, precisio
             view.class_map(1).mean(), expected.class_map(1).mean(), atol=20 * close
         )
     (tmp_path / "plain.tflite").write_bytes((model[0] / "model.tflite").read_bytes())
-    with pytest.raises(InputError, match="directory's own model.tflite, which "):
+    with pytest.raises(InputError, match="the model.tflite of a model directory, which "):
         Predictor(tmp_path / "plain.tflite")
 
 
