@@ -179,7 +179,10 @@ def test_faults_are_named(images, tmp_path):
         ("image,label\n\na.jpg,hat,red\n", "row 3 has more cells than the first row"),
         ("image,label\na.jpg,\n", "row 2: an image or a label is missing"),
         ("image,label\nimages/0.jpg,cat\n", "has 1 class"),
-        ("x.jpg,cat\ny.jpg,dog\n", "none of its 2 images, such as x.jpg, is a file below"),
+        (
+            "x.jpg,cat\ny.jpg,dog\n",
+            "none of its 2 images can be used; x.jpg, for example, is listed in",
+        ),
         ("a\x00b.jpg,cat\ny.jpg,dog\n", "."),
         ("image,label\na.jpg,hat,red\n", "row 2 has more cells than the first row"),
         ("image,cat,dog\nimages/0.jpg,1,1\n", r"row 2 has 2 classes \(cat, dog\)"),

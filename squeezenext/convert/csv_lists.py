@@ -273,7 +273,7 @@ def _listing(
             files[image] = file
     if not files:
         raise InputError(
-            f"{path}: none of its {plural(len(rows), 'image')}, such as "
-            f"{printable(rows[0][0])}, is a file below {path.parent}."
+            f"{path}: none of its {plural(len(rows), 'image')} can be used; "
+            f"{printable(rows[0][0])}, for example, {faults[-len(rows)].reason}."
         )
     return Listing.of_rows(files.values(), table, list(files))
