@@ -432,3 +432,19 @@ def test_the_summary_shows_that_one_class_is_always_named(tmp_path):
     )  # fmt: skip
     lines = shipping.summary_lines(done)
     assert "top-1 0.8300" in lines[1] and "balanced 0.2500" in lines[1] and lines[2] == remark
+
+
+def test_swapped_arguments_leave_the_photographs_alone(tmp_path):
+    for name in ("photos/a", "photos/b", "mine"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in "ab":
+        (tmp_path / "photos" / name / "1.jpg").write_bytes(b"x")
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="mine is a model directory; give the photographs"):
+        adapt_command.adapt(tmp_path / "mine", tmp_path / "photos")
+    (tmp_path / "mine" / "config.json").unlink()
+    with pytest.raises(InputError, match="photos holds photographs, which are given first"):
+        adapt_command.adapt(tmp_path / "mine", tmp_path / "photos")
+    with pytest.raises(InputError, match="The name of a folder is empty"):
+        adapt_command.adapt(tmp_path / "photos", "")
+    assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == ["a", "b"]

@@ -29,6 +29,7 @@ from squeezenext.adapt import shipping
 from squeezenext.adapt.plan import Plan
 from squeezenext.adapt.shipping import Adapted
 from squeezenext.cli import log, run, say
+from squeezenext.convert.folder import is_image
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError, NotFinite, RunAgain, SomeInputsFailed
 from squeezenext.model import directory as model_directory
@@ -74,6 +75,8 @@ def adapt(
       InputError: an argument is wrong, or the photographs cannot be used.
       RunAgain: interrupted and saved, or another process works in `model_dir`.
     """
+    if "" in (str(photos), str(model_dir)):
+        raise InputError("The name of a folder is empty: photos and model_dir must have one.")
     started = time.monotonic()
     deadline = started + 60 * minutes
     photos, model_dir = Path(photos).expanduser(), Path(model_dir).expanduser()
@@ -243,11 +246,26 @@ def _check(photos: Path, model_dir: Path, configuration: str, minutes: float) ->
     if not photos.is_dir():
         what = "is a file; unpack it and" if photos.is_file() else "is no folder;"
         raise InputError(f"{photos} {what} give the folder that holds a folder per class.")
+    if (photos / model_directory.CONFIG).is_file():
+        raise InputError(f"{photos} is a model directory; give the photographs, then --model_dir.")
+    if _holds_photographs(model_dir):
+        raise InputError(
+            f"--model_dir {model_dir} holds photographs, which are given first: "
+            "squeezenext.adapt PHOTOS --model_dir DIR."
+        )
     if model_dir.resolve().is_relative_to(photos.resolve()):
         raise InputError(
             f"--model_dir {model_dir} lies in {photos}, where it would be taken for a class; "
             "choose another place."
         )
+
+
+def _holds_photographs(folder: Path) -> bool:
+    """Returns whether a folder has images in folders that are not those of a model directory."""
+    inside = [
+        path for path in folder.glob("*/*") if path.parent.name not in model_directory.FOLDERS
+    ]
+    return any(is_image(path) for path in inside)
 
 
 def _convert(
