@@ -1,8 +1,11 @@
-"""Damages the content of files, as disks, networks and people do, for fuzz_decoders.py."""
+"""Damages the content of files, as disks, networks and people do, for the fuzz_*.py beside it."""
 
 import random
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
+from squeezenext.errors import SomeInputsFailed
 from tests.foreign_files import varint
 
 HUGE = (0, 1, 127, 128, 255, 1 << 15, 1 << 31, (1 << 32) - 1, 1 << 62, (1 << 64) - 1)
@@ -13,6 +16,31 @@ def damage(data: bytes, rng: random.Random) -> bytes:
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         data = rng.choice(FAULTS)(data, rng)
     return data
+
+
+def tally(
+    name: str,
+    content: bytes,
+    cases: int,
+    seed: int,
+    attempt: Callable[[bytes], str],
+    keep: Callable[[bytes], Path],
+) -> Counter[str]:
+    """Counts the outcomes of `attempt` on damaged copies of a file.
+
+    Raises:
+      SomeInputsFailed: an attempt raised RuntimeError; `keep` has written its copy.
+    """
+    outcomes: Counter[str] = Counter()
+    for number in range(cases):
+        data = damage(content, random.Random(f"{seed} {name} {number}"))
+        try:
+            outcomes[attempt(data)] += 1
+        except RuntimeError as error:
+            raise SomeInputsFailed(
+                f"{name}, seed {seed}, case {number}, kept as {keep(data)}: {error}"
+            ) from error
+    return outcomes
 
 
 def _place(data: bytes, rng: random.Random) -> int:

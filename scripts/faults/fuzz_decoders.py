@@ -13,7 +13,7 @@ correctly. No file may take a second or a gigabyte; one that takes ten seconds i
 
 import contextlib
 import dataclasses
-import random
+import functools
 import resource
 import signal
 import struct
@@ -29,12 +29,12 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts.faults.damage import damage
+from scripts.faults.damage import tally
 from squeezenext import cli as command_line
 from squeezenext import labels
 from squeezenext.config import Config
 from squeezenext.config.images import TORCHVISION
-from squeezenext.errors import InputError, SomeInputsFailed
+from squeezenext.errors import InputError
 from squeezenext.formats import deep_compression, pytorch, variables
 from squeezenext.model import importing
 from squeezenext.network import graph
@@ -208,18 +208,15 @@ def fuzz(cases: int, seed: int, kept: Path) -> list[tuple[str, int, int]]:
     """
     rows = []
     for reader in readers():
-        outcomes = []
-        for number in range(cases):
-            rng = random.Random(f"{seed} {reader.name} {number}")
-            data = damage(reader.files[reader.damaged], rng)
-            try:
-                outcomes.append(try_one(reader, data))
-            except RuntimeError as error:
-                kept.write_bytes(assembled(reader, data)[reader.damaged])
-                raise SomeInputsFailed(
-                    f"{reader.name}, seed {seed}, case {number}, kept as {kept}: {error}"
-                ) from error
-        rows.append((reader.name, outcomes.count("refused"), outcomes.count("read")))
+
+        def keep(data: bytes, reader: Reader = reader) -> Path:
+            kept.write_bytes(assembled(reader, data)[reader.damaged])
+            return kept
+
+        attempt = functools.partial(try_one, reader)
+        content = reader.files[reader.damaged]
+        outcomes = tally(reader.name, content, cases, seed, attempt, keep)
+        rows.append((reader.name, outcomes["refused"], outcomes["read"]))
     return rows
 
 

@@ -10,8 +10,8 @@ crash nor take ten seconds. Exit code 0: no fault; 1: a fault; the first such fi
 """
 
 import dataclasses
+import functools
 import os
-import random
 import signal
 import sys
 from pathlib import Path
@@ -22,10 +22,10 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts.faults.damage import damage
+from scripts.faults.damage import tally
 from squeezenext import cli as command_line
 from squeezenext.config import Config
-from squeezenext.errors import InputError, SomeInputsFailed
+from squeezenext.errors import InputError
 from squeezenext.export import litert
 from squeezenext.labels import Label
 from squeezenext.litert import structure, writer
@@ -119,19 +119,16 @@ def fuzz(count: int, seed: int, kept: Path) -> list[tuple[str, int, int]]:
     Raises:
       SomeInputsFailed: a file crashed LiteRT; it is kept at `kept`.
     """
+
+    def keep(content: bytes) -> Path:
+        kept.write_bytes(content)
+        return kept
+
     rows = []
     for case in cases():
-        outcomes = []
-        for number in range(count):
-            content = damage(case.content, random.Random(f"{seed} {case.name} {number}"))
-            try:
-                outcomes.append(outcome(case, content))
-            except RuntimeError as error:
-                kept.write_bytes(content)
-                raise SomeInputsFailed(
-                    f"{case.name}, seed {seed}, case {number}, kept as {kept}: {error}"
-                ) from error
-        rows.append((case.name, outcomes.count("refused"), outcomes.count("computed")))
+        attempt = functools.partial(outcome, case)
+        outcomes = tally(case.name, case.content, count, seed, attempt, keep)
+        rows.append((case.name, outcomes["refused"], outcomes["computed"]))
     return rows
 
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import queue
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -18,7 +17,7 @@ class Runner:
     """A LiteRT file with one input and any number of outputs; for one thread at a time.
 
     Args:
-      model: the file's path, which is memory-mapped, or its content.
+      model: the file's content.
       threads: number of threads of one run.
       name: name of the model, for messages.
 
@@ -26,12 +25,10 @@ class Runner:
       InputError: this runtime cannot run the file.
     """
 
-    def __init__(self, model: Path | bytes, threads: int, name: str):
-        argument = "model_content" if isinstance(model, bytes) else "model_path"
-        value = model if isinstance(model, bytes) else os.fspath(model)
+    def __init__(self, model: bytes, threads: int, name: str):
         self._name = name
         with _explained(name), tf_import.silent():
-            self._interpreter = Interpreter(**{argument: value}, num_threads=threads)
+            self._interpreter = Interpreter(model_content=model, num_threads=threads)
             self._interpreter.allocate_tensors()
             (self._input,) = self._interpreter.get_input_details()
             self._outputs = self._interpreter.get_output_details()
