@@ -90,7 +90,7 @@ def _define_common(values: flags.FlagValues) -> None:
 
 
 def _print_any_text() -> None:
-    """Makes both outputs accept any text, whatever their encoding.
+    """Makes standard output and standard error accept any text in any encoding.
 
     A name that is not UTF-8 is written as its bytes, a character that an encoding lacks as its
     number: neither may end a command that has hours of work behind it.

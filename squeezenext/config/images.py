@@ -173,7 +173,9 @@ Channels = Literal["BGR", "RGB"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Images:
-    """What the network reads: in evaluation the centre `size` x `size` of the resized image.
+    """The images that the network reads.
+
+    Evaluation takes the centre `size` x `size` of the resized image.
 
     Pixels are 0..255; the network reads (pixel - mean) / std, with `mean` and `std` in the order
     of `channels`.

@@ -45,10 +45,10 @@ def load(name: str) -> Config:
 
         near = difflib.get_close_matches(name, configuration_names(), n=3, cutoff=0.5)
         known = ", ".join(near or configuration_names())
-        told = f"like it: {known}" if near else f"there are {known}"
+        hint = f"like it: {known}" if near else f"there are {known}"
         if Path(name).expanduser().is_dir():
-            told = f"a model directory is no configuration; {told}"
-        raise InputError(f"There is no configuration {name!r}; {told}.")
+            hint = f"a model directory is no configuration; {hint}"
+        raise InputError(f"There is no configuration {name!r}; {hint}.")
     return _load_file(folder() / f"{name}.py")
 
 

@@ -7,7 +7,7 @@ _PYTORCHCV = "pytorchcv, TensorFlow port"
 
 
 class Reported(NamedTuple):
-    """What is published about one variant.
+    """The published figures of one variant.
 
     Attributes:
       top_1: accuracy on ImageNet's validation images in percent, or None.

@@ -22,7 +22,7 @@ _TRIAL_BYTES = 64 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What a conversion would do."""
+    """The size and the duration of a conversion that has not begun."""
 
     examples: dict[str, int]  # number of images by split
     shards: dict[str, int]  # number of shards by split

@@ -28,7 +28,7 @@ class Normalised(NamedTuple):
 
 
 class Smaller(NamedTuple):
-    """How larger images are re-encoded: longer side in pixels, and quality of the JPEG."""
+    """The longer side, in pixels, and the JPEG quality that larger images are reduced to."""
 
     max_side: int
     quality: int

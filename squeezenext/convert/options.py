@@ -15,7 +15,10 @@ EXECUTION_OPTIONS += ("labels_of",)  # the classes that it names are in the mani
 
 @dataclasses.dataclass(frozen=True)
 class ConvertOptions:
-    """How to convert. All fields but `EXECUTION_OPTIONS` decide the output's bytes."""
+    """The options of a conversion.
+
+    All fields but those in `EXECUTION_OPTIONS` decide the bytes of the output.
+    """
 
     layout: str
     seed: int = 0

@@ -1,7 +1,7 @@
 """What an unfinished conversion is writing: the next one goes on with it or clears it away.
 
-The plan is on the disk before the first shard, and names every file that the output folder will
-hold: whatever was interrupted or is converted next, no file stays that the manifest does not know.
+The plan is on the disk before the first shard. It names every file that the output folder will
+hold, so that the next conversion can remove the files that an interrupted one has left.
 One process at a time converts into a folder.
 """
 
@@ -84,7 +84,7 @@ def _read_owner(owner: Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class ConversionPlan:
-    """What a conversion is going to write."""
+    """The files that a conversion is going to write."""
 
     identity: str  # digest of all that decides the output's bytes
     fingerprint: str  # digest of the source's state

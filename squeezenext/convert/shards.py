@@ -32,7 +32,7 @@ class ShardJob:
 
     path: Path
     listing: Listing  # its examples, in order
-    classes: dict[int, labels.Label]  # of its examples, by label
+    classes: dict[int, labels.Label]  # classes of the shard's examples, by label
     verify_images: bool  # decode every image
     mean_of: int  # number of images, from the first, that count towards the mean colour
     smaller: images.Smaller | None
