@@ -83,6 +83,13 @@ def require_flags(values: flags.FlagValues, names: Sequence[str]) -> None:
             raise InputError(f"--{name} is missing; --help shows how to call this command.")
 
 
+def check_needed(values: flags.FlagValues, needed: dict[str, str]) -> None:
+    """Raises InputError if a flag was given without another one (by name) that it needs."""
+    for name, other in needed.items():
+        if values[name].present and not values[other].value:
+            raise InputError(f"--{name} means nothing without --{other}; give both, or neither.")
+
+
 def _define_common(values: flags.FlagValues) -> None:
     if "help" not in values:
         flags.DEFINE_bool("help", False, "Show this text.", short_name="h", flag_values=values)

@@ -257,8 +257,9 @@ def test_a_budget_s_sentence_names_no_flag_that_adapt_lacks(tmp_path, monkeypatc
     """The search's own, of a network that has no file so small."""
 
     def search(model, path, method, *_, **__):
-        kernels = types.SimpleNamespace(encoded=types.SimpleNamespace(data=bytes(900)), nats=9.0)
-        allocation._fitting(lambda slope: kernels, method.max_bytes)
+        file = types.SimpleNamespace(data=bytes(900))
+        trial = types.SimpleNamespace(encoded=file, nats=9.0, information=1.0)
+        allocation._fitting(lambda slope: trial, method.max_bytes)
 
     monkeypatch.setattr(shipping, "compress", search)
     (tmp_path / "exported").mkdir()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -235,6 +236,12 @@ def test_retrained(model, records, tmp_path, capsys, monkeypatch):
         (["--num_epochs=nan", "--data_dir=/x"], "--num_epochs nan: must be"),
         (["--output=."], "must end in .sqz"),
         (["--density=0"], "--density 0.0"),
+        (["--density=0.5"], "--density means nothing without --num_epochs"),
+        (
+            ["--set=training.learning_rate=0.1"],
+            "--set training.learning_rate=0.1 means nothing without --num_epochs",
+        ),
+        (["--images=9"], "--images means nothing without --data_dir"),
         (["--coder=huffman"], "coder"),
         (["--output=model.net"], "must end in .sqz"),
         (["--model_dir=/nowhere"], "no model directory /nowhere"),
@@ -343,7 +350,7 @@ class Line:
 
     def __init__(self, slope):
         self.encoded = sqz.Encoded(bytes(int(1e4 * slope**-0.3)), {})
-        self.nats = 1e5 * slope
+        self.nats, self.information = 1e5 * slope, 1.0
 
 
 def test_the_price_is_found_in_few_trials(monkeypatch):
@@ -362,6 +369,26 @@ def test_the_price_is_found_in_few_trials(monkeypatch):
     assert 0.9 * allocation.NEAR <= found.nats <= allocation.NEAR and len(tried) <= 8
     with pytest.raises(InputError, match="too little"):
         allocation._fitting(attempt, 80_000)
+
+
+def test_a_network_that_hardly_looks_at_the_image_is_refused_with_the_least_that_works():
+    """Its answers move little: a network that names all classes alike is not far from doubtful."""
+
+    def attempt(slope):
+        trial = Line(slope)
+        trial.nats, trial.information = 0.5, 1.0 if slope < 1e-5 else 0.01
+        return trial
+
+    said = []
+    for budget in (100_000, 200_000):
+        with pytest.raises(allocation.BudgetTooSmall, match="hardly depend on the image") as told:
+            allocation._fitting(attempt, budget)
+        said.append(
+            int(re.search(r"([\d,]+) is the least that works", str(told.value))[1].replace(",", ""))
+        )
+    assert said[0] == said[1] > 200_000
+    found = allocation._fitting(attempt, said[0])
+    assert len(found.encoded.data) <= said[0] and not allocation.lost(found)
 
 
 def test_answers_that_no_price_keeps_are_refused():

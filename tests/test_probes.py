@@ -74,6 +74,13 @@ def test_divergence_grows_with_noise(probe):
     assert all(cost > 0 for cost in costs.values())
 
 
+def test_the_information_of_answers_is_a_share_of_the_network_s(probe):
+    assert probe.compare(probe.weights)[1] == pytest.approx(1.0)
+    blind = {n: 0 * a if n == "classifier/kernel" else a for n, a in probe.weights.items()}
+    nats, information = probe.compare(blind)
+    assert nats > 0 and abs(information) < 1e-6
+
+
 def test_certain_answers_are_softened(probe):
     """As a network's on what it was trained on: errors would else seem to cost nothing."""
     sure = {n: 40 * a if n.startswith("classifier") else a for n, a in probe.weights.items()}

@@ -28,6 +28,8 @@ from squeezenext.model import loading
 from squeezenext.records import dataset, samples
 from squeezenext.sqz import file as sqz
 
+_NEEDED = {"set": "num_epochs", "density": "num_epochs", "images": "data_dir"}
+
 
 def compress(
     model_dir: str | Path,
@@ -138,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             density=values["density"].value,
             changes=tuple(values["set"].value),
         )
+        cli.check_needed(values, _NEEDED)
         try:
             found = compress(
                 values["model_dir"].value,

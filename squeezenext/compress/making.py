@@ -140,11 +140,12 @@ def _retrained(model: Model, model_dir, data_dir, probe, method: Method, log: Lo
     else:
         weights = allocation.stored(folded, kernels)
         made = Compressed(encoded, weights, kernels, values_trained=True)
-    nats = probe.divergence(made.weights)
-    if nats > allocation.LOST:  # the search compared with the pruned network
+    nats, information = probe.compare(made.weights)
+    made = dataclasses.replace(made, retrained=True, nats=nats, information=information)
+    if why := allocation.lost(made):  # the search compared with the pruned network
         raise allocation.BudgetTooSmall(
-            f"Retrained with {method.density:.0%} of its weights, the network's answers are others "
+            f"Retrained with {method.density:.0%} of its weights, the network's {why} "
             f"({nats:.1f} nats away)."
         )
     log(f"Retrained, the answers are {nats:.4f} nats from the dense network's.")
-    return dataclasses.replace(made, retrained=True, nats=nats)
+    return made

@@ -42,6 +42,8 @@ class Method:
             raise InputError(
                 f"--num_epochs {self.epochs:g}: must be a number of epochs, such as 8."
             )
+        if self.changes and not self.epochs:
+            raise InputError(f"--set {self.changes[0]} means nothing without --num_epochs.")
         if not 0 < self.density <= 1:
             raise InputError(
                 f"--density {self.density}: must be above 0 and at most 1, such as 0.35."

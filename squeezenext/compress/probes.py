@@ -108,13 +108,21 @@ class Probe:
         return np.stack([runner.run(image)[0] for image in self.inputs])
 
     def divergence(self, weights: Weights) -> float:
-        """Returns the Kullback-Leibler divergence of other weights' answers, in nats an image.
+        """Returns the Kullback-Leibler divergence of other weights' answers, in nats an image."""
+        return self.compare(weights)[0]
 
-        Answers are softmax(logits / temperature), see `_softening`.
+    def compare(self, weights: Weights) -> tuple[float, float]:
+        """Compares other weights' answers, softmax(logits / temperature), with the network's.
+
+        Returns:
+          Their divergence from the network's, and the information about the image that they hold,
+          as a share of the network's.
         """
         found = _log_softmax(self._logits(weights) / self.temperature)
         gap = np.exp(self._expected) * (self._expected - found)
-        return float(max(gap.sum(1).mean(), 0.0))
+        whole = _information(self._expected)
+        share = _information(found) / whole if whole > 1e-9 else 1.0
+        return float(max(gap.sum(1).mean(), 0.0)), share
 
     @functools.cached_property
     def moments(self) -> dict[str, np.ndarray]:
@@ -152,6 +160,12 @@ class Probe:
             found[first] *= FIRST
             found[last] *= LAST
         return found
+
+
+def _information(answers: np.ndarray) -> float:
+    """Returns the mutual information of image and class, in nats; answers: logarithms."""
+    mean = np.log(np.exp(answers).mean(0) + 1e-300)
+    return float((np.exp(answers) * (answers - mean)).sum(1).mean())
 
 
 def _softening(logits: np.ndarray) -> float:

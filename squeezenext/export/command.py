@@ -21,7 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext import files
-from squeezenext.cli import plural, run, say
+from squeezenext.cli import check_needed, plural, run, say
 from squeezenext.errors import InputError
 from squeezenext.export import checking, keras, litert, onnx, page, saved_model
 from squeezenext.export.format import Format, Request, Run
@@ -155,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_bool("json", False, "Print one JSON document.", **at)
 
     def command(values: flags.FlagValues, _: list[str]) -> None:
+        check_needed(values, {"images": "data_dir"})
         output = Path(values["output"].value)
         report = export(
             values["model_dir"].value,
