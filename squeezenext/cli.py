@@ -9,6 +9,7 @@ import collections
 import contextlib
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext import tf_import
-from squeezenext.errors import EXIT_CODES, InputError
+from squeezenext.errors import EXIT_CODES, InputError, missing_package
 
 Log = Callable[[str], None]  # receives sentences about progress; commands pass `log`
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -32,6 +33,7 @@ def run(
     *,
     required: Sequence[str] = (),
     positional: bool = False,
+    resumes: bool = False,
 ) -> int:
     """Parses `argv`, runs `command(values, arguments)` and returns the exit code.
 
@@ -42,10 +44,13 @@ def run(
       argv: the command line with the program's name first; default `sys.argv`.
       required: names of flags that must be given.
       positional: allow positional arguments.
+      resumes: the command, interrupted and given again, goes on.
 
     Returns:
       0: done; 1: some inputs failed, or an internal fault; 2: wrong usage; 75: run again.
     """
+    if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     argv = list(sys.argv if argv is None else argv)
     _define_common(values)
     _print_any_text()
@@ -63,7 +68,17 @@ def run(
         _check(values, arguments, required, positional)
         command(values, arguments)
 
-    return _guarded(checked, values["debug"].value)
+    return _guarded(checked, values["debug"].value, resumes)
+
+
+def interrupt(number: int, frame: object) -> None:
+    """Handles the first signal of a kind like Ctrl-C; a second one ends the process at once.
+
+    Processes of a pool do not: a broken pool ends its other processes by SIGTERM.
+    """
+    del frame
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 def _check(
@@ -124,7 +139,7 @@ def _expand_home(values: flags.FlagValues) -> None:
             values[name].value = os.path.expanduser(values[name].value)
 
 
-def _guarded(work: Callable[[], None], debug: bool) -> int:
+def _guarded(work: Callable[[], None], debug: bool, resumes: bool = False) -> int:
     """Runs `work`; reports an exception as one sentence on standard error and an exit code."""
     try:
         work()
@@ -132,7 +147,8 @@ def _guarded(work: Callable[[], None], debug: bool) -> int:
     except BrokenPipeError:  # the reader of the pipe, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except KeyboardInterrupt:
-        return _fail("Interrupted; run the same command again to go on.", 75)
+        how = "to go on" if resumes else "to begin anew"
+        return _fail(f"Interrupted; run the same command again {how}.", 75)
     except Exception as error:
         unnamed = isinstance(error, OSError) and error.filename is None
         if unnamed and (fault := _output_fault()):
@@ -162,6 +178,8 @@ def sentence(error: Exception) -> tuple[str, int]:
     for kind, code in EXIT_CODES.items():
         if isinstance(error, kind):
             return str(error), code
+    if missing := missing_package(error):
+        return missing, 2
     if isinstance(error, OSError) and error.errno in FULL:
         name = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{name}; make room and run the same command again.", 75

@@ -1,5 +1,12 @@
 """Faults outside the program, and their exit codes."""
 
+import os
+import sys
+from collections.abc import Callable
+from types import TracebackType
+
+Hook = Callable[[type[BaseException], BaseException, TracebackType | None], object]
+
 
 class InputError(ValueError):
     """A fault in the user's input: one sentence with the fault and its remedy. Exit code 2."""
@@ -22,3 +29,50 @@ class RunAgain(RuntimeError):
 
 
 EXIT_CODES = {SomeInputsFailed: 1, NotFinite: 1, NotKept: 1, InputError: 2, RunAgain: 75}
+
+
+def missing_package(error: BaseException) -> str:
+    """Returns a sentence about a package that is not installed, "" for any other error."""
+    named = error.name if isinstance(error, ModuleNotFoundError) else None
+    name = (named or "").partition(".")[0]
+    if name in ("", "squeezenext", "configs", "datasets"):
+        return ""
+    return (
+        f"The Python package {name} is not installed in this environment; enter the one that has "
+        "it (source .venv/bin/activate), or run in the repository's folder: "
+        f"{sys.executable} -m pip install -r requirements.txt -c constraints.txt"
+    )
+
+
+def excepthook(before: Hook) -> Hook:
+    """Returns a `sys.excepthook` that reports what ends a command of ours before `cli.run` starts.
+
+    That is a package that is not installed, or Ctrl-C while the packages are imported. `before` is
+    the hook for everything else, as for the programs of others that import this one.
+    """
+
+    def hook(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> object:
+        missing = missing_package(error)
+        interrupted = kind is KeyboardInterrupt
+        if "--debug" in sys.argv or not (missing or interrupted) or not _is_command(trace):
+            return before(kind, error, trace)
+        sys.stderr.write(f"error: {missing or 'Interrupted.'}\n")
+        if missing:
+            raise SystemExit(2)
+        return None  # Python itself ends the process as Ctrl-C does: 130 in a shell
+
+    return hook
+
+
+def _is_command(trace: TracebackType | None) -> bool:
+    """Returns whether the program is a command of ours: its outermost file is."""
+    while trace and trace.tb_frame.f_code.co_filename.startswith("<frozen "):  # runpy, for -m
+        trace = trace.tb_next
+    program = os.path.realpath(trace.tb_frame.f_code.co_filename if trace else "")
+    home = os.path.dirname(os.path.realpath(__file__))
+    ours = [os.path.join(os.path.dirname(home), name) for name in ("predict.py", "datasets")]
+    return os.path.basename(program).startswith("squeezenext-") or any(
+        program == place or program.startswith(place + os.sep) for place in (home, *ours)
+    )

@@ -117,6 +117,14 @@ def onednn() -> bool:
     return _pywrap_util_port.IsMklEnabled()  # what the kernels use, not how TensorFlow was built
 
 
+def check_installed() -> None:
+    """Raises ModuleNotFoundError if TensorFlow is missing, before work that would be in vain."""
+    import importlib.util
+
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+
+
 def import_tensorflow() -> None:
     """Imports TensorFlow, which takes 8 s of CPU time on the authors' machine."""
     if "tensorflow" not in sys.modules:

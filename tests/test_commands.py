@@ -4,10 +4,13 @@ import errno
 import importlib
 import json
 import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 
 from squeezenext import cli, compress, evaluate, export, stats
 from squeezenext.compress.method import Method
@@ -142,3 +145,87 @@ def test_counts_and_commands_in_messages():
 def test_a_wrong_place_is_wrong_input(kind):
     sentence, code = cli.sentence(OSError(kind, os.strerror(kind), "here"))
     assert code == 2 and sentence.startswith("here: ") and "name another place" in sentence
+
+
+def started(folder, first, *line):
+    """Starts Python with a line of code that runs before all others."""
+    (folder / "sitecustomize.py").write_text(f"import sys\n{first}\n")
+    environment = os.environ | {"PYTHONPATH": f"{folder}:{REPOSITORY}"}
+    return subprocess.Popen(
+        [sys.executable, *line], cwd=REPOSITORY, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("absl", "predict.py a.jpg"),
+        ("google_crc32c", "-m squeezenext.adapt photos"),
+        ("tensorflow", "-m squeezenext.train --model_dir {0}/a --training_file_pattern {0}/t*"),
+        ("tensorflow", "-m squeezenext.adapt {0} --model_dir {0}-a --configuration {0}/own"),
+        ("defusedxml", "-m datasets.convert --help"),
+        ("sklearn", "-m squeezenext.convert.digits --output {0}/a"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_a_sentence(tmp_path, name, line):
+    tiny.shard(tmp_path / "train-00000-of-00001", 2)
+    tiny.model_directory(tmp_path / "own", tiny.SQUEEZENEXT)
+    absent = f"sys.modules[{name!r}] = None"
+    process = started(tmp_path, absent, *line.format(tmp_path).split())
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2 and len(said.splitlines()) == 1, said
+    assert said.startswith(f"error: The Python package {name} is not installed")
+    assert f"{sys.executable} -m pip install -r requirements.txt" in said
+    assert not (tmp_path / "a").exists() and not Path(f"{tmp_path}-a").exists()
+
+
+def test_the_programs_of_others_keep_their_tracebacks(tmp_path):
+    for what in ("ModuleNotFoundError(name='numpy')", "KeyboardInterrupt"):
+        process = started(tmp_path, "import squeezenext", "-c", f"raise {what}")
+        assert "Traceback" in process.communicate(timeout=60)[1]
+
+
+def test_an_interrupt_while_packages_are_imported_is_a_sentence(tmp_path):
+    finder = (
+        "class Finder:\n def find_spec(*name):\n  if name[0] == 'numpy': raise KeyboardInterrupt"
+    )
+    process = started(tmp_path, f"{finder}\nsys.meta_path.insert(0, Finder)", "predict.py")
+    assert process.communicate(timeout=60) == ("", "error: Interrupted.\n")
+    assert process.returncode == -signal.SIGINT  # 130 in a shell
+
+
+def test_only_a_command_that_goes_on_says_so(capsys):
+    def command(values, arguments):
+        raise KeyboardInterrupt
+
+    for resumes, how in ((True, "to go on"), (False, "to begin anew")):
+        assert cli.run(command, flags.FlagValues(), "", ["it"], resumes=resumes) == 75
+        assert capsys.readouterr().err.endswith(f"run the same command again {how}.\n")
+
+
+ENDLESS = """
+import time
+from absl import flags
+from squeezenext import cli
+
+def command(values, arguments):
+    try:
+        print("here", flush=True)
+        time.sleep(60)
+    finally:
+        print("there", flush=True)
+        time.sleep(60 * int(arguments[0]))
+
+sys.exit(cli.run(command, flags.FlagValues(), "", positional=True))
+"""
+
+
+@pytest.mark.parametrize(("stuck", "code"), [(0, 75), (1, -signal.SIGINT)])
+def test_a_second_interrupt_ends_what_the_first_does_not(tmp_path, stuck, code):
+    process = started(tmp_path, "", "-c", f"import sys{ENDLESS}", str(stuck))
+    for line in ("here", "there")[: stuck + 1]:
+        assert process.stdout.readline() == f"{line}\n"
+        process.send_signal(signal.SIGINT)
+    assert "Traceback" not in process.communicate(timeout=60)[1]
+    assert process.returncode == code

@@ -83,6 +83,7 @@ def adapt(
     if configuration not in PUBLISHED:
         configuration = str(Path(configuration).expanduser().resolve())
     _check(photos, model_dir, configuration, minutes)
+    tf_import.check_installed()
     published.resolve(configuration)  # downloads the weights before any work is done
     with _in_adapts_words(model_dir), command.locked(model_dir, ".adapt.lock"):
         records, faults = _convert(photos, model_dir / RECORDS, seed, follow_links)
@@ -317,4 +318,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         if adapted.faults:
             raise SomeInputsFailed(" ".join(adapted.faults))
 
-    return run(command, values, __doc__, argv, required=("model_dir",), positional=True)
+    required = ("model_dir",)
+    return run(command, values, __doc__, argv, required=required, positional=True, resumes=True)

@@ -195,15 +195,5 @@ def _command(values: flags.FlagValues, positional: list[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     if argv is None:  # the program itself, not a function of another one
-        signal.signal(signal.SIGTERM, _interrupt)
-    return cli.run(_command, _flags(), __doc__, argv, positional=True)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """Handles the first SIGTERM, as batch systems send it, like Ctrl-C; a second one kills.
-
-    Workers do not: a broken pool ends its other workers by SIGTERM.
-    """
-    del frame
-    signal.signal(number, signal.SIG_DFL)
-    raise KeyboardInterrupt
+        signal.signal(signal.SIGTERM, cli.interrupt)  # as batch systems send it
+    return cli.run(_command, _flags(), __doc__, argv, positional=True, resumes=True)

@@ -56,6 +56,7 @@ def _train(config: Config, options: Options, signals: StopSignals) -> dict:
     # watched: otherwise the others would wait for it instead of learning what is wrong.
     task = None if workers else _task(config, options)
     model_dir, worker = Path(options.model_dir), workers.index if workers else 0
+    tf_import.check_installed()
     with locked(model_dir, f".lock-{worker}" if worker else ".lock"):  # the chief's is the run's
         if options.deterministic:
             tf_import.without_onednn()
@@ -164,4 +165,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = Options(**{name: values[name].value for name in named})
         train(_configured(values), options)
 
-    return run(command, values, __doc__, argv, required=("model_dir",))
+    return run(command, values, __doc__, argv, required=("model_dir",), resumes=True)
