@@ -592,12 +592,30 @@ def test_links_are_taken_on_request(tmp_path):
     assert refused(with_links) == {"cat/dangling.jpg": "is no file, or a link to nothing"}
 
 
-def test_names_that_are_no_text(tmp_path):
+def test_photographs_whose_names_are_no_text_are_rejected(tmp_path):
+    source = tree(tmp_path, "cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/2.jpg", "dog/\x1b[31m.jpg")
+    for name in (b"/\xff.jpg", b"/a\nb.jpg", b"/\xe2\x80\xa8.jpg"):
+        with open(os.fsencode(source / "cat") + name, "wb") as file:
+            file.write(jpeg(1))
+    assert {fault.file: fault.reason for fault in listed(source).rejected} == {
+        "cat/\\udcff.jpg": "has a name that is not UTF-8 (the byte \\xff); rename it",
+        "cat/a\\nb.jpg": "has the control character \\n in its name; rename it",
+        "cat/\\u2028.jpg": "has the control character \\u2028 in its name; rename it",
+        "dog/\\x1b[31m.jpg": "has the control character \\x1b in its name; rename it",
+    }
+    (source / "bird").mkdir()
+    (source / "bird" / "\t.jpg").write_bytes(jpeg(1))
+    with pytest.raises(
+        InputError, match=r"bird can be used: bird/\\t.jpg has the control character"
+    ):
+        listed(source)
+
+
+@pytest.mark.parametrize(("name", "what"), [(b"a\nb", r"character \\n"), (b"\xe9", r"byte \\xe9")])
+def test_a_class_folder_whose_name_is_no_text_is_named(tmp_path, name, what):
     source = tree(tmp_path, "cat/1.jpg", "dog/1.jpg")
-    path = os.fsencode(source / "cat") + b"/\xff.jpg"
-    with open(path, "wb") as file:
-        file.write(jpeg(1))
-    with pytest.raises(InputError, match="no text; rename it"):
+    os.rename(source / "cat", os.fsencode(source) + b"/" + name)
+    with pytest.raises(InputError, match=f"^The class folder .*{what}.*; rename it"):
         listed(source)
 
 
@@ -615,10 +633,7 @@ def test_a_file_that_vanishes_is_named(tmp_path, monkeypatch):
     """Between the look at its folder and the look at itself."""
     source = tree(tmp_path, "cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/2.jpg")
 
-    def vanishes(name, root):
-        (root / name).unlink()
-
-    monkeypatch.setattr(folder, "check_name", vanishes)
+    monkeypatch.setattr(folder.os, "access", lambda path, _: path.unlink() or True)
     with Pool(1) as pool:
         with pytest.raises(InputError, match="1.jpg cannot be read .No such file or directory"):
             sources.collect(source, ConvertOptions("folder"), pool, tmp_path / "spool")

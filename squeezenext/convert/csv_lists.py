@@ -22,6 +22,7 @@ from squeezenext.convert.listing import (
     Listing,
     Watch,
     check_name,
+    name_fault,
     sorted_splits,
 )
 from squeezenext.convert.options import ConvertOptions
@@ -254,12 +255,14 @@ def _listing(
     files: dict[str, Path] = {}  # by the image's name
     table = []
     for image, label in rows:
-        check_name(image, path)
         if label not in ids:
             raise InputError(
                 f"{path} has the class {label!r}, which the training list lacks; correct "
                 "it, or list images of it for training."
             )
+        if fault := name_fault(image):
+            faults.append(Fault(image, fault))
+            continue
         file = images.find(image)
         if file is None or image in files:
             reason = "is listed twice" if file else f"is listed in {path.name} but is no file"

@@ -15,7 +15,7 @@ from squeezenext.convert.listing import (
     Fault,
     Listing,
     Watch,
-    check_name,
+    name_fault,
     random_order,
     sorted_splits,
 )
@@ -255,10 +255,12 @@ def _skipped(folder: Path) -> str:
 def _images(root: Path, walk: _Walk) -> dict[str, list[Path]]:
     """Returns the image files of each class folder in `root`."""
     images: dict[str, list[Path]] = {}
-    where = "nowhere in its class folders"
+    where, before = "nowhere in its class folders", len(walk.faults)
     for path in _entries(root):
         if walk.names.skip and walk.names.skip.fullmatch(path.name):
             continue
+        if path.is_dir() and (fault := name_fault(path.name)):
+            raise InputError(f"The class folder {printable(str(path))} {fault}.")
         if path.is_dir() and path.is_symlink() and not walk.follow_links:
             walk.faults.append(Fault(path.name, _LINK))
         elif path.is_dir() and _entries(path):
@@ -268,15 +270,19 @@ def _images(root: Path, walk: _Walk) -> dict[str, list[Path]]:
         elif is_image(path):
             where = "only outside class folders"
             walk.faults.append(Fault(path.name, "lies beside the class folders: it has no class"))
-    if not any(images.values()):
+    empty = [name for name, files in images.items() if not files]
+    for name in empty:
+        inside = (f for f in walk.faults[before:] if f.file.startswith(f"{name}/"))
+        if fault := next(inside, None):
+            raise InputError(f"No image in {root / name} can be used: {fault.file} {fault.reason}.")
+    if len(empty) == len(images):
         others = f" but {counted(walk.others)}, and {_CONVERTED}" if walk.others else f"; {_HINT}"
         raise InputError(f"{root} has images {where}{others}.")
-    for name, files in images.items():
-        if not files:
-            others = counted(collections.Counter(map(_ending, _entries(root / name))))
-            raise InputError(
-                f"{root / name} has no image but {others}; {_CONVERTED}, or remove the folder."
-            )
+    if empty:
+        others = counted(collections.Counter(map(_ending, _entries(root / empty[0]))))
+        raise InputError(
+            f"{root / empty[0]} has no image but {others}; {_CONVERTED}, or remove the folder."
+        )
     return images
 
 
@@ -308,6 +314,8 @@ def _class_images(root: Path, folder: Path, walk: _Walk) -> list[Path]:
 
 def _fault(path: Path, follow_links: bool) -> str:
     """Returns why a file of an image's name cannot be used, or ""."""
+    if fault := name_fault(path.name):
+        return fault
     if path.is_symlink() and not follow_links:
         return _LINK
     if not path.is_file():
@@ -326,7 +334,5 @@ def _listing(
     files = [path for name in folders for path in images.get(name, [])]
     ids = {name: number for number, name in enumerate(folders, 1)}
     names = [path.relative_to(root).as_posix() for path in files]
-    for name in names:
-        check_name(name, root)
     rows = [(index, 0, watch.size(path), ids[path.parent.name]) for index, path in enumerate(files)]
     return Listing.of_rows(files, rows, names)

@@ -140,10 +140,19 @@ def is_text(name: str) -> bool:
     return not _NO_TEXT.search(name)
 
 
+def name_fault(name: str) -> str:
+    """Returns what is wrong with a name that is no text, "" for a text."""
+    if not (found := _NO_TEXT.search(name)):
+        return ""
+    if "\ud800" <= found[0]:  # Python's stand-in for a byte
+        return f"has a name that is not UTF-8 (the byte \\x{ord(found[0]) & 0xFF:02x}); rename it"
+    return f"has the control character {printable(found[0])} in its name; rename it"
+
+
 def check_name(name: str, source: Path) -> None:
-    """Raises InputError if a name has control characters or is not UTF-8 (shown as surrogates)."""
-    if not is_text(name):
-        raise InputError(f"{ascii(name)} in {source} has a name that is no text; rename it.")
+    """Raises InputError if the name of a class in `source` is no text."""
+    if fault := name_fault(name):
+        raise InputError(f"The class {printable(name)} in {source} {fault}.")
 
 
 def random_order(names: list[str], seed: int) -> np.ndarray:
