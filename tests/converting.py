@@ -4,7 +4,7 @@ from pathlib import Path
 
 from squeezenext.convert import command
 from squeezenext.convert.options import ConvertOptions
-from squeezenext.records.manifest import Manifest
+from squeezenext.records.dataset import Manifest
 
 
 def convert(source: Path, output: Path, **options) -> Manifest:

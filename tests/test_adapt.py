@@ -18,7 +18,7 @@ from squeezenext.compress.allocation import BudgetTooSmall
 from squeezenext.config import recipes
 from squeezenext.errors import InputError, NotFinite, NotKept, RunAgain
 from squeezenext.model import published
-from squeezenext.records.manifest import ANEW, Split
+from squeezenext.records.dataset import ANEW, Split
 
 SPEED = planning.Speed(images_per_second=100.0, build_seconds=10.0)  # some laptop
 

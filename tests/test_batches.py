@@ -1,4 +1,4 @@
-"""Tests for `squeezenext/records/batches.py` and `dataset.py`."""
+"""Tests for `squeezenext/records/batches.py` and `reader.py`."""
 
 import dataclasses
 import errno
@@ -14,8 +14,7 @@ from squeezenext import labels
 from squeezenext.errors import InputError
 from squeezenext.records import bad_records, dataset, example
 from squeezenext.records import batches as records_batches
-from squeezenext.records.batches import Share
-from squeezenext.records.reader import faults_named
+from squeezenext.records.batches import Share, faults_named
 from tests import records, tiny
 
 
@@ -254,7 +253,9 @@ def test_what_cannot_be_decoded_is_named_by_its_own_number(tmp_path):
     reader.skip_damaged(print)
     damage(reader, 3)
     reader.read(np.arange(4))
-    assert re.search(r"train-00000-of-00001: record 4 .*cannot be used", str(reader.undecodable()))
+    assert re.search(
+        r"train-00000-of-00001: record 4 .*cannot be used", str(records_batches.undecodable(reader))
+    )
 
 
 def test_a_mended_record_is_used_again(tmp_path):

@@ -20,8 +20,7 @@ from PIL import Image, ImageOps
 from squeezenext.convert import command, estimate, imagenet_archives, images, listing
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.images import jpeg as segments
-from squeezenext.records import dataset, example, tfrecord
-from squeezenext.records import manifest as records_manifest
+from squeezenext.records import dataset, example, reader, tfrecord
 from tests import imagenet_archives as archives
 from tests.converting import convert
 from tests.imagenet_archives import class_folders, encoded, jpeg, picture
@@ -52,7 +51,7 @@ def examples(manifest, split):
     """Returns image/filename -> features of a split, in the records' order."""
     part = manifest.splits[split]
     found = {}
-    for shard, offset, length in dataset.index(part):
+    for shard, offset, length in reader.index(part):
         with part.shards[shard].path.open("rb") as file:
             payload = tfrecord.read(file.fileno(), offset, length, part.shards[shard].path.name, 0)
         features = example.decode_example(payload)
@@ -85,7 +84,7 @@ def test_imagenet(source, tmp_path):
     assert train[f"{TENCH}_1.JPEG"]["image/object/bbox/xmin"] == []
     assert manifest.raw["rejected"] == manifest.raw["repairs"] == []
     assert (tmp_path / "out" / "labels.txt").read_text().startswith("1:tench, Tinca tinca\n2:gold")
-    records_manifest.check_shards(manifest)
+    dataset.check_shards(manifest)
     for shard in manifest.splits["train"].shards:
         assert hashlib.sha256(shard.path.read_bytes()).hexdigest() == shard.sha256
         assert len(tfrecord.offsets(shard.path)) - 1 == shard.examples
@@ -113,7 +112,7 @@ def test_bytes_do_not_depend_on_the_workers_or_the_source_order(source, tmp_path
     assert len(hashes(tmp_path / "1")) == 4 + 2 + len(names)
     other = convert(source, tmp_path / "seed", **IMAGENET | shards | {"seed": 1})
     assert list(examples(other, "train")) != list(
-        examples(records_manifest.load_manifest(tmp_path / "1"), "train")
+        examples(dataset.load_manifest(tmp_path / "1"), "train")
     )
 
 
@@ -302,7 +301,7 @@ def test_command(photos, tmp_path, capsys):
     assert "rejected: cat/notes.jpg is text" in message
     assert "rejected: dog/empty.JPG is empty" in message
     assert "2 files were rejected, all others are converted" in message
-    manifest = records_manifest.load_manifest(out)
+    manifest = dataset.load_manifest(out)
     assert sum(split.examples for split in manifest.splits.values()) == 30
     assert [row["file"] for row in manifest.raw["rejected"]] == ["cat/notes.jpg", "dog/empty.JPG"]
 
@@ -359,7 +358,7 @@ def test_script_from_another_folder(source, tmp_path):
     options = {"cwd": tmp_path, "capture_output": True, "text": True, "env": environment}
     done = subprocess.run([*script, "source", "--partial", "--train_shards=3"], **options)
     assert done.returncode == 0, done.stderr
-    manifest = records_manifest.load_manifest(source / "tf-records")
+    manifest = dataset.load_manifest(source / "tf-records")
     assert manifest.splits["train"].examples == 10 and len(manifest.splits["train"].shards) == 3
     assert subprocess.run(script, **options).returncode == 2
     absent = subprocess.run([*script, "absent"], **options)
@@ -724,7 +723,7 @@ def test_a_sequential_pass_counts_what_it_lays_by_once(source, tmp_path, monkeyp
         )
         for sequential in (False, True)
     ]
-    rows = examples(records_manifest.load_manifest(tmp_path / "out"), "train").values()
+    rows = examples(dataset.load_manifest(tmp_path / "out"), "train").values()
     laid_by = sum(len(row["image/encoded"][0]) for row in rows)
     assert plans[1].bytes - plans[0].bytes == laid_by
 

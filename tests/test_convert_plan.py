@@ -15,7 +15,7 @@ import pytest
 from scripts.faults import convert_bench
 from squeezenext.convert import command, commit, plan, pool, shards, tfrecords
 from squeezenext.errors import InputError, RunAgain
-from squeezenext.records import manifest
+from squeezenext.records import dataset
 from tests.converting import convert
 from tests.imagenet_archives import class_folders
 from tests.test_convert import FOLDER, hashes, wait_for
@@ -46,9 +46,9 @@ def stopped(monkeypatch, where, *arguments, **options):
 
 def listed(out):
     """The files that a finished data set may hold."""
-    found = manifest.load_manifest(out)
+    found = dataset.load_manifest(out)
     parts = [shard for split in found.splits.values() for shard in (*split.shards, split.sidecar)]
-    names = {part.path.name for part in parts} | {manifest.MANIFEST, "labels.txt", "rgb_val.json"}
+    names = {part.path.name for part in parts} | {dataset.MANIFEST, "labels.txt", "rgb_val.json"}
     return names | {"categories.csv", "train.csv", "val.csv"}
 
 
@@ -99,7 +99,7 @@ def test_overwriting_what_has_a_damaged_manifest_leaves_nothing_of_it(photos, tm
         shutil.copytree(photos, splits / split)
     convert(splits, out, **FOLDER, train_shards=4)
     assert {"test.csv", "test.index"} <= set(hashes(out))
-    (out / manifest.MANIFEST).write_text("{")
+    (out / dataset.MANIFEST).write_text("{")
     with pytest.raises(InputError, match="manifest.json is damaged"):
         convert(photos, out, **FOLDER, train_shards=2)
     convert(photos, out, **FOLDER, train_shards=2, overwrite=True)
@@ -128,11 +128,11 @@ def test_killed_while_it_overwrites(photos, tmp_path, moment):
         return 0
 
     assert convert_bench.forked(overwrite) == -signal.SIGKILL
-    assert (out / manifest.MANIFEST).exists() == (moment == 0)
+    assert (out / dataset.MANIFEST).exists() == (moment == 0)
     if moment == 0:
-        assert manifest.load_manifest(out).raw == before
-        manifest.check_shards(manifest.load_manifest(out))
-        (out / manifest.MANIFEST).unlink()
+        assert dataset.load_manifest(out).raw == before
+        dataset.check_shards(dataset.load_manifest(out))
+        (out / dataset.MANIFEST).unlink()
     convert(photos, out, **FOLDER, train_shards=2)
     assert hashes(out) == hashes(whole)
 
@@ -219,7 +219,7 @@ def test_what_was_laid_by_goes_at_the_start_of_the_next_run(tmp_path, monkeypatc
 
 def test_a_link_that_cannot_be_put_in_place_is_removed(photos, tmp_path, monkeypatch):
     convert(photos, tmp_path / "shards", **FOLDER)
-    (tmp_path / "shards" / manifest.MANIFEST).unlink()
+    (tmp_path / "shards" / dataset.MANIFEST).unlink()
     put = tfrecords.files.put
 
     def fails(temporary, path):
@@ -237,7 +237,7 @@ def test_a_link_that_cannot_be_put_in_place_is_removed(photos, tmp_path, monkeyp
 def test_a_copied_shard_is_what_was_read(photos, tmp_path, monkeypatch):
     """No links here, and the source changes between its reading and its copying."""
     convert(photos, tmp_path / "shards", **FOLDER)
-    (tmp_path / "shards" / manifest.MANIFEST).unlink()
+    (tmp_path / "shards" / dataset.MANIFEST).unlink()
 
     def no_links(source, _):
         source.write_bytes(source.read_bytes()[::-1])

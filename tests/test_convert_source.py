@@ -8,7 +8,7 @@ import pytest
 from squeezenext.convert import command, imagenet
 from squeezenext.convert import verify as datasets_verify
 from squeezenext.errors import InputError, RunAgain
-from squeezenext.records import manifest
+from squeezenext.records import dataset
 from tests import imagenet_archives as archives
 from tests.converting import convert
 from tests.imagenet_archives import class_folders, jpeg
@@ -55,7 +55,7 @@ def test_symbolic_links_to_shards_are_followed(slim, tmp_path):
     for shard in slim.iterdir():
         assert not (tmp_path / "out" / shard.name).is_symlink()
         assert (tmp_path / "out" / shard.name).samefile(shard)
-    manifest.check_shards(manifest.load_manifest(tmp_path / "out"))
+    dataset.check_shards(dataset.load_manifest(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("size", [None, 100])
@@ -232,7 +232,7 @@ def test_data_to_score_a_finished_model_on(tmp_path, capsys):
     class_folders(photos / "test", 3, ("n2", "n3"))
     flags = ["--layout", "folder", "--source", str(photos), "--output", str(tmp_path / "out")]
     assert command.main(["convert", *flags, "--labels_of", str(tmp_path / "model")]) == 0
-    made = manifest.load_manifest(tmp_path / "out")
+    made = dataset.load_manifest(tmp_path / "out")
     assert {name: split.examples for name, split in made.splits.items()} == {"test": 6}
     assert [label.synset for label in made.classes] == ["n1", "n2", "n3"]
     assert command.main(["convert", *flags, "--labels_of", str(tmp_path / "model")]) == 0

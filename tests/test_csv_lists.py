@@ -9,7 +9,7 @@ import pytest
 from squeezenext.convert import csv_lists
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
-from squeezenext.records import manifest as records_manifest
+from squeezenext.records import dataset
 from tests.converting import convert
 from tests.imagenet_archives import jpeg
 from tests.test_convert import ROOT
@@ -165,7 +165,7 @@ def test_faults_are_named(images, tmp_path):
         "images/0.jpg": "is listed twice",
         "images/absent.jpg": "is listed in list.csv but is no file",
     }
-    assert records_manifest.load_manifest(tmp_path / "out").splits["train"].examples == 4
+    assert dataset.load_manifest(tmp_path / "out").splits["train"].examples == 4
 
 
 @pytest.mark.parametrize(

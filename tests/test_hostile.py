@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from squeezenext.convert import boxes, commit
 from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
-from squeezenext.records import manifest as records_manifest
+from squeezenext.records import dataset
 from tests import imagenet_archives as archives
 from tests.converting import convert
 from tests.imagenet_archives import encoded, jpeg, picture, tar_bytes, validation_name
@@ -81,7 +81,7 @@ def test_a_hostile_archive(tmp_path):
     assert done.returncode == 1, done.stderr
     assert int(done.stdout) < 300_000  # KB; Python with numpy and Pillow alone takes 60,000
     assert done.stderr.splitlines()[-1].startswith("error: 10,014 files were rejected")
-    manifest = records_manifest.load_manifest(tmp_path / "out")
+    manifest = dataset.load_manifest(tmp_path / "out")
     assert set(examples(manifest, "train")) == {f"{TENCH}_{n}.JPEG" for n in range(4)}
     assert manifest.splits["validation"].examples == 1
     assert len(manifest.raw["rejected"]) == 10_000

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from squeezenext.errors import InputError
-from squeezenext.records import dataset, tfrecord
+from squeezenext.records import dataset, reader, tfrecord
 from squeezenext.records import example as records_example
-from squeezenext.records import manifest as records_manifest
 from tests import records
 
 PAYLOADS = [b"", b"a", b"0123456789" * 20, os.urandom(1000)]
@@ -33,7 +32,7 @@ def write_data(directory, shards=((b"a", b"bc"), (), (b"def",))):
     sidecar = directory / "train.index"
     sidecar.write_bytes(np.concatenate(starts).astype("<i8").tobytes())
     document = {
-        "format_version": records_manifest.FORMAT_VERSION,
+        "format_version": dataset.FORMAT_VERSION,
         "classes": [{"label": 1, "synset": "n1", "text": "cat"}],
         "splits": {
             "train": {
@@ -46,7 +45,7 @@ def write_data(directory, shards=((b"a", b"bc"), (), (b"def",))):
         "repairs": [],
         "rejected": [],
     }
-    (directory / records_manifest.MANIFEST).write_text(json.dumps(document))
+    (directory / dataset.MANIFEST).write_text(json.dumps(document))
     return document
 
 
@@ -57,7 +56,7 @@ def describe(path):
 
 def read_all(split):
     payloads = []
-    for shard, offset, length in dataset.index(split):
+    for shard, offset, length in reader.index(split):
         with split.shards[shard].path.open("rb") as file:
             payloads.append(tfrecord.read(file.fileno(), offset, length, "x", 0))
     return payloads
@@ -213,8 +212,8 @@ def test_index_with_and_without_the_sidecar(tmp_path, spoil):
         sidecar.unlink()
     elif spoil:
         sidecar.write_bytes(data[:-1] if spoil == "short" else data[:-1] + b"\x01")
-    split = records_manifest.load_manifest(tmp_path).splits["train"]
-    assert dataset.index(split)["shard"].tolist() == [0, 0, 2]
+    split = dataset.load_manifest(tmp_path).splits["train"]
+    assert reader.index(split)["shard"].tolist() == [0, 0, 2]
     assert read_all(split) == [b"a", b"bc", b"def"]
 
 
@@ -225,11 +224,11 @@ def test_index_counts(tmp_path):
     path = tmp_path / "train-00000-of-00003"
     path.write_bytes(path.read_bytes()[:17])
     with pytest.raises(records_example.RecordError, match="00000-of-00003 holds 1 records.*says 2"):
-        dataset.index(records_manifest.load_manifest(tmp_path).splits["train"])
+        reader.index(dataset.load_manifest(tmp_path).splits["train"])
 
 
 def test_an_empty_split_has_an_empty_index(tmp_path):
-    assert len(dataset.index(records_manifest.Split("test", ()))) == 0
+    assert len(reader.index(dataset.Split("test", ()))) == 0
 
 
 def test_foreign_shards(tmp_path):
@@ -244,23 +243,23 @@ def test_foreign_shards(tmp_path):
 
 def test_manifest(tmp_path):
     document = write_data(tmp_path)
-    manifest = records_manifest.load_manifest(tmp_path)
+    manifest = dataset.load_manifest(tmp_path)
     assert manifest.classes[0].text == "cat"
     assert manifest.splits["train"].examples == 3
     assert manifest.raw == document
-    records_manifest.check_shards(manifest)
+    dataset.check_shards(manifest)
 
 
 def test_shards_are_checked_by_name_and_size(tmp_path):
     write_data(tmp_path)
-    manifest = records_manifest.load_manifest(tmp_path)
+    manifest = dataset.load_manifest(tmp_path)
     path = tmp_path / "train-00002-of-00003"
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(InputError, match="00002-of-00003 has 20 bytes.*says 19"):
-        records_manifest.check_shards(manifest)
+        dataset.check_shards(manifest)
     path.unlink()
     with pytest.raises(InputError, match="00002-of-00003 cannot be read"):
-        records_manifest.check_shards(manifest)
+        dataset.check_shards(manifest)
 
 
 CHANGES = [
@@ -289,25 +288,25 @@ CHANGES = [
 def test_damaged_manifests(tmp_path, change, message):
     document = write_data(tmp_path)
     change(document)
-    (tmp_path / records_manifest.MANIFEST).write_text(json.dumps(document))
+    (tmp_path / dataset.MANIFEST).write_text(json.dumps(document))
     with pytest.raises(InputError, match=message) as caught:
-        records_manifest.load_manifest(tmp_path)
+        dataset.load_manifest(tmp_path)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_no_manifest(tmp_path):
     with pytest.raises(InputError, match="is no folder"):
-        records_manifest.load_manifest(tmp_path / "absent")
+        dataset.load_manifest(tmp_path / "absent")
     with pytest.raises(InputError, match="python -m datasets.convert"):
-        records_manifest.load_manifest(tmp_path)
+        dataset.load_manifest(tmp_path)
     (tmp_path / "tf-records").mkdir()
     write_data(tmp_path / "tf-records")
     with pytest.raises(InputError, match="did you mean .*tf-records"):
-        records_manifest.load_manifest(tmp_path)
+        dataset.load_manifest(tmp_path)
     for text in ("{", "[" * 100_000, "[]", '{"format_version": [1]}'):
-        (tmp_path / records_manifest.MANIFEST).write_text(text)
-        with pytest.raises(InputError, match=records_manifest.MANIFEST):
-            records_manifest.load_manifest(tmp_path)
+        (tmp_path / dataset.MANIFEST).write_text(text)
+        with pytest.raises(InputError, match=dataset.MANIFEST):
+            dataset.load_manifest(tmp_path)
 
 
 def test_imports_no_tensorflow():

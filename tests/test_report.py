@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -61,8 +62,9 @@ def sqz_of(model, path):
     sqz.write(path, sqz.encode(Model("tiny", config, known, {}), *parts, wide=True).data)
 
 
-def test_a_compressed_file_scores_as_the_network(model, pattern, scored, tmp_path):
+def test_a_compressed_file_scores_as_the_network(model, pattern, scored, tmp_path, monkeypatch):
     sqz_of(model, tmp_path / "tiny.sqz")
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # a file is scored without it
     result = evaluate.evaluate(model_dir=tmp_path / "tiny.sqz", validation_file_pattern=pattern)
     np.testing.assert_array_equal(result.labels, scored.labels)
     np.testing.assert_array_equal(result.predicted, scored.predicted)

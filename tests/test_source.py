@@ -7,7 +7,7 @@ import pytest
 
 from squeezenext.labels import Label
 from squeezenext.model import checkpoint
-from squeezenext.records import manifest
+from squeezenext.records import dataset
 from squeezenext.train import command, source
 from tests import tiny
 
@@ -18,7 +18,7 @@ def data(folder, *names):
     """Records of these classes, in this order; those that are no colour look like a red one."""
     payloads = [tiny.payload(number, 1 + number % len(names)) for number in range(12)]
     split = tiny.data_set(folder, "train", payloads)
-    path = split / manifest.MANIFEST
+    path = split / dataset.MANIFEST
     document = json.loads(path.read_text())
     document["classes"] = [
         {"label": number, "synset": name, "text": name} for number, name in enumerate(names, 1)

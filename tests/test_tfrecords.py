@@ -9,8 +9,8 @@ import pytest
 from squeezenext.convert import tfrecords, verify
 from squeezenext.convert.command import main
 from squeezenext.errors import InputError
+from squeezenext.records import dataset, tfrecord
 from squeezenext.records import example as records_example
-from squeezenext.records import manifest, tfrecord
 from tests import imagenet_archives as archives
 from tests import records
 from tests.converting import convert
@@ -101,7 +101,7 @@ def test_extracted_imagenet_gives_the_archives_records(trees):
     for form in ("flat", "classes"):
         found = hashes(trees / f"out-{form}")
         assert {n for n in found if found[n] != wanted[n]} == {"manifest.json"}
-    row = examples(manifest.load_manifest(trees / "out-flat"), "train")[f"{TENCH}_1.JPEG"]
+    row = examples(dataset.load_manifest(trees / "out-flat"), "train")[f"{TENCH}_1.JPEG"]
     assert row["image/object/bbox/xmin"] == pytest.approx([0.1])
 
 

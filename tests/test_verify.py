@@ -11,8 +11,7 @@ import pytest
 from squeezenext.convert import verify
 from squeezenext.convert import verify as command
 from squeezenext.errors import InputError
-from squeezenext.records import dataset, example, tfrecord
-from squeezenext.records import manifest as records_manifest
+from squeezenext.records import dataset, example, reader, tfrecord
 from tests import records
 from tests.converting import convert
 from tests.imagenet_archives import class_folders, jpeg
@@ -134,10 +133,10 @@ def test_training_without_the_index_names_it(data, damage):
 
 
 def read_everything(directory):
-    manifest = records_manifest.load_manifest(directory)
-    records_manifest.check_shards(manifest)
+    manifest = dataset.load_manifest(directory)
+    dataset.check_shards(manifest)
     for split in manifest.splits.values():
-        for shard, offset, length in dataset.index(split):
+        for shard, offset, length in reader.index(split):
             path = split.shards[shard].path
             with path.open("rb") as file:
                 tfrecord.read(file.fileno(), int(offset), int(length), str(path), 0)

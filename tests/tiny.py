@@ -15,7 +15,7 @@ from squeezenext.config import Config
 from squeezenext.config.images import HorizontalFlip, Images, RandomCrop
 from squeezenext.config.network import Fire, SqueezeNet, SqueezeNext, Stage
 from squeezenext.config.training import Training
-from squeezenext.records import dataset, manifest
+from squeezenext.records import dataset
 from squeezenext.records import example as records_example
 from squeezenext.records.reader import Reader
 from squeezenext.sqz.kernels import Shared
@@ -101,7 +101,7 @@ def data_set(folder: Path, split: str, payloads: list[bytes]) -> Path:
     sha256 = hashlib.sha256(content).hexdigest()
     rows = [{"file": shard.name, "bytes": len(content), "sha256": sha256}]
     document = {
-        "format_version": manifest.FORMAT_VERSION,
+        "format_version": dataset.FORMAT_VERSION,
         "classes": [
             {"label": n, "synset": f"n{n}", "text": f"n{n}"} for n in range(1, CLASSES + 1)
         ],
@@ -115,7 +115,7 @@ def data_set(folder: Path, split: str, payloads: list[bytes]) -> Path:
         "repairs": [],
         "rejected": [],
     }
-    (folder / manifest.MANIFEST).write_text(json.dumps(document))
+    (folder / dataset.MANIFEST).write_text(json.dumps(document))
     return folder
 
 

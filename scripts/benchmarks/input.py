@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from scripts.benchmarks.peers.contestant import Contestant
 from squeezenext import cli as command_line
 from squeezenext.errors import InputError
-from squeezenext.records import manifest
+from squeezenext.records import dataset
 
 BATCH = 32
 CLASSES = 1000
@@ -39,7 +39,7 @@ def contestant(directory: Path, kind: str) -> Iterator[int]:
     """Yields the number of images of each prepared batch."""
     from scripts.benchmarks.peers import input_peers
 
-    split = manifest.load_manifest(directory).splits["train"]
+    split = dataset.load_manifest(directory).splits["train"]
     shards = [str(shard.path) for shard in split.shards]
     if kind == "torchvision":
         return input_peers.torchvision(shards, BATCH)
@@ -50,7 +50,7 @@ def contestant(directory: Path, kind: str) -> Iterator[int]:
     return _ours(split, resized=kind == OURS[0])
 
 
-def _ours(split: manifest.Split, resized: bool) -> Iterator[int]:
+def _ours(split: dataset.Split, resized: bool) -> Iterator[int]:
     from squeezenext import config
     from squeezenext.images import augment, geometry
     from squeezenext.network.fusing import fused

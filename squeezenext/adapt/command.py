@@ -36,8 +36,7 @@ from squeezenext.model import directory as model_directory
 from squeezenext.model import published
 from squeezenext.model.published import PUBLISHED
 from squeezenext.records import dataset
-from squeezenext.records.dataset import Dataset
-from squeezenext.records.manifest import ANEW
+from squeezenext.records.dataset import ANEW, Dataset
 from squeezenext.train import command
 from squeezenext.train.options import Options
 

@@ -20,8 +20,8 @@ from squeezenext.model import directory as model_directory
 from squeezenext.model import published
 from squeezenext.model.published import PUBLISHED
 from squeezenext.network import graph
-from squeezenext.records.dataset import Records
-from squeezenext.records.manifest import Split
+from squeezenext.records.dataset import Split
+from squeezenext.records.reader import Reader
 from squeezenext.train import phases
 
 SHARES = (1.0, 0.85, 0.7, 0.56)  # sides of the last images, as shares of the network's own side
@@ -196,7 +196,7 @@ def batch_size() -> int:
 
 def weighting(split: Split, classes: int) -> ClassWeights:
     """Returns "balanced" if the largest class has `UNEVEN` times the images of the smallest."""
-    counts = np.bincount(Records(split).labels(classes), minlength=classes)
+    counts = np.bincount(Reader(split).labels(classes), minlength=classes)
     return "balanced" if counts.max() >= UNEVEN * max(1, counts.min()) else "none"
 
 

@@ -17,6 +17,7 @@ from squeezenext.model import loading, published
 from squeezenext.network import graph
 from squeezenext.network.model import Model
 from squeezenext.records import dataset, samples
+from squeezenext.records.reader import Reader
 from squeezenext.sqz import file as sqz
 from squeezenext.sqz.file import Encoded
 
@@ -117,7 +118,6 @@ def _retrained(model: Model, model_dir, data_dir, probe, method: Method, log: Lo
     """Prunes and retrains the network, quantizes it and trains the codebooks."""
     tf_import.import_tensorflow()
     from squeezenext.compress import retraining
-    from squeezenext.records.reader import Reader
 
     found = dataset.find_dataset(data_dir, None, None)
     dataset.check_split(found, "train")

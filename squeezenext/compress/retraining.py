@@ -23,7 +23,8 @@ from squeezenext.errors import NotFinite
 from squeezenext.formats import variables
 from squeezenext.network import graph
 from squeezenext.network.keras_model import model_variables
-from squeezenext.records.reader import Reader, faults_named
+from squeezenext.records.batches import faults_named
+from squeezenext.records.reader import Reader
 from squeezenext.sqz.kernels import Shared
 from squeezenext.train import devices, exchange
 from squeezenext.train.history import ProgressBar

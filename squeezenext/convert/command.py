@@ -23,7 +23,7 @@ from squeezenext.convert.listing import Collection
 from squeezenext.convert.options import LAYOUTS, RUNNERS, ConvertOptions
 from squeezenext.convert.pool import Pool, behind, run_in_beam
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
-from squeezenext.records import manifest as records_manifest
+from squeezenext.records import dataset
 
 _MAX_LOGGED = 20  # rejected files
 
@@ -33,7 +33,7 @@ def convert(
     output: str | Path,
     options: ConvertOptions,
     log: cli.Log = lambda text: None,
-) -> records_manifest.Manifest:
+) -> dataset.Manifest:
     """Converts `source`, a folder or a CSV file, into the data directory `output`.
 
     `log` receives a sentence if nothing is to be done.
@@ -57,7 +57,7 @@ def convert(
         if not options.overwrite and (done := outputs.finished(output, identity)) is not None:
             verify = cli.module_command("datasets.verify")
             log(f"{output} was finished already; `{verify}` reads its bytes.")
-            made = (output / records_manifest.MANIFEST).stat().st_mtime_ns
+            made = (output / dataset.MANIFEST).stat().st_mtime_ns
             if path := collection.watch.changed_since(made):
                 log(
                     f"warning: {path} is newer than {output}, which may hold it as it was; to take "
@@ -111,7 +111,7 @@ def _write_shards(
     return written
 
 
-def log_outcome(manifest: records_manifest.Manifest) -> None:
+def log_outcome(manifest: dataset.Manifest) -> None:
     """Logs what was converted; no file's name can forge a line of it.
 
     Raises:
@@ -137,7 +137,7 @@ def log_outcome(manifest: records_manifest.Manifest) -> None:
         count = len(rejected) + manifest.raw.get("omitted", {}).get("rejected", 0)
         raise SomeInputsFailed(
             f"{cli.plural(count, 'file was', 'files were')} rejected, all others are converted; "
-            f'{manifest.directory / records_manifest.MANIFEST} lists them under "rejected".'
+            f'{manifest.directory / dataset.MANIFEST} lists them under "rejected".'
         )
 
 

@@ -23,8 +23,7 @@ from squeezenext.convert.listing import Collection, Fault
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.shards import Written
 from squeezenext.errors import InputError
-from squeezenext.records import example, tfrecord
-from squeezenext.records import manifest as records_manifest
+from squeezenext.records import dataset, example, tfrecord
 
 MAX_COMPARED = 1_000  # pairs of possible duplicates; comparing a pair takes two reads
 MAX_ROWS = 10_000  # of each list in the manifest; "omitted" holds the number of the others
@@ -60,22 +59,22 @@ def fingerprint(collection: Collection) -> str:
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
-def finished(output: Path, expected: str) -> records_manifest.Manifest | None:
+def finished(output: Path, expected: str) -> dataset.Manifest | None:
     """Returns the manifest of the conversion whose `identity` is expected, None without a manifest.
 
     Raises:
       OtherData: the manifest is that of another conversion.
       InputError: a shard is missing or has another size.
     """
-    if not (output / records_manifest.MANIFEST).exists():
+    if not (output / dataset.MANIFEST).exists():
         return None
-    manifest = records_manifest.load_manifest(output)
+    manifest = dataset.load_manifest(output)
     if manifest.raw.get("arguments", {}).get("identity") != expected:
         raise OtherData(
             f"{output} holds another data set, or this one converted with other flags; choose "
             "another --output, or give --overwrite."
         )
-    records_manifest.check_shards(manifest)
+    dataset.check_shards(manifest)
     for left_over in (commit.WORK, commit.SPOOL):  # killed just before their own removal
         shutil.rmtree(output / left_over, ignore_errors=True)
     return manifest
@@ -87,7 +86,7 @@ def finish(
     options: ConvertOptions,
     written: dict[str, list[Written]],
     planned: plan.ConversionPlan,
-) -> records_manifest.Manifest:
+) -> dataset.Manifest:
     """Writes the indices, the planned lists and, when all else is on the disk, the manifest.
 
     Raises:
@@ -107,10 +106,10 @@ def finish(
             for number, label in enumerate(collection.classes, 1):
                 file.write(f"{number}:{label.text}\n".encode())
     _write_lists(output, collection.classes, written, document["rgb_mean"])
-    commit.write_document(output / records_manifest.MANIFEST, document, output / commit.WORK)
+    commit.write_document(output / dataset.MANIFEST, document, output / commit.WORK)
     shutil.rmtree(output / commit.WORK)
     shutil.rmtree(output / commit.SPOOL, ignore_errors=True)
-    return records_manifest.load_manifest(output)
+    return dataset.load_manifest(output)
 
 
 def _split(output: Path, name: str, results: list[Written]) -> dict:
@@ -145,7 +144,7 @@ def _document(
         for number, label in enumerate(collection.classes, 1)
     ]
     return {
-        "format_version": records_manifest.FORMAT_VERSION,
+        "format_version": dataset.FORMAT_VERSION,
         "partial": options.partial,
         "classes": classes,
         "splits": {name: _split(output, name, rows) for name, rows in written.items()},

@@ -24,7 +24,7 @@ from squeezenext.convert import commit, shards
 from squeezenext.convert.listing import Collection
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError, RunAgain
-from squeezenext.records import manifest
+from squeezenext.records import dataset
 
 LABELS, CATEGORIES, MEAN = "labels.txt", "categories.csv", "rgb_val.json"
 LISTS = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}
@@ -155,7 +155,7 @@ def clear(output: Path, plan: ConversionPlan, kept: frozenset[str] = frozenset()
     work = output / commit.WORK
     doomed = sorted({*_finished(output), *_unfinished(work), *plan.files} - kept)
     _write_plan(work, ConversionPlan("", "", tuple(doomed)))
-    _remove(output, [manifest.MANIFEST])
+    _remove(output, [dataset.MANIFEST])
     _remove(output, doomed)
     shutil.rmtree(work, ignore_errors=True)
 
@@ -163,11 +163,11 @@ def clear(output: Path, plan: ConversionPlan, kept: frozenset[str] = frozenset()
 def _finished(output: Path) -> list[str]:
     """Returns the files of a finished data set, as far as known if its manifest is damaged."""
     names = [path.name for path in output.iterdir() if _SHARD.fullmatch(path.name)]
-    if (output / manifest.MANIFEST).exists():
+    if (output / dataset.MANIFEST).exists():
         names += [LABELS, CATEGORIES, MEAN, *LISTS.values()]
         names += [f"{split}.index" for split in LISTS]
     with contextlib.suppress(InputError):
-        for split in manifest.load_manifest(output).splits.values():
+        for split in dataset.load_manifest(output).splits.values():
             parts = (*split.shards, *([split.sidecar] if split.sidecar else []))
             names += [part.path.name for part in parts]
     return names

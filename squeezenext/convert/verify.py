@@ -23,8 +23,7 @@ from squeezenext import cli, progress
 from squeezenext.convert import images
 from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError, SomeInputsFailed
-from squeezenext.records import example, tfrecord
-from squeezenext.records import manifest as records_manifest
+from squeezenext.records import dataset, example, tfrecord
 
 MAX_FAULTS = 20  # reported for each shard; the rest are counted
 _MAX_RECORD = 1 << 31  # tensorflow/core/lib/io reads no longer ones
@@ -49,7 +48,7 @@ class ShardFault:
 class Inspection:
     """A shard to verify."""
 
-    shard: records_manifest.Shard
+    shard: dataset.Shard
     synsets: tuple[str, ...]  # of label 1, 2, ...
     offsets: np.ndarray | None  # of records, by the index: [examples] int64
     decode: bool  # decode every image
@@ -165,7 +164,7 @@ def verify(
     Raises:
       InputError: there is no data set, or its manifest is damaged.
     """
-    manifest = records_manifest.load_manifest(Path(directory))
+    manifest = dataset.load_manifest(Path(directory))
     synsets = tuple(label.synset for label in manifest.classes)
     faults: list[ShardFault] = []
     jobs: list[Inspection] = []
@@ -182,7 +181,7 @@ def verify(
     return faults
 
 
-def _index(split: records_manifest.Split, faults: list[ShardFault]) -> list[np.ndarray | None]:
+def _index(split: dataset.Split, faults: list[ShardFault]) -> list[np.ndarray | None]:
     """Returns each shard's record offsets by the index, None for an index that is absent or cut.
 
     Adds the faults of the file; without one, training walks the shards.
@@ -211,7 +210,7 @@ def report_faults(directory: Path, faults: list[ShardFault], as_json: bool) -> N
     Raises:
       SomeInputsFailed: there are faults.
     """
-    manifest = records_manifest.load_manifest(directory)
+    manifest = dataset.load_manifest(directory)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     sums = {key: sum(getattr(shard, key) for shard in shards) for key in ("examples", "bytes")}
     counts = {"shards": len(shards)} | sums

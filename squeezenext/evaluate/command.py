@@ -27,7 +27,8 @@ from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
 from squeezenext.predict.predictor import Predictor, map_in_threads, softmax
 from squeezenext.records import dataset, example, samples
-from squeezenext.records.manifest import Split
+from squeezenext.records.dataset import Split
+from squeezenext.records.reader import Reader
 from squeezenext.train.options import PRECISIONS, check_precision
 
 
@@ -39,9 +40,6 @@ def evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
     """
     predictor = Predictor(path)
     dataset.check_classes(found, predictor.labels, path)
-    tf_import.import_tensorflow()
-    from squeezenext.records.reader import Reader
-
     reader = Reader(found.splits[split])
     classes = len(predictor.labels)
 
@@ -106,7 +104,7 @@ def evaluate(
     keep_logits = fit_temperature or temperature != 1.0
     weights, records = loading.variables(directory), found.splits[split]
     tf_import.import_tensorflow()  # takes seconds, so all errors above come first
-    from squeezenext.records.reader import Reader, faults_named
+    from squeezenext.records.batches import faults_named
     from squeezenext.train import devices, exchange
     from squeezenext.train.evaluation import Evaluator
 
@@ -126,7 +124,9 @@ def _fitted(
 ) -> float:
     """Fits the temperature to logits and their labels and stores it in the model directory."""
     temperature = metrics.fit_temperature(logits, known)
-    model_directory.write_temperature(directory, temperature, source, records)
+    model_directory.write_temperature(
+        directory, temperature, source, records.examples, records.shards_sha256()
+    )
     card.write(directory)
     return temperature
 
@@ -166,7 +166,7 @@ def subject(model: str | Path, found: dataset.Dataset, split: str) -> Subject:
         labels=classes,
         split=found.splits[split],
         source=f"{found.source} ({split})",
-        fitted_here=fitted_to == model_directory.shards_sha256(found.splits[split]),
+        fitted_here=fitted_to == found.splits[split].shards_sha256(),
     )
 
 
@@ -256,7 +256,7 @@ def write_table(path: Path, scored: Subject, result: Evaluation) -> None:
 
     Each has the record's number and its image's file name, "" where the record has none.
     """
-    records = dataset.Records(scored.split)
+    records = Reader(scored.split)
 
     def write(file: Path) -> None:
         with open(file, "w", newline="", encoding="utf-8") as text:

@@ -23,7 +23,8 @@ from squeezenext.model import published
 from squeezenext.predict import heatmap
 from squeezenext.predict.predictor import Predictor
 from squeezenext.records import example, samples
-from squeezenext.records.manifest import Split
+from squeezenext.records.dataset import Split
+from squeezenext.records.reader import Reader
 
 WORST = 24  # number of mistakes on the page
 PAGE = "index.html"
@@ -156,8 +157,6 @@ def _matrix(result: Evaluation, classes: int) -> list[list[tuple[int, float]]]:
 
 def _mistakes(subject: Subject, result: Evaluation) -> list[dict]:
     """Returns the mistakes of the greatest loss, with images as data URLs."""
-    from squeezenext.records.reader import Reader
-
     labels, reader = subject.labels, Reader(subject.split)
     wrong = np.flatnonzero(result.top1 == 0)
     worst = wrong[np.argsort(-result.loss[wrong], kind="stable")][:WORST]

@@ -10,8 +10,6 @@ adapt.json scores.json     of `adapt`: its plan; scores on images that nothing w
 MODEL_CARD.md              see card.py
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +21,6 @@ from squeezenext.errors import InputError
 from squeezenext.model import checkpoint
 from squeezenext.network.bounds import check_bounds
 from squeezenext.network.model import check_labels, check_temperature
-from squeezenext.records.manifest import Split
 
 CONFIG, LABELS, CHECKPOINTS = "config.json", "labels.json", "checkpoints"
 HISTORY, LOG, STATS = "history.csv", "train.log", "model_stats.csv"
@@ -136,18 +133,14 @@ def read_fitted_to(directory: Path) -> str:
     return str(read_json(directory / CALIBRATION).get("shards_sha256", ""))
 
 
-def write_temperature(directory: Path, temperature: float, source: str, split: Split) -> None:
+def write_temperature(
+    directory: Path, temperature: float, source: str, examples: int, shards_sha256: str
+) -> None:
     """Writes calibration.json; `source` names the data and the split for people."""
     document = {
         "temperature": temperature,
         "fitted_to": source,
-        "examples": split.examples,
-        "shards_sha256": shards_sha256(split),
+        "examples": examples,
+        "shards_sha256": shards_sha256,
     }
     files.write_json(directory / CALIBRATION, document)
-
-
-def shards_sha256(split: Split) -> str:
-    """Returns a hash that tells one split from another, wherever its folder lies."""
-    shards = [(shard.path.name, shard.bytes, shard.sha256) for shard in split.shards]
-    return hashlib.sha256(json.dumps(shards).encode()).hexdigest()

@@ -6,16 +6,27 @@ holds one integer, and every example comes exactly once an epoch, over any numbe
 divide each batch among them.
 """
 
+import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from squeezenext.config.images import Images
+from squeezenext.errors import InputError
 from squeezenext.images import augment, crops
-from squeezenext.records.reader import SCHEMA, Reader
+from squeezenext.records import example
+from squeezenext.records.reader import Reader
+
+SCHEMA = {
+    "image/encoded": tf.io.FixedLenFeature([], tf.string),
+    "image/class/label": tf.io.FixedLenFeature([], tf.int64),
+    "image/height": tf.io.FixedLenFeature([], tf.int64, 0),
+    "image/width": tf.io.FixedLenFeature([], tf.int64, 0),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,3 +227,56 @@ def _batched(dataset: tf.data.Dataset, batch: int, finish=None) -> tf.data.Datas
     if finish:
         dataset = dataset.map(finish)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+@contextlib.contextmanager
+def faults_named(*readers: Reader):
+    """Turns TensorFlow's error about a bad record of one of the readers into one sentence.
+
+    Raises:
+      InputError: a record is damaged, its image cannot be decoded, or its label is none of the
+        network's.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if faults := [reader.fault for reader in readers if reader.fault]:
+            raise faults[0] from error
+        if match := re.search(r"the label of a record is not in 1\.\.\d+", error.message):
+            folder = readers[0].split.shards[0].path.parent
+            raise InputError(f"{folder}: {match[0]}.") from error
+        if isinstance(error, tf.errors.InvalidArgumentError):
+            for reader in readers:
+                if fault := undecodable(reader):
+                    raise fault from error
+        raise
+
+
+def undecodable(reader: Reader) -> InputError | None:
+    """Looks for a record that TensorFlow cannot take among those that were read last."""
+    for number in reader.latest():
+        if number < 0:
+            continue
+        stand_in, payload = reader.whole(number)
+        if reason := _fault_of(payload):
+            path, own_number = reader.location(stand_in)
+            file = example.file_name(payload)
+            return InputError(
+                f"{path}: record {own_number}{f' ({file})' if file else ''} cannot be used: "
+                f"{reason}; write it anew."
+            )
+    return None
+
+
+def _fault_of(payload: bytes) -> str:
+    """Returns why an example cannot be trained on, in TensorFlow's words; "" if it can."""
+    try:
+        parsed = tf.io.parse_single_example(payload, SCHEMA)
+        real = tuple(tf.io.decode_jpeg(parsed["image/encoded"], channels=3).shape[:2])
+    except tf.errors.OpError as error:
+        return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*?\]", "", error.message.splitlines()[0])
+    if not tf.io.is_jpeg(parsed["image/encoded"]):  # decode_jpeg takes others, too, crops do not
+        return "its image is no JPEG"
+    stated = int(parsed["image/height"]), int(parsed["image/width"])
+    other = min(stated) > 0 and stated != real
+    return f"its image is {real}, not {stated} pixels" if other else ""

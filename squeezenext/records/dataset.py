@@ -1,25 +1,223 @@
-"""Which records and classes a command works on: a data directory, or shards made elsewhere."""
+"""The data of a command: a data directory with manifest.json, or shards made elsewhere."""
 
-import concurrent.futures
 import dataclasses
 import glob
 import hashlib
+import json
 import os
-from collections.abc import Callable, Sequence
+import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from squeezenext import files, labels
-from squeezenext.cli import plural
+from squeezenext.cli import module_command, plural
 from squeezenext.config import Config
 from squeezenext.errors import InputError
-from squeezenext.records import example, manifest, tfrecord
-from squeezenext.records.example import RecordError
-from squeezenext.records.manifest import Shard, Split
+from squeezenext.records import tfrecord
 
-# Records are read at random by (shard, offset, length): an exact global shuffle needs no buffer.
-INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i8")])
+MANIFEST = "manifest.json"
+_CONVERT = module_command("datasets.convert")
+ANEW = f"convert the data again ({_CONVERT} ... --overwrite)"
+FORMAT_VERSION = 1
+MAX_SHARDS = 100_000
+MAX_NUMBER = 1 << 50  # bytes of a shard or examples of a split: a petabyte
+
+_REQUIRED = {"format_version", "classes", "splits", "rgb_mean", "repairs", "rejected"}
+_OPTIONAL = {"source", "arguments", "partial", "duplicates", "omitted", "rgb_mean_examples"}
+_OPTIONAL |= {"warnings"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One TFRecord file."""
+
+    path: Path
+    examples: int
+    bytes: int
+    sha256: str  # empty where nobody recorded it
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The shards of "train", "validation" or "test", in order."""
+
+    name: str
+    shards: tuple[Shard, ...]
+    sidecar: Shard | None = None  # file with every record's offset
+    # [examples + 1] offsets a shard, where the shards were walked: they are walked once.
+    walked: tuple[np.ndarray, ...] = dataclasses.field(default=(), compare=False, repr=False)
+
+    @property
+    def examples(self) -> int:
+        """The number of examples in all shards."""
+        return sum(shard.examples for shard in self.shards)
+
+    def shards_sha256(self) -> str:
+        """Returns a hash that tells one split from another, wherever its folder lies."""
+        shards = [(shard.path.name, shard.bytes, shard.sha256) for shard in self.shards]
+        return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What manifest.json says."""
+
+    directory: Path
+    classes: tuple[labels.Label, ...]
+    splits: dict[str, Split]
+    rgb_mean: tuple[float, float, float] | None
+    raw: dict[str, Any]  # the whole document, with repairs and rejected files
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """`splits` by name, `classes` in label order (None: not known), `source` for messages."""
+
+    splits: dict[str, Split]
+    classes: tuple[labels.Label, ...] | None
+    source: Path
+
+
+def load_manifest(directory: Path) -> Manifest:
+    """Reads and checks `directory`/manifest.json; the shards themselves are not opened.
+
+    Raises:
+      InputError: there is none, or it is not one that this version wrote.
+    """
+    directory = Path(directory)
+    document = _load_json(directory)
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{directory / MANIFEST} has format_version {version!r}, this program reads "
+            f"{FORMAT_VERSION}; {ANEW}."
+        )
+    try:
+        return _manifest(directory, document)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{directory / MANIFEST} is damaged: {error}; {ANEW}.") from error
+
+
+def _load_json(directory: Path) -> Any:
+    if not directory.is_dir():
+        raise InputError(
+            f"{directory} is no folder; give the one that holds {MANIFEST}, the --output of "
+            f"{_CONVERT}."
+        )
+    path = directory / MANIFEST
+    if not path.exists():
+        inner = sorted(directory.glob(f"*/{MANIFEST}"))
+        made = f"{_CONVERT} --layout folder --source {shlex.quote(str(directory))} --output RECORDS"
+        raise InputError(
+            f"{directory} has no {MANIFEST}; did you mean {inner[0].parent}?"
+            if inner
+            else f"{directory} has no {MANIFEST}, so it is no finished data set; of a folder of "
+            f"photographs this makes one: {made}."
+        )
+    text = files.read_bytes(path, files.MAX_BYTES)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}); {ANEW}.") from error
+
+
+def _manifest(directory: Path, document: dict) -> Manifest:
+    _keys(document, _REQUIRED, _OPTIONAL, "the manifest")
+    entries = _typed(document["splits"], dict, "splits")
+    splits = {_name(name): _split(directory, name, entry) for name, entry in entries.items()}
+    classes, mean = _classes(document["classes"]), _mean(document["rgb_mean"])
+    return Manifest(directory, classes, splits, mean, document)
+
+
+def _classes(entries: Any) -> tuple[labels.Label, ...]:
+    for entry in _typed(entries, list, "classes"):
+        _keys(entry, {"label", "synset", "text"}, set(), "a class")
+        if not isinstance(entry["synset"], str) or not isinstance(entry["text"], str):
+            raise ValueError(f"the class {entry['label']!r} has a name that is no text")
+    ordered = sorted(entries, key=lambda entry: _number(entry["label"], "label"))
+    if [entry["label"] for entry in ordered] != list(range(1, len(ordered) + 1)):
+        raise ValueError("the labels are not 1..N, each once")
+    return tuple(labels.Label(entry["synset"], entry["text"]) for entry in ordered)
+
+
+def _split(directory: Path, name: str, entry: Any) -> Split:
+    _keys(entry, {"examples", "shards"}, {"index"}, f"the split {name!r}")
+    shards = tuple(_shard(directory, item) for item in _typed(entry["shards"], list, "shards"))
+    if len(shards) > MAX_SHARDS or len({shard.path for shard in shards}) != len(shards):
+        raise ValueError(f"{name} lists a shard twice, or more than {MAX_SHARDS} of them")
+    sidecar = None
+    if "index" in entry:
+        _keys(entry["index"], {"file", "bytes", "sha256"}, set(), "an index")
+        sidecar = _shard(directory, {"examples": 0} | entry["index"])
+    split = Split(name, shards, sidecar)
+    if split.examples != _number(entry["examples"], "examples"):
+        raise ValueError(f"{name}'s shards hold {split.examples}, not {entry['examples']}")
+    return split
+
+
+def _shard(directory: Path, entry: Any) -> Shard:
+    _keys(entry, {"file", "examples", "bytes", "sha256"}, set(), "a shard")
+    sizes = _number(entry["examples"], "examples"), _number(entry["bytes"], "bytes")
+    if not isinstance(entry["sha256"], str) or not re.fullmatch("[0-9a-f]{64}|", entry["sha256"]):
+        raise ValueError(f"{entry['file']} has no proper sha256")
+    return Shard(directory / _name(entry["file"]), *sizes, entry["sha256"])
+
+
+def _name(name: Any) -> str:
+    """Checks a file name from a manifest: it may not lead out of the folder."""
+    if not isinstance(name, str) or not re.fullmatch(r"[\w+=@-][\w.+=@-]{0,254}", name):
+        raise ValueError(f"{name!r} is no plain file name")
+    return name
+
+
+def _mean(values: Any) -> tuple[float, float, float] | None:
+    if values is None:
+        return None
+    if len(_typed(values, list, "rgb_mean")) != 3 or not all(
+        isinstance(value, (int, float)) and 0 <= value <= 255 for value in values
+    ):
+        raise ValueError("rgb_mean is not three numbers in 0..255")
+    return tuple(float(value) for value in values)
+
+
+def _keys(entry: Any, required: set[str], optional: set[str], what: str) -> None:
+    names = set(_typed(entry, dict, what))
+    if missing := sorted(required - names):
+        raise ValueError(f"{what} has no {missing[0]!r}")
+    if unknown := sorted(names - required - optional):
+        raise ValueError(f"{what} has the unknown field {unknown[0]!r}")
+
+
+def _typed(value: Any, kind: type, what: str) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"{what} is no JSON {'object' if kind is dict else 'list'}")
+    return value
+
+
+def _number(value: Any, what: str) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
+        raise ValueError(f"{what} is {value!r}, no whole number in 0..{MAX_NUMBER}")
+    return value
+
+
+def check_shards(manifest: Manifest) -> None:
+    """Raises InputError for the first shard that is absent or has another size; opens none."""
+    for shard in (shard for split in manifest.splits.values() for shard in split.shards):
+        try:
+            size = shard.path.stat().st_size
+        except OSError as error:
+            raise InputError(
+                f"{shard.path} cannot be read ({error.strerror}) but is in {MANIFEST}; "
+                f"copy it again, or {ANEW}."
+            ) from error
+        if size != shard.bytes:
+            raise InputError(
+                f"{shard.path} has {size} bytes, {MANIFEST} says {shard.bytes}; "
+                f"copy it again, or {ANEW}."
+            )
 
 
 def split_from_pattern(name: str, pattern: str) -> Split:
@@ -34,109 +232,12 @@ def split_from_pattern(name: str, pattern: str) -> Split:
         raise InputError(
             f"No file matches {pattern}; quote the pattern so that the shell keeps it."
         )
-    walked = _walk_all(paths)
+    walked = tfrecord.walk_all(paths)
     shards = tuple(
         Shard(path, len(starts) - 1, int(starts[-1]), "")
         for path, starts in zip(paths, walked, strict=True)
     )
     return Split(name, shards, walked=walked)
-
-
-def index(split: Split) -> np.ndarray:
-    """Returns the position of every record of the split, in shard order.
-
-    It comes from a file beside the shards (`train.index`) or, without one, from walking the shards.
-
-    Returns:
-      [examples] of `INDEX_DTYPE`: index in `split.shards`, first byte, length with the framing.
-
-    Raises:
-      RecordError: a shard is damaged or holds another number of records than promised.
-    """
-    starts = None if split.walked else _from_sidecar(split)
-    if starts is None:
-        starts = split.walked or _walk_all([shard.path for shard in split.shards])
-        for shard, offsets in zip(split.shards, starts, strict=True):
-            if len(offsets) - 1 != shard.examples:
-                raise RecordError(
-                    f"{shard.path} holds {len(offsets) - 1} records, the manifest says "
-                    f"{shard.examples}; copy or convert this shard again."
-                )
-    table = np.empty(split.examples, INDEX_DTYPE)
-    table["shard"] = np.repeat(np.arange(len(starts)), [len(offsets) - 1 for offsets in starts])
-    table["offset"] = np.concatenate([offsets[:-1] for offsets in starts] or [[]])
-    table["length"] = np.concatenate([np.diff(offsets) for offsets in starts] or [[]])
-    return table
-
-
-class Records:
-    """The records of a split, read by number and with their checksums; no TensorFlow."""
-
-    def __init__(self, split: Split):
-        self.split = split
-        self.index = index(split)
-        self._first = np.cumsum([0, *(shard.examples for shard in split.shards)])
-
-    def location(self, number: int) -> tuple[Path, int]:
-        """Returns a record's shard, and the record's number in it."""
-        shard = int(self.index[number]["shard"])
-        return self.split.shards[shard].path, number - int(self._first[shard])
-
-    def read_one(self, number: int) -> bytes:
-        """Returns the payload of a record; raises as `tfrecord.read`."""
-        path, own_number = self.location(number)
-        _, offset, length = (int(value) for value in self.index[number])
-        with files.open_file(path) as file:
-            return tfrecord.read(file.fileno(), offset, length, str(path), own_number)
-
-    def payload(self, number: int) -> bytes:
-        """Returns the payload that stands for a record; here its own."""
-        return self.read_one(number)
-
-    def labels(self, classes: int, report_progress: Callable[[], None] | None = None) -> np.ndarray:
-        """Returns each example's class, [examples] int64 in 0..classes - 1; reads all records.
-
-        `report_progress` is called after each record.
-        """
-        name = f"A record of {self.split.shards[0].path.parent}" if self.split.shards else ""
-        found = np.empty(self.split.examples, np.int64)
-        for number in range(self.split.examples):
-            found[number] = example.image_and_class(self.payload(number), classes, name)[1]
-            if report_progress:
-                report_progress()
-        return found
-
-
-def _walk_all(paths: Sequence[Path]) -> tuple[np.ndarray, ...]:
-    # 16: enough to hide a network file system's latency; the work itself holds the GIL.
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        return tuple(pool.map(tfrecord.offsets, paths))
-
-
-def _from_sidecar(split: Split) -> tuple[np.ndarray, ...] | None:
-    """Returns [examples + 1] offsets a shard from the sidecar, or None if it does not fit."""
-    try:
-        data = split.sidecar.path.read_bytes() if split.sidecar else b""
-    except OSError:
-        return None
-    if not data or len(data) != 8 * split.examples:
-        return None
-    if hashlib.sha256(data).hexdigest() != split.sidecar.sha256:
-        return None
-    ends = np.cumsum([shard.examples for shard in split.shards])
-    parts = zip(np.split(np.frombuffer(data, "<i8"), ends[:-1]), split.shards, strict=True)
-    starts = tuple(np.append(part, shard.bytes) for part, shard in parts)
-    fits = all(offsets[0] == 0 and (np.diff(offsets) >= 0).all() for offsets in starts)
-    return starts if fits else None
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """`splits` by name, `classes` in label order (None: not known), `source` for messages."""
-
-    splits: dict[str, Split]
-    classes: tuple[labels.Label, ...] | None
-    source: Path
 
 
 def find_dataset(
@@ -154,8 +255,8 @@ def find_dataset(
         )
     if data_dir:
         directory = Path(data_dir).expanduser()
-        loaded = manifest.load_manifest(directory)
-        manifest.check_shards(loaded)
+        loaded = load_manifest(directory)
+        check_shards(loaded)
         return Dataset(loaded.splits, loaded.classes, directory)
     patterns = {"train": training, "validation": validation}
     splits = {

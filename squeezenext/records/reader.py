@@ -1,33 +1,28 @@
-"""Records of a split, read by number, and which of them is at fault where TensorFlow fails."""
+"""Records of a split, read by number and with their checksums; no TensorFlow."""
 
 import collections
 import concurrent.futures
-import contextlib
-import re
+import hashlib
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
+from squeezenext import files
 from squeezenext.errors import InputError
-from squeezenext.records import example
+from squeezenext.records import example, tfrecord
 from squeezenext.records.bad_records import BadRecords
-from squeezenext.records.dataset import Records
+from squeezenext.records.dataset import Split
 from squeezenext.records.example import RecordError
-from squeezenext.records.manifest import Split
 
-SCHEMA = {
-    "image/encoded": tf.io.FixedLenFeature([], tf.string),
-    "image/class/label": tf.io.FixedLenFeature([], tf.int64),
-    "image/height": tf.io.FixedLenFeature([], tf.int64, 0),
-    "image/width": tf.io.FixedLenFeature([], tf.int64, 0),
-}
+# Records are read at random by (shard, offset, length): an exact global shuffle needs no buffer.
+INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i8")])
 _READS = 8  # records read at once: on a file server each takes a few round trips
 _LATEST = 64  # micro-batches whose numbers are remembered, more than are under way at once
 
 
-class Reader(Records):
-    """Reads micro-batches of a split's records.
+class Reader:
+    """Reads a split's records, one or many at once.
 
     While `bad` is None, a damaged record is an error; else it is skipped and counted there. The
     next whole record of the split replaces it, so that the content is a function of the number
@@ -35,11 +30,25 @@ class Reader(Records):
     """
 
     def __init__(self, split: Split):
-        super().__init__(split)
+        self.split = split
+        self.index = index(split)
+        self._first = np.cumsum([0, *(shard.examples for shard in split.shards)])
         self.bad: BadRecords | None = None
         self.fault: InputError | None = None  # TensorFlow passes on only its text
         self._pool = concurrent.futures.ThreadPoolExecutor(_READS, "reader")
         self._latest: collections.deque[np.ndarray] = collections.deque(maxlen=_LATEST)
+
+    def location(self, number: int) -> tuple[Path, int]:
+        """Returns a record's shard, and the record's number in it."""
+        shard = int(self.index[number]["shard"])
+        return self.split.shards[shard].path, number - int(self._first[shard])
+
+    def read_one(self, number: int) -> bytes:
+        """Returns the payload of a record, damaged or not; raises as `tfrecord.read`."""
+        path, own_number = self.location(number)
+        _, offset, length = (int(value) for value in self.index[number])
+        with files.open_file(path) as file:
+            return tfrecord.read(file.fileno(), offset, length, str(path), own_number)
 
     def skip_damaged(self, report: Callable[[str], None], listed: Iterable[int] = ()) -> None:
         """Skips damaged records from now on; arguments and errors as in `BadRecords`.
@@ -68,26 +77,11 @@ class Reader(Records):
             raise
         return payloads
 
-    def undecodable(self) -> InputError | None:
-        """Looks for a record that TensorFlow cannot take among those that were read last."""
-        for number in np.unique(np.concatenate([[], *self._latest])).astype(int):
-            if number < 0:
-                continue
-            stand_in, payload = self._whole(number)
-            if reason := _fault_of(payload):
-                path, own_number = self.location(stand_in)
-                file = example.file_name(payload)
-                return InputError(
-                    f"{path}: record {own_number}{f' ({file})' if file else ''} cannot be used: "
-                    f"{reason}; write it anew."
-                )
-        return None
-
     def payload(self, number: int) -> bytes:
         """Returns the payload that stands for a record, as `read`."""
-        return self._whole(number)[1]
+        return self.whole(number)[1]
 
-    def _whole(self, number: int) -> tuple[int, bytes]:
+    def whole(self, number: int) -> tuple[int, bytes]:
         """Returns the number of the record that is read for this one, and its payload."""
         if self.bad is None:
             return number, self.read_one(number)
@@ -101,39 +95,63 @@ class Reader(Records):
         first = self.split.shards[0].path
         raise InputError(f"{first} and its like hold no whole record; copy them again.")
 
+    def latest(self) -> np.ndarray:
+        """Returns the record numbers that `read` was given last, those of 64 calls."""
+        return np.unique(np.concatenate([[], *self._latest])).astype(int)
 
-def _fault_of(payload: bytes) -> str:
-    """Returns why an example cannot be trained on, in TensorFlow's words; "" if it can."""
-    try:
-        parsed = tf.io.parse_single_example(payload, SCHEMA)
-        real = tuple(tf.io.decode_jpeg(parsed["image/encoded"], channels=3).shape[:2])
-    except tf.errors.OpError as error:
-        return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*?\]", "", error.message.splitlines()[0])
-    if not tf.io.is_jpeg(parsed["image/encoded"]):  # decode_jpeg takes others, too, crops do not
-        return "its image is no JPEG"
-    stated = int(parsed["image/height"]), int(parsed["image/width"])
-    other = min(stated) > 0 and stated != real
-    return f"its image is {real}, not {stated} pixels" if other else ""
+    def labels(self, classes: int, report_progress: Callable[[], None] | None = None) -> np.ndarray:
+        """Returns each example's class, [examples] int64 in 0..classes - 1; reads all records.
+
+        `report_progress` is called after each record.
+        """
+        name = f"A record of {self.split.shards[0].path.parent}" if self.split.shards else ""
+        found = np.empty(self.split.examples, np.int64)
+        for number, payload in enumerate(self._pool.map(self.payload, range(len(found)))):
+            found[number] = example.image_and_class(payload, classes, name)[1]
+            if report_progress:
+                report_progress()
+        return found
 
 
-@contextlib.contextmanager
-def faults_named(*readers: Reader):
-    """Turns TensorFlow's error about a bad record of one of the readers into one sentence.
+def index(split: Split) -> np.ndarray:
+    """Returns the position of every record of the split, in shard order.
+
+    It comes from a file beside the shards (`train.index`) or, without one, from walking the shards.
+
+    Returns:
+      [examples] of `INDEX_DTYPE`: index in `split.shards`, first byte, length with the framing.
 
     Raises:
-      InputError: a record is damaged, its image cannot be decoded, or its label is none of the
-        network's.
+      RecordError: a shard is damaged or holds another number of records than promised.
     """
+    starts = None if split.walked else _from_sidecar(split)
+    if starts is None:
+        starts = split.walked or tfrecord.walk_all([shard.path for shard in split.shards])
+        for shard, offsets in zip(split.shards, starts, strict=True):
+            if len(offsets) - 1 != shard.examples:
+                raise RecordError(
+                    f"{shard.path} holds {len(offsets) - 1} records, the manifest says "
+                    f"{shard.examples}; copy or convert this shard again."
+                )
+    table = np.empty(split.examples, INDEX_DTYPE)
+    table["shard"] = np.repeat(np.arange(len(starts)), [len(offsets) - 1 for offsets in starts])
+    table["offset"] = np.concatenate([offsets[:-1] for offsets in starts] or [[]])
+    table["length"] = np.concatenate([np.diff(offsets) for offsets in starts] or [[]])
+    return table
+
+
+def _from_sidecar(split: Split) -> tuple[np.ndarray, ...] | None:
+    """Returns [examples + 1] offsets a shard from the sidecar, or None if it does not fit."""
     try:
-        yield
-    except tf.errors.OpError as error:
-        if faults := [reader.fault for reader in readers if reader.fault]:
-            raise faults[0] from error
-        if match := re.search(r"the label of a record is not in 1\.\.\d+", error.message):
-            folder = readers[0].split.shards[0].path.parent
-            raise InputError(f"{folder}: {match[0]}.") from error
-        if isinstance(error, tf.errors.InvalidArgumentError):
-            for reader in readers:
-                if fault := reader.undecodable():
-                    raise fault from error
-        raise
+        data = split.sidecar.path.read_bytes() if split.sidecar else b""
+    except OSError:
+        return None
+    if not data or len(data) != 8 * split.examples:
+        return None
+    if hashlib.sha256(data).hexdigest() != split.sidecar.sha256:
+        return None
+    ends = np.cumsum([shard.examples for shard in split.shards])
+    parts = zip(np.split(np.frombuffer(data, "<i8"), ends[:-1]), split.shards, strict=True)
+    starts = tuple(np.append(part, shard.bytes) for part, shard in parts)
+    fits = all(offsets[0] == 0 and (np.diff(offsets) >= 0).all() for offsets in starts)
+    return starts if fits else None

@@ -11,6 +11,7 @@ from squeezenext.errors import InputError
 from squeezenext.images import decoding, geometry
 from squeezenext.labels import Label
 from squeezenext.records import dataset, example
+from squeezenext.records.reader import Reader
 
 # Splits for accuracy: the first that the data has, never the one that was trained on.
 TESTED = ("validation", "test")
@@ -40,7 +41,7 @@ def read(
     split = _first(data, splits)
     if split is None:
         raise InputError(f"{data_dir} has no {' or '.join(splits)} split; convert data with one.")
-    records = dataset.Records(data.splits[split])
+    records = Reader(data.splits[split])
     last = len(records.index) - 1
     for number in np.linspace(0, last, min(limit, last + 1)).round().astype(int).tolist():
         name = f"record {number} of {records.location(number)[0]}"
@@ -70,7 +71,7 @@ def decoded(payload: bytes, classes: int, name: str) -> tuple[Image.Image, int]:
     return decoding.read_image(encoded, name), label
 
 
-def read_examples(reader, number: int, classes: int) -> tuple[Image.Image, int]:
-    """Returns example `number` of a `reader.Reader` as `decoded`."""
+def read_examples(reader: Reader, number: int, classes: int) -> tuple[Image.Image, int]:
+    """Returns example `number` of a reader as `decoded`."""
     name = f"{reader.split.shards[0].path.parent}: record {number} of {reader.split.name}"
-    return decoded(reader.read(np.array([number]))[0], classes, name)
+    return decoded(reader.payload(number), classes, name)

@@ -15,8 +15,9 @@ from squeezenext.model import checkpoint, loading
 from squeezenext.model import directory as model_directory
 from squeezenext.network.keras_model import model_variables
 from squeezenext.records import bad_records
-from squeezenext.records.manifest import Split
-from squeezenext.records.reader import Reader, faults_named
+from squeezenext.records.batches import faults_named
+from squeezenext.records.dataset import Split
+from squeezenext.records.reader import Reader
 from squeezenext.train import devices, exchange, measure
 from squeezenext.train.cluster import Cluster
 from squeezenext.train.log import LOG

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from squeezenext import labels
 from squeezenext.config import Config
 from squeezenext.errors import InputError
-from squeezenext.records.manifest import Split
+from squeezenext.records.dataset import Split
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 OnBadRecord = Literal["stop", "skip"]
