@@ -67,10 +67,17 @@ WANTED = {f"images/{n}.jpg": ("cat", "dog")[n % 2] for n in range(6)}
         "image,label\n" + rows().replace("\n", ",\n"),
         rows().replace("\n", "\r\n"),
         "\n" + "".join(f'"{i}", {c} \n' for i, c in WANTED.items()),
+        "".join(f"{c},{i}\n" for i, c in WANTED.items()),
+        "kind,photo\n" + "".join(f"{c},{i}\n" for i, c in WANTED.items()),
+        "label,photo\n" + "".join(f"{c},{i}\n" for i, c in WANTED.items()).replace(".jpg", ""),
+        "label,width,photo\n" + "".join(f"{c},9,{i}\n" for i, c in WANTED.items()),
+        "image,label\n" + rows(range(3)) + "Image, Label\n" + rows(range(3, 6)),
     ],
 )
-def test_forms(images, text):
-    (images / "list.csv").write_text(text, "utf-8")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_forms(images, text, encoding):
+    text = text if encoding == "utf-8" else text.lstrip("\ufeff")  # which Python writes itself
+    (images / "list.csv").write_text(text, encoding)
     found = listed(images / "list.csv")
     names = {name.replace("\\", "/").removesuffix(".jpg") + ".jpg": x for name, x in found.items()}
     assert names == WANTED
@@ -85,6 +92,10 @@ def test_a_first_row_whose_image_is_missing_is_counted(images, name, ending, lab
     (root / "list.csv").write_text(
         f"{name},{label}\n" + (lines if "/" in name else lines.replace("images/", ""))
     )
+    if label == "owl":
+        with pytest.raises(InputError, match=f"class 'owl' in .*; {name}, for example, is listed"):
+            csv_lists.collect(root / "list.csv", HALF)
+        return
     collection = csv_lists.collect(root / "list.csv", HALF)
     (fault,) = collection.rejected
     assert (fault.file, fault.reason) == (name, "is listed in list.csv but is no file")
@@ -154,8 +165,18 @@ def test_the_predecessors_own_output(tmp_path):
     assert (tmp_path / "out" / "categories.csv").read_text() == "id,label\n0,cat\n1,dog\n"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "cp1252"])
+def test_another_encoding_is_named_with_what_to_do(images, encoding):
+    (images / "list.csv").write_text(rows(classes=("caf\u00e9", "dog")), encoding)
+    with pytest.raises(InputError, match='no CSV file in UTF-8 .*; save it as "CSV UTF-8"'):
+        listed(images / "list.csv")
+
+
 def test_faults_are_named(images, tmp_path):
-    text = rows() + "images/0.jpg,cat\nimages/absent.jpg,dog\n"
+    text = (
+        rows()
+        + "images/0.jpg,cat\nimages/absent.jpg,dog\n./images/2.jpg,dog\n'images/\tx.jpg',dog\n"
+    )
     (images / "list.csv").write_text(text)
     (images / "images" / "1.jpg").write_text("this is no picture\n" * 3)
     manifest = convert(images / "list.csv", tmp_path / "out", **CSV)
@@ -163,6 +184,8 @@ def test_faults_are_named(images, tmp_path):
     assert reasons.pop("images/1.jpg").startswith("is text")
     assert reasons == {
         "images/0.jpg": "is listed twice",
+        "./images/2.jpg": "is listed as dog, too; it counts as cat, its first label",
+        "'images/\\tx.jpg'": "has the control character \\t in its name; rename it",
         "images/absent.jpg": "is listed in list.csv but is no file",
     }
     assert dataset.load_manifest(tmp_path / "out").splits["train"].examples == 4

@@ -8,10 +8,12 @@ validation.csv) and test.csv. The PyTorch SqueezeNet's own output is one: there 
 train.csv lie in train/, and categories.csv names the classes.
 """
 
+import codecs
 import csv
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TextIO
 
 from squeezenext import labels
 from squeezenext.cli import plural, printable
@@ -71,7 +73,9 @@ def collect(source: Path, options: ConvertOptions) -> Collection:
         split: _listing(path, images[split], rows[split], ids, faults, watch, options.follow_links)
         for split, path in files.items()
     }
-    splits = with_validation(splits, options) if first == "train" else splits
+    if first == "train":
+        _check_classes(files[first], rows[first], splits[first], ids, faults)
+        splits = with_validation(splits, options)
     described = [{"file": path.name, "bytes": splits[name].bytes} for name, path in files.items()]
     categories = files[first].with_name(_CATEGORIES)
     names = _names(categories)
@@ -80,6 +84,21 @@ def collect(source: Path, options: ConvertOptions) -> Collection:
         check_name(label.synset, files[first])
         check_name(label.text, categories)
     return Collection(classes, sorted_splits(splits), tuple(faults), tuple(described), watch)
+
+
+def _check_classes(
+    path: Path, rows: list[Row], listing: Listing, ids: dict[str, int], faults: list[Fault]
+) -> None:
+    """Raises InputError if training has no image of a class."""
+    there = set(listing.table["label"].tolist())
+    reasons = {fault.file: fault.reason for fault in faults}
+    for image, label in rows:
+        if ids[label] not in there:
+            raise InputError(
+                f"No image of the class {printable(label)!r} in {path} can be used; "
+                f"{printable(image)}, for example, {reasons[printable(image)]}. Mend or remove its "
+                "rows; a header should name the columns image and label."
+            )
 
 
 def _files(source: Path, single: str) -> dict[str, Path]:
@@ -121,11 +140,20 @@ class _Images:
         return path.resolve().is_relative_to(self._roots[0].resolve())
 
 
+def _open(path: Path) -> TextIO:
+    """Opens a list in UTF-8, or in UTF-16, which Excel calls "Unicode text"."""
+    with path.open("rb") as file:
+        wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return path.open(encoding="utf-16" if wide else "utf-8-sig", newline="")
+
+
 def _rows(path: Path, images: _Images) -> list[Row]:
     """Returns the (image, label) pairs of a CSV file without its header."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with _open(path) as file:
             first = file.readline(_MAX_FIELD)
+            if "\0" in first:
+                raise csv.Error("it has zero bytes")
             file.seek(0)
             delimiter = max(",;\t", key=first.count)
             reader = csv.reader(file, delimiter=delimiter)
@@ -140,8 +168,8 @@ def _rows(path: Path, images: _Images) -> list[Row]:
     top = next(iter(body), 0)
     width = len(body.get(top, ()))
     heads = _heads(list(body.values()), images) if body else []
-    if heads:
-        del body[top]
+    if heads:  # files that were joined have one each
+        body = {n: row for n, row in body.items() if [cell.lower() for cell in row] != heads}
     if not body:
         raise InputError(f"{path} lists no image; its rows should read: image,label.")
     for number, row in body.items():
@@ -163,7 +191,7 @@ def _heads(table: list[list[str]], images: _Images) -> list[str]:
     heads = [cell.lower() for cell in first]
     if set(heads) & {*_IMAGE_HEADS} and set(heads) & {*_LABEL_HEADS}:
         return heads
-    if is_image(Path(heads[0])) or images.find(first[0]):
+    if any(is_image(Path(cell)) for cell in heads) or images.find(first[0]):
         return []
     known = {*_IMAGE_HEADS, *_LABEL_HEADS, *_OTHER_HEADS} & set(heads)
     if heads[0] in known or known and len(heads) > 2:
@@ -186,9 +214,12 @@ def _pairs(path: Path, heads: list[str], body: dict[int, list[str]]) -> list[Row
       heads: the header in lower case, or [].
       body: the other rows by line of the file.
     """
-    image = next((i for i, head in enumerate(heads) if head in _IMAGE_HEADS), 0)
     label = next((i for i, head in enumerate(heads) if head in _LABEL_HEADS), None)
-    if label is None and len(next(iter(body.values()))) > 2:
+    columns = next(iter(body.values()))
+    likely = [i for i, head in enumerate(heads) if head in _IMAGE_HEADS]
+    likely += [i for i, cell in enumerate(columns) if is_image(Path(cell))]
+    image = next((i for i in likely if i != label), 1 if label == 0 else 0)
+    if label is None and len(columns) > 2:
         return _one_hot(path, heads, body, image)
     label = 1 - image if label is None else label
     for number, row in body.items():
@@ -237,7 +268,7 @@ def _names(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with _open(path) as file:
             return {row[0]: row[1] for row in csv.reader(file) if len(row) == 2}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read ({error}); mend or remove it.") from error
@@ -253,6 +284,7 @@ def _listing(
     follow_links: bool,
 ) -> Listing:
     files: dict[str, Path] = {}  # by the image's name
+    listed: dict[str, str] = {}  # label by file, which may have two names
     table = []
     for image, label in rows:
         if label not in ids:
@@ -264,16 +296,21 @@ def _listing(
             faults.append(Fault(image, fault))
             continue
         file = images.find(image)
-        if file is None or image in files:
-            reason = "is listed twice" if file else f"is listed in {path.name} but is no file"
-            faults.append(Fault(image, reason))
+        before = listed.get(os.path.normpath(file)) if file else None
+        if file is None:
+            faults.append(Fault(image, f"is listed in {path.name} but is no file"))
+        elif before == label:
+            faults.append(Fault(image, "is listed twice"))
+        elif before:
+            more = f"is listed as {label}, too; it counts as {before}, its first label"
+            faults.append(Fault(image, more))
         elif not os.access(file, os.R_OK):
             faults.append(Fault(image, UNREADABLE))
         elif not follow_links and not images.hold(file):
             faults.append(Fault(image, f"lies outside of {path.parent}; give --follow_links"))
         else:
             table.append((len(files), 0, watch.size(file), ids[label]))
-            files[image] = file
+            files[image], listed[os.path.normpath(file)] = file, label
     if not files:
         raise InputError(
             f"{path}: none of its {plural(len(rows), 'image')} can be used; "
