@@ -105,6 +105,22 @@ def make_own_folder(path: Path) -> None:
         raise InputError(f"{path} is a symbolic link; put the folder itself there.")
 
 
+def make_missing(folder: Path) -> list[Path]:
+    """Makes a folder with its parents; returns those that were absent, the innermost first."""
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return absent
+
+
+def remove_unused(folder: Path, lock: str, made: list[Path]) -> None:
+    """Removes a held lock and the folders that were made for it, if nothing else is in there."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [lock]:
+            (folder / lock).unlink()
+            for path in made:
+                path.rmdir()
+
+
 def unreadable(path: str | Path, error: OSError) -> InputError:
     """Returns the exception for an operating system's error in reading `path`."""
     return InputError(

@@ -449,3 +449,20 @@ def test_swapped_arguments_leave_the_photographs_alone(tmp_path):
     with pytest.raises(InputError, match="The name of a folder is empty"):
         adapt_command.adapt(tmp_path / "photos", "")
     assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_refused_photographs_leave_nothing_behind(tmp_path, there):
+    from tests import tiny
+
+    tiny.model_directory(tmp_path / "first", tiny.SQUEEZENET)
+    (tmp_path / "photos" / "a").mkdir(parents=True)
+    (tmp_path / "photos" / "a" / "1.jpg").write_bytes(tiny.jpeg(1, 1))
+    if there:
+        (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="1 class folder with images; make one folder per class"):
+        adapt_command.adapt(
+            tmp_path / "photos", tmp_path / "mine", configuration=str(tmp_path / "first")
+        )
+    assert (tmp_path / "mine").exists() == there
+    assert not there or not list((tmp_path / "mine").iterdir())

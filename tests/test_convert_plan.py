@@ -357,6 +357,29 @@ def test_an_output_among_the_classes_is_refused(photos, tmp_path, inside):
     convert(photos, photos / ".records", **FOLDER)
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_where_nothing_was_begun_nothing_new_stays(photos, tmp_path, monkeypatch, interrupted):
+    fault = KeyboardInterrupt if interrupted else InputError
+    if interrupted:
+        monkeypatch.setattr(command.Pool, "__enter__", raises(fault))
+    else:
+        shutil.rmtree(photos / "dog")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(fault):
+        convert(photos, tmp_path / "new" / "er" / "out", **FOLDER)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(fault):
+        convert(photos, tmp_path / "empty", **FOLDER)
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "empty"])
+
+
+def raises(fault):
+    def function(*_):
+        raise fault
+
+    return function
+
+
 def test_the_lists_of_the_source_are_not_replaced(photos, tmp_path):
     rows = [f"photos/{name}/{n}.jpg,{name}\n" for name in ("cat", "dog") for n in range(4)]
     (tmp_path / "train.csv").write_text("".join(rows))

@@ -495,4 +495,5 @@ def test_no_folder_of_a_stranger_s_directory_may_be_a_link(tmp_path, name):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / name).symlink_to(tmp_path / "home")
     with pytest.raises(InputError, match=f"{name} is a symbolic link; put the folder itself there"):
-        train_command.locked(tmp_path / "theirs")
+        with train_command.locked(tmp_path / "theirs"):
+            pass

@@ -49,7 +49,6 @@ def convert(
     if not source.exists():
         raise InputError(sources.no_folder(source))
     sources.check_apart(source, output, options)
-    commit.make_folder(output)
     workers = options.workers or cli.cores()
     with plan.lock_directory(output), commit.swept(output), Pool(workers) as pool:
         collection = sources.collect(source, options, pool, output / commit.SPOOL)

@@ -39,12 +39,15 @@ _SHARD = re.compile(r"(?:train|validation|test)-\d{5}-of-\d{5}")
 def lock_directory(directory: Path) -> Iterator[None]:
     """Locks the directory for this process, with which the operating system drops the lock.
 
+    The directory is made, and removed again if nothing comes into it.
+
     Raises:
       RunAgain: another process has locked it; it is named.
     """
     lock = filelock.FileLock(directory / LOCK)
     owner = directory / f"{LOCK}.owner"
     try:
+        made = files.make_missing(directory)
         os.close(files.open_own(directory / LOCK, 0))  # filelock would empty what a link leads to
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
@@ -59,6 +62,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             owner.unlink()
+        files.remove_unused(directory, LOCK, made)
         lock.release()
 
 

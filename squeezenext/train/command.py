@@ -9,7 +9,7 @@ of which --set changes single fields; the other flags name folders and machines.
 import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -90,24 +90,31 @@ def _task(config: Config, options: Options) -> Task:
     return Task(config, found.splits, classes, source, known)
 
 
-def locked(model_dir: Path, name: str = ".lock") -> contextlib.AbstractContextManager:
-    """Returns a lock on a model directory, held; makes the directory if it is absent.
+@contextlib.contextmanager
+def locked(model_dir: Path, name: str = ".lock") -> Iterator[None]:
+    """Locks a model directory, which is made, and removed again if nothing comes into it.
 
     Raises:
-      RunAgain: another process holds it.
+      RunAgain: another process holds the lock.
       InputError: the directory cannot be made or written.
     """
     try:
-        model_dir.mkdir(parents=True, exist_ok=True)
+        made = files.make_missing(model_dir)
         model_directory.refuse_links(model_dir)
         os.close(files.open_own(model_dir / name, 0))  # filelock would empty what a link leads to
-        return filelock.FileLock(model_dir / name, timeout=0).acquire()
+        lock = filelock.FileLock(model_dir / name, timeout=0)
+        lock.acquire()
     except filelock.Timeout as error:
         raise RunAgain(
             f"Another process works in {model_dir}, which holds {name}; wait or stop it."
         ) from error
     except OSError as error:
         raise InputError(f"--model_dir {model_dir} cannot be written: {error.strerror}.") from error
+    try:
+        yield
+    finally:
+        files.remove_unused(model_dir, name, made)
+        lock.release()
 
 
 def _configured(values: flags.FlagValues) -> Config:
