@@ -21,6 +21,7 @@ from squeezenext.errors import EXIT_CODES, InputError, missing_package
 
 Log = Callable[[str], None]  # receives sentences about progress; commands pass `log`
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ROOM = "make room and run the same command again."
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 
@@ -152,15 +153,15 @@ def _guarded(work: Callable[[], None], debug: bool, resumes: bool = False) -> in
     except Exception as error:
         unnamed = isinstance(error, OSError) and error.filename is None
         if unnamed and (fault := _output_fault()):
-            return _fail(fault, 1)
+            return _fail(*fault)
         if debug:
             raise
         return _fail(*sentence(error))
     return 0
 
 
-def _output_fault() -> str | None:
-    """Returns a sentence if standard output cannot be written, and drops what is buffered for it.
+def _output_fault() -> tuple[str, int] | None:
+    """Returns sentence and exit code if standard output cannot be written, and drops its buffer.
 
     An error of write() names no file, so another attempt is the only way to find out.
     """
@@ -169,7 +170,8 @@ def _output_fault() -> str | None:
         os.write(1, b"\n")
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python fails once more at exit
-        return f"Standard output cannot be written: {error.strerror}."
+        where = f"Standard output cannot be written: {error.strerror}"
+        return (f"{where}; {_ROOM}", 75) if error.errno in FULL else (f"{where}.", 1)
     return None
 
 
@@ -180,14 +182,23 @@ def sentence(error: Exception) -> tuple[str, int]:
             return str(error), code
     if missing := missing_package(error):
         return missing, 2
-    if isinstance(error, OSError) and error.errno in FULL:
-        name = f" ({error.filename})" if error.filename else ""
-        return f"{error.strerror}{name}; make room and run the same command again.", 75
+    if reason := _full_disk(error):
+        name = f" ({error.filename})" if getattr(error, "filename", None) else ""
+        return f"{reason}{name}; {_ROOM}", 75
     if isinstance(error, OSError) and error.errno in _FORBIDDEN and error.filename:
         return f"{error.filename}: {error.strerror}; name another place, or change its rights.", 2
     if isinstance(error, OSError) and error.errno in _MISPLACED and error.filename:
         return f"{error.filename}: {error.strerror}; name another place.", 2
     return f"{type(error).__name__}: {error} (--debug shows where.)", 1
+
+
+def _full_disk(error: Exception) -> str:
+    """Returns the system's words for a full disk, which TensorFlow puts into its own, or ""."""
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in FULL else ""
+    if type(error).__name__ != "ResourceExhaustedError":
+        return ""
+    return next((text for text in map(os.strerror, FULL) if text in str(error)), "")
 
 
 def _fail(sentence: str, code: int) -> int:
@@ -223,6 +234,13 @@ def plural(count: int, one: str, more: str = "") -> str:
     if count == 1:
         return f"1 {one}"
     return f"{count:,} {more or one + ('es' if one.endswith('s') else 's')}"
+
+
+def size_text(size: int) -> str:
+    """Returns a number of bytes as people read it: "12 kB", "3.4 MB" or "1.2 GB"."""
+    if size < 999_500:
+        return f"{max(1, round(size / 1e3)) if size else 0} kB"
+    return f"{size / 1e6:.1f} MB" if size < 999.95e6 else f"{size / 1e9:.1f} GB"
 
 
 def module_command(module: str) -> str:

@@ -138,6 +138,8 @@ def test_counts_and_commands_in_messages():
         "1 file was",
         "2 files were",
     ]
+    sizes = [cli.size_text(n) for n in (0, 1, 12_345, 999_999, 3_400_000, 999_990_000, 1 << 40)]
+    assert sizes == ["0 kB", "1 kB", "12 kB", "1.0 MB", "3.4 MB", "1.0 GB", "1099.5 GB"]
     assert cli.module_command("datasets.convert") == "python -m datasets.convert"
 
 

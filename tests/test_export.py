@@ -355,6 +355,23 @@ def test_what_cannot_be_done_is_said(model, tmp_path, capsys, arguments, told):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says so with these words")
+def test_a_full_disk_is_said_in_the_same_words_where_tensorflow_writes(
+    model, tmp_path, capsys, monkeypatch
+):
+    import tensorflow as tf
+
+    def full(_, path, *__):
+        tf.io.gfile.makedirs(path)
+        raise tf.errors.ResourceExhaustedError(None, None, f"{path}/a; No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", full)
+    assert command(model, tmp_path / "1", "saved_model") == 75
+    told = "error: No space left on device; make room and run the same command again.\n"
+    assert capsys.readouterr().err.endswith(told)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["model.tflite", "model.sqz", "config", "calibration", "adapt"])
 def test_no_file_of_a_model_directory_is_replaced(model, tmp_path, capsys, monkeypatch, name):
     folder = shutil.copytree(model, tmp_path / "mine")

@@ -448,5 +448,8 @@ sys.exit(run(lambda values, rest: print("x" * 10), flags.FlagValues(), "", ["com
             [sys.executable, "-c", program],
             stdout=full, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY,
         )  # fmt: skip
-    assert done.returncode == 1
-    assert done.stderr == "error: Standard output cannot be written: No space left on device.\n"
+    assert done.returncode == 75
+    assert done.stderr == (
+        "error: Standard output cannot be written: No space left on device; make room and run the "
+        "same command again.\n"
+    )

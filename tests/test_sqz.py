@@ -1,6 +1,7 @@
 """Tests for `sqz/file.py`, `streams.py` and `kernels.py`."""
 
 import dataclasses
+import errno
 import json
 import struct
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezenext import labels
+from squeezenext import cli, labels
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.labels import Label
@@ -274,6 +275,16 @@ def test_the_published_network(shared):
     assert found.keys() == folded.keys()
     for name, array in folded.items():
         np.testing.assert_array_equal(found[name], array)
+
+
+def test_a_full_disk_asks_for_another_run(data, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sqz.files, "write_bytes", full)
+    with pytest.raises(OSError) as fault:
+        sqz.write(tmp_path / "a.sqz", data)
+    assert cli.sentence(fault.value)[1] == 75
 
 
 def test_prediction_reads_a_file(data, tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezenext import files
+from squeezenext.cli import size_text
 from squeezenext.errors import InputError, RunAgain
 
 WORK = ".convert"  # the output's own folder for what is unfinished; removed at the end
@@ -226,6 +227,6 @@ def check_room(folder: Path, size: int) -> None:
     free = free_bytes(folder)
     if size > free:
         raise RunAgain(
-            f"{folder} needs {size / 1e9:.2f} GB, its disk has {free / 1e9:.2f} GB free; free "
+            f"{folder} needs {size_text(size)}, its disk has {size_text(free)} free; free "
             "some space and run the same command again, or choose another --output."
         )

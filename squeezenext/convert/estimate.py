@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext.cli import plural
+from squeezenext.cli import plural, size_text
 from squeezenext.convert import commit, imagenet, shards, sources
 from squeezenext.convert.listing import Collection
 from squeezenext.convert.options import ConvertOptions
@@ -41,7 +41,7 @@ class Estimate:
             ),
             f"{plural(self.classes, 'class')}; "
             f"{plural(self.rejected, 'file')} would be refused unread",
-            f"{self.bytes / 1e9:.2f} GB to write, {self.free / 1e9:.2f} GB free",
+            f"{size_text(self.bytes)} to write, {size_text(self.free)} free",
             f"about {self.seconds / workers:.0f} s with {plural(workers, 'worker')}, from a short "
             "trial",
         ]

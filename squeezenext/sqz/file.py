@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext import files, labels
+from squeezenext.cli import FULL
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.network.bounds import check_bounds
@@ -96,11 +97,18 @@ def encode_header(model: Model) -> bytes:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Puts a file in place, whole or not at all; raises InputError if it cannot be written."""
+    """Puts a file in place, whole or not at all.
+
+    Raises:
+      InputError: it cannot be written.
+      OSError: the disk is full.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, data)
     except OSError as error:
+        if error.errno in FULL:
+            raise
         raise InputError(f"{path} cannot be written: {error.strerror}.") from error
 
 
