@@ -183,8 +183,8 @@ def sentence(error: Exception) -> tuple[str, int]:
     if missing := missing_package(error):
         return missing, 2
     if reason := _full_disk(error):
-        name = f" ({error.filename})" if getattr(error, "filename", None) else ""
-        return f"{reason}{name}; {_ROOM}", 75
+        name = getattr(error, "filename", None)
+        return f"{reason}{f' ({name})' if name else ''}; {_ROOM}", 75
     if isinstance(error, OSError) and error.errno in _FORBIDDEN and error.filename:
         return f"{error.filename}: {error.strerror}; name another place, or change its rights.", 2
     if isinstance(error, OSError) and error.errno in _MISPLACED and error.filename:
@@ -195,7 +195,7 @@ def sentence(error: Exception) -> tuple[str, int]:
 def _full_disk(error: Exception) -> str:
     """Returns the system's words for a full disk, which TensorFlow puts into its own, or ""."""
     if isinstance(error, OSError):
-        return error.strerror if error.errno in FULL else ""
+        return (error.strerror or "") if error.errno in FULL else ""
     if type(error).__name__ != "ResourceExhaustedError":
         return ""
     return next((text for text in map(os.strerror, FULL) if text in str(error)), "")
