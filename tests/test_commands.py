@@ -9,13 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl import flags
 
-from squeezenext import cli, compress, evaluate, export, stats
+from squeezenext import adapt, cli, compress, evaluate, export, stats, train
 from squeezenext.compress.method import Method
+from squeezenext.config import Config, Images, Stage, Training
 from squeezenext.convert import command
 from squeezenext.convert.options import ConvertOptions
+from squeezenext.errors import InputError
 from squeezenext.predictor import Predictor
 from squeezenext.records import dataset
 from squeezenext.train.options import Options
@@ -45,6 +48,41 @@ def test_stats_prints_json_and_writes_csv(tmp_path, capsys):
     rows = path.read_text().splitlines()
     assert rows[0] == "layer,kind,output,parameters,macs"
     assert rows[-1] == f"total,,,{document['parameters']},{document['macs']}"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: adapt.adapt("a", "b", minutes="5"), "adapt(): minutes is a number, not '5'."),
+        (lambda: adapt.adapt("a", "b", seed="x"), "adapt(): seed is a whole number, not 'x'."),
+        (lambda: adapt.adapt("a", "b", max_bytes=-1), "adapt(): max_bytes is at least 0, not -1."),
+        (lambda: adapt.adapt(None, "b"), "adapt(): photos is a path, not None."),
+        (lambda: Method(max_bytes="9"), "Method(): max_bytes is a whole number or None, not '9'."),
+        (lambda: Method(changes="a=1"), "Method(): changes is a list, each item "),
+        (lambda: compress.compress("a", "b", {}), "compress(): method is of the type "),
+        (lambda: export.export("a", "b", "c"), "There is no format 'b'; there are litert"),
+        (lambda: export.export("a", "web", "c", images=0), "export(): images is at least 1"),
+        (lambda: evaluate.evaluate(model_dir=3), "evaluate(): model_dir is a path, not 3."),
+        (lambda: train.train({}, Options(model_dir="a")), "train(): config is of the type "),
+        (lambda: Options(model_dir="a", seed=0.5), "Options(): seed is a whole number, not 0.5."),
+        (lambda: Options(model_dir="a", devices=True), "Options(): devices is a whole "),
+        (lambda: ConvertOptions("csv", workers="2"), "ConvertOptions(): workers is a whole "),
+        (lambda: Config(model=None), "Config(): model is of the type SqueezeNet or "),
+        (lambda: Stage(64, 2, "1"), "Stage(): stride is a whole number, not '1'."),
+        (lambda: Images(mean=("a", 0, 0)), "Images(): mean is a list, each item a number, not "),
+    ],
+)  # fmt: skip
+def test_an_argument_of_a_wrong_type_is_one_sentence_at_the_door(call, message):
+    with pytest.raises(InputError) as caught:
+        call()
+    assert str(caught.value).startswith(message) and len(str(caught.value)) < 160
+
+
+def test_numbers_of_numpy_are_numbers_and_missing_arguments_python_s_own_error():
+    known = Training(epochs=np.float32(2), batch_size=np.int64(8))
+    assert known == Training(epochs=2.0, batch_size=8) and type(known.batch_size) is int
+    with pytest.raises(TypeError, match=r"^adapt\(\) missing 1 required positional argument"):
+        adapt.adapt("a")
 
 
 def test_a_place_that_cannot_be_written_is_a_sentence():

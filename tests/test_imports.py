@@ -16,7 +16,7 @@ MOST_ROOMS, MOST_FLOORS, MOST_MODULES = 30, 9, 140
 # From the ground up: a room imports only from rooms of the floors below its own.
 FLOORS = [
     {"errors", "progress", "tf_import"},
-    {"files"},
+    {"arguments", "files"},
     {"cli", "config", "labels"},
     {"configs", "images", "metrics", "network"},
     {"formats", "litert", "records", "sqz", "stats"},
@@ -29,8 +29,9 @@ FLOORS = [
 TENSORFLOW = {"tensorflow", "keras"}
 # No module of these rooms loads TensorFlow when it is imported.
 LIGHT_ROOMS = {
-    "cli", "config", "configs", "convert", "datasets", "demo", "errors", "files", "formats",
-    "labels", "metrics", "predict", "predictor", "progress", "sqz", "stats", "tf_import", "weights",
+    "arguments", "cli", "config", "configs", "convert", "datasets", "demo", "errors", "files",
+    "formats", "labels", "metrics", "predict", "predictor", "progress", "sqz", "stats",
+    "tf_import", "weights",
 }  # fmt: skip
 # Nor do the faces of these: `--help`, a wrong flag and a missing folder answer at once.
 LIGHT_FACES = {"adapt", "compress", "evaluate", "export", "train"}

@@ -164,7 +164,7 @@ def test_what_is_no_image_is_one_short_sentence(squeezenext, image, message):
     assert len(str(caught.value)) < 160
 
 
-@pytest.mark.parametrize("paths", ["photo.jpg", b"photo.jpg", [None], [np.zeros(3)]])
+@pytest.mark.parametrize("paths", ["photo.jpg", b"photo.jpg", [None], [np.zeros(3)], None, 3])
 def test_answers_takes_a_list_of_paths(squeezenext, paths):
     with pytest.raises(InputError, match=r"^answers\(\) takes "):
         next(Predictor(squeezenext[0]).answers(paths))
@@ -184,9 +184,41 @@ def test_an_empty_name_is_no_model_and_no_folder(monkeypatch, squeezenext, capsy
     assert "An argument is empty; is a variable of the shell not set?" in capsys.readouterr().err
 
 
-def test_an_order_of_channels_is_one_of_two(squeezenext):
+def test_an_order_of_channels_is_one_of_two_and_for_arrays(squeezenext, photos):
+    single = Predictor(squeezenext[0])
     with pytest.raises(InputError, match='channels is "RGB" or "BGR"'):
-        Predictor(squeezenext[0]).predict(np.zeros((9, 9, 3), np.uint8), channels="bgr")
+        single.predict(np.zeros((9, 9, 3), np.uint8), channels="bgr")
+    for image in (photos / "01.jpg", (photos / "01.jpg").read_bytes(), Image.new("RGB", (9, 9))):
+        with pytest.raises(InputError, match="is for arrays; this is"):
+            single.predict(image, channels="BGR")
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan"), "0.5", None])
+def test_a_threshold_is_a_probability(squeezenext, photos, threshold):
+    single = Predictor(squeezenext[0])
+    with pytest.raises(InputError, match="threshold is a probability of 0 to 1, not"):
+        single.predict(photos / "01.jpg", 5, threshold)
+    with pytest.raises(InputError, match="threshold is a probability of 0 to 1, not"):
+        single.answers([photos / "01.jpg"], 5, threshold)
+
+
+def test_a_class_map_is_of_a_class_that_is_there(squeezenext, photos):
+    view = Predictor(squeezenext[0], inside=True).view(photos / "01.jpg")
+    for index, message in ((-1, "index is at least 0"), (tiny.CLASSES, "There is no class"),
+                           ("0", "index is a whole number")):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            view.class_map(index)
+
+
+def test_what_is_no_path_is_said_at_the_door():
+    with pytest.raises(InputError, match=r"^read\(\): path is a path, not None\.$"):
+        predictor.read(None)
+    with pytest.raises(InputError, match=r"^Predictor\(\): model is a path, not 3\.$"):
+        Predictor(3)
+    with pytest.raises(
+        InputError, match=r"^Predictor\(\): allow_url is True or False, not 'no'\.$"
+    ):
+        Predictor("mine", allow_url="no")
 
 
 def test_a_reader_that_stops_ends_the_threads(squeezenext, photos):

@@ -8,7 +8,8 @@ exported/, report/ and MODEL_CARD.md. The number of epochs and the size of the i
 the machine's speed and the time; they are logged and kept in adapt.json. After an interruption the
 same command continues. In Python:
 
-    from squeezenext import adapt
+    from squeezenext.arguments import checked
+from squeezenext import adapt
     adapted = adapt.adapt("photos", "model", minutes=15)
     print(adapted.scores)
 """
@@ -28,6 +29,7 @@ from squeezenext.adapt import plan as planning
 from squeezenext.adapt import shipping
 from squeezenext.adapt.plan import Plan
 from squeezenext.adapt.shipping import Adapted
+from squeezenext.arguments import checked
 from squeezenext.cli import log, run, say
 from squeezenext.convert.folder import is_image
 from squeezenext.convert.options import ConvertOptions
@@ -44,11 +46,12 @@ RECORDS = "records"
 MAX_SIDE = 400  # longest side of a record's image; larger images only take longer to read
 
 
+@checked(max_bytes=0, seed=0)
 def adapt(
     photos: str | Path,
     model_dir: str | Path,
     *,
-    configuration: str = "squeezenet_v1_1",
+    configuration: str | Path = "squeezenet_v1_1",
     minutes: float = 15.0,
     max_bytes: int = 250_000,
     seed: int = 0,
@@ -79,7 +82,7 @@ def adapt(
     started = time.monotonic()
     deadline = started + 60 * minutes
     photos, model_dir = Path(photos).expanduser(), Path(model_dir).expanduser()
-    if configuration not in PUBLISHED:
+    if (configuration := str(configuration)) not in PUBLISHED:
         configuration = str(Path(configuration).expanduser().resolve())
     _check(photos, model_dir, configuration, minutes)
     tf_import.check_installed()

@@ -19,6 +19,7 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext import cli
+from squeezenext.arguments import checked
 from squeezenext.cli import Log, run
 from squeezenext.compress import making, report
 from squeezenext.compress.allocation import BudgetTooSmall
@@ -31,6 +32,7 @@ from squeezenext.sqz import file as sqz
 _NEEDED = {"set": "num_epochs", "density": "num_epochs", "images": "data_dir"}
 
 
+@checked(images=1)
 def compress(
     model_dir: str | Path,
     output: str | Path,

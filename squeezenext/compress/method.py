@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from squeezenext.arguments import checked
 from squeezenext.config import Config, recipes
 from squeezenext.config import io as config_io
 from squeezenext.config.training import Distillation, Training
@@ -23,6 +24,7 @@ def divisible(batch: int, devices: int) -> int:
     return devices * max(1, round(batch / devices))
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
     """The choices of a compression."""

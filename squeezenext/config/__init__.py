@@ -7,6 +7,7 @@ with SqueezeNext. Configurations import all words from here. No TensorFlow here.
 
 import dataclasses
 
+from squeezenext.arguments import checked
 from squeezenext.config.checks import check
 from squeezenext.config.images import *  # noqa: F403  (all augmentation steps, listed nowhere)
 from squeezenext.config.images import (
@@ -47,6 +48,7 @@ __all__ = [
 ]
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """One variant: a network, its images and its recipe."""

@@ -10,6 +10,7 @@ import dataclasses
 import math
 from typing import Any, ClassVar, Literal
 
+from squeezenext.arguments import checked
 from squeezenext.config.checks import check, check_choice
 
 CROP_TRIES = 10  # attempts at a window that fits, as in torchvision's RandomResizedCrop
@@ -26,6 +27,7 @@ def _check_probability(owner: Any) -> None:
     check(owner, 0 <= owner.probability <= 1, "probability", "must be in [0, 1]")
 
 
+@checked()
 @dataclasses.dataclass(frozen=True)
 class RandomCrop:
     """A random `size` x `size` window of the resized image (Caffe's augmentation)."""
@@ -33,6 +35,7 @@ class RandomCrop:
     numbers: ClassVar[int] = 2  # row, column
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RandomResizedCrop:
     """A random window of the image, resized (Inception's augmentation).
@@ -51,6 +54,7 @@ class RandomResizedCrop:
         _check_range(self, "ratio", 0.0)
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HorizontalFlip:
     """Mirrors half of the images.
@@ -65,6 +69,7 @@ class HorizontalFlip:
     alternating: bool = False
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShiftScaleRotate:
     """Shifts, scales and rotates, each by a uniform random amount in +- its limit.
@@ -87,6 +92,7 @@ class ShiftScaleRotate:
         _check_probability(self)
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ColorJitter:
     """Multiplies brightness, contrast and saturation by 1 +- a random amount, then turns the hue.
@@ -106,6 +112,7 @@ class ColorJitter:
         check(self, 0 <= self.hue <= 0.5, "hue", "must be in [0, 0.5]")
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RandomErasing:
     """Covers a random rectangle with the mean colour.
@@ -127,6 +134,7 @@ class RandomErasing:
         _check_range(self, "ratio", 0.0)
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixup:
     """Blends an image and its label with another of the batch, by Beta(alpha, alpha)."""
@@ -140,6 +148,7 @@ class Mixup:
         _check_probability(self)
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CutMix:
     """Pastes a rectangle of another image of the batch; the labels' shares are the areas'."""
@@ -171,6 +180,7 @@ ResizeMode = Literal["squash", "short_side"]
 Channels = Literal["BGR", "RGB"]
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Images:
     """The images that the network reads.

@@ -6,9 +6,11 @@ They have no defaults: the file of a variant shows the whole architecture.
 import dataclasses
 from typing import ClassVar, Literal
 
+from squeezenext.arguments import checked
 from squeezenext.config.checks import check, check_choice
 
 
+@checked()
 @dataclasses.dataclass(frozen=True)
 class Fire:
     """SqueezeNet's module: a 1x1 squeeze, then 1x1 and 3x3 expansions side by side."""
@@ -23,6 +25,7 @@ Activation = Literal["relu", "elu"]
 Initializer = Literal["caffe_xavier", "glorot_normal"]
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SqueezeNet:
     """SqueezeNet (arXiv:1602.07360): stem, fire modules, a 1x1 convolution as classifier.
@@ -51,6 +54,7 @@ class SqueezeNet:
         check(self, self.classes > 0, "classes", "must be at least 1")
 
 
+@checked()
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """A run of units with equal output; the first unit strides and changes the channels."""
@@ -64,6 +68,7 @@ BottleneckInput = Literal["unit", "shortcut"]
 PairOrder = Literal["alternating", "1x3_first"]
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SqueezeNext:
     """SqueezeNext (arXiv:1803.10615): bottlenecks with separated 3x1 and 1x3 convolutions.

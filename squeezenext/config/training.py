@@ -7,6 +7,7 @@ The defaults are the recipe published with SqueezeNext, whose Caffe solvers
 import dataclasses
 from typing import Literal
 
+from squeezenext.arguments import checked
 from squeezenext.config.checks import check, check_choice
 
 IMAGENET_TRAIN = 1_281_167  # images in ILSVRC2012's training split
@@ -17,6 +18,7 @@ Decayed = Literal["all", "kernels"]
 ClassWeights = Literal["none", "balanced"]
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distillation:
     """Learning from another network's answers to the same pixels as the student's."""
@@ -31,6 +33,7 @@ class Distillation:
         check(self, 0 <= self.label_share <= 1, "label_share", "must be in [0, 1]")
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
     """The recipe, in epochs and images; learning rates are for batches of 1024 images."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext import cli, progress
+from squeezenext.arguments import checked
 from squeezenext.convert import commit, estimate, plan, shards, sources, tfrecords
 from squeezenext.convert import output as outputs
 from squeezenext.convert.listing import Collection
@@ -28,6 +29,7 @@ from squeezenext.records import dataset
 _MAX_LOGGED = 20  # rejected files
 
 
+@checked()
 def convert(
     source: str | Path,
     output: str | Path,

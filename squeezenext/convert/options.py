@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+from squeezenext.arguments import checked
 from squeezenext.errors import InputError
 
 LAYOUTS = ("imagenet", "folder", "csv", "caltech256", "tfrecord")
@@ -13,6 +14,7 @@ EXECUTION_OPTIONS += ("overwrite", "workers", "show_progress")
 EXECUTION_OPTIONS += ("labels_of",)  # the classes that it names are in the manifest
 
 
+@checked()
 @dataclasses.dataclass(frozen=True)
 class ConvertOptions:
     """The options of a conversion.

@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from squeezenext import metrics, tf_import
+from squeezenext.arguments import checked
 from squeezenext.cli import check_file, check_folder, csv_cell, log, plural, run, say
 from squeezenext.errors import InputError
 from squeezenext.evaluate import report
@@ -57,11 +58,12 @@ def evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
     return Evaluation.of_rows(typed, reader.split.examples)
 
 
+@checked(batch_size=1, devices_used=0)
 def evaluate(
     *,
     model_dir: str | Path,
     data_dir: str | Path | None = None,
-    validation_file_pattern: str | None = None,
+    validation_file_pattern: str | Path | None = None,
     found: dataset.Dataset | None = None,
     split: str = "validation",
     batch_size: int = 32,

@@ -21,6 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext import files
+from squeezenext.arguments import checked
 from squeezenext.cli import check_needed, plural, run, say
 from squeezenext.errors import InputError
 from squeezenext.export import checking, keras, litert, onnx, page, saved_model
@@ -39,6 +40,7 @@ _SCORES = (
 )
 
 
+@checked(images=1)
 def export(
     model_dir: str | Path,
     kind: str,
@@ -61,6 +63,8 @@ def export(
       InputError: the model or the data cannot be read, or the format lacks the precision.
       NotKept: the file's answers differ from the model's.
     """
+    if kind not in FORMATS:
+        raise InputError(f"There is no format {kind!r}; there are {', '.join(FORMATS)}.")
     form, output, model_dir = (
         FORMATS[kind],
         Path(output).expanduser(),

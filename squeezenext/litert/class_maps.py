@@ -46,6 +46,8 @@ class Tapped:
 
     def class_map(self, outputs: list[np.ndarray], index: int) -> np.ndarray:
         """Returns a class's map, [height, width] float32, whose mean is its logit."""
+        if index >= len(outputs[0]):
+            raise InputError(f"There is no class {index}: the last is {len(outputs[0]) - 1}.")
         if self.kernel is None:
             return outputs[2][..., index]
         return outputs[1] @ self.kernel[index] + self.bias[index]

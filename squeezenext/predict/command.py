@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 
 from squeezenext import files
+from squeezenext.arguments import checked
 from squeezenext.cli import check_file, check_folder, csv_cell, log, plural, run, say
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.predict import sources
@@ -77,6 +78,7 @@ def print_csv(answers: Iterable[Answer]) -> int:
 WRITERS = {"text": print_text, "json": print_json, "csv": print_csv}
 
 
+@checked(top_k=1)
 def predict(
     paths: Sequence[str],
     model: str | Path,

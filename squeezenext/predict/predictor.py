@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 from PIL import Image
 
+from squeezenext.arguments import checked
 from squeezenext.cli import cores
 from squeezenext.errors import InputError
 from squeezenext.images import decoding, geometry
@@ -59,6 +60,7 @@ class View:
     _tapped: "Tapped | None"
     _outputs: list[np.ndarray]
 
+    @checked(index=0)
     def class_map(self, index: int) -> np.ndarray:
         """Returns what each pixel of the last map adds to a logit, [height, width] float32."""
         if self._tapped is None:
@@ -105,6 +107,7 @@ class Predictor:
       InputError: there is no such model.
     """
 
+    @checked()
     def __init__(self, model: str | Path, *, inside: bool = False, allow_url: bool = False):
         self._allow_url = allow_url
         self._model = loading.load_runnable(model)
@@ -142,8 +145,7 @@ class Predictor:
         Raises:
           InputError: the image cannot be read, or is none; or `top_k` is not positive.
         """
-        if not isinstance(top_k, int) or top_k < 1:
-            raise InputError(f"top_k is a number of classes, at least 1, not {top_k!r}.")
+        _check_choice(top_k, threshold)
         return self._best(self.probabilities(image, channels=channels), top_k, threshold)
 
     def probabilities(self, image: Source, *, channels: Channels = "RGB") -> np.ndarray:
@@ -200,9 +202,12 @@ class Predictor:
         Raises:
           InputError: `paths` is no list of paths.
         """
-        if isinstance(paths, str | bytes | os.PathLike):
+        if isinstance(paths, str | bytes | os.PathLike) or not isinstance(paths, Iterable):
             raise InputError("answers() takes a list of paths; put a single one into [ ].")
-        names = [_name(path) for path in paths]
+        _check_choice(top_k, threshold)
+        names = list(paths)
+        if wrong := [type(path).__name__ for path in names if not isinstance(path, str | Path)]:
+            raise InputError(f"answers() takes paths, not {wrong[0]}; see predict().")
 
         def answer(item: tuple[int, str]) -> Answer:
             number, path = item
@@ -216,17 +221,20 @@ class Predictor:
                 return Answer(path, [], str(error))
             return Answer(path, best, None, view.features, drawn)
 
-        return map_in_threads(answer, list(enumerate(names, start=1)))
+        return map_in_threads(answer, list(enumerate(map(str, names), start=1)))
 
 
-def _name(path: object) -> str:
-    if not isinstance(path, str | Path):
-        raise InputError(f"answers() takes paths, not {type(path).__name__}; see predict().")
-    return str(path)
+def _check_choice(top_k: object, threshold: object) -> None:
+    if not isinstance(top_k, int | np.integer) or top_k < 1:
+        raise InputError(f"top_k is a number of classes, at least 1, not {top_k!r}.")
+    if not isinstance(threshold, float | int | np.floating) or not 0 <= threshold <= 1:
+        raise InputError(f"threshold is a probability of 0 to 1, not {threshold!r}.")
 
 
 def _rgb(image: Source, channels: Channels, allow_url: bool) -> Image.Image:
     """Returns an image of any accepted kind as a Pillow image, RGB."""
+    if channels != "RGB" and not isinstance(image, np.ndarray):
+        raise InputError(f"channels={channels!r} is for arrays; this is {type(image).__name__}.")
     match image:
         case Image.Image():
             with _turn(image), decoding.errors_naming("The image"):
@@ -290,6 +298,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(-1, keepdims=True)
 
 
+@checked()
 def read(path: str | Path, *, allow_url: bool = False) -> Image.Image:
     """Reads an image file, a URL or standard input ("-") as a Pillow image, RGB.
 

@@ -241,7 +241,7 @@ def split_from_pattern(name: str, pattern: str) -> Split:
 
 
 def find_dataset(
-    data_dir: str | Path | None, training: str | None, validation: str | None
+    data_dir: str | Path | None, training: str | Path | None, validation: str | Path | None
 ) -> Dataset:
     """Returns the data of `--data_dir`, or of the two patterns of TF-slim shards.
 
@@ -259,10 +259,9 @@ def find_dataset(
         check_shards(loaded)
         return Dataset(loaded.splits, loaded.classes, directory)
     patterns = {"train": training, "validation": validation}
-    splits = {
-        name: split_from_pattern(name, pattern) for name, pattern in patterns.items() if pattern
-    }
-    return Dataset(splits, None, Path(training or validation))
+    given = {name: str(pattern) for name, pattern in patterns.items() if pattern}
+    splits = {name: split_from_pattern(name, pattern) for name, pattern in given.items()}
+    return Dataset(splits, None, Path(next(iter(given.values()))))
 
 
 def check_split(dataset: Dataset, name: str) -> None:

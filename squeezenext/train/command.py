@@ -17,6 +17,7 @@ import filelock
 from absl import flags
 
 from squeezenext import files, tf_import
+from squeezenext.arguments import checked
 from squeezenext.cli import run
 from squeezenext.config import Config, recipes
 from squeezenext.config import io as config_io
@@ -30,6 +31,7 @@ from squeezenext.train.options import PRECISIONS, Cluster, OnBadRecord, OnNan, O
 from squeezenext.train.stopping import StopSignals, watched
 
 
+@checked()
 def train(config: Config, options: Options) -> dict:
     """Trains to the last epoch, resuming from `model_dir` if it holds a run.
 
@@ -86,7 +88,7 @@ def _task(config: Config, options: Options) -> Task:
     if checkpoint.steps(Path(options.model_dir) / model_directory.CHECKPOINTS):
         return Task(config, found.splits, classes, source)  # the run that is there goes on
     theirs, known = model_directory.read(source)
-    learning_from.check_network(options.fine_tune_from, theirs, config)
+    learning_from.check_network(str(options.fine_tune_from), theirs, config)
     return Task(config, found.splits, classes, source, known)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from squeezenext import labels
+from squeezenext.arguments import checked
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.records.dataset import Split
@@ -17,17 +18,25 @@ OnNan = Literal["stop", "rollback"]
 Cluster = Literal["auto", "slurm", "none"]
 
 
+@checked(
+    devices=0,
+    micro_batch_size=1,
+    seed=0,
+    checkpoint_minutes=0,
+    keep_checkpoints=1,
+    evaluate_every_epochs=0,
+)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of `train.train`; none of them belongs to the recipe."""
 
     model_dir: str | Path  # directory of the run, made if absent; see model/directory.py
     data_dir: str | Path | None = None  # folder of shards and manifest.json
-    training_file_pattern: str | None = None  # TF-slim shards, instead of `data_dir`
-    validation_file_pattern: str | None = None  # TF-slim shards for validation
+    training_file_pattern: str | Path | None = None  # TF-slim shards, instead of `data_dir`
+    validation_file_pattern: str | Path | None = None  # TF-slim shards for validation
     # Model directory or published model whose weights to start from; the classifier is new if the
     # number of classes differs.
-    fine_tune_from: str | None = None
+    fine_tune_from: str | Path | None = None
     devices: int = 0  # number of GPUs, or of logical CPU devices; 0: all GPUs, or one CPU
     cluster: Cluster = "auto"  # source of the workers' names, see cluster.py; "auto": TF_CONFIG
     precision: str = "auto"  # or one of `PRECISIONS`
@@ -42,7 +51,8 @@ class Options:
     profile_input: bool = False  # measure input and network apart, print that, train nothing
 
     def __post_init__(self):
-        for name in ("model_dir", "data_dir", "training_file_pattern", "validation_file_pattern"):
+        paths = ("model_dir", "data_dir", "fine_tune_from")
+        for name in (*paths, "training_file_pattern", "validation_file_pattern"):
             if path := getattr(self, name):
                 object.__setattr__(self, name, os.path.expanduser(path))
         check_precision(self.precision)

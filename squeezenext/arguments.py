@@ -1,0 +1,100 @@
+"""Checks the arguments of public functions and dataclasses against their annotated types."""
+
+import collections.abc
+import functools
+import inspect
+import numbers
+import os
+import reprlib
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from squeezenext.errors import InputError
+
+Public = TypeVar("Public", bound=Callable[..., Any])
+
+
+def checked(**least: float) -> Callable[[Public], Public]:
+    """Returns a decorator that checks the arguments of a public function or dataclass.
+
+    An argument of another type than the annotated one raises an InputError at the door instead of
+    an AttributeError from deep inside.
+
+    Args:
+      least: the smallest allowed value of numbers, by argument.
+    """
+
+    def decorate(target: Public) -> Public:
+        if isinstance(target, type):
+            target.__init__ = decorate(target.__init__)  # type: ignore[misc]
+            return target
+        name = target.__qualname__.removesuffix(".__init__")
+        signature = inspect.signature(target)
+
+        @functools.wraps(target)
+        def call(*arguments: Any, **named: Any) -> Any:
+            try:
+                given = signature.bind(*arguments, **named)
+            except TypeError:
+                return target(*arguments, **named)  # whose error names the function
+            hints = _hints(target)
+            for key, value in given.arguments.items():
+                if key in hints and not _fits(value, hints[key]):
+                    kind = _described(hints[key])
+                    raise InputError(f"{name}(): {key} is {kind}, not {reprlib.repr(value)}.")
+                if key in least and value is not None and not value >= least[key]:
+                    raise InputError(f"{name}(): {key} is at least {least[key]}, not {value}.")
+                if getattr(value, "shape", None) == ():  # numpy's numbers, which JSON does not take
+                    given.arguments[key] = value.item()
+            return target(*given.args, **given.kwargs)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+@functools.cache
+def _hints(function: Callable) -> dict[str, Any]:
+    """Returns the annotated types by argument; only at a call are all names in them known."""
+    return typing.get_type_hints(function)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Returns whether a value is of an annotated type; where that cannot be said, it is."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if hint is bool:
+        return type(value).__name__ in ("bool", "bool_")  # numpy's, too
+    if hint in _NUMBERS:
+        return isinstance(value, _NUMBERS[hint]) and not isinstance(value, bool)
+    if hint is Path:
+        return isinstance(value, os.PathLike)
+    if origin in (tuple, collections.abc.Sequence):
+        items = isinstance(value, collections.abc.Sequence) and not isinstance(value, str | bytes)
+        return items and all(_fits(item, parts[0]) for item in value)  # type: ignore[attr-defined]
+    if origin is collections.abc.Callable:
+        return callable(value)
+    return not isinstance(hint, type) or isinstance(value, hint)
+
+
+_NUMBERS = {int: numbers.Integral, float: numbers.Real}
+_KINDS = {
+    int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path",
+    type(None): "None", tuple: "a list", collections.abc.Sequence: "a list",
+    collections.abc.Callable: "a function",
+}  # fmt: skip
+
+
+def _described(hint: Any) -> str:
+    """Returns words for an annotated type, such as "a path or None"."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        kinds = [part for part in parts if part is not str or Path not in parts]  # also a path
+        return " or ".join(map(_described, kinds))
+    if origin in (tuple, collections.abc.Sequence) and parts[0] in _KINDS:
+        return f"a list, each item {_described(parts[0])}"
+    return _KINDS.get(origin or hint) or f"of the type {getattr(hint, '__name__', hint)}"
