@@ -39,6 +39,18 @@ def test_bad_use_of_evaluate(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((None, None, None), "^No data are given; give --data_dir records"),
+        (("a", None, "b"), "^--data_dir and a pattern of records exclude each other"),
+    ],
+)
+def test_the_data_are_given_in_one_way(given, message):
+    with pytest.raises(InputError, match=message):
+        dataset.find_dataset(*given)
+
+
 def test_stats_prints_json_and_writes_csv(tmp_path, capsys):
     path = tmp_path / "stats.csv"
     arguments = ["--configuration", "v_1_0_SqNxt_23", "--json", "--csv", str(path)]

@@ -480,7 +480,7 @@ def test_a_class_may_bear_a_split_s_name(tmp_path):
 def test_a_validation_split_without_classes_is_refused(tmp_path):
     tree(tmp_path, *(f"train/{name}/{n}.jpg" for name in "ab" for n in (1, 2)))
     (tmp_path / "val").mkdir()
-    with pytest.raises(InputError, match="val has images nowhere in its class folders"):
+    with pytest.raises(InputError, match="val has no image in a class folder"):
         listed(tmp_path)
     tree(tmp_path, "val/1.jpg")
     with pytest.raises(InputError, match="val has images only outside class folders"):
@@ -549,14 +549,19 @@ def test_imagenet_folders_get_their_words(tmp_path):
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        ([], "nowhere in its class folders"),
+        ([], "has no image in a class folder; make one folder"),
         (["a.jpg", "b.jpg"], "only outside class folders; make one folder per class"),
-        (["cat/notes.txt"], "nowhere"),
-        (["cat/1.jpg"], "has 1 class folder with"),
+        (["cat/notes.txt"], "no image in its class folders but 1 .txt; photographs"),
+        (["a.tar", "b.tar", "c"], "has no class folder but 2 .tar, 1 no ending; make one"),
+        (
+            ["manifest.json", "train-0-of-1"],
+            "holds records, .*; give the folder of the photographs",
+        ),
+        (["cat/1.jpg"], "has 1 class folder with images, but a classifier needs two at least"),
         (["cat/1.jpg", "dog/notes.txt"], "dog has no image"),
         (["pets/cat/1.jpg", "pets/dog/1.jpg"], "pets/cat holds 1 image one folder too deep"),
         (["a/1.jpg", "b/2021/jan/1.jpg", "b/2021/2.jpg"], "b/2021 holds 2 images one folder too"),
-        (["a/1.heic", "b/2.heic"], "nowhere in its class folders but 2 .heic, and photographs"),
+        (["a/1.heic", "b/2.heic"], "no image in its class folders but 2 .heic; photographs"),
         (["a/1.jpg", "b/1.heic", "b/2"], "b has no image but 1 .heic, 1 no ending; photographs"),
         (["train/cat/1.jpg", "train/dog/1.jpg", "val/cow/1.jpg"], "val/cow is a class that"),
         (["train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "valid/a/1.jpg"], "both are the val"),

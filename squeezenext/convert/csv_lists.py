@@ -17,7 +17,7 @@ from typing import TextIO
 
 from squeezenext import labels
 from squeezenext.cli import plural, printable
-from squeezenext.convert.folder import UNREADABLE, is_image, labels_of_model, with_validation
+from squeezenext.convert.folder import UNREADABLE, is_image, labels_of_model
 from squeezenext.convert.listing import (
     Collection,
     Fault,
@@ -26,6 +26,7 @@ from squeezenext.convert.listing import (
     check_name,
     name_fault,
     sorted_splits,
+    with_validation,
 )
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError

@@ -6,8 +6,6 @@ import os
 import re
 from pathlib import Path
 
-import numpy as np
-
 from squeezenext import labels
 from squeezenext.cli import counted, plural, printable
 from squeezenext.convert.listing import (
@@ -16,13 +14,14 @@ from squeezenext.convert.listing import (
     Listing,
     Watch,
     name_fault,
-    random_order,
     sorted_splits,
+    with_validation,
 )
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
 from squeezenext.files import is_leftover
 from squeezenext.images.decoding import ENDINGS
+from squeezenext.records.dataset import MANIFEST
 
 # The names that Hugging Face's datasets know, too.
 _SPLIT_NAMES = {
@@ -119,7 +118,10 @@ def _trained(
             )
     if len(folders) < 2:
         found = plural(len(folders), "class folder")
-        raise InputError(f"{roots['train']} has {found} with images; {_HINT}.")
+        raise InputError(
+            f"{roots['train']} has {found} with images, but a classifier needs two at least; "
+            f"{_HINT}."
+        )
     return folders
 
 
@@ -146,31 +148,6 @@ def _of_model(
             f"{printable(', '.join(label.synset for label in known[:10]))}; rename the folders."
         )
     return [folder_of.get(label.synset, label.synset) for label in known]
-
-
-def with_validation(splits: dict[str, Listing], options: ConvertOptions) -> dict[str, Listing]:
-    """Splits off a fraction of each class of "train" if there is no validation split.
-
-    That is at least one image, and at most all but one: a single image stays in training.
-
-    Raises:
-      InputError: each class has a single image.
-    """
-    if "validation" in splits:
-        return splits
-    full = splits["train"]
-    # Not the seed of the shards' order, of which validation would be the beginning.
-    order = random_order(full.names, options.seed ^ 0x5EED)
-    labels_in_order = full.table["label"][order]
-    chosen = np.zeros(len(order), bool)
-    for label in np.unique(labels_in_order):
-        members = order[labels_in_order == label]
-        count = max(1, round(options.validation_fraction * len(members)))
-        chosen[members[: min(count, len(members) - 1)]] = True
-    if not chosen.any():
-        raise InputError("Every class has a single image: none is left for validation; add some.")
-    train, validation = (full.take(np.flatnonzero(part)) for part in (~chosen, chosen))
-    return splits | {"train": train, "validation": validation}
 
 
 def _classes(folders: list[str], names: ClassNames, source: Path) -> tuple[labels.Label, ...]:
@@ -255,7 +232,7 @@ def _skipped(folder: Path) -> str:
 def _images(root: Path, walk: _Walk) -> dict[str, list[Path]]:
     """Returns the image files of each class folder in `root`."""
     images: dict[str, list[Path]] = {}
-    where, before = "nowhere in its class folders", len(walk.faults)
+    outside, before = False, len(walk.faults)
     for path in _entries(root):
         if walk.names.skip and walk.names.skip.fullmatch(path.name):
             continue
@@ -268,7 +245,7 @@ def _images(root: Path, walk: _Walk) -> dict[str, list[Path]]:
         elif path.is_dir():
             walk.warnings.append(f"{printable(path.name)} is an empty folder: skipped.")
         elif is_image(path):
-            where = "only outside class folders"
+            outside = True
             walk.faults.append(Fault(path.name, "lies beside the class folders: it has no class"))
     empty = [name for name, files in images.items() if not files]
     for name in empty:
@@ -276,14 +253,27 @@ def _images(root: Path, walk: _Walk) -> dict[str, list[Path]]:
         if fault := next(inside, None):
             raise InputError(f"No image in {root / name} can be used: {fault.file} {fault.reason}.")
     if len(empty) == len(images):
-        others = f" but {counted(walk.others)}, and {_CONVERTED}" if walk.others else f"; {_HINT}"
-        raise InputError(f"{root} has images {where}{others}.")
+        raise InputError(f"{root} {_no_images(root, walk, outside)}.")
     if empty:
         others = counted(collections.Counter(map(_ending, _entries(root / empty[0]))))
         raise InputError(
             f"{root / empty[0]} has no image but {others}; {_CONVERTED}, or remove the folder."
         )
     return images
+
+
+def _no_images(root: Path, walk: _Walk, outside: bool) -> str:
+    """Returns what a folder is that has no image in a class folder, and what to do."""
+    if (root / MANIFEST).is_file():
+        return "holds records, which were made of photographs; give the folder of the photographs"
+    if outside:
+        return f"has images only outside class folders; {_HINT}"
+    if walk.others:
+        return f"has no image in its class folders but {counted(walk.others)}; {_CONVERTED}"
+    there = collections.Counter(map(_ending, _entries(root)))
+    if there and "folder" not in there:
+        return f"has no class folder but {counted(there)}; {_HINT}"
+    return f"has no image in a class folder; {_HINT}"
 
 
 def _ending(path: Path) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from squeezenext import labels
 from squeezenext.cli import printable
+from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
 
 T = TypeVar("T")
@@ -170,3 +171,28 @@ def order_key(name: str, seed: int) -> bytes:
     """Returns the 16 bytes by which `random_order` sorts an example."""
     key = seed.to_bytes(8, "little", signed=True)
     return hashlib.blake2b(name.encode(), digest_size=16, key=key).digest()
+
+
+def with_validation(splits: dict[str, Listing], options: ConvertOptions) -> dict[str, Listing]:
+    """Splits off a fraction of each class of "train" if there is no validation split.
+
+    That is at least one image, and at most all but one: a single image stays in training.
+
+    Raises:
+      InputError: each class has a single image.
+    """
+    if "validation" in splits:
+        return splits
+    full = splits["train"]
+    # Not the seed of the shards' order, of which validation would be the beginning.
+    order = random_order(full.names, options.seed ^ 0x5EED)
+    labels_in_order = full.table["label"][order]
+    chosen = np.zeros(len(order), bool)
+    for label in np.unique(labels_in_order):
+        members = order[labels_in_order == label]
+        count = max(1, round(options.validation_fraction * len(members)))
+        chosen[members[: min(count, len(members) - 1)]] = True
+    if not chosen.any():
+        raise InputError("Every class has a single image: none is left for validation; add some.")
+    train, validation = (full.take(np.flatnonzero(part)) for part in (~chosen, chosen))
+    return splits | {"train": train, "validation": validation}

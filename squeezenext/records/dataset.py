@@ -248,10 +248,14 @@ def find_dataset(
     Raises:
       InputError: neither or both are given, or they hold no data.
     """
-    if bool(data_dir) == bool(training or validation):
+    if data_dir and (training or validation):
         raise InputError(
-            "Give --data_dir, or the pattern of records made elsewhere, not both: --data_dir "
-            "records (a folder with manifest.json), or --validation_file_pattern 'valid*'."
+            "--data_dir and a pattern of records exclude each other; give one of them."
+        )
+    if not (data_dir or training or validation):
+        raise InputError(
+            "No data are given; give --data_dir records (a folder with manifest.json), or the "
+            "pattern of records made elsewhere, as --validation_file_pattern 'valid*'."
         )
     if data_dir:
         directory = Path(data_dir).expanduser()
