@@ -9,10 +9,13 @@ can reach it. --data_dir adds the int8 network.
 import contextlib
 import functools
 import http.server
+import io
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from absl import flags
 
@@ -41,7 +44,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         ".json": "application/json",
     }
 
-    def end_headers(self):
+    def end_headers(self) -> None:
         """Adds headers: isolated, as threads in WebAssembly require, never cached or guessed at."""
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")
@@ -49,19 +52,19 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 
-    def send_head(self):
+    def send_head(self) -> io.BytesIO | BinaryIO | None:
         """Answers a request with its headers, and returns the file to send."""
         if self.headers.get("Host", "").split(":")[0] not in LOOPBACK:
             self.send_error(http.HTTPStatus.MISDIRECTED_REQUEST)
             return None
         return super().send_head()
 
-    def list_directory(self, path):
+    def list_directory(self, path: str | os.PathLike) -> None:
         """Lists no folder."""
         del path
         self.send_error(http.HTTPStatus.NOT_FOUND)
 
-    def log_message(self, *arguments):
+    def log_message(self, *arguments: object) -> None:
         """Logs nothing."""
         del arguments
 
@@ -87,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_string("data_dir", None, "Records to calibrate int8 on.", **at)
     flags.DEFINE_integer("port", 8000, "Port on 127.0.0.1; 0 picks a free one.", 0, 65535, **at)
 
-    def command(values, _):
+    def command(values: flags.FlagValues, _: list[str]) -> None:
         model, port = loading.load(values["model_dir"].value), values["port"].value
         data_dir, count = values["data_dir"].value, checking.CALIBRATION_IMAGES
         model_dir = values["model_dir"].value

@@ -19,7 +19,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -137,16 +137,16 @@ def _in_adapts_words(model_dir: Path) -> Iterator[None]:
     except (InputError, NotFinite, RunAgain) as error:
         text = str(error)
         for pattern, own in _ADVICE:
-            text = re.sub(
-                pattern,
-                lambda match, own=own: own.format(*match.groups(), records=model_dir / RECORDS),
-                text,
-            )
+            text = re.sub(pattern, _filled(own, model_dir / RECORDS), text)
         strange = sorted(set(re.findall(r"--([a-z]\w+)", text)) - {*_FLAGS, "debug"})
         if strange:
             text = re.sub(rf"; [^;]*--({'|'.join(strange)})\b.*", ".", text)  # advice for others
             text += " Give another --model_dir, or other photographs, to begin anew."
         raise type(error)(text) from error
+
+
+def _filled(own: str, records: Path) -> Callable[[re.Match[str]], str]:
+    return lambda match: own.format(*match.groups(), records=records)
 
 
 def _found(records: Path) -> Dataset:
@@ -214,7 +214,7 @@ def _planned(
     max_bytes: int,
 ) -> tuple[Plan, bool]:
     """Returns the plan, and whether an earlier call made it."""
-    photographs = planning.Photographs.of(found.splits, len(found.classes))
+    photographs = planning.Photographs.of(found.splits, len(found.classes or ()))
     if (before := kept(path, configuration, minutes)) is not None:
         plan = planning.for_budget(before, photographs, max_bytes)
         if plan != before:
@@ -312,7 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_bool("deterministic", False, same, **at)
     flags.DEFINE_bool("follow_links", False, "Also take photographs that are links.", **at)
 
-    def command(values, positional):
+    def command(values: flags.FlagValues, positional: list[str]) -> None:
         if len(positional) != 1:
             raise InputError("Give one folder of photographs: squeezenext.adapt PHOTOS ...")
         adapted = adapt(positional[0], **{name: values[name].value for name in _FLAGS})

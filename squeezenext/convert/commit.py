@@ -34,7 +34,7 @@ class Output:
     def __init__(self, path: Path) -> None:
         self.path, self.position = path, 0  # the position is the number of bytes written so far
         self._digest = hashlib.sha256()
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
         self._waiting = self._unsynced = 0
         self._thread = concurrent.futures.ThreadPoolExecutor(1)  # starts with its first job
         self._syncing: concurrent.futures.Future | None = None
@@ -91,7 +91,7 @@ class Output:
             self._unsynced = 0
 
 
-def _rest(parts: list[bytes], written: int) -> list[bytes]:
+def _rest(parts: list[bytes | memoryview], written: int) -> list[bytes | memoryview]:
     """Returns the parts without their first `written` bytes."""
     for index, part in enumerate(parts):
         if written < len(part):

@@ -177,8 +177,11 @@ def split_folders(source: Path) -> dict[str, Path]:
     other splits, to score a finished model on.
     """
     roots: dict[str, Path] = {}
-    named = [(_SPLIT_NAMES.get(path.name.lower()), path) for path in _entries(source)]
-    named = [(name, path) for name, path in named if name and path.is_dir()]
+    named = [
+        (_SPLIT_NAMES[name], path)
+        for path in _entries(source)
+        if (name := path.name.lower()) in _SPLIT_NAMES and path.is_dir()
+    ]
     train = [path for name, path in named if name == "train"]
     # A train folder of images alone is a class with a split's name: bus, plane, train.
     if not any(inner.is_dir() for path in train for inner in _entries(path)):
@@ -250,8 +253,8 @@ def _images(root: Path, walk: _Walk) -> dict[str, list[Path]]:
     empty = [name for name, files in images.items() if not files]
     for name in empty:
         inside = (f for f in walk.faults[before:] if f.file.startswith(f"{name}/"))
-        if fault := next(inside, None):
-            raise InputError(f"No image in {root / name} can be used: {fault.file} {fault.reason}.")
+        if one := next(inside, None):
+            raise InputError(f"No image in {root / name} can be used: {one.file} {one.reason}.")
     if len(empty) == len(images):
         raise InputError(f"{root} {_no_images(root, walk, outside)}.")
     if empty:

@@ -9,9 +9,11 @@ from squeezenext.errors import InputError
 LAYOUTS = ("imagenet", "folder", "csv", "caltech256", "tfrecord")
 RUNNERS = ("local", "beam")
 # Fields that decide how the work is done, not the output's bytes: no part of the manifest.
-EXECUTION_OPTIONS = ("checksum", "sequential", "train_tar", "runner", "beam_options")
-EXECUTION_OPTIONS += ("overwrite", "workers", "show_progress")
-EXECUTION_OPTIONS += ("labels_of",)  # the classes that it names are in the manifest
+EXECUTION_OPTIONS = (
+    "checksum", "sequential", "train_tar", "runner", "beam_options", "overwrite", "workers",
+    "show_progress",
+    "labels_of",  # the classes that it names are in the manifest
+)  # fmt: skip
 
 
 @checked()

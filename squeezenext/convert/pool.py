@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
 from typing import TypeVar
@@ -121,7 +121,7 @@ def _lean_start() -> Iterator[None]:
             os.environ[_BLAS] = threads
 
 
-def behind(function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+def behind(function: Callable[[Job], Result], jobs: Iterable[Job]) -> Generator[Result, None, None]:
     """Yields `function(job)` for each job, in order, computed by two threads in the background.
 
     While one waits for the disk, the other works. Close the iterator (contextlib.closing), which

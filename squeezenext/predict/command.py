@@ -10,18 +10,19 @@ stop the others; the exit code is then 1.
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import flags
+from PIL import Image
 
 from squeezenext import files
 from squeezenext.arguments import checked
 from squeezenext.cli import check_file, check_folder, csv_cell, log, plural, run, say
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.predict import sources
-from squeezenext.predict.predictor import Answer, Prediction, Predictor
+from squeezenext.predict.predictor import Answer, Prediction, Predictor, View
 
 MANY = 8  # images, from which on progress is shown
 
@@ -118,13 +119,13 @@ def predict(
     return _keeping_features(answers, features) if features else answers
 
 
-def _drawer(folder: Path, predictor: Predictor):
+def _drawer(folder: Path, predictor: Predictor) -> Callable[..., Path]:
     """Returns a function that writes the heat map of an image's best class into `folder`."""
     from squeezenext.predict import heatmap
 
     folder.mkdir(parents=True, exist_ok=True)
 
-    def draw(number, path, image, view, best) -> Path:
+    def draw(number: int, path: str, image: Image.Image, view: View, best: Prediction) -> Path:
         drawn = heatmap.overlay(image, view.class_map(best.index), predictor.config)
         file = folder / f"{number:05d}-{sources.stem(path)}.jpg"
         files.write_file(file, lambda target: drawn.save(target, quality=90))
@@ -137,7 +138,7 @@ def _keeping_features(answers: Iterator[Answer], path: Path) -> Iterator[Answer]
 
     rows, names = [], []
     for answer in answers:
-        if answer.error is None:
+        if answer.features is not None:
             rows.append(answer.features)
             names.append(answer.path)
         yield answer
@@ -172,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
     _define(values)
 
-    def command(values, paths):
+    def command(values: flags.FlagValues, paths: list[str]) -> None:
         if not paths:
             raise InputError("Name at least one image or folder, or - for standard input.")
         answers = predict(
