@@ -196,6 +196,7 @@ def test_faults_are_named(images, tmp_path):
     [
         ("", "lists no image"),
         ("image,label\n", "lists no image"),
+        ("image,Label,label\na.jpg,hat,0\n", "has two columns label; rename the one"),
         ("image,label\na.jpg\n", "row 2: an image or a label is missing"),
         ("\nimage,label\n\n\nimages/0.jpg,cat\na.jpg\n", "row 6: an image or a label is missing"),
         ("image,cat,dog\n\nimages/0.jpg,1,1\n", r"row 3 has 2 classes"),

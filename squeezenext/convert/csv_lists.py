@@ -215,6 +215,9 @@ def _pairs(path: Path, heads: list[str], body: dict[int, list[str]]) -> list[Row
       heads: the header in lower case, or [].
       body: the other rows by line of the file.
     """
+    for head in heads:
+        if heads.count(head) > 1 and head in (*_IMAGE_HEADS, *_LABEL_HEADS):
+            raise InputError(f"{path} has two columns {head}; rename the one that is not meant.")
     label = next((i for i, head in enumerate(heads) if head in _LABEL_HEADS), None)
     columns = next(iter(body.values()))
     likely = [i for i, head in enumerate(heads) if head in _IMAGE_HEADS]

@@ -64,7 +64,7 @@ class Pool:
         except BrokenProcessPool as error:
             raise RunAgain(
                 "A worker process was killed, perhaps for lack of memory; run the same command "
-                "again to go on, with fewer --workers if it happens again."
+                "again, with fewer --workers if it happens again."
             ) from error
 
     def _submitted(self, function: Callable, *job: Job) -> concurrent.futures.Future:
