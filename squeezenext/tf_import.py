@@ -126,7 +126,11 @@ def check_installed() -> None:
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow, which takes 8 s of CPU time on the authors' machine."""
+    """Imports TensorFlow, which takes 8 s of CPU time on the authors' machine.
+
+    Called from Python, too, its log level is that of the commands, unless the environment has one.
+    """
     if "tensorflow" not in sys.modules:
+        settle(debug=False)
         with native():
             import tensorflow  # noqa: F401

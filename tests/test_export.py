@@ -179,6 +179,43 @@ PADDED = {
 }
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "message"),
+    [
+        (
+            "litert",
+            "a.onnx",
+            ".onnx is the ending of --format onnx, not of --format litert; name it",
+        ),
+        ("litert", "a.SQZ", ".sqz is the ending of squeezenext.compress, not"),
+        ("keras", "a.tflite", "name it a.keras."),
+        (
+            "web",
+            "a.keras",
+            ".keras is the ending of --format keras, not of --format web; name it a.",
+        ),
+    ],
+)
+def test_an_ending_of_another_format_is_refused(model, tmp_path, capsys, kind, name, message):
+    assert command(model, tmp_path / name, kind) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_an_unknown_ending_is_taken(model, tmp_path):
+    assert command(model, tmp_path / "a.lite", "litert") == 0
+
+
+def test_the_command_shows_no_log_line_of_tensorflow(model, tmp_path):
+    environment = tiny.environment()
+    del environment["TF_CPP_MIN_LOG_LEVEL"]
+    names = ["--format=keras", f"--model_dir={model}", f"--output={tmp_path / 'a.keras'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "squeezenext.export", *names], env=environment, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert not done.stderr and done.stdout.startswith(f"{tmp_path / 'a.keras'}: ")
+
+
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("name", PADDED)
 def test_onnx_pads_in_the_convolution(records, tmp_path, name, precision):

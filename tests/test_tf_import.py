@@ -56,3 +56,13 @@ def test_no_bfloat16_where_onednn_is_kept_from_it():
     precision, *refused = done.stdout.splitlines()
     assert precision == "float32"
     assert not refused or "ONEDNN_MAX_CPU_ISA" in refused[0]  # refused where the CPU has AVX-512
+
+
+def test_called_from_python_it_is_as_quiet_as_from_a_command():
+    environment = tiny.environment()
+    del environment["TF_CPP_MIN_LOG_LEVEL"]
+    code = "from squeezenext import tf_import; tf_import.import_tensorflow(); import keras"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert not done.stderr

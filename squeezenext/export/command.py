@@ -29,6 +29,7 @@ from squeezenext.export.format import Format, Request, Run
 from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
 from squeezenext.records import samples
+from squeezenext.sqz import file as sqz
 
 FORMATS = {
     form.name: form
@@ -113,6 +114,14 @@ def _check_output(output: Path, form: Format) -> None:
         raise InputError(
             f"--output {output}: {output.parent} is a model directory, whose own "
             f"{min(written)} that would replace; choose another name or folder."
+        )
+    endings = {known.ending: f"--format {known.name}" for known in FORMATS.values() if known.ending}
+    endings[sqz.SUFFIX] = "squeezenext.compress"
+    ending = output.suffix.lower()
+    if ending in endings and ending != form.ending:
+        raise InputError(
+            f"--output {output}: {ending} is the ending of {endings[ending]}, not of --format "
+            f"{form.name}; name it {output.stem}{form.ending}."
         )
     files.check_ours(_report_path(output), '"precision"')
 

@@ -40,6 +40,7 @@ class Format:
         network in it; the command compares all of them and measures the first one's accuracy.
       calibrated: the precisions whose ranges are found on images.
       folder: what the format's folders hold; None if it writes a single file.
+      ending: the usual ending of the file's name, ".onnx"; "" for a folder.
     """
 
     name: str
@@ -47,3 +48,4 @@ class Format:
     write: Callable[[Request, Path], list[tuple[str, Run]]]
     calibrated: tuple[str, ...] = ()
     folder: files.FolderKind | None = None
+    ending: str = ""

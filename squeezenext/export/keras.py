@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from squeezenext import tf_import
 from squeezenext.errors import InputError
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.export.litert import DESCRIPTION, describe
@@ -48,6 +49,7 @@ def _without_newer(document):
 
 def build_plain(model: Model):
     """Returns a `keras.Model` of plain layers, from RGB pixels in 0..255 to probabilities."""
+    tf_import.import_tensorflow()
     import keras
 
     graph, weights = rgb.take_rgb(model.graph, model.weights, model.config.images)
@@ -100,9 +102,11 @@ def _layer(layers, node: Node, inputs: list):
 def runner(path: Path) -> Run:
     """Returns a function that runs a `.keras` file."""
     import keras
+    import tensorflow as tf
 
     network = keras.models.load_model(path, compile=False, safe_mode=True)
-    return lambda image: np.asarray(network(image[np.newaxis].astype(np.float32)))[0]
+    compute = tf.function(network)  # else Keras traces grouped convolutions at each call, and warns
+    return lambda image: np.asarray(compute(image[np.newaxis].astype(np.float32)))[0]
 
 
 def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
@@ -114,4 +118,4 @@ def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
     return [(request.precision, runner(path))]
 
 
-FORMAT = Format(name="keras", precisions=("float32",), write=_write)
+FORMAT = Format(name="keras", precisions=("float32",), write=_write, ending=".keras")

@@ -109,4 +109,5 @@ FORMAT = Format(
     precisions=(*_NUMBERS, "int8"),
     write=_write,
     calibrated=("int8",),
+    ending=".tflite",
 )

@@ -167,7 +167,13 @@ def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
     return [(request.precision, runner(path.read_bytes()))]
 
 
-FORMAT = Format(name="onnx", precisions=("float32", "int8"), write=_write, calibrated=("int8",))
+FORMAT = Format(
+    name="onnx",
+    precisions=("float32", "int8"),
+    write=_write,
+    calibrated=("int8",),
+    ending=".onnx",
+)
 
 
 # int8: QuantizeLinear and DequantizeLinear around each operator, from which a runtime makes integer

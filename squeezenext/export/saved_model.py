@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from squeezenext import files
+from squeezenext import files, tf_import
 from squeezenext.errors import NotKept
 from squeezenext.export import checking, keras
 from squeezenext.export.format import Format, Request, Run
@@ -29,6 +29,7 @@ def write(model: Model, path: Path) -> None:
     float32 and, for the five best classes, `classes` [N, 5], their names, and `scores` [N, 5].
     describe: `squeezenext`, the text of `litert.describe`.
     """
+    tf_import.import_tensorflow()
     import tensorflow as tf
 
     from squeezenext.images import crops
