@@ -18,6 +18,7 @@ from absl import flags
 
 from squeezenext import tf_import
 from squeezenext.errors import EXIT_CODES, InputError, missing_package
+from squeezenext.files import is_leftover
 
 Log = Callable[[str], None]  # receives sentences about progress; commands pass `log`
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -282,14 +283,25 @@ def check_file(flag: str, path: Path) -> None:
         raise InputError(f"--{flag} {path} cannot be written: {folder} is not yours to write.")
 
 
-def check_folder(flag: str, path: Path) -> None:
-    """Checks that a folder can be written, or made.
+def check_folder(flag: str, path: Path, names: str) -> None:
+    """Checks that a folder can be written, or made, and that our files would not mix with others.
+
+    Args:
+      flag: name of the flag that names the folder.
+      path: the folder.
+      names: pattern of the names that the command gives its files there.
 
     Raises:
-      InputError: it cannot.
+      InputError: it cannot, or other files are there.
     """
     nearest = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     if not nearest.is_dir():
         raise InputError(f"--{flag} {path} cannot be a folder: {nearest} is a file.")
     if not os.access(nearest, os.W_OK):
         raise InputError(f"--{flag} {path} cannot be made: {nearest} is not yours to write.")
+    for inside in sorted(path.iterdir()) if path.is_dir() else ():
+        if not (inside.match(names) or is_leftover(inside.name)):
+            raise InputError(
+                f"--{flag} {path} holds something else ({inside.name}); choose another folder, "
+                f"such as {path / flag}."
+            )

@@ -404,6 +404,19 @@ def test_explanations_show_the_window_that_the_network_sees(squeezenet, photos, 
             assert drawn.size == given.size
 
 
+def test_heat_maps_are_not_mixed_with_other_files(squeezenet, photos, tmp_path, capsys):
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    (folder / ".DS_Store").touch()
+    for _ in range(2):  # the second time over its own
+        code, _, _ = run(capsys, squeezenet[0], photos / "01.jpg", "--explain", folder)
+        assert code == 0 and (folder / "00001-01.jpg").is_file()
+    before = sorted(photos.iterdir())
+    code, _, err = run(capsys, squeezenet[0], photos / "01.jpg", "--explain", photos)
+    assert code == 2 and "holds something else (" in err and str(photos / "explain") in err
+    assert sorted(photos.iterdir()) == before
+
+
 def test_an_overlay_is_hot_where_the_map_is():
     image = Image.new("RGB", (3000, 1500), "grey")
     heat = np.float32([[-5, 0], [0, 5]])

@@ -115,6 +115,12 @@ def test_temperature_is_stored_and_lowers_the_loss(model, pattern, scored, tmp_p
     assert code == 2 and "which every command shares" in err
     code, _, err = run(capsys, *common, "--report", copy / "config.json")
     assert code == 2 and "--report" in err
+    before = sorted(copy.iterdir())
+    code, _, err = run(capsys, *common, "--report", copy)
+    assert code == 2 and f"holds something else ({before[0].name})" in err
+    assert sorted(copy.iterdir()) == before
+    code, _, err = run(capsys, *common, "--report", tmp_path / "report")  # over its own
+    assert code == 0
 
 
 def test_a_damaged_last_checkpoint_is_not_passed_over_silently(model, pattern, tmp_path, capsys):

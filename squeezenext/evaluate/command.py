@@ -197,7 +197,7 @@ def _check(values: flags.FlagValues) -> None:
     if values["predictions"].value:
         check_file("predictions", Path(values["predictions"].value))
     if values["report"].value:
-        check_folder("report", Path(values["report"].value))
+        check_folder("report", Path(values["report"].value), report.PAGE)
         report.check_place(Path(values["report"].value))
 
 

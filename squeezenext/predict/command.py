@@ -109,7 +109,7 @@ def predict(
         if beside.exists() and not features.exists():
             raise InputError(f"--features {features}: {beside} is there already; move it away.")
     if explain:
-        check_folder("explain", explain)
+        check_folder("explain", explain, "[0-9][0-9][0-9][0-9][0-9]-*.jpg")
     predictor = Predictor(model, inside=bool(features or explain), allow_url=allow_url)
     draw = _drawer(explain, predictor) if explain else None
     answers = predictor.answers(names, top_k, threshold, draw)
