@@ -235,7 +235,7 @@ def _opened(path: Path) -> int:
 
 
 def check_ours(path: Path, mark: str) -> None:
-    """Checks that a file may be written whose name the user did not choose, as index.html.
+    """Checks that a file is absent, empty, or one that this program wrote, as index.html.
 
     Args:
       path: the file.
@@ -248,7 +248,7 @@ def check_ours(path: Path, mark: str) -> None:
         return
     with open_file(path) as file:
         beginning = file.read(4096)
-    if mark.encode() not in beginning:
+    if beginning and mark.encode() not in beginning:
         raise InputError(f"{path} is another program's; move it away, or choose another place.")
 
 

@@ -20,11 +20,14 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext.cli import run, say
+from squeezenext import files
+from squeezenext.cli import check_file, run, say
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.config.reported import REPORTED, Reported
 from squeezenext.network import graph
+
+_COLUMNS = ("layer", "kind", "output", "parameters", "macs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +76,7 @@ def to_csv(rows: Sequence[LayerStats]) -> str:
     """Returns the table as CSV with a header and a last line of totals."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["layer", "kind", "output", "parameters", "macs"])
+    writer.writerow(_COLUMNS)
     for row in rows:
         output = "x".join(map(str, row.output))
         writer.writerow([row.name, row.kind, output, row.parameters, row.macs])
@@ -122,7 +125,9 @@ def stats(configuration: str, as_json: bool, csv_file: str | None) -> None:
     """Prints the table of a configuration, and writes it as CSV if `csv_file` is given."""
     rows = layers(config_io.load(configuration))
     if csv_file:
-        Path(csv_file).write_text(to_csv(rows), "utf-8")
+        check_file("csv", Path(csv_file))
+        files.check_ours(Path(csv_file), ",".join(_COLUMNS))
+        files.write_text(Path(csv_file), to_csv(rows))
     if as_json:
         document = totals(rows) | {"layers": [dataclasses.asdict(row) for row in rows]}
         print(json.dumps(document, indent=1))

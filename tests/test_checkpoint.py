@@ -79,6 +79,15 @@ def test_no_pickle_is_ever_read(tmp_path):
         checkpoint.load(tmp_path, 3)
 
 
+def test_no_checkpoint_may_be_a_link(tmp_path):
+    """It may lead to another run's, whose META.json training would amend."""
+    checkpoint.save(tmp_path / "theirs", 1, {"model/a/kernel": np.zeros(1)}, {})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "step-00000001").symlink_to(tmp_path / "theirs" / "step-00000001")
+    with pytest.raises(InputError, match="step-00000001 is a symbolic link; put the folder itself"):
+        checkpoint.steps(tmp_path / "mine")
+
+
 def test_prune_keeps_the_newest_and_the_best(tmp_path):
     for step in range(1, 7):
         saved(tmp_path, step)

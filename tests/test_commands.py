@@ -51,6 +51,16 @@ def test_the_data_are_given_in_one_way(given, message):
         dataset.find_dataset(*given)
 
 
+def test_a_table_replaces_an_empty_file_or_a_table_of_ours_alone(tmp_path, capsys):
+    path = tmp_path / "config.json"
+    for before, code in (("", 0), (None, 0), ("{}", 2), ("layer,size\n", 2)):
+        if before is not None:
+            path.write_text(before)
+        assert stats.main(["stats", f"--csv={path}"]) == code
+        assert (path.read_text() == before) == (code == 2)
+        assert ("is another program's; move it away" in capsys.readouterr().err) == (code == 2)
+
+
 def test_stats_prints_json_and_writes_csv(tmp_path, capsys):
     path = tmp_path / "stats.csv"
     arguments = ["--configuration", "v_1_0_SqNxt_23", "--json", "--csv", str(path)]

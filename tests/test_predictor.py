@@ -402,6 +402,11 @@ def test_explanations_show_the_window_that_the_network_sees(squeezenet, photos, 
     for line in lines:
         with Image.open(line["explanation"]) as drawn, Image.open(line["path"]) as given:
             assert drawn.size == given.size
+    theirs = Path(lines[0]["explanation"])
+    theirs.write_bytes((photos / "00.jpg").read_bytes())  # has the same name, but is no map
+    code, _, err = run(capsys, squeezenet[0], photos, "--explain", folder)
+    assert code == 1 and err.count("error: ") == 2 and f"{theirs} is another program's" in err
+    assert theirs.read_bytes() == (photos / "00.jpg").read_bytes()
 
 
 def test_heat_maps_are_not_mixed_with_other_files(squeezenet, photos, tmp_path, capsys):

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,6 +160,11 @@ def test_the_json_has_intervals_and_every_class(model, pattern, capsys, tmp_path
     low, high = document["top1_interval"]
     assert low <= document["top1"] <= high and low < high
     assert sum(row["examples"] for row in document["per_class"]) == 37
+    shard = shutil.copy(pattern, tmp_path / "shard")
+    code, _, err = run(capsys, "--model_dir", model, "--validation_file_pattern", shard,
+                       "--predictions", shard)  # fmt: skip
+    assert code == 2 and "is another program's; move it away" in err
+    assert Path(shard).read_bytes() == Path(pattern).read_bytes()
     rows = list(csv.DictReader(table.open(encoding="utf-8")))
     assert [(row["example"], row["file"]) for row in rows] == [
         (f"{n}", f"{n}.jpg") for n in range(37)

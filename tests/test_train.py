@@ -498,3 +498,24 @@ def test_no_folder_of_a_stranger_s_directory_may_be_a_link(tmp_path, name):
     with pytest.raises(InputError, match=f"{name} is a symbolic link; put the folder itself there"):
         with train_command.locked(tmp_path / "theirs"):
             pass
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("final.json", "{}", "final.json would be replaced, but .* is not a model directory"),
+        (
+            "MODEL_CARD.md",
+            "mine",
+            "MODEL_CARD.md would be replaced, .*; choose another --model_dir",
+        ),
+        ("config.json", '{"type": "bert"}', "config.json is not a configuration of this version"),
+    ],
+)
+def test_no_file_of_another_program_is_replaced(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        with train_command.locked(tmp_path):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == text

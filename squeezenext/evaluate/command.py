@@ -21,7 +21,7 @@ from squeezenext.cli import check_file, check_folder, csv_cell, log, plural, run
 from squeezenext.errors import InputError
 from squeezenext.evaluate import report
 from squeezenext.evaluate.report import Subject
-from squeezenext.files import write_file
+from squeezenext.files import check_ours, write_file
 from squeezenext.labels import class_names
 from squeezenext.metrics import Evaluation
 from squeezenext.model import card, loading, published
@@ -31,6 +31,9 @@ from squeezenext.records import dataset, example, samples
 from squeezenext.records.dataset import Split
 from squeezenext.records.reader import Reader
 from squeezenext.train.options import PRECISIONS, check_precision
+
+# Of --predictions. The first ones tell a file of ours from another program's.
+_COLUMNS = ("example", "file", "label", "predicted", "probability", "top5", "loss")
 
 
 def evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
@@ -196,6 +199,7 @@ def _check(values: flags.FlagValues) -> None:
     check_precision(values["precision"].value)
     if values["predictions"].value:
         check_file("predictions", Path(values["predictions"].value))
+        check_ours(Path(values["predictions"].value), ",".join(_COLUMNS[:4]))
     if values["report"].value:
         check_folder("report", Path(values["report"].value), report.PAGE)
         report.check_place(Path(values["report"].value))
@@ -263,8 +267,7 @@ def write_table(path: Path, scored: Subject, result: Evaluation) -> None:
     def write(file: Path) -> None:
         with open(file, "w", newline="", encoding="utf-8") as text:
             writer = csv.writer(text, lineterminator="\n")
-            columns = ["example", "file", "label", "predicted", "probability", "top5", "loss"]
-            writer.writerow(columns)
+            writer.writerow(_COLUMNS)
             for i in range(len(result.labels)):
                 classes = (result.labels[i], result.predicted[i])
                 names = [example.file_name(records.read_one(i))]

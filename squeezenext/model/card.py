@@ -20,7 +20,7 @@ from squeezenext.files import read_rows, write_text
 from squeezenext.model import checkpoint
 from squeezenext.model import directory as model_directory
 
-FILE = "MODEL_CARD.md"
+FILE = model_directory.CARD
 _SHOWN = 20  # class names in the card
 
 

@@ -117,11 +117,17 @@ def _sha256(path: Path) -> str:
 
 
 def steps(directory: Path) -> list[int]:
-    """Returns the steps that have a checkpoint, oldest first, damaged ones included."""
+    """Returns the steps that have a checkpoint, oldest first, damaged ones included.
+
+    Raises:
+      InputError: a checkpoint is a link, which may lead to another run's.
+    """
     if not directory.is_dir():
         return []
-    found = (_NAME.fullmatch(path.name) for path in directory.iterdir())
-    return sorted(int(match[1]) for match in found if match)
+    found = [path for path in directory.iterdir() if _NAME.fullmatch(path.name)]
+    if links := sorted(path for path in found if path.is_symlink()):
+        raise InputError(f"{links[0]} is a symbolic link; put the folder itself there.")
+    return sorted(int(path.name.removeprefix("step-")) for path in found)
 
 
 def read_meta(directory: Path, step: int) -> dict[str, Any]:

@@ -24,24 +24,36 @@ from squeezenext.network.model import check_labels, check_temperature
 
 CONFIG, LABELS, CHECKPOINTS = "config.json", "labels.json", "checkpoints"
 HISTORY, LOG, STATS = "history.csv", "train.log", "model_stats.csv"
-FINAL, LITERT = "final.json", "model.tflite"
+FINAL, LITERT, CARD = "final.json", "model.tflite", "MODEL_CARD.md"
 CALIBRATION, SCORES = "calibration.json", "scores.json"
 ADAPT, COMPRESSED = "adapt.json", "model.sqz"
 # Folders in which training and `adapt` write.
 FOLDERS = (CHECKPOINTS, "tensorboard", ".workers", "records", "exported", "report")
 # Names of single files, which no other file in the directory may have.
 RESERVED = {CONFIG, LABELS, FINAL, LITERT, CALIBRATION, SCORES, ADAPT, COMPRESSED}
+# What training and `adapt` write after config.json, and so replace only beside one of ours.
+_AFTER_CONFIG = (RESERVED - {CONFIG, ADAPT}) | {HISTORY, STATS, CARD}
 
 
-def refuse_links(directory: Path) -> None:
-    """Refuses a directory in which a stranger has laid links to other folders.
+def refuse_strangers(directory: Path) -> None:
+    """Refuses a directory in which training would write into, or replace, what is not a model's.
 
     Raises:
-      InputError: a folder in which commands write is a link.
+      InputError: a folder in which commands write is a link, config.json is another program's, or
+        there is none, but a file that training would replace.
     """
     for name in FOLDERS:
         if (directory / name).is_symlink():
             raise InputError(f"{directory / name} is a symbolic link; put the folder itself there.")
+    if os.path.lexists(directory / CONFIG):
+        config_io.read(directory / CONFIG)
+        return
+    for name in sorted(_AFTER_CONFIG):
+        if os.path.lexists(directory / name):
+            raise InputError(
+                f"{directory / name} would be replaced, but {directory} is not a model directory "
+                f"(it has no {CONFIG}); choose another --model_dir, or move that file away."
+            )
 
 
 def read(directory: Path) -> tuple[Config, tuple[labels.Label, ...]]:

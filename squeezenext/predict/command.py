@@ -24,6 +24,7 @@ from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.predict import sources
 from squeezenext.predict.predictor import Answer, Prediction, Predictor, View
 
+_MAP = "Heat map by squeezenext"  # comment of each JPEG of --explain
 MANY = 8  # images, from which on progress is shown
 
 
@@ -105,9 +106,9 @@ def predict(
         raise InputError(f"--features {features} must end in .npy.")
     if features:
         check_file("features", features)
-        beside = features.with_suffix(".json")  # written with it, so alone it is another's
-        if beside.exists() and not features.exists():
-            raise InputError(f"--features {features}: {beside} is there already; move it away.")
+        pair = [path for path in (features, features.with_suffix(".json")) if path.exists()]
+        if len(pair) == 1:  # they are written together, so one alone is another program's
+            raise InputError(f"--features {features}: {pair[0]} is there already; move it away.")
     if explain:
         check_folder("explain", explain, "[0-9][0-9][0-9][0-9][0-9]-*.jpg")
     predictor = Predictor(model, inside=bool(features or explain), allow_url=allow_url)
@@ -128,7 +129,8 @@ def _drawer(folder: Path, predictor: Predictor) -> Callable[..., Path]:
     def draw(number: int, path: str, image: Image.Image, view: View, best: Prediction) -> Path:
         drawn = heatmap.overlay(image, view.class_map(best.index), predictor.config)
         file = folder / f"{number:05d}-{sources.stem(path)}.jpg"
-        files.write_file(file, lambda target: drawn.save(target, quality=90))
+        files.check_ours(file, _MAP)
+        files.write_file(file, lambda target: drawn.save(target, quality=90, comment=_MAP))
         return file
 
     return draw

@@ -102,7 +102,7 @@ def locked(model_dir: Path, name: str = ".lock") -> Iterator[None]:
     """
     try:
         made = files.make_missing(model_dir)
-        model_directory.refuse_links(model_dir)
+        model_directory.refuse_strangers(model_dir)
         os.close(files.open_own(model_dir / name, 0))  # filelock would empty what a link leads to
         lock = filelock.FileLock(model_dir / name, timeout=0)
         lock.acquire()
