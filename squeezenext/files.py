@@ -50,7 +50,7 @@ def open_file(path: str | Path) -> Iterator[io.FileIO]:
         raise unreadable(path, error) from error
 
 
-def open_own(path: str | Path, flags: int) -> int:
+def open_own(path: str | Path, flags: int = 0, empty: bool = False) -> int:
     """Opens a file that this program writes in place, as a log, and returns the descriptor.
 
     The folder may be a stranger's, who can have put a link there to any file of the user's.
@@ -58,6 +58,7 @@ def open_own(path: str | Path, flags: int) -> int:
     Args:
       path: the file, which is made if it is absent.
       flags: those of `os.open` beside `O_WRONLY`.
+      empty: whether its content is dropped.
 
     Raises:
       InputError: it is a link, no regular file, or has a second name.
@@ -66,6 +67,8 @@ def open_own(path: str | Path, flags: int) -> int:
     if os.fstat(descriptor).st_nlink > 1:
         os.close(descriptor)
         raise InputError(f"{path} is a file with several names; remove this one.")
+    if empty:  # not before the checks, as O_TRUNC would
+        os.ftruncate(descriptor, 0)
     return descriptor
 
 

@@ -17,6 +17,7 @@ from squeezenext.config.images import (
     RandomResizedCrop,
     ShiftScaleRotate,
 )
+from squeezenext.convert import images
 from squeezenext.errors import InputError
 from squeezenext.images import augment, containers, decoding, geometry, jpeg
 from squeezenext.images import crops as images_crops
@@ -298,11 +299,16 @@ def test_records_and_prediction_see_the_same_colours_of_plain_inks(tmp_path):
         assert np.abs(np.asarray(image, int) - (200, 80, 30)).max() <= 3
 
 
-def test_bytes_between_segments_are_skipped_as_decoders_skip_them():
+def test_fill_between_segments_is_skipped_and_other_bytes_are_damage():
     data = photograph(64, 96)
     plain = encoded(Image.open(io.BytesIO(data)).convert("P"), "GIF")
-    screen = 13 + 3 * 256
-    for whole, place in ((data, 20), (plain, screen)):
+    places = ((data, 20), (plain, 13 + 3 * 256))
+    for whole, place in places:
         strayed = whole[:place] + bytes(3) + whole[place:]
         found = decoding.read_image(strayed, "x")
         assert found.tobytes() == decoding.read_image(whole, "x").tobytes()
+    in_text_mode = data.replace(b"\n", b"\r\n")
+    for damaged in (in_text_mode, *(w[:place] + b"a" + w[place:] for w, place in places)):
+        for use in (decoding.open_image, images.normalise):
+            with pytest.raises(decoding.ImageError, match="damaged in its header"):
+                use(damaged)

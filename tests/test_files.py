@@ -54,8 +54,9 @@ def secret(tmp_path):
 @pytest.mark.parametrize("lay", [os.symlink, os.link])
 def test_a_log_is_never_written_through_a_link(tmp_path, secret, lay):
     lay(secret, tmp_path / "train.log")
-    with pytest.raises(InputError, match="is a symbolic link|is a file with several names"):
-        files.open_own(tmp_path / "train.log", os.O_APPEND)
+    for how in ({"flags": os.O_APPEND}, {"empty": True}):
+        with pytest.raises(InputError, match="is a symbolic link|is a file with several names"):
+            files.open_own(tmp_path / "train.log", **how)
     assert secret.read_text() == "mine"
 
 

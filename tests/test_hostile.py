@@ -143,7 +143,7 @@ TABLE = {
     "grey.jpg": (encoded(PHOTO.convert("L")), "as it is"),
     "progressive.jpg": (PROGRESSIVE, "as it is"),
     "scans.jpg": (PROGRESSIVE[:-2] + 200 * SCAN + PROGRESSIVE[-2:], "has over 100 scans"),
-    "hidden.jpg": (hidden(PROGRESSIVE[2:-2] + 200 * SCAN, JPEG[2:]), "has over 100 scans"),
+    "hidden.jpg": (hidden(PROGRESSIVE[2:-2] + 200 * SCAN, JPEG[2:]), "is cut short or damaged"),
     "second-scan.jpg": (JPEG[:-2] + 200 * SCAN + JPEG[-2:], "cannot be decoded"),
     "cmyk-adobe.jpg": (encoded(CMYK, quality=98), "CMYK converted to RGB"),
     "cmyk-plain.jpg": (without_adobe(encoded(INVERTED, quality=98)), "CMYK converted to RGB"),

@@ -292,6 +292,14 @@ COPIED = (
     b"\x80\x02ccollections\nOrderedDict\nq\0](" + b"X\1\0\0\0aK\1\x86" * 1000
     + b"e\x85q\1" + b"h\0h\1R" * 1000 + b"."
 )  # fmt: skip
+# A dictionary whose numbers all have the hash 0, and a long identity of ten thousand storages.
+ALIKE = b"\x80\x02}(" + b"".join(
+    b"\x8a\x0b" + (n * (2**61 - 1)).to_bytes(11, "little") + b"N" for n in range(1, 8000)
+) + b"u."  # fmt: skip
+IDENTITY = (
+    b"\x80\x02(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0aNK\1" + b"N" * 10_000
+    + b"tq\1" + b"h\1Q0" * 10_000 + b"N."
+)  # fmt: skip
 # A dictionary of a thousand objects, which is also the modules of each of them.
 MODULES = b"\x80\x02c__main__\nA\nq\0}q\1" + b"".join(
     b"X\4\0\0\0%04dh\0)\x81}X\x08\0\0\0_modulesh\1sbs" % n for n in range(1000)
@@ -318,6 +326,9 @@ MODULES = b"\x80\x02c__main__\nA\nq\0}q\1" + b"".join(
         (b"\x80\x02ctorch\nSize\n](" + b"K\1" * 9 + b"e\x85R.", "has no shape"),
         (b"\x80\x02ctorch\nSize\n](" + b"K\1" * 8 + b"e\x85R.", "one tuple"),
         (COPIED, "too long"),
+        (COPIED.replace(b"e\x85q\1", b"eq\1"), "damaged"),  # its arguments are a list
+        (ALIKE, "an empty dictionary"),
+        (IDENTITY, "one NoneType"),
         (MODULES, "its modules hold one another too often"),
         (b"\x80\x02c__main__\nA\n)\x81}X\x08\0\0\0_modules]sb.", "an object of the kind"),
         (b"\x80\x02c__main__\nA\n)\x81}q\0X\x08\0\0\0_modulesh\0sb.", "an object of the kind"),
@@ -332,6 +343,14 @@ def test_hostile_pickles_end(pickled, message, old):
         message = f"{message}|damaged"
     with pytest.raises(InputError, match=message):
         read(data)
+
+
+def test_the_names_of_old_storages_are_texts():
+    whole = torch_files.pth_of(STATE, old=True)
+    keys = pickle.dumps([str(number) for number in range(len(STATE))], 2)
+    assert whole.count(keys) == 1
+    with pytest.raises(InputError, match="its storages have no names"):
+        read(whole.replace(keys, b"\x80\x02" + DEEP + b"h\0."))
 
 
 @pytest.fixture

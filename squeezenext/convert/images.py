@@ -95,8 +95,6 @@ def _usual(data: bytes) -> Normalised:
         return _encoded(decode(data), "CMYK converted to RGB")
     if header.frame not in _USUAL_FRAMES or header.components not in (1, 3):
         return _encoded(decode(data), f"JPEG of type SOF{header.frame - 0xC0} re-encoded")
-    if header.strays:  # what one decoder skips, another may take for a segment
-        raise ImageError("is cut short or damaged in its header")
     if header.precision != 8:
         raise ImageError(f"has {header.precision} bits a sample; 8 are supported")
     if _reduced(header):

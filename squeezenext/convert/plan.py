@@ -48,7 +48,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
     owner = directory / f"{LOCK}.owner"
     try:
         made = files.make_missing(directory)
-        os.close(files.open_own(directory / LOCK, 0))  # filelock would empty what a link leads to
+        os.close(files.open_own(directory / LOCK))  # filelock would empty what a link leads to
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise RunAgain(
@@ -70,7 +70,7 @@ def _write_owner(owner: Path) -> None:
     """Writes the file atomically, for readers; unflushed, since it dies with the process."""
     draft = owner.with_name(f"{owner.name}.tmp")  # one name: overwrites that of a killed process
     with contextlib.suppress(OSError):
-        with open(files.open_own(draft, os.O_TRUNC), "w", encoding="utf-8") as file:
+        with open(files.open_own(draft, empty=True), "w", encoding="utf-8") as file:
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
         os.replace(draft, owner)
     with contextlib.suppress(OSError):

@@ -175,16 +175,17 @@ class _Machine:
     def _set(self, target: Any, values: list[Any], push: bool = False) -> None:
         if isinstance(target, dict):
             for key, value in zip(values[::2], values[1::2], strict=True):
-                # Other keys, such as tuples in tuples, can take for ever to be hashed.
-                if isinstance(key, str | int | float | bytes | None):
+                # Tuples in tuples take for ever to be hashed; large numbers may share a hash.
+                if isinstance(key, str) or isinstance(key, int) and abs(key) < 1 << 60:
                     target[key] = value
         if push:
             self._push(target)
 
     def _call(self, _: Any) -> None:
         function, arguments = self._pop(2)
-        if isinstance(arguments, tuple) and arguments and isinstance(arguments[0], list):
-            self.copied += len(arguments[0])
+        if not isinstance(arguments, tuple):
+            raise ValueError("its pickle is damaged")
+        self.copied += sum(len(part) for part in arguments[:4] if isinstance(part, list))
         self._push(_called(function, arguments))
 
     def _build(self, _: Any) -> None:
@@ -213,18 +214,18 @@ def _named(parts: list[str]) -> _Name:
 
 def _storage(identity: Any) -> Any:
     """Returns the storage of a persistent identity: ("storage", type, key, device, count, ...)."""
-    match identity:
+    match identity if len(identity) < 7 else ():  # calls may share a long one, that a match copies
         case ("storage", _Name(text), str(key), _, int(count), *view) if not any(view):
             return Storage(text.rpartition(".")[2], key, count)
     return Unknown("a storage of another kind")
 
 
-def _called(function: Any, arguments: Any) -> Any:
+def _called(function: Any, arguments: tuple) -> Any:
     """Returns what a function or class makes: a tensor, a dictionary, a tuple or an `Unknown`."""
     name = function.text if isinstance(function, _Name) else "a function"
     if name in _TENSORS:
         storage, offset, shape, strides = arguments[:4]
-        if isinstance(storage, Storage):
+        if isinstance(storage, Storage) and isinstance(shape, list | tuple):
             return Tensor(storage, offset, tuple(shape), tuple(strides))
     elif name in _PARAMETERS:
         return arguments[0]

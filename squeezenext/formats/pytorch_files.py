@@ -131,9 +131,11 @@ def _old(data: bytes) -> TorchFile:
     _, version, machine, content, names = (pickles.load(file) for _ in range(5))
     if version != 1001 or not machine["little_endian"]:
         raise ValueError("its numbers are of a big-endian machine, or it is of another version")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("its storages have no names")
     storages = {x.storage.key: x.storage for x in _tensors(content)}
     places = {}
-    for name in map(str, names):
+    for name in names:
         count = int.from_bytes(file.read(8), "little")
         kind = storages[name].kind if name in storages else "ByteStorage"
         places[name] = (file.tell(), count * np.dtype(pickles.STORAGES[kind]).itemsize)

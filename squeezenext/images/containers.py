@@ -73,11 +73,11 @@ def _gif(data: bytes) -> Bare:
         mark = data[position]
         if mark == 0x2C:
             break
-        if mark == 0x3B:  # the end, without an image
-            raise ImageError(_DAMAGED)
-        if mark != 0x21:  # a byte between blocks, which decoders skip
+        if not mark:  # fill between blocks, which decoders skip
             position += 1
             continue
+        if mark != 0x21:  # the end without an image, or a block of a wrong length
+            raise ImageError(_DAMAGED)
         end = _behind_blocks(data, position + 2)
         if data[position + 1] == 0xF9:  # graphic control: the index of the transparent colour
             control = data[position:end]

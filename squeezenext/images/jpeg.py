@@ -25,6 +25,7 @@ _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _METADATA = {*range(0xE0, 0xF0), 0xFE, *_BARE}  # application segments and comments
 # Those that say how colours are stored: JFIF as YCbCr, Adobe's by its transform.
 _NEEDED, _NOTHING = {0xE0: b"JFIF\0", 0xEE: b"Adobe"}, b"\0no segment begins so"
+_FILL = b"\x00\xff"  # bytes that cameras put between segments, and decoders skip
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
@@ -52,7 +53,7 @@ class Bare(NamedTuple):
 
 # (marker without 0xFF, first byte of the content, first byte behind the content, sound, stray).
 # sound: the marker has a length, and the content lies within the file.
-# stray: bytes stand before the marker that belong neither to the segment before it nor to a scan.
+# stray: bytes stand before the marker that are no fill (0x00, 0xFF), nor part of a segment or scan.
 Segment = tuple[int, int, int, bool, bool]
 
 
@@ -70,7 +71,6 @@ class JpegHeader(NamedTuple):
       coefficients: bytes that libjpeg takes for all coefficients, which it does for several scans.
       needed: (first byte, first byte behind) of the segments before the first scan, its own
         included, that a decoder needs.
-      strays: whether bytes stand between them that belong to none, as libjpeg skips.
     """
 
     frame: int
@@ -82,14 +82,14 @@ class JpegHeader(NamedTuple):
     one_scan: bool
     coefficients: int
     needed: list[tuple[int, int]]
-    strays: bool
 
 
 def segments(data: bytes, position: int = 2) -> Iterator[Segment]:
     """Yields the segments from `position` on; the end mark is the last.
 
     As libjpeg does, it skips markers without a length and bytes between segments. Taking those
-    bytes for a length would hide the scans behind them.
+    bytes for a length would hide the scans behind them. Strays are no fill: a segment of a wrong
+    length is before them, of which libjpeg would make wrong pixels.
     """
     in_scan, size, count = False, len(data), 0
     while found := _MARKER.search(data, position):
@@ -98,7 +98,7 @@ def segments(data: bytes, position: int = 2) -> Iterator[Segment]:
             raise ImageError(f"has over {MAX_SEGMENTS} segments")
         before, start = found.span()
         marker = data[start - 1]
-        stray = before > position and not in_scan and bool(data[position:before].strip(b"\xff"))
+        stray = before > position and not in_scan and bool(data[position:before].strip(_FILL))
         if marker in _BARE:
             yield marker, start, start, marker == _END_OF_IMAGE, stray
             if marker == _END_OF_IMAGE:
@@ -117,11 +117,10 @@ def header(data: bytes) -> JpegHeader:
     Raises:
       ImageError: the file is cut or damaged before its first scan.
     """
-    frame, needed, strays = b"", [(0, len(START))], False
+    frame, needed = b"", [(0, len(START))]
     for marker, start, stop, sound, stray in segments(data):
-        if not sound or marker == _END_OF_IMAGE:
+        if not sound or stray or marker == _END_OF_IMAGE:
             break
-        strays |= stray
         if marker in _FRAMES and not frame:
             frame = bytes([marker]) + data[start:stop]
         if marker not in _METADATA or data.startswith(_NEEDED.get(marker, _NOTHING), start):
@@ -131,13 +130,11 @@ def header(data: bytes) -> JpegHeader:
                 raise ImageError("has no JPEG frame")
             if len(frame) < 7:
                 break
-            return _header(frame, data[start : start + 1], stop, needed, strays)
+            return _header(frame, data[start : start + 1], stop, needed)
     raise ImageError("is cut short or damaged in its header")
 
 
-def _header(
-    frame: bytes, components_of_scan: bytes, scan: int, needed: list, strays: bool
-) -> JpegHeader:
+def _header(frame: bytes, components_of_scan: bytes, scan: int, needed: list) -> JpegHeader:
     marker, precision, height, width, components = struct.unpack(">BBHHB", frame[:7])
     one_scan = marker in _SEQUENTIAL and components_of_scan == bytes([components])
     # Samples of each component relative to the most finely sampled one (T.81, A.1.1).
@@ -153,7 +150,6 @@ def _header(
         one_scan,
         round(2 * share * width * height),
         needed,
-        strays,
     )
 
 

@@ -68,7 +68,7 @@ class Heartbeat:
         """
         text = json.dumps(dataclasses.asdict(self)).ljust(_FILE_BYTES)
         # Closed each time: a network file system shows a file's content when it is closed.
-        descriptor = files.open_own(path, 0)
+        descriptor = files.open_own(path)
         try:
             os.pwrite(descriptor, text.encode(), 0)
             os.ftruncate(descriptor, len(text))
