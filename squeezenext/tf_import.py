@@ -31,6 +31,8 @@ NOISE = re.compile(
     rb"|(un)?initialize TfrtCpuClient|lite/python/|mlir_graph_optimization_pass"
 )
 
+_LITERT = re.compile(rb"^(INFO|WARNING|ERROR): \S")
+
 
 def settle(debug: bool) -> None:
     """Sets the log level of TensorFlow; call before it is imported.
@@ -49,29 +51,52 @@ def native() -> Iterator[None]:
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in (None, "0"):
         yield
         return
-    with tempfile.TemporaryFile() as output:
-        try:
-            sys.stderr.flush()
-            with _standard_error_to(output):
-                try:
-                    yield
-                finally:
-                    sys.stderr.flush()
-        finally:
-            output.seek(0)
-            for line in output:
-                if not NOISE.search(line):
-                    os.write(2, line)
+    with _without(NOISE):
+        yield
 
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Drops everything that is written to standard error inside the block.
+    """Removes what LiteRT writes to standard error inside the block.
 
-    For LiteRT, whose C++ logger has no switch in Python; its errors come as exceptions.
+    Its C++ logger has no switch in Python; its errors come as exceptions.
     """
-    with open(os.devnull, "wb") as output, _standard_error_to(output):
+    with _without(_LITERT):
         yield
+
+
+@contextlib.contextmanager
+def _without(noise: re.Pattern[bytes]) -> Iterator[None]:
+    """Holds back standard error inside the block; afterwards passes on the lines without `noise`.
+
+    Among these are the lines that other threads write meanwhile.
+    """
+    with _memory() as output:
+        try:
+            _flush()
+            with _standard_error_to(output):
+                try:
+                    yield
+                finally:
+                    _flush()
+        finally:
+            output.seek(0)
+            with contextlib.suppress(OSError):  # nobody reads standard error any more
+                for line in output:
+                    if not noise.search(line):
+                        os.write(2, line)
+
+
+def _memory() -> BinaryIO:
+    """Returns a new file without a name, in memory where there may be no folder to write to."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("standard error"), "w+b")
+    return tempfile.TemporaryFile()
+
+
+def _flush() -> None:
+    if sys.stderr is not None:
+        sys.stderr.flush()
 
 
 @contextlib.contextmanager

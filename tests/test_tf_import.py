@@ -1,11 +1,13 @@
 """Tests for `squeezenext/tf_import.py`."""
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
 
+from squeezenext import tf_import
 from tests import tiny
 
 # Only oneDNN has a gradient of the grouped convolution on a CPU (TensorFlow 2.21).
@@ -66,3 +68,10 @@ def test_called_from_python_it_is_as_quiet_as_from_a_command():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert not done.stderr
+
+
+def test_what_others_write_while_litert_is_silenced_is_kept(capfd):
+    lines = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nINFO:     mine\nmine\n"
+    with tf_import.silent():
+        os.write(2, lines)
+    assert capfd.readouterr().err == "INFO:     mine\nmine\n"
