@@ -42,7 +42,7 @@ def checked(**least: float) -> Callable[[Public], Public]:
                 return target(*arguments, **named)  # whose error names the function
             hints = _hints(target)
             for key, value in given.arguments.items():
-                if key in hints and not _fits(value, hints[key]):
+                if key in hints and not fits(value, hints[key]):
                     kind = _described(hints[key])
                     raise InputError(f"{name}(): {key} is {kind}, not {reprlib.repr(value)}.")
                 if key in least and value is not None and not value >= least[key]:
@@ -62,20 +62,24 @@ def _hints(function: Callable) -> dict[str, Any]:
     return typing.get_type_hints(function)
 
 
-def _fits(value: object, hint: Any) -> bool:
+def fits(value: object, hint: Any) -> bool:
     """Returns whether a value is of an annotated type; where that cannot be said, it is."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, part) for part in parts)
+        return any(fits(value, part) for part in parts)
     if hint is bool:
         return type(value).__name__ in ("bool", "bool_")  # numpy's, too
     if hint in _NUMBERS:
         return isinstance(value, _NUMBERS[hint]) and not isinstance(value, bool)
     if hint is Path:
         return isinstance(value, os.PathLike)
-    if origin in (tuple, collections.abc.Sequence):
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            fits(key, parts[0]) and fits(item, parts[1]) for key, item in value.items()
+        )
+    if origin in (list, tuple, collections.abc.Sequence):
         items = isinstance(value, collections.abc.Sequence) and not isinstance(value, str | bytes)
-        return items and all(_fits(item, parts[0]) for item in value)  # type: ignore[attr-defined]
+        return items and all(fits(item, parts[0]) for item in value)  # type: ignore[attr-defined]
     if origin is collections.abc.Callable:
         return callable(value)
     return not isinstance(hint, type) or isinstance(value, hint)

@@ -11,10 +11,14 @@ from squeezenext.errors import InputError
 from squeezenext.model import checkpoint
 
 STATE = {"model/a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "step": np.int64(7)}
+RUN = {
+    "seed": 1, "epoch": 0.5, "examples": 8, "config": {}, "versions": {"python": "3"},
+    "epoch_sums": {"steps": 1, "examples": 8, "loss": 1.5, "top1": 3.0, "top5": 8.0},
+}  # fmt: skip
 
 
 def saved(folder, step=3):
-    return checkpoint.save(folder, step, STATE, {"seed": 1})
+    return checkpoint.save(folder, step, STATE, RUN)
 
 
 def test_round_trip(tmp_path):
@@ -167,12 +171,33 @@ def test_numbered_averages_of_older_releases_get_names(tmp_path, monkeypatch):
 
 def test_what_meta_says_can_be_amended(tmp_path):
     saved(tmp_path)
-    checkpoint.amend(tmp_path, 3, {"seed": 2, "best": None})
+    checkpoint.amend(tmp_path, 3, RUN | {"seed": 2, "best": None})
     state, meta = checkpoint.load(tmp_path, 3)
     assert (meta["seed"], meta["best"]) == (2, None) and state.keys() == STATE.keys()
     (tmp_path / "step-00000003" / "state.npz").unlink()
-    checkpoint.amend(tmp_path, 3, {"seed": 3})  # the arrays are in memory, what the disk does
+    checkpoint.amend(tmp_path, 3, RUN | {"seed": 3})  # the arrays are in memory, what the disk does
     with pytest.raises(checkpoint.DamagedCheckpoint, match=r"state\.npz is missing"):
+        checkpoint.load(tmp_path, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("epoch", "x"), ("epoch", True), ("config", []), ("versions", {"python": 3})),
+        *(("epoch_sums", {"loss": 1}), ("best", {}), ("best", {"step": 1, "top1": "x"})),
+        *(("rollbacks", [1]), ("rollbacks", [{"step": None}]), ("death", 5), ("seed", "1")),
+        *(("imported", "x"), ("epoch_seconds", None)),
+    ],
+)
+def test_entries_of_meta_have_their_types(tmp_path, name, value):
+    """A stranger can make a valid hash of anything."""
+    checkpoint.save(tmp_path, 1, STATE, RUN | {"best": {"step": 1, "top1": 1}})
+    checkpoint.save(tmp_path, 2, STATE, RUN | {name: value})
+    with pytest.raises(checkpoint.DamagedCheckpoint, match=f"is damaged: its '{name}' is "):
+        checkpoint.load(tmp_path, 2)
+    assert checkpoint.newest(tmp_path, print)[1]["step"] == 1
+    checkpoint.save(tmp_path, 3, STATE, {"seed": 1})
+    with pytest.raises(checkpoint.DamagedCheckpoint, match="is damaged: its '[a-z]+' is missing"):
         checkpoint.load(tmp_path, 3)
 
 
@@ -207,7 +232,7 @@ def test_a_fault_at_any_call_of_a_save_leaves_the_old_or_the_new(tmp_path, mode)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         (state, meta), told = checkpoint.newest(folder, pytest.fail), []
         assert meta["step"] in (1, 2) and state.keys() == STATE.keys()
-        checkpoint.save(folder, 2, STATE, {"seed": 1})  # the next run
+        checkpoint.save(folder, 2, STATE, RUN)  # the next run
         checkpoint.remove_older(folder, 2, None, 2)
         assert checkpoint.newest(folder, told.append)[1]["step"] == 2 and not told
         assert sorted(os.listdir(folder)) == ["step-00000001", "step-00000002"]
@@ -238,8 +263,8 @@ def _save_with_fault(folder, number, mode):
 
     os.fsync, os.replace, np.savez = map(faulty, (os.fsync, os.replace, np.savez))
     try:
-        checkpoint.save(folder, 2, STATE, {"seed": 1})
-        checkpoint.amend(folder, 2, {"seed": 1, "best": 2})
+        checkpoint.save(folder, 2, STATE, RUN)
+        checkpoint.amend(folder, 2, RUN | {"best": {"step": 2, "top1": 0.5}})
     except OSError as error:
         os._exit(error.errno)
     os._exit(0)

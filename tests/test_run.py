@@ -366,10 +366,11 @@ def test_a_curve_s_point_is_written_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "row", [b"a,b,c,7,e,f,g", b"\xff\xfe,5", b"1,\xc2\xb2", b"1,6" + b",x" * 30]
+    "row",
+    [b"a,b,c,7,e,f,g", b"\xff\xfe,5", b"1,\xc2\xb2", b"1,6" + b",x" * 30, b"1," + b"9" * 5000],
 )
 def test_a_history_that_a_person_has_touched_ends_no_run(made, tmp_path, row):
-    """A further column, further cells, bytes that are no UTF-8, a step that is no number."""
+    """A further column, further cells, bytes that are no UTF-8, a step that is none."""
     path = tmp_path / "history.csv"
     path.write_bytes(b"epoch,step,of a later release\n1,4,x\n" + row + b"\n")
     told = history.History(tmp_path, made[1])

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import secrets
 import shutil
 import zipfile
@@ -27,6 +28,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from squeezenext.arguments import fits
 from squeezenext.errors import InputError
 from squeezenext.files import MAX_TEXT, NO_LINK, flush, make_own_folder, open_regular, write_text
 
@@ -37,6 +39,18 @@ STATE = "state.npz"
 # 270 MB; 5 GB would take 15 s to hash.
 MAX_STATE = 512 << 20
 MODEL, AVERAGE = "model/", "average/"  # beginnings of arrays' names
+# Types of META.json's entries: of those that a run always has, and of those that it may have.
+_SUMS: dict[str, Any] = {"steps": int, "examples": int, "loss": float, "top1": float, "top5": float}
+_BEST: tuple[Any, ...] = (type(None), {"step": int, "top1": float})  # either of them
+_OF_RUN = {
+    "epoch": float, "examples": int, "config": dict, "versions": dict[str, str], "epoch_sums": _SUMS
+}  # fmt: skip
+_OPTIONAL = {
+    "seed": int, "examples_seen": int, "replicas": int, "precision": str, "micro_batch": int,
+    "best": _BEST, "epoch_seconds": float, "epoch_timed": int, "epoch_ended": bool,
+    "skipped_examples": int, "passed_over": int, "rollbacks": list[dict[str, int]], "death": str,
+    "imported": dict,
+}  # fmt: skip
 _WEIGHTS = ("kernel", "bias", "gamma", "beta")  # variables that are trained, and so averaged
 
 
@@ -189,7 +203,22 @@ def _read_meta(folder: Path, step: int) -> dict[str, Any]:
             )
         if meta["step"] != step or meta["files"].keys() != {STATE}:
             raise DamagedCheckpoint(f"{folder}/META.json is of another checkpoint.")
+        kinds = {name: kind for name, kind in _OPTIONAL.items() if name in meta}
+        for name, kind in (kinds | (_OF_RUN if "seed" in meta else {})).items():
+            if not _is(value := meta.get(name), kind):
+                what = f"is {reprlib.repr(value)}" if name in meta else "is missing"
+                raise DamagedCheckpoint(f"{folder}/META.json is damaged: its {name!r} {what}.")
         return meta
+
+
+def _is(value: object, kind: Any) -> bool:
+    """Returns whether a JSON value is of a type, of one in a tuple, or has just these entries."""
+    if isinstance(kind, tuple):
+        return any(_is(value, each) for each in kind)
+    if not isinstance(kind, dict):
+        return fits(value, kind)
+    same = isinstance(value, dict) and value.keys() == kind.keys()
+    return same and all(_is(value[name], kind[name]) for name in kind)  # type: ignore[index]
 
 
 def load(directory: Path, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,8 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
     """
     if not path.exists():
         return []
-    return [row for row in read_rows(path) if (row.get("step") or "").isdecimal()]
+    steps = re.compile(r"[0-9]{1,18}")
+    return [row for row in read_rows(path) if steps.fullmatch(row.get("step") or "")]
 
 
 class ProgressBar(Bar):
