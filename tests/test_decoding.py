@@ -312,3 +312,14 @@ def test_fill_between_segments_is_skipped_and_other_bytes_are_damage():
         for use in (decoding.open_image, images.normalise):
             with pytest.raises(decoding.ImageError, match="damaged in its header"):
                 use(damaged)
+
+
+def test_a_gif_of_countless_small_blocks_is_refused_wherever_they_stand():
+    whole = encoded(Image.new("L", (9, 9)), "GIF")
+    start = whole.index(b",\0\0\0\0")
+    assert decoding.read_image(whole, "a").size == (9, 9)
+    half = b"\x01\x01" * (containers.MAX_BLOCKS // 2)
+    comment, frame = b"\x21\xfe" + half + b"\0", whole[: start + 11] + half + half + b"\0;"
+    for data in (whole[:start] + 2 * comment + whole[start:], frame):
+        with pytest.raises(InputError, match="a has over 400000 blocks"):
+            decoding.read_image(data, "a")

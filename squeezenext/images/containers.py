@@ -14,6 +14,9 @@ from squeezenext.images.jpeg import Bare, ImageError
 
 _DAMAGED = "is cut short or damaged in its header"
 MAX_CHUNKS = 100_000  # of a PNG, WebP or GIF; 64 MB of empty ones would take Python seconds
+# Blocks of a GIF up to its first frame's end. Encoders fill them to 254 or 255 bytes, so that 64 MB
+# have 264,000; 64 MB of one byte each would take Python and Pillow three seconds.
+MAX_BLOCKS = 400_000
 
 
 def bare(kind: str, data: bytes) -> Bare:
@@ -68,7 +71,7 @@ def _gif(data: bytes) -> Bare:
     """Keeps the first frame, with the colours and the transparency that it uses."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     position = 13 + _palette_size(flags)
-    head, control = data[:position], b""
+    head, control, counted = data[:position], b"", iter(range(MAX_BLOCKS))
     for _ in range(MAX_CHUNKS):
         mark = data[position]
         if mark == 0x2C:
@@ -78,14 +81,14 @@ def _gif(data: bytes) -> Bare:
             continue
         if mark != 0x21:  # the end without an image, or a block of a wrong length
             raise ImageError(_DAMAGED)
-        end = _behind_blocks(data, position + 2)
+        end = _behind_blocks(data, position + 2, counted)
         if data[position + 1] == 0xF9:  # graphic control: the index of the transparent colour
             control = data[position:end]
         position = end
     else:
         raise ImageError(f"has over {MAX_CHUNKS} chunks")
     left, top, columns, rows, flags = struct.unpack_from("<HHHHB", data, position + 1)
-    end = _behind_blocks(data, position + 11 + _palette_size(flags))
+    end = _behind_blocks(data, position + 11 + _palette_size(flags), counted)
     frame = data[position:end]
     size = max(width, left + columns), max(height, top + rows)  # Pillow enlarges the canvas
     return Bare(*size, 9, 0, head + control + frame + b"\x3b")
@@ -95,15 +98,18 @@ def _palette_size(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
-def _behind_blocks(data: bytes, position: int) -> int:
+def _behind_blocks(data: bytes, position: int, counted: Iterator[int]) -> int:
     """Returns the position behind a chain of blocks, each of which begins with its length.
 
-    Beyond the file's end if the chain is cut short: Pillow then says so.
+    Beyond the file's end if the chain is cut short: Pillow then says so. `counted` ends with the
+    last block that the file may have.
     """
     size = len(data)
-    while position < size and data[position]:
+    for _ in counted:
+        if position >= size or not data[position]:
+            return position + 1
         position += data[position] + 1
-    return position + 1
+    raise ImageError(f"has over {MAX_BLOCKS} blocks")
 
 
 def _bmp(data: bytes) -> Bare:
