@@ -16,8 +16,15 @@ import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
-# By process: standard error is one for all threads, and a fork may copy a lock that is held.
-_REDIRECTING: dict[int, threading.RLock] = {}
+# Standard error is one for all threads. A fork waits for the lock: its child would else keep what
+# another thread had put in the place of standard error.
+_REDIRECTING = threading.RLock()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(
+        before=_REDIRECTING.acquire,
+        after_in_parent=_REDIRECTING.release,
+        after_in_child=_REDIRECTING.release,
+    )
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # read when TensorFlow is imported
 NOISE = re.compile(
     rb"All log messages before absl::InitializeLog"
@@ -101,7 +108,7 @@ def _flush() -> None:
 
 @contextlib.contextmanager
 def _standard_error_to(file: BinaryIO) -> Iterator[None]:
-    with _REDIRECTING.setdefault(os.getpid(), threading.RLock()):
+    with _REDIRECTING:
         try:
             kept = os.dup(2)
         except OSError:  # standard error is closed

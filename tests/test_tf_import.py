@@ -75,3 +75,35 @@ def test_what_others_write_while_litert_is_silenced_is_kept(capfd):
     with tf_import.silent():
         os.write(2, lines)
     assert capfd.readouterr().err == "INFO:     mine\nmine\n"
+
+
+FORKED = """
+import os, threading, time
+from squeezenext import tf_import
+
+redirected = threading.Event()
+
+def create():
+    with tf_import.silent():
+        redirected.set()
+        time.sleep(0.2)
+
+thread = threading.Thread(target=create)
+thread.start()
+redirected.wait()
+if child := os.fork():
+    os.waitpid(child, 0)
+    thread.join()
+else:
+    with tf_import.silent():
+        os.write(2, b"INFO: LiteRT's\\n")
+    os.write(2, b"kept")
+"""
+
+
+def test_a_child_forked_while_another_thread_redirects_has_its_standard_error():
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], env=tiny.environment(), capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stderr == "kept"
