@@ -12,6 +12,17 @@ from typing import NamedTuple
 from squeezenext import files
 from squeezenext.errors import InputError
 
+# Control characters, line ends and lone surrogates. Spaces other than " " are text: macOS writes
+# U+202F into the names of screenshots.
+NO_TEXT = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
+
+_CONTROL = "a line end or another control character in it"
+
+
+def is_text(name: str) -> bool:
+    """Returns whether a name is free of control characters, line ends and lone surrogates."""
+    return not NO_TEXT.search(name)
+
 
 @dataclasses.dataclass(frozen=True)
 class Label:
@@ -24,6 +35,14 @@ class Label:
     def name(self) -> str:
         """The first of ImageNet's names ("tench" of "tench, Tinca tinca"), or the folder's."""
         return self.text if self.text == self.synset else self.text.split(",")[0]
+
+
+def as_texts(labels: Sequence[Label]) -> tuple[Label, ...]:
+    """Returns the classes; raises ValueError if a name could forge a line of output."""
+    for name in (name for label in labels for name in (label.synset, label.text)):
+        if not is_text(name):
+            raise ValueError(f"the name {_short(name)} has {_CONTROL}")
+    return tuple(labels)
 
 
 def class_names(labels: Sequence[Label]) -> list[str]:
@@ -57,7 +76,7 @@ def read(path: Path) -> tuple[Label, ...]:
         if len(found) != len(rows):
             raise ValueError("two of its classes have one index")
         ordered = [found[index] for index in range(len(rows))]
-        return tuple(Label(str(row["synset"]), str(row["text"])) for row in ordered)
+        return as_texts([Label(str(row["synset"]), str(row["text"])) for row in ordered])
     except InputError:
         raise
     except KeyError as error:
@@ -74,6 +93,7 @@ _FORMS = (
 _INSIDE = ("id2label", "names", "classes", "labels")  # keys under which other programs keep a list
 _WNID = re.compile(r"(n\d{8})[\s,]+(\S.*)")
 _NUMBERED = re.compile(r"(\d{1,9})[\s,:;]+(\S.*)")
+_NUMBER_LAST = re.compile(r"(\S.*?)\s*[\t,:;]\s*(\d{1,9})")
 
 
 class _Entry(NamedTuple):
@@ -138,6 +158,9 @@ def _of_item(index: int, item: object) -> _Entry:
 
 def _lines(text: str) -> list[_Entry]:
     rows = [row.strip() for row in text.rstrip().split("\n")]
+    for i, row in enumerate(rows, start=1):
+        if row.startswith(("#", "- ")):
+            raise ValueError(f"line {i} is {_short(row)}, as in YAML; write names alone")
     for form in (_WNID, _NUMBERED):
         found = [match.groups() for row in rows if (match := form.fullmatch(row))]
         if len(found) < len(rows):
@@ -147,6 +170,9 @@ def _lines(text: str) -> list[_Entry]:
         numbers = [int(number) for number, _ in found]
         if sorted(numbers) in (list(range(len(rows))), list(range(1, len(rows) + 1))):
             return [_Entry(int(k), x, x, f"line {i}") for i, (k, x) in enumerate(found, start=1)]
+    pairs = [match.groups() for row in rows if (match := _NUMBER_LAST.fullmatch(row))]
+    if len(pairs) == len(rows):
+        return [_Entry(int(k), x, x, f"line {i}") for i, (x, k) in enumerate(pairs, start=1)]
     return [_Entry(i, row, row, f"line {i + 1}") for i, row in enumerate(rows)]
 
 
@@ -162,8 +188,8 @@ def _in_order(entries: list[_Entry]) -> tuple[Label, ...]:
         for name in (entry.synset, entry.text):
             if not isinstance(name, str) or not name.strip():
                 raise ValueError(f"{place} has no name")
-            if len(name.splitlines()) > 1:
-                raise ValueError(f"the name in {place} has a line end in it: {_short(name)}")
+            if not is_text(name):
+                raise ValueError(f"the name in {place} has {_CONTROL}: {_short(name)}")
         if (key := str(entry.synset)) in keys:
             raise ValueError(f"{keys[key]} and {place} are both {_short(key)}")
         keys[key], found[index] = place, entry

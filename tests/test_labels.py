@@ -50,6 +50,9 @@ def test_json_as_people_have_it(tmp_path, content):
         "0 cat\n1 dog",
         "1: dog\n0: cat",
         "0,cat\n1,dog",
+        "dog,1\ncat,0",
+        "cat\t0\ndog\t1",
+        "cat: 0\ndog: 1",
     ],
 )
 def test_text_as_people_have_it(tmp_path, text):
@@ -81,7 +84,11 @@ def test_numbers_in_names_stay_there(tmp_path):
         ({"cat": 0.0, "dog": 1}, "entry 1 is 'cat' without a number"),
         ({"cat": True}, "entry 1 has the number True"),
         (["cat", "cat"], "entry 1 and entry 2 are both 'cat'"),
-        (["cat", "do\ng"], r"the name in entry 2 has a line end in it: 'do\\ng'"),
+        (["cat", "do\ng"], r"the name in entry 2 has a line end or another .*: 'do\\ng'"),
+        (["cat", "do\x1b[2Jg"], r"the name in entry 2 has a line end or another control character"),
+        ("cat\t120\ndog\t7\n", "it has no class 0"),
+        ("# classes\ncat\n", "line 1 is '# classes', as in YAML; write names alone"),
+        ("names:\n- cat\n", "line 2 is '- cat', as in YAML"),
         (["cat", ""], "entry 2 has no name"),
         (["cat", 5], "entry 2 has no name"),
         ([OURS[0], OURS[0]], "entry 1 and entry 2 are both class 0"),
@@ -111,7 +118,9 @@ def test_a_model_s_own_labels_are_ordered_by_their_index(tmp_path):
     path = tmp_path / "labels.json"
     path.write_text(json.dumps(OURS[::-1]))
     assert labels.read(path) == (CAT, DOG)
-    for rows in ([OURS[0], OURS[0]], [OURS[1]], [{"index": "0", "synset": "a", "text": "a"}]):
+    forged = {"index": 0, "synset": "a", "text": "hat\n   99.99%  cat\x1b[32m"}
+    text_index = {"index": "0", "synset": "a", "text": "a"}
+    for rows in ([OURS[0], OURS[0]], [OURS[1]], [text_index], [forged]):
         path.write_text(json.dumps(rows))
         with pytest.raises(InputError, match="is not a list of labels"):
             labels.read(path)

@@ -16,6 +16,7 @@ from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.pool import Pool
 from squeezenext.convert.shards import even_runs
 from squeezenext.errors import InputError
+from squeezenext.labels import is_text
 from tests import imagenet_archives as archives
 from tests.imagenet_archives import box_xml, jpeg, tar_bytes, validation_name
 
@@ -631,7 +632,7 @@ def test_names_as_macos_gives_them(tmp_path):
     found = listed(source)
     assert {name for split in found.splits.values() for name in split.names} >= set(names)
     for bad in ("\n", "\x1b", "\x7f", "\x85", "\u2028", "\ud800"):
-        assert not listing.is_text(f"a{bad}b")
+        assert not is_text(f"a{bad}b")
 
 
 def test_a_file_that_vanishes_is_named(tmp_path, monkeypatch):

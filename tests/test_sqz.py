@@ -93,6 +93,13 @@ def test_networks_come_back(wide, kind, monkeypatch):
     assert all(array.dtype == np.float32 for array in found.weights.values())
 
 
+def test_names_that_forge_lines_of_output_are_refused():
+    forged = [Label("n1", "hat\n   99.99%  cat\x1b[32m"), *CLASSES[1:]]
+    data = sqz.encode(named(tiny.SQUEEZENEXT, forged), *network(tiny.SQUEEZENEXT, "dense")).data
+    with pytest.raises(InputError, match="The classes in file cannot be used: the name .* has a"):
+        sqz.decode(data, "file")
+
+
 def test_what_float16_cannot_hold_is_refused():
     kernels, biases = network(tiny.SQUEEZENEXT, "dense")
     biases["stem"][0] = 1e6

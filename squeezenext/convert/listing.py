@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +15,6 @@ from squeezenext.errors import InputError
 
 T = TypeVar("T")
 _MAX_FAULTS = 100_000
-_NO_TEXT = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 # 28 bytes an example: the million examples of ImageNet stay far below a gigabyte.
 ROW = np.dtype([("file", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("label", "<i4")])
 
@@ -133,17 +131,9 @@ def sorted_splits(splits: dict[str, T]) -> dict[str, T]:
     return {name: splits[name] for name in ("train", "validation", "test") if name in splits}
 
 
-def is_text(name: str) -> bool:
-    """Returns whether a name is free of control characters, line ends and lone surrogates.
-
-    Spaces other than " " are text: macOS writes U+202F into the names of screenshots.
-    """
-    return not _NO_TEXT.search(name)
-
-
 def name_fault(name: str) -> str:
     """Returns what is wrong with a name that is no text, "" for a text."""
-    if not (found := _NO_TEXT.search(name)):
+    if not (found := labels.NO_TEXT.search(name)):
         return ""
     if "\ud800" <= found[0]:  # Python's stand-in for a byte
         return f"has a name that is not UTF-8 (the byte \\x{ord(found[0]) & 0xFF:02x}); rename it"

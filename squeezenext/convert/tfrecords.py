@@ -18,7 +18,7 @@ import numpy as np
 from squeezenext import files, labels, progress
 from squeezenext.cli import printable
 from squeezenext.convert import commit, images
-from squeezenext.convert.listing import Collection, Listing, Watch, is_text, sorted_splits
+from squeezenext.convert.listing import Collection, Listing, Watch, sorted_splits
 from squeezenext.convert.pool import Pool
 from squeezenext.convert.shards import RECORD, Written, content_crc
 from squeezenext.errors import InputError, RunAgain
@@ -160,7 +160,7 @@ def _example(payload: bytes, shard: str, number: int) -> tuple[int, labels.Label
     elif not 1 <= label <= _MAX_LABEL:
         fault = f"has the label {label}, but labels count from 1 to {_MAX_LABEL} at most; "
         fault += "convert the images themselves"
-    elif not all(map(is_text, texts)):
+    elif not all(map(labels.is_text, texts)):
         fault = "has a name that is no text; convert the images themselves"
     else:
         try:

@@ -8,7 +8,7 @@ import numpy as np
 
 from squeezenext.config import Config
 from squeezenext.errors import InputError
-from squeezenext.labels import Label
+from squeezenext.labels import Label, as_texts
 from squeezenext.network import graph as graphs
 from squeezenext.network.graph import Graph
 
@@ -51,11 +51,15 @@ class Model:
 
 
 def check_labels(labels: Sequence[Label], config: Config, source: str) -> None:
-    """Raises InputError unless `source` names as many classes as the network has."""
+    """Raises InputError unless `source` names as many classes as the network has, as texts."""
     if len(labels) != config.model.classes:
         raise InputError(
             f"{source} names {len(labels)} classes, its network has {config.model.classes}."
         )
+    try:
+        as_texts(labels)
+    except ValueError as error:
+        raise InputError(f"The classes in {source} cannot be used: {error}.") from error
 
 
 def check_temperature(value: object) -> float:

@@ -140,7 +140,7 @@ def _classes(entries: Any) -> tuple[labels.Label, ...]:
     ordered = sorted(entries, key=lambda entry: _number(entry["label"], "label"))
     if [entry["label"] for entry in ordered] != list(range(1, len(ordered) + 1)):
         raise ValueError("the labels are not 1..N, each once")
-    return tuple(labels.Label(entry["synset"], entry["text"]) for entry in ordered)
+    return labels.as_texts([labels.Label(entry["synset"], entry["text"]) for entry in ordered])
 
 
 def _split(directory: Path, name: str, entry: Any) -> Split:
