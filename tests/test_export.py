@@ -343,7 +343,7 @@ def test_saved_models_serve_the_files_that_tensorflow_decodes(model, tmp_path):
     clear = photo.convert("RGBA")
     clear.putalpha(Image.linear_gradient("L").resize(photo.size))
     several = {"save_all": True, "append_images": [photo.rotate(180)], "optimize": False}
-    files = []
+    files, kinds = [], []
     for kind, image, options in (
         ("JPEG", photo, {"quality": 95}),
         ("PNG", photo, {}),
@@ -351,6 +351,7 @@ def test_saved_models_serve_the_files_that_tensorflow_decodes(model, tmp_path):
         *(("PNG", photo.quantize(colours), {}) for colours in (2, 4, 16, 64)),
         ("PNG", photo.convert("1"), {}),
         ("PNG", photo.quantize(16), {"transparency": 3}),
+        ("PNG", photo.quantize(16), {"transparency": bytes([15] * 16)}),
         ("PNG", clear, {}),
         ("GIF", photo.quantize(64), {}),
         ("GIF", photo.quantize(64), several),
@@ -360,15 +361,18 @@ def test_saved_models_serve_the_files_that_tensorflow_decodes(model, tmp_path):
         file = io.BytesIO()
         image.save(file, kind, **options)
         files.append(file.getvalue())
+        kinds.append(kind)
     known = loading.load(model)
     read = [decoding.read_image(data, "photo") for data in files]
     pixels = np.stack([geometry.centre_pixels(image, known.config.images) for image in read])
     expected = [checking.reference(known)(image) for image in pixels]
     found = served(out, "encoded", np.array(files, object))["probabilities"]
     np.testing.assert_allclose(found, expected, atol=2e-2)
-    palette = io.BytesIO()
+    palette, transparent = io.BytesIO(), io.BytesIO()
     photo.quantize(64).save(palette, "BMP")
-    for bad in (b"", b"II*\0", b"<html>", palette.getvalue()):
+    photo.quantize(64).save(transparent, "GIF", transparency=3)
+    masks = files[kinds.index("BMP")].replace(b"\x18\0\0\0\0\0", b"\x20\0\3\0\0\0", 1)
+    for bad in (b"", b"II*\0", b"<html>", palette.getvalue(), transparent.getvalue(), masks):
         with pytest.raises(
             tf.errors.InvalidArgumentError, match=r"images[^a-z]*1[^a-z]*is no JPEG"
         ):

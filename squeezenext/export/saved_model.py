@@ -55,8 +55,11 @@ def write(model: Model, path: Path) -> None:
 
     def crop(number, content):
         # Else TensorFlow's message does not say which of the files it was.
-        told = ["images", number, "is no JPEG, PNG, GIF, WebP or BMP of 24 or 32 bits"]
-        with tf.control_dependencies([tf.debugging.Assert(crops.begins_as_image(content), told)]):
+        kinds = (
+            "is no JPEG, PNG, WebP, GIF without transparency, or BMP of 24 or 32 bits without masks"
+        )
+        told = ["images", number, kinds]
+        with tf.control_dependencies([tf.debugging.Assert(crops.is_supported(content), told)]):
             return crops.centre_of_any(content, model.config.images)
 
     def encoded(images):

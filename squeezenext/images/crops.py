@@ -54,7 +54,7 @@ def centre_of_any(content: tf.Tensor, images: Images) -> tf.Tensor:
     def of_others():
         pixels = tf.cond(
             head == b"\x89PNG",
-            lambda: _on_white(tf.io.decode_png(content, channels=4), _byte(content, 24)),
+            lambda: _on_white(tf.io.decode_png(content, channels=4), content),
             lambda: tf.io.decode_image(content, channels=3, expand_animations=False),
         )
         height, width, _ = tf.unstack(tf.shape(pixels, tf.int64), num=3)
@@ -66,36 +66,55 @@ def centre_of_any(content: tf.Tensor, images: Images) -> tf.Tensor:
     return tf.cond(tf.strings.substr(head, 0, 3) == b"\xff\xd8\xff", of_jpeg, of_others)
 
 
-def begins_as_image(content: tf.Tensor) -> tf.Tensor:
-    """Returns whether a file begins as those that `centre_of_any` decodes.
+def is_supported(content: tf.Tensor) -> tf.Tensor:
+    """Returns whether a file is of a kind of which `centre_of_any` sees what `decoding` sees.
 
-    Of BMPs these have 24 or 32 bits a pixel; TensorFlow takes the indices of a palette for grey.
+    TensorFlow takes the indices of a BMP's palette for grey, and ignores a BMP's masks and a GIF's
+    transparent colour. Pillow ignores that of a PNG of 2, 4 or 16 bits without a palette.
     """
     head = tf.strings.substr(tf.strings.substr(content, 0, 12) + b"            ", 0, 12)
-    begins = [
+    jpeg, png, gif, webp, bmp = (
         tf.strings.substr(head, place, len(mark)) == mark
         for place, mark in (
-            (0, b"\xff\xd8\xff"), (0, b"\x89PNG"), (0, b"GIF8"), (8, b"WEBP"),
+            (0, b"\xff\xd8\xff"), (0, b"\x89PNG"), (0, b"GIF8"), (8, b"WEBP"), (0, b"BM"),
         )
-    ]  # fmt: skip
-    bits = _byte(content, 28)
-    bmp = (tf.strings.substr(head, 0, 2) == b"BM") & ((bits == 24) | (bits == 32))
-    return tf.reduce_any(tf.stack([*begins, bmp]))
+    )  # fmt: skip
+    bits, method = _byte(content, 28), _byte(content, 30)
+    bmp &= ((bits == 24) | (bits == 32)) & (method == 0)
+    control = _place(content, b"!\xf9\4")
+    gif &= (control < 0) | (_byte(content, control + 3) % 2 == 0)
+    depth, colour = _byte(content, 24), _byte(content, 25)
+    png &= (_place(content, b"tRNS") < 0) | (depth == 1) | (depth == 8) | (colour == 3)
+    return tf.reduce_any(tf.stack([jpeg, png, gif, webp, bmp]))
 
 
-def _byte(content: tf.Tensor, position: int) -> tf.Tensor:
-    """Returns a byte of a string, scalar int32; 0 behind its end."""
-    padded = content + bytes(position + 1)
-    return tf.cast(tf.io.decode_raw(tf.strings.substr(padded, position, 1), tf.uint8)[0], tf.int32)
+def _byte(content: tf.Tensor, position) -> tf.Tensor:
+    """Returns a byte of a string, scalar int32; 0 outside of it."""
+    part = tf.strings.substr(
+        content + b"\0", tf.clip_by_value(position, 0, tf.strings.length(content)), 1
+    )
+    return tf.cast(tf.io.decode_raw(part, tf.uint8)[0], tf.int32)
 
 
-def _on_white(pixels: tf.Tensor, depth: tf.Tensor) -> tf.Tensor:
+_SEARCHED = 1 << 18  # bytes of a file in which its marks of transparency stand, before the pixels
+
+
+def _place(content: tf.Tensor, mark: bytes) -> tf.Tensor:
+    """Returns the first position of `mark` in the beginning of a file, scalar int32, or -1."""
+    start = tf.io.decode_raw(tf.strings.substr(content, 0, _SEARCHED) + bytes(len(mark)), tf.uint8)
+    count = tf.size(start) - len(mark)
+    parts = [start[i : count + i] == byte for i, byte in enumerate(mark)]
+    there = tf.concat([tf.reduce_all(tf.stack(parts), 0), [True]], 0)
+    place = tf.argmax(tf.cast(there, tf.uint8), output_type=tf.int32)
+    return tf.where(place < count, place, -1)
+
+
+def _on_white(pixels: tf.Tensor, content: tf.Tensor) -> tf.Tensor:
     """Puts a PNG's [height, width, 4] uint8 pixels on white, [height, width, 3] uint8.
 
     Where a PNG of fewer than 8 bits has no transparency, `decode_png` gives 1, 3 or 15 for alpha.
     """
-    filler = tf.cast(tf.bitwise.left_shift(1, depth) - 1, tf.uint8)
-    opaque = (depth < 8) & tf.reduce_all(pixels[..., 3] == filler)
+    opaque = (_byte(content, 24) < 8) & (_place(content, b"tRNS") < 0)
     alpha = tf.where(opaque, 1.0, tf.cast(pixels[..., 3:], tf.float32) / 255)
     colour = tf.cast(pixels[..., :3], tf.float32)
     return tf.cast(colour * alpha + 255 * (1 - alpha) + 0.5, tf.uint8)
