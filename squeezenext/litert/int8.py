@@ -9,15 +9,18 @@ the scale of their inputs. The ranges of activations are measured on real images
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from squeezenext.errors import InputError
 from squeezenext.litert import writer
-from squeezenext.litert.container import LitertFile
 from squeezenext.litert.writer import DynamicRange, Float32, quantize_kernel
 from squeezenext.network.graph import Graph
+
+if TYPE_CHECKING:
+    from squeezenext.litert.container import LitertFile
 
 _LOW, _HIGH = -128, 127
 Range = tuple[float, float]  # of an activation, as eight bits represent it
@@ -176,14 +179,16 @@ class Int8(Float32):
     def __init__(self, scales: Mapping[str, Scale], means: Mapping[str, np.ndarray]):
         self.scales, self.means = scales, means
 
-    def activation(self, file: LitertFile, name: str, shape: Sequence[int], like: str = "") -> int:
+    def activation(
+        self, file: "LitertFile", name: str, shape: Sequence[int], like: str = ""
+    ) -> int:
         """Adds the tensor of a node's output, see `Float32.activation`."""
         found = self.scales[like or name]
         return file.tensor(name, (1, *shape), np.int8, None, found.scale, found.zero)
 
     def weights(
         self,
-        file: LitertFile,
+        file: "LitertFile",
         name: str,
         kernel: np.ndarray,
         bias: np.ndarray,

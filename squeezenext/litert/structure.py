@@ -6,6 +6,7 @@ whose operators, tensors and constants are those of our own writer reaches the i
 numbers, weights and scales, may be any.
 """
 
+import collections
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from squeezenext.errors import InputError
-from squeezenext.litert import writer
+from squeezenext.litert import int8, writer
 from squeezenext.network.graph import Graph
 
 MAX_BYTES = 256 << 20
@@ -202,28 +203,20 @@ class _Expected:
         return b""
 
 
+# The writer's own classes, without the numbers.
 class _Dynamic(writer.DynamicRange):
-    def _kernel(self, file, name: str, kernel: np.ndarray, axis: int) -> int:
-        scale = np.zeros(kernel.shape[axis])
-        return file.tensor(name, kernel.shape, np.int8, kernel, scale, axis=axis)
+    quantize = staticmethod(lambda kernel, axis: (kernel, np.zeros(kernel.shape[axis])))
 
 
-class _Int8(writer.Float32):
-    """Asks for the tensors that int8.Int8 asks for."""
-
-    versions = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3}
-    integer = True
+class _Int8(int8.Int8):
     classifier = _Dynamic()
 
-    def activation(self, file, name: str, shape: Sequence[int], like: str = "") -> int:
-        return file.tensor(name, (1, *shape), np.int8, None, 1.0)
+    def __init__(self) -> None:
+        super().__init__(collections.defaultdict(lambda: int8.Scale(1.0, 0)), {})
 
-    def weights(self, file, name, kernel, bias, source, axis=0) -> list[int]:
-        scale = np.zeros(kernel.shape[axis])
-        return [
-            file.tensor(f"{name}/kernel", kernel.shape, np.int8, kernel, scale, axis=axis),
-            file.tensor(f"{name}/bias", bias.shape, np.int32, bias, scale),
-        ]
+    def integers(self, kernel: np.ndarray, bias: np.ndarray, source: str):
+        scale = np.zeros(len(kernel))
+        return (kernel, scale), (bias, scale)
 
 
 def _compare(content: bytes, found: dict[int, Any], expected: _Expected) -> None:

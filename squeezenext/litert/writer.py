@@ -75,16 +75,6 @@ class Float16(Float32):
         return whole
 
 
-class DynamicRange(Float32):
-    """Stores kernels as int8 with a scale per output channel, all else as float32."""
-
-    versions = {"CONV_2D": 5, "DEPTHWISE_CONV_2D": 6, "FULLY_CONNECTED": 12}
-
-    def _kernel(self, file: "LitertFile", name: str, kernel: np.ndarray, axis: int) -> int:
-        values, scale = quantize_kernel(kernel, axis)
-        return file.tensor(name, kernel.shape, np.int8, values, scale, axis=axis)
-
-
 def quantize_kernel(
     kernel: np.ndarray, axis: int, least: np.ndarray | float = 1e-12
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -100,6 +90,17 @@ def quantize_kernel(
     scale = scale.astype(np.float32)
     shaped = np.expand_dims(scale, others)
     return np.round(kernel / shaped).clip(-127, 127).astype(np.int8), scale
+
+
+class DynamicRange(Float32):
+    """Stores kernels as int8 with a scale per output channel, all else as float32."""
+
+    versions = {"CONV_2D": 5, "DEPTHWISE_CONV_2D": 6, "FULLY_CONNECTED": 12}
+    quantize = staticmethod(quantize_kernel)
+
+    def _kernel(self, file: "LitertFile", name: str, kernel: np.ndarray, axis: int) -> int:
+        values, scale = self.quantize(kernel, axis)
+        return file.tensor(name, kernel.shape, np.int8, values, scale, axis=axis)
 
 
 INPUT, LOGITS, SCORES = "images", "logits", "probabilities"
