@@ -19,6 +19,7 @@ from squeezenext.config.training import Distillation
 from squeezenext.errors import InputError
 from squeezenext.images.geometry import normalize
 from squeezenext.network import keras_model
+from squeezenext.records import reader as records_reader
 from squeezenext.records.dataset import find_dataset
 from squeezenext.records.reader import Reader
 from squeezenext.train import devices, loop, losses, measure, phases
@@ -56,12 +57,14 @@ def walk(made, reader, steps):
     return made.state()
 
 
-def test_balanced_classes_have_equal_shares_of_the_loss(tmp_path):
+def test_balanced_classes_have_equal_shares_of_the_loss(tmp_path, monkeypatch):
     """Also where a class has no image, and with images that are mixed of two classes."""
     payloads = [tiny.payload(number, 1 + (number >= 6)) for number in range(8)]
     uneven = Reader(
         find_dataset(tiny.data_set(tmp_path, "train", payloads), None, None).splits["train"]
     )
+    monkeypatch.setattr(records_reader, "_READ_AHEAD", 3)
+    assert uneven.labels(3).tolist() == [0] * 6 + [1] * 2  # in order, though threads read them
     training = dataclasses.replace(tiny.TRAINING, class_weights="balanced", batch_size=8)
     assert losses.class_weights(tiny.TRAINING, uneven, 3) is None
     weights = losses.class_weights(training, uneven, 3)

@@ -343,7 +343,8 @@ def _turn(image: Image.Image) -> contextlib.AbstractContextManager:
     if image.width * image.height <= _LARGE_PIXELS:
         return contextlib.nullcontext()
     # The system gets blocks of this size back at once; smaller ones stay with the thread that
-    # freed them. The peak over tests/hostile_images.py is 504 MB so, else 1,064 MB.
+    # freed them. The peak over tests/hostile_images.py is 504 MB so, else 1,064 MB. Pillow has one
+    # block size for the whole process.
     Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]  # Pillow's C module
     # `answers` holds it while it asks `view`, in one thread.
     return _ONE_LARGE.setdefault(os.getpid(), threading.RLock())

@@ -18,6 +18,7 @@ from squeezenext.records.example import RecordError
 # Records are read at random by (shard, offset, length): an exact global shuffle needs no buffer.
 INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i8")])
 _READS = 8  # records read at once: on a file server each takes a few round trips
+_READ_AHEAD = 1024  # records asked for at once where all are read
 _LATEST = 64  # micro-batches whose numbers are remembered, more than are under way at once
 
 
@@ -105,12 +106,18 @@ class Reader:
         `report_progress` is called after each record.
         """
         name = f"A record of {self.split.shards[0].path.parent}" if self.split.shards else ""
-        found = np.empty(self.split.examples, np.int64)
-        for number, payload in enumerate(self._pool.map(self.payload, range(len(found)))):
-            found[number] = example.image_and_class(payload, classes, name)[1]
-            if report_progress:
-                report_progress()
-        return found
+
+        def label(number: int) -> int:
+            return example.image_and_class(self.payload(number), classes, name)[1]
+
+        found: list[int] = []
+        for start in range(0, self.split.examples, _READ_AHEAD):
+            some = range(start, min(start + _READ_AHEAD, self.split.examples))
+            for each in self._pool.map(label, some):
+                found.append(each)
+                if report_progress:
+                    report_progress()
+        return np.array(found, np.int64)
 
 
 def index(split: Split) -> np.ndarray:
