@@ -477,6 +477,11 @@ def test_a_folder_is_what_people_put_there(photos, tmp_path, capsys):
     assert sources.expand([str(tmp_path)]) == [str(tmp_path / name) for name in mine]
     line = "skipped by their endings: 2 .heic, 1 .tif, 1 no ending."
     assert capsys.readouterr().err == f"{tmp_path}: {line}\n"
+    (tmp_path / "again").symlink_to("inside")
+    assert sources.expand([f"{tmp_path}/[ai]*"]) == [str(tmp_path / "a.jpg")]
+    assert f"{tmp_path}/[ai]*: 2 folders skipped; name a folder" in capsys.readouterr().err
+    assert sources.expand([str(tmp_path)]) == [str(tmp_path / name) for name in mine]
+    assert f"{tmp_path}: 1 link to a folder skipped." in capsys.readouterr().err
 
 
 def test_a_pattern_follows_no_link_to_a_folder(tmp_path, monkeypatch):

@@ -501,11 +501,16 @@ def test_a_test_split_without_classes_is_skipped_and_counted(tmp_path):
 
 def test_what_lies_beside_the_splits_is_counted(tmp_path):
     tree(tmp_path, *(f"Training/{name}/{n}.jpg" for name in "ab" for n in (1, 2)))
-    tree(tmp_path, "Testing/a/3.jpg", "extra/a/4.jpg", "extra/b/c/5.jpg", "__MACOSX/a/6.jpg")
+    tree(tmp_path, "Testing/a/3.jpg", "extra/a/4.jpg", "extra/b/c/5.heic", "__MACOSX/a/6.jpg")
+    tree(tmp_path, "7.jpg", "8.HEIC", "labels.csv", "Training/9.tif", "Training/a/old/10.heic")
     collection = listed(tmp_path)
     assert collection.splits["test"].names == ["a/3.jpg"]
+    made = "photographs among them must be made JPEG first."
     assert collection.warnings == (
+        "2 images beside Testing, Training skipped.",
         f"{tmp_path / 'extra'} lies beside Testing, Training: its 2 images are skipped.",
+        f"1 file beside class folders skipped by ending (1 .tif); {made}",
+        f"1 file in class folders skipped by ending (1 .heic); {made}",
     )
 
 

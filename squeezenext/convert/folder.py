@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from squeezenext import labels
@@ -20,7 +21,7 @@ from squeezenext.convert.listing import (
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
 from squeezenext.files import is_leftover
-from squeezenext.images.decoding import ENDINGS
+from squeezenext.images.decoding import ENDINGS, OTHER_ENDINGS
 from squeezenext.records.dataset import MANIFEST
 
 # The names that Hugging Face's datasets know, too.
@@ -75,7 +76,7 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
         if root != source and root.is_symlink() and not walk.follow_links:
             raise InputError(f"{root} {_LINK}.")
     walk.warnings += _beside(source, roots)
-    if "test" in roots and not known and not any(path.is_dir() for path in _entries(roots["test"])):
+    if "test" in roots and not known and not _has_folders(roots["test"]):
         test = roots.pop("test")
         walk.warnings.append(f"{test} has no class folders: {_skipped(test)}.")
     images = {split: _images(root, walk) for split, root in roots.items()}
@@ -86,12 +87,11 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
         )
     if "train" in roots:
         folders = _trained(roots, images, known)
-        classes = _classes(folders, names, source)
     else:
         folders = sorted(set().union(*images.values()))
-        classes = _classes(folders, names, source)
-        if known:
-            folders, classes = _of_model(folders, classes, known), known
+    classes = _classes(folders, names, source)
+    if known:
+        folders, classes = _of_model(folders, classes, known), known
     watch = Watch()
     splits = {split: _listing(roots[split], folders, images[split], watch) for split in images}
     splits = sorted_splits(with_validation(splits, options) if "train" in splits else splits)
@@ -184,7 +184,7 @@ def split_folders(source: Path) -> dict[str, Path]:
     ]
     train = [path for name, path in named if name == "train"]
     # A train folder of images alone is a class with a split's name: bus, plane, train.
-    if not any(inner.is_dir() for path in train for inner in _entries(path)):
+    if not any(map(_has_folders, train)):
         folders = [path for path in _entries(source) if path.is_dir()]
         held_out = not train and len(folders) == len(named)
         if not (named and held_out and all(_has_folders(path) for path in folders)):
@@ -209,32 +209,40 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _beside(source: Path, roots: dict[str, Path]) -> list[str]:
-    """Returns a warning for each folder with images beside those of the splits."""
+    """Returns warnings of the images and of each folder with images beside those of the splits."""
     if list(roots.values()) == [source]:
         return []
     names = ", ".join(root.name for root in roots.values())
-    others = [path for path in _entries(source) if path.is_dir() and path not in roots.values()]
-    return [
-        f"{path} lies beside {names}: {_skipped(path)}." for path in others if _images_below(path)
-    ]
+    others = [path for path in _entries(source) if path not in roots.values()]
+    loose = _photographs(path.name for path in others if not path.is_dir()).total()
+    warnings = [f"{plural(loose, 'image')} beside {names} skipped."] if loose else []
+    folders = [path for path in others if path.is_dir() and _below(path)]
+    return warnings + [f"{path} lies beside {names}: {_skipped(path)}." for path in folders]
 
 
-def _images_below(folder: Path) -> int:
-    """Returns the number of images in a folder and all folders below it."""
-    count = 0
+def _photographs(names: Iterable[str]) -> collections.Counter[str]:
+    """Returns the number of photographs of each ending, those that must be made JPEG first, too."""
+    endings = (Path(name).suffix.lower() for name in names if not is_leftover(name))
+    return collections.Counter(e for e in endings if e in ENDINGS | OTHER_ENDINGS)
+
+
+def _below(folder: Path) -> collections.Counter[str]:
+    """Returns the `_photographs` in a folder and all folders below it."""
+    found: collections.Counter[str] = collections.Counter()
     for _, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_leftover(name)]
-        count += sum(is_image(Path(name)) and not is_leftover(name) for name in names)
-    return count
+        found += _photographs(names)
+    return found
 
 
 def _skipped(folder: Path) -> str:
-    return f"its {plural(_images_below(folder), 'image is', 'images are')} skipped"
+    return f"its {plural(_below(folder).total(), 'image is', 'images are')} skipped"
 
 
 def _images(root: Path, walk: _Walk) -> dict[str, list[Path]]:
     """Returns the image files of each class folder in `root`."""
     images: dict[str, list[Path]] = {}
+    beside: collections.Counter[str] = collections.Counter()
     outside, before = False, len(walk.faults)
     for path in _entries(root):
         if walk.names.skip and walk.names.skip.fullmatch(path.name):
@@ -250,6 +258,13 @@ def _images(root: Path, walk: _Walk) -> dict[str, list[Path]]:
         elif is_image(path):
             outside = True
             walk.faults.append(Fault(path.name, "lies beside the class folders: it has no class"))
+        else:
+            beside += _photographs([path.name])
+    if beside:
+        files = plural(beside.total(), "file")
+        walk.warnings.append(
+            f"{files} beside class folders skipped by ending ({counted(beside)}); {_CONVERTED}."
+        )
     empty = [name for name, files in images.items() if not files]
     for name in empty:
         inside = (f for f in walk.faults[before:] if f.file.startswith(f"{name}/"))
@@ -289,13 +304,17 @@ def _class_images(root: Path, folder: Path, walk: _Walk) -> list[Path]:
     files = []
     for path in _entries(folder):
         if path.is_dir():
-            if count := _images_below(path):
-                if walk.names.reject_nested:
-                    raise InputError(
-                        f"{path} holds {plural(count, 'image')} one folder too deep; {_HINT}."
-                    )
+            below = _below(path)
+            count = sum(number for ending, number in below.items() if ending in ENDINGS)
+            if count and walk.names.reject_nested:
+                raise InputError(
+                    f"{path} holds {plural(count, 'image')} one folder too deep; {_HINT}."
+                )
+            if count:
                 name = printable(str(path.relative_to(root)))
                 walk.warnings.append(f"{name} is a folder in a class: left out.")
+            else:
+                walk.others += below
         elif not is_image(path):
             walk.others[_ending(path)] += 1
         elif fault := _fault(path, walk.follow_links):

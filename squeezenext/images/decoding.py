@@ -36,6 +36,11 @@ MAX_SIDE = 65_500  # libjpeg's, which encodes the records
 MAX_MEMORY = 480 << 20
 # File name endings of the formats below, in lower case.
 ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"})
+# Those of other photographs, which are skipped and counted.
+OTHER_ENDINGS = frozenset(
+    {".heic", ".heif", ".avif", ".tif", ".tiff", ".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef",
+     ".arw", ".orf", ".raf", ".rw2"}
+)  # fmt: skip
 
 # The decoders themselves: `Image.open` tries one after the other, and refuses 179 million pixels
 # before `draft` can make them fewer.

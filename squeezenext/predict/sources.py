@@ -17,7 +17,7 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from squeezenext.cli import counted, log
+from squeezenext.cli import counted, log, plural
 from squeezenext.errors import InputError
 from squeezenext.files import is_leftover
 from squeezenext.images.decoding import ENDINGS, MAX_BYTES
@@ -73,6 +73,8 @@ def _matching(pattern: str) -> list[str]:
             f"No file matches {pattern}; a pattern such as 'photos/**/*.jpg' finds those in all "
             "folders below photos."
         )
+    if folders := len(matched) - len(files):
+        log(f"{pattern}: {plural(folders, 'folder')} skipped; name a folder for what is in it.")
     return files
 
 
@@ -106,8 +108,10 @@ def _inside(folder: str) -> list[str]:
     images: list[str] = []
     others: collections.Counter[str] = collections.Counter()
     walk = os.walk(folder, onerror=lambda error: unreadable.append(error.filename))
+    links = 0  # to folders, which the walk does not follow
     for parent, folders, names in walk:
         folders[:] = [name for name in folders if not is_leftover(name)]
+        links += sum(os.path.islink(os.path.join(parent, name)) for name in folders)
         for name in names:
             ending = os.path.splitext(name)[1].lower()
             if ending in ENDINGS and not is_leftover(name):
@@ -116,6 +120,8 @@ def _inside(folder: str) -> list[str]:
                 others[ending or "no ending"] += 1
     if others:
         log(f"{folder}: skipped by their endings: {counted(others)}.")
+    if links:
+        log(f"{folder}: {plural(links, 'link to a folder', 'links to folders')} skipped.")
     return sorted(images) + [path for path in unreadable if path != folder]
 
 
