@@ -241,5 +241,5 @@ def test_no_command_lets_a_name_drive_the_terminal(tmp_path, capsys):
     codes.append(verify.main(["verify", str(output)]))
     codes.append(predict.main(["predict", str(photos / FORGED), "--model_dir", FORGED]))
     printed = capsys.readouterr()
-    assert codes[0] == 2 and 0 not in codes[2:]
+    assert codes[0] == 1 and 0 not in codes[2:]  # the photograph is rejected
     assert "\x1b" not in printed.err and "\\x1b[2J" in printed.err
