@@ -149,6 +149,38 @@ def test_splits_and_conversion(images, tmp_path):
     assert counts == {"train": 4, "validation": 1, "test": 1}
 
 
+@pytest.mark.parametrize("names", [("train", "dev", "testing"), ("Train", "Val", "Test")])
+def test_lists_have_the_names_of_splits_that_folders_have(images, names):
+    for number, name in enumerate(names):
+        picked = (2 * number, 2 * number + 1)
+        (images / f"{name}.csv").write_text("image,label\n" + rows(picked))
+    (images / "sample_submission.csv").write_text("image,label\n")
+    collection = csv_lists.collect(images, HALF)
+    assert [len(split.names) for split in collection.splits.values()] == [2, 2, 2]
+    assert [w.rpartition("/")[2] for w in collection.warnings] == [
+        "sample_submission.csv is no list of a split (train, val, test): skipped."
+    ]
+    (images / "validation.csv").write_text(rows((2, 3)))
+    with pytest.raises(InputError, match="both list the validation split; keep one"):
+        csv_lists.collect(images, HALF)
+
+
+def test_a_column_names_the_split_of_each_row_and_others_are_named(images):
+    splits = ["train", "Train", "val", "val", "test", "test"]
+    lines = [f"{line},9,{split}" for line, split in zip(rows().split(), splits, strict=True)]
+    (images / "list.csv").write_text("\n".join(["image,label,width,split", *lines]))
+    collection = csv_lists.collect(images / "list.csv", HALF)
+    assert {name: len(split.names) for name, split in collection.splits.items()} == {
+        "train": 2, "validation": 2, "test": 2,
+    }  # fmt: skip
+    assert [w.rpartition("/")[2] for w in collection.warnings] == [
+        "list.csv: columns skipped: width."
+    ]
+    (images / "list.csv").write_text("\n".join(["image,label,width,split", *lines, "a,cat,9,new"]))
+    with pytest.raises(InputError, match="row 8: 'new' is no split; write train, val, test"):
+        csv_lists.collect(images / "list.csv", HALF)
+
+
 def test_the_predecessors_own_output(tmp_path):
     """image,class with the images in train/ and val/, and the names in categories.csv."""
     for split, numbers in (("train", range(4)), ("val", (4, 5))):

@@ -3,21 +3,20 @@
 A name may lack its ending, and have the backslashes of Windows. A table with a column of 0 and 1
 for each class is read, too.
 
-The source is one CSV file, or a folder that holds train.csv and perhaps val.csv (or
-validation.csv) and test.csv. The PyTorch SqueezeNet's own output is one: there the images of
-train.csv lie in train/, and categories.csv names the classes.
+The source is one CSV file, perhaps with a column `split`, or a folder that holds train.csv and
+perhaps val.csv and test.csv (or folder.py's other names). The PyTorch SqueezeNet's own output is
+one: there the images of train.csv lie in train/, and categories.csv names the classes.
 """
 
 import codecs
 import csv
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO
 
 from squeezenext import labels
 from squeezenext.cli import plural, printable
-from squeezenext.convert.folder import UNREADABLE, is_image, labels_of_model
+from squeezenext.convert.folder import SPLIT_NAMES, UNREADABLE, is_image, labels_of_model
 from squeezenext.convert.listing import (
     Collection,
     Fault,
@@ -30,12 +29,13 @@ from squeezenext.convert.listing import (
 )
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
+from squeezenext.files import is_leftover
 from squeezenext.images.decoding import ENDINGS
 
-_SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 _IMAGE_HEADS = ("image", "file", "filename", "file_name", "path", "image_path")
 _LABEL_HEADS = ("label", "class", "category", "target", "class_name")
 _OTHER_HEADS = ("id", "image_id", "img", "name")  # enough to know a header by
+_SPLIT_HEAD = "split"
 _CATEGORIES = "categories.csv"
 _MAX_FIELD = 64 << 10
 _MAX_DIGITS = 1000  # int() takes 4,300
@@ -50,15 +50,15 @@ def collect(source: Path, options: ConvertOptions) -> Collection:
       InputError: no file, no usable row, or a class that training lacks.
     """
     known = labels_of_model(options)
-    files, watch = _files(source, "test" if known else "train"), Watch()
-    for path in files.values():
+    watch, faults, warnings = Watch(), list[Fault](), list[str]()
+    files, rows = dict[str, Path](), dict[str, list[Row]]()
+    for split, path in _files(source, "test" if known else "train", warnings):
         watch.size(path)
-    images = {
-        split: _Images((path.parent, *(path.parent / stem for stem in _SPLITS[split])))
-        for split, path in files.items()
-    }
-    rows = {split: _rows(path, images[split]) for split, path in files.items()}
-    faults: list[Fault] = []
+        for name, part in _rows(path, split, warnings).items():
+            if name in files:
+                raise InputError(f"{files[name]} and {path} both list the {name} split; keep one.")
+            files[name], rows[name] = path, part
+    files = sorted_splits(files)
     if known and "train" in files:
         raise InputError(f"--labels_of is for data without training images, not {files['train']}.")
     first = next(iter(files))  # training, or what a finished model is scored on
@@ -71,20 +71,21 @@ def collect(source: Path, options: ConvertOptions) -> Collection:
             )
     ids = {key: number for number, key in enumerate(keys, 1)}
     splits = {
-        split: _listing(path, images[split], rows[split], ids, faults, watch, options.follow_links)
+        split: _listing(path, split, rows[split], ids, faults, watch, options.follow_links)
         for split, path in files.items()
     }
     if first == "train":
         _check_classes(files[first], rows[first], splits[first], ids, faults)
         splits = with_validation(splits, options)
-    described = [{"file": path.name, "bytes": splits[name].bytes} for name, path in files.items()]
+    lists = tuple({"file": path.name, "bytes": splits[name].bytes} for name, path in files.items())
     categories = files[first].with_name(_CATEGORIES)
     names = _names(categories)
     classes = known or tuple(labels.Label(key, names.get(key, key)) for key in keys)
     for label in classes:
         check_name(label.synset, files[first])
         check_name(label.text, categories)
-    return Collection(classes, sorted_splits(splits), tuple(faults), tuple(described), watch)
+    splits, warned = sorted_splits(splits), tuple(warnings)
+    return Collection(classes, splits, tuple(faults), lists, watch, warned)
 
 
 def _check_classes(
@@ -102,20 +103,20 @@ def _check_classes(
             )
 
 
-def _files(source: Path, single: str) -> dict[str, Path]:
-    """Returns the list of each split; one file is that of the split `single`."""
+def _files(source: Path, single: str, warnings: list[str]) -> list[tuple[str, Path]]:
+    """Returns the lists with the split of each; one file is that of the split `single`."""
     if source.is_file():
-        return {single: source}
-    files = {
-        split: source / f"{stem}.csv"
-        for split, stems in _SPLITS.items()
-        for stem in reversed(stems)
-        if (source / f"{stem}.csv").is_file()
-    }
+        return [(single, source)]
+    found = [path for path in sorted(source.glob("*.[cC][sS][vV]")) if path.is_file()]
+    found = [path for path in found if not is_leftover(path.name)]
+    splits = {path: SPLIT_NAMES.get(path.stem.lower()) for path in found}
+    others = [path for path in found if not splits[path] and path.name != _CATEGORIES]
+    files = [(split, path) for path, split in splits.items() if split]
     if not files:
         raise InputError(
             f"--source {source} is no CSV file, nor a folder that holds train.csv; give one."
         )
+    warnings += [f"{path} is no list of a split (train, val, test): skipped." for path in others]
     return files
 
 
@@ -123,11 +124,13 @@ class _Images:
     """Finds the files of images by the names in a list.
 
     Args:
-      roots: folders to which the names may be relative: that of the list, and folders in it.
+      folder: that of the list, to which the names are relative, or to the folder of `split` in it.
+      split: a value of `SPLIT_NAMES`.
     """
 
-    def __init__(self, roots: Iterable[Path]):
-        self._roots = tuple(roots)
+    def __init__(self, folder: Path, split: str):
+        names = [name for name, named in SPLIT_NAMES.items() if named == split]
+        self._roots = (folder, *(folder / name for name in names))
 
     def find(self, name: str) -> Path | None:
         """Returns the file of a name, or None."""
@@ -148,8 +151,12 @@ def _open(path: Path) -> TextIO:
     return path.open(encoding="utf-16" if wide else "utf-8-sig", newline="")
 
 
-def _rows(path: Path, images: _Images) -> list[Row]:
-    """Returns the (image, label) pairs of a CSV file without its header."""
+def _rows(path: Path, split: str, warnings: list[str]) -> dict[str, list[Row]]:
+    """Returns the (image, label) pairs of each split in a CSV file without its header.
+
+    `split` is that of all rows of a file without a column of splits; `warnings` is extended by the
+    columns that are skipped.
+    """
     try:
         with _open(path) as file:
             first = file.readline(_MAX_FIELD)
@@ -168,7 +175,7 @@ def _rows(path: Path, images: _Images) -> list[Row]:
     body = {number: [cell.strip() for cell in row] for number, row in table}
     top = next(iter(body), 0)
     width = len(body.get(top, ()))
-    heads = _heads(list(body.values()), images) if body else []
+    heads = _heads(list(body.values()), _Images(path.parent, split)) if body else []
     if heads:  # files that were joined have one each
         body = {n: row for n, row in body.items() if [cell.lower() for cell in row] != heads}
     if not body:
@@ -179,14 +186,23 @@ def _rows(path: Path, images: _Images) -> list[Row]:
                 f"{path}, row {number} has more cells than the first row: {row[:4]}; put a name "
                 "with a comma into quotes."
             )
-    return _pairs(path, heads, body)
+    pairs = _pairs(path, heads, body, warnings)
+    if _SPLIT_HEAD not in heads:
+        return {split: pairs}
+    parts: dict[str, list[Row]] = {}
+    for number, pair in zip(body, pairs, strict=True):
+        cell = "".join(body[number][heads.index(_SPLIT_HEAD) :][:1])
+        if cell.lower() not in SPLIT_NAMES:
+            raise InputError(f"{path}, row {number}: {cell!r} is no split; write train, val, test.")
+        parts.setdefault(SPLIT_NAMES[cell.lower()], []).append(pair)
+    return sorted_splits(parts)
 
 
 def _heads(table: list[list[str]], images: _Images) -> list[str]:
     """Returns the first row in lower case if it is a header, else [].
 
-    A row of data, whose image may be missing, has a class of other rows, or an image named in the
-    form of one that is there: digits or none, in a folder or not, with an ending or not.
+    Known words in it decide. Without them it is a row of data, whose image may be missing, if
+    another row has its class, or names an image that is there in the same form.
     """
     first, *body = table
     heads = [cell.lower() for cell in first]
@@ -197,26 +213,30 @@ def _heads(table: list[list[str]], images: _Images) -> list[str]:
     known = {*_IMAGE_HEADS, *_LABEL_HEADS, *_OTHER_HEADS} & set(heads)
     if heads[0] in known or known and len(heads) > 2:
         return heads
-    if any(cell and cell in row[i : i + 1] for row in body for i, cell in enumerate(first) if i):
+    if {*first[1:]} & {cell for row in body for cell in row[1:] if cell}:
         return []
     alike = (row[0] for row in body if _form(row[0]) == _form(first[0]))
     return heads if known or len(heads) > 2 or not any(map(images.find, alike)) else []
 
 
 def _form(name: str) -> tuple[bool, bool, bool]:
+    """Returns whether an image's name has digits, a folder, and an ending."""
     return any(map(str.isdecimal, name)), bool({*name} & {*"/\\"}), is_image(Path(name))
 
 
-def _pairs(path: Path, heads: list[str], body: dict[int, list[str]]) -> list[Row]:
+def _pairs(
+    path: Path, heads: list[str], body: dict[int, list[str]], warnings: list[str]
+) -> list[Row]:
     """Returns the (image, label) pairs of a table with or without a header.
 
     Args:
       path: the file, for messages.
       heads: the header in lower case, or [].
       body: the other rows by line of the file.
+      warnings: is extended by the columns that are skipped.
     """
     for head in heads:
-        if heads.count(head) > 1 and head in (*_IMAGE_HEADS, *_LABEL_HEADS):
+        if heads.count(head) > 1 and head in (*_IMAGE_HEADS, *_LABEL_HEADS, _SPLIT_HEAD):
             raise InputError(f"{path} has two columns {head}; rename the one that is not meant.")
     label = next((i for i, head in enumerate(heads) if head in _LABEL_HEADS), None)
     columns = next(iter(body.values()))
@@ -226,6 +246,9 @@ def _pairs(path: Path, heads: list[str], body: dict[int, list[str]]) -> list[Row
     if label is None and len(columns) > 2:
         return _one_hot(path, heads, body, image)
     label = 1 - image if label is None else label
+    others = [head for i, head in enumerate(heads) if i not in (image, label)]
+    if skipped := [head for head in others if head not in ("", _SPLIT_HEAD)]:
+        warnings.append(f"{path}: columns skipped: {', '.join(skipped[:5])}.")
     for number, row in body.items():
         if len(row) <= max(image, label) or not row[image] or not row[label]:
             raise InputError(
@@ -240,7 +263,9 @@ def _one_hot(path: Path, heads: list[str], body: dict[int, list[str]], image: in
     rows = []
     for number, row in body.items():
         marks = {
-            name: cell for i, (name, cell) in enumerate(zip(heads, row, strict=False)) if i != image
+            name: cell
+            for i, (name, cell) in enumerate(zip(heads, row, strict=False))
+            if i != image and name != _SPLIT_HEAD
         }
         if not heads or not set(marks.values()) <= {"0", "1"}:
             raise InputError(
@@ -280,13 +305,14 @@ def _names(path: Path) -> dict[str, str]:
 
 def _listing(
     path: Path,
-    images: _Images,
+    split: str,
     rows: list[Row],
     ids: dict[str, int],
     faults: list[Fault],
     watch: Watch,
     follow_links: bool,
 ) -> Listing:
+    images = _Images(path.parent, split)
     files: dict[str, Path] = {}  # by the image's name
     listed: dict[str, str] = {}  # label by file, which may have two names
     table = []

@@ -25,7 +25,7 @@ from squeezenext.images.decoding import ENDINGS, OTHER_ENDINGS
 from squeezenext.records.dataset import MANIFEST
 
 # The names that Hugging Face's datasets know, too.
-_SPLIT_NAMES = {
+SPLIT_NAMES = {
     name: split
     for split, names in {
         "train": ("train", "training"),
@@ -178,9 +178,9 @@ def split_folders(source: Path) -> dict[str, Path]:
     """
     roots: dict[str, Path] = {}
     named = [
-        (_SPLIT_NAMES[name], path)
+        (SPLIT_NAMES[name], path)
         for path in _entries(source)
-        if (name := path.name.lower()) in _SPLIT_NAMES and path.is_dir()
+        if (name := path.name.lower()) in SPLIT_NAMES and path.is_dir()
     ]
     train = [path for name, path in named if name == "train"]
     # A train folder of images alone is a class with a split's name: bus, plane, train.
