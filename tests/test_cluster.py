@@ -39,7 +39,8 @@ def test_the_chief_comes_first():
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", "{}", '{"cluster": {}, "task": {"type": "worker", "index": 0}}',
+    ["{", "[]", "{}", pytest.param("[" * 100_000, id="deep"),
+     '{"cluster": {}, "task": {"type": "worker", "index": 0}}',
      tf_config(["a:1"], index=1)["TF_CONFIG"], tf_config(["a:1"], "ps")["TF_CONFIG"],
      tf_config(["a:1"], chief=["b:1", "c:1"])["TF_CONFIG"]],
 )  # fmt: skip

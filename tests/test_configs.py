@@ -163,6 +163,12 @@ def test_override():
         ("model.stages=(1, 2)", "stages takes tuple"),
         ("epochs=2", "^epochs=2: Config has no field 'epochs'"),
         ("training.epochs", "there is no = in it"),
+        ("training.epochs=1e300", "epochs is 1e[+]300; it must be at most 1,000,000"),
+        pytest.param(f"training.epochs={'-' * 100_000}1", "epochs takes float", id="deep"),
+        ("training.distillation.temperature=1e999", "Distillation.temperature is inf; it must be"),
+        ("training.power=1e999", "Training.power is inf; it must be finite"),
+        ("training.late_epoch=1e999", "Training.late_epoch is inf; it must be finite"),
+        ("images.mean=(1e999, 0.0, 0.0)", "Images.mean is .inf, 0.0, 0.0.; it must be finite"),
     ],
 )
 def test_bad_override(assignment, message):

@@ -8,7 +8,7 @@ with SqueezeNext. Configurations import all words from here. No TensorFlow here.
 import dataclasses
 
 from squeezenext.arguments import checked
-from squeezenext.config.checks import check
+from squeezenext.config.checks import check, check_finite
 from squeezenext.config.images import *  # noqa: F403  (all augmentation steps, listed nowhere)
 from squeezenext.config.images import (
     CAFFE_RANDOM_RESIZED_CROP,
@@ -61,3 +61,4 @@ class Config:
         dead = getattr(self.model, "relu_before_add", False) and not self.training.residual_scale
         rule = "must be positive for a network with relu_before_add"
         check(self.training, not dead, "residual_scale", rule)
+        check_finite(self)

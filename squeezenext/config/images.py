@@ -7,7 +7,6 @@ unions below, and a case of the `match` there.
 """
 
 import dataclasses
-import math
 from typing import Any, ClassVar, Literal
 
 from squeezenext.arguments import checked
@@ -207,8 +206,6 @@ class Images:
         check_choice(self, "resize_mode", ResizeMode)
         check_choice(self, "channels", Channels)
         check(self, 8 <= self.size <= self.resize, "size", f"must be 8..resize ({self.resize})")
-        finite = all(math.isfinite(x) for x in (*self.mean, *self.std))  # NaN is below nothing
-        check(self, finite, "mean and std", "must be finite")
         check(self, min(self.std) > 0, "std", "must be positive")
         rule = "must be one crop, then ShiftScaleRotate, changes in place, mixing, in this order"
         check(self, in_order(self.augmentation), "augmentation", rule)

@@ -155,7 +155,7 @@ def _parse(text: str, old: object, name: str) -> object:
 
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two of "---...1"
         value = text
     if isinstance(old, float) and type(value) is int:
         value = float(value)

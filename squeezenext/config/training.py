@@ -83,6 +83,7 @@ class Training:
             check(self, getattr(self, field) >= 0, field, "must not be negative")
         for field in ("residual_scale", "frozen_epochs", "classifier_multiplier"):
             check(self, getattr(self, field) >= 0, field, "must not be negative")
+        check(self, self.epochs <= 1e6, "epochs", "must be at most 1,000,000")
         check(self, self.echo >= 1, "echo", "must be at least 1")
         within = self.frozen_epochs <= self.epochs or not self.frozen_epochs
         check(self, within, "frozen_epochs", f"must be at most epochs ({self.epochs:g})")

@@ -45,6 +45,8 @@ def refuse_strangers(directory: Path) -> None:
     for name in FOLDERS:
         if (directory / name).is_symlink():
             raise InputError(f"{directory / name} is a symbolic link; put the folder itself there.")
+        if (directory / name).exists() and not (directory / name).is_dir():
+            raise InputError(f"{directory / name} is no folder; move it away.")
     if os.path.lexists(directory / CONFIG):
         config_io.read(directory / CONFIG)
         return

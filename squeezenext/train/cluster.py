@@ -52,7 +52,7 @@ def _tf_config(text: str) -> Cluster:
         chiefs = [str(address) for address in named.get("chief", [])]
         workers = [str(address) for address in named.get("worker", [])]
         kind, index = document["task"]["type"], int(document["task"]["index"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"TF_CONFIG is not {_EXPECTED}: {error!r}.") from error
     known = {"chief": chiefs, "worker": workers}
     if len(chiefs) > 1:

@@ -20,6 +20,8 @@ from squeezenext.train.cluster import Cluster
 from squeezenext.train.log import LOG
 from squeezenext.train.options import check_precision
 
+MAX_CPU_DEVICES = 64  # more would only take longer
+
 
 def strategy(devices: int = 0, cluster: Cluster | None = None) -> tf.distribute.Strategy:
     """Returns the strategy for this process; call before TensorFlow touches a device.
@@ -126,6 +128,8 @@ def names(devices: int) -> list[str]:
 
 def _split_cpu(devices: int) -> None:
     """Divides the CPU into logical devices, unless this process has enough of them already."""
+    if devices > MAX_CPU_DEVICES:
+        raise InputError(f"--devices {devices}: a CPU is divided into {MAX_CPU_DEVICES} at most.")
     cpu = tf.config.list_physical_devices("CPU")[0]
     try:
         tf.config.set_logical_device_configuration(

@@ -56,6 +56,8 @@ class Options:
             if path := getattr(self, name):
                 object.__setattr__(self, name, os.path.expanduser(path))
         check_precision(self.precision)
+        if self.seed >= 1 << 32:  # numpy's limit
+            raise InputError(f"--seed {self.seed}: must be below 4,294,967,296.")
         choices = (("cluster", Cluster), ("on_nan", OnNan), ("on_bad_record", OnBadRecord))
         for field, kind in choices:
             if getattr(self, field) not in get_args(kind):
