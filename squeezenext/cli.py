@@ -274,11 +274,16 @@ def check_file(flag: str, path: Path) -> None:
     Raises:
       InputError: it cannot.
     """
-    folder = path.parent
     if path.is_dir():
         raise InputError(f"--{flag} {path} is a folder; name a file.")
+    check_place(flag, path)
+
+
+def check_place(flag: str, path: Path) -> None:
+    """Checks that something can be made at a path; raises as `check_file`."""
+    folder = path.parent
     if not folder.is_dir():
-        raise InputError(f"--{flag} {path}: there is no folder {folder}.")
+        raise InputError(f"--{flag} {path}: there is no folder {folder}; make it first.")
     if not os.access(folder, os.W_OK):
         raise InputError(f"--{flag} {path} cannot be written: {folder} is not yours to write.")
 
