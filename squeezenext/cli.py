@@ -276,10 +276,10 @@ def check_file(flag: str, path: Path) -> None:
     """
     if path.is_dir():
         raise InputError(f"--{flag} {path} is a folder; name a file.")
-    check_place(flag, path)
+    check_parent(flag, path)
 
 
-def check_place(flag: str, path: Path) -> None:
+def check_parent(flag: str, path: Path) -> None:
     """Checks that something can be made at a path; raises as `check_file`."""
     folder = path.parent
     if not folder.is_dir():
