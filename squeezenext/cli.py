@@ -274,16 +274,11 @@ def check_file(flag: str, path: Path) -> None:
     Raises:
       InputError: it cannot.
     """
+    folder = path.parent
     if path.is_dir():
         raise InputError(f"--{flag} {path} is a folder; name a file.")
-    check_parent(flag, path)
-
-
-def check_parent(flag: str, path: Path) -> None:
-    """Checks that something can be made at a path; raises as `check_file`."""
-    folder = path.parent
     if not folder.is_dir():
-        raise InputError(f"--{flag} {path}: there is no folder {folder}; make it first.")
+        raise InputError(f"--{flag} {path}: there is no folder {folder}.")
     if not os.access(folder, os.W_OK):
         raise InputError(f"--{flag} {path} cannot be written: {folder} is not yours to write.")
 

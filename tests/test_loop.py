@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from scripts.benchmarks import step
 from scripts.faults.nan import Planted
+from squeezenext.config import io as config_io
+from squeezenext.config import recipes
 from squeezenext.metrics import Evaluation
 from squeezenext.model import checkpoint
 from squeezenext.network.layers import Dropout
@@ -329,3 +332,19 @@ def test_measuring_xla_changes_nothing(logical_devices, reader, monkeypatch):
     for name, array in made.state().items():
         np.testing.assert_array_equal(array, before[name], err_msg=name)
     assert made.update.accumulated_sum() == 0
+
+
+def test_a_step_of_squeezenext_launches_few_kernels(logical_devices, reader):
+    """7,113 before weights and statistics were vectors; a GPU needs 5 microseconds for each."""
+    config = recipes.apply("modern", config_io.load("v_1_0_SqNxt_23"))
+    made = make(step.small(config, 1), 1, reader, precision="mixed_float16")
+    batch = measure.random_batch(made.config, step.IMAGES)
+    counts = step.kernels(made.graph_def(iter(tf.data.Dataset.from_tensors(batch))))
+    assert counts["Conv2D"] == counts["FusedBatchNormV3"] == 111
+    assert counts.total() <= 1300
+
+
+def test_replicas_share_the_graph_of_a_pass(logical_devices, reader):
+    made = make(ALONE, 2, reader)
+    library = made.graph_def(made.batches(reader)).library.function
+    assert sum("FusedBatchNormGradV3" in {node.op for node in f.node_def} for f in library) == 1

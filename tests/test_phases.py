@@ -83,7 +83,7 @@ def test_balanced_classes_have_equal_shares_of_the_loss(tmp_path, monkeypatch):
     for name, variable in keras_model.model_variables(made.model).items():
         variable.assign(variable * (30.0 if "classifier/kernel" in name else 1.0))
         keras_model.model_variables(plain.model)[name].assign(variable)
-    made._batch_statistics = False
+    made.backward._batch_statistics = False
     images, labels, _ = next(made.batches(uneven))
     logits = plain.model(normalize(tf.cast(images, tf.float32), config.images), training=False)
     each = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits).numpy()

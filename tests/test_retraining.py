@@ -138,11 +138,12 @@ def test_masks_hold_on_several_devices(dense):
     @tf.function
     def step():
         def fill():
-            update.accumulate([tf.ones(v.shape) for v in update.weights], [tf.zeros([])] * 3)
+            update.vector.load()
+            update.accumulate(tf.ones(sum(update.vector.sizes)), [tf.zeros([])] * 3)
 
         strategy.run(fill)
-        gradients, finite, _ = strategy.run(update.reduce)
-        update.apply(strategy, gradients, strategy.experimental_local_results(finite)[0])
+        update.take(strategy)
+        update.vector.store(strategy)
 
     step()
     found = kernel.numpy()

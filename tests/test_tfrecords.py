@@ -105,32 +105,6 @@ def test_extracted_imagenet_gives_the_archives_records(trees):
     assert row["image/object/bbox/xmin"] == pytest.approx([0.1])
 
 
-@pytest.mark.parametrize(
-    "name", ["train", f"train/{TENCH}", f"val/{TENCH}", f"train/{TENCH}/*_1.JPEG"]
-)
-def test_extracted_imagenet_follows_links_only_when_told_to(trees, name):
-    (path,) = (trees / "classes").glob(name)
-    path.rename(trees / "away")
-    path.symlink_to(trees / "away")
-    with pytest.raises(InputError, match=f"{path} is a symbolic link; give --follow_links"):
-        convert(trees / "classes", trees / "out", **IMAGENET)
-    made = convert(trees / "classes", trees / "out", **IMAGENET, follow_links=True)
-    assert not made.raw["rejected"]
-
-
-def test_extracted_caltech256_is_no_link(tmp_path):
-    for number in range(4):
-        write(
-            tmp_path / "away" / f"00{number % 2}.class-{number % 2}" / f"{number}.jpg", jpeg(number)
-        )
-    (tmp_path / "caltech").mkdir()
-    (tmp_path / "caltech" / "256_ObjectCategories").symlink_to(tmp_path / "away")
-    with pytest.raises(InputError, match="256_ObjectCategories is a symbolic link"):
-        convert(tmp_path / "caltech", tmp_path / "out", **CALTECH)
-    made = convert(tmp_path / "caltech", tmp_path / "out", **CALTECH, follow_links=True)
-    assert [label.synset for label in made.classes] == ["class-0", "class-1"]
-
-
 def test_extracted_imagenet_names_its_faults(trees):
     root = trees / "classes"
     name = validation_name(GOLDFISH, 3)

@@ -53,14 +53,18 @@ def test_cosine_schedules():
 
 def model():
     inputs = keras.Input((4,))
-    outputs = keras.layers.Dense(3, name="dense")(inputs)
+    outputs = keras.layers.Dense(3, name="classifier")(inputs)
     return keras.Model(inputs, outputs)
 
 
 def take_step(update, gradients):
-    update.accumulate([tf.constant(g) for g in gradients], [tf.constant(0.0)] * 3)
-    shaped, finite, _ = update.reduce()
-    update.apply(tf.distribute.get_strategy(), shaped, finite)
+    strategy = tf.distribute.get_strategy()
+    update.vector.load()
+    gradient = update.vector.join([tf.constant(g) for g in gradients])
+    update.accumulate(gradient, [tf.constant(0.0)] * 3)
+    outcome = update.take(strategy)
+    update.vector.store(strategy)
+    return outcome
 
 
 @pytest.mark.parametrize("decayed", ["all", "kernels"])
@@ -109,7 +113,7 @@ def test_keras_s_optimizers_are_keras_s(name):
     peer.set_weights(net.get_weights())
     decay = 0.0 if name == "lamb" else 0.01
     training = Training(optimizer=name, warmup_epochs=0.0, batch_size=1024, weight_decay=decay,
-                        learning_rate=0.1, schedule="cosine", epochs=1e9)  # fmt: skip
+                        learning_rate=0.1, schedule="cosine", epochs=1e6)  # fmt: skip
     update = updates.Update(net, training, examples=1024, precision="float32")
     theirs = kinds[name](0.1, **({"weight_decay": decay} if name == "adamw" else {}))
     for step in range(4):
@@ -128,7 +132,7 @@ def test_lamb_decays_inside_its_trust_ratio():
     net = model()
     training = Training(
         optimizer="lamb", warmup_epochs=0.0, batch_size=1024, weight_decay=0.3,
-        learning_rate=0.1, schedule="cosine", epochs=1e9, decayed="kernels",
+        learning_rate=0.1, schedule="cosine", epochs=1e6, decayed="kernels",
     )  # fmt: skip
     update = updates.Update(net, training, examples=1024, precision="float32")
     update.weights[1].assign(np.ones(update.weights[1].shape))
@@ -171,7 +175,8 @@ def test_moving_average_and_clipping():
     moved = [w - b for w, b in zip((w.numpy() for w in update.weights), before, strict=True)]
     norm = math.sqrt(sum((m**2).sum() for m in moved))
     assert norm == pytest.approx(0.4, rel=1e-3)
-    for average, old, step in zip(update.averages, before, moved, strict=True):
+    update.swap_averages()
+    for average, old, step in zip(update.weights, before, moved, strict=True):
         np.testing.assert_allclose(average.numpy(), old + 0.9 * step, rtol=1e-4)
 
 
@@ -203,8 +208,7 @@ def resumed(*precisions, skipped=0):
     old.skipped.assign(skipped)
     for before, after in zip(precisions, precisions[1:], strict=False):
         new = updates.Update(model(), Training(), examples=100, precision=after)
-        for name, variable in new.state().items():
-            variable.assign(old.state()[name])
+        new.restore(old.state())
         new.restart_loss_scale(before)
         old = new
     return old
@@ -213,9 +217,7 @@ def resumed(*precisions, skipped=0):
 def test_a_run_that_goes_on_without_a_loss_scale_stops_at_its_first_nan():
     update = resumed("mixed_float16", "float32")
     assert update.loss_scale.numpy() == 1
-    update.accumulate([tf.fill(w.shape, math.nan) for w in update.weights], [tf.constant(0.0)] * 3)
-    shaped, finite, _ = update.reduce()
-    assert update.apply(tf.distribute.get_strategy(), shaped, finite).numpy()
+    assert take_step(update, [tf.fill(w.shape, math.nan) for w in update.weights]).not_finite
 
 
 def test_a_run_that_goes_on_in_float16_begins_with_its_loss_scale():

@@ -16,7 +16,7 @@ from typing import TextIO
 
 from squeezenext import labels
 from squeezenext.cli import plural, printable
-from squeezenext.convert.folder import LINK, SPLIT_NAMES, UNREADABLE, is_image, labels_of_model
+from squeezenext.convert.folder import SPLIT_NAMES, UNREADABLE, is_image, labels_of_model
 from squeezenext.convert.listing import (
     Collection,
     Fault,
@@ -78,13 +78,14 @@ def collect(source: Path, options: ConvertOptions) -> Collection:
         _check_classes(files[first], rows[first], splits[first], ids, faults)
         splits = with_validation(splits, options)
     lists = tuple({"file": path.name, "bytes": splits[name].bytes} for name, path in files.items())
-    names = _names(categories := files[first].with_name(_CATEGORIES), options.follow_links)
+    categories = files[first].with_name(_CATEGORIES)
+    names = _names(categories)
     classes = known or tuple(labels.Label(key, names.get(key, key)) for key in keys)
     for label in classes:
         check_name(label.synset, files[first])
         check_name(label.text, categories)
-    ordered = sorted_splits(splits)
-    return Collection(classes, ordered, tuple(faults), lists, watch, tuple(warnings))
+    splits, warned = sorted_splits(splits), tuple(warnings)
+    return Collection(classes, splits, tuple(faults), lists, watch, warned)
 
 
 def _check_classes(
@@ -291,12 +292,10 @@ def _class_keys(rows: list[Row], path: Path) -> list[str]:
     return sorted(keys)
 
 
-def _names(path: Path, follow_links: bool) -> dict[str, str]:
+def _names(path: Path) -> dict[str, str]:
     """Returns id -> name from a categories.csv beside the lists, if there is one."""
     if not path.is_file():
         return {}
-    if path.is_symlink() and not follow_links:
-        raise InputError(f"{path} {LINK}.")
     try:
         with _open(path) as file:
             return {row[0]: row[1] for row in csv.reader(file) if len(row) == 2}

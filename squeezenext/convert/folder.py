@@ -37,7 +37,7 @@ SPLIT_NAMES = {
 _HINT = "make one folder per class, with the images directly in it"
 _CONVERTED = "photographs among them must be made JPEG first"
 UNREADABLE = "cannot be read: permission denied"
-LINK = "is a symbolic link; give --follow_links"
+_LINK = "is a symbolic link; give --follow_links"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
         roots = {"test": source}  # class folders alone, to score a model on
     for root in roots.values():
         if root != source and root.is_symlink() and not walk.follow_links:
-            raise InputError(f"{root} {LINK}.")
+            raise InputError(f"{root} {_LINK}.")
     walk.warnings += _beside(source, roots)
     if "test" in roots and not known and not _has_folders(roots["test"]):
         test = roots.pop("test")
@@ -250,7 +250,7 @@ def _images(root: Path, walk: _Walk) -> dict[str, list[Path]]:
         if path.is_dir() and (fault := name_fault(path.name)):
             raise InputError(f"The class folder {printable(str(path))} {fault}.")
         if path.is_dir() and path.is_symlink() and not walk.follow_links:
-            walk.faults.append(Fault(path.name, LINK))
+            walk.faults.append(Fault(path.name, _LINK))
         elif path.is_dir() and _entries(path):
             images[path.name] = _class_images(root, path, walk)
         elif path.is_dir():
@@ -329,7 +329,7 @@ def _fault(path: Path, follow_links: bool) -> str:
     if fault := name_fault(path.name):
         return fault
     if path.is_symlink() and not follow_links:
-        return LINK
+        return _LINK
     if not path.is_file():
         return "is no file, or a link to nothing"
     return "" if os.access(path, os.R_OK) else UNREADABLE

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from squeezenext import labels
 from squeezenext.convert import imagenet, imagenet_archives
-from squeezenext.convert.folder import LINK
 from squeezenext.convert.imagenet_archives import BOXES, TRAIN, VALIDATION
 from squeezenext.convert.listing import Collection, Fault, Listing, Watch
-from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
 from squeezenext.files import is_leftover
@@ -33,11 +31,11 @@ def _folder(source: Path, split: str) -> Path | None:
     return next((source / name for name in _NAMES[split] if (source / name).is_dir()), None)
 
 
-def collect(source: Path, options: ConvertOptions, pool: Pool) -> Collection:
+def collect(source: Path, partial: bool, pool: Pool) -> Collection:
     """Lists the folders in `source`; they give the same records as the archives.
 
     Raises:
-      InputError: a folder is missing, has no image, is incomplete, or is a link.
+      InputError: a folder is missing, has no image, or is incomplete.
     """
     roots = {name: _folder(source, name) for name in _NAMES}
     if roots["validation"] is None:
@@ -46,33 +44,24 @@ def collect(source: Path, options: ConvertOptions, pool: Pool) -> Collection:
     watch = Watch()
     if (source / BOXES).is_file():
         watch.size(source / BOXES)
-    follow = options.follow_links
-    splits = {
-        name: _listing(root, name, faults, watch, pool, follow) for name, root in roots.items()
-    }
-    if not options.partial:
+    splits = {name: _listing(root, name, faults, watch, pool) for name, root in roots.items()}
+    if not partial:
         imagenet_archives.check_counts(splits, roots)
     splits["train"] = imagenet.with_boxes(splits["train"], source / BOXES, pool, faults)
     described = tuple({"file": roots[name].name, "bytes": splits[name].bytes} for name in splits)
     return Collection(labels.imagenet(), splits, tuple(faults), described, watch)
 
 
-def _listing(
-    root: Path, split: str, faults: list[Fault], watch: Watch, pool: Pool, follow_links: bool
-) -> Listing:
+def _listing(root: Path, split: str, faults: list[Fault], watch: Watch, pool: Pool) -> Listing:
     before = len(faults)
     ids = imagenet_archives.synset_ids()
     folders = sorted(path for path in root.iterdir() if _SYNSET.fullmatch(path.name))
     for folder in folders:
         if folder.name not in ids:
             faults.append(Fault(f"{root.name}/{folder.name}", "is none of the 1000 classes"))
-    known = [(folder, ids[folder.name]) for folder in folders if folder.name in ids]
+    jobs = [(folder, split, ids[folder.name]) for folder in folders if folder.name in ids]
     if split == "validation" and not folders:
-        known = [(root, 0)]
-    for folder in [root, *folders]:
-        if folder.is_symlink() and not follow_links:
-            raise InputError(f"{folder} {LINK}.")
-    jobs = [(folder, split, label, follow_links) for folder, label in known]
+        jobs = [(root, split, 0)]
     images: list[_Image] = []
     for more, rejected in pool.run(_images, jobs):
         images += more
@@ -89,15 +78,13 @@ def _listing(
     return Listing.of_rows(files, rows, [image[3] for image in images])
 
 
-def _images(job: tuple[Path, str, int, bool]) -> tuple[list[_Image], list[Fault]]:
+def _images(job: tuple[Path, str, int]) -> tuple[list[_Image], list[Fault]]:
     """Lists one folder; label 0 means that the class follows from the image's number."""
-    folder, split, label, follow_links = job
+    folder, split, label = job
     pattern = _TRAIN_IMAGE if split == "train" else _VALIDATION_IMAGE
     truth = imagenet_archives.validation_labels() if split == "validation" else []
     images, faults = [], []
     for entry in _entries(folder):
-        if entry.is_symlink() and not follow_links:
-            raise InputError(f"{entry.path} {LINK}.")
         match = pattern.fullmatch(entry.name)
         number = int(match[1]) if match and truth else 0
         fault = "" if match and entry.is_file() else "is no image of the data set"

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext import files, labels
-from squeezenext.cli import csv_cell, printable
 from squeezenext.convert import commit, imagenet_archives, plan
 from squeezenext.convert.listing import Collection, Fault
 from squeezenext.convert.options import ConvertOptions
@@ -153,11 +152,7 @@ def _document(
         "rgb_mean_examples": count,
         **{name: _rows(rows) for name, rows in lists.items()},
         "omitted": {name: max(0, len(rows) - MAX_ROWS) for name, rows in lists.items()},
-        "warnings": [
-            *collection.warnings,
-            *_unexpected(options, repairs),
-            *_formulas(collection, results),
-        ],
+        "warnings": [*collection.warnings, *_unexpected(options, repairs)],
         "source": list(collection.source),
         "arguments": options.recorded(),
     }
@@ -177,20 +172,6 @@ def _unexpected(options: ConvertOptions, repairs: list[Fault]) -> list[str]:
     return [
         f"{counts['CMYK']} CMYK images and {counts['PNG']} PNG were repaired; the official "
         "archives hold 22 and 1: these are others."
-    ]
-
-
-def _formulas(collection: Collection, results: list[Written]) -> list[str]:
-    """Returns a warning if a spreadsheet takes a name for a formula: the lists hold names bare."""
-    classes = (label.text for label in collection.classes)
-    images = (name for result in results for name in result.names)
-    names = itertools.chain(classes, images)
-    formula = next((name for name in names if csv_cell(name) != name), None)
-    if formula is None:
-        return []
-    return [
-        f"A spreadsheet that opens {plan.CATEGORIES}, train.csv, val.csv or test.csv takes "
-        f"{printable(formula)} for a formula; rename it, or open them in none."
     ]
 
 

@@ -53,7 +53,7 @@ def _collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> 
     if options.layout in _CLASS_FOLDERS:
         return folder.collect(_root(source, options), options, _class_names(options))
     if extracted and not options.train_tar:
-        return imagenet_folders.collect(source, options, pool)
+        return imagenet_folders.collect(source, options.partial, pool)
     return imagenet.collect(source, options, pool, spool)
 
 
@@ -69,8 +69,6 @@ def no_folder(source: Path) -> str:
 def _root(source: Path, options: ConvertOptions) -> Path:
     """Returns the folder that holds the class folders, or the splits' folders."""
     inner = source / _CALTECH_FOLDER
-    if options.layout == "caltech256" and inner.is_symlink() and not options.follow_links:
-        raise InputError(f"{inner} {folder.LINK}.")
     return inner if options.layout == "caltech256" and inner.is_dir() else source
 
 

@@ -52,17 +52,7 @@ _DECODERS = {
     "WebP": WebPImagePlugin.WebPImageFile,
 }
 _MAGICS = {jpeg.MAGIC: "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
-# (first byte, beginnings, name) of photographs of other formats.
-_OTHERS = (
-    (
-        4,
-        (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1", b"ftypavif", b"ftypavis"),
-        "HEIC or AVIF",
-    ),
-    (0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),
-    (0, (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"), "JPEG 2000"),
-    (0, (b"\0\0\0\x0cJXL ", b"\xff\x0a"), "JPEG XL"),
-)
+_HEIF = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
 
 
 def read_image(data: bytes, name: str) -> Image.Image:
@@ -139,9 +129,10 @@ def sniff(data: bytes) -> str:
             return kind
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
-    for place, beginnings, name in _OTHERS:
-        if data.startswith(beginnings, place):
-            raise ImageError(f"is a {name} image; convert it to JPEG")
+    if data[4:12] in _HEIF:
+        raise ImageError("is a HEIC or AVIF image; convert it to JPEG")
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        raise ImageError("is a TIFF image; convert it to JPEG")
     what = "text" if re.fullmatch(rb"[\t\n\r -~\x80-\xff]+", data[:512]) else "an unknown format"
     raise ImageError(f"is {what}, no JPEG, PNG, GIF, BMP or WebP image")
 

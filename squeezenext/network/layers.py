@@ -1,5 +1,10 @@
 """The layers that Keras lacks or has in a form too slow or not exact under distribution."""
 
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Iterator
+
 import keras
 import tensorflow as tf
 
@@ -23,6 +28,35 @@ def _per_replica(layer, name: str, shape: tuple, dtype: str, initial: str, aggre
             aggregation=aggregation,
             name=name,
         )
+
+
+@dataclasses.dataclass
+class Pass:
+    """One replica's training pass, whose layers leave their statistics here.
+
+    Attributes:
+      replica: the replica's number, scalar int32.
+      statistics: (mean, variance) of the batch, [channels] float32 each, by the layer's identity.
+    """
+
+    replica: tf.Tensor | int
+    statistics: dict[int, tuple[tf.Tensor, tf.Tensor]] = dataclasses.field(default_factory=dict)
+
+
+_present: contextvars.ContextVar[Pass | None] = contextvars.ContextVar("pass", default=None)
+
+
+@contextlib.contextmanager
+def training_pass(replica: tf.Tensor | int) -> Iterator[Pass]:
+    """Keeps BatchNorm layers in the block from moving their statistics; they are returned instead.
+
+    The pass is then a function of its tensors alone, of which all replicas can share one graph.
+    """
+    token = _present.set(Pass(replica))
+    try:
+        yield _present.get()
+    finally:
+        _present.reset(token)
 
 
 class BatchNorm(keras.layers.Layer):
@@ -89,7 +123,10 @@ class BatchNorm(keras.layers.Layer):
             outputs, mean, variance = tf.raw_ops.FusedBatchNormV3(
                 x=inputs, scale=scale, offset=offset, mean=[], variance=[], epsilon=self.epsilon
             )[:3]
-        self._update(mean, variance)
+        if (present := _present.get()) is not None:
+            present.statistics[id(self)] = mean, variance
+        else:
+            self._update(mean, variance)
         return outputs
 
     def _synchronized(self, inputs, scale, offset, replica):
@@ -155,13 +192,11 @@ class Dropout(keras.layers.Layer):
     def call(self, inputs, training=False):
         if not training or not self.rate:
             return inputs
-        replica = tf.distribute.get_replica_context()
-        number = replica.replica_id_in_sync_group if replica is not None else 0
         count = tf.convert_to_tensor(self.calls)
         self.calls.assign_add(1)
         # 4,096 replicas before two share a mask.
         seed = tf.stack(
-            [tf.constant(self.seed, tf.int64), count * 4096 + tf.cast(number, tf.int64)]
+            [tf.constant(self.seed, tf.int64), count * 4096 + tf.cast(_replica(), tf.int64)]
         )
         return self._dropped(inputs, seed)
 
@@ -185,6 +220,13 @@ class Dropout(keras.layers.Layer):
         return input_shape
 
 
+def _replica() -> tf.Tensor | int:
+    if (present := _present.get()) is not None:
+        return present.replica
+    replica = tf.distribute.get_replica_context()
+    return replica.replica_id_in_sync_group if replica is not None else 0
+
+
 def max_pool(inputs, name: str):
     """Pools 3x3 with stride 2 as Caffe does: the last window may reach over the edge (ceil).
 
@@ -198,11 +240,11 @@ def max_pool(inputs, name: str):
     return keras.layers.MaxPooling2D(3, 2, padding=padding, name=name)(inputs)
 
 
-def statistics(model: keras.Model) -> list[keras.Variable]:
-    """Returns the variables that each replica keeps for itself: batch norm's, float32."""
-    return [
-        variable
-        for layer in model.layers
-        if isinstance(layer, BatchNorm)
-        for variable in (layer.moving_mean, layer.moving_variance, layer.scale_factor)
-    ]
+def norms(model: keras.Model) -> list[BatchNorm]:
+    """Returns the batch norms of a network, in its order."""
+    return [layer for layer in model.layers if isinstance(layer, BatchNorm)]
+
+
+def dropouts(model: keras.Model) -> list[Dropout]:
+    """Returns the dropouts of a network, in its order."""
+    return [layer for layer in model.layers if isinstance(layer, Dropout)]

@@ -6,7 +6,6 @@ and every saved file use their mean.
 
 import contextlib
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator
 
 import keras
@@ -22,6 +21,7 @@ from squeezenext.network.keras_model import model_variables
 from squeezenext.records import batches as records_batches
 from squeezenext.records.reader import Reader
 from squeezenext.train import devices
+from squeezenext.train.vector import Vector
 
 
 class MovingStatistics:
@@ -32,23 +32,70 @@ class MovingStatistics:
     """
 
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy):
-        self._variables = layers.statistics(model)
         self._strategy = strategy
-        self._sizes = [math.prod(variable.shape) for variable in self._variables]
+        self._layers = layers.norms(model)
+        variables = [
+            variable
+            for layer in self._layers
+            for variable in (layer.moving_mean, layer.moving_variance, layer.scale_factor)
+        ]
+        with strategy.scope():
+            self.vector = Vector(variables, "statistics")
         names = {id(variable): name for name, variable in model_variables(model).items()}
-        self.names = [names[id(variable)] for variable in self._variables]
+        self.names = [names[id(variable)] for variable in variables]
+
+    def load(self) -> None:
+        """Reads this replica's statistics into the vector, which `move` changes."""
+        self.vector.load()
+
+    def store(self) -> None:
+        """Gives the layers this replica's statistics from the vector."""
+        parts = self.vector.split(tf.convert_to_tensor(self.vector.values))
+        for variable, part in zip(self.vector.variables, parts, strict=True):
+            variable.assign(part)
+
+    def of_batch(self, found: dict[int, tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor:
+        """Returns the vector of a batch's statistics, see `layers.Pass`; 1 for a scale factor."""
+        moments = [(*found[id(layer)], tf.ones([])) for layer in self._layers]
+        return self.vector.join([value for three in moments for value in three])
+
+    def move(self, batch: tf.Tensor, active: tf.Tensor) -> None:
+        """Adds a batch to this replica's statistics, or skips it if it is not finite.
+
+        After it, each mean is the exponentially weighted one of all batches so far; see
+        `layers.BatchNorm`, whose own formula this is.
+        """
+        if not self._layers:
+            return
+        before = tf.convert_to_tensor(self.vector.values)
+        momenta = np.repeat(np.float32([layer.momentum for layer in self._layers]), 3)
+        totals = tf.gather(before, self._factors) * np.repeat(momenta, self.vector.sizes) + 1.0
+        moved = tf.where(self._is_factor, totals, before + (batch - before) / totals)
+        changed = active & tf.reduce_all(tf.math.is_finite(batch))
+        self.vector.values.assign(tf.where(changed, moved, before))
+
+    @property
+    def _is_factor(self) -> np.ndarray:
+        """Which values are a layer's scale factor, [values] bool."""
+        return np.repeat(np.arange(len(self.vector.sizes)) % 3 == 2, self.vector.sizes)
+
+    @property
+    def _factors(self) -> np.ndarray:
+        """The place of each value's own scale factor, [values] int32."""
+        ends = np.cumsum(self.vector.sizes)
+        return np.repeat(np.repeat(ends[2::3] - 1, 3), self.vector.sizes).astype(np.int32)
 
     def rows(self) -> np.ndarray:
         """Returns a row for each replica, [replicas, values] float32; a collective."""
-        if not self._variables:
+        if not self._layers:
             return np.zeros([self._strategy.num_replicas_in_sync, 0], np.float32)
         return self._gather().numpy()
 
     @tf.function
     def _gather(self):
         def row():
-            values = [tf.convert_to_tensor(variable) for variable in self._variables]
-            return tf.concat([tf.reshape(value, [1, -1]) for value in values], -1)
+            self.load()
+            return tf.convert_to_tensor(self.vector.values)[tf.newaxis]
 
         return self._strategy.gather(self._strategy.run(row), axis=0)
 
@@ -58,9 +105,8 @@ class MovingStatistics:
 
         def assign_row():
             number = tf.distribute.get_replica_context().replica_id_in_sync_group
-            parts = tf.split(rows[number], self._sizes)
-            for variable, part in zip(self._variables, parts, strict=True):
-                variable.assign(tf.reshape(part, variable.shape))
+            self.vector.values.assign(rows[number])
+            self.store()
 
         self._strategy.run(assign_row)
 
@@ -79,11 +125,7 @@ class MovingStatistics:
 
     def by_name(self, row: np.ndarray) -> dict[str, np.ndarray]:
         """Splits one row into the variables' values, by name."""
-        if not self._variables:
-            return {}
-        parts = np.split(row, np.cumsum(self._sizes)[:-1])
-        each = zip(self.names, self._variables, parts, strict=True)
-        return {name: part.reshape(variable.shape) for name, variable, part in each}
+        return dict(zip(self.names, self.vector.arrays(row), strict=True))
 
 
 def mean(rows: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """One training step, the same on one device, several, or several workers.
 
 A step reads one batch in micro-batches: each replica accumulates the gradients of its own
-(`Loop.backward`), one collective sums them over all replicas, and one update changes the weights
-(update.py). Many steps run inside one compiled call.
+(backward.py), one collective sums them over all replicas, and one update changes the weights
+(update.py). Many steps run inside one compiled call, which a device takes without the host: weights
+and statistics are vectors there, and the network has them again when the call ends.
 """
 
 import contextlib
@@ -15,16 +16,13 @@ import numpy as np
 import tensorflow as tf
 
 from squeezenext.config import Config
-from squeezenext.images import augment
-from squeezenext.images.geometry import normalize
 from squeezenext.network import keras_model
-from squeezenext.network.fusing import fused
 from squeezenext.network.keras_model import model_variables
 from squeezenext.records import batches as records_batches
 from squeezenext.records.reader import Reader
 from squeezenext.train import devices, evaluation, losses, phases
+from squeezenext.train.backward import Backward
 from squeezenext.train.evaluation import BatchCounter, Evaluator
-from squeezenext.train.optimizers import is_classifier
 from squeezenext.train.update import Update
 
 REPLICAS = "replicas/statistics"  # in a checkpoint: moving statistics, a row for each replica
@@ -85,8 +83,6 @@ class Loop:
         keras.utils.set_random_seed(seed)
         self.config, self.strategy, self.precision = config, strategy, precision
         self.micro_batch, self.seed = micro_batch, seed
-        self._teacher, self._class_weights = teacher, class_weights
-        self._batch_statistics = batch_statistics
         self.idle_steps = 0  # latest steps in a row in which no gradient reached the classifier
         self.evaluator = Evaluator(config, strategy, precision, seed)
         self.model, self.share = self.evaluator.model, self.evaluator.share
@@ -103,8 +99,18 @@ class Loop:
         with strategy.scope():
             self.update = Update(self.model, config.training, examples, precision)
             sizes = set(config.images.progressive) - {config.images.size}
-            self._networks = {size: keras_model.with_size(self.model, size) for size in sizes}
-        self._networks[config.images.size] = self.model
+            networks = {size: keras_model.with_size(self.model, size) for size in sizes}
+        networks[config.images.size] = self.model
+        self.backward = Backward(
+            config,
+            networks,
+            self.update.vector,
+            self.statistics,
+            self.share.total,
+            teacher,
+            class_weights,
+            batch_statistics,
+        )
         self.phase = self._phase()
         self._delivered = BatchCounter()  # counter of the newest iterator
 
@@ -187,95 +193,69 @@ class Loop:
           The sums over the steps, and whether the last gradient was not finite for another reason
           than the loss scale, which ends the call early. Both are equal on all workers.
         """
+        self.prepare(self.xla)
         metrics, taken, not_finite, idle = self._train(
-            iterator, tf.constant(steps), self.phase.frozen
+            iterator, tf.constant(steps), self.phase.frozen, self.xla
         )
         loss, top1, top5, examples = (float(value) for value in metrics.numpy())
         self.idle_steps = int(idle) + (self.idle_steps if idle == taken else 0)
         return Sums(int(taken), round(examples), loss, top1, top5), bool(not_finite)
 
+    def prepare(self, xla: bool) -> None:
+        """Builds the graph of a pass, with or without XLA, if there is none."""
+        self.backward.prepare(self.phase.size, self.micro_batch, self.phase.frozen, xla)
+
     @tf.function
-    def _train(self, iterator, steps, frozen: bool):
+    def _train(self, iterator, steps, frozen: bool, xla: bool):
         # In float64 sums of float32 numbers are exact, however the steps are divided into calls.
         totals = tf.zeros([Update.METRICS + 1], tf.float64)
         taken = idle = tf.constant(0)
         not_finite = tf.constant(False)
         batch = tf.constant([self.config.training.batch_size], tf.float32)
-        while taken < steps and not not_finite:
+        self.strategy.run(self.load)
+        for _ in tf.range(steps):
+            # After a step that is not finite the others do nothing: to end the loop the host would
+            # have to wait for each step.
+            active = ~not_finite
             for _ in tf.range(self.micro_steps):
-                self.strategy.run(self._pass(), (*next(iterator), frozen))
-            gradients, finite, metrics = self.strategy.run(self.update.reduce)
-            # Nothing reaches it if all features are 0, or ReLUs behind it pass nothing.
-            reached = tf.reduce_any(self._first(gradients[self.update.classifier]) != 0)
-            not_finite = self.update.apply(self.strategy, gradients, self._first(finite), frozen)
-            step = tf.cast(tf.concat([self._first(metrics), batch], 0), tf.float64)
-            totals += tf.where(tf.reduce_all(tf.math.is_finite(step)), step, tf.zeros_like(step))
-            taken += 1
-            idle = tf.where(reached, 0, idle + 1)
+                self.strategy.run(self.micro_step, (*next(iterator), active, frozen, xla))
+            outcome = self.update.take(self.strategy, active, frozen)
+            step = tf.cast(tf.concat([outcome.metrics, batch], 0), tf.float64)
+            counts = active & tf.reduce_all(tf.math.is_finite(step))
+            totals += tf.where(counts, step, tf.zeros_like(step))
+            taken += tf.cast(active, tf.int32)
+            idle = tf.where(active, tf.where(outcome.reached, 0, idle + 1), idle)
+            not_finite |= outcome.not_finite
+        self.update.vector.store(self.strategy)
+        self.strategy.run(self.statistics.store)
         return totals, taken, not_finite, idle
 
-    def _pass(self) -> Callable:
-        return tf.function(self.backward, jit_compile=True) if self.xla else self.backward
+    def graph_def(self, iterator):
+        """Returns the graph that `train` runs, a tf.compat.v1.GraphDef."""
+        self.prepare(self.xla)
+        steps = tf.constant(1)
+        traced = self._train.get_concrete_function(iterator, steps, self.phase.frozen, self.xla)
+        return traced.graph.as_graph_def()
 
-    def _first(self, value):
-        """Returns one replica's copy of a value that is equal on all."""
-        return self.strategy.experimental_local_results(value)[0]
+    def load(self) -> None:
+        """Reads the network's weights and statistics into vectors; call in a replica."""
+        self.update.vector.load()
+        self.statistics.load()
 
-    def backward(self, images, labels, numbers, frozen: bool):
-        """Accumulates the gradients of one micro-batch on one replica.
-
-        Args:
-          images: [micro_batch, size, size, 3] uint8 RGB.
-          labels: [micro_batch] int64.
-          numbers: [micro_batch, ...] float32, random numbers for augmentation.
-          frozen: the classifier alone learns; other weights get gradients of 0.
-        """
-        training = self.config.training
-        pixels, inputs, targets = self._augment(images, labels, numbers)
-        network = self._networks[images.shape[1]]
-        weights = self.model.trainable_variables
-        learning = [v for v in weights if not frozen or is_classifier(v)]
-        with tf.GradientTape() as tape:
-            # Frozen layers compute as in evaluation: no statistics move and nothing drops out.
-            logits = network(inputs, training=self._batch_statistics and not frozen)
-            values = losses.cross_entropy(targets, logits, training.label_smoothing)
-            if self._teacher:
-                answers = tf.stop_gradient(self._teacher(pixels))
-                values = losses.distilled(values, answers, logits, training.distillation)
-            if self._class_weights is not None:
-                values *= tf.linalg.matvec(targets, tf.constant(self._class_weights))
-            loss = tf.reduce_sum(values) / training.batch_size
-            loss *= tf.convert_to_tensor(self.update.loss_scale)
-        found = tape.gradient(loss, [v.value for v in learning])
-        by_weight = {id(v): gradient for v, gradient in zip(learning, found, strict=True)}
-        gradients = [by_weight.get(id(v), tf.zeros(v.shape)) for v in weights]
-        hits = [tf.reduce_sum(hit) for hit in evaluation.hits(labels, logits)]
-        self.update.accumulate(gradients, [tf.reduce_sum(values), *hits])
-
-    def _augment(self, images, labels, numbers):
-        """Returns the teacher's pixels (None without one), the network's inputs, the targets."""
-
-        def augmented(images, labels, numbers):
-            chosen, classes = self.config.images, self.config.model.classes
-            pixels, targets = augment.augmented(images, labels, numbers, chosen, classes)
-            return (pixels if self._teacher else None), normalize(pixels, chosen), targets
-
-        return fused(augmented)(images, labels, numbers)
+    def micro_step(self, images, labels, numbers, active, frozen: bool, xla: bool) -> None:
+        """Accumulates the gradient of one micro-batch on one replica, see `Backward.run`."""
+        scale = self.update.loss_scale
+        found = self.backward.run(scale, images, labels, numbers, active, frozen, xla)
+        self.update.accumulate(*found)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Exchanges the weights with their moving averages, if the recipe keeps any."""
-        self._swap_averages()
+        self.update.swap_averages()
         try:
             yield
         finally:
-            self._swap_averages()
-
-    def _swap_averages(self) -> None:
-        for weight, average in self.update.averaged():
-            now = weight.numpy()
-            weight.assign(average.numpy())
-            average.assign(now)
+            self.update.swap_averages()
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns all that is trained or counted, by stable names; a collective.
@@ -284,10 +264,11 @@ class Loop:
         reader, and each replica's own under `REPLICAS`, for `restore`. Nothing is written back,
         so that a run does not depend on when it was saved.
         """
-        variables = model_variables(self.model) | self.update.state()
+        variables = model_variables(self.model)
         rows = self.statistics.rows()
         means = self.statistics.by_name(evaluation.mean(rows))
         state = {n: means[n] if n in means else v.numpy() for n, v in variables.items()}
+        state |= self.update.state()
         return state | ({REPLICAS: rows} if len(rows) > 1 and rows.size else {})
 
     def restore(self, state: dict[str, np.ndarray], precision: str | None = None) -> bool:
@@ -304,8 +285,9 @@ class Loop:
         Raises:
           KeyError or ValueError: the state belongs to another network or recipe.
         """
-        for name, variable in (model_variables(self.model) | self.update.state()).items():
+        for name, variable in model_variables(self.model).items():
             variable.assign(state[name])
+        self.update.restore(state)
         self.update.restart_loss_scale(precision)
         if not self.statistics.names:
             return True

@@ -52,7 +52,7 @@ def trainer(config: Config, precision: str, batch: int) -> Callable[[int], float
         micro_batch=batch,
         seed=0,
     )
-    iterator = iter(tf.data.Dataset.from_tensors(_random(config, batch)).repeat())
+    iterator = iter(tf.data.Dataset.from_tensors(random_batch(config, batch)).repeat())
 
     def train(steps: int) -> float:
         started = time.perf_counter()
@@ -62,7 +62,7 @@ def trainer(config: Config, precision: str, batch: int) -> Callable[[int], float
     return train
 
 
-def _random(config: Config, batch: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def random_batch(config: Config, batch: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns a batch of random pixels in the form of `batches.training`."""
     shape = (batch, config.images.size, config.images.size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -133,16 +133,16 @@ def _repeated(work, seconds: float) -> tuple[int, float]:
 
 
 def choose_xla(loop: Loop, reader: Reader, deterministic: bool) -> None:
-    """Lets XLA compile the network if that is faster on this GPU.
+    """Lets XLA compile the network if that is faster on the GPUs; a collective.
 
     It is not used on CPUs, where it takes three times as long (SqueezeNet 1.1, 16 images, 2 cores
-    under load: 6.1 s with, 2.1 s without, by `measure_xla`), nor with several replicas, where
-    TensorFlow breaks (keras#19005, tensorflow#53140).
+    under load: 6.1 s with, 2.1 s without, by `measure_xla`), nor where the replicas have a graph
+    each (keras#19005, tensorflow#53140), see `Backward.shared`.
     """
     if not tf.config.list_physical_devices("GPU"):
         why = "the CPU's own kernels are faster"
-    elif loop.strategy.num_replicas_in_sync > 1:
-        why = "TensorFlow does not compile for several devices"
+    elif loop.strategy.num_replicas_in_sync > 1 and not loop.backward.shared:
+        why = "a teacher or synchronised statistics keep it from several devices"
     elif deterministic:
         why = "a choice by time is not deterministic"
     else:
@@ -152,29 +152,36 @@ def choose_xla(loop: Loop, reader: Reader, deterministic: bool) -> None:
 
 
 def measure_xla(loop: Loop, iterator) -> dict[bool, float]:
-    """Times one micro-batch on one device without XLA and with it, and chooses the faster.
+    """Times one micro-batch without XLA and with it, and chooses the faster for all workers.
 
-    The loop is restored afterwards, but for the choice.
+    It leaves the loop as it was, but for the choice.
 
     Returns:
-      Seconds a micro-batch, by whether XLA compiles it; infinite if XLA cannot.
+      This worker's seconds a micro-batch, by whether XLA compiles it; infinite if XLA cannot.
     """
-    element, state = next(iterator), loop.state()
+    element = next(iterator)
+    loop.strategy.run(loop.load)
     seconds = {jit: _time_pass(loop, element, jit) for jit in (False, True)}
-    loop.restore(state, loop.precision)
     loop.update.discard_accumulated()
-    loop.use_xla(seconds[True] < seconds[False])
+    faster = devices.exchange(loop.strategy, [seconds[True] < seconds[False]])
+    loop.use_xla(bool(faster.all()))
     return seconds
 
 
 def _time_pass(loop: Loop, element, jit: bool, repeats: int = 10) -> float:
-    compiled = tf.function(loop.backward, jit_compile=jit)
     try:
+        loop.prepare(jit)
+
+        @tf.function
+        def compute(element):
+            how = tf.constant(False), loop.phase.frozen, jit  # no statistics move
+            loop.strategy.run(loop.micro_step, (*element, *how))
+
         for repeat in range(repeats + 2):
             if repeat == 2:  # the first builds and compiles, the second finds its memory
                 loop.update.accumulated_sum()
                 started = time.perf_counter()
-            compiled(*element, loop.phase.frozen)
+            compute(element)
         loop.update.accumulated_sum()  # waits for the device
     except tf.errors.OpError:
         return math.inf

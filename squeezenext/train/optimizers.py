@@ -1,15 +1,18 @@
-"""Learning rate, optimizers and weight decay: the formulas that change one weight.
+"""Learning rate, optimizers and weight decay: the formulas that change the weights.
 
 They follow Caffe, where the published recipes come from: the learning rate is inside the velocity,
 weight decay is an L2 term of the gradient.
 """
 
 import math
+from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from squeezenext.config.training import Training
+from squeezenext.train.vector import Vector
 
 
 def learning_rate(training: Training, examples_seen: tf.Tensor, examples: int) -> tf.Tensor:
@@ -58,90 +61,92 @@ def _scheduled(training: Training, epoch: tf.Tensor) -> tf.Tensor:
 CLASSIFIERS = ("classifier", "conv10")  # the layers whose shape follows the number of classes
 
 
-class CaffeMomentum:
+State = tuple[tf.Tensor, ...]  # an optimizer's vectors, as long as the weights
+
+
+class Momentum:
     """Caffe's SGD: v = m v + r g; w -= v, with the learning rate r inside the velocity.
 
-    Uses TensorFlow's fused kernel: one operation a weight instead of Keras' six.
+    Attributes:
+      slots: number of vectors that the optimizer keeps.
+      counted: whether the formula depends on the number of steps.
     """
 
-    def __init__(self, variables: list[keras.Variable]):
-        self.variables = [  # the velocities
-            tf.Variable(tf.zeros(v.shape), trainable=False, name=f"{v.name}_velocity")
-            for v in variables
-        ]
-        self._of = {id(v.value): m for v, m in zip(variables, self.variables, strict=True)}
+    slots, counted = 1, False
 
-    def update(self, variable, owner, gradient, rate, momentum) -> None:
-        """Updates one replica's copy `variable` of the weight `owner`."""
-        tf.raw_ops.ResourceApplyKerasMomentum(
-            var=variable.handle,
-            accum=self._of[id(owner)].handle,
-            lr=rate,
-            grad=gradient,
-            momentum=momentum,
-        )
+    def step(self, weights, gradient, state: State, rate, momentum, number):
+        """Returns the new weights and the new state, [weights] float32 each.
 
-    def end_step(self) -> None:
-        """Does nothing: the velocity is the whole state."""
-        return  # AutoGraph cannot transform a body of a docstring alone, and warns of it
+        Args:
+          weights: all weights, [weights] float32.
+          gradient: theirs, with weight decay where the formula does not add it.
+          state: `slots` vectors; here -v.
+          rate: learning rate, a scalar or [weights] float32.
+          momentum: scalar float32.
+          number: this step's, from 1; scalar float32.
+        """
+        del number
+        velocity = state[0] * momentum - gradient * rate
+        return weights + velocity, (velocity,)
 
 
-class KerasOptimizer:
-    """A Keras optimizer, of which only the formula for one weight is used.
-
-    Its loss scaling is not used: it looks at replica 0 alone.
-    """
-
-    def __init__(self, optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]):
-        self.optimizer = optimizer
-        optimizer.build(variables)
-        state = (v for v in optimizer.variables if v is not optimizer.learning_rate)
-        self.variables = [v.value for v in state]
-
-    def update(self, variable, owner, gradient, rate, momentum) -> None:
-        """Updates one replica's copy `variable` of the weight `owner`."""
-        del owner, momentum
-        self.optimizer.update_step(gradient, variable, rate)
-
-    def end_step(self) -> None:
-        """Counts the step, on which Adam's bias correction depends."""
-        self.optimizer.iterations.assign_add(1)
+BETA_1, BETA_2 = 0.9, 0.999  # arXiv:1412.6980, algorithm 1
 
 
-class Lamb(keras.optimizers.Lamb):
+def _moments(gradient, state: State) -> State:
+    """Returns Adam's moving averages of the gradient and of its square."""
+    m, v = state
+    return m + (gradient - m) * (1 - BETA_1), v + (tf.square(gradient) - v) * (1 - BETA_2)
+
+
+class Adam:
+    """Adam in the form of Keras: epsilon is added to the root that is not corrected."""
+
+    slots, counted = 2, True
+    EPSILON = 1e-7  # keras.optimizers.Adam
+
+    def step(self, weights, gradient, state: State, rate, momentum, number):
+        """Returns the new weights and the new state, as `Momentum.step`."""
+        del momentum
+        m, v = _moments(gradient, state)
+        corrected = tf.sqrt(1 - tf.pow(BETA_2, number)) / (1 - tf.pow(BETA_1, number))
+        return weights - m * (rate * corrected) / (tf.sqrt(v) + self.EPSILON), (m, v)
+
+
+class Lamb:
     """LAMB with weight decay inside the trust ratio (arXiv:1904.00962, algorithm 2).
 
     Keras' LAMB decays outside it, where the layers' rates differ by orders of magnitude.
     """
 
-    def __init__(self, training: Training, variables: list[keras.Variable]):
-        super().__init__(epsilon=1e-6)  # the paper's, in its released code
-        self._decays = [decay(training, variable) for variable in variables]
+    slots, counted = 2, True
+    EPSILON = 1e-6  # the paper's, in its released code
 
-    def update_step(self, gradient, variable, learning_rate):
-        """Updates one weight by Keras' formula, with the decay added before normalisation."""
-        index = self._get_variable_index(variable)
-        m, v = self._momentums[index], self._velocities[index]
-        m.assign(m + (gradient - m) * (1 - self.beta_1))
-        v.assign(v + (tf.square(gradient) - v) * (1 - self.beta_2))
-        steps = tf.cast(self.iterations.value + 1, tf.float32)
-        m_hat = m.value / (1 - self.beta_1**steps)
-        v_hat = v.value / (1 - self.beta_2**steps)
-        step = m_hat / (tf.sqrt(v_hat) + self.epsilon) + self._decays[index] * variable
-        lengths = tf.norm(variable), tf.norm(step)
-        both = (lengths[0] > 0) & (lengths[1] > 0)
-        ratio = tf.where(both, tf.math.divide_no_nan(*lengths), 1.0)
-        variable.assign_sub(learning_rate * ratio * step)
+    def __init__(self, decays: tf.Tensor, sizes: Sequence[int]):
+        self._decays = decays
+        self._segments = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+
+    def step(self, weights, gradient, state: State, rate, momentum, number):
+        """Returns the new weights and the new state, as `Momentum.step`."""
+        del momentum
+        m, v = _moments(gradient, state)
+        m_hat = m / (1 - tf.pow(BETA_1, number))
+        v_hat = v / (1 - tf.pow(BETA_2, number))
+        step = m_hat / (tf.sqrt(v_hat) + self.EPSILON) + self._decays * weights
+        squares = tf.stack([tf.square(weights), tf.square(step)], -1)
+        lengths = tf.sqrt(tf.math.segment_sum(squares, self._segments))  # of each weight's tensor
+        both = tf.reduce_all(lengths > 0, -1)
+        ratio = tf.where(both, tf.math.divide_no_nan(lengths[:, 0], lengths[:, 1]), 1.0)
+        return weights - rate * tf.gather(ratio, self._segments) * step, (m, v)
 
 
-def optimizer(training: Training, variables: list[keras.Variable]):
-    """Returns the recipe's optimizer; call under the strategy's scope."""
+def optimizer(training: Training, weights: Vector) -> Momentum | Adam | Lamb:
+    """Returns the recipe's optimizer."""
     if training.optimizer == "sgd":
-        return CaffeMomentum(variables)
+        return Momentum()
     if training.optimizer == "lamb":
-        return KerasOptimizer(Lamb(training, variables), variables)
-    # AdamW, too: `Update` applies its decoupled decay.
-    return KerasOptimizer(keras.optimizers.Adam(), variables)
+        return Lamb(weights.constant(lambda v: decay(training, v)), weights.sizes)
+    return Adam()  # AdamW, too: `Update` applies its decoupled decay
 
 
 def is_classifier(variable: keras.Variable) -> bool:

@@ -1,14 +1,15 @@
 """One step of the weights from the gradients of all replicas.
 
-In order: `accumulate` over micro-batches, `reduce` over replicas (loss scale, clipping), `apply`
-(learning rate, momentum, weight decay, moving average).
+In order: `accumulate` over micro-batches, then `take`: the sum over replicas, loss scale, clipping,
+learning rate, momentum, weight decay, moving average. All of it is arithmetic on vectors of all
+weights, without a branch, so that a GPU need not wait for the host.
 """
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from squeezenext.config.training import Training
@@ -16,6 +17,7 @@ from squeezenext.model.checkpoint import average_of
 from squeezenext.network.keras_model import model_variables
 from squeezenext.train import optimizers
 from squeezenext.train.optimizers import learning_rate
+from squeezenext.train.vector import Vector, replicated
 
 LOSS_SCALE_START = 2.0**15  # as Keras' LossScaleOptimizer
 LOSS_SCALE_GROWTH_STEPS = 2000  # the same: dynamic_growth_steps
@@ -27,6 +29,15 @@ class Restriction:
 
     gradient: Callable[[tf.Tensor], tf.Tensor]  # from a gradient to the one that is used
     weight: Callable[[tf.Tensor], tf.Tensor] | None = None  # from a new value to the stored one
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What `Update.take` has found, equal on all replicas."""
+
+    metrics: tf.Tensor  # [3] float32: the step's sums of loss, top-1 hits, top-5 hits
+    reached: tf.Tensor  # scalar bool: a gradient has reached the classifier
+    not_finite: tf.Tensor  # scalar bool: the step was skipped, and no lower loss scale can help
 
 
 class Update:
@@ -60,26 +71,32 @@ class Update:
         self.weights = model.trainable_variables
         names = {id(v): name for name, v in model_variables(model).items()}
         self._names = [names[id(v)] for v in self.weights]
-        self._sizes = [math.prod(v.shape) for v in self.weights]
-        self.optimizer = optimizers.optimizer(training, self.weights)
+        self.vector = Vector(self.weights, "weights")
+        self.optimizer = optimizers.optimizer(training, self.vector)
         self.scaled = precision == "mixed_float16"
         self.step = _counter("step", tf.int64, 0)
         self.examples_seen = _counter("examples_seen", tf.int64, 0)
         self.skipped = _counter("skipped", tf.int64, 0)
         self.loss_scale = _counter("loss_scale", tf.float32, LOSS_SCALE_START if self.scaled else 1)
         self.clean_steps = _counter("clean_steps", tf.int64, 0)
-        self.averages = [
-            tf.Variable(tf.convert_to_tensor(v), trainable=False, name=f"{v.name}_average")
-            for v in (self.weights if training.ema else [])
+        self._iterations = _counter("iterations", tf.int64, 0)  # steps that changed the weights
+        self._state = [
+            replicated(np.zeros(sum(self.vector.sizes), np.float32), f"state_{number}")
+            for number in range(self.optimizer.slots)
         ]
+        self._average = replicated(self._now(), "average") if training.ema else None
         self._restrictions: dict[int, Restriction] = {}
         self._accumulated = tf.Variable(
-            tf.zeros([sum(self._sizes) + self.METRICS]),
+            tf.zeros([sum(self.vector.sizes) + self.METRICS]),
             trainable=False,
             synchronization=tf.VariableSynchronization.ON_READ,
             aggregation=tf.VariableAggregation.SUM,
             name="accumulated",
         )
+
+    def _now(self) -> np.ndarray:
+        """Returns the values of the weights as a vector."""
+        return np.concatenate([weight.numpy().ravel() for weight in self.weights])
 
     def restrict(self, restrictions: Iterable[tuple[keras.Variable, Restriction]]) -> None:
         """Sets restrictions of single weights; call before the first step."""
@@ -98,30 +115,73 @@ class Update:
         elif saved_precision != "mixed_float16" and self.loss_scale.numpy() <= 1.0:
             self.loss_scale.assign(LOSS_SCALE_START)
 
-    def averaged(self) -> list[tuple[keras.Variable, tf.Variable]]:
-        """Returns each weight with its moving average, where the recipe keeps any."""
-        return list(zip(self.weights, self.averages, strict=False))
+    def restart_averages(self) -> None:
+        """Begins the moving averages, where the recipe keeps any, at the present weights."""
+        if self._average is not None:
+            self._average.assign(self._now())
 
-    def state(self) -> dict[str, tf.Variable]:
-        """Returns everything that a resumed run needs beside the model, by stable names."""
+    def swap_averages(self) -> None:
+        """Exchanges the weights with their moving averages, where the recipe keeps any."""
+        if self._average is None:
+            return
+        averages, now = self._average.numpy(), self._now()
+        for weight, average in zip(self.weights, self.vector.arrays(averages), strict=True):
+            weight.assign(average)
+        self._average.assign(now)
+
+    def _counters(self) -> dict[str, tf.Variable]:
         counters = (self.step, self.examples_seen, self.skipped, self.loss_scale, self.clean_steps)
         named = {f"update/{v.name.split(':')[0]}": v for v in counters}
-        named |= {f"optimizer/{i:04d}": v for i, v in enumerate(self.optimizer.variables)}
-        names = map(average_of, self._names)
-        return named | dict(zip(names, self.averages, strict=False))  # there may be no averages
+        return named | ({_slot(0): self._iterations} if self.optimizer.counted else {})
+
+    def _vectors(self) -> list[tuple[tf.Variable, list[str]]]:
+        """Returns each saved vector with the names of its parts, those of Keras' optimizers."""
+        kept, first = self.optimizer.slots, int(self.optimizer.counted)
+        places = range(first, first + kept * len(self.weights))
+        found = [
+            (vector, [_slot(place) for place in places[number::kept]])
+            for number, vector in enumerate(self._state)
+        ]
+        averages = [] if self._average is None else [self._average]
+        return [*found, *((vector, [average_of(n) for n in self._names]) for vector in averages)]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns everything that a resumed run needs beside the model, by stable names."""
+        found = {name: variable.numpy() for name, variable in self._counters().items()}
+        for vector, names in self._vectors():
+            found |= zip(names, self.vector.arrays(vector.numpy()), strict=True)
+        return found
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes back to what `state` returned.
+
+        Raises:
+          KeyError or ValueError: the state belongs to another network or recipe.
+        """
+        for name, variable in self._counters().items():
+            variable.assign(state[name])
+        for vector, names in self._vectors():
+            parts = [state[name] for name in names]
+            if [part.shape for part in parts] != self.vector.shapes:
+                raise ValueError("the state's shapes are those of another network")
+            vector.assign(np.concatenate([part.ravel() for part in parts]))
 
     def reset_optimizer(self) -> None:
         """Starts the optimizer afresh for weights that were frozen until now.
 
         Otherwise Adam's bias correction would take their empty moments for those of many steps.
         """
-        for variable in self.optimizer.variables:
+        for variable in (*self._state, self._iterations):
             variable.assign(tf.zeros_like(variable))
 
-    def accumulate(self, gradients: list[tf.Tensor], metrics: list[tf.Tensor]) -> None:
-        """Adds the scaled gradients and the metrics of one micro-batch; call in a replica."""
-        parts = [tf.reshape(tf.cast(g, tf.float32), [-1]) for g in gradients]
-        self._accumulated.assign_add(tf.concat([*parts, tf.stack(metrics)], 0))
+    def accumulate(self, gradient: tf.Tensor, metrics: Sequence[tf.Tensor]) -> None:
+        """Adds the scaled gradient and the metrics of one micro-batch; call in a replica.
+
+        Args:
+          gradient: of all weights, [weights] float32.
+          metrics: sums of loss, top-1 hits and top-5 hits.
+        """
+        self._accumulated.assign_add(tf.concat([gradient, tf.stack(metrics)], 0))
 
     def discard_accumulated(self) -> None:
         """Drops the accumulated gradients; call outside any replica."""
@@ -131,12 +191,54 @@ class Update:
         """Waits for the device and returns the sum of what it has accumulated."""
         return float(tf.reduce_sum(self._accumulated))
 
-    def reduce(self) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
-        """Sums the accumulated gradients and metrics over all replicas; call in a replica.
+    @property
+    def _classifier(self) -> slice:
+        """The part of the vector that is the classifier's kernel."""
+        ends = np.cumsum(self.vector.sizes)
+        found = zip(self.weights, self.vector.sizes, ends, strict=True)
+        kernels = (v for v in found if optimizers.is_classifier(v[0]) and len(v[0].shape) > 1)
+        _, size, end = next(kernels)
+        return slice(end - size, end)
+
+    def take(self, strategy, active: tf.Tensor | bool = True, frozen: bool = False) -> Outcome:
+        """Takes a step with what all replicas have accumulated; call outside any replica.
+
+        The weights change in `vector.values`; `vector.store` hands them to the network.
+
+        Args:
+          strategy: the strategy in whose scope this was created.
+          active: scalar bool; False changes nothing, not even the number of steps.
+          frozen: change the classifier alone.
+        """
+        active = tf.convert_to_tensor(active)
+        rate = learning_rate(self.training, self.examples_seen, self.examples_per_epoch)
+        found = strategy.run(self._take, (rate, self._momentum(rate), active, frozen))
+        metrics, finite, reached = (strategy.experimental_local_results(v)[0] for v in found)
+        spent = (not self.scaled) | (self.loss_scale <= 1.0)
+        self._count(active & finite, active & ~finite)
+        self.step.assign_add(tf.cast(active, tf.int64))
+        self.examples_seen.assign_add(tf.cast(active, tf.int64) * self.training.batch_size)
+        return Outcome(metrics, reached, active & ~finite & spent)
+
+    def _count(self, changed: tf.Tensor, skipped: tf.Tensor) -> None:
+        self._iterations.assign_add(tf.cast(changed, tf.int64))
+        self.skipped.assign_add(tf.cast(skipped, tf.int64))
+        if self.scaled:
+            scale, clean = tf.convert_to_tensor(self.loss_scale), self.clean_steps + 1
+            grown = clean >= LOSS_SCALE_GROWTH_STEPS
+            larger, lower = tf.where(grown, scale * 2.0, scale), tf.maximum(scale / 2.0, 1.0)
+            self.loss_scale.assign(tf.where(changed, larger, tf.where(skipped, lower, scale)))
+            clean = tf.where(changed & ~grown, clean, tf.zeros_like(clean))
+            self.clean_steps.assign(
+                tf.where(changed | skipped, clean, tf.convert_to_tensor(self.clean_steps))
+            )
+
+    def _take(self, rate, momentum, active, frozen: bool):
+        """Updates one replica's vectors.
 
         Returns:
-          The gradients, unscaled and clipped; whether all are finite, scalar bool; the metrics,
-          [3] float32.
+          The metrics; whether all gradients are finite; whether one has reached the classifier,
+          which it does not if all features are 0, or if no ReLU behind it passes anything.
         """
         replica = tf.distribute.get_replica_context()
         total = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(self._accumulated))
@@ -147,69 +249,48 @@ class Update:
         if self.training.clip_norm:
             norm = tf.norm(gradient)
             gradient *= self.training.clip_norm / tf.maximum(norm, self.training.clip_norm)
-        parts = tf.split(gradient, self._sizes)
-        shaped = [tf.reshape(g, v.shape) for g, v in zip(parts, self.weights, strict=True)]
-        return shaped, finite, metrics
+        changed = finite & active
+        if frozen:
+            changed &= self.vector.constant(optimizers.is_classifier) > 0
+        self._change(gradient, rate, momentum, changed)
+        return metrics, finite, tf.reduce_any(gradient[self._classifier] != 0)
 
-    @property
-    def classifier(self) -> int:
-        """The index of the classifier's kernel among the weights."""
-        found = zip(range(len(self.weights)), self.weights, strict=True)
-        return next(i for i, v in found if optimizers.is_classifier(v) and len(v.shape) > 1)
+    def _change(self, gradient, rate, momentum, changed) -> None:
+        """Assigns the new vectors where `changed`, a bool for all or for each weight."""
+        training, vector = self.training, self.vector
+        weights = before = tf.convert_to_tensor(vector.values)
+        state = [tf.convert_to_tensor(variable) for variable in self._state]
+        multiplier = training.classifier_multiplier
+        if multiplier != 1:
+            is_classifier = optimizers.is_classifier
+            rate *= vector.constant(lambda v: multiplier if is_classifier(v) else 1)
+        gradient = self._limited(gradient, "gradient")
+        decays = vector.constant(lambda v: optimizers.decay(training, v))
+        if training.optimizer == "adamw":
+            weights -= rate * decays * weights
+        elif training.weight_decay and training.optimizer != "lamb":  # LAMB's formula has it
+            gradient += decays * weights
+        number = tf.cast(self._iterations + 1, tf.float32)
+        weights, state_now = self.optimizer.step(
+            weights, gradient, tuple(state), rate, momentum, number
+        )
+        weights = tf.where(changed, self._limited(weights, "weight"), before)
+        vector.values.assign(weights)
+        for variable, old, new in zip(self._state, state, state_now, strict=True):
+            variable.assign(tf.where(changed, new, old))
+        if self._average is not None:
+            average = tf.convert_to_tensor(self._average)
+            moved = average + (1.0 - self._average_momentum()) * (weights - average)
+            self._average.assign(tf.where(changed, moved, average))
 
-    def apply(
-        self, strategy, gradients: list, finite: tf.Tensor, frozen: bool = False
-    ) -> tf.Tensor:
-        """Updates the weights on all replicas, or skips the step; call outside any replica.
-
-        Args:
-          strategy: the strategy in whose scope this was created.
-          gradients: one per-replica tensor a weight, from `reduce`.
-          finite: scalar bool, from `reduce`.
-          frozen: change the classifier alone.
-
-        Returns:
-          Whether the step was skipped for another reason than the loss scale, scalar bool.
-        """
-        not_finite = tf.logical_not(finite) & ((not self.scaled) | (self.loss_scale <= 1.0))
-        rate = learning_rate(self.training, self.examples_seen, self.examples_per_epoch)
-        tf.cond(finite, lambda: self._update_all(strategy, gradients, rate, frozen), self._skip)
-        self.step.assign_add(1)
-        self.examples_seen.assign_add(self.training.batch_size)
-        return not_finite
-
-    def _update_all(self, strategy, gradients: list, rate: tf.Tensor, frozen: bool) -> tf.Tensor:
-        momentum = self._momentum(rate)
-        for index, (weight, gradient) in enumerate(zip(self.weights, gradients, strict=True)):
-            classifier = optimizers.is_classifier(weight)
-            if frozen and not classifier:
-                continue
-            own_rate = rate * (self.training.classifier_multiplier if classifier else 1)
-            decay = optimizers.decay(self.training, weight)
-            average = self.averages[index] if self.averages else None
-            limit = self._restrictions.get(id(weight))
-            rule = (own_rate, momentum, decay, average)
-
-            def update(variable, gradient, weight=weight, rule=rule, limit=limit):
-                gradient = limit.gradient(gradient) if limit else gradient
-                self._update_one(variable, weight.value, gradient, *rule)
-                if limit and limit.weight:
-                    variable.assign(limit.weight(variable))
-
-            strategy.extended.update(weight.value, update, args=(gradient,), group=False)
-        self.optimizer.end_step()
-        self._grow_loss_scale()
-        return tf.constant(True)
-
-    def _update_one(self, variable, owner, gradient, rate, momentum, decay, average) -> None:
-        """Updates one replica's copy of one weight, and its moving average."""
-        if decay and self.training.optimizer == "adamw":
-            variable.assign_sub(rate * decay * variable)
-        elif decay and self.training.optimizer != "lamb":  # LAMB decays in its own formula
-            gradient += decay * variable
-        self.optimizer.update(variable, owner, gradient, rate, momentum)
-        if average is not None:
-            average.assign_add((1.0 - self._average_momentum()) * (variable - average))
+    def _limited(self, vector: tf.Tensor, kind: str) -> tf.Tensor:
+        """Applies the restrictions of "gradient" or "weight" to a vector."""
+        limits = [self._restrictions.get(id(weight)) for weight in self.weights]
+        functions = [getattr(limit, kind, None) for limit in limits]
+        if not any(functions):
+            return vector
+        parts = zip(functions, self.vector.split(vector), strict=True)
+        return self.vector.join([limit(part) if limit else part for limit, part in parts])
 
     def _average_momentum(self) -> tf.Tensor:
         """Returns the moving average's momentum, small at first to forget the initial weights."""
@@ -230,19 +311,9 @@ class Update:
         warm = tf.cast(self.examples_seen, tf.float32) < epochs * self.examples_per_epoch
         return tf.where(warm, momentum * tf.math.divide_no_nan(rate, last), momentum)
 
-    def _grow_loss_scale(self) -> None:
-        if self.scaled:
-            clean = self.clean_steps + 1
-            grown = clean >= LOSS_SCALE_GROWTH_STEPS
-            self.loss_scale.assign(tf.where(grown, self.loss_scale * 2.0, self.loss_scale))
-            self.clean_steps.assign(tf.where(grown, tf.zeros_like(clean), clean))
 
-    def _skip(self) -> tf.Tensor:
-        self.skipped.assign_add(1)
-        if self.scaled:
-            self.loss_scale.assign(tf.maximum(self.loss_scale / 2.0, 1.0))
-            self.clean_steps.assign(0)
-        return tf.constant(False)
+def _slot(place: int) -> str:
+    return f"optimizer/{place:04d}"
 
 
 def _counter(name: str, dtype: tf.DType, initial: float) -> tf.Variable:
