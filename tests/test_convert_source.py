@@ -1,6 +1,7 @@
 """Sources that are strange, reached by other ways, or change: nothing of the user's is lost."""
 
 import os
+import shutil
 import threading
 
 import pytest
@@ -51,7 +52,12 @@ def test_symbolic_links_to_shards_are_followed(slim, tmp_path):
     for number, shard in enumerate(sorted(slim.iterdir())):
         target = shard if number else os.path.relpath(shard, view)
         (view / shard.name).symlink_to(target)
-    convert(view, tmp_path / "out", **TFRECORD)
+    shutil.copy(slim / "train-00000-of-00002", view / "holdout-00000-of-00001")
+    made = convert(view, tmp_path / "out", **TFRECORD)
+    (warning,) = made.raw["warnings"]
+    assert warning.startswith(
+        "1 file named as no split's shard, as holdout-00000-of-00001: skipped"
+    )
     for shard in slim.iterdir():
         assert not (tmp_path / "out" / shard.name).is_symlink()
         assert (tmp_path / "out" / shard.name).samefile(shard)

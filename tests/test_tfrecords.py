@@ -110,6 +110,7 @@ def test_extracted_imagenet_names_its_faults(trees):
     name = validation_name(GOLDFISH, 3)
     write(root / "val" / TENCH / name, jpeg(1))
     write(root / "train" / TENCH / "notes.txt", b"x")
+    write(root / "train" / "tench" / f"{TENCH}_9.JPEG", jpeg(1))
     write(root / "train" / "n99999999" / "n99999999_1.JPEG", jpeg(1))
     write(root / "val" / TENCH / "ILSVRC2012_val_00050001.JPEG", jpeg(1))
     manifest = convert(root, trees / "out", **IMAGENET)
@@ -118,6 +119,7 @@ def test_extracted_imagenet_names_its_faults(trees):
         f"{TENCH}/{name}": f"lies in {TENCH}, the official list says another class",
         f"{TENCH}/notes.txt": "is no image of the data set",
         "train/n99999999": "is none of the 1000 classes",
+        "train/tench": "is no class folder, nXXXXXXXX",
         f"{TENCH}/ILSVRC2012_val_00050001.JPEG": "has a number outside 1..50000",
     }
     with pytest.raises(InputError, match="holds 8 images of 2 classes.*--partial"):

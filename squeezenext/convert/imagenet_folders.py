@@ -55,7 +55,11 @@ def collect(source: Path, partial: bool, pool: Pool) -> Collection:
 def _listing(root: Path, split: str, faults: list[Fault], watch: Watch, pool: Pool) -> Listing:
     before = len(faults)
     ids = imagenet_archives.synset_ids()
-    folders = sorted(path for path in root.iterdir() if _SYNSET.fullmatch(path.name))
+    paths = sorted(path for path in root.iterdir() if not is_leftover(path.name))
+    folders = [path for path in paths if _SYNSET.fullmatch(path.name)]
+    for path in paths if folders else ():
+        if path not in folders:
+            faults.append(Fault(f"{root.name}/{path.name}", "is no class folder, nXXXXXXXX"))
     for folder in folders:
         if folder.name not in ids:
             faults.append(Fault(f"{root.name}/{folder.name}", "is none of the 1000 classes"))

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext import files, labels, progress
-from squeezenext.cli import printable
+from squeezenext.cli import plural, printable
 from squeezenext.convert import commit, images
 from squeezenext.convert.listing import Collection, Listing, Watch, sorted_splits
 from squeezenext.convert.pool import Pool
@@ -40,11 +40,13 @@ def collect(source: Path) -> Collection:
       InputError: there are none, or one of a numbered series is missing.
     """
     shards: dict[str, list[Path]] = {}
-    for path in sorted(source.iterdir()):
+    others: list[str] = []
+    for path in sorted(path for path in source.iterdir() if path.is_file()):
         match = _SHARD.fullmatch(path.name)
-        numbered = match and (match[2] or ".tfrecord" in path.name)
-        if numbered and path.is_file():
+        if match and (match[2] or ".tfrecord" in path.name):
             shards.setdefault(_SPLITS.get(match[1], match[1]), []).append(path)
+        elif (".tfrecord" in path.name or "-of-" in path.name) and not path.name.startswith("."):
+            others.append(path.name)
     if "train" not in shards:
         raise InputError(
             f"{source} has no training shards, such as train-00000-of-00008 or train.tfrecord."
@@ -57,7 +59,9 @@ def collect(source: Path) -> Collection:
         splits[name] = Listing.of_rows(paths, rows, [path.name for path in paths])
     size = sum(split.bytes for split in splits.values())
     described = {"file": source.resolve().name, "bytes": size}
-    return Collection((), splits, (), (described,), watch)
+    skipped = plural(len(others), "file")
+    warnings = [f"{skipped} named as no split's shard, as {name}: skipped." for name in others[:1]]
+    return Collection((), splits, (), (described,), watch, tuple(warnings))
 
 
 def check_links(collection: Collection, output: Path) -> None:
