@@ -45,6 +45,8 @@ def checked(**least: float) -> Callable[[Public], Public]:
                 if key in hints and not fits(value, hints[key]):
                     kind = _described(hints[key])
                     raise InputError(f"{name}(): {key} is {kind}, not {reprlib.repr(value)}.")
+                if isinstance(value, str) and not value and Path in typing.get_args(hints.get(key)):
+                    raise InputError(f"{name}(): {key} is empty; it must name a file or folder.")
                 if key in least and value is not None and not value >= least[key]:
                     raise InputError(f"{name}(): {key} is at least {least[key]}, not {value}.")
                 if getattr(value, "shape", None) == ():  # numpy's numbers, which JSON does not take

@@ -55,6 +55,7 @@ def run(
         signal.signal(signal.SIGINT, interrupt)
     argv = list(sys.argv if argv is None else argv)
     _define_common(values)
+    _open_closed_streams()
     _print_any_text()
     try:
         arguments = [os.path.expanduser(argument) for argument in list(values(argv))[1:]]
@@ -88,8 +89,11 @@ def _check(
 ) -> None:
     if arguments and not positional:
         raise InputError(f"Unexpected argument {arguments[0]!r}; flags begin with --.")
-    if "" in arguments:
-        raise InputError("An argument is empty; is a variable of the shell not set?")
+    empty = [
+        f"--{name}" for name in values if values[name].present and values[name].value in ("", [""])
+    ]
+    if empty := [*empty, *("An argument" for argument in arguments if not argument)]:
+        raise InputError(f"{empty[0]} is empty; is a variable of the shell not set?")
     require_flags(values, required)
 
 
@@ -111,6 +115,16 @@ def _define_common(values: flags.FlagValues) -> None:
     if "help" not in values:
         flags.DEFINE_bool("help", False, "Show this text.", short_name="h", flag_values=values)
         flags.DEFINE_bool("debug", False, "Show tracebacks.", flag_values=values)
+
+
+def _open_closed_streams() -> None:
+    """Opens standard streams that the caller has closed, as by `>&-`, onto nothing.
+
+    Python has None in their place, and the next file that is opened would get their number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
 
 
 def _print_any_text() -> None:

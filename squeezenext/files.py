@@ -36,6 +36,11 @@ def is_leftover(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LEFTOVERS
 
 
+def expanded(path: str | Path) -> Path:
+    """Returns a path with "~" as the home folder; `Path.expanduser` fails for unknown users."""
+    return Path(os.path.expanduser(path))
+
+
 @contextlib.contextmanager
 def open_file(path: str | Path) -> Iterator[io.FileIO]:
     """Opens a regular file for reading, without a buffer.

@@ -81,7 +81,7 @@ def read(path: Path) -> tuple[Label, ...]:
         raise
     except KeyError as error:
         raise InputError(f"{path} is not a list of labels: it has no {error}.") from error
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a list of labels: {error}.") from error
 
 

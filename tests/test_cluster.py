@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from squeezenext.errors import InputError
+from squeezenext.model import directory as model_directory
 from squeezenext.train import cluster, watchdog
 from squeezenext.train.cluster import Cluster
 from squeezenext.train.watchdog import Watchdog
@@ -104,7 +105,7 @@ class Bench:
         self.now = 0.0
         self.told = []
         self.folder = folder
-        (folder / watchdog.FOLDER).mkdir()
+        (folder / model_directory.WORKERS).mkdir()
         self.dogs = [self.dog(index) for index in range(3)]
 
     def dog(self, index):
@@ -255,7 +256,7 @@ def test_a_full_disk_makes_nobody_leave(bench, monkeypatch):
 
 def test_a_heartbeat_overwrites_its_file_in_place(bench, tmp_path):
     start(bench)
-    path = tmp_path / watchdog.FOLDER / "0.json"
+    path = tmp_path / model_directory.WORKERS / "0.json"
     before = path.stat()
     bench.dogs[0].leave("x" * 5000, 1)
     after = path.stat()
@@ -266,7 +267,7 @@ def test_a_heartbeat_overwrites_its_file_in_place(bench, tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "[]", "7", '{"count": "x"}', "null"])
 def test_a_file_that_says_nothing_is_no_sign_of_life(bench, tmp_path, content):
     start(bench)
-    (tmp_path / watchdog.FOLDER / "1.json").write_text(content)
+    (tmp_path / model_directory.WORKERS / "1.json").write_text(content)
     assert "worker 1 (b:1) has not answered" in bench.go(60, beating=(0, 2))[0]
 
 

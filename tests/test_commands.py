@@ -61,6 +61,32 @@ def test_a_table_replaces_an_empty_file_or_a_table_of_ours_alone(tmp_path, capsy
         assert ("is another program's; move it away" in capsys.readouterr().err) == (code == 2)
 
 
+@pytest.mark.parametrize("flag", ["--csv", "--configuration"])
+def test_no_given_flag_is_empty(flag, capsys):
+    """As one of a variable of the shell that is not set."""
+    assert stats.main(["stats", flag, ""]) == 2
+    assert f"{flag} is empty; is a variable of the shell not set?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("closed", "out", "err"),
+    [
+        ("<&-", "path,rank,", "error: 1 image could not be read."),
+        (">&-", "", "error: 1 image could not be read."),
+        ("2>&-", "path,rank,", ""),
+        ("<&- >&- 2>&-", "", ""),
+    ],
+)
+def test_a_closed_stream_loses_its_lines_alone(tmp_path, closed, out, err):
+    """Python has None in its place; the lines of one never go to another."""
+    tiny.model_directory(tmp_path / "m", tiny.SQUEEZENEXT)
+    line = f"{sys.executable} -m squeezenext.predict - --format csv --model_dir {tmp_path / 'm'}"
+    call = ["bash", "-c", f"{line} {closed}"]
+    done = subprocess.run(call, cwd=REPOSITORY, input="", capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.strip() == err
+    assert done.stdout[: len(out) or None] == out
+
+
 def test_stats_prints_json_and_writes_csv(tmp_path, capsys):
     path = tmp_path / "stats.csv"
     arguments = ["--configuration", "v_1_0_SqNxt_23", "--json", "--csv", str(path)]
@@ -79,6 +105,10 @@ def test_stats_prints_json_and_writes_csv(tmp_path, capsys):
         (lambda: adapt.adapt("a", "b", seed="x"), "adapt(): seed is a whole number, not 'x'."),
         (lambda: adapt.adapt("a", "b", max_bytes=-1), "adapt(): max_bytes is at least 0, not -1."),
         (lambda: adapt.adapt(None, "b"), "adapt(): photos is a path, not None."),
+        (lambda: adapt.adapt("a", ""), "adapt(): model_dir is empty; it must name a file"),
+        (lambda: command.convert("a", "", ConvertOptions("folder")), "convert(): output is empty"),
+        (lambda: Options(model_dir="a", fine_tune_from=""), "Options(): fine_tune_from is empty"),
+        (lambda: command.convert("~x", "b", ConvertOptions("folder")), "--source ~x is no folder"),
         (lambda: Method(max_bytes="9"), "Method(): max_bytes is a whole number or None, not '9'."),
         (lambda: Method(changes="a=1"), "Method(): changes is a list, each item "),
         (lambda: compress.compress("a", "b", {}), "compress(): method is of the type "),

@@ -7,6 +7,7 @@ import pytest
 
 from scripts.faults import adapt as fault_adapt
 from squeezenext.errors import SomeInputsFailed
+from squeezenext.model import directory as model_directory
 from tests import tiny
 
 
@@ -34,6 +35,8 @@ def test_killed_in_training_and_in_export_it_ends_as_undisturbed(tmp_path):
     whole = bench.finish("undisturbed")
     assert {"adapt.json", "scores.json", "MODEL_CARD.md", "model.tflite", "final.json",
             "exported/model-int8.tflite", "exported/model.sqz"} <= set(whole)  # fmt: skip
+    made = {path.name for path in bench.place("undisturbed").iterdir() if path.is_dir()}
+    assert made == set(model_directory.FOLDERS) - {model_directory.WORKERS}  # it knows them all
     fault_adapt.both(bench, whole)
     with pytest.raises(SomeInputsFailed, match=r"not as undisturbed: model\.tflite"):
         fault_adapt.check("killed", whole, whole | {"model.tflite": "another"})

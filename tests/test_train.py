@@ -182,7 +182,7 @@ def test_the_other_workers_are_told_of_records_that_are_not_there(place, tmp_pat
     monkeypatch.setenv("TF_CONFIG", tiny.tf_configs(2)[1])
     flags = ("--training_file_pattern", "/nowhere/*")
     assert train_command.main([*command(place, tmp_path / "model")[2:], *flags]) == 2
-    told = watchdog.Heartbeat.read(tmp_path / "model" / watchdog.FOLDER / "1.json")
+    told = watchdog.Heartbeat.read(tmp_path / "model" / model_directory.WORKERS / "1.json")
     assert (told.state, told.code) == ("left", 2) and "No file matches /nowhere" in told.reason
 
 

@@ -42,7 +42,6 @@ from squeezenext.records.dataset import ANEW, Dataset
 from squeezenext.train import command
 from squeezenext.train.options import Options
 
-RECORDS = "records"
 MAX_SIDE = 400  # longest side of a record's image; larger images only take longer to read
 
 
@@ -88,7 +87,7 @@ def adapt(
     tf_import.check_installed()
     published.resolve(configuration)  # downloads the weights before any work is done
     with _in_adapts_words(model_dir), command.locked(model_dir, ".adapt.lock"):
-        records, faults = _convert(photos, model_dir / RECORDS, seed, follow_links)
+        records, faults = _convert(photos, model_dir / model_directory.RECORDS, seed, follow_links)
         found = _found(records)
         if deterministic:  # TensorFlow refuses it once a step has been timed
             _make_deterministic()
@@ -137,7 +136,7 @@ def _in_adapts_words(model_dir: Path) -> Iterator[None]:
     except (InputError, NotFinite, RunAgain) as error:
         text = str(error)
         for pattern, own in _ADVICE:
-            text = re.sub(pattern, _filled(own, model_dir / RECORDS), text)
+            text = re.sub(pattern, _filled(own, model_dir / model_directory.RECORDS), text)
         strange = sorted(set(re.findall(r"--([a-z]\w+)", text)) - {*_FLAGS, "debug"})
         if strange:
             text = re.sub(rf"; [^;]*--({'|'.join(strange)})\b.*", ".", text)  # advice for others

@@ -20,7 +20,6 @@ from squeezenext.model import card
 from squeezenext.model import directory as model_directory
 from squeezenext.records.dataset import Dataset
 
-FOLDER, REPORT = "exported", "report"
 PRECISIONS = ("float32", "int8")
 
 
@@ -78,11 +77,11 @@ def export_once(model_dir: Path, records: Path, sha256: str, log: Log) -> Shippe
     A file whose answers differ from the network's is a fault of the result, not an error: all other
     work goes on without it.
     """
-    (model_dir / FOLDER).mkdir(exist_ok=True)
+    (model_dir / model_directory.EXPORTED).mkdir(exist_ok=True)
     made, faults = {}, []
     source = _source(model_dir, sha256)
     for precision in PRECISIONS:
-        path = model_dir / FOLDER / f"model-{precision}.tflite"
+        path = model_dir / model_directory.EXPORTED / f"model-{precision}.tflite"
         if not _is_made(path, source):
             _remove_of_others(path, source)
             log(f"Exporting {precision}.")
@@ -103,7 +102,8 @@ def compress_once(
 
     Errors of `compress`, such as a budget that is too small, become a fault of the result.
     """
-    path, source = model_dir / FOLDER / model_directory.COMPRESSED, _source(model_dir, sha256)
+    path = model_dir / model_directory.EXPORTED / model_directory.COMPRESSED
+    source = _source(model_dir, sha256)
     if not _is_made(path, source | {"max_bytes": max_bytes}):
         _remove_of_others(path, source)  # compression may fail, and an outdated file must not stay
         method = Method(max_bytes=max_bytes, epochs=epochs)
@@ -175,7 +175,8 @@ def score(
         name: evaluate(model_dir=model, data_dir=records, split=split)
         for name, model in models.items()
     }
-    report.write(model_dir / REPORT, subject(model_dir, found, split), results["network"])
+    page = model_dir / model_directory.REPORT
+    report.write(page, subject(model_dir, found, split), results["network"])
     document = {
         "split": split,
         "images": {name: part.examples for name, part in found.splits.items()},
@@ -213,7 +214,7 @@ def adapted(
         split=split,
         images=found.splits[split].examples,
         files=made.files,
-        report=model_dir / REPORT / "index.html",
+        report=model_dir / model_directory.REPORT / "index.html",
         seconds=seconds,
         faults=faults + made.faults,
         balanced={name: balanced_accuracy(result) for name, result in results.items()},

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-from squeezenext import cli
+from squeezenext import cli, files
 from squeezenext.arguments import checked
 from squeezenext.cli import Log, run
 from squeezenext.compress import making, report
@@ -60,7 +60,7 @@ def compress(
       InputError: the model or the data cannot be read.
       NotFinite: the retraining's gradient is not finite.
     """
-    output, model_dir = Path(output).expanduser(), os.path.expanduser(model_dir)
+    output, model_dir = files.expanded(output), os.path.expanduser(model_dir)
     if method.epochs and not data_dir:
         raise InputError("--num_epochs needs --data_dir: there is nothing to train on.")
     if method.epochs and Path(model_dir).is_file():

@@ -39,14 +39,14 @@ def load(name: str) -> Config:
       InputError: there is no such configuration, or the file has no CONFIG.
     """
     if name.endswith(".py"):
-        return _load_file(Path(name).expanduser())
+        return _load_file(files.expanded(name))
     if name not in configuration_names():
         import difflib  # only to word an error
 
         near = difflib.get_close_matches(name, configuration_names(), n=3, cutoff=0.5)
         known = ", ".join(near or configuration_names())
         hint = f"like it: {known}" if near else f"there are {known}"
-        if Path(name).expanduser().is_dir():
+        if files.expanded(name).is_dir():
             hint = f"a model directory is no configuration; {hint}"
         raise InputError(f"There is no configuration {name!r}; {hint}.")
     return _load_file(folder() / f"{name}.py")

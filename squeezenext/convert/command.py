@@ -24,6 +24,7 @@ from squeezenext.convert.listing import Collection
 from squeezenext.convert.options import LAYOUTS, RUNNERS, ConvertOptions
 from squeezenext.convert.pool import Pool, behind, run_in_beam
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
+from squeezenext.files import expanded
 from squeezenext.records import dataset
 
 _MAX_LOGGED = 20  # rejected files
@@ -47,7 +48,7 @@ def convert(
       InputError: the source is wrong, or `output` holds other data.
       RunAgain: another process writes `output`, or the disk is full.
     """
-    source, output = Path(source).expanduser(), Path(output).expanduser()
+    source, output = expanded(source), expanded(output)
     if not source.exists():
         raise InputError(sources.no_folder(source))
     sources.check_apart(source, output, options)

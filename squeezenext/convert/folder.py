@@ -20,7 +20,7 @@ from squeezenext.convert.listing import (
 )
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
-from squeezenext.files import is_leftover
+from squeezenext.files import expanded, is_leftover
 from squeezenext.images.decoding import ENDINGS, OTHER_ENDINGS
 from squeezenext.records.dataset import MANIFEST
 
@@ -129,7 +129,7 @@ def labels_of_model(options: ConvertOptions) -> tuple[labels.Label, ...]:
     """Returns the classes that --labels_of names, () without it."""
     if not options.labels_of:
         return ()
-    path = Path(options.labels_of).expanduser()
+    path = expanded(options.labels_of)
     return labels.read(path / "labels.json" if path.is_dir() else path)
 
 

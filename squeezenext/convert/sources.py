@@ -1,5 +1,6 @@
 """Lists a source, by the module for its layout."""
 
+import os
 import re
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def check_apart(source: Path, output: Path, options: ConvertOptions) -> None:
         roots = [source if source.is_dir() else source.parent]
     elif options.layout in _CLASS_FOLDERS and source.is_dir():
         roots = list(folder.split_folders(_root(source, options)).values())
-    resolved = output.resolve()
+    resolved = Path(os.path.realpath(output))  # Path.resolve fails for a link to itself
     for root in (root.resolve() for root in roots):
         a_class = options.layout in _CLASS_FOLDERS and not resolved.name.startswith(".")
         if resolved == root or (a_class and resolved.parent == root):

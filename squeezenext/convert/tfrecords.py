@@ -67,7 +67,7 @@ def collect(source: Path) -> Collection:
 def check_links(collection: Collection, output: Path) -> None:
     """Raises InputError if a link leads into `output`: clearing that would remove the shards."""
     for path in (path for split in collection.splits.values() for path in split.files):
-        if path.resolve().parent == output.resolve():
+        if path.resolve().parent == Path(os.path.realpath(output)):
             raise InputError(
                 f"{path} leads to {path.resolve()}, in --output {output}; give --source {output}, "
                 "too, or another --output."

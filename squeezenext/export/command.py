@@ -68,7 +68,7 @@ def export(
         raise InputError(f"There is no format {kind!r}; there are {', '.join(FORMATS)}.")
     form, output, model_dir = (
         FORMATS[kind],
-        Path(output).expanduser(),
+        files.expanded(output),
         os.path.expanduser(model_dir),
     )
     if precision not in form.precisions:

@@ -200,7 +200,7 @@ def compressed_beside(
     A file that is damaged, made of other weights or too far from the model on `images` is logged
     and skipped. If `model_dir` is a published name or a file, there is none.
     """
-    for folder in (Path(model_dir), Path(model_dir) / "exported"):
+    for folder in (Path(model_dir), Path(model_dir) / model_directory.EXPORTED):
         path = folder / model_directory.COMPRESSED
         if path.is_file():
             try:

@@ -132,7 +132,7 @@ def _files(directory: Path, scores: dict) -> list[tuple[str, int, float | None]]
     report beside it.
     """
     found = []
-    for path in sorted([*directory.iterdir(), *directory.glob("exported/*")]):
+    for path in sorted([*directory.iterdir(), *directory.glob(f"{model_directory.EXPORTED}/*")]):
         hidden = path.name.startswith(".")  # a killed process leaves temporary files
         exported = path.suffix in (".tflite", ".sqz") or Path(f"{path}.json").is_file()
         if exported and path.is_file() and not hidden:

@@ -27,8 +27,9 @@ HISTORY, LOG, STATS = "history.csv", "train.log", "model_stats.csv"
 FINAL, LITERT, CARD = "final.json", "model.tflite", "MODEL_CARD.md"
 CALIBRATION, SCORES = "calibration.json", "scores.json"
 ADAPT, COMPRESSED = "adapt.json", "model.sqz"
-# Folders in which training and `adapt` write.
-FOLDERS = (CHECKPOINTS, "tensorboard", ".workers", "records", "exported", "report")
+TENSORBOARD, WORKERS = "tensorboard", ".workers"  # the latter of several workers, see watchdog.py
+RECORDS, EXPORTED, REPORT = "records", "exported", "report"  # of `adapt`
+FOLDERS = (CHECKPOINTS, TENSORBOARD, WORKERS, RECORDS, EXPORTED, REPORT)
 # Names of single files, which no other file in the directory may have.
 RESERVED = {CONFIG, LABELS, FINAL, LITERT, CALIBRATION, SCORES, ADAPT, COMPRESSED}
 # What training and `adapt` write after config.json, and so replace only beside one of ours.
@@ -113,7 +114,7 @@ def read_json(path: Path) -> dict:
     """Returns a JSON document; {} if there is none that can be read."""
     try:
         document = files.read_document(path)
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}
 

@@ -41,7 +41,7 @@ def load(name: str | Path) -> Model:
     Raises:
       InputError: there is no such model, or it holds no checkpoint.
     """
-    path = Path(name).expanduser()
+    path = files.expanded(name)
     if path.suffix == ".sqz" and path.is_file():
         from squeezenext.sqz import file as sqz
 
@@ -68,7 +68,7 @@ def load_runnable(name: str | Path) -> Model:
     Raises:
       InputError: there is no such model, or it is damaged.
     """
-    path = Path(name).expanduser()
+    path = files.expanded(name)
     if path.suffix == ".tflite" and path.is_file():
         return _exported(path)
     if path.suffix == ".sqz" and path.is_file():

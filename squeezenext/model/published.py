@@ -101,7 +101,7 @@ def resolve(name: str | Path) -> Path:
     """
     if not str(name):
         raise InputError("The name of the model is empty; name a folder or a published model.")
-    path = Path(name).expanduser()
+    path = files.expanded(name)
     if path.exists() or str(name) not in PUBLISHED:
         if not path.exists():
             raise InputError(
@@ -167,7 +167,7 @@ def cache() -> Path:
     """Returns the folder of published models."""
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("squeezenext")).expanduser() / "models"
+    return files.expanded(platformdirs.user_cache_dir("squeezenext")) / "models"
 
 
 def download(wanted: Sequence[File], variable: str, folder: Path) -> list[Path]:

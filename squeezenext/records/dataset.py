@@ -258,7 +258,7 @@ def find_dataset(
             "pattern of records made elsewhere, as --validation_file_pattern 'valid*'."
         )
     if data_dir:
-        directory = Path(data_dir).expanduser()
+        directory = files.expanded(data_dir)
         loaded = load_manifest(directory)
         check_shards(loaded)
         return Dataset(loaded.splits, loaded.classes, directory)

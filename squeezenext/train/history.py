@@ -46,7 +46,7 @@ class History:
     """
 
     def __init__(self, model_dir: Path, loop: Loop):
-        self.board = tensorboard.TensorBoard(model_dir / "tensorboard")
+        self.board = tensorboard.TensorBoard(model_dir / model_directory.TENSORBOARD)
         self._path = model_dir / model_directory.HISTORY
         self._labels = model_dir / model_directory.LABELS
         self._loop = loop

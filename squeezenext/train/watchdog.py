@@ -31,9 +31,9 @@ from typing import NamedTuple
 
 from squeezenext import files
 from squeezenext.errors import EXIT_CODES, InputError, RunAgain
+from squeezenext.model import directory as model_directory
 from squeezenext.train.cluster import Cluster
 
-FOLDER = ".workers"  # in the model directory
 HEARTBEAT_SECONDS = 1.0
 LOST_SECONDS = 15.0  # TensorFlow's own heartbeat takes 7; all shall be gone within 30
 STALL_SECONDS = 900.0  # without a finished call, save or evaluation step; the first call compiles
@@ -150,7 +150,7 @@ class Watchdog:
         clock: Callable[[], float] = time.monotonic,
     ):
         self._cluster, self._end, self._warn, self._clock = cluster, end, warn, clock
-        self._folder = directory / FOLDER
+        self._folder = directory / model_directory.WORKERS
         self._own = Heartbeat()
         self._checked = self._progressed = self._phase_began = now = clock()
         self._phase, self._connected = "gathering", False  # see the head of the module
