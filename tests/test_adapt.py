@@ -1,5 +1,6 @@
 """Tests for the room `adapt`; test_docs.py runs the command itself."""
 
+import ast
 import dataclasses
 import math
 import os
@@ -345,12 +346,30 @@ def test_other_photographs_want_another_directory_and_twins_are_told(tmp_path, c
          "A batch of 32 does not divide among 3 devices; use as many devices as before, or choose "
          "another --model_dir."),
         (InputError("a is a link; give --follow_links."), "a is a link; give --follow_links."),
+        (InputError("/x/my--hats is damaged."), "/x/my--hats is damaged."),
     ],
 )  # fmt: skip
 def test_errors_of_its_parts_name_its_own_flags(error, told):
     with pytest.raises(type(error), match=f"^{re.escape(told)}$"):
         with adapt_command._in_adapts_words(Path("mine")):
             raise error
+
+
+def test_each_advice_is_there_because_of_a_sentence_in_the_code():
+    """Else a sentence has been reworded, and what adapt says instead is never said."""
+    sentences = [ANEW]
+    for path in Path(adapt_command.__file__).parents[1].rglob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+        if path != Path(adapt_command.__file__):
+            sentences += [_text(node) for node in nodes if isinstance(node, ast.expr)]
+    for pattern, _ in adapt_command._ADVICE:
+        assert any(re.search(pattern, sentence) for sentence in sentences), pattern
+
+
+def _text(node: ast.expr) -> str:
+    """Returns a string of the code, with 7 for what an f-string fills in."""
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "7" for part in parts)
 
 
 def test_damaged_records_are_told_in_its_own_words(tmp_path, monkeypatch):
@@ -436,19 +455,37 @@ def test_the_summary_shows_that_one_class_is_always_named(tmp_path):
 
 
 def test_swapped_arguments_leave_the_photographs_alone(tmp_path):
-    for name in ("photos/a", "photos/b", "mine"):
+    from tests import tiny
+
+    for name in ("photos/a", "photos/b", "split/train/a", "split/train/b"):
         (tmp_path / name).mkdir(parents=True)
-    for name in "ab":
-        (tmp_path / "photos" / name / "1.jpg").write_bytes(b"x")
-    (tmp_path / "mine" / "config.json").write_text("{}")
+        (tmp_path / name / "1.jpg").write_bytes(b"x")
+    tiny.model_directory(tmp_path / "mine", tiny.SQUEEZENEXT)
     with pytest.raises(InputError, match="mine is a model directory; give the photographs"):
         adapt_command.adapt(tmp_path / "mine", tmp_path / "photos")
-    (tmp_path / "mine" / "config.json").unlink()
-    with pytest.raises(InputError, match="photos holds photographs, which are given first"):
-        adapt_command.adapt(tmp_path / "mine", tmp_path / "photos")
-    with pytest.raises(InputError, match="The name of a folder is empty"):
+    (tmp_path / "mine" / "config.json").write_text("{}")  # another program's
+    for place in ("photos", "split"):
+        with pytest.raises(InputError, match=f"{place} holds photographs, which are given first"):
+            adapt_command.adapt(tmp_path / "mine", tmp_path / place)
+    with pytest.raises(InputError, match="model_dir is empty"):
         adapt_command.adapt(tmp_path / "photos", "")
+    with pytest.raises(InputError, match="--seed 4294967296: must be below"):
+        adapt_command.adapt(tmp_path / "photos", tmp_path / "new", seed=1 << 32)
     assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == ["a", "b"]
+
+
+def test_images_in_its_own_directory_are_no_photographs(tmp_path):
+    """Such as heat maps of `predict --explain mine/maps`; the next fault is another one."""
+    from tests import tiny
+
+    (tmp_path / "photos").mkdir()
+    tiny.model_directory(tmp_path / "mine", tiny.SQUEEZENEXT)
+    (tmp_path / "mine" / "maps").mkdir()
+    (tmp_path / "mine" / "maps" / "1.jpg").write_bytes(b"x")
+    adapt_command._check(tmp_path / "photos", tmp_path / "mine", "squeezenet_v1_1", 1)
+    (tmp_path / "mine" / "config.json").unlink()
+    with pytest.raises(InputError, match="mine holds photographs"):
+        adapt_command._check(tmp_path / "photos", tmp_path / "mine", "squeezenet_v1_1", 1)
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -8,15 +8,16 @@ exported/, report/ and MODEL_CARD.md. The number of epochs and the size of the i
 the machine's speed and the time; they are logged and kept in adapt.json. After an interruption the
 same command continues. In Python:
 
-    from squeezenext.arguments import checked
-from squeezenext import adapt
+    from squeezenext import adapt
     adapted = adapt.adapt("photos", "model", minutes=15)
     print(adapted.scores)
 """
 
 import contextlib
 import dataclasses
+import itertools
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -76,14 +77,13 @@ def adapt(
       InputError: an argument is wrong, or the photographs cannot be used.
       RunAgain: interrupted and saved, or another process works in `model_dir`.
     """
-    if "" in (str(photos), str(model_dir)):
-        raise InputError("The name of a folder is empty: photos and model_dir must have one.")
     started = time.monotonic()
     deadline = started + 60 * minutes
-    photos, model_dir = Path(photos).expanduser(), Path(model_dir).expanduser()
+    photos, model_dir = files.expanded(photos), files.expanded(model_dir)
     if (configuration := str(configuration)) not in PUBLISHED:
-        configuration = str(Path(configuration).expanduser().resolve())
+        configuration = os.path.realpath(files.expanded(configuration))
     _check(photos, model_dir, configuration, minutes)
+    Options(model_dir=model_dir, seed=seed)  # refuses too large a seed
     tf_import.check_installed()
     published.resolve(configuration)  # downloads the weights before any work is done
     with _in_adapts_words(model_dir), command.locked(model_dir, ".adapt.lock"):
@@ -137,9 +137,11 @@ def _in_adapts_words(model_dir: Path) -> Iterator[None]:
         text = str(error)
         for pattern, own in _ADVICE:
             text = re.sub(pattern, _filled(own, model_dir / model_directory.RECORDS), text)
-        strange = sorted(set(re.findall(r"--([a-z]\w+)", text)) - {*_FLAGS, "debug"})
+        flags_in = re.findall(r"(?<![^\s(])--([a-z]\w+)", text)  # not those in a file's name
+        strange = sorted(set(flags_in) - {*_FLAGS, "debug"})
         if strange:
-            text = re.sub(rf"; [^;]*--({'|'.join(strange)})\b.*", ".", text)  # advice for others
+            advice = rf"; [^;]*(?<![^\s(])--({'|'.join(strange)})\b.*"  # for others
+            text = re.sub(advice, ".", text)
             text += " Give another --model_dir, or other photographs, to begin anew."
         raise type(error)(text) from error
 
@@ -240,7 +242,8 @@ def _check(photos: Path, model_dir: Path, configuration: str, minutes: float) ->
             f"--configuration {Path(configuration).name}: there are no published weights to start "
             f"from; there are for {', '.join(PUBLISHED)}; or give a model directory of yours."
         )
-    if Path(configuration) == model_dir.resolve():
+    real = Path(os.path.realpath(model_dir))  # Path.resolve fails for a link to itself
+    if Path(configuration) == real:
         raise InputError(f"--model_dir {model_dir}: --configuration is that, too; give another.")
     planning.base(configuration)  # else it is no model directory
     if not (minutes > 0 and math.isfinite(minutes)):
@@ -248,14 +251,15 @@ def _check(photos: Path, model_dir: Path, configuration: str, minutes: float) ->
     if not photos.is_dir():
         what = "is a file; unpack it and" if photos.is_file() else "is no folder;"
         raise InputError(f"{photos} {what} give the folder that holds a folder per class.")
-    if (photos / model_directory.CONFIG).is_file():
+    if model_directory.is_one(photos):
         raise InputError(f"{photos} is a model directory; give the photographs, then --model_dir.")
-    if _holds_photographs(model_dir):
+    begun = model_directory.is_one(model_dir) or (model_dir / model_directory.ADAPT).is_file()
+    if not begun and _holds_photographs(model_dir):
         raise InputError(
             f"--model_dir {model_dir} holds photographs, which are given first: "
             "squeezenext.adapt PHOTOS --model_dir DIR."
         )
-    if model_dir.resolve().is_relative_to(photos.resolve()):
+    if real.is_relative_to(photos.resolve()):
         raise InputError(
             f"--model_dir {model_dir} lies in {photos}, where it would be taken for a class; "
             "choose another place."
@@ -263,11 +267,10 @@ def _check(photos: Path, model_dir: Path, configuration: str, minutes: float) ->
 
 
 def _holds_photographs(folder: Path) -> bool:
-    """Returns whether a folder has images in folders that are not those of a model directory."""
-    inside = [
-        path for path in folder.glob("*/*") if path.parent.name not in model_directory.FOLDERS
-    ]
-    return any(is_image(path) for path in inside)
+    """Returns whether a folder has images in class folders, or in those of splits."""
+    inside = itertools.chain(folder.glob("*/*"), folder.glob("*/*/*"))
+    ours = {folder / name for name in model_directory.FOLDERS}
+    return any(is_image(path) and ours.isdisjoint(path.parents) for path in inside)
 
 
 def _convert(

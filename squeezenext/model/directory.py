@@ -85,6 +85,15 @@ def read_config(directory: Path) -> Config:
     return config
 
 
+def is_one(directory: Path) -> bool:
+    """Returns whether a directory has a config.json of ours."""
+    try:
+        config_io.read(directory / CONFIG)
+    except InputError:
+        return False
+    return True
+
+
 def write(directory: Path, config: Config, classes: Sequence[labels.Label]) -> None:
     """Makes the directory with its configuration and classes.
 
