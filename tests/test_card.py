@@ -19,7 +19,7 @@ def model(tmp_path):
     folder = tmp_path / "my_model"
     folder.mkdir()
     (folder / "config.json").write_text(config_io.to_json(tiny.SQUEEZENEXT))
-    names = ["cat", "a\n# heading", "<b>dog</b> | [x](y)"]
+    names = ["cat", "a # heading", "<b>dog</b> | [x](y)"]
     labels.write(folder / "labels.json", [labels.Label(f"n{i}", x) for i, x in enumerate(names)])
     (folder / "model_stats.csv").write_text(
         "layer,kind,output,parameters,macs\ntotal,,,1234,5600000\n"
