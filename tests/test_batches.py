@@ -2,10 +2,12 @@
 
 import dataclasses
 import errno
+import gc
 import itertools
 import os
 import re
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -201,6 +203,30 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path, image, sides, reason
             next(iter(records_batches.training(reader, tiny.AUGMENTED, 3, **options)))
 
 
+@pytest.mark.parametrize("kind", ["damaged", "undecodable"])
+def test_an_iterator_that_failed_is_freed_at_once(tmp_path, kind):
+    """A collector that frees it later may run in the thread that still reads for it: a deadlock."""
+    reader = tiny.reader(tmp_path, 12)
+    if kind == "damaged":
+        damage(reader, 3)
+    else:
+        bad = example.ImageExample(b"no image", 48, 48, 1, "n1", "class 1", "bad.jpg")
+        framed = records.frame(records.encode_example(records.example_features(bad)))
+        reader.split.shards[0].path.write_bytes(framed * 12)
+        reader = tiny.reader(tmp_path)
+    options = {"seed": 0, "start": 0, "micro_batch": 12, "share": Share()}
+    iterator = iter(records_batches.training(reader, tiny.AUGMENTED, 3, **options))
+    held = weakref.ref(iterator)
+    gc.disable()
+    try:
+        with pytest.raises(InputError, match="record"), faults_named(reader):
+            next(iterator)
+        del iterator
+        assert held() is None
+    finally:
+        gc.enable()
+
+
 def test_a_damaged_record_is_named(tmp_path):
     reader = tiny.reader(tmp_path, 6)
     path = reader.split.shards[0].path
@@ -339,9 +365,10 @@ def test_a_missing_shard_is_never_left_out(tmp_path):
 
 def test_what_find_refuses(tmp_path):
     shard = str(tiny.shard(tmp_path / "shard", 3))
-    for arguments in ((None, None, None), (tmp_path, shard, None)):
-        with pytest.raises(InputError, match="Give --data_dir, or"):
-            dataset.find_dataset(*arguments)
+    with pytest.raises(InputError, match="No data are given; give --data_dir records"):
+        dataset.find_dataset(None, None, None)
+    with pytest.raises(InputError, match="--data_dir"):
+        dataset.find_dataset(tmp_path, shard, None)
     found = dataset.find_dataset(None, shard, None)
     assert found.splits["train"].examples == 3 and found.classes is None
     with pytest.raises(InputError, match="has no validation split"):

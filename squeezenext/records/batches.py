@@ -7,10 +7,11 @@ divide each batch among them.
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -240,16 +241,27 @@ def faults_named(*readers: Reader):
     try:
         yield
     except tf.errors.OpError as error:
-        if faults := [reader.fault for reader in readers if reader.fault]:
-            raise faults[0] from error
-        if match := re.search(r"the label of a record is not in 1\.\.\d+", error.message):
-            folder = readers[0].split.shards[0].path.parent
-            raise InputError(f"{folder}: {match[0]}.") from error
-        if isinstance(error, tf.errors.InvalidArgumentError):
-            for reader in readers:
-                if fault := undecodable(reader):
-                    raise fault from error
-        raise
+        fault = _explained(error, readers)
+        if fault is None:
+            raise
+        try:
+            raise fault from error
+        finally:
+            # Else this frame and the error hold each other, and with them an iterator that still
+            # reads ahead. Python's collector may then run in the very thread that reads for it, and
+            # TensorFlow waits there for that thread, for ever.
+            del fault
+
+
+def _explained(error: tf.errors.OpError, readers: Sequence[Reader]) -> InputError | None:
+    """Returns what an error of TensorFlow says of a record, None if it is about another thing."""
+    if faults := [reader.fault for reader in readers if reader.fault]:
+        return copy.copy(faults[0])  # the reader shall not hold the trace
+    if match := re.search(r"the label of a record is not in 1\.\.\d+", error.message):
+        return InputError(f"{readers[0].split.shards[0].path.parent}: {match[0]}.")
+    if isinstance(error, tf.errors.InvalidArgumentError):
+        return next(filter(None, map(undecodable, readers)), None)
+    return None
 
 
 def undecodable(reader: Reader) -> InputError | None:
