@@ -10,10 +10,12 @@ import contextlib
 import os
 import platform
 import re
+import shutil
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 # Standard error is one for all threads. A fork waits for the lock: its child would else keep what
@@ -44,12 +46,22 @@ _LITERT = re.compile(rb"^(INFO|WARNING|ERROR): \S")
 def settle(debug: bool) -> None:
     """Sets the log level of TensorFlow; call before it is imported.
 
-    With an NVIDIA driver, warnings are kept: they say why a GPU is not used.
+    With a GPU's driver, warnings are kept: they say why a GPU is not used.
     """
-    gpu = os.path.exists("/proc/driver/nvidia")
-    level = "0" if debug else "1" if gpu else "3"
+    level = "0" if debug else "1" if has_gpu_driver() else "3"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", level)
     os.environ.setdefault("GRPC_VERBOSITY", "INFO" if debug else "NONE")
+
+
+def has_gpu_driver() -> bool:
+    """Returns whether a GPU's driver is here, and GPUs are not hidden by CUDA_VISIBLE_DEVICES.
+
+    Windows' subsystem for Linux has no /proc/driver/nvidia; a GPU is /dev/dxg there.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    signs = "/proc/driver/nvidia", "/dev/dxg"
+    return any(map(os.path.exists, signs)) or shutil.which("nvidia-smi") is not None
 
 
 @contextlib.contextmanager
@@ -147,6 +159,25 @@ def onednn() -> bool:
     from tensorflow.python.util import _pywrap_util_port  # there is no public function
 
     return _pywrap_util_port.IsMklEnabled()  # what the kernels use, not how TensorFlow was built
+
+
+def onednn_by_default() -> bool:
+    """Returns whether TensorFlow would use oneDNN on this CPU if nobody chose.
+
+    These are the features that TensorFlow 2.21 asks for (core/util/port.cc).
+    """
+    amx = {"amx_tile", "amx_int8", "amx_bf16"}
+    return bool(cpu_features() & ({"avx512_vnni", "avx512_bf16", "avx_vnni"} | amx))
+
+
+def cpu_features() -> set[str]:
+    """Returns the CPU's features by the kernel's names; none where /proc/cpuinfo is absent."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return set()
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return set(found[1].split()) if found else set()
 
 
 def check_installed() -> None:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from squeezenext import tf_import
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError, NotFinite, RunAgain
 from squeezenext.model import card, checkpoint
 from squeezenext.records import bad_records, batches, example
 from squeezenext.train import (
     checkpoints,
-    devices,
     exchange,
     history,
     log,
@@ -288,7 +288,7 @@ def test_kernels_that_an_old_checkpoint_misnames_are_told(
     meta["versions"] |= {"onednn": "on"}
     text = checkpoint._meta_text(meta, 10, meta["files"], version)
     (folder / "step-00000010" / "META.json").write_text(text)
-    monkeypatch.setattr(devices, "_cpu_features", lambda: {"sse4_2", features})
+    monkeypatch.setattr(tf_import, "cpu_features", lambda: {"sse4_2", features})
     monkeypatch.setattr(checkpoints.tf_import, "onednn", lambda: onednn)
     log.LOG.propagate = True
     assert start(old_run).resume()

@@ -3,11 +3,17 @@
 from collections.abc import Callable
 
 import tensorflow as tf
+from tensorflow.python.eager import context  # no public function tells the device
 
 
 def on_cpu() -> bool:
-    """Returns whether this process computes on CPUs; initialises TensorFlow's devices."""
-    return not tf.config.list_logical_devices("GPU")
+    """Returns whether a CPU computes what is made here; initialises TensorFlow's devices.
+
+    The innermost `tf.device` says so, around a graph that is being built, too. Without one
+    TensorFlow takes a GPU if the process has one.
+    """
+    placed = tf.DeviceSpec.from_string(context.context().device_name).device_type
+    return placed == "CPU" if placed else not tf.config.list_logical_devices("GPU")
 
 
 def fused(function: Callable) -> Callable:

@@ -184,7 +184,7 @@ class Checkpoints:
             if (old := meta.get(name, now)) != now:
                 LOG.warning("The run was saved %s %s and goes on %s %s.", word, old, word, now)
         now, before = versions(), dict(meta["versions"])
-        if meta["format_version"] <= _DOUBTFUL_ONEDNN and not devices.onednn_by_default():
+        if meta["format_version"] <= _DOUBTFUL_ONEDNN and not tf_import.onednn_by_default():
             before["onednn"] = "off"  # TensorFlow's choice here, whatever was recorded
         for name, version in now.items():
             if before.get(name, version) != version:

@@ -1,11 +1,9 @@
 """The devices of a run: their strategy, precision, exchange of numbers, and share of a batch."""
 
-import contextlib
 import functools
 import os
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -18,7 +16,7 @@ from squeezenext.network.convolutions import bfloat16_sum, sums_bfloat16
 from squeezenext.records.batches import Share
 from squeezenext.train.cluster import Cluster
 from squeezenext.train.log import LOG
-from squeezenext.train.options import check_precision
+from squeezenext.train.options import PRECISIONS, check_precision
 
 MAX_CPU_DEVICES = 64  # more would only take longer
 
@@ -35,21 +33,62 @@ def strategy(devices: int = 0, cluster: Cluster | None = None) -> tf.distribute.
       cluster: the workers, if there are several.
 
     Raises:
-      InputError: there are fewer GPUs, or a worker would have several CPU devices.
+      InputError: there are fewer GPUs, TensorFlow has no kernels for them or does not use them, or
+        a worker would have several CPU devices.
     """
     if cluster is not None and devices > 1 and not tf.config.list_physical_devices("GPU"):
         raise InputError(
             f"--devices {devices}: a worker without GPUs has one device; start more workers."
         )
     found = names(devices)
+    if found[0].startswith("CPU") and tf_import.has_gpu_driver():
+        _warn_that_no_gpu_is_seen()
     if cluster is not None:
-        spec = tf.train.ClusterSpec({"worker": list(cluster.workers)})
-        return tf.distribute.MultiWorkerMirroredStrategy(
-            tf.distribute.cluster_resolver.SimpleClusterResolver(
-                spec, task_type="worker", task_id=cluster.index, rpc_layer="grpc"
-            )
-        )
+        return _multi_worker(cluster, found)
     return tf.distribute.get_strategy() if len(found) == 1 else mirrored(tuple(found))
+
+
+@functools.cache  # the commands that train several networks ask for several strategies
+def _warn_that_no_gpu_is_seen() -> None:
+    LOG.warning(
+        "A GPU's driver is on this machine, but TensorFlow sees no GPU, so the CPU computes. "
+        "`pip install 'tensorflow[and-cuda]'` brings the libraries that TensorFlow needs; "
+        "CUDA_VISIBLE_DEVICES=-1 says that the CPU is meant."
+    )
+
+
+def _multi_worker(
+    cluster: Cluster, names: Sequence[str]
+) -> tf.distribute.MultiWorkerMirroredStrategy:
+    """Returns the strategy of workers that have these devices each; it waits for all of them.
+
+    TensorFlow 2.21 itself counts GPUs only for workers that TF_CONFIG names, else it takes the CPU.
+    And it lets GPUs of several machines exchange gradients by gRPC unless NCCL is asked for.
+    """
+    spec = tf.train.ClusterSpec({"worker": list(cluster.workers)})
+    gpus = [name for name in names if name.startswith("GPU")]
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        spec,
+        task_type="worker",
+        task_id=cluster.index,
+        rpc_layer="grpc",
+        num_accelerators={"GPU": len(gpus)} if gpus else None,
+    )
+    ways = tf.distribute.experimental.CommunicationImplementation
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(
+        resolver,
+        tf.distribute.experimental.CommunicationOptions(
+            implementation=ways.NCCL if gpus else ways.AUTO
+        ),
+    )
+    wanted = len(cluster.workers) * len(names)
+    if (used := strategy.num_replicas_in_sync) != wanted:
+        raise InputError(
+            f"TensorFlow trains on {plural(used, 'device')}, but {len(cluster.workers)} workers "
+            f"with {plural(len(names), 'device')} each have {wanted}; give --devices 1 and start a "
+            "worker for each GPU."
+        )
+    return strategy
 
 
 @functools.cache
@@ -102,7 +141,8 @@ def names(devices: int) -> list[str]:
     """Returns the names of the devices that `strategy(devices)` takes, after creating logical ones.
 
     Raises:
-      InputError: there are fewer GPUs, or TensorFlow has used another number of devices already.
+      InputError: there are fewer GPUs, TensorFlow has no kernels for them, or it has used another
+        number of devices already.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if devices > len(gpus) > 0:
@@ -111,6 +151,7 @@ def names(devices: int) -> list[str]:
         )
     if gpus:
         chosen = gpus[: devices or len(gpus)]
+        _check_kernels(chosen)
         try:
             tf.config.set_visible_devices(chosen, "GPU")
             for gpu in chosen:  # else the first process takes all memory of every GPU
@@ -124,6 +165,31 @@ def names(devices: int) -> list[str]:
     if devices > 1:
         _split_cpu(devices)
     return [f"CPU:{i}" for i in range(devices or 1)]
+
+
+def _capability(gpu: tf.config.PhysicalDevice) -> tuple[int, int] | None:
+    """Returns a GPU's compute capability, None if it has none, as AMD's."""
+    return tf.config.experimental.get_device_details(gpu).get("compute_capability")
+
+
+def _check_kernels(gpus: Sequence[tf.config.PhysicalDevice]) -> None:
+    """Refuses GPUs that this TensorFlow was not built for: it would start and then fail.
+
+    Kernels for 9.0 do not run on 10.0 and 12.0: "CUDA_ERROR_INVALID_PTX", after half an hour of
+    compilation (tensorflow#89272, TensorFlow 2.21).
+    """
+    built = tf.sysconfig.get_build_info().get("cuda_compute_capabilities", ())
+    known = sorted(int(number) for text in built for number in re.findall(r"\d+", text))
+    for gpu in gpus if known else ():
+        have = _capability(gpu)
+        if have and not known[0] <= 10 * have[0] + have[1] < known[-1] // 10 * 10 + 10:
+            name = tf.config.experimental.get_device_details(gpu).get("device_name", "a GPU")
+            raise InputError(
+                f"{gpu.name} ({name}) has compute capability {have[0]}.{have[1]}; TensorFlow "
+                f"{tf.__version__} has kernels for {known[0] / 10} to {known[-1] / 10}. Take "
+                "NVIDIA's container of TensorFlow, or choose other GPUs by CUDA_VISIBLE_DEVICES "
+                "(-1: none, the CPU computes)."
+            )
 
 
 def _split_cpu(devices: int) -> None:
@@ -173,14 +239,16 @@ def precision(choice: str) -> str:
 
     Call after `strategy`, for this computes on the CPU to see what it can do.
 
-    "auto": float16 on GPUs; bfloat16 on CPUs with AVX512-BF16 or AMX, where SqueezeNet 1.1
-    trains twice as fast (scripts/benchmarks/train.py); else float32.
+    "auto": on GPUs bfloat16 from compute capability 8.0 on, which needs no loss scale, float16 on
+    those of 7.x, whose tensor cores know no other, and float32 on older ones, which have none;
+    bfloat16 on CPUs with AVX512-BF16 or AMX, where SqueezeNet 1.1 trains twice as fast
+    (scripts/benchmarks/train.py); else float32.
 
     Raises:
       InputError: no such choice, or one that oneDNN is kept from.
     """
     check_precision(choice)
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     if choice == "mixed_bfloat16" and not gpus and not bfloat16_sum():
         raise InputError(
             "--precision mixed_bfloat16: oneDNN has no kernels for it under this "
@@ -189,27 +257,18 @@ def precision(choice: str) -> str:
     if choice != "auto":
         return choice
     if gpus:
-        return "mixed_float16"
-    fast = {"avx512_bf16", "amx_bf16"} & _cpu_features() and sums_bfloat16()
+        oldest = min(_capability(gpu) or (7, 0) for gpu in gpus)
+        if oldest < (7, 0):
+            return "float32"
+        return "mixed_bfloat16" if oldest >= (8, 0) else "mixed_float16"
+    fast = {"avx512_bf16", "amx_bf16"} & tf_import.cpu_features() and sums_bfloat16()
     return "mixed_bfloat16" if fast else "float32"
 
 
-def onednn_by_default() -> bool:
-    """Returns whether TensorFlow would use oneDNN on this CPU if nobody chose.
-
-    These are the features that TensorFlow 2.21 asks for (core/util/port.cc).
-    """
-    amx = {"amx_tile", "amx_int8", "amx_bf16"}
-    return bool(_cpu_features() & ({"avx512_vnni", "avx512_bf16", "avx_vnni"} | amx))
-
-
-def _cpu_features() -> set[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:  # not Linux
-        return set()
-    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
-    return set(found[1].split()) if found else set()
+def agreed_precision(choice: str, strategy: tf.distribute.Strategy) -> str:
+    """Returns the `precision` that all workers can take, whose devices may differ; a collective."""
+    found = exchange(strategy, [PRECISIONS.index(precision(choice))])
+    return PRECISIONS[int(found.min())]
 
 
 _FEW = 16  # images; fewer are too few for batch norm's statistics
@@ -237,19 +296,19 @@ def micro_batch(config: Config, strategy: tf.distribute.Strategy, wanted: int | 
             )
         return wanted
     limit = 256 if tf.config.list_physical_devices("GPU") else 32
-    sizes = _sizes(share, echo, max(limit, echo))
-    if not sizes:
+    possible = sizes(share, echo, max(limit, echo))
+    if not possible:
         raise InputError(
             f"training.echo {echo} does not divide each device's {share} images; "
             "give another --set training.echo, or another --batch_size."
         )
-    if sizes[-1] < _FEW < share:
+    if possible[-1] < _FEW < share:
         LOG.warning(
             "A device's %d images go through in micro-batches of %d, few for batch norm; take a "
             "batch that a number from %d to %d divides, or --micro_batch_size.",
-            *(share, sizes[-1], _FEW, limit),
+            *(share, possible[-1], _FEW, limit),
         )
-    return sizes[-1]
+    return possible[-1]
 
 
 def fitted_batch(config: Config, replicas: int, wanted: int | None, images: int) -> int:
@@ -265,29 +324,11 @@ def fitted_batch(config: Config, replicas: int, wanted: int | None, images: int)
     unit = replicas * (wanted or echo)
     for fitting in range(images // unit * unit, 0, -unit) if batch > images else ():
         share = fitting // replicas
-        if wanted or _sizes(share, echo, max(2 * _FEW, echo))[-1] >= min(_FEW, share):
+        if wanted or sizes(share, echo, max(2 * _FEW, echo))[-1] >= min(_FEW, share):
             return fitting
     return batch
 
 
-def _sizes(share: int, echo: int, limit: int) -> list[int]:
+def sizes(share: int, echo: int, limit: int) -> list[int]:
     """Returns the possible micro-batches of a replica's share, up to `limit`, in order."""
     return [s for s in range(echo, min(limit, share) + 1, echo) if share % s == 0]
-
-
-@contextlib.contextmanager
-def full_memory_explained(
-    config: Config, strategy: tf.distribute.Strategy, now: int
-) -> Iterator[None]:
-    """Raises InputError with a remedy where a device's memory is too small for `now` images."""
-    try:
-        yield
-    except tf.errors.ResourceExhaustedError as error:
-        if not re.search(r"OOM|memory", error.message, re.IGNORECASE):  # a disk can be full, too
-            raise
-        share = config.training.batch_size // strategy.num_replicas_in_sync
-        less = _sizes(share, config.training.echo, now // 2)
-        remedy = f"run again with --micro_batch_size {less[-1]}" if less else "take smaller images"
-        raise InputError(
-            f"A device's memory is too small for {now} images at once; {remedy}."
-        ) from error

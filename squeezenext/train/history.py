@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from squeezenext import labels
-from squeezenext.cli import plural
+from squeezenext.cli import cores, plural
 from squeezenext.files import read_rows, write_text
 from squeezenext.images import augment
 from squeezenext.metrics import Evaluation
@@ -91,12 +90,12 @@ class History:
         with tf.device("CPU:0"):
             self.board.graph(keras_model.inference(keras_model.build_model(config)))
 
-    def call(self, loss: float, rate: float, cores: float) -> None:
+    def call(self, loss: float, rate: float, busy_cores: float) -> None:
         """Adds the curves of a compiled call: mean loss, images a second, busy CPU cores.
 
         Without a GPU all cores should be busy. With one, that means that the input is the limit.
         """
-        busy = cores / (os.cpu_count() or 1)
+        busy = busy_cores / cores()
         curves = {"batch_loss": loss, "images_per_second": rate, "cpu_utilisation": busy}
         self.board.curves(self._loop.step, {f"train/{name}": x for name, x in curves.items()})
         self._watch_loss_scale()

@@ -1,13 +1,15 @@
 """One process's part in a training job: its devices, its data, its network, then the run."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import tensorflow as tf
 
-from squeezenext.cli import plural, say
+from squeezenext.cli import cores, plural, say
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
@@ -29,6 +31,7 @@ from squeezenext.train.source import common, head
 from squeezenext.train.stopping import StopSignals
 from squeezenext.train.watchdog import Watchdog
 
+CORES_A_GPU = 4  # each decodes some 450 images/s of ImageNet
 ROUNDING = 0.1  # share by which the epochs of whole steps may differ unsaid from those asked for
 
 
@@ -51,7 +54,7 @@ def train(
     validation = Reader(split) if split and split.examples else None
     with (
         faults_named(*filter(None, (reader, validation))),
-        devices.full_memory_explained(task.config, strategy, loop.micro_batch),
+        _full_memory_explained(task.config, strategy, loop.micro_batch),
     ):
         if options.profile_input:
             measured = measure.profile(loop, reader)
@@ -64,6 +67,24 @@ def train(
         if loop.is_chief:
             exchange.create(Path(options.model_dir), task.config, task.classes)
         return run.run()
+
+
+@contextlib.contextmanager
+def _full_memory_explained(
+    config: Config, strategy: tf.distribute.Strategy, now: int
+) -> Iterator[None]:
+    """Raises InputError with a remedy where a device's memory is too small for `now` images."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        if not re.search(r"OOM|memory", error.message, re.IGNORECASE):  # a disk can be full, too
+            raise
+        share = config.training.batch_size // strategy.num_replicas_in_sync
+        less = devices.sizes(share, config.training.echo, now // 2)
+        remedy = f"run again with --micro_batch_size {less[-1]}" if less else "take smaller images"
+        raise InputError(
+            f"A device's memory is too small for {now} images at once; {remedy}."
+        ) from error
 
 
 def _strategy(
@@ -144,7 +165,7 @@ def _loop(
         config,
         strategy,
         reader,
-        precision=options.precision,
+        precision=devices.agreed_precision(options.precision, strategy),
         micro_batch=options.micro_batch_size,
         seed=options.seed,
         report_progress=report_progress,
@@ -155,8 +176,21 @@ def _loop(
         *(config.training.batch_size, plural(loop.share.total, "replica")),
         *(plural(loop.micro_batch, "image"), loop.micro_steps, loop.precision, tf.__version__),
     )
+    _log_cores(len(tf.config.get_visible_devices("GPU")))
     _log_course(loop)
     return loop
+
+
+def _log_cores(gpus: int) -> None:
+    """Logs the cores that may decode images, which Slurm and containers keep from a process."""
+    count = cores()
+    LOG.info("This process may use %s.", plural(count, "CPU core"))
+    if count < CORES_A_GPU * gpus:
+        LOG.warning(
+            "%s are few for %s, which will wait for images; give this process %d cores or more "
+            "(Slurm: srun --cpus-per-task).",
+            *(plural(count, "core"), plural(gpus, "GPU"), CORES_A_GPU * gpus),
+        )
 
 
 def _log_course(loop: Loop) -> None:

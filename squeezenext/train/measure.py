@@ -5,13 +5,13 @@
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
+from squeezenext.cli import cores, plural
 from squeezenext.config import Config, recipes
 from squeezenext.images import augment
 from squeezenext.records.reader import Reader
@@ -83,7 +83,7 @@ class Profile:
     def report(self, echo: int) -> str:
         """Returns the figures and advice as a few lines of text."""
         lines = [
-            f"input alone: {self.input_rate:,.0f} images/s on {os.cpu_count()} CPU cores",
+            f"input alone: {self.input_rate:,.0f} images/s on {plural(cores(), 'CPU core')}",
             f"network alone: {self.model_rate:,.0f} images/s",
         ]
         if self.shared:
