@@ -22,6 +22,7 @@ from squeezenext.files import is_leftover
 
 Log = Callable[[str], None]  # receives sentences about progress; commands pass `log`
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LONGEST = 200  # bytes of an output's name; file systems take 255
 _ROOM = "make room and run the same command again."
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
@@ -282,6 +283,12 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def check_length(flag: str, path: Path) -> None:
+    """Raises InputError if an output's name is too long for its temporary file's beside it."""
+    if len(os.fsencode(path.name)) > _LONGEST:
+        raise InputError(f"--{flag} {path}: the name is longer than {_LONGEST} bytes; shorten it.")
+
+
 def check_file(flag: str, path: Path) -> None:
     """Checks that a file can be written.
 
@@ -289,6 +296,7 @@ def check_file(flag: str, path: Path) -> None:
       InputError: it cannot.
     """
     folder = path.parent
+    check_length(flag, path)
     if path.is_dir():
         raise InputError(f"--{flag} {path} is a folder; name a file.")
     if not folder.is_dir():

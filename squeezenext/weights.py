@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from squeezenext import files, labels
-from squeezenext.cli import log, require_flags, run
+from squeezenext.cli import check_file, log, require_flags, run
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
@@ -67,8 +67,7 @@ def _export(values: flags.FlagValues) -> None:
     kind, model, path = values["format"].value, values["model_dir"].value, values["output"].value
     if kind not in FORMATS:
         raise InputError(f"--format {kind}: must be one of {', '.join(FORMATS)}.")
-    if not Path(path).parent.is_dir():
-        raise InputError(f"--output {path}: there is no folder {Path(path).parent}.")
+    check_file("output", Path(path))
     if model.endswith(sqz.SUFFIX):
         held = sqz.read(Path(model))
         config, arrays = held.config, variables.unfold(held.config, held.weights)

@@ -61,6 +61,18 @@ def test_a_table_replaces_an_empty_file_or_a_table_of_ours_alone(tmp_path, capsy
         assert ("is another program's; move it away" in capsys.readouterr().err) == (code == 2)
 
 
+def test_a_name_too_long_for_its_temporary_file_is_refused_before_any_work(tmp_path, capsys):
+    long = tmp_path / ("ä" * 101)
+    for call in (
+        lambda: export.export(tmp_path, "litert", f"{long}.tflite"),
+        lambda: compress.compress(tmp_path, f"{long}.sqz", Method()),
+        lambda: cli.check_file("csv", long),
+    ):
+        with pytest.raises(InputError, match="the name is longer than 200 bytes; shorten it"):
+            call()
+    assert stats.main(["stats", f"--csv={tmp_path / ('a' * 200)}"]) == 0
+
+
 @pytest.mark.parametrize("flag", ["--csv", "--configuration"])
 def test_no_given_flag_is_empty(flag, capsys):
     """As one of a variable of the shell that is not set."""

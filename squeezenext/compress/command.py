@@ -96,6 +96,7 @@ def _check_place(output: Path) -> None:
         raise InputError(
             f"--output {output}: its name must end in {sqz.SUFFIX}, such as a{sqz.SUFFIX}."
         )
+    cli.check_length("output", output)
     folder = next(parent for parent in output.absolute().parents if parent.exists())
     if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         what = (

@@ -22,7 +22,7 @@ from absl import flags
 
 from squeezenext import files
 from squeezenext.arguments import checked
-from squeezenext.cli import check_needed, plural, run, say
+from squeezenext.cli import check_length, check_needed, plural, run, say
 from squeezenext.errors import InputError
 from squeezenext.export import checking, keras, litert, onnx, page, saved_model
 from squeezenext.export.format import Format, Request, Run
@@ -103,6 +103,7 @@ def _check_output(output: Path, form: Format) -> None:
     """Checks that the output may be written, before any work is done."""
     if not output.name:
         raise InputError(f"--output {output}: name the file or folder to make.")
+    check_length("output", output)
     if not output.parent.is_dir():
         raise InputError(f"--output {output}: there is no folder {output.parent}; make it first.")
     if form.folder:
