@@ -348,3 +348,13 @@ def test_replicas_share_the_graph_of_a_pass(logical_devices, reader):
     made = make(ALONE, 2, reader)
     library = made.graph_def(made.batches(reader)).library.function
     assert sum("FusedBatchNormGradV3" in {node.op for node in f.node_def} for f in library) == 1
+
+
+def test_xla_compiles_the_pass_of_every_replica(logical_devices, reader):
+    """TensorFlow itself fails there: keras#19005, tensorflow#53140."""
+    losses_of = []
+    for xla in (False, True):
+        made = make(ALONE, 2, reader)
+        made.use_xla(xla)
+        losses_of.append(made.train(made.batches(reader), 3)[0].loss)
+    assert losses_of[0] == pytest.approx(losses_of[1], rel=1e-4) and losses_of[0] != losses_of[1]

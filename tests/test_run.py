@@ -20,6 +20,7 @@ from squeezenext.train import (
     history,
     log,
     loop,
+    measure,
     non_finite,
     run,
     tensorboard,
@@ -92,6 +93,19 @@ def undisturbed(made, tmp_path_factory):
         _write_little(patch)
         folder = tmp_path_factory.mktemp("undisturbed")
         return run.Run(looped, reader, reader, Options(model_dir=folder)).run()
+
+
+def test_a_run_keeps_its_choice_of_xla(made, start, tmp_path, monkeypatch):
+    """Another choice would compute other last digits."""
+    reader, looped, _ = made
+    start(tmp_path / "run").run()
+    looped.use_xla(None)
+    start(tmp_path / "run").resume()
+    assert looped.xla is False
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+    monkeypatch.setattr(measure, "measure_xla", lambda *arguments: pytest.fail("measured anew"))
+    measure.choose_xla(looped, reader, deterministic=False)
+    assert looped.xla is False
 
 
 def poison(made, number):

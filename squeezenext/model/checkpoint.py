@@ -47,7 +47,7 @@ _OF_RUN = {
 }  # fmt: skip
 _OPTIONAL = {
     "seed": int, "examples_seen": int, "replicas": int, "precision": str, "micro_batch": int,
-    "best": _BEST, "epoch_seconds": float, "epoch_timed": int, "epoch_ended": bool,
+    "xla": bool, "best": _BEST, "epoch_seconds": float, "epoch_timed": int, "epoch_ended": bool,
     "skipped_examples": int, "passed_over": int, "rollbacks": list[dict[str, int]], "death": str,
     "imported": dict,
 }  # fmt: skip

@@ -123,6 +123,8 @@ class Checkpoints:
                 meta.get("replicas", 1),
                 self._loop.share.total,
             )
+        if "xla" in meta and meta.get("replicas") == self._loop.share.total:
+            self._loop.use_xla(meta["xla"])
         return Progress.from_meta(meta)
 
     def _load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
@@ -287,6 +289,7 @@ class Checkpoints:
             "replicas": loop.share.total,
             "precision": loop.precision,
             "micro_batch": loop.micro_batch,
+            "xla": bool(loop.xla),
             "versions": versions(),
             **dataclasses.asdict(progress),
         }

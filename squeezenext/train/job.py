@@ -57,6 +57,7 @@ def train(
         _full_memory_explained(task.config, strategy, loop.micro_batch),
     ):
         if options.profile_input:
+            measure.choose_xla(loop, reader, options.deterministic)
             measured = measure.profile(loop, reader)
             say(*measured.report(task.config.training.echo).splitlines())
             return dataclasses.asdict(measured)

@@ -87,7 +87,7 @@ class Loop:
         self.evaluator = Evaluator(config, strategy, precision, seed)
         self.model, self.share = self.evaluator.model, self.evaluator.share
         self.statistics = self.evaluator.statistics
-        self.xla = False  # whether XLA compiles the forward and backward pass
+        self.xla: bool | None = None  # whether XLA compiles the pass; None: not chosen, so no
         epochs, batch = config.training.epochs, config.training.batch_size
         self.total_steps = max(1, round(epochs * examples / batch))
         self.micro_steps, rest = divmod(batch, micro_batch * self.share.total)
@@ -143,7 +143,7 @@ class Loop:
         return self._delivered.count + self.evaluator.delivered.count
 
     def use_xla(self, on: bool) -> None:
-        """Sets whether XLA compiles the pass; call before the first `train`."""
+        """Sets whether XLA compiles the pass."""
         self.xla = on
 
     def _phase(self) -> phases.Phase:
@@ -193,9 +193,9 @@ class Loop:
           The sums over the steps, and whether the last gradient was not finite for another reason
           than the loss scale, which ends the call early. Both are equal on all workers.
         """
-        self.prepare(self.xla)
+        self.prepare(bool(self.xla))
         metrics, taken, not_finite, idle = self._train(
-            iterator, tf.constant(steps), self.phase.frozen, self.xla
+            iterator, tf.constant(steps), self.phase.frozen, bool(self.xla)
         )
         loss, top1, top5, examples = (float(value) for value in metrics.numpy())
         self.idle_steps = int(idle) + (self.idle_steps if idle == taken else 0)
@@ -232,9 +232,9 @@ class Loop:
 
     def graph_def(self, iterator):
         """Returns the graph that `train` runs, a tf.compat.v1.GraphDef."""
-        self.prepare(self.xla)
-        steps = tf.constant(1)
-        traced = self._train.get_concrete_function(iterator, steps, self.phase.frozen, self.xla)
+        self.prepare(bool(self.xla))
+        how = tf.constant(1), self.phase.frozen, bool(self.xla)
+        traced = self._train.get_concrete_function(iterator, *how)
         return traced.graph.as_graph_def()
 
     def load(self) -> None:

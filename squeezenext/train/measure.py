@@ -20,6 +20,7 @@ from squeezenext.train.log import LOG
 from squeezenext.train.loop import Loop
 
 SECONDS = 10.0  # duration of each of a profile's two measurements
+_CALL_SECONDS = 1.0  # duration of a call of several steps, as in a run
 _ROUNDS, _STEPS = 3, 2  # times that steps are timed, and steps each time
 
 
@@ -115,7 +116,10 @@ def profile(loop: Loop, reader: Reader, seconds: float = SECONDS) -> Profile:
     same = tf.data.Dataset.from_tensors(tuple(held)).repeat()
     again = iter(loop.strategy.distribute_datasets_from_function(lambda _: same))
     loop.train(again, 2)
-    steps, trained = _repeated(lambda: loop.train(again, 1), seconds)
+    count_one, took_one = _repeated(lambda: loop.train(again, 1), 0.0)
+    call = max(1, int(_CALL_SECONDS * count_one / took_one))  # several steps a call, as in training
+    calls, trained = _repeated(lambda: loop.train(again, call), seconds)
+    steps = calls * call
     loop.restore(state, loop.precision)
     return Profile(
         input_rate=count * per_replica / took,
@@ -135,16 +139,22 @@ def _repeated(work, seconds: float) -> tuple[int, float]:
 def choose_xla(loop: Loop, reader: Reader, deterministic: bool) -> None:
     """Lets XLA compile the network if that is faster on the GPUs; a collective.
 
+    A run that goes on keeps its choice: another one computes other last digits.
+
     It is not used on CPUs, where it takes three times as long (SqueezeNet 1.1, 16 images, 2 cores
     under load: 6.1 s with, 2.1 s without, by `measure_xla`), nor where the replicas have a graph
     each (keras#19005, tensorflow#53140), see `Backward.shared`.
     """
     if not tf.config.list_physical_devices("GPU"):
+        loop.use_xla(False)
         why = "the CPU's own kernels are faster"
     elif loop.strategy.num_replicas_in_sync > 1 and not loop.backward.shared:
+        loop.use_xla(False)
         why = "a teacher or synchronised statistics keep it from several devices"
     elif deterministic:
         why = "a choice by time is not deterministic"
+    elif loop.xla is not None:
+        why = "as the run was begun"
     else:
         seconds = measure_xla(loop, loop.batches(reader))
         why = f"{1e3 * seconds[False]:.2f} ms without, {1e3 * seconds[True]:.2f} with"
