@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import json
 import math
 import os
 import re
@@ -124,7 +125,8 @@ def test_a_plan_is_kept_and_another_is_refused(tmp_path):
     with pytest.raises(InputError, match="was begun with --configuration squeezenet_v1_1"):
         adapt_command.kept(path, "squeezenet_v1_1", 6)
     # Removed, it would be planned anew, and training refuse to go on otherwise than it began.
-    for text in ("{}", "no", '{"release": 3}'):
+    of_a_stranger = json.dumps(dataclasses.asdict(made) | {"epochs": "x"})
+    for text in ("{}", "no", '{"release": 3}', of_a_stranger):
         path.write_text(text)
         with pytest.raises(InputError, match=r"adapt\.json is damaged, or of another release"):
             adapt_command.kept(path, "squeezenet_v1_1", 5)

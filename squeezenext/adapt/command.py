@@ -188,7 +188,7 @@ def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
         return None
     try:
         plan = Plan(**files.read_document(path))
-    except (OSError, ValueError, TypeError) as error:
+    except (InputError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} is damaged, or of another release; bring it back from a copy, go on with that "
             "release, or give another --model_dir."

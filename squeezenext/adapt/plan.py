@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from squeezenext import tf_import
+from squeezenext.arguments import checked
 from squeezenext.compress import method
 from squeezenext.config import Config, recipes
 from squeezenext.config import io as config_io
@@ -85,6 +86,7 @@ class Photographs:
         return cls(splits["train"].examples, splits["validation"].examples, held_out, classes)
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
     """The choices for a machine, a time and photographs; adapt.json keeps them for a resumed run.

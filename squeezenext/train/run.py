@@ -113,7 +113,7 @@ class Run:
             return None
         LOG.info(
             "%s holds a finished run of %d steps, top-1 %s: its %g epochs are done.",
-            *(self.model_dir, self.loop.step, document["top1"]),
+            *(self.model_dir, self.loop.step, document.get("top1")),
             self.loop.config.training.epochs,
         )
         self._leave_workers()
