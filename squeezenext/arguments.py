@@ -5,6 +5,7 @@ import functools
 import inspect
 import numbers
 import os
+import re
 import reprlib
 import types
 import typing
@@ -47,6 +48,8 @@ def checked(**least: float) -> Callable[[Public], Public]:
                     raise InputError(f"{name}(): {key} is {kind}, not {reprlib.repr(value)}.")
                 if isinstance(value, str) and not value and Path in typing.get_args(hints.get(key)):
                     raise InputError(f"{name}(): {key} is empty; it must name a file or folder.")
+                if isinstance(value, str | Path) and Path in typing.get_args(hints.get(key)):
+                    refuse_remote(f"{name}(): {key}", value)
                 if key in least and value is not None and not value >= least[key]:
                     raise InputError(f"{name}(): {key} is at least {least[key]}, not {value}.")
                 if getattr(value, "shape", None) == ():  # numpy's numbers, which JSON does not take
@@ -56,6 +59,25 @@ def checked(**least: float) -> Callable[[Public], Public]:
         return call  # type: ignore[return-value]
 
     return decorate
+
+
+def refuse_remote(what: str, path: str | Path) -> None:
+    """Raises InputError for a path with a scheme, such as gs://, which would become a local folder.
+
+    Args:
+      what: name of the flag or argument, for the message.
+      path: its value, in which a `Path` has lost a slash.
+    """
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)(.*)", str(path), re.DOTALL)
+    if not found or not (found[2] or isinstance(path, Path)) or Path(f"{found[1]}:").is_dir():
+        return
+    rest = found[3].lstrip("/")
+    shown = str(path) if found[2] else f"{found[1]}://{rest}"
+    raise InputError(
+        f"{what} {shown} is no path on this machine, and no other place is read or "
+        "written; mount that, or copy it, and give a path such as "
+        f"{'/' if found[1].lower() == 'file' else '/mnt/'}{rest or 'data'}."
+    )
 
 
 @functools.cache

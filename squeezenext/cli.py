@@ -17,6 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext import tf_import
+from squeezenext.arguments import refuse_remote
 from squeezenext.errors import EXIT_CODES, InputError, missing_package
 from squeezenext.files import is_leftover
 
@@ -95,6 +96,12 @@ def _check(
     ]
     if empty := [*empty, *("An argument" for argument in arguments if not argument)]:
         raise InputError(f"{empty[0]} is empty; is a variable of the shell not set?")
+    for name in values:
+        if isinstance(values[name].value, str):
+            refuse_remote(f"--{name}", values[name].value)
+    for argument in arguments:
+        if not argument.lower().startswith(("https://", "http://")):  # of an image
+            refuse_remote("The argument", argument)
     require_flags(values, required)
 
 

@@ -61,10 +61,21 @@ SLURM = {
 
 def test_slurm():
     found = cluster.find_cluster("slurm", SLURM)
-    assert found == Cluster(("gpu08:12192", "gpu09:12192", "login1:12192", "login1:12193"), 2)
+    assert found == Cluster(("gpu08:12006", "gpu09:12006", "login1:12006", "login1:12007"), 2)
     alone = {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}
     alone |= {"SLURM_JOB_NODELIST": "a", "SLURM_TASKS_PER_NODE": "1"}
     assert cluster.find_cluster("slurm", alone) is None
+
+
+def test_jobs_and_steps_that_share_nodes_have_ports_of_their_own():
+    def ports(job, step):
+        environment = SLURM | {"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)}
+        return {
+            address.split(":")[1] for address in cluster.find_cluster("slurm", environment).workers
+        }
+
+    several = [ports(job, step) for job in (*range(3, 9), 628, 40629) for step in (0, 1)]
+    assert len(set().union(*several)) == 2 * len(several)
 
 
 @pytest.mark.parametrize(
@@ -332,10 +343,16 @@ def test_the_documented_slurm_script(tmp_path, code, again):
     """Srun ends with the highest code of its tasks: 128 + 9 where one of them was killed."""
     text = (REPOSITORY / "docs" / "clusters.md").read_text()
     (script,) = re.findall(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", text, re.DOTALL)
-    for name, does in (("srun", f"exit {code}"), ("scontrol", 'echo "$@"')):
+    for name, does in (
+        ("srun", f'echo "$@" > {tmp_path}/given; exit {code}'),
+        ("scontrol", 'echo "$@"'),
+    ):
         (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
         (tmp_path / name).chmod(0o755)
+    asked = re.findall(r"--\S+", " ".join(re.findall("^#SBATCH (.*)", script, re.MULTILINE)))
+    assert {"--exclusive", "--mem=0", "--cpus-per-task=96"} < set(asked)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    environment["SLURM_CPUS_PER_TASK"] = "96"  # by sbatch; srun does not read it (since 22.05)
 
     def run(**more):
         line = ["bash", "-c", script]
@@ -344,4 +361,5 @@ def test_the_documented_slurm_script(tmp_path, code, again):
     done = run()
     assert done.stdout == ("requeue 7\n" if again else "") and not done.stderr
     assert done.returncode == code
+    assert "--cpus-per-task=96" in (tmp_path / "given").read_text().split()
     assert not run(SLURM_RESTART_COUNT="100").stdout  # a machine that kills each start

@@ -81,6 +81,37 @@ def test_no_given_flag_is_empty(flag, capsys):
 
 
 @pytest.mark.parametrize(
+    ("command", "line", "named", "right"),
+    [(train.command, "--data_dir a --model_dir gs://b/run", "--model_dir gs://b/run", "/mnt/b/run"),
+     (train.command, "--model_dir run --data_dir s3://b", "--data_dir s3://b", "/mnt/b"),
+     (evaluate.command, "--model_dir file:///home/x", "--model_dir file:///home/x", "/home/x"),
+     (adapt.command, "abfs://a@b/c --model_dir run", "The argument abfs://a@b/c", "/mnt/a@b/c"),
+     (adapt.command, "https://b/c --model_dir run", "adapt(): photos https://b/c", "/mnt/b/c"),
+     (stats, "--csv hdfs://", "--csv hdfs://", "/mnt/data")],
+)  # fmt: skip
+def test_a_path_elsewhere_is_refused_and_no_folder_is_made_of_it(
+    command, line, named, right, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["command", *line.split()]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {named} is no path on this machine, and no other place is read or written; mount "
+        f"that, or copy it, and give a path such as {right}.\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_from_python_a_path_elsewhere_is_refused_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for remote in ("gs://b/run", Path("gs://b/run")):  # which has one slash left
+        with pytest.raises(InputError, match=r"^Options\(\): model_dir gs://b/run is no path on"):
+            Options(model_dir=remote)
+    (tmp_path / "gs:").mkdir()
+    for local in (Path("gs:/run"), Path("c:/run"), "a:b", "runs/http://x"):
+        assert Options(model_dir=local)
+
+
+@pytest.mark.parametrize(
     ("closed", "out", "err"),
     [
         ("<&-", "path,rank,", "error: 1 image could not be read."),

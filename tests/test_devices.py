@@ -119,6 +119,19 @@ def test_the_precision_is_that_of_the_oldest_gpu_in_use(pretend, capabilities, e
 
 
 @pytest.mark.parametrize(
+    ("capability", "precision", "told"),
+    [((8, 0), "float32", True), ((7, 5), "float32", False), ((8, 0), "mixed_bfloat16", False)],
+)
+def test_tf32_is_named_and_kept_from_evaluation(pretend, capability, precision, told):
+    pretend(capability)
+    assert job._described(precision) == precision + " (TF32 in products)" * told
+    with devices.whole_float32():
+        assert not tf.config.experimental.tensor_float_32_execution_enabled()
+        assert job._described(precision) == precision
+    assert tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+@pytest.mark.parametrize(
     ("others", "expected"), [(0, "float32"), (1, "mixed_float16"), (2, "mixed_bfloat16")]
 )
 def test_workers_agree_on_a_precision(monkeypatch, others, expected):

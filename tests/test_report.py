@@ -80,6 +80,30 @@ def run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
+def test_the_devices_are_asked_for_before_averages_need_a_network(
+    model, pattern, monkeypatch, tmp_path
+):
+    """TensorFlow can be told which devices it has only before it has used one."""
+    steps = []
+    from squeezenext.network import keras_model
+    from squeezenext.train import devices
+
+    for module, name in ((devices, "strategy"), (keras_model, "build_model")):
+        own = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *a, o=own, n=name, **b: steps.append(n) or o(*a, **b)
+        )
+    shutil.copytree(model, copy := tmp_path / "copy")
+    directory = copy / "checkpoints"
+    step = checkpoint.steps(directory)[-1]
+    state, meta = checkpoint.load(directory, step)
+    averages = {checkpoint.average_of(name): state[name] * 0 for name in checkpoint.trained(state)}
+    assert averages
+    checkpoint.save(directory, step + 1, state | averages, meta)
+    result = evaluate.evaluate(model_dir=copy, validation_file_pattern=pattern)
+    assert steps == ["strategy", "build_model"] and np.allclose(result.probability, 1 / 3)
+
+
 def test_temperature_is_stored_and_lowers_the_loss(model, pattern, scored, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(model, copy)

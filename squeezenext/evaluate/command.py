@@ -116,7 +116,7 @@ def evaluate(
     reader, strategy = Reader(records), devices.strategy(devices_used)
     evaluator = Evaluator(config, strategy, devices.precision(precision))
     exchange.assign(evaluator.model, weights, str(directory))
-    with faults_named(reader):
+    with faults_named(reader), devices.whole_float32():
         result = evaluator.evaluate(reader, batch_size, keep_logits=keep_logits)
     if fit_temperature and result.logits is not None:
         source = f"{found.source} {split}"

@@ -15,7 +15,7 @@ from squeezenext.errors import InputError
 from squeezenext.train.options import Cluster as Choice
 
 _EXPECTED = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-_FIRST_PORT, _PORTS = 12000, 20000  # Slurm names no ports; 64 for each job
+_FIRST_PORT, _PORTS = 12000, 20000  # Slurm names no ports; each job has some of these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,10 @@ def _slurm(environment: Mapping[str, str]) -> Cluster:
     tasks, index = number("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), number("SLURM_PROCID")
     hosts = hosts_of(text("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"))
     shares = _shares(text("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"))
-    port = _FIRST_PORT + 64 * number("SLURM_JOB_ID") % _PORTS
+    # Jobs and steps that run at once on a node have numbers close to each other.
+    step = environment.get("SLURM_STEP_ID", "")
+    turn = number("SLURM_JOB_ID") + 1000 * (int(step) if step.isdigit() else 0)
+    port = _FIRST_PORT + max(shares, default=1) * turn % _PORTS
     workers = [
         f"{host}:{port + task}"
         for host, share in zip(hosts, shares, strict=False)

@@ -1,9 +1,10 @@
 """The devices of a run: their strategy, precision, exchange of numbers, and share of a batch."""
 
+import contextlib
 import functools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -167,7 +168,7 @@ def names(devices: int) -> list[str]:
     return [f"CPU:{i}" for i in range(devices or 1)]
 
 
-def _capability(gpu: tf.config.PhysicalDevice) -> tuple[int, int] | None:
+def capability(gpu: tf.config.PhysicalDevice) -> tuple[int, int] | None:
     """Returns a GPU's compute capability, None if it has none, as AMD's."""
     return tf.config.experimental.get_device_details(gpu).get("compute_capability")
 
@@ -181,7 +182,7 @@ def _check_kernels(gpus: Sequence[tf.config.PhysicalDevice]) -> None:
     built = tf.sysconfig.get_build_info().get("cuda_compute_capabilities", ())
     known = sorted(int(number) for text in built for number in re.findall(r"\d+", text))
     for gpu in gpus if known else ():
-        have = _capability(gpu)
+        have = capability(gpu)
         if have and not known[0] <= 10 * have[0] + have[1] < known[-1] // 10 * 10 + 10:
             name = tf.config.experimental.get_device_details(gpu).get("device_name", "a GPU")
             raise InputError(
@@ -257,12 +258,24 @@ def precision(choice: str) -> str:
     if choice != "auto":
         return choice
     if gpus:
-        oldest = min(_capability(gpu) or (7, 0) for gpu in gpus)
+        oldest = min(capability(gpu) or (7, 0) for gpu in gpus)
         if oldest < (7, 0):
             return "float32"
         return "mixed_bfloat16" if oldest >= (8, 0) else "mixed_float16"
     fast = {"avx512_bf16", "amx_bf16"} & tf_import.cpu_features() and sums_bfloat16()
     return "mixed_bfloat16" if fast else "float32"
+
+
+@contextlib.contextmanager
+def whole_float32() -> Iterator[None]:
+    """Keeps GPUs from TF32 inside the block: float32 with 10 bits of each factor's fraction."""
+    switch = tf.config.experimental.enable_tensor_float_32_execution
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    switch(False)
+    try:
+        yield
+    finally:
+        switch(before)
 
 
 def agreed_precision(choice: str, strategy: tf.distribute.Strategy) -> str:
