@@ -344,9 +344,6 @@ def test_other_photographs_want_another_directory_and_twins_are_told(tmp_path, c
          "anew."),
         (InputError("a is wrong; give --some_flag, or --other."),
          "a is wrong. Give another --model_dir, or other photographs, to begin anew."),
-        (InputError("--batch_size 32 does not divide among 3 devices; give another, such as 30."),
-         "A batch of 32 does not divide among 3 devices; use as many devices as before, or choose "
-         "another --model_dir."),
         (InputError("a is a link; give --follow_links."), "a is a link; give --follow_links."),
         (InputError("/x/my--hats is damaged."), "/x/my--hats is damaged."),
     ],

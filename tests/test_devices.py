@@ -105,6 +105,21 @@ def test_gpus_that_tensorflow_has_no_kernels_for_are_refused(
     assert devices.names(0)
 
 
+def test_a_process_that_uses_gpus_already_goes_on_with_these(pretend, monkeypatch):
+    """As `adapt`, which trains on one and then evaluates on all that it has."""
+
+    def late(*_):
+        raise RuntimeError("Visible devices cannot be modified after being initialized")
+
+    pretend(*[(8, 0)] * 4)
+    assert devices.names(2) == ["GPU:0", "GPU:1"]
+    monkeypatch.setattr(tf.config, "set_visible_devices", late)
+    assert devices.names(0) == devices.names(2) == ["GPU:0", "GPU:1"]
+    assert devices.names(1) == ["GPU:0"]
+    with pytest.raises(InputError, match="--devices 3 comes too late in this process"):
+        devices.names(3)
+
+
 @pytest.mark.parametrize(
     ("capabilities", "expected"),
     [([(6, 1)], "float32"), ([(7, 0)], "mixed_float16"), ([(7, 5), (8, 0)], "mixed_float16"),

@@ -2,13 +2,14 @@
 
 import dataclasses
 import types
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext.adapt import plan as planning
+from squeezenext.adapt import command as adapt_command
 from squeezenext.compress import command, retraining
 from squeezenext.formats import variables
 from squeezenext.network import graph, keras_model
@@ -65,7 +66,7 @@ def test_unfolded_weights_compute_the_same(dense):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_pruning_reaches_its_density_while_training(dense, reader, monkeypatch, count):
-    """On several GPUs, too, which are what `strategy(0)` takes: each has a part of the batch."""
+    """On several devices, too, of which each has a part of the batch."""
     config, arrays = dense
     strategy = devices.strategy(count)
     monkeypatch.setattr(devices, "strategy", lambda *_: strategy)
@@ -79,17 +80,24 @@ def test_pruning_reaches_its_density_while_training(dense, reader, monkeypatch, 
     assert np.mean(kept) > 0.9  # what stays has learnt
 
 
-@pytest.mark.parametrize(
-    ("count", "batch"), [(1, 32), (3, 33), (5, 30), (6, 30), (7, 35), (64, 64)]
-)
-def test_the_batch_divides_among_any_number_of_devices(monkeypatch, count, batch):
-    """The recipe's 32 among three GPUs; `adapt` trains with the same."""
-    several = types.SimpleNamespace(num_replicas_in_sync=count)
-    monkeypatch.setattr(devices, "strategy", lambda *_: several)
+@pytest.mark.parametrize(("examples", "batch"), [(1000, 32), (20, 20)])
+def test_one_device_retrains_with_the_recipe_s_batch(monkeypatch, dense, reader, examples, batch):
+    """Its 32 images are too few to be worth several GPUs; `adapt` measures and trains on one."""
     config = command.Method(epochs=2.0).recipe(tiny.SQUEEZENEXT, "teacher")
-    found = retraining.for_devices(config, 1000)
-    assert found.training.batch_size == planning.batch_size() == batch
-    assert devices.micro_batch(found, several) * count <= batch
+    found = retraining.for_examples(config, examples)
+    assert found.training.batch_size == batch
+    asked, strategy = [], devices.strategy
+    monkeypatch.setattr(devices, "strategy", lambda count: asked.append(count) or strategy(count))
+    retraining._loop(dense[0], reader, dense[1])
+    monkeypatch.setattr(measure, "Loop", lambda *_, **__: None)
+    measure.trainer(tiny.SQUEEZENEXT, "float32", 8)
+    trained = types.SimpleNamespace(configuration="a", evaluate_every_epochs=1, config=lambda: None)
+    monkeypatch.setattr(
+        adapt_command.command, "train",
+        lambda _, options: asked.append(options.devices) or {"weights_sha256": ""},
+    )  # fmt: skip
+    adapt_command._train(trained, Path("run"), Path("records"), 0, False)
+    assert asked == [1, 1, 1]
 
 
 def test_shared_values_are_trained_and_stay_shared(dense, reader):

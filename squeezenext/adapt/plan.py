@@ -11,7 +11,6 @@ import numpy as np
 
 from squeezenext import tf_import
 from squeezenext.arguments import checked
-from squeezenext.compress import method
 from squeezenext.config import Config, recipes
 from squeezenext.config import io as config_io
 from squeezenext.config.images import side
@@ -188,14 +187,6 @@ def measured(configuration: str) -> Speed:
     return Speed(*measure.measure_speed(config))
 
 
-def batch_size() -> int:
-    """Returns the batch size nearest to the recipe's that this machine's devices divide evenly."""
-    tf_import.import_tensorflow()
-    from squeezenext.train import devices
-
-    return method.divisible(recipes.FINE_TUNE_BATCH, devices.strategy(0).num_replicas_in_sync)
-
-
 def weighting(split: Split, classes: int) -> ClassWeights:
     """Returns "balanced" if the largest class has `UNEVEN` times the images of the smallest."""
     counts = np.bincount(Reader(split).labels(classes), minlength=classes)
@@ -210,7 +201,6 @@ def plan(
     minutes: float,
     seconds: float,
     max_bytes: int,
-    batch_size: int = recipes.FINE_TUNE_BATCH,
     class_weights: ClassWeights = "none",
 ) -> Plan:
     """Plans the largest images with enough epochs that fit into the time.
@@ -222,7 +212,6 @@ def plan(
       minutes: minutes that were given.
       seconds: seconds that remain of them.
       max_bytes: budget of the `.sqz` file; 0 for no file.
-      batch_size: batch size of training, see `batch_size`.
       class_weights: see `weighting`.
     """
     train = photographs.train
@@ -242,7 +231,6 @@ def plan(
         frozen_epochs=min(frozen, max(1, int(epochs * FROZEN_SHARE))),
         compression_epochs=0.0,
         max_bytes=max_bytes,
-        batch_size=batch_size,
         class_weights=class_weights,
     )
     made = _with_compression(made, train, share * remaining if share else None)

@@ -123,7 +123,7 @@ def _retrained(model: Model, model_dir, data_dir, probe, method: Method, log: Lo
     dataset.check_split(found, "train")
     reader = Reader(found.splits["train"])
     examples = reader.split.examples
-    config = retraining.for_devices(method.recipe(model.config, str(model_dir)), examples)
+    config = retraining.for_examples(method.recipe(model.config, str(model_dir)), examples)
     importance = retraining.importance(probe)
     log(f"Pruning to {method.density:.0%} of the weights in {config.training.epochs} epochs.")
     dense = loading.variables(published.resolve(model_dir))

@@ -19,11 +19,6 @@ RECIPE = {
 ROOM = 0.01  # share of the budget kept free: trained codebooks take some bytes more
 
 
-def divisible(batch: int, devices: int) -> int:
-    """Returns the batch size nearest to `batch` that divides evenly among the devices."""
-    return devices * max(1, round(batch / devices))
-
-
 @checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from squeezenext.compress import method
 from squeezenext.compress.probes import Probe
 from squeezenext.config import Config
 from squeezenext.errors import NotFinite
@@ -90,25 +89,17 @@ def tied(codes: tf.Tensor, count: int) -> Restriction:
 FIXED = Restriction(tf.zeros_like)  # keeps a weight at its value
 
 
-def for_devices(config: Config, examples: int) -> Config:
-    """Returns the configuration with a batch that divides among this machine's devices.
-
-    It has no more images than the training split.
-    """
-
-    def with_batch(batch: int) -> Config:
-        training = dataclasses.replace(config.training, batch_size=batch)
-        return dataclasses.replace(config, training=training)
-
-    replicas = devices.strategy(0).num_replicas_in_sync
-    config = with_batch(method.divisible(config.training.batch_size, replicas))
-    return with_batch(devices.fitted_batch(config, replicas, None, examples))
+def for_examples(config: Config, examples: int) -> Config:
+    """Returns the configuration with a batch of no more images than the training split has."""
+    batch = devices.fitted_batch(config, 1, None, examples)
+    training = dataclasses.replace(config.training, batch_size=batch)
+    return dataclasses.replace(config, training=training)
 
 
 def _loop(
     config: Config, reader: Reader, arrays: Mapping[str, np.ndarray], batch_statistics: bool = True
 ) -> Loop:
-    strategy = devices.strategy(0)
+    strategy = devices.strategy(1)  # for several, batches of 32 are too small to be worth it
     loop = create(config, strategy, reader, batch_statistics=batch_statistics)
     with strategy.scope():
         exchange.assign(loop.model, dict(arrays), "the network")

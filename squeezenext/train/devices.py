@@ -157,8 +157,9 @@ def names(devices: int) -> list[str]:
             tf.config.set_visible_devices(chosen, "GPU")
             for gpu in chosen:  # else the first process takes all memory of every GPU
                 tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError as error:
-            if tf.config.get_visible_devices("GPU") != chosen:
+        except RuntimeError as error:  # TensorFlow uses devices already, perhaps fewer or more
+            chosen = tf.config.get_visible_devices("GPU")[: devices or None]
+            if len(chosen) < max(1, devices):
                 raise InputError(
                     f"--devices {devices} comes too late in this process; begin another one."
                 ) from error

@@ -44,7 +44,7 @@ def trainer(config: Config, precision: str, batch: int) -> Callable[[int], float
     training = dataclasses.replace(config.training, batch_size=batch, frozen_epochs=0)
     images = dataclasses.replace(config.images, progressive=())
     config = dataclasses.replace(config, training=training, images=images)
-    devices.strategy(0)  # sets up the GPUs for the later work of this process
+    devices.strategy(1)  # sets up the GPU for the later work of this process
     loop = Loop(
         config,
         strategy=tf.distribute.get_strategy(),
