@@ -7,14 +7,15 @@ import itertools
 import os
 import re
 import threading
+import time
 import weakref
 
 import numpy as np
 import pytest
 
-from squeezenext import labels
+from squeezenext import files, labels
 from squeezenext.errors import InputError
-from squeezenext.records import bad_records, dataset, example
+from squeezenext.records import bad_records, dataset, example, tfrecord
 from squeezenext.records import batches as records_batches
 from squeezenext.records.batches import Share, faults_named
 from tests import records, tiny
@@ -249,6 +250,38 @@ def leaving_out(folder, report):
     reader = tiny.reader(folder, 12)
     reader.skip_damaged(report, bad_records.listed(folder / bad_records.FILE))
     return reader
+
+
+def test_slow_reads_are_many_at_once(tmp_path, monkeypatch):
+    """On a file server each takes some milliseconds, whoever else reads meanwhile."""
+    reader = tiny.reader(tmp_path, 40)
+    present, most, read = [], [], tfrecord.read
+
+    def slow(*arguments):
+        present.append(1)
+        most.append(len(present))
+        time.sleep(0.02)
+        present.pop()
+        return read(*arguments)
+
+    monkeypatch.setattr(tfrecord, "read", slow)
+    whole = list(reader.read(np.arange(40)))
+    assert max(most) <= 8
+    assert list(reader.read(np.arange(40))) == whole and max(most) > 16
+
+
+def test_a_shard_is_opened_once_and_closed_with_the_reader(tmp_path, monkeypatch):
+    reader = tiny.reader(tmp_path, 12)
+    opened = []
+    open_file = files.open_file
+    monkeypatch.setattr(files, "open_file", lambda path: opened.append(path) or open_file(path))
+    for number in range(12):
+        reader.read_one(number)
+    assert len(opened) == 1
+    (descriptor,) = reader._open.values()
+    del reader
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
 
 
 def test_the_next_whole_record_stands_in_for_a_damaged_one(tmp_path):

@@ -3,6 +3,9 @@
 import collections
 import concurrent.futures
 import hashlib
+import os
+import time
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -17,7 +20,10 @@ from squeezenext.records.example import RecordError
 
 # Records are read at random by (shard, offset, length): an exact global shuffle needs no buffer.
 INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i8")])
-_READS = 8  # records read at once: on a file server each takes a few round trips
+_READS = 8  # records read at once
+_SLOW_READS = 64  # the same where a read takes long: a file server's takes a few round trips
+_SLOW = 1e-3  # seconds for a record; a local one takes 0.1 ms
+_KEPT_FILES = 400  # shards that stay open; a process may have 1,024 files
 _READ_AHEAD = 1024  # records asked for at once where all are read
 _LATEST = 64  # micro-batches whose numbers are remembered, more than are under way at once
 
@@ -36,7 +42,10 @@ class Reader:
         self._first = np.cumsum([0, *(shard.examples for shard in split.shards)])
         self.bad: BadRecords | None = None
         self.fault: InputError | None = None  # TensorFlow passes on only its text
-        self._pool = concurrent.futures.ThreadPoolExecutor(_READS, "reader")
+        self._pool = concurrent.futures.ThreadPoolExecutor(_SLOW_READS, "reader")
+        self._reads = _READS
+        self._open: dict[int, int] = {}  # descriptors of the shards that stay open
+        weakref.finalize(self, _close, self._open)
         self._latest: collections.deque[np.ndarray] = collections.deque(maxlen=_LATEST)
 
     def location(self, number: int) -> tuple[Path, int]:
@@ -47,9 +56,22 @@ class Reader:
     def read_one(self, number: int) -> bytes:
         """Returns the payload of a record, damaged or not; raises as `tfrecord.read`."""
         path, own_number = self.location(number)
-        _, offset, length = (int(value) for value in self.index[number])
+        shard, offset, length = (int(value) for value in self.index[number])
+        if (kept := self._open.get(shard)) is None and len(self._open) < _KEPT_FILES:
+            kept = self._keep_open(shard)
+        if kept is not None:
+            return tfrecord.read(kept, offset, length, str(path), own_number)
         with files.open_file(path) as file:
             return tfrecord.read(file.fileno(), offset, length, str(path), own_number)
+
+    def _keep_open(self, shard: int) -> int:
+        """Opens a shard for all later reads: on a file server that takes further round trips."""
+        with files.open_file(self.split.shards[shard].path) as file:
+            descriptor = os.dup(file.fileno())
+        kept = self._open.setdefault(shard, descriptor)
+        if kept != descriptor:  # another thread was faster
+            os.close(descriptor)
+        return kept
 
     def skip_damaged(self, report: Callable[[str], None], listed: Iterable[int] = ()) -> None:
         """Skips damaged records from now on; arguments and errors as in `BadRecords`.
@@ -70,12 +92,15 @@ class Reader:
                 number = int(numbers[index])
                 payloads[index] = self.payload(number) if number >= 0 else b""
 
-        shares = np.array_split(np.arange(len(numbers)), min(_READS, len(numbers)))
+        shares = np.array_split(np.arange(len(numbers)), min(self._reads, len(numbers)))
+        started = time.monotonic()
         try:
             list(self._pool.map(fill, shares))
         except InputError as error:
             self.fault = error
             raise
+        each = (time.monotonic() - started) / len(shares[0])
+        self._reads = _READS if each < _SLOW else _SLOW_READS
         return payloads
 
     def payload(self, number: int) -> bytes:
@@ -118,6 +143,11 @@ class Reader:
                 if report_progress:
                     report_progress()
         return np.array(found, np.int64)
+
+
+def _close(descriptors: dict[int, int]) -> None:
+    while descriptors:
+        os.close(descriptors.popitem()[1])
 
 
 def index(split: Split) -> np.ndarray:
