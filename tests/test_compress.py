@@ -214,7 +214,7 @@ def test_retrained(model, records, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(making, "_without_training", lambda *_: None)
     output = tmp_path / "model.sqz"
     arguments = [f"--data_dir={records}", "--num_epochs=4", "--density=0.4", "--max_bytes=2600"]
-    recipe = ["--set=training.batch_size=4", "--set=training.learning_rate=0.5", "--json"]
+    recipe = ["--set=training.batch_size=4", "--set=training.learning_rate=0.0055", "--json"]
     assert command(model, output, *arguments, *recipe) == 0
     captured = capsys.readouterr()
     told = json.loads(captured.out)

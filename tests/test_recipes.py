@@ -98,6 +98,19 @@ def test_a_recipe_reckons_with_the_command_line():
     assert (training.frozen_epochs, training.epochs) == (20, 30)
 
 
+def test_adam_s_rates_follow_the_root_of_the_batch():
+    """At 512 images they were 16 times those of 32, and SqueezeNet learned nothing."""
+    names = ("--configuration", "squeezenet_v1_1", "--recipe", "modern", "--batch_size")
+    found = [configured(*names, str(batch)) for batch in (32, 128, 512)]
+    rates = [each.learning_rate * each.rate_factor for each in found]
+    assert rates == pytest.approx([6.25e-4, 1.25e-3, 2.5e-3])
+    normed = configured("--recipe", "modern", "--batch_size", "512")
+    assert normed.learning_rate * normed.rate_factor == 1.0
+    assert not {"rate_scaling", "reference_batch"} & set(
+        config_io.to_json(tiny.SQUEEZENET).split('"')
+    )
+
+
 @pytest.mark.parametrize("recipe", recipes.NAMES)
 def test_the_order_of_changes_means_nothing(recipe):
     """Each alone would be refused: 300 is above the configuration's 256."""

@@ -1,6 +1,7 @@
 """Tests for `squeezenext/train.py` and `run.py`, through the command line a user types."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -264,6 +265,39 @@ def test_a_run_whose_batch_was_fitted_goes_on_with_it(place, tmp_path, capfd):
     errors = capfd.readouterr().err
     assert "state.npz is damaged" in errors and "the batch is 20." in errors
     assert final(model_dir)["step"] == 6
+
+
+def test_a_run_of_an_earlier_release_keeps_its_linear_rates(place, tmp_path, capfd, monkeypatch):
+    """The same command goes on, though the recipe's rates now follow the root of the batch."""
+    from squeezenext.train import job
+
+    flags = ("--recipe", "fine_tune", "--batch_size", "16")
+
+    def begin(*more):
+        arguments = command(place, tmp_path / "model", *flags, *more)[2:]
+        return train_command.main(arguments)
+
+    with monkeypatch.context() as before:
+        linear = lambda config, *_: dataclasses.replace(  # noqa: E731
+            config, training=config.training.with_linear_rates()
+        )
+        before.setattr(job, "_fitted", linear)
+        assert begin("--num_epochs", "2") == 0
+    text = (tmp_path / "model" / "config.json").read_text()
+    assert '"learning_rate": 0.0096' in text and "rate_scaling" not in text
+    assert begin("--num_epochs", "3") == 0
+    errors = capfd.readouterr().err
+    assert "The run keeps its rates, which are linear in the batch." in errors
+    assert '"learning_rate": 0.0096' in (tmp_path / "model" / "config.json").read_text()
+
+
+def test_a_high_rate_of_adam_without_batch_norm_is_named(place, tmp_path, capfd):
+    flags = ("--set", "training.optimizer=adamw", "--num_epochs", "1", "--set")
+    for rate, named in (("0.5", False), ("1.25", True)):  # 3.9e-3 and 9.8e-3 at 8 images
+        more = (*flags, f"training.learning_rate={rate}")
+        assert train_command.main(command(place, tmp_path / rate, *more)[2:]) == 0
+        told = "A learning rate of 0.0098 is high for adamw without batch norm"
+        assert (told in capfd.readouterr().err) == named
 
 
 def test_a_fitted_batch_that_other_devices_cannot_share_is_named(place, tmp_path):

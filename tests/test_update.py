@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from squeezenext.config import io as config_io
+from squeezenext.config import recipes
 from squeezenext.config.training import Training
 from squeezenext.train import update as updates
 from squeezenext.train.optimizers import learning_rate
@@ -37,6 +38,22 @@ def test_the_published_schedule():
 def test_the_rate_follows_the_batch():
     small = dataclasses.replace(Training(), batch_size=256)
     assert rate(small, 3 * EXAMPLES) == pytest.approx(rate(Training(), 3 * EXAMPLES) / 4)
+    root = Training(rate_scaling="sqrt", reference_batch=256)
+    assert rate(root, 3 * EXAMPLES) == pytest.approx(rate(Training(), 3 * EXAMPLES) * 2)
+    assert rate(root, 0) == pytest.approx(0.1 * 2)  # the warm-up's rate, too
+
+
+def test_linear_rates_of_the_reference_batch_are_the_same_to_the_last_bit():
+    """So a run of an earlier release, whose rates are for 1024 images, goes on with its own."""
+    old = {"modern": (0.02,), "fine_tune": (0.0096,), "published": (0.016, 1.6e-4, 1.6e-5)}
+    for name, rates in old.items():
+        now = recipes.apply(name, config_io.load("squeezenet_v1_1_caltech256")).training
+        now = dataclasses.replace(now, batch_size=now.reference_batch)
+        linear = now.with_linear_rates()
+        found = linear.learning_rate, linear.final_learning_rate, linear.late_final_learning_rate
+        assert found[: len(rates)] == rates
+        assert (linear.rate_scaling, linear.reference_batch) == ("linear", 1024)
+        assert rate(linear, 2 * EXAMPLES) == rate(now, 2 * EXAMPLES) > 0
 
 
 def test_cosine_schedules():

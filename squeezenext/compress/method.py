@@ -12,7 +12,9 @@ from squeezenext.errors import InputError
 # The model's own recipe is made for many more epochs, from scratch.
 RECIPE = {
     "optimizer": "adam",
-    "learning_rate": 0.0032,
+    "learning_rate": 1e-4,
+    "rate_scaling": "sqrt",
+    "reference_batch": recipes.FINE_TUNE_BATCH,
     "schedule": "cosine",
     "batch_size": recipes.FINE_TUNE_BATCH,
 }

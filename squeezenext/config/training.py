@@ -5,6 +5,7 @@ The defaults are the recipe published with SqueezeNext, whose Caffe solvers
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 from squeezenext.arguments import checked
@@ -16,6 +17,7 @@ Optimizer = Literal["sgd", "adam", "adamw", "lamb"]
 Schedule = Literal["polynomial", "cosine", "cyclic_cosine"]
 Decayed = Literal["all", "kernels"]
 ClassWeights = Literal["none", "balanced"]
+RateScaling = Literal["linear", "sqrt"]
 
 
 @checked()
@@ -36,12 +38,17 @@ class Distillation:
 @checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-    """The recipe, in epochs and images; learning rates are for batches of 1024 images."""
+    """The recipe, in epochs and images; learning rates are for `reference_batch` images."""
 
     epochs: float = 120.0  # v5's solver names its net e120..., 150,136 x 1024 images
     batch_size: int = 1024  # images, over all replicas; the same name has b_1024
     optimizer: Optimizer = "sgd"
     learning_rate: float = 0.4  # solver.prototxt: base_lr
+    # How all learning rates follow the batch. linear is for SGD (arXiv:1706.02677). Adam, AdamW and
+    # LAMB divide by the gradient's deviation, which falls with the root of the batch: sqrt
+    # (arXiv:1904.00962, arXiv:2205.10287).
+    rate_scaling: RateScaling = "linear"
+    reference_batch: int = 1024  # images in a batch that the learning rates are for
     schedule: Schedule = "polynomial"  # lr_policy: "poly"
     power: float = 2.0  # exponent of the polynomial
     warmup_epochs: float = 780 * 1024 / IMAGENET_TRAIN  # warmup_iter: 780
@@ -77,8 +84,10 @@ class Training:
         check_choice(self, "schedule", Schedule)
         check_choice(self, "decayed", Decayed)
         check_choice(self, "class_weights", ClassWeights)
+        check_choice(self, "rate_scaling", RateScaling)
         for field in ("epochs", "batch_size", "learning_rate", "power", "cycle_epochs"):
             check(self, getattr(self, field) > 0, field, "must be positive")
+        check(self, self.reference_batch >= 1, "reference_batch", "must be at least 1")
         for field in ("warmup_epochs", "weight_decay", "clip_norm", "final_learning_rate"):
             check(self, getattr(self, field) >= 0, field, "must not be negative")
         for field in ("residual_scale", "frozen_epochs", "classifier_multiplier"):
@@ -89,6 +98,25 @@ class Training:
         check(self, within, "frozen_epochs", f"must be at most epochs ({self.epochs:g})")
         for field in ("momentum", "label_smoothing", "ema", "batch_norm_momentum"):
             check(self, 0 <= getattr(self, field) < 1, field, "must be in [0, 1)")
+
+    @property
+    def rate_factor(self) -> float:
+        """The factor from the recipe's learning rates to those of this batch."""
+        ratio = self.batch_size / self.reference_batch
+        return ratio if self.rate_scaling == "linear" else math.sqrt(ratio)
+
+    def with_linear_rates(self) -> "Training":
+        """Returns the recipe as releases without `rate_scaling` have it: rates for 1024 images."""
+        factor = Training.reference_batch / self.reference_batch
+        return dataclasses.replace(
+            self,
+            learning_rate=self.learning_rate * factor,
+            warmup_learning_rate=self.warmup_learning_rate * factor,
+            final_learning_rate=self.final_learning_rate * factor,
+            late_final_learning_rate=self.late_final_learning_rate * factor,
+            rate_scaling="linear",
+            reference_batch=Training.reference_batch,
+        )
 
     @property
     def schedule_start(self) -> int:

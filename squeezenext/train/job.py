@@ -12,6 +12,8 @@ import tensorflow as tf
 from squeezenext.cli import cores, plural, say
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
+from squeezenext.config.network import SqueezeNext
+from squeezenext.config.training import Training
 from squeezenext.errors import InputError
 from squeezenext.model import checkpoint, loading
 from squeezenext.model import directory as model_directory
@@ -32,6 +34,7 @@ from squeezenext.train.stopping import StopSignals
 from squeezenext.train.watchdog import Watchdog
 
 CORES_A_GPU = 4  # each decodes some 450 images/s of ImageNet
+UNSTABLE = 5e-3  # Adam's highest rate that was seen to learn without batch norm
 ROUNDING = 0.1  # share by which the epochs of whole steps may differ unsaid from those asked for
 
 
@@ -117,19 +120,26 @@ def _fitted(
     """Returns the configuration with a batch of no more images than the run is to see.
 
     A run that is there keeps its batch: a larger one of an earlier release, or one that was fitted
-    to other devices or epochs. The chief reads it; a worker's cache may show an older directory.
+    to other devices or epochs. It also keeps the linear scaling of an earlier release's rates. The
+    chief reads them; a worker's cache may show an older directory.
     """
     training, replicas = config.training, strategy.num_replicas_in_sync
     images = min(examples, max(1, round(training.epochs * examples)))
     batch = devices.fitted_batch(config, replicas, options.micro_batch_size, images)
     chief = devices.worker_share(strategy).first == 0
-    begun = _batch_of_run(Path(options.model_dir)) if chief and images < training.batch_size else 0
-    begun = int(devices.exchange(strategy, [begun])[0, 0])
+    run = _recipe_of_run(Path(options.model_dir)) if chief else None
+    begun = run.batch_size if run and images < training.batch_size else 0
+    linear = run is not None and run.rate_scaling == "linear" != training.rate_scaling
+    begun, linear = devices.exchange(strategy, [begun, int(linear)])[0].tolist()
     if begun % replicas:
         raise InputError(
             f"{options.model_dir} holds a run with batches of {begun} images, which {replicas} "
             "devices cannot share evenly; give another --devices, or another --model_dir."
         )
+    if linear:
+        LOG.info("The run keeps its rates, which are linear in the batch.")
+        training = training.with_linear_rates()
+        config = dataclasses.replace(config, training=training)
     if (batch := begun or batch) == training.batch_size:
         return config
     LOG.warning(
@@ -140,8 +150,8 @@ def _fitted(
     return dataclasses.replace(config, training=dataclasses.replace(training, batch_size=batch))
 
 
-def _batch_of_run(model_dir: Path) -> int:
-    """Returns the batch in a run's newest whole checkpoint, 0 if there is none."""
+def _recipe_of_run(model_dir: Path) -> Training | None:
+    """Returns the recipe in a run's newest whole checkpoint, None if there is none."""
     directory = model_dir / model_directory.CHECKPOINTS
     for step in reversed(checkpoint.steps(directory)):
         try:
@@ -149,10 +159,10 @@ def _batch_of_run(model_dir: Path) -> int:
         except checkpoint.DamagedCheckpoint:
             continue  # `Checkpoints.resume` reports it
         if "seed" not in meta:  # imported weights
-            return 0
+            return None
         text = json.dumps(meta["config"])
-        return config_io.from_json(text, f"{directory}'s META.json").training.batch_size
-    return 0
+        return config_io.from_json(text, f"{directory}'s META.json").training
+    return None
 
 
 def _loop(
@@ -211,6 +221,14 @@ def _log_course(loop: Loop) -> None:
         LOG.warning(
             "%d steps of %d images are %.3g epochs, not %g: a smaller --batch_size comes closer.",
             *(loop.total_steps, training.batch_size, epochs, training.epochs),
+        )
+    rate = training.learning_rate * training.rate_factor
+    normed = isinstance(loop.config.model, SqueezeNext)
+    if training.optimizer in ("adam", "adamw") and rate > UNSTABLE and not normed:
+        LOG.warning(
+            "A learning rate of %.2g is high for %s without batch norm, which may not learn with "
+            "it; %g was stable. A smaller --batch_size lowers it, or --set training.learning_rate.",
+            *(rate, training.optimizer, UNSTABLE),
         )
     if training.frozen_epochs >= training.epochs:
         LOG.info("Only the classifier learns: training.frozen_epochs are all epochs.")

@@ -24,7 +24,7 @@ def learning_rate(training: Training, examples_seen: tf.Tensor, examples: int) -
       examples: images in an epoch.
 
     Returns:
-      Scalar float32, scaled from 1024 images a batch to `training.batch_size`.
+      Scalar float32, scaled from the recipe's reference batch to its batch.
     """
     # float64: in float32 the last hundred steps' rates are wrong by a hundredth.
     epoch = tf.cast(examples_seen, tf.float64) / examples
@@ -38,7 +38,7 @@ def learning_rate(training: Training, examples_seen: tf.Tensor, examples: int) -
         rate = tf.where(epoch < training.warmup_epochs, line, rate)
     if training.schedule_start:
         rate = tf.where(frozen, tf.constant(training.learning_rate, tf.float64), rate)
-    return tf.cast(rate * (training.batch_size / 1024), tf.float32)
+    return tf.cast(rate * training.rate_factor, tf.float32)
 
 
 def _scheduled(training: Training, epoch: tf.Tensor) -> tf.Tensor:
