@@ -39,6 +39,22 @@ def test_onednn_is_on_unless_told_otherwise_and_told_truly(setting, before, expe
     assert said == truth and said in expected
 
 
+@pytest.mark.parametrize(
+    ("machine", "setting", "expected"),
+    [("x86_64", None, "1"), ("AMD64", "", "1"), ("x86_64", "0", "0"), ("x86_64", "false", "false"),
+     ("aarch64", None, None), ("arm64", "1", "1")],
+)  # fmt: skip
+def test_onednn_is_chosen_on_every_x86_and_nothing_where_the_user_has(
+    machine, setting, expected, monkeypatch
+):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setenv(tf_import.ONEDNN, setting or "")
+    if setting is None:
+        monkeypatch.delenv(tf_import.ONEDNN)
+    tf_import.prefer_onednn()
+    assert os.environ.get(tf_import.ONEDNN) == expected
+
+
 KEPT = """
 from squeezenext.errors import InputError
 from squeezenext.train import devices

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from squeezenext import tf_import
 from squeezenext.cli import cores, plural, say
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
@@ -182,11 +183,11 @@ def _loop(
         report_progress=report_progress,
     )
     LOG.info(
-        "%s parameters, %s, batch %d = %s x %s x %d, %s, TensorFlow %s",
+        "%s parameters, %s, batch %d = %s x %s x %d, %s, TensorFlow %s, oneDNN %s",
         *(f"{loop.model.count_params():,}", plural(reader.split.examples, "training image")),
         *(config.training.batch_size, plural(loop.share.total, "replica")),
         *(plural(loop.micro_batch, "image"), loop.micro_steps),
-        *(_described(loop.precision), tf.__version__),
+        *(_described(loop.precision), tf.__version__, "on" if tf_import.onednn() else "off"),
     )
     _log_cores(len(tf.config.get_visible_devices("GPU")))
     _log_course(loop)
