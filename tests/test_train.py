@@ -86,7 +86,7 @@ def test_what_a_run_leaves(undisturbed):
     assert document["top1"] > 0.5  # chance is a third; the colour tells the class
     errors = (undisturbed / "stderr").read_text()
     assert "oneDNN off" in errors  # --deterministic; the log says what was chosen
-    assert "First step: " in errors and "AutoGraph" not in errors
+    assert "Building the graph" in errors and "First step: " in errors and "AutoGraph" not in errors
     rows = list(csv.DictReader(open(undisturbed / "history.csv")))
     assert [row["step"] for row in rows] == ["5", "10", "15", "20", "25", "30"]
     assert float(rows[-1]["validation_top1"]) == pytest.approx(document["top1"])

@@ -134,6 +134,7 @@ class Run:
     def _train(self) -> None:
         """Repeats until the last step: a call, a common decision, perhaps a save, an evaluation."""
         loop, iterator = self.loop, self._batches()
+        LOG.info("Building the graph of a step; that may take a minute, with XLA some minutes.")
         if self.progress.epoch_ended:
             self._end_epoch()
         with ProgressBar(self.total_steps, loop.step) as bar:
