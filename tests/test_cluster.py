@@ -1,5 +1,6 @@
 """Tests for `train/cluster.py` and `train/watchdog.py`: who is there, who no longer."""
 
+import dataclasses
 import errno
 import json
 import re
@@ -256,7 +257,7 @@ def test_a_full_disk_makes_nobody_leave(bench, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(watchdog.os, "pwrite", full)
+        patch.setattr(cluster.os, "pwrite", full)
         assert bench.go(60)[0] is None
     assert len(bench.told) == 3 and "No space left on device" in bench.told[0]  # one a worker
     assert bench.go(5, beating=[0])[0] is None  # the first who can write again
@@ -300,7 +301,7 @@ def test_one_that_never_comes_is_told_and_then_named(bench):
 def test_workers_that_tensorflow_cannot_connect_do_not_wait_for_ever(bench):
     """All are alive: a wrong port, a firewall, a stranger on the port."""
     for dog in bench.dogs:
-        dog.connecting(8)
+        dog.connecting("8 GPUs")
     assert bench.go(60, beating=(0, 1), working=())[0] is None  # the third is late
     wrong, now = bench.go(2000, working=())
     assert bench.told == [
@@ -316,13 +317,97 @@ def test_a_worker_with_fewer_devices_is_named(bench):
     """TensorFlow takes for granted that all have as many, and would wait."""
     for dog, count in zip(bench.dogs, (8, 7, 8), strict=True):
         assert bench.go(2, working=())[0] is None
-        dog.connecting(count)
+        dog.connecting(f"{count} GPUs")
     wrong, _ = bench.go(2, working=())
-    assert wrong.startswith("worker 1 (b:1) has 7 devices, others have 8: mend that, or give --dev")
+    assert wrong == (
+        "worker 1 (b:1) has 7 GPUs, others have 8 GPUs: mend that, or give --devices 7 to all"
+    )
     assert bench.code == 2
     for dog in bench.dogs:
         dog.connected()
     assert bench.go(60)[0] is None  # it can, where it has done so
+
+
+def test_a_worker_whose_gpu_is_not_seen_is_named(bench):
+    for dog, has in zip(bench.dogs, ("1 GPU", "1 GPU", "1 CPU"), strict=True):
+        dog.connecting(has)
+    wrong, _ = bench.go(2, working=())
+    assert wrong == (
+        "worker 2 (c:1) has 1 CPU, others have 1 GPU: mend that, or hide the GPUs of all"
+    )
+    assert bench.code == 2
+
+
+class Many:
+    """Many workers that train, each with a clock of its own, and the number of files they read."""
+
+    def __init__(self, folder, count, monkeypatch):
+        (folder / model_directory.WORKERS).mkdir()
+        self.now, self.reads, self.left = 0.0, 0, {}
+        names = Cluster(tuple(f"h{i}:1" for i in range(count)), 0)
+        self.dogs = [
+            Watchdog(folder, dataclasses.replace(names, index=i), pytest.fail, print, self.clock)
+            for i in range(count)
+        ]
+        own = cluster.Heartbeat.read
+
+        def read(path):
+            self.reads += 1
+            return own(path)
+
+        monkeypatch.setattr(cluster.Heartbeat, "read", read)
+        self.go(2)
+        for dog in self.dogs:
+            dog.connected()
+
+    def clock(self):
+        return self.now
+
+    def go(self, seconds, silent=(), idle=(), done=range(0)):
+        for _ in range(seconds):
+            self.now += 1
+            for index, dog in enumerate(self.dogs):
+                if index in silent or index in self.left:
+                    continue
+                dog.send()
+                if index not in idle:
+                    dog.progress()
+                if verdict := dog.check():
+                    dog._set_left(*verdict)
+                    self.left[index] = (verdict.sentence, self.now)
+
+
+@pytest.mark.parametrize("gone", [0, 1, 7, 15])
+def test_a_worker_reads_as_many_files_however_many_there_are(tmp_path, monkeypatch, gone):
+    """And all leave in time, with the name of the one that is gone."""
+    reads = {}
+    for count in (16, 32):
+        (folder := tmp_path / str(count)).mkdir()
+        with monkeypatch.context() as patch:
+            many = Many(folder, count, patch)
+            many.reads = 0
+            many.go(5)
+            reads[count] = many.reads / 5 - (count - 1)  # the chief reads all
+            assert not many.left
+            many.go(20, silent=(gone,))
+            assert len(many.left) == count - 1
+            name = f"worker {gone} (h{gone}:1) has not answered for"
+            assert all(told.startswith(name) for told, _ in many.left.values())
+            assert max(when for _, when in many.left.values()) <= 7 + watchdog.LOST_SECONDS + 3
+    assert reads[16] <= 4 * 15 and reads[32] <= 4 * 31
+
+
+def test_one_that_stalls_far_away_is_named(tmp_path, monkeypatch):
+    many = Many(tmp_path, 16, monkeypatch)
+    many.go(3, idle=(9,))
+    for _ in range(int(watchdog.STALL_SECONDS / 30) + 1):  # all wait for it
+        many.now += 29
+        for dog in many.dogs:
+            dog._checked = many.now
+        many.go(1, idle=range(16))
+        if many.left:
+            break
+    assert {told.split(" stalled")[0] for told, _ in many.left.values()} == {"worker 9 (h9:1)"}
 
 
 def test_what_an_earlier_start_left_is_no_sign_of_life(bench):

@@ -178,13 +178,13 @@ def test_a_second_worker_is_kept_out(place, monkeypatch, capsys):
 
 def test_the_other_workers_are_told_of_records_that_are_not_there(place, tmp_path, monkeypatch):
     """Else they would wait for this one, and end with the 75 that starts all of them again."""
-    from squeezenext.train import watchdog
+    from squeezenext.train import cluster, watchdog
 
     monkeypatch.setattr(watchdog, "LINGER_SECONDS", 0.0)
     monkeypatch.setenv("TF_CONFIG", tiny.tf_configs(2)[1])
     flags = ("--training_file_pattern", "/nowhere/*")
     assert train_command.main([*command(place, tmp_path / "model")[2:], *flags]) == 2
-    told = watchdog.Heartbeat.read(tmp_path / "model" / model_directory.WORKERS / "1.json")
+    told = cluster.Heartbeat.read(tmp_path / "model" / model_directory.WORKERS / "1.json")
     assert (told.state, told.code) == ("left", 2) and "No file matches /nowhere" in told.reason
 
 

@@ -1,4 +1,4 @@
-"""The workers that train together, from TF_CONFIG or Slurm's environment.
+"""The workers that train together, from TF_CONFIG or Slurm's environment, and their heartbeats.
 
 The first worker, or the one under the key "chief", is the chief, which writes the files.
 TensorFlow's own SlurmClusterResolver reads fewer lists (one range a name, none before its end) and
@@ -6,16 +6,21 @@ takes seconds to import.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import re
+import secrets
 from collections.abc import Mapping
+from pathlib import Path
 
+from squeezenext import files
 from squeezenext.errors import InputError
 from squeezenext.train.options import Cluster as Choice
 
 _EXPECTED = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
 _FIRST_PORT, _PORTS = 12000, 20000  # Slurm names no ports; each job has some of these
+HEARTBEAT_BYTES = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,47 @@ class Cluster:
     def name(self, index: int) -> str:
         """Names a worker in messages."""
         return f"worker {index} ({self.workers[index]})"
+
+
+@dataclasses.dataclass
+class Heartbeat:
+    """A worker's sign of life, the content of its file; see watchdog.py."""
+
+    count: int = 0  # heartbeats so far
+    # Name of this start. In a container a restarted process has its old number.
+    start: str = dataclasses.field(default_factory=functools.partial(secrets.token_hex, 8))
+    calls: int = 0  # finished calls, saves and evaluation steps
+    batches: int = 0  # micro-batches that the worker's input has delivered
+    devices: str = ""  # its devices, such as "8 GPUs"; "": not known yet
+    state: str = "running"  # or "done" or "left"
+    reason: str = ""  # why it has left, a sentence without its full stop
+    code: int = 0  # its exit code then
+
+    def write(self, path: Path) -> None:
+        """Overwrites the file in place; its fixed length takes no room on a full disk.
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        text = json.dumps(dataclasses.asdict(self)).ljust(HEARTBEAT_BYTES)
+        # Closed each time: a network file system shows a file's content when it is closed.
+        descriptor = files.open_own(path)
+        try:
+            os.pwrite(descriptor, text.encode(), 0)
+            os.ftruncate(descriptor, len(text))
+        finally:
+            os.close(descriptor)
+
+    @classmethod
+    def read(cls, path: Path) -> "Heartbeat | None":
+        """Reads a file; None if it is missing, half-written or something else."""
+        try:
+            found = files.read_document(path)
+            kinds = {name: type(value) for name, value in found.items()}
+        except (OSError, ValueError, AttributeError):
+            return None
+        expected = {field.name: field.type for field in dataclasses.fields(cls)}
+        return cls(**found) if kinds == expected else None
 
 
 def find_cluster(choice: Choice, environment: Mapping[str, str] = os.environ) -> Cluster | None:

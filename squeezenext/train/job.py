@@ -99,7 +99,8 @@ def _strategy(
     if options.deterministic:
         devices.make_deterministic()
     if watchdog:
-        watchdog.connecting(len(devices.names(options.devices)))
+        found = devices.names(options.devices)
+        watchdog.connecting(plural(len(found), found[0].split(":")[0]))
     strategy = devices.strategy(options.devices, cluster)
     if watchdog:
         devices.exchange(strategy, [0])  # returns once TensorFlow has connected all workers

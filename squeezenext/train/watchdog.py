@@ -3,7 +3,8 @@
 A collective waits for ever for a worker that is gone. TensorFlow's own time limit costs a thread
 for each collective and second (CommunicationOptions.timeout_seconds), and its errors name nobody.
 So each worker overwrites a small file in the shared model directory every second and reads those
-of the others. Clocks are not compared: a worker is lost if its heartbeat has not changed for
+of the others; in training the chief reads all, each other worker those of the chief and of the next
+`NEIGHBOURS`. Clocks are not compared: a worker is lost if its heartbeat has not changed for
 `LOST_SECONDS` on the reader's clock, time in which the reader itself was stopped left aside.
 
     state of a worker      until                            its fault
@@ -19,20 +20,15 @@ of the others. Clocks are not compared: a worker is lost if its heartbeat has no
 
 import collections
 import dataclasses
-import functools
-import json
-import os
-import secrets
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from squeezenext import files
 from squeezenext.errors import EXIT_CODES, InputError, RunAgain
 from squeezenext.model import directory as model_directory
-from squeezenext.train.cluster import Cluster
+from squeezenext.train.cluster import Cluster, Heartbeat
 
 HEARTBEAT_SECONDS = 1.0
 LOST_SECONDS = 15.0  # TensorFlow's own heartbeat takes 7; all shall be gone within 30
@@ -42,49 +38,8 @@ LOG_SECONDS = 30.0  # until the log says what is waited for
 STOPPED_SECONDS = 5.0  # between two checks: this process itself was stopped
 FINISH_SECONDS = 10.0  # for the others to end their last collective
 LINGER_SECONDS = 60.0  # for the others to come; some import TensorFlow for longer
-_FILE_BYTES = 1024
+NEIGHBOURS = 3  # workers that a worker watches in training, beside the chief
 _REASON_CHARACTERS = 300
-
-
-@dataclasses.dataclass
-class Heartbeat:
-    """The content of a worker's file."""
-
-    count: int = 0  # heartbeats so far
-    # Name of this start. In a container a restarted process has its old number.
-    start: str = dataclasses.field(default_factory=functools.partial(secrets.token_hex, 8))
-    calls: int = 0  # finished calls, saves and evaluation steps
-    batches: int = 0  # micro-batches that the worker's input has delivered
-    devices: int = 0  # number of its devices; 0: not known yet
-    state: str = "running"  # or "done" or "left"
-    reason: str = ""  # why it has left, a sentence without its full stop
-    code: int = 0  # its exit code then
-
-    def write(self, path: Path) -> None:
-        """Overwrites the file in place; its fixed length takes no room on a full disk.
-
-        Raises:
-          OSError: it cannot be written.
-        """
-        text = json.dumps(dataclasses.asdict(self)).ljust(_FILE_BYTES)
-        # Closed each time: a network file system shows a file's content when it is closed.
-        descriptor = files.open_own(path)
-        try:
-            os.pwrite(descriptor, text.encode(), 0)
-            os.ftruncate(descriptor, len(text))
-        finally:
-            os.close(descriptor)
-
-    @classmethod
-    def read(cls, path: Path) -> "Heartbeat | None":
-        """Reads a file; None if it is missing, half-written or something else."""
-        try:
-            found = files.read_document(path)
-            kinds = {name: type(value) for name, value in found.items()}
-        except (OSError, ValueError, AttributeError):
-            return None
-        expected = {field.name: field.type for field in dataclasses.fields(cls)}
-        return cls(**found) if kinds == expected else None
 
 
 class Verdict(NamedTuple):
@@ -120,7 +75,9 @@ class Peer:
     def fault(self, now: float) -> Verdict | None:
         """Returns what is wrong with a worker that has been seen."""
         if self.last.state == "left":
-            return Verdict(f"{self.name} has left: {self.last.reason}", self.last.code)
+            reason = self.last.reason
+            told = reason if reason.startswith("worker ") else f"{self.name} has left: {reason}"
+            return Verdict(told, self.last.code)
         if self.restarted:
             return Verdict(f"{self.name} was started anew, which a run in progress cannot take up")
         silent = now - self.changed
@@ -187,8 +144,8 @@ class Watchdog:
         """Sets the function that returns the micro-batches delivered so far."""
         self._batches = batches
 
-    def connecting(self, devices: int) -> None:
-        """Call before TensorFlow connects the workers; `devices`: number of this worker's."""
+    def connecting(self, devices: str) -> None:
+        """Call before TensorFlow connects the workers; `devices`: this worker's, as "8 GPUs"."""
         self._own.devices = devices
 
     def connected(self) -> None:
@@ -209,7 +166,7 @@ class Watchdog:
         self._own.state = "done"
         self.send()
         limit = self._clock() + FINISH_SECONDS
-        while self._clock() < limit and any(not peer.is_over for peer in self._peers.values()):
+        while self._clock() < limit and any(not peer.is_over for peer in self._watched()):
             time.sleep(0.05)
             self.check()
 
@@ -267,6 +224,18 @@ class Watchdog:
     def _all_seen(self) -> bool:
         return all(peer.seen for peer in self._peers.values())
 
+    def _watched(self) -> list[Peer]:
+        """Returns the workers to read: all until TensorFlow has connected them, then a few.
+
+        If all read all, 256 workers would open 65,000 files a second. So only the chief goes on
+        reading all; when it leaves, everybody knows within a heartbeat.
+        """
+        own, count = self._cluster.index, len(self._cluster.workers)
+        if not self._connected or own == 0:
+            return list(self._peers.values())
+        near = {0, *((own + step) % count for step in range(1, NEIGHBOURS + 1))}
+        return [self._peers[index] for index in sorted(near - {own})]
+
     def check(self) -> Verdict | None:
         """Reads the others' heartbeats and returns what is wrong, if anything."""
         now, peers = self._clock(), self._peers.values()
@@ -277,7 +246,7 @@ class Watchdog:
             self._progressed += gap
             for peer in peers:
                 peer.changed += gap
-        for peer in peers:
+        for peer in self._watched():
             peer.read(now)
         if not self._can_write:  # this worker may be the first that can write again
             for peer in peers:
@@ -287,7 +256,7 @@ class Watchdog:
         if phase != self._phase:
             self._phase, self._phase_began = phase, now
         waited = now - self._phase_began
-        for peer in peers:
+        for peer in self._watched():
             if verdict := peer.fault(now) if peer.seen else self._unseen(peer.name, waited):
                 return verdict
         if phase == "training":
@@ -318,13 +287,16 @@ class Watchdog:
 
     def _connection(self, waited: float) -> Verdict | None:
         """Says why TensorFlow may not connect the workers: it waits if their devices differ."""
-        counts = {index: each.devices for index, each in self._heartbeats().items()}
-        usual, _ = collections.Counter(counts.values()).most_common(1)[0]
-        other = [index for index in counts if counts[index] != usual]
-        if other and 0 not in counts.values():
+        have = {index: each.devices for index, each in self._heartbeats().items()}
+        usual, _ = collections.Counter(have.values()).most_common(1)[0]
+        other = [index for index in have if have[index] != usual]
+        if other and "" not in have.values():
+            fewest = min(int(devices.split()[0]) for devices in have.values())
+            kinds = {"CPU" in devices for devices in have.values()}
+            remedy = "hide the GPUs of all" if len(kinds) > 1 else f"give --devices {fewest} to all"
             return Verdict(
-                f"{self._cluster.name(other[0])} has {counts[other[0]]} devices, others have "
-                f"{usual}: mend that, or give --devices {min(counts.values())} to all",
+                f"{self._cluster.name(other[0])} has {have[other[0]]}, others have {usual}: mend "
+                f"that, or {remedy}",
                 EXIT_CODES[InputError],
             )
         return self._late(
@@ -342,6 +314,8 @@ class Watchdog:
         """
         if waited <= STALL_SECONDS:
             return None
+        for peer in self._peers.values():  # also those that are not watched
+            peer.read(self._clock())
         done = {index: (each.calls, each.batches) for index, each in self._heartbeats().items()}
         behind = [index for index in done if done[index] == min(done.values())]
         if len(behind) == len(done):
