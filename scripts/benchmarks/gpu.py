@@ -1,0 +1,174 @@
+"""Compares a GPU's gradients with the CPU's and times training steps: scripts/check_gpu.sh's part.
+
+    python scripts/benchmarks/gpu.py --check correct --configuration squeezenet_v1_1
+    python scripts/benchmarks/gpu.py --check speed --batch_size 256 --precision mixed_float16 --xla
+
+Both run on a machine without a GPU, too, which then tests no more than this program.
+"""
+
+import dataclasses
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from squeezenext import cli, tf_import
+from squeezenext.config import Config
+from squeezenext.config import io as config_io
+from squeezenext.errors import SomeInputsFailed
+
+SCALE = 256.0  # of float16's loss: small gradients survive, no large one overflows
+ROUNDS = 3  # times that steps are timed
+# How far a gradient may be from float32's on the CPU, as a share of its length. On a CPU SqueezeNet
+# 1.1 was 4e-7 away in float32 and 8e-3 in float16; TF32 has float16's digits, bfloat16 three fewer.
+LIMITS = {"float32": 1e-4, "TF32": 0.03, "mixed_float16": 0.03, "mixed_bfloat16": 0.2}
+# Places and precisions that are compared with the first; the last word: whether XLA compiles.
+ON_CPU = (("CPU:0", "float32", False), ("CPU:0", "mixed_bfloat16", False))
+ON_GPU = (
+    ("CPU:0", "float32", False),
+    ("GPU:0", "float32", False),
+    ("GPU:0", "TF32", False),
+    ("GPU:0", "mixed_float16", False),
+    ("GPU:0", "mixed_float16", True),
+    ("GPU:0", "mixed_bfloat16", False),
+)
+
+
+def sized(config: Config, size: int, batch: int) -> Config:
+    """Returns the configuration with images of `size` (0: its own), all equal, and the batch."""
+    images = dataclasses.replace(config.images, progressive=())
+    if size:
+        images = dataclasses.replace(images, size=size, resize=size + 8)
+    training = dataclasses.replace(config.training, batch_size=batch, frozen_epochs=0)
+    return dataclasses.replace(config, images=images, training=training)
+
+
+def _loop(config: Config, precision: str, batch_statistics: bool):
+    import tensorflow as tf
+
+    from squeezenext.train import devices
+    from squeezenext.train.loop import Loop
+
+    devices.strategy(1 if tf.config.list_physical_devices("GPU") else 0)  # sets up the memory
+    batch = config.training.batch_size
+    how = {"examples": batch, "micro_batch": batch, "seed": 0}
+    strategy = tf.distribute.get_strategy()
+    statistics = {"batch_statistics": batch_statistics}
+    return Loop(config, strategy=strategy, precision=precision, **how, **statistics)
+
+
+def gradient(config: Config, place: str, precision: str, xla: bool):
+    """Returns the gradient of one batch at random weights, without dropout, as an array."""
+    import numpy as np
+    import tensorflow as tf
+
+    from squeezenext.train.measure import random_batch
+
+    tf.config.experimental.enable_tensor_float_32_execution(precision == "TF32")
+    scale = SCALE if precision == "mixed_float16" else 1.0
+    with tf.device(place):
+        loop = _loop(config, "float32" if precision == "TF32" else precision, False)
+        loop.load()
+        loop.prepare(xla)
+        how = tf.constant(False), False, xla  # no statistics move, no layer is frozen
+        found, _ = loop.backward.run(
+            tf.constant(scale), *random_batch(config, config.training.batch_size), *how
+        )
+    return np.asarray(found) / scale
+
+
+def correct(config: Config) -> None:
+    """Prints a line for each place and precision.
+
+    Raises:
+      SomeInputsFailed: a gradient is wrong.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    kinds = ON_GPU if tf.config.list_physical_devices("GPU") else ON_CPU
+    reference = gradient(config, *kinds[0])
+    wrong = False
+    for place, precision, xla in kinds[1:]:
+        found = gradient(config, place, precision, xla)
+        error = float(np.linalg.norm(found - reference) / np.linalg.norm(reference))
+        verdict = "right" if error <= LIMITS[precision] else "WRONG"  # NaN is wrong
+        wrong |= verdict == "WRONG"
+        compiled = ", XLA" if xla else ""
+        cli.say(f"{place} {precision}{compiled}: {error:.1e} from the CPU's gradient, {verdict}")
+    if wrong:
+        raise SomeInputsFailed("A gradient is further from the CPU's than its precision explains.")
+
+
+def speed(config: Config, precision: str, xla: bool, steps: int) -> str:
+    """Times whole steps on a batch that is copied to the device each time, as in training."""
+    import tensorflow as tf
+
+    from squeezenext.train.measure import random_batch
+
+    loop = _loop(config, precision, True)
+    loop.use_xla(xla)
+    batch = config.training.batch_size
+    with tf.device("CPU:0"):
+        data = tf.data.Dataset.from_tensors(random_batch(config, batch)).repeat()
+    iterator = iter(loop.strategy.distribute_datasets_from_function(lambda _: data))
+
+    def seconds(count: int) -> float:
+        started = time.perf_counter()
+        loop.train(iterator, count)  # its sums come to the host, so it waits for the device
+        return time.perf_counter() - started
+
+    first = seconds(1)
+    seconds(2)
+    rates = [steps * batch / seconds(steps) for _ in range(ROUNDS)]
+    text = f"{statistics.median(rates):,.0f} images/s ({min(rates):,.0f} to {max(rates):,.0f})"
+    return f"{text}, first step {first:.0f} s{_memory()}"
+
+
+def _memory() -> str:
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        return ""
+    peak = tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    return f", {peak / 2**30:.1f} GiB at most"
+
+
+def _flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    at = {"flag_values": values}
+    precisions = ["float32", "mixed_float16", "mixed_bfloat16"]
+    flags.DEFINE_enum("check", None, ["correct", "speed"], "What to do.", **at)
+    flags.DEFINE_string("configuration", "v_1_0_SqNxt_23", "Name of the network.", **at)
+    flags.DEFINE_integer("batch_size", 32, "Images in a batch.", 1, **at)
+    flags.DEFINE_integer("size", 0, "Side of the images; 0: the configuration's.", 0, **at)
+    flags.DEFINE_enum("precision", "float32", precisions, "Precision of --check speed.", **at)
+    flags.DEFINE_bool("xla", False, "XLA compiles the pass of --check speed.", **at)
+    flags.DEFINE_integer("steps", 20, "Steps to time together.", 1, **at)
+    return values
+
+
+def _command(values: flags.FlagValues, positional: list[str]) -> None:
+    del positional
+    tf_import.import_tensorflow()
+    config = config_io.load(values["configuration"].value)
+    config = sized(config, values["size"].value, values["batch_size"].value)
+    if values["check"].value == "correct":
+        correct(config)
+        return
+    cli.say(speed(config, *(values[name].value for name in ("precision", "xla", "steps"))))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the check; returns its exit code."""
+    return cli.run(_command, _flags(), __doc__, argv, required=("check",))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
