@@ -12,12 +12,14 @@ import weakref
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from squeezenext import files, labels
 from squeezenext.errors import InputError
 from squeezenext.records import bad_records, dataset, example, tfrecord
 from squeezenext.records import batches as records_batches
 from squeezenext.records.batches import Share, faults_named
+from squeezenext.train import devices
 from tests import records, tiny
 
 
@@ -77,6 +79,17 @@ def test_batches_hold_what_the_order_says(tmp_path):
     np.testing.assert_array_equal(np.concatenate(classes), records_batches.order(1, 0, 12) % 3)
     for image, label in zip(np.concatenate(images), np.concatenate(classes), strict=True):
         assert image.dtype == np.uint8 and image.mean((0, 1)).argmax() == label
+
+
+def test_workers_do_not_ask_each_other_whether_the_endless_input_goes_on(tmp_path):
+    """They do so in a collective and two branches a micro-batch where they do not know."""
+    options = {"seed": 3, "start": 0, "micro_batch": 4, "share": Share()}
+    batches = records_batches.training(tiny.reader(tmp_path), tiny.IMAGES, tiny.CLASSES, **options)
+    assert batches.cardinality() == tf.data.INFINITE_CARDINALITY
+    shared = devices.strategy(2).distribute_datasets_from_function(
+        lambda _: batches.map(lambda *parts: parts)
+    )
+    assert not shared._enable_get_next_as_optional
 
 
 def test_augmentation_follows_the_example_and_the_epoch_not_the_place(tmp_path):

@@ -97,7 +97,9 @@ def training(
     like = {"seed": seed, "micro_batch": micro_batch, "echo": echo}
     count = reader.split.examples
     pairs = functools.partial(training_numbers, count, start=start, share=share, **like)
-    return _augmented(reader, images, classes, pairs, **like)
+    # Else several workers ask each other at each micro-batch whether all have one, in a collective.
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return _augmented(reader, images, classes, pairs, **like).apply(endless)
 
 
 def examples(
