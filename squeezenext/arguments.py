@@ -46,10 +46,12 @@ def checked(**least: float) -> Callable[[Public], Public]:
                 if key in hints and not fits(value, hints[key]):
                     kind = _described(hints[key])
                     raise InputError(f"{name}(): {key} is {kind}, not {reprlib.repr(value)}.")
-                if isinstance(value, str) and not value and Path in typing.get_args(hints.get(key)):
-                    raise InputError(f"{name}(): {key} is empty; it must name a file or folder.")
                 if isinstance(value, str | Path) and Path in typing.get_args(hints.get(key)):
-                    refuse_remote(f"{name}(): {key}", value)
+                    if not str(value):
+                        raise InputError(f"{name}(): {key} is empty; it must name a file.")
+                    # What takes URLs says itself which ones.
+                    if "allow_url" not in hints or not is_url(str(value)):
+                        refuse_remote(f"{name}(): {key}", value)
                 if key in least and value is not None and not value >= least[key]:
                     raise InputError(f"{name}(): {key} is at least {least[key]}, not {value}.")
                 if getattr(value, "shape", None) == ():  # numpy's numbers, which JSON does not take
@@ -59,6 +61,11 @@ def checked(**least: float) -> Callable[[Public], Public]:
         return call  # type: ignore[return-value]
 
     return decorate
+
+
+def is_url(path: str) -> bool:
+    """Returns whether a path is the address of an image on a web server."""
+    return path.lower().startswith(("https://", "http://"))
 
 
 def refuse_remote(what: str, path: str | Path) -> None:

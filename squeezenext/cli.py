@@ -17,7 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext import tf_import
-from squeezenext.arguments import refuse_remote
+from squeezenext.arguments import is_url, refuse_remote
 from squeezenext.errors import EXIT_CODES, InputError, missing_package
 from squeezenext.files import is_leftover
 
@@ -100,7 +100,7 @@ def _check(
         if isinstance(values[name].value, str):
             refuse_remote(f"--{name}", values[name].value)
     for argument in arguments:
-        if not argument.lower().startswith(("https://", "http://")):  # of an image
+        if not is_url(argument):
             refuse_remote("The argument", argument)
     require_flags(values, required)
 

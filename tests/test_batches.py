@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import re
+import resource
 import threading
 import time
 import weakref
@@ -19,6 +20,7 @@ from squeezenext.errors import InputError
 from squeezenext.records import bad_records, dataset, example, tfrecord
 from squeezenext.records import batches as records_batches
 from squeezenext.records.batches import Share, faults_named
+from squeezenext.records.reader import Reader
 from squeezenext.train import devices
 from tests import records, tiny
 
@@ -295,6 +297,27 @@ def test_a_shard_is_opened_once_and_closed_with_the_reader(tmp_path, monkeypatch
     del reader
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
+
+
+def test_a_shard_that_was_replaced_is_opened_anew(tmp_path):
+    reader = tiny.reader(tmp_path, 12)
+    whole = reader.read_one(3)
+    path = reader.split.shards[0].path
+    good = path.read_bytes()
+    damage(reader, 3)
+    with pytest.raises(InputError, match="fails its checksum"):
+        reader.read_one(3)
+    (tmp_path / "good").write_bytes(good)
+    (tmp_path / "good").rename(path)
+    assert reader.read_one(3) == whole
+
+
+def test_few_files_stay_open_where_a_process_may_have_few(tmp_path, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (8, 8))
+    for number in range(5):
+        tiny.shard(tmp_path / f"train-{number}", 2)
+    reader = Reader(dataset.split_from_pattern("train", str(tmp_path / "train-*")))
+    assert len(reader.read(np.arange(10))) == 10 and len(reader._open) <= 2
 
 
 def test_the_next_whole_record_stands_in_for_a_damaged_one(tmp_path):

@@ -178,7 +178,7 @@ def test_a_number_of_classes_is_positive(squeezenext, photos, top_k):
 
 def test_an_empty_name_is_no_model_and_no_folder(monkeypatch, squeezenext, capsys):
     monkeypatch.chdir(squeezenext[0])
-    with pytest.raises(InputError, match="model is empty; it must name a file or folder"):
+    with pytest.raises(InputError, match="model is empty; it must name a file"):
         Predictor("")
     assert predict.main(["predict", "", "--model_dir", str(squeezenext[0])]) == 2
     assert "An argument is empty; is a variable of the shell not set?" in capsys.readouterr().err

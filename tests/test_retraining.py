@@ -147,7 +147,7 @@ def test_masks_hold_on_several_devices(dense):
     def step():
         def fill():
             update.vector.load()
-            update.accumulate(tf.ones(sum(update.vector.sizes)), [tf.zeros([])] * 3)
+            update.accumulate(tf.ones(sum(update.vector.sizes)), tf.zeros(3))
 
         strategy.run(fill)
         update.take(strategy)

@@ -76,7 +76,7 @@ def start(made, monkeypatch):
 
     def begin(model_dir, reader=whole, **options):
         looped.restore(state)
-        looped.update.discard_accumulated()
+        looped.update.discard_accumulated(looped.strategy)
         model_dir.mkdir(exist_ok=True)
         return run.Run(looped, reader, whole, Options(model_dir=model_dir, **options))
 
@@ -99,8 +99,13 @@ def test_a_run_keeps_its_choice_of_xla(made, start, tmp_path, monkeypatch):
     """Another choice would compute other last digits."""
     reader, looped, _ = made
     start(tmp_path / "run").run()
+    assert looped.xla is None  # there was no GPU, and so no choice
+    one = start(tmp_path / "run")
+    one.resume()
+    looped.use_xla(False)
+    one.checkpoints.amend(one.progress)
     looped.use_xla(None)
-    start(tmp_path / "run").resume()
+    one.resume()
     assert looped.xla is False
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
     monkeypatch.setattr(measure, "measure_xla", lambda *arguments: pytest.fail("measured anew"))

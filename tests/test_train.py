@@ -279,8 +279,9 @@ def test_a_run_of_an_earlier_release_keeps_its_linear_rates(place, tmp_path, cap
         return train_command.main(arguments)
 
     with monkeypatch.context() as before:
+        rates = {"learning_rate": 0.0096, "rate_scaling": "linear", "reference_batch": 1024}
         linear = lambda config, *_: dataclasses.replace(  # noqa: E731
-            config, training=config.training.with_linear_rates()
+            config, training=dataclasses.replace(config.training, **rates)
         )
         before.setattr(job, "_fitted", linear)
         assert begin("--num_epochs", "2") == 0
@@ -288,8 +289,9 @@ def test_a_run_of_an_earlier_release_keeps_its_linear_rates(place, tmp_path, cap
     assert '"learning_rate": 0.0096' in text and "rate_scaling" not in text
     assert begin("--num_epochs", "3") == 0
     errors = capfd.readouterr().err
-    assert "The run keeps its rates, which are linear in the batch." in errors
+    assert "The run keeps its learning rates, which are linear in the batch." in errors
     assert '"learning_rate": 0.0096' in (tmp_path / "model" / "config.json").read_text()
+    assert begin("--num_epochs", "4", "--set", "training.learning_rate=0.0096") == 0  # as it was
 
 
 def test_a_high_rate_of_adam_without_batch_norm_is_named(place, tmp_path, capfd):

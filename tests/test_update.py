@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from squeezenext.compress.retraining import FIXED
 from squeezenext.config import io as config_io
 from squeezenext.config import recipes
 from squeezenext.config.training import Training
@@ -43,17 +44,22 @@ def test_the_rate_follows_the_batch():
     assert rate(root, 0) == pytest.approx(0.1 * 2)  # the warm-up's rate, too
 
 
-def test_linear_rates_of_the_reference_batch_are_the_same_to_the_last_bit():
-    """So a run of an earlier release, whose rates are for 1024 images, goes on with its own."""
-    old = {"modern": (0.02,), "fine_tune": (0.0096,), "published": (0.016, 1.6e-4, 1.6e-5)}
+def test_rates_at_the_reference_batch_are_those_of_earlier_releases():
+    """To the last bit; theirs were for 1024 images, and linear in the batch."""
+    old = {
+        "modern": {"learning_rate": 0.02},
+        "fine_tune": {"learning_rate": 0.0096},
+        "published": {
+            "learning_rate": 0.016, "final_learning_rate": 1.6e-4,
+            "late_final_learning_rate": 1.6e-5,
+        },
+    }  # fmt: skip
     for name, rates in old.items():
         now = recipes.apply(name, config_io.load("squeezenet_v1_1_caltech256")).training
         now = dataclasses.replace(now, batch_size=now.reference_batch)
-        linear = now.with_linear_rates()
-        found = linear.learning_rate, linear.final_learning_rate, linear.late_final_learning_rate
-        assert found[: len(rates)] == rates
-        assert (linear.rate_scaling, linear.reference_batch) == ("linear", 1024)
-        assert rate(linear, 2 * EXAMPLES) == rate(now, 2 * EXAMPLES) > 0
+        linear = dataclasses.replace(now, rate_scaling="linear", reference_batch=1024, **rates)
+        for seen in (2 * EXAMPLES, 7 * EXAMPLES):
+            assert rate(linear, seen) == rate(now, seen) > 0
 
 
 def test_cosine_schedules():
@@ -78,7 +84,7 @@ def take_step(update, gradients):
     strategy = tf.distribute.get_strategy()
     update.vector.load()
     gradient = update.vector.join([tf.constant(g) for g in gradients])
-    update.accumulate(gradient, [tf.constant(0.0)] * 3)
+    update.accumulate(gradient, tf.zeros(3))
     outcome = update.take(strategy)
     update.vector.store(strategy)
     return outcome
@@ -249,3 +255,29 @@ def test_a_run_that_goes_on_in_float16_begins_with_its_loss_scale():
         assert resumed(*legs, skipped=1).loss_scale == updates.LOSS_SCALE_START
     update.restart_loss_scale(None)  # of a release that did not note it
     assert update.loss_scale == updates.LOSS_SCALE_START
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lamb"])
+def test_a_finite_gradient_whose_square_is_not_is_skipped(name):
+    """Adam's average of squares would be infinite, and the weights NaN a step later."""
+    net = model()
+    training = Training(optimizer=name, warmup_epochs=0.0, batch_size=1024)
+    update = updates.Update(net, training, examples=1024, precision="float32")
+    for size in (1e-3, 2e19, 1e-3):
+        gradients = [np.full(w.shape, size, np.float32) for w in update.weights]
+        assert bool(take_step(update, gradients).not_finite) == (size > 1)
+    assert all(np.isfinite(w).all() for w in net.get_weights()) and update.skipped.numpy() == 1
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
+def test_weight_decay_leaves_a_fixed_weight(name):
+    net = model()
+    training = Training(optimizer=name, warmup_epochs=0.0, batch_size=1024, weight_decay=0.1)
+    update = updates.Update(net, training, examples=1024, precision="float32")
+    kernel, bias = update.weights
+    update.restrict([(kernel, FIXED)])
+    before = kernel.numpy()
+    bias.assign(np.ones(3))
+    take_step(update, [np.ones(w.shape, np.float32) for w in update.weights])
+    np.testing.assert_array_equal(kernel.numpy(), before)
+    assert (bias.numpy() != 1).all()

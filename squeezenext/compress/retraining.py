@@ -86,7 +86,7 @@ def tied(codes: tf.Tensor, count: int) -> Restriction:
     return Restriction(summed)
 
 
-FIXED = Restriction(tf.zeros_like)  # keeps a weight at its value
+FIXED = Restriction(tf.zeros_like, decayed=False)  # keeps a weight at its value
 
 
 def for_examples(config: Config, examples: int) -> Config:
@@ -112,6 +112,8 @@ def _train(loop: Loop, reader: Reader, call: int, before: Callable[[int], None])
     with faults_named(reader), ProgressBar(steps, 0) as bar:
         while (done := loop.step) < steps:
             before(done)
+            if loop.phase_is_over:
+                iterator = loop.batches(reader)
             sums, not_finite = loop.train(iterator, min(call, steps - done))
             if not_finite:
                 raise NotFinite(

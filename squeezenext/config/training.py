@@ -105,19 +105,6 @@ class Training:
         ratio = self.batch_size / self.reference_batch
         return ratio if self.rate_scaling == "linear" else math.sqrt(ratio)
 
-    def with_linear_rates(self) -> "Training":
-        """Returns the recipe as releases without `rate_scaling` have it: rates for 1024 images."""
-        factor = Training.reference_batch / self.reference_batch
-        return dataclasses.replace(
-            self,
-            learning_rate=self.learning_rate * factor,
-            warmup_learning_rate=self.warmup_learning_rate * factor,
-            final_learning_rate=self.final_learning_rate * factor,
-            late_final_learning_rate=self.late_final_learning_rate * factor,
-            rate_scaling="linear",
-            reference_batch=Training.reference_batch,
-        )
-
     @property
     def schedule_start(self) -> int:
         """The epoch in which the schedule begins: with all weights, or at once if none ever do."""

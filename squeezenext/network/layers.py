@@ -157,11 +157,19 @@ class BatchNorm(keras.layers.Layer):
         total = before * self.momentum + 1.0
         self.scale_factor.assign(tf.where(finite, total, before))
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            step = (batch - tf.convert_to_tensor(moving)) / total
-            moving.assign_add(tf.where(finite, step, tf.zeros_like(step)))
+            old = tf.convert_to_tensor(moving)
+            moving.assign(tf.where(finite, weighted_mean(old, batch, total), old))
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+
+def weighted_mean(before, batch, total):
+    """Returns the weighted mean of all batches with one more; `total` is the sum of their weights.
+
+    The arguments are tensors; the new batch has the weight 1.
+    """
+    return before + (batch - before) / total
 
 
 def _slow_in_bfloat16(inputs) -> bool:

@@ -17,6 +17,7 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from squeezenext.arguments import is_url
 from squeezenext.cli import counted, log, plural
 from squeezenext.errors import InputError
 from squeezenext.files import is_leftover
@@ -52,11 +53,6 @@ def expand(paths: Sequence[str], allow_url: bool = False) -> list[str]:
     if empty and empty == len(found):
         raise InputError(f"{found[0]} holds no image ({', '.join(sorted(ENDINGS))}).")
     return found
-
-
-def is_url(path: str) -> bool:
-    """Returns whether a path is an http or https URL."""
-    return path.lower().startswith(("https://", "http://"))
 
 
 def _matching(pattern: str) -> list[str]:

@@ -4,6 +4,8 @@ import collections
 import concurrent.futures
 import hashlib
 import os
+import resource
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -23,7 +25,7 @@ INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i8")])
 _READS = 8  # records read at once
 _SLOW_READS = 64  # the same where a read takes long: a file server's takes a few round trips
 _SLOW = 1e-3  # seconds for a record; a local one takes 0.1 ms
-_KEPT_FILES = 400  # shards that stay open; a process may have 1,024 files
+_KEPT_FILES = 400  # most shards that stay open
 _READ_AHEAD = 1024  # records asked for at once where all are read
 _LATEST = 64  # micro-batches whose numbers are remembered, more than are under way at once
 
@@ -44,8 +46,12 @@ class Reader:
         self.fault: InputError | None = None  # TensorFlow passes on only its text
         self._pool = concurrent.futures.ThreadPoolExecutor(_SLOW_READS, "reader")
         self._reads = _READS
+        # A quarter of the files that the process may open; there are other readers.
+        self._room = min(_KEPT_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+        self._lock = threading.Lock()
         self._open: dict[int, int] = {}  # descriptors of the shards that stay open
-        weakref.finalize(self, _close, self._open)
+        self._replaced: list[int] = []  # descriptors that other threads may still use
+        weakref.finalize(self, _close, self._open, self._replaced)
         self._latest: collections.deque[np.ndarray] = collections.deque(maxlen=_LATEST)
 
     def location(self, number: int) -> tuple[Path, int]:
@@ -57,21 +63,28 @@ class Reader:
         """Returns the payload of a record, damaged or not; raises as `tfrecord.read`."""
         path, own_number = self.location(number)
         shard, offset, length = (int(value) for value in self.index[number])
-        if (kept := self._open.get(shard)) is None and len(self._open) < _KEPT_FILES:
+        if (kept := self._open.get(shard)) is None and len(self._open) < self._room:
             kept = self._keep_open(shard)
         if kept is not None:
-            return tfrecord.read(kept, offset, length, str(path), own_number)
+            try:
+                return tfrecord.read(kept, offset, length, str(path), own_number)
+            except InputError:
+                if not _was_replaced(kept, path):
+                    raise
+                self._replaced.append(self._open.pop(shard, kept))
         with files.open_file(path) as file:
             return tfrecord.read(file.fileno(), offset, length, str(path), own_number)
 
-    def _keep_open(self, shard: int) -> int:
-        """Opens a shard for all later reads: on a file server that takes further round trips."""
-        with files.open_file(self.split.shards[shard].path) as file:
-            descriptor = os.dup(file.fileno())
-        kept = self._open.setdefault(shard, descriptor)
-        if kept != descriptor:  # another thread was faster
-            os.close(descriptor)
-        return kept
+    def _keep_open(self, shard: int) -> int | None:
+        """Opens a shard for all later reads: on a file server that takes further round trips.
+
+        Returns None where enough shards are open.
+        """
+        with self._lock:
+            if shard not in self._open and len(self._open) < self._room:
+                with files.open_file(self.split.shards[shard].path) as file:
+                    self._open[shard] = os.dup(file.fileno())
+            return self._open.get(shard)
 
     def skip_damaged(self, report: Callable[[str], None], listed: Iterable[int] = ()) -> None:
         """Skips damaged records from now on; arguments and errors as in `BadRecords`.
@@ -145,9 +158,17 @@ class Reader:
         return np.array(found, np.int64)
 
 
-def _close(descriptors: dict[int, int]) -> None:
-    while descriptors:
-        os.close(descriptors.popitem()[1])
+def _was_replaced(descriptor: int, path: Path) -> bool:
+    """Returns whether the path has another file by now, or its server has lost the old one."""
+    try:
+        return not os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return True
+
+
+def _close(kept: dict[int, int], replaced: list[int]) -> None:
+    for descriptor in {*kept.values(), *replaced}:
+        os.close(descriptor)
 
 
 def index(split: Split) -> np.ndarray:

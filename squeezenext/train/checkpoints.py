@@ -289,7 +289,7 @@ class Checkpoints:
             "replicas": loop.share.total,
             "precision": loop.precision,
             "micro_batch": loop.micro_batch,
-            "xla": bool(loop.xla),
+            **({} if loop.xla is None else {"xla": loop.xla}),
             "versions": versions(),
             **dataclasses.asdict(progress),
         }

@@ -70,7 +70,7 @@ class MovingStatistics:
         before = tf.convert_to_tensor(self.vector.values)
         momenta = np.repeat(np.float32([layer.momentum for layer in self._layers]), 3)
         totals = tf.gather(before, self._factors) * np.repeat(momenta, self.vector.sizes) + 1.0
-        moved = tf.where(self._is_factor, totals, before + (batch - before) / totals)
+        moved = tf.where(self._is_factor, totals, layers.weighted_mean(before, batch, totals))
         changed = active & tf.reduce_all(tf.math.is_finite(batch))
         self.vector.values.assign(tf.where(changed, moved, before))
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from squeezenext import tf_import
@@ -37,6 +38,11 @@ from squeezenext.train.watchdog import Watchdog
 CORES_A_GPU = 4  # each decodes some 450 images/s of ImageNet
 UNSTABLE = 5e-3  # Adam's highest rate that was seen to learn without batch norm
 ROUNDING = 0.1  # share by which the epochs of whole steps may differ unsaid from those asked for
+
+_RATES = (
+    *("learning_rate", "warmup_learning_rate"),
+    *("final_learning_rate", "late_final_learning_rate"),
+)
 
 
 def train(
@@ -122,8 +128,8 @@ def _fitted(
     """Returns the configuration with a batch of no more images than the run is to see.
 
     A run that is there keeps its batch: a larger one of an earlier release, or one that was fitted
-    to other devices or epochs. It also keeps the linear scaling of an earlier release's rates. The
-    chief reads them; a worker's cache may show an older directory.
+    to other devices or epochs. A run of an earlier release also keeps its rates, which are linear
+    in the batch. The chief reads them; a worker's cache may show an older directory.
     """
     training, replicas = config.training, strategy.num_replicas_in_sync
     images = min(examples, max(1, round(training.epochs * examples)))
@@ -132,15 +138,21 @@ def _fitted(
     run = _recipe_of_run(Path(options.model_dir)) if chief else None
     begun = run.batch_size if run and images < training.batch_size else 0
     linear = run is not None and run.rate_scaling == "linear" != training.rate_scaling
-    begun, linear = devices.exchange(strategy, [begun, int(linear)])[0].tolist()
+    rates = np.float64([getattr(run if linear else training, name) for name in _RATES])
+    own = [begun, int(linear), *rates.view(np.int64)]
+    begun, linear, *bits = devices.exchange(strategy, own)[0].tolist()
     if begun % replicas:
         raise InputError(
             f"{options.model_dir} holds a run with batches of {begun} images, which {replicas} "
             "devices cannot share evenly; give another --devices, or another --model_dir."
         )
     if linear:
-        LOG.info("The run keeps its rates, which are linear in the batch.")
-        training = training.with_linear_rates()
+        LOG.info("The run keeps its learning rates, which are linear in the batch.")
+        rates = np.int64(bits).view(np.float64)
+        own = dict(zip(_RATES, rates.tolist(), strict=True))
+        training = dataclasses.replace(
+            training, rate_scaling="linear", reference_batch=Training.reference_batch, **own
+        )
         config = dataclasses.replace(config, training=training)
     if (batch := begun or batch) == training.batch_size:
         return config

@@ -146,7 +146,7 @@ def choose_xla(loop: Loop, reader: Reader, deterministic: bool) -> None:
     each (keras#19005, tensorflow#53140), see `Backward.shared`.
     """
     if not tf.config.list_physical_devices("GPU"):
-        loop.use_xla(False)
+        loop.use_xla(None)
         why = "the CPU's own kernels are faster"
     elif loop.strategy.num_replicas_in_sync > 1 and not loop.backward.shared:
         loop.use_xla(False)
@@ -172,7 +172,7 @@ def measure_xla(loop: Loop, iterator) -> dict[bool, float]:
     element = next(iterator)
     loop.strategy.run(loop.load)
     seconds = {jit: _time_pass(loop, element, jit) for jit in (False, True)}
-    loop.update.discard_accumulated()
+    loop.update.discard_accumulated(loop.strategy)
     faster = devices.exchange(loop.strategy, [seconds[True] < seconds[False]])
     loop.use_xla(bool(faster.all()))
     return seconds
@@ -189,10 +189,10 @@ def _time_pass(loop: Loop, element, jit: bool, repeats: int = 10) -> float:
 
         for repeat in range(repeats + 2):
             if repeat == 2:  # the first builds and compiles, the second finds its memory
-                loop.update.accumulated_sum()
+                loop.update.wait(loop.strategy)
                 started = time.perf_counter()
             compute(element)
-        loop.update.accumulated_sum()  # waits for the device
+        loop.update.wait(loop.strategy)
     except tf.errors.OpError:
         return math.inf
     return (time.perf_counter() - started) / repeats

@@ -140,12 +140,12 @@ class Lamb:
         return weights - rate * tf.gather(ratio, self._segments) * step, (m, v)
 
 
-def optimizer(training: Training, weights: Vector) -> Momentum | Adam | Lamb:
-    """Returns the recipe's optimizer."""
+def optimizer(training: Training, weights: Vector, decays: tf.Tensor) -> Momentum | Adam | Lamb:
+    """Returns the recipe's optimizer; `decays` are of each weight, or one scalar for all."""
     if training.optimizer == "sgd":
         return Momentum()
     if training.optimizer == "lamb":
-        return Lamb(weights.constant(lambda v: decay(training, v)), weights.sizes)
+        return Lamb(decays, weights.sizes)
     return Adam()  # AdamW, too: `Update` applies its decoupled decay
 
 

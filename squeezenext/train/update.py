@@ -6,7 +6,7 @@ weights, without a branch, so that a GPU need not wait for the host.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import keras
 import numpy as np
@@ -29,6 +29,7 @@ class Restriction:
 
     gradient: Callable[[tf.Tensor], tf.Tensor]  # from a gradient to the one that is used
     weight: Callable[[tf.Tensor], tf.Tensor] | None = None  # from a new value to the stored one
+    decayed: bool = True  # whether weight decay changes the weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Update:
         names = {id(v): name for name, v in model_variables(model).items()}
         self._names = [names[id(v)] for v in self.weights]
         self.vector = Vector(self.weights, "weights")
-        self.optimizer = optimizers.optimizer(training, self.vector)
+        self._restrictions: dict[int, Restriction] = {}
+        self.optimizer = optimizers.optimizer(training, self.vector, self._decays())
         self.scaled = precision == "mixed_float16"
         self.step = _counter("step", tf.int64, 0)
         self.examples_seen = _counter("examples_seen", tf.int64, 0)
@@ -85,7 +87,6 @@ class Update:
             for number in range(self.optimizer.slots)
         ]
         self._average = replicated(self._now(), "average") if training.ema else None
-        self._restrictions: dict[int, Restriction] = {}
         self._accumulated = tf.Variable(
             tf.zeros([sum(self.vector.sizes) + self.METRICS]),
             trainable=False,
@@ -101,6 +102,17 @@ class Update:
     def restrict(self, restrictions: Iterable[tuple[keras.Variable, Restriction]]) -> None:
         """Sets restrictions of single weights; call before the first step."""
         self._restrictions = {id(weight): restriction for weight, restriction in restrictions}
+        self.optimizer = optimizers.optimizer(self.training, self.vector, self._decays())
+
+    def _decays(self) -> tf.Tensor:
+        """Returns each weight's decay."""
+
+        def decay(weight: keras.Variable) -> float:
+            limit = self._restrictions.get(id(weight))
+            fixed = limit is not None and not limit.decayed
+            return 0.0 if fixed else optimizers.decay(self.training, weight)
+
+        return self.vector.constant(decay)
 
     def restart_loss_scale(self, saved_precision: str | None) -> None:
         """Adapts the loss scale after the variables of a checkpoint were restored.
@@ -174,22 +186,23 @@ class Update:
         for variable in (*self._state, self._iterations):
             variable.assign(tf.zeros_like(variable))
 
-    def accumulate(self, gradient: tf.Tensor, metrics: Sequence[tf.Tensor]) -> None:
+    def accumulate(self, gradient: tf.Tensor, metrics: tf.Tensor) -> None:
         """Adds the scaled gradient and the metrics of one micro-batch; call in a replica.
 
         Args:
           gradient: of all weights, [weights] float32.
-          metrics: sums of loss, top-1 hits and top-5 hits.
+          metrics: sums of loss, top-1 hits and top-5 hits, [3] float32.
         """
-        self._accumulated.assign_add(tf.concat([gradient, tf.stack(metrics)], 0))
+        self._accumulated.assign_add(tf.concat([gradient, metrics], 0))
 
-    def discard_accumulated(self) -> None:
+    def discard_accumulated(self, strategy: tf.distribute.Strategy) -> None:
         """Drops the accumulated gradients; call outside any replica."""
-        self._accumulated.assign(tf.zeros_like(self._accumulated))
+        strategy.run(lambda: self._accumulated.assign(tf.zeros_like(self._accumulated)))
 
-    def accumulated_sum(self) -> float:
-        """Waits for the device and returns the sum of what it has accumulated."""
-        return float(tf.reduce_sum(self._accumulated))
+    def wait(self, strategy: tf.distribute.Strategy) -> None:
+        """Waits until this worker's devices have accumulated their gradients; no collective."""
+        for own in strategy.experimental_local_results(self._accumulated):
+            own.numpy()
 
     @property
     def _classifier(self) -> slice:
@@ -237,7 +250,7 @@ class Update:
         """Updates one replica's vectors.
 
         Returns:
-          The metrics; whether all gradients are finite; whether one has reached the classifier,
+          The metrics; whether the step is finite; whether a gradient has reached the classifier,
           which it does not if all features are 0, or if no ReLU behind it passes anything.
         """
         replica = tf.distribute.get_replica_context()
@@ -249,38 +262,40 @@ class Update:
         if self.training.clip_norm:
             norm = tf.norm(gradient)
             gradient *= self.training.clip_norm / tf.maximum(norm, self.training.clip_norm)
+        now = self._next(gradient, rate, momentum)
+        # A finite gradient may still overflow, in the square that Adam keeps of it.
+        finite &= tf.math.is_finite(sum(tf.reduce_sum(tf.abs(vector)) for vector in now))
         changed = finite & active
         if frozen:
             changed &= self.vector.constant(optimizers.is_classifier) > 0
-        self._change(gradient, rate, momentum, changed)
+        self._assign(now, changed)
         return metrics, finite, tf.reduce_any(gradient[self._classifier] != 0)
 
-    def _change(self, gradient, rate, momentum, changed) -> None:
-        """Assigns the new vectors where `changed`, a bool for all or for each weight."""
+    def _next(self, gradient, rate, momentum) -> list[tf.Tensor]:
+        """Returns the new weights and the optimizer's new state."""
         training, vector = self.training, self.vector
-        weights = before = tf.convert_to_tensor(vector.values)
-        state = [tf.convert_to_tensor(variable) for variable in self._state]
+        weights = tf.convert_to_tensor(vector.values)
+        state = tuple(map(tf.convert_to_tensor, self._state))
         multiplier = training.classifier_multiplier
         if multiplier != 1:
             is_classifier = optimizers.is_classifier
             rate *= vector.constant(lambda v: multiplier if is_classifier(v) else 1)
         gradient = self._limited(gradient, "gradient")
-        decays = vector.constant(lambda v: optimizers.decay(training, v))
         if training.optimizer == "adamw":
-            weights -= rate * decays * weights
+            weights -= rate * self._decays() * weights
         elif training.weight_decay and training.optimizer != "lamb":  # LAMB's formula has it
-            gradient += decays * weights
+            gradient += self._decays() * weights
         number = tf.cast(self._iterations + 1, tf.float32)
-        weights, state_now = self.optimizer.step(
-            weights, gradient, tuple(state), rate, momentum, number
-        )
-        weights = tf.where(changed, self._limited(weights, "weight"), before)
-        vector.values.assign(weights)
-        for variable, old, new in zip(self._state, state, state_now, strict=True):
-            variable.assign(tf.where(changed, new, old))
+        weights, state = self.optimizer.step(weights, gradient, state, rate, momentum, number)
+        return [self._limited(weights, "weight"), *state]
+
+    def _assign(self, now: list[tf.Tensor], changed: tf.Tensor) -> None:
+        """Assigns the new vectors where `changed`, a bool for all or for each weight."""
+        for variable, new in zip([self.vector.values, *self._state], now, strict=True):
+            variable.assign(tf.where(changed, new, tf.convert_to_tensor(variable)))
         if self._average is not None:
             average = tf.convert_to_tensor(self._average)
-            moved = average + (1.0 - self._average_momentum()) * (weights - average)
+            moved = average + (1.0 - self._average_momentum()) * (now[0] - average)
             self._average.assign(tf.where(changed, moved, average))
 
     def _limited(self, vector: tf.Tensor, kind: str) -> tf.Tensor:

@@ -158,7 +158,7 @@ class Watchdog:
         self._progressed = self._clock()
 
     def finish(self) -> None:
-        """Call after the last collective; waits a while until all workers have done so.
+        """Call after the last collective; waits a while until the workers it watches have, too.
 
         A worker that ends while another still reads from it would look like the culprit.
         """
