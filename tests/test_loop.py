@@ -341,7 +341,7 @@ def test_a_step_of_squeezenext_launches_few_kernels(logical_devices, reader):
     batch = measure.random_batch(made.config, step.IMAGES)
     counts = step.kernels(made.graph_def(iter(tf.data.Dataset.from_tensors(batch))))
     assert counts["Conv2D"] == counts["FusedBatchNormV3"] == 111
-    assert counts.total() <= 1300
+    assert counts.total() <= 1400
 
 
 def test_replicas_share_the_graph_of_a_pass(logical_devices, reader):
