@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from squeezenext import files
-from squeezenext.cli import run
+from squeezenext.cli import check_file, run
 from squeezenext.config import Config, recipes
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
@@ -21,6 +21,8 @@ from squeezenext.images import augment
 from squeezenext.records import batches, dataset
 from squeezenext.records.reader import Reader
 from squeezenext.train import phases
+
+_MARK = "SqueezeNext's show_augmentation"  # in the PNG, which tells it from a photograph
 
 
 def sheet(config: Config, reader: Reader, rows: int, columns: int, seed: int) -> np.ndarray:
@@ -70,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(f"Unexpected argument {positional[0]!r}; flags begin with --.")
         if not values["output"].value:
             raise InputError("--output is missing: the PNG to write.")
+        output = Path(values["output"].value)
+        check_file("output", output)
+        files.check_ours(output, _MARK)
         config = config_io.load(values["configuration"].value)
         config = recipes.apply(values["recipe"].value, config, *values["set"].value)
         found = dataset.find_dataset(values["data_dir"].value, None, None)
@@ -86,8 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             values["epochs"].value,
             values["seed"].value,
         )
-        output = Path(values["output"].value)
-        files.write_file(output, lambda file: Image.fromarray(pixels).save(file, "PNG"))
+        mark = PngImagePlugin.PngInfo()
+        mark.add_text("Software", _MARK)
+        files.write_file(output, lambda f: Image.fromarray(pixels).save(f, "PNG", pnginfo=mark))
         print(f"{output}: {pixels.shape[1]} x {pixels.shape[0]} pixels.")
 
     return run(command, values, __doc__, argv)

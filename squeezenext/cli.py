@@ -18,7 +18,7 @@ from absl import flags
 
 from squeezenext import tf_import
 from squeezenext.arguments import is_url, refuse_remote
-from squeezenext.errors import EXIT_CODES, InputError, missing_package
+from squeezenext.errors import EXIT_CODES, InputError, interrupts, missing_package
 from squeezenext.files import is_leftover
 
 Log = Callable[[str], None]  # receives sentences about progress; commands pass `log`
@@ -38,6 +38,7 @@ def run(
     required: Sequence[str] = (),
     positional: bool = False,
     resumes: bool = False,
+    prints: bool = False,
 ) -> int:
     """Parses `argv`, runs `command(values, arguments)` and returns the exit code.
 
@@ -49,6 +50,7 @@ def run(
       required: names of flags that must be given.
       positional: allow positional arguments.
       resumes: the command, interrupted and given again, goes on.
+      prints: standard output is what the command is for, so it must not be closed.
 
     Returns:
       0: done; 1: some inputs failed, or an internal fault; 2: wrong usage; 75: run again.
@@ -57,6 +59,7 @@ def run(
         signal.signal(signal.SIGINT, interrupt)
     argv = list(sys.argv if argv is None else argv)
     _define_common(values)
+    closed = sys.stdout is None
     _open_closed_streams()
     _print_any_text()
     try:
@@ -71,9 +74,14 @@ def run(
 
     def checked() -> None:
         _check(values, arguments, required, positional)
+        if closed and prints:
+            raise InputError("Standard output is closed; to print nothing, give >/dev/null.")
         command(values, arguments)
 
-    return _guarded(checked, values["debug"].value, resumes)
+    code = _guarded(checked, values["debug"].value, resumes)
+    if signal.getsignal(signal.SIGINT) is interrupt:  # too late: the work is done
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
 
 
 def interrupt(number: int, frame: object) -> None:
@@ -170,10 +178,10 @@ def _guarded(work: Callable[[], None], debug: bool, resumes: bool = False) -> in
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of the pipe, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    except KeyboardInterrupt:
-        how = "to go on" if resumes else "to begin anew"
-        return _fail(f"Interrupted; run the same command again {how}.", 75)
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if interrupts(error):
+            how = "to go on" if resumes else "to begin anew"
+            return _fail(f"Interrupted; run the same command again {how}.", 75)
         unnamed = isinstance(error, OSError) and error.filename is None
         if unnamed and (fault := _output_fault()):
             return _fail(*fault)
@@ -198,7 +206,7 @@ def _output_fault() -> tuple[str, int] | None:
     return None
 
 
-def sentence(error: Exception) -> tuple[str, int]:
+def sentence(error: BaseException) -> tuple[str, int]:
     """Returns the sentence about an exception, and its exit code."""
     for kind, code in EXIT_CODES.items():
         if isinstance(error, kind):
@@ -215,7 +223,7 @@ def sentence(error: Exception) -> tuple[str, int]:
     return f"{type(error).__name__}: {error} (--debug shows where.)", 1
 
 
-def _full_disk(error: Exception) -> str:
+def _full_disk(error: BaseException) -> str:
     """Returns the system's words for a full disk, which TensorFlow puts into its own, or ""."""
     if isinstance(error, OSError):
         return (error.strerror or "") if error.errno in FULL else ""
@@ -231,7 +239,10 @@ def _fail(sentence: str, code: int) -> int:
 
 def log(text: str) -> None:
     """Writes a line to standard error, `printable`."""
-    print(printable(text), file=sys.stderr, flush=True)
+    try:
+        print(printable(text), file=sys.stderr, flush=True)
+    except OSError:  # full, or a pipe whose reader has ended: no reason to end the work
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # else Python fails once more at exit
 
 
 def say(*lines: str) -> None:
@@ -302,14 +313,18 @@ def check_file(flag: str, path: Path) -> None:
     Raises:
       InputError: it cannot.
     """
-    folder = path.parent
     check_length(flag, path)
     if path.is_dir():
         raise InputError(f"--{flag} {path} is a folder; name a file.")
-    if not folder.is_dir():
-        raise InputError(f"--{flag} {path}: there is no folder {folder}.")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"--{flag} {path} cannot be written: {folder} is not yours to write.")
+    if not path.parent.is_dir():
+        raise InputError(f"--{flag} {path}: there is no folder {path.parent}.")
+    check_writable(flag, path)
+
+
+def check_writable(flag: str, path: Path) -> None:
+    """Raises InputError if nothing can be written into the folder of an output."""
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"--{flag} {path} cannot be written: {path.parent} is not yours to write.")
 
 
 def check_folder(flag: str, path: Path, names: str) -> None:

@@ -44,6 +44,13 @@ def missing_package(error: BaseException) -> str:
     )
 
 
+def interrupts(error: BaseException | None) -> bool:
+    """Returns whether Ctrl-C is an error's cause: a native module makes an ImportError of it."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
+
+
 def excepthook(before: Hook) -> Hook:
     """Returns a `sys.excepthook` that reports what ends a command of ours before `cli.run` starts.
 
@@ -55,12 +62,12 @@ def excepthook(before: Hook) -> Hook:
         kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> object:
         missing = missing_package(error)
-        interrupted = kind is KeyboardInterrupt
+        interrupted = interrupts(error)
         if "--debug" in sys.argv or not (missing or interrupted) or not _is_command(trace):
             return before(kind, error, trace)
         sys.stderr.write(f"error: {missing or 'Interrupted.'}\n")
-        if missing:
-            raise SystemExit(2)
+        if kind is not KeyboardInterrupt:
+            raise SystemExit(2 if missing else 130)
         return None  # Python itself ends the process as Ctrl-C does: 130 in a shell
 
     return hook

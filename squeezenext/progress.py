@@ -12,7 +12,10 @@ import rich.progress
 
 
 def _print(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:  # full, or a pipe whose reader has ended: no reason to end the work
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # else Python fails once more at exit
 
 
 class Bar:

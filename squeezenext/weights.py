@@ -68,6 +68,8 @@ def _export(values: flags.FlagValues) -> None:
     if kind not in FORMATS:
         raise InputError(f"--format {kind}: must be one of {', '.join(FORMATS)}.")
     check_file("output", Path(path))
+    if kind != "deep_compression" or not path.endswith(".net"):
+        files.check_ours(Path(path), "data.pkl")  # PyTorch's; only its ending marks a .net file
     if model.endswith(sqz.SUFFIX):
         held = sqz.read(Path(model))
         config, arrays = held.config, variables.unfold(held.config, held.weights)

@@ -115,7 +115,7 @@ def test_from_python_a_path_elsewhere_is_refused_too(tmp_path, monkeypatch):
     ("closed", "out", "err"),
     [
         ("<&-", "path,rank,", "error: 1 image could not be read."),
-        (">&-", "", "error: 1 image could not be read."),
+        (">&-", "", "error: Standard output is closed; to print nothing, give >/dev/null."),
         ("2>&-", "path,rank,", ""),
         ("<&- >&- 2>&-", "", ""),
     ],
@@ -126,7 +126,7 @@ def test_a_closed_stream_loses_its_lines_alone(tmp_path, closed, out, err):
     line = f"{sys.executable} -m squeezenext.predict - --format csv --model_dir {tmp_path / 'm'}"
     call = ["bash", "-c", f"{line} {closed}"]
     done = subprocess.run(call, cwd=REPOSITORY, input="", capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.strip() == err
+    assert done.returncode == (1 if out else 2) and done.stderr.strip() == err
     assert done.stdout[: len(out) or None] == out
 
 
@@ -330,6 +330,44 @@ def test_an_interrupt_while_packages_are_imported_is_a_sentence(tmp_path):
     process = started(tmp_path, f"{finder}\nsys.meta_path.insert(0, Finder)", "predict.py")
     assert process.communicate(timeout=60) == ("", "error: Interrupted.\n")
     assert process.returncode == -signal.SIGINT  # 130 in a shell
+
+
+def test_an_interrupt_that_a_native_module_made_an_error_of_is_a_sentence(tmp_path, capsys):
+    native = (
+        "class Finder:\n def find_spec(*name):\n  if name[0] == 'numpy':\n"
+        "   raise ImportError('initialization failed') from KeyboardInterrupt()"
+    )
+    process = started(tmp_path, f"{native}\nsys.meta_path.insert(0, Finder)", "predict.py")
+    assert process.communicate(timeout=60) == ("", "error: Interrupted.\n")
+    assert process.returncode == 130
+
+    def work(values, arguments):
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    assert cli.run(work, flags.FlagValues(), "", ["command"]) == 75
+    assert "error: Interrupted; run the same command again" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+@pytest.mark.parametrize(("work", "code"), [("cli.log('a')", 0), ("cli.log('a'); 1 / 0", 1)])
+def test_a_full_standard_error_leaves_the_exit_code(work, code):
+    program = (
+        "import sys; from absl import flags; from squeezenext import cli\n"
+        f"def work(values, arguments): {work}\n"
+        "sys.exit(cli.run(work, flags.FlagValues(), '', ['command']))"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", program], stderr=full, cwd=REPOSITORY)
+    assert done.returncode == code
+
+
+def test_ctrl_c_after_the_work_is_too_late():
+    program = (
+        "import os, signal, sys; from absl import flags; from squeezenext import cli\n"
+        "code = cli.run(lambda *_: None, flags.FlagValues(), '')\n"
+        "os.kill(os.getpid(), signal.SIGINT); sys.exit(code)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY).returncode == 0
 
 
 def test_only_a_command_that_goes_on_says_so(capsys):

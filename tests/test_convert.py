@@ -583,6 +583,20 @@ def test_duplicates_across_splits_are_told(photos, tmp_path, capsys):
     assert not convert(photos, tmp_path / "none", **FOLDER).raw["duplicates"]
 
 
+def test_an_image_of_two_classes_is_told(photos, tmp_path, capsys):
+    for name in ("ant", "bee"):
+        for n in range(3):
+            folder = tmp_path / "both" / "train" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{n}.jpg").write_bytes(jpeg(n + 10 * (name == "bee" and n != 1)))
+    manifest = convert(tmp_path / "both", tmp_path / "out", **FOLDER)
+    command.log_outcome(manifest)
+    told = capsys.readouterr().err
+    assert "warning: 1 image lies in two classes, " in told
+    assert "ant/1.jpg (ant)" in told and "bee/1.jpg (bee)" in told
+    assert not convert(photos, tmp_path / "none", **FOLDER).raw["warnings"]
+
+
 def test_equal_checksums_are_no_duplicates(tmp_path, monkeypatch):
     """Two images that agree in length and CRC are compared by their bytes."""
     monkeypatch.setattr(command.shards, "content_crc", lambda _: 7)

@@ -447,6 +447,30 @@ def test_an_older_network_than_the_finished_one_is_not_taken_for_it(model, tmp_p
     assert command(folder, out, "litert") == 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("litert", ("README.md", "a.tflite")),
+        ("onnx", ("README.md", "a.onnx")),
+        ("keras", ("a.keras",)),
+    ],
+)
+def test_a_file_of_another_kind_is_not_replaced(model, tmp_path, capsys, kind, names):
+    for name in names:
+        (tmp_path / name).write_text("mine")
+        assert command(model, tmp_path / name, kind) == 2
+        assert "is another program's; move it away" in capsys.readouterr().err
+        assert (tmp_path / name).read_text() == "mine"
+    (tmp_path / name).unlink()
+    assert command(model, tmp_path / name, kind) == command(model, tmp_path / name, kind) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_said_in_the_flag_s_words(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match="--output .*a.tflite cannot be written: .* not yours"):
+        export.export(model, "litert", tmp_path / "a.tflite")
+
+
 def test_a_note_is_never_of_another_file(model, records, tmp_path, monkeypatch, capsys):
     """Measuring may fail when the file is in place already."""
     out, note = tmp_path / "a.tflite", tmp_path / "a.tflite.json"

@@ -85,6 +85,15 @@ def test_the_contact_sheet_shows_each_epoch_s_images(tmp_path):
     assert not np.array_equal(cells[:, :, 2], cells[:, :, 3])
 
 
+def test_the_contact_sheet_replaces_no_photograph(tmp_path, capsys):
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (8, 8)).save(photo)
+    before = photo.read_bytes()
+    assert show_augmentation.main(["show", "--data_dir=none", f"--output={photo}"]) == 2
+    assert "is another program's; move it away" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+
+
 def test_runs_are_drawn_side_by_side(tmp_path):
     text = "epoch,step,learning_rate,loss,top1,validation_loss,validation_top1\n"
     for name in ("a", "b"):

@@ -382,6 +382,16 @@ def test_a_compressed_file_is_exported(published, tmp_path):
                        "--output", path) == 2  # fmt: skip
 
 
+def test_weights_do_not_replace_a_file_of_another_kind(published, tmp_path, capsys):
+    path = tmp_path / "CHANGELOG.md"
+    path.write_text("mine")
+    for kind in ("deep_compression", "torchvision"):
+        assert run_weights("export", "--format", kind, "--model_dir", "squeezenet_v1_0",
+                           "--output", path) == 2  # fmt: skip
+        assert "is another program's; move it away" in capsys.readouterr().err
+    assert path.read_text() == "mine"
+
+
 def test_the_published_net_is_written_again(published, tmp_path):
     path = tmp_path / "again.net"
     assert run_weights("export", "--format", "deep_compression", "--model_dir", "squeezenet_v1_0",

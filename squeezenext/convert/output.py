@@ -152,7 +152,11 @@ def _document(
         "rgb_mean_examples": count,
         **{name: _rows(rows) for name, rows in lists.items()},
         "omitted": {name: max(0, len(rows) - MAX_ROWS) for name, rows in lists.items()},
-        "warnings": [*collection.warnings, *_unexpected(options, repairs)],
+        "warnings": [
+            *collection.warnings,
+            *_unexpected(options, repairs),
+            *_contradictions(output, collection.classes, written),
+        ],
         "source": list(collection.source),
         "arguments": options.recorded(),
     }
@@ -189,10 +193,7 @@ def duplicates(output: Path, written: dict[str, list[Written]]) -> list[Twin]:
     Each image's length and the CRC32C of its middle are known from writing it. Only images that
     agree in both are read again and compared. That costs 12 bytes an image.
     """
-    keys = {  # length and CRC of each image as one number: [examples] uint64
-        name: _column(results, "size").astype(np.uint64) << np.uint64(32) | _column(results, "crc")
-        for name, results in written.items()
-    }
+    keys = {name: _keys(results) for name, results in written.items()}
     twins: dict[str, Twin] = {}
     for earlier, later in itertools.combinations(written, 2):
         for first, second in _candidates(keys[earlier], keys[later]):
@@ -204,6 +205,30 @@ def duplicates(output: Path, written: dict[str, list[Written]]) -> list[Twin]:
             if len(twins) == MAX_COMPARED:
                 return list(twins.values())
     return list(twins.values())
+
+
+def _contradictions(
+    output: Path, classes: Sequence[labels.Label], written: dict[str, list[Written]]
+) -> list[str]:
+    """Returns a warning if images lie in two classes, of the same split or of two."""
+    results = [result for rows in written.values() for result in rows]
+    keys, numbers = _keys(results), _column(results, "label")
+    pairs = ((a, b) for a, b in _candidates(keys, keys) if numbers[a] != numbers[b])
+    found = []
+    for pair in itertools.islice(pairs, MAX_COMPARED):
+        (name, image), (other, twin) = (_image(output, results, number) for number in pair)
+        if image == twin:
+            ours, others = (classes[numbers[number] - 1].text for number in pair)
+            found.append(f"{name} ({ours}) = {other} ({others})")
+    if not found:
+        return []
+    count = "1 image lies" if len(found) == 1 else f"{len(found):,} images lie"
+    return [f"{count} in two classes, {found[0]} for one; remove each from the wrong one."]
+
+
+def _keys(results: list[Written]) -> np.ndarray:
+    """Returns length and CRC of each image as one number: [examples] uint64."""
+    return _column(results, "size").astype(np.uint64) << np.uint64(32) | _column(results, "crc")
 
 
 def _candidates(earlier: np.ndarray, later: np.ndarray) -> Iterator[tuple[int, int]]:

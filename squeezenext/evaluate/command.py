@@ -17,7 +17,16 @@ from absl import flags
 
 from squeezenext import metrics, tf_import
 from squeezenext.arguments import checked
-from squeezenext.cli import check_file, check_folder, csv_cell, log, plural, run, say
+from squeezenext.cli import (
+    check_file,
+    check_folder,
+    check_writable,
+    csv_cell,
+    log,
+    plural,
+    run,
+    say,
+)
 from squeezenext.errors import InputError
 from squeezenext.evaluate import report
 from squeezenext.evaluate.report import Subject
@@ -154,6 +163,7 @@ def _check_own(model_dir: str | Path) -> None:
             f"--fit_temperature: {model_dir} is a published model, which every command shares; "
             "copy its folder, or train your own."
         )
+    check_writable("fit_temperature", Path(model_dir) / model_directory.CALIBRATION)
 
 
 def subject(model: str | Path, found: dataset.Dataset, split: str) -> Subject:
@@ -234,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             path = report.write(Path(values["report"].value), scored, result)
             log(f"The report is {path}.")
 
-    return run(command, values, __doc__, argv, required=("model_dir",))
+    return run(command, values, __doc__, argv, required=("model_dir",), prints=True)
 
 
 def _print(document: dict, as_json: bool) -> None:

@@ -22,7 +22,7 @@ from absl import flags
 
 from squeezenext import files
 from squeezenext.arguments import checked
-from squeezenext.cli import check_length, check_needed, plural, run, say
+from squeezenext.cli import check_length, check_needed, check_writable, plural, run, say
 from squeezenext.errors import InputError
 from squeezenext.export import checking, keras, litert, onnx, page, saved_model
 from squeezenext.export.format import Format, Request, Run
@@ -106,6 +106,7 @@ def _check_output(output: Path, form: Format) -> None:
     check_length("output", output)
     if not output.parent.is_dir():
         raise InputError(f"--output {output}: there is no folder {output.parent}; make it first.")
+    check_writable("output", output)
     if form.folder:
         files.check_replaceable(output, form.folder)
     elif output.is_dir():
@@ -124,6 +125,8 @@ def _check_output(output: Path, form: Format) -> None:
             f"--output {output}: {ending} is the ending of {endings[ending]}, not of --format "
             f"{form.name}; name it {output.stem}{form.ending}."
         )
+    if form.mark:
+        files.check_ours(output, form.mark)
     files.check_ours(_report_path(output), '"precision"')
 
 

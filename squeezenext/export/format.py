@@ -41,6 +41,7 @@ class Format:
       calibrated: the precisions whose ranges are found on images.
       folder: what the format's folders hold; None if it writes a single file.
       ending: the usual ending of the file's name, ".onnx"; "" for a folder.
+      mark: a text at the beginning of each such file, which tells it from a file of another kind.
     """
 
     name: str
@@ -49,3 +50,4 @@ class Format:
     calibrated: tuple[str, ...] = ()
     folder: files.FolderKind | None = None
     ending: str = ""
+    mark: str = ""

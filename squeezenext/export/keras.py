@@ -118,4 +118,6 @@ def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
     return [(request.precision, runner(path))]
 
 
-FORMAT = Format(name="keras", precisions=("float32",), write=_write, ending=".keras")
+FORMAT = Format(
+    name="keras", precisions=("float32",), write=_write, ending=".keras", mark="metadata.json"
+)

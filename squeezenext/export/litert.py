@@ -110,4 +110,5 @@ FORMAT = Format(
     write=_write,
     calibrated=("int8",),
     ending=".tflite",
+    mark="TFL3",
 )

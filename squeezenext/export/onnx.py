@@ -173,6 +173,7 @@ FORMAT = Format(
     write=_write,
     calibrated=("int8",),
     ending=".onnx",
+    mark="squeezenext",
 )
 
 

@@ -197,7 +197,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if failed:
             raise SomeInputsFailed(f"{plural(failed, 'image')} could not be read.")
 
-    return run(command, values, __doc__, argv, required=("model_dir",), positional=True)
+    return run(
+        command, values, __doc__, argv, required=("model_dir",), positional=True, prints=True
+    )
 
 
 def _path(text: str | None) -> Path | None:
