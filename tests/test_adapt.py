@@ -66,7 +66,8 @@ def test_minutes_that_do_not_suffice_are_told():
     # Two epochs of the smallest images, at 100 a second of the full size, and all the rest.
     assert least.epochs == 2 and least.size == 128
     assert 20 < least.needs_minutes < 30
-    told = f"has 15 minutes; this needs some {math.ceil(least.needs_minutes)}, as less would"
+    needed = math.ceil(least.needs_minutes)
+    told = f"has 15 minutes; the shortest useful training takes about {needed}"
     assert told in str(least)
     assert plan(200_000, 15, max_bytes=100_000).needs_minutes > least.needs_minutes + 10
 
@@ -282,16 +283,23 @@ def test_a_budget_s_sentence_names_no_flag_that_adapt_lacks(tmp_path, monkeypatc
         ({"minutes": 0.0}, "must be positive"),
         ({"minutes": float("inf")}, "must be positive and finite"),
         ({"minutes": float("nan")}, "must be positive and finite"),
+        ({"max_bytes": 10}, "--max_bytes 10 is too little for any .sqz file"),
         ({"photos": "absent"}, "absent is no folder"),
         ({"model_dir": "photos/mine"}, "lies in photos"),
+        ({"photos": "scored"}, "scored has no train folder, but test, val; put"),
+        ({"photos": "scored/1.jpg"}, "1.jpg is a file, not a folder; give"),
+        ({"model_dir": "scored/1.jpg"}, "--model_dir scored/1.jpg is a file; name a folder"),
     ],
 )
 def test_what_cannot_be_done_is_said_at_once(tmp_path, monkeypatch, change, message):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos").mkdir()
+    monkeypatch.setattr(published, "resolve", Path)  # downloads nothing
+    for folder in ("photos", "scored/val/ants", "scored/test/ants"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "scored" / "1.jpg").write_bytes(b"x")
     with pytest.raises(InputError, match=message):
         adapt_command.adapt(**({"photos": "photos", "model_dir": "mine"} | change))
-    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "scored"]
 
 
 def test_other_photographs_want_another_directory_and_twins_are_told(tmp_path, capsys):
@@ -481,7 +489,11 @@ def test_images_in_its_own_directory_are_no_photographs(tmp_path):
     tiny.model_directory(tmp_path / "mine", tiny.SQUEEZENEXT)
     (tmp_path / "mine" / "maps").mkdir()
     (tmp_path / "mine" / "maps" / "1.jpg").write_bytes(b"x")
+    (tmp_path / "mine" / "adapt.json").write_text("{}")
     adapt_command._check(tmp_path / "photos", tmp_path / "mine", "squeezenet_v1_1", 1)
+    (tmp_path / "mine" / "adapt.json").unlink()
+    with pytest.raises(InputError, match="mine holds a model that adapt did not make"):
+        adapt_command._check(tmp_path / "photos", tmp_path / "mine", "squeezenet_v1_1", 1)
     (tmp_path / "mine" / "config.json").unlink()
     with pytest.raises(InputError, match="mine holds photographs"):
         adapt_command._check(tmp_path / "photos", tmp_path / "mine", "squeezenet_v1_1", 1)
@@ -497,7 +509,7 @@ def test_refused_photographs_leave_nothing_behind(tmp_path, there):
     if there:
         (tmp_path / "mine").mkdir()
     with pytest.raises(
-        InputError, match="1 class folder with images, but .* make one folder per class"
+        InputError, match="1 class folder with images, a, but .* make one folder per class"
     ):
         adapt_command.adapt(
             tmp_path / "photos", tmp_path / "mine", configuration=str(tmp_path / "first")

@@ -597,6 +597,15 @@ def test_an_image_of_two_classes_is_told(photos, tmp_path, capsys):
     assert not convert(photos, tmp_path / "none", **FOLDER).raw["warnings"]
 
 
+@pytest.mark.parametrize("names", [("cat", "dog"), ("cat", "Cat"), ("cat", "cat ")])
+def test_classes_of_nearly_one_name_are_told(tmp_path, names):
+    class_folders(tmp_path / "photos", 4, names)
+    warnings = convert(tmp_path / "photos", tmp_path / "out", **FOLDER).raw["warnings"]
+    one, other = sorted(names)
+    alike = f"the classes {one!r} and {other!r} differ in case or spaces alone"
+    assert any(alike in warning for warning in warnings) == (names[1] != "dog")
+
+
 def test_equal_checksums_are_no_duplicates(tmp_path, monkeypatch):
     """Two images that agree in length and CRC are compared by their bytes."""
     monkeypatch.setattr(command.shards, "content_crc", lambda _: 7)

@@ -348,13 +348,17 @@ def test_a_conversion_closes_its_threads_within_the_lock(photos, tmp_path, monke
     assert len(late) == count and all(late)
 
 
-@pytest.mark.parametrize("inside", ["", "out", "cat"])
+@pytest.mark.parametrize("inside", ["", "out", "cat", "cat/out"])
 def test_an_output_among_the_classes_is_refused(photos, tmp_path, inside):
     before = hashlib.sha256(repr(sorted(photos.rglob("*"))).encode()).hexdigest()
     with pytest.raises(InputError, match="lies among the data in .*choose a folder elsewhere"):
         convert(photos, photos / inside, **FOLDER)
     assert hashlib.sha256(repr(sorted(photos.rglob("*"))).encode()).hexdigest() == before
     convert(photos, photos / ".records", **FOLDER)
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album" / "1.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match="album holds images; choose another"):
+        convert(photos, tmp_path / "album", **FOLDER)
 
 
 @pytest.mark.parametrize("interrupted", [False, True])

@@ -258,6 +258,12 @@ def test_data_to_score_a_finished_model_on(tmp_path, capsys):
     assert "has no validation split (it has test)" in capsys.readouterr().err
 
 
+def test_a_published_model_s_classes_go_by_its_name(tmp_path):
+    photos = class_folders(tmp_path / "photos" / "test", 2, ("n01440764", "n01443537")).parent
+    made = convert(photos, tmp_path / "out", **FOLDER, labels_of="squeezenet_v1_0")
+    assert len(made.classes) == 1000 and made.splits["test"].examples == 4
+
+
 @pytest.mark.parametrize(
     ("made", "told"),
     [

@@ -233,6 +233,7 @@ def test_faults_are_named(images, tmp_path):
         ("\nimage,label\n\n\nimages/0.jpg,cat\na.jpg\n", "row 6: an image or a label is missing"),
         ("image,cat,dog\n\nimages/0.jpg,1,1\n", r"row 3 has 2 classes"),
         ("image,label\n\na.jpg,hat,red\n", "row 3 has more cells than the first row"),
+        ('image,label\nb.jpg,hat\n"a.jpg,hat\nc.jpg,hat\n', "row 3: a quote is not closed"),
         ("image,label\na.jpg,\n", "row 2: an image or a label is missing"),
         ("image,label\nimages/0.jpg,cat\n", "has 1 class"),
         (

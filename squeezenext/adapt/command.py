@@ -32,7 +32,7 @@ from squeezenext.adapt.plan import Plan
 from squeezenext.adapt.shipping import Adapted
 from squeezenext.arguments import checked
 from squeezenext.cli import log, run, say
-from squeezenext.convert.folder import is_image
+from squeezenext.convert.folder import is_image, split_folders
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError, NotFinite, RunAgain, SomeInputsFailed
 from squeezenext.model import directory as model_directory
@@ -43,6 +43,7 @@ from squeezenext.records.dataset import ANEW, Dataset
 from squeezenext.train import command
 from squeezenext.train.options import Options
 
+LEAST_BYTES = 1_000  # header and biases of a .sqz file take more
 MAX_SIDE = 400  # longest side of a record's image; larger images only take longer to read
 
 
@@ -82,7 +83,7 @@ def adapt(
     photos, model_dir = files.expanded(photos), files.expanded(model_dir)
     if (configuration := str(configuration)) not in PUBLISHED:
         configuration = os.path.realpath(files.expanded(configuration))
-    _check(photos, model_dir, configuration, minutes)
+    _check(photos, model_dir, configuration, minutes, max_bytes)
     Options(model_dir=model_dir, seed=seed)  # refuses too large a seed
     tf_import.check_installed()
     published.resolve(configuration)  # downloads the weights before any work is done
@@ -233,7 +234,9 @@ def _planned(
     return plan, False
 
 
-def _check(photos: Path, model_dir: Path, configuration: str, minutes: float) -> None:
+def _check(
+    photos: Path, model_dir: Path, configuration: str, minutes: float, max_bytes: int = 0
+) -> None:
     if configuration not in PUBLISHED and not Path(configuration).is_dir():
         raise InputError(
             f"--configuration {Path(configuration).name}: there are no published weights to start "
@@ -245,12 +248,26 @@ def _check(photos: Path, model_dir: Path, configuration: str, minutes: float) ->
     planning.base(configuration)  # else it is no model directory
     if not (minutes > 0 and math.isfinite(minutes)):
         raise InputError(f"--minutes {minutes:g}: must be positive and finite, such as 15.")
+    if 0 < max_bytes < LEAST_BYTES:
+        raise InputError(
+            f"--max_bytes {max_bytes} is too little for any .sqz file; give 250000, or 0 for none."
+        )
     if not photos.is_dir():
-        what = "is a file; unpack it and" if photos.is_file() else "is no folder;"
-        raise InputError(f"{photos} {what} give the folder that holds a folder per class.")
+        what = "is a file, not a folder" if photos.is_file() else "is no folder"
+        raise InputError(f"{photos} {what}; give the folder that holds a folder per class.")
     if model_directory.is_one(photos):
         raise InputError(f"{photos} is a model directory; give the photographs, then --model_dir.")
-    begun = model_directory.is_one(model_dir) or (model_dir / model_directory.ADAPT).is_file()
+    if "train" not in (roots := split_folders(photos)):
+        raise InputError(
+            f"{photos} has no train folder, but {', '.join(root.name for root in roots.values())};"
+            f" put the images to train on into {photos / 'train'}, a folder per class."
+        )
+    begun = (model_dir / model_directory.ADAPT).is_file()
+    if not begun and model_directory.is_one(model_dir):
+        raise InputError(
+            f"--model_dir {model_dir} holds a model that adapt did not make; choose another (with "
+            f"--configuration {model_dir} it starts from that model's weights)."
+        )
     if not begun and _holds_photographs(model_dir):
         raise InputError(
             f"--model_dir {model_dir} holds photographs, which are given first: "

@@ -251,9 +251,10 @@ def _pairs(
         warnings.append(f"{path}: columns skipped: {', '.join(skipped[:5])}.")
     for number, row in body.items():
         if len(row) <= max(image, label) or not row[image] or not row[label]:
+            lines = sum(cell.count("\n") for cell in row)
+            fault = "a quote is not closed" if lines else "an image or a label is missing"
             raise InputError(
-                f"{path}, row {number}: an image or a label is missing: {row[:4]}; fill it in, or "
-                "remove the row."
+                f"{path}, row {number - lines}: {fault}: {str(row[:4])[:80]}; mend or remove it."
             )
     return [(row[image], row[label]) for row in body.values()]
 

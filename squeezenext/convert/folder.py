@@ -22,6 +22,7 @@ from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
 from squeezenext.files import expanded, is_leftover
 from squeezenext.images.decoding import ENDINGS, OTHER_ENDINGS
+from squeezenext.model.published import PUBLISHED
 from squeezenext.records.dataset import MANIFEST
 
 # The names that Hugging Face's datasets know, too.
@@ -82,9 +83,8 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
     images = {split: _images(root, walk) for split, root in roots.items()}
     if walk.others:
         number = plural(walk.others.total(), "file")
-        walk.warnings.append(
-            f"{number} in class folders skipped by ending ({counted(walk.others)}); {_CONVERTED}."
-        )
+        skipped = f"skipped by ending ({counted(walk.others)}); {_CONVERTED}"
+        walk.warnings.append(f"{number} in class folders {skipped}.")
     if "train" in roots:
         folders = _trained(roots, images, known)
     else:
@@ -95,10 +95,9 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
     watch = Watch()
     splits = {split: _listing(roots[split], folders, images[split], watch) for split in images}
     splits = sorted_splits(with_validation(splits, options) if "train" in splits else splits)
-    size = sum(listing.bytes for listing in splits.values())
-    described = {"file": source.resolve().name, "bytes": size}
-    faults, warnings = tuple(walk.faults), tuple(walk.warnings)
-    return Collection(classes, splits, faults, (described,), watch, warnings)
+    described = {"file": source.resolve().name, "bytes": sum(s.bytes for s in splits.values())}
+    notes = tuple(walk.warnings)
+    return Collection(classes, splits, tuple(walk.faults), (described,), watch, notes)
 
 
 def _trained(
@@ -117,10 +116,9 @@ def _trained(
                 f"make {roots['train'] / other}."
             )
     if len(folders) < 2:
-        found = plural(len(folders), "class folder")
         raise InputError(
-            f"{roots['train']} has {found} with images, but a classifier needs two at least; "
-            f"{_HINT}."
+            f"{roots['train']} has 1 class folder with images, {printable(folders[0])}, but a "
+            f"classifier needs two at least; {_HINT}."
         )
     return folders
 
@@ -130,6 +128,8 @@ def labels_of_model(options: ConvertOptions) -> tuple[labels.Label, ...]:
     if not options.labels_of:
         return ()
     path = expanded(options.labels_of)
+    if options.labels_of in PUBLISHED and not path.exists():
+        return labels.imagenet()
     return labels.read(path / "labels.json" if path.is_dir() else path)
 
 

@@ -12,12 +12,14 @@ import io
 import itertools
 import json
 import shutil
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from squeezenext import files, labels
+from squeezenext.cli import printable
 from squeezenext.convert import commit, imagenet_archives, plan
 from squeezenext.convert.listing import Collection, Fault
 from squeezenext.convert.options import ConvertOptions
@@ -155,6 +157,7 @@ def _document(
         "warnings": [
             *collection.warnings,
             *_unexpected(options, repairs),
+            *_alike(collection.classes),
             *_contradictions(output, collection.classes, written),
         ],
         "source": list(collection.source),
@@ -205,6 +208,21 @@ def duplicates(output: Path, written: dict[str, list[Written]]) -> list[Twin]:
             if len(twins) == MAX_COMPARED:
                 return list(twins.values())
     return list(twins.values())
+
+
+def _alike(classes: Sequence[labels.Label]) -> list[str]:
+    """Returns a warning for each two classes whose names differ in case or spaces alone."""
+    found: dict[str, str] = {}
+    warnings = []
+    for name in (label.synset for label in classes):
+        key = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        if key in found:
+            warnings.append(
+                f"the classes {printable(found[key])!r} and {printable(name)!r} differ in case or "
+                "spaces alone; if they are one class, give them one name."
+            )
+        found[key] = name
+    return warnings
 
 
 def _contradictions(

@@ -61,7 +61,10 @@ def _collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> 
 def no_folder(source: Path) -> str:
     """Returns a sentence about a source that is no folder."""
     if source.exists():
-        told = "is a file; unpack it and give the folder, or give --layout csv for a list of images"
+        told = (
+            "is a file; give the folder that holds the images (unpack an archive first), or "
+            "--layout csv for a list of images"
+        )
     else:
         told = "is no folder; give the one that holds the data, such as --source photos"
     return f"--source {source} {told}."
@@ -82,7 +85,7 @@ def _class_names(options: ConvertOptions) -> folder.ClassNames:
 
 
 def check_apart(source: Path, output: Path, options: ConvertOptions) -> None:
-    """Raises InputError if the output would be read as a class, or replace the source's lists."""
+    """Raises InputError for an output in a class folder, with images, or over a source's lists."""
     roots: list[Path] = []
     if options.layout == "csv":
         roots = [source if source.is_dir() else source.parent]
@@ -90,8 +93,11 @@ def check_apart(source: Path, output: Path, options: ConvertOptions) -> None:
         roots = list(folder.split_folders(_root(source, options)).values())
     resolved = Path(os.path.realpath(output))  # Path.resolve fails for a link to itself
     for root in (root.resolve() for root in roots):
-        a_class = options.layout in _CLASS_FOLDERS and not resolved.name.startswith(".")
-        if resolved == root or (a_class and resolved.parent == root):
+        inside = resolved.is_relative_to(root) and options.layout in _CLASS_FOLDERS
+        # A walk through the classes passes hidden folders.
+        if resolved == root or inside and resolved.relative_to(root).parts[0][0] != ".":
             raise InputError(
                 f"--output {output} lies among the data in {root}; choose a folder elsewhere."
             )
+    if any(folder.is_image(path) for path in output.glob("*")):
+        raise InputError(f"--output {output} holds images; choose another, such as records.")

@@ -139,8 +139,9 @@ def read(path: str, allow_url: bool = False) -> bytes:
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
-                raise InputError(f"{path} is {kind}; name an image, or give it to -.")
+                if stat.S_ISDIR(status.st_mode):
+                    raise InputError(f"{path} is a folder; name an image in it.")
+                raise InputError(f"{path} is no regular file; name an image.")
             if status.st_size > MAX_BYTES:
                 raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MB.")
             with open(descriptor, "rb", closefd=False) as file:  # which refuses a folder itself

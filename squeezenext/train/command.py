@@ -111,7 +111,9 @@ def locked(model_dir: Path, name: str = ".lock") -> Iterator[None]:
             f"Another process works in {model_dir}, which holds {name}; wait or stop it."
         ) from error
     except OSError as error:
-        raise InputError(f"--model_dir {model_dir} cannot be written: {error.strerror}.") from error
+        why = f"cannot be written: {error.strerror}"
+        why = "is a file; name a folder" if model_dir.is_file() else why
+        raise InputError(f"--model_dir {model_dir} {why}.") from error
     try:
         yield
     finally:
