@@ -54,7 +54,7 @@ def truncated() -> Iterator[tuple[str, bytes]]:
 
 def corrupted() -> Iterator[tuple[str, bytes]]:
     for name, data in formats().items():
-        for seed in range(16):
+        for seed in range(20):
             rng = np.random.default_rng(seed)
             changed = bytearray(data)
             for place in rng.integers(2, len(data), 1 + 4 * seed):

@@ -314,7 +314,8 @@ def test_command(photos, tmp_path, capsys):
         (["--layout=folder", "--source={here}/absent", "--output={here}/y"], "is no folder"),
         (["--layout=folder", "--source={here}", "--output={here}/y"], "images"),
         (["--layout=folder", "--source={photos}", "--output={here}/y", "extra"], "'extra'"),
-        (["--layout=folder", "--source={photos}", "--output={file}/y"], "cannot be written"),
+        (["--layout=folder", "--source={photos}", "--output={file}/y"], "lies among"),
+        (["--layout=folder", "--source={photos}", "--output={other}/y"], "cannot be written"),
         (["--layout=folder", "--source={photos}", "--output={here}/y", "--seed=-1"], "--seed"),
         (
             ["--layout=folder", "--source={photos}", "--output={here}/y", "--train_shards=0"],
@@ -330,7 +331,10 @@ def test_command(photos, tmp_path, capsys):
 def test_usage(photos, tmp_path, capsys, arguments, message):
     here = tmp_path / "here"
     here.mkdir()
-    places = {"here": here, "photos": photos, "file": photos / "cat" / "0.jpg"}
+    other = tmp_path / "other"
+    other.write_text("a file")
+    file = photos / "cat" / "0.jpg"
+    places = {"here": here, "photos": photos, "file": file, "other": other}
     assert run(*(argument.format(**places) for argument in arguments)) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and message in said and said.count("\n") == 1
