@@ -23,7 +23,7 @@ from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import SomeInputsFailed
 
-SCALE = 256.0  # of float16's loss: small gradients survive, no large one overflows
+SCALE = 256.0  # factor of a float16 loss: small gradients survive, large ones fit
 ROUNDS = 3  # times that steps are timed
 # How far a gradient may be from float32's on the CPU, as a share of its length. On a CPU SqueezeNet
 # 1.1 was 4e-7 away in float32 and 8e-3 in float16; TF32 has float16's digits, bfloat16 three fewer.

@@ -124,7 +124,7 @@ class _Images:
     """Finds the files of images by the names in a list.
 
     Args:
-      folder: that of the list, to which the names are relative, or to the folder of `split` in it.
+      folder: the list's folder. Names are relative to it, or to its subfolder named `split`.
       split: a value of `SPLIT_NAMES`.
     """
 

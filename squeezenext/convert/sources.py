@@ -61,13 +61,13 @@ def _collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> 
 def no_folder(source: Path) -> str:
     """Returns a sentence about a source that is no folder."""
     if source.exists():
-        told = (
+        sentence = (
             "is a file; give the folder that holds the images (unpack an archive first), or "
             "--layout csv for a list of images"
         )
     else:
-        told = "is no folder; give the one that holds the data, such as --source photos"
-    return f"--source {source} {told}."
+        sentence = "is no folder; give the one that holds the data, such as --source photos"
+    return f"--source {source} {sentence}."
 
 
 def _root(source: Path, options: ConvertOptions) -> Path:

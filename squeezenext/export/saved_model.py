@@ -58,8 +58,8 @@ def write(model: Model, path: Path) -> None:
         kinds = (
             "is no JPEG, PNG, WebP, GIF without transparency, or BMP of 24 or 32 bits without masks"
         )
-        told = ["images", number, kinds]
-        with tf.control_dependencies([tf.debugging.Assert(crops.is_supported(content), told)]):
+        message = ["images", number, kinds]
+        with tf.control_dependencies([tf.debugging.Assert(crops.is_supported(content), message)]):
             return crops.centre_of_any(content, model.config.images)
 
     def encoded(images):

@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
-MAX_ENTRIES = 100_000  # of a zip
+MAX_ENTRIES = 100_000  # entries in a zip file
 _HEAD = 4096  # bytes that are looked at
 _SEARCHED = 1 << 30  # bytes of a zip whose entries are looked at
 Kind = tuple[str, str]  # a noun with its article, and what to do

@@ -14,7 +14,7 @@ from typing import Any
 
 MAX_OPERATIONS = 500_000  # the checkpoint of a network of 700 tensors and its optimizer has 60,000
 _MAX_NAME = 200  # characters of a module's name, and of a class's
-_MAX_SIDES = 8  # of a tensor's shape
+_MAX_SIDES = 8  # dimensions of a tensor
 # PyTorch's names of the types of storages, and NumPy's; bfloat16 is the upper half of a float32.
 STORAGES = {
     "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "BFloat16Storage": "<u2",

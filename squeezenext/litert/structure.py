@@ -260,7 +260,7 @@ def _is_tensor(content: bytes, tensor: dict[int, Any], wanted: tuple, buffers: l
     stored = buffers[tensor.get(2, 0)]
     if data is None:
         return stored is None
-    # LiteRT reads nothing from buffer 0, whatever lies in it.
+    # LiteRT never reads buffer 0, so its content does not matter.
     if not tensor.get(2, 0) or stored is None or stored[1] != math.prod(shape) * _BYTES[kind]:
         return False
     return data is True or content[stored[0] : sum(stored)] == data

@@ -63,7 +63,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What manifest.json says."""
+    """The content of manifest.json."""
 
     directory: Path
     classes: tuple[labels.Label, ...]

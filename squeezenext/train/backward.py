@@ -89,7 +89,7 @@ class Backward:
           numbers: [micro_batch, ...] float32, random numbers for augmentation.
           active: scalar bool; False moves no statistics.
           frozen: the classifier alone learns; other weights get gradients of 0.
-          xla: whether XLA compiles the pass.
+          xla: take the graph that XLA has compiled.
 
         Returns:
           The gradient of all weights, [weights] float32, and the sums of loss, top-1 and top-5

@@ -76,7 +76,7 @@ class MovingStatistics:
 
     @property
     def _is_factor(self) -> np.ndarray:
-        """Which values are a layer's scale factor, [values] bool."""
+        """A mask of the values that are scale factors, [values] bool."""
         return np.repeat(np.arange(len(self.vector.sizes)) % 3 == 2, self.vector.sizes)
 
     @property

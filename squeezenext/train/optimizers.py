@@ -69,7 +69,7 @@ class Momentum:
 
     Attributes:
       slots: number of vectors that the optimizer keeps.
-      counted: whether the formula depends on the number of steps.
+      counted: True if the formula uses the number of steps.
     """
 
     slots, counted = 1, False
@@ -134,7 +134,8 @@ class Lamb:
         v_hat = v / (1 - tf.pow(BETA_2, number))
         step = m_hat / (tf.sqrt(v_hat) + self.EPSILON) + self._decays * weights
         squares = tf.stack([tf.square(weights), tf.square(step)], -1)
-        lengths = tf.sqrt(tf.math.segment_sum(squares, self._segments))  # of each weight's tensor
+        # One length for each variable.
+        lengths = tf.sqrt(tf.math.segment_sum(squares, self._segments))
         both = tf.reduce_all(lengths > 0, -1)
         ratio = tf.where(both, tf.math.divide_no_nan(lengths[:, 0], lengths[:, 1]), 1.0)
         return weights - rate * tf.gather(ratio, self._segments) * step, (m, v)

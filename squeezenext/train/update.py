@@ -34,7 +34,7 @@ class Restriction:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What `Update.take` has found, equal on all replicas."""
+    """The results of `Update.take`, equal on all replicas."""
 
     metrics: tf.Tensor  # [3] float32: the step's sums of loss, top-1 hits, top-5 hits
     reached: tf.Tensor  # scalar bool: a gradient has reached the classifier
