@@ -10,10 +10,13 @@ import pytest
 
 from squeezenext.errors import InputError
 from squeezenext.model import directory as model_directory
-from squeezenext.train import cluster, watchdog
+from squeezenext.train import cluster, command, watchdog
 from squeezenext.train.cluster import Cluster
+from squeezenext.train.options import Options
 from squeezenext.train.watchdog import Watchdog
 from tests.conftest import REPOSITORY
+
+LOST_SECONDS = Options(model_dir="run").lost_seconds
 
 
 def tf_config(workers, kind="worker", index=0, **more):
@@ -113,8 +116,8 @@ def test_slurms_lists_of_hosts(text, hosts):
 class Bench:
     """Three workers on one clock; only the first one's verdicts are looked at."""
 
-    def __init__(self, folder):
-        self.now = 0.0
+    def __init__(self, folder, lost_seconds=LOST_SECONDS):
+        self.now, self.lost_seconds = 0.0, lost_seconds
         self.told = []
         self.folder = folder
         (folder / model_directory.WORKERS).mkdir()
@@ -123,7 +126,8 @@ class Bench:
     def dog(self, index):
         """A worker that starts now."""
         workers = Cluster(("a:1", "b:1", "c:1"), index)
-        return Watchdog(self.folder, workers, pytest.fail, self.told.append, lambda: self.now)
+        how = pytest.fail, self.told.append, lambda: self.now
+        return Watchdog(self.folder, workers, self.lost_seconds, *how)
 
     def go(self, seconds, beating=(0, 1, 2), working=(0, 1, 2)):
         """Lets time pass; returns the first worker's first complaint and when it came."""
@@ -159,6 +163,23 @@ def test_one_that_falls_silent_is_named_in_time(bench):
     start(bench)
     wrong, now = bench.go(60, beating=(0, 2))
     assert wrong.startswith("worker 1 (b:1) has not answered for 16 s") and now == 19
+
+
+def test_a_limit_of_ones_own_waits_for_a_file_server(tmp_path):
+    bench = Bench(tmp_path, lost_seconds=120.0)
+    start(bench)
+    assert bench.go(110, beating=(0, 2))[0] is None
+    assert bench.go(10)[0] is None
+    wrong, _ = bench.go(200, beating=(0, 2))
+    assert wrong.startswith("worker 1 (b:1) has not answered for 121 s")
+
+
+@pytest.mark.parametrize("seconds", [0.0, 4.9, 601.0, float("nan"), float("inf")])
+def test_a_limit_out_of_range_is_refused(seconds, capsys):
+    with pytest.raises(InputError, match="lost_seconds"):
+        Options(model_dir="run", lost_seconds=seconds)
+    assert command.main(["train", "--model_dir", "run", "--lost_seconds", str(seconds)]) == 2
+    assert "lost_seconds" in capsys.readouterr().err
 
 
 def test_a_process_that_was_stopped_itself_blames_nobody(bench):
@@ -212,7 +233,7 @@ def test_one_that_leaves_at_once_tells_those_that_come_later(bench, monkeypatch)
 
 
 def test_one_that_is_started_anew_alone_is_no_longer_the_old_one(bench):
-    """Its supervisor was quicker than LOST_SECONDS; a container even gives it its old number."""
+    """Its supervisor was quicker than the limit; a container even gives it its old number."""
     start(bench)
     bench.go(10, beating=(0, 2))
     bench.dogs[1] = bench.dog(1)
@@ -345,8 +366,9 @@ class Many:
         (folder / model_directory.WORKERS).mkdir()
         self.now, self.reads, self.left = 0.0, 0, {}
         names = Cluster(tuple(f"h{i}:1" for i in range(count)), 0)
+        how = pytest.fail, print, self.clock
         self.dogs = [
-            Watchdog(folder, dataclasses.replace(names, index=i), pytest.fail, print, self.clock)
+            Watchdog(folder, dataclasses.replace(names, index=i), LOST_SECONDS, *how)
             for i in range(count)
         ]
         own = cluster.Heartbeat.read
@@ -393,7 +415,7 @@ def test_a_worker_reads_as_many_files_however_many_there_are(tmp_path, monkeypat
             assert len(many.left) == count - 1
             name = f"worker {gone} (h{gone}:1) has not answered for"
             assert all(told.startswith(name) for told, _ in many.left.values())
-            assert max(when for _, when in many.left.values()) <= 7 + watchdog.LOST_SECONDS + 3
+            assert max(when for _, when in many.left.values()) <= 7 + LOST_SECONDS + 3
     assert reads[16] <= 4 * 15 and reads[32] <= 4 * 31
 
 

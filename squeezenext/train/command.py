@@ -66,7 +66,7 @@ def _train(config: Config, options: Options, signals: StopSignals) -> dict:
         from squeezenext.train import job  # only now: no error above waits for TensorFlow
 
         log.log_to(None if worker else model_dir / model_directory.LOG)
-        with watched(model_dir, workers, signals) as watchdog:
+        with watched(model_dir, workers, options.lost_seconds, signals) as watchdog:
             task = task or _task(config, options)
             return job.train(task, options, workers, watchdog, signals)
 
@@ -149,6 +149,8 @@ def _define(values: flags.FlagValues) -> None:
     integer("micro_batch_size", None, "Images a device takes at once.", 1, **at)
     integer("devices", 0, "GPUs, or logical CPU devices; 0: all GPUs or one CPU.", 0, **at)
     enum("cluster", "auto", get_args(Cluster), "Workers; auto: those of TF_CONFIG if set.", **at)
+    what = "Seconds of silence after which a worker is taken for dead, see docs/clusters.md."
+    number("lost_seconds", 15.0, what, 5.0, 600.0, **at)
     enum("precision", "auto", ("auto", *PRECISIONS), "Precision of the computation.", **at)
     integer("seed", 0, "Seed of initial weights, data order and augmentation.", 0, **at)
     what = "The same bits each time; slower, on a CPU without oneDNN."

@@ -22,6 +22,7 @@ Cluster = Literal["auto", "slurm", "none"]
     devices=0,
     micro_batch_size=1,
     seed=0,
+    lost_seconds=5,  # watchdog.STOPPED_SECONDS: a shorter pause is nobody's fault
     checkpoint_minutes=0,
     keep_checkpoints=1,
     evaluate_every_epochs=0,
@@ -39,6 +40,9 @@ class Options:
     fine_tune_from: str | Path | None = None
     devices: int = 0  # number of GPUs, or of logical CPU devices; 0: all GPUs, or one CPU
     cluster: Cluster = "auto"  # source of the workers' names, see cluster.py; "auto": TF_CONFIG
+    # Silence, 5 to 600, after which a worker is taken for dead. TensorFlow's own heartbeat takes 7;
+    # with 15 the others have ended within 30.
+    lost_seconds: float = 15.0
     precision: str = "auto"  # or one of `PRECISIONS`
     micro_batch_size: int | None = None  # images a device takes at once
     seed: int = 0  # seed of initial weights, data order and augmentation
@@ -58,6 +62,8 @@ class Options:
         check_precision(self.precision)
         if self.seed >= 1 << 32:  # numpy's limit
             raise InputError(f"--seed {self.seed}: must be below 4,294,967,296.")
+        if self.lost_seconds > 600:  # a stalled worker is named after watchdog.STALL_SECONDS anyway
+            raise InputError(f"--lost_seconds {self.lost_seconds:g}: is 600 at most, such as 120.")
         choices = (("cluster", Cluster), ("on_nan", OnNan), ("on_bad_record", OnBadRecord))
         for field, kind in choices:
             if getattr(self, field) not in get_args(kind):

@@ -14,7 +14,7 @@ from squeezenext.errors import EXIT_CODES, RunAgain
 from squeezenext.train import log
 from squeezenext.train.cluster import Cluster
 from squeezenext.train.log import LOG
-from squeezenext.train.watchdog import LOST_SECONDS, Verdict, Watchdog
+from squeezenext.train.watchdog import Verdict, Watchdog
 
 KINDS = (signal.SIGTERM, signal.SIGINT)
 UNWIND_SECONDS = 2.0  # for Python to leave in order before the process is ended
@@ -116,7 +116,7 @@ def _suppress(call: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def watched(
-    model_dir: Path, cluster: Cluster | None, signals: StopSignals
+    model_dir: Path, cluster: Cluster | None, lost_seconds: float, signals: StopSignals
 ) -> Iterator[Watchdog | None]:
     """Watches the other workers inside the block; informs them and the log of an error in it.
 
@@ -126,7 +126,7 @@ def watched(
     Raises:
       RunAgain: a worker is gone, and nobody knows which.
     """
-    watchdog = Watchdog(model_dir, cluster, _end, LOG.warning) if cluster else None
+    watchdog = Watchdog(model_dir, cluster, lost_seconds, _end, LOG.warning) if cluster else None
 
     def leave(why: Verdict = _INTERRUPTED) -> None:
         if watchdog:
@@ -161,7 +161,7 @@ def _blame(watchdog: Watchdog, error: BaseException) -> None:
     lost = heartbeat or isinstance(error, disconnected)
     if not lost and not isinstance(error, (faults.AbortedError, faults.CancelledError, *own)):
         return
-    watchdog.wait_for_verdict(2 * LOST_SECONDS - 5)
+    watchdog.wait_for_verdict()
     if lost:
         reason = error.message.splitlines()[0]
         watchdog.leave(f"it has lost the others ({reason})", EXIT_CODES[RunAgain])

@@ -5,7 +5,7 @@ for each collective and second (CommunicationOptions.timeout_seconds), and its e
 So each worker overwrites a small file in the shared model directory every second and reads those
 of the others; in training the chief reads all, each other worker those of the chief and of the next
 `NEIGHBOURS`. Clocks are not compared: a worker is lost if its heartbeat has not changed for
-`LOST_SECONDS` on the reader's clock, time in which the reader itself was stopped left aside.
+`--lost_seconds` on the reader's clock, time in which the reader itself was stopped left aside.
 
     state of a worker      until                            its fault
     running                it calls `finish` or `leave`     silence, or a second start
@@ -31,7 +31,6 @@ from squeezenext.model import directory as model_directory
 from squeezenext.train.cluster import Cluster, Heartbeat
 
 HEARTBEAT_SECONDS = 1.0
-LOST_SECONDS = 15.0  # TensorFlow's own heartbeat takes 7; all shall be gone within 30
 STALL_SECONDS = 900.0  # without a finished call, save or evaluation step; the first call compiles
 START_SECONDS = 600.0  # for all workers to come, and again for TensorFlow to connect them
 LOG_SECONDS = 30.0  # until the log says what is waited for
@@ -39,6 +38,7 @@ STOPPED_SECONDS = 5.0  # between two checks: this process itself was stopped
 FINISH_SECONDS = 10.0  # for the others to end their last collective
 LINGER_SECONDS = 60.0  # for the others to come; some import TensorFlow for longer
 NEIGHBOURS = 3  # workers that a worker watches in training, beside the chief
+_VERDICT_SECONDS = 10.0  # for a verdict, beyond the silence that it needs
 _REASON_CHARACTERS = 300
 
 
@@ -72,8 +72,8 @@ class Peer:
         """Whether it needs no other worker any more."""
         return self.seen and self.last.state != "running"
 
-    def fault(self, now: float) -> Verdict | None:
-        """Returns what is wrong with a worker that has been seen."""
+    def fault(self, now: float, limit: float) -> Verdict | None:
+        """Returns what is wrong with a worker that has been seen; `limit`: seconds of silence."""
         if self.last.state == "left":
             reason = self.last.reason
             told = reason if reason.startswith("worker ") else f"{self.name} has left: {reason}"
@@ -81,7 +81,7 @@ class Peer:
         if self.restarted:
             return Verdict(f"{self.name} was started anew, which a run in progress cannot take up")
         silent = now - self.changed
-        if not self.is_over and silent > LOST_SECONDS:
+        if not self.is_over and silent > limit:
             return Verdict(
                 f"{self.name} has not answered for {silent:.0f} s: its process is dead or stopped, "
                 "or its machine is gone"
@@ -94,6 +94,7 @@ class Watchdog:
 
     Args:
       directory: the model directory, which all workers share.
+      lost_seconds: silence after which a worker is taken for dead.
       end: ends the process; called in the thread with a verdict that names the culprit.
       clock: seconds; tests have their own.
     """
@@ -102,12 +103,14 @@ class Watchdog:
         self,
         directory: Path,
         cluster: Cluster,
+        lost_seconds: float,
         end: Callable[[Verdict], None],
         warn: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ):
         self._cluster, self._end, self._warn, self._clock = cluster, end, warn, clock
         self._folder = directory / model_directory.WORKERS
+        self._lost_seconds = lost_seconds
         self._own = Heartbeat()
         self._checked = self._progressed = self._phase_began = now = clock()
         self._phase, self._connected = "gathering", False  # see the head of the module
@@ -196,9 +199,9 @@ class Watchdog:
             self.check()
         self.send()  # for a worker that was seen just now
 
-    def wait_for_verdict(self, seconds: float) -> None:
+    def wait_for_verdict(self) -> None:
         """Gives the thread time to find the culprit and to end the process."""
-        self._ended.wait(seconds)
+        self._ended.wait(self._lost_seconds + _VERDICT_SECONDS)
 
     def send(self) -> None:
         """Writes this worker's heartbeat."""
@@ -257,7 +260,11 @@ class Watchdog:
             self._phase, self._phase_began = phase, now
         waited = now - self._phase_began
         for peer in self._watched():
-            if verdict := peer.fault(now) if peer.seen else self._unseen(peer.name, waited):
+            if (
+                verdict := peer.fault(now, self._lost_seconds)
+                if peer.seen
+                else self._unseen(peer.name, waited)
+            ):
                 return verdict
         if phase == "training":
             return self._stalled(now - self._progressed)
@@ -266,7 +273,7 @@ class Watchdog:
     def _unseen(self, name: str, waited: float) -> Verdict | None:
         if self._phase != "training":
             return self._late(waited, f"Waiting for {name}", f"{name} has not come")
-        if waited <= LOST_SECONDS:
+        if waited <= self._lost_seconds:
             return None
         return Verdict(
             f"{name} trains but {self._folder} shows no sign of it: --model_dir must be on storage "
