@@ -13,6 +13,7 @@ from squeezenext.network import convolutions, fusing
 from squeezenext.network.keras_model import model_variables
 from squeezenext.train import devices, exchange, job
 from squeezenext.train.cluster import Cluster
+from squeezenext.train.evaluation import Evaluator
 from tests import tiny
 
 PAIR = Cluster(("a:1", "b:1"), 1)
@@ -133,21 +134,26 @@ def test_the_precision_is_that_of_the_oldest_gpu_in_use(pretend, capabilities, e
     assert devices.precision("float32") == "float32"
 
 
-@pytest.mark.parametrize(
-    ("capability", "precision", "told"),
-    [((8, 0), "float32", True), ((7, 5), "float32", False), ((8, 0), "mixed_bfloat16", False)],
-)
-def test_tf32_is_named_and_kept_from_evaluation(pretend, capability, precision, told):
-    pretend(capability)
-    assert job._described(precision) == precision + " (TF32 in products)" * told
-    with devices.whole_float32():
-        assert not tf.config.experimental.tensor_float_32_execution_enabled()
-        assert job._described(precision) == precision
-    assert tf.config.experimental.tensor_float_32_execution_enabled()
+@pytest.mark.parametrize("precision", ["tf32", "float32"])
+def test_float32_is_float32_and_tf32_a_choice(precision):
+    evaluator = Evaluator(tiny.SQUEEZENET, tf.distribute.get_strategy(), precision)
+    tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
+    assert tf32 == (precision == "tf32")
+    assert {layer.dtype_policy.name for layer in evaluator.model.layers} == {"float32"}
+
+
+@pytest.mark.parametrize("capabilities", [[], [(7, 5)], [(8, 0), (7, 5)], [None]])
+def test_tf32_is_refused_where_no_gpu_computes_in_it(pretend, capabilities):
+    pretend((9, 0))
+    assert devices.precision("tf32") == "tf32"
+    pretend(*capabilities)
+    with pytest.raises(InputError, match="tf32 needs GPUs of compute capability 8.0 or later"):
+        devices.precision("tf32")
 
 
 @pytest.mark.parametrize(
-    ("others", "expected"), [(0, "float32"), (1, "mixed_float16"), (2, "mixed_bfloat16")]
+    ("others", "expected"),
+    [(0, "float32"), (1, "tf32"), (2, "mixed_float16"), (3, "mixed_bfloat16")],
 )
 def test_workers_agree_on_a_precision(monkeypatch, others, expected):
     monkeypatch.setattr(devices, "exchange", lambda _, numbers: np.array([numbers, [others]]))
@@ -165,6 +171,7 @@ def test_a_gpu_that_tensorflow_does_not_see_is_said_once(sign, monkeypatch):
     for _ in range(2):
         devices.strategy(1)
     assert len(said) == 1 and "TensorFlow sees no GPU, so the CPU computes" in said[0]
+    assert "pip install '.[cuda]'" in said[0]
     devices._warn_that_no_gpu_is_seen.cache_clear()
     for hidden in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)

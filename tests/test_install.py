@@ -170,6 +170,13 @@ def _lines(file):
     return [line for line in text.splitlines() if line[:1].isalpha()]
 
 
+def test_the_extra_for_gpus_has_the_tensorflow_of_the_requirements():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    (extra,) = project["optional-dependencies"]["cuda"]
+    assert extra.replace("[and-cuda]", "") in requirements("requirements.txt")
+    assert extra in (REPOSITORY / "scripts" / "setup.sh").read_text()
+
+
 @pytest.mark.parametrize("name", ["mine", "a:b"])
 def test_setup_removes_nothing_that_it_did_not_make(tmp_path, name):
     """An active environment whose Python is gone may hold anything."""

@@ -22,18 +22,19 @@ from squeezenext import cli, tf_import
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import SomeInputsFailed
+from squeezenext.train.options import PRECISIONS
 
 SCALE = 256.0  # factor of a float16 loss: small gradients survive, large ones fit
 ROUNDS = 3  # times that steps are timed
 # How far a gradient may be from float32's on the CPU, as a share of its length. On a CPU SqueezeNet
 # 1.1 was 4e-7 away in float32 and 8e-3 in float16; TF32 has float16's digits, bfloat16 three fewer.
-LIMITS = {"float32": 1e-4, "TF32": 0.03, "mixed_float16": 0.03, "mixed_bfloat16": 0.2}
+LIMITS = {"float32": 1e-4, "tf32": 0.03, "mixed_float16": 0.03, "mixed_bfloat16": 0.2}
 # Places and precisions that are compared with the first; the last word: whether XLA compiles.
 ON_CPU = (("CPU:0", "float32", False), ("CPU:0", "mixed_bfloat16", False))
 ON_GPU = (
     ("CPU:0", "float32", False),
     ("GPU:0", "float32", False),
-    ("GPU:0", "TF32", False),
+    ("GPU:0", "tf32", False),
     ("GPU:0", "mixed_float16", False),
     ("GPU:0", "mixed_float16", True),
     ("GPU:0", "mixed_bfloat16", False),
@@ -70,10 +71,9 @@ def gradient(config: Config, place: str, precision: str, xla: bool):
 
     from squeezenext.train.measure import random_batch
 
-    tf.config.experimental.enable_tensor_float_32_execution(precision == "TF32")
     scale = SCALE if precision == "mixed_float16" else 1.0
     with tf.device(place):
-        loop = _loop(config, "float32" if precision == "TF32" else precision, False)
+        loop = _loop(config, precision, False)
         loop.load()
         loop.prepare(xla)
         how = tf.constant(False), False, xla  # no statistics move, no layer is frozen
@@ -143,12 +143,11 @@ def _memory() -> str:
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     at = {"flag_values": values}
-    precisions = ["float32", "mixed_float16", "mixed_bfloat16"]
     flags.DEFINE_enum("check", None, ["correct", "speed"], "What to do.", **at)
     flags.DEFINE_string("configuration", "v_1_0_SqNxt_23", "Name of the network.", **at)
     flags.DEFINE_integer("batch_size", 32, "Images in a batch.", 1, **at)
     flags.DEFINE_integer("size", 0, "Side of the images; 0: the configuration's.", 0, **at)
-    flags.DEFINE_enum("precision", "float32", precisions, "Precision of --check speed.", **at)
+    flags.DEFINE_enum("precision", "float32", PRECISIONS, "Precision of --check speed.", **at)
     flags.DEFINE_bool("xla", False, "XLA compiles the pass of --check speed.", **at)
     flags.DEFINE_integer("steps", 20, "Steps to time together.", 1, **at)
     return values

@@ -94,7 +94,7 @@ def evaluate(
       split: "train", "validation" or "test".
       batch_size: images per device; no figure depends on it.
       devices_used: number of GPUs or logical CPU devices; 0 for all GPUs.
-      precision: auto, or a Keras dtype policy.
+      precision: auto, or one of `train.options.PRECISIONS`.
       fit_temperature: fit the temperature to the split and store it in the model directory.
 
     Returns:
@@ -125,7 +125,7 @@ def evaluate(
     reader, strategy = Reader(records), devices.strategy(devices_used)
     evaluator = Evaluator(config, strategy, devices.precision(precision))
     exchange.assign(evaluator.model, weights, str(directory))
-    with faults_named(reader), devices.whole_float32():
+    with faults_named(reader):
         result = evaluator.evaluate(reader, batch_size, keep_logits=keep_logits)
     if fit_temperature and result.logits is not None:
         source = f"{found.source} {split}"

@@ -31,7 +31,8 @@ def build_model(
     Args:
       config: the network, and the images it reads.
       size: side of the input in pixels; default `config.images.size`.
-      precision: Keras dtype policy: float32, mixed_float16, mixed_bfloat16.
+      precision: Keras dtype policy float32, mixed_float16 or mixed_bfloat16; or tf32, whose tensors
+        are float32.
       seed: seed of Dropout's masks.
 
     Returns:
@@ -71,7 +72,7 @@ def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
 @contextlib.contextmanager
 def _dtype_policy(precision: str):
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
+    keras.config.set_dtype_policy("float32" if precision == "tf32" else precision)
     try:
         yield
     finally:

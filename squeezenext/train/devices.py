@@ -1,10 +1,9 @@
 """The devices of a run: their strategy, precision, exchange of numbers, and share of a batch."""
 
-import contextlib
 import functools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -53,7 +52,7 @@ def strategy(devices: int = 0, cluster: Cluster | None = None) -> tf.distribute.
 def _warn_that_no_gpu_is_seen() -> None:
     LOG.warning(
         "A GPU's driver is on this machine, but TensorFlow sees no GPU, so the CPU computes. "
-        "`pip install 'tensorflow[and-cuda]'` brings the libraries that TensorFlow needs; "
+        "`pip install '.[cuda]'` in the repository's folder brings NVIDIA's libraries; "
         "CUDA_VISIBLE_DEVICES=-1 says that the CPU is meant."
     )
 
@@ -237,7 +236,7 @@ def exchange(strategy: tf.distribute.Strategy, numbers: Sequence[int]) -> np.nda
 
 
 def precision(choice: str) -> str:
-    """Returns the Keras dtype policy for `--precision`: one of `PRECISIONS`, or "auto".
+    """Returns the one of `PRECISIONS` that `--precision` asks for, which may be "auto".
 
     Call after `strategy`, for this computes on the CPU to see what it can do.
 
@@ -247,7 +246,7 @@ def precision(choice: str) -> str:
     (scripts/benchmarks/train.py); else float32.
 
     Raises:
-      InputError: no such choice, or one that oneDNN is kept from.
+      InputError: no such choice, or one that the GPUs or oneDNN have no kernels for.
     """
     check_precision(choice)
     gpus = tf.config.get_visible_devices("GPU")
@@ -256,27 +255,20 @@ def precision(choice: str) -> str:
             "--precision mixed_bfloat16: oneDNN has no kernels for it under this "
             "ONEDNN_MAX_CPU_ISA; unset that, or take float32."
         )
+    oldest = min((capability(gpu) or (7, 0) for gpu in gpus), default=(0, 0))
+    if choice == "tf32" and oldest < (8, 0):
+        raise InputError(
+            "--precision tf32 needs GPUs of compute capability 8.0 or later, such as an A100; "
+            "give --precision float32."
+        )
     if choice != "auto":
         return choice
     if gpus:
-        oldest = min(capability(gpu) or (7, 0) for gpu in gpus)
         if oldest < (7, 0):
             return "float32"
         return "mixed_bfloat16" if oldest >= (8, 0) else "mixed_float16"
     fast = {"avx512_bf16", "amx_bf16"} & tf_import.cpu_features() and sums_bfloat16()
     return "mixed_bfloat16" if fast else "float32"
-
-
-@contextlib.contextmanager
-def whole_float32() -> Iterator[None]:
-    """Keeps GPUs from TF32 inside the block: float32 with 10 bits of each factor's fraction."""
-    switch = tf.config.experimental.enable_tensor_float_32_execution
-    before = tf.config.experimental.tensor_float_32_execution_enabled()
-    switch(False)
-    try:
-        yield
-    finally:
-        switch(before)
 
 
 def agreed_precision(choice: str, strategy: tf.distribute.Strategy) -> str:

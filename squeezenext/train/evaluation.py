@@ -153,6 +153,8 @@ class BatchCounter:
 class Evaluator:
     """A network on a strategy that is evaluated on whole splits; arguments as in `loop.Loop`.
 
+    Its precision decides about TF32 for the whole process.
+
     Attributes:
       model: the network; assign its weights before `evaluate`.
       share: this worker's replicas.
@@ -165,6 +167,8 @@ class Evaluator:
         self.config = config
         self.strategy = strategy
         self.share = devices.worker_share(strategy)
+        # By default TensorFlow takes TF32 on GPUs from 8.0 on: 10 bits of a factor's fraction.
+        tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
         with strategy.scope():
             self.model = keras_model.build_model(config, precision=precision, seed=seed)
         self.statistics = MovingStatistics(self.model, strategy)

@@ -200,19 +200,11 @@ def _loop(
         *(f"{loop.model.count_params():,}", plural(reader.split.examples, "training image")),
         *(config.training.batch_size, plural(loop.share.total, "replica")),
         *(plural(loop.micro_batch, "image"), loop.micro_steps),
-        *(_described(loop.precision), tf.__version__, "on" if tf_import.onednn() else "off"),
+        *(loop.precision, tf.__version__, "on" if tf_import.onednn() else "off"),
     )
     _log_cores(len(tf.config.get_visible_devices("GPU")))
     _log_course(loop)
     return loop
-
-
-def _described(precision: str) -> str:
-    """Returns words for a precision, in which TF32, which GPUs take for float32, is named."""
-    gpus = tf.config.get_visible_devices("GPU")
-    newest = max([devices.capability(gpu) or (0, 0) for gpu in gpus], default=(0, 0))
-    tf32 = newest >= (8, 0) and tf.config.experimental.tensor_float_32_execution_enabled()
-    return f"{precision} (TF32 in products)" if precision == "float32" and tf32 else precision
 
 
 def _log_cores(gpus: int) -> None:

@@ -54,7 +54,7 @@ class Loop:
     Args:
       config: the configuration, with the data's number of classes.
       strategy: see `devices.strategy`.
-      precision: a Keras dtype policy.
+      precision: one of `options.PRECISIONS`.
       examples: images in an epoch.
       micro_batch: images a replica takes at once; gradients accumulate up to the batch.
       seed: seed of initial weights, data order and augmentation.

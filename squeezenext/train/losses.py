@@ -84,7 +84,7 @@ def teacher(how: Distillation, classes: int, precision: str) -> Teacher | None:
     Args:
       how: name of the teacher.
       classes: the student's number of classes; the teacher needs the same ones in the same order.
-      precision: a Keras dtype policy.
+      precision: one of `options.PRECISIONS`.
 
     Raises:
       InputError: there is no such model, or it has another number of classes.

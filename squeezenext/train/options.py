@@ -12,7 +12,7 @@ from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.records.dataset import Split
 
-PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+PRECISIONS = ("float32", "tf32", "mixed_float16", "mixed_bfloat16")
 OnBadRecord = Literal["stop", "skip"]
 OnNan = Literal["stop", "rollback"]
 Cluster = Literal["auto", "slurm", "none"]

@@ -52,7 +52,7 @@ class Update:
       model: the network; create both under the strategy's scope.
       training: the recipe.
       examples: images in an epoch.
-      precision: a Keras dtype policy.
+      precision: one of `options.PRECISIONS`.
 
     Attributes:
       weights: the variables that are trained.
