@@ -114,7 +114,7 @@ def test_devices_agree_on_keras_optimizers_and_averages(logical_devices, reader,
     one, two = states
     assert {name.partition("/")[0] for name in one} >= {"model", "optimizer", "average", "update"}
     for name, array in two.items():
-        if "moving" not in name and name != loop.REPLICAS:
+        if "moving" not in name and loop.REPLICAS not in name:
             np.testing.assert_allclose(array, one[name], rtol=1e-3, atol=2e-5, err_msg=name)
     assert difference(model_of(two), before, "kernel") > 1e-3
 
@@ -284,6 +284,45 @@ def test_resumed_on_as_many_devices_each_has_its_own_statistics(alone, reader):
     assert actual.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(actual[name], array, err_msg=name)
+
+
+def test_the_average_is_evaluated_with_averaged_statistics(logical_devices, reader):
+    """Both averages are those of the same ten states of the network, in numpy."""
+    config = with_training(ALONE, average_share=0.015, epochs=20.0)  # of 100 steps
+    made = make(config, 2, reader)
+    batches, expected = made.batches(reader), made.state()
+    for number in range(1, 11):
+        made.train(batches, 1)
+        now = made.state()
+        momentum = min(1 / 3, number / (9 + number))
+        for name in (n for n in expected if n.startswith("average/")):
+            own = name.removeprefix("average/")
+            new = now[own if own in now else f"model/{own}"]
+            expected[name] = momentum * expected[name] + (1 - momentum) * new
+    averages = {n for n in now if n.startswith("average/")}
+    assert {n.rpartition("/")[2] for n in averages} >= {"kernel", "moving_variance", "statistics"}
+    for name in averages:
+        np.testing.assert_allclose(now[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    with made.averaged():
+        rows = made.statistics.rows()
+        loss = made.evaluator.evaluate(reader, 4).loss
+    np.testing.assert_array_equal(rows, now[checkpoint.average_of(loop.REPLICAS)])
+    assert np.abs(rows - now[loop.REPLICAS]).max() > 1e-2
+    alone = make(ALONE, 1, reader)
+    alone.restore(checkpoint.evaluated(now) | alone.update.state())
+    np.testing.assert_allclose(alone.evaluator.evaluate(reader, 4).loss, loss, rtol=1e-5, atol=1e-5)
+    assert_resumes(made, now, reader)
+
+
+def assert_resumes(made, state, reader):
+    """Another loop that restores a state goes on as the loop that has it, bit for bit."""
+    made.train(made.batches(reader), 2)
+    again = make(made.config, made.share.total, reader)
+    assert again.restore(state)
+    again.train(again.batches(reader), 2)
+    expected = made.state()
+    for name, array in again.state().items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
 
 
 def test_an_evaluation_can_be_left(alone, reader):

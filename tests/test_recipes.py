@@ -138,3 +138,14 @@ def test_another_size_brings_all_other_sizes_with_it():
 def test_a_size_that_is_none_is_refused(size):
     with pytest.raises(InputError, match=f"size is {size}; it must be 8..resize"):
         whole("--set", f"images.size={size}")
+
+
+def test_an_average_may_last_a_share_of_the_run():
+    share = ("--set", "training.average_share=0.01")
+    training = configured("--recipe", "modern", "--set", "training.ema=0", *share)
+    assert training.averages and training.average_momentum(10_000) == pytest.approx(0.99)
+    assert training.average_momentum(50) == 0  # of one step alone
+    assert configured("--recipe", "modern").average_momentum(10_000) == 0.998
+    assert not configured().averages
+    with pytest.raises(InputError, match=r"training\.ema=0"):
+        configured("--recipe", "modern", *share)

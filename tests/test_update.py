@@ -14,6 +14,7 @@ from squeezenext.config import recipes
 from squeezenext.config.training import Training
 from squeezenext.train import update as updates
 from squeezenext.train.optimizers import learning_rate
+from squeezenext.train.vector import Averages
 
 EXAMPLES = 1_281_167
 
@@ -190,16 +191,21 @@ def test_the_schedule_begins_when_all_weights_learn():
 
 def test_moving_average_and_clipping():
     net = model()
-    training = Training(ema=0.9, clip_norm=1.0, warmup_epochs=0.0, weight_decay=0.0, momentum=0.0,
+    training = Training(clip_norm=1.0, warmup_epochs=0.0, weight_decay=0.0, momentum=0.0,
                         batch_size=1024)  # fmt: skip
     update = updates.Update(net, training, examples=10**9, precision="float32")
+    averages = Averages([update.vector], 0.9)
+    averages.restart(tf.distribute.get_strategy())
     before = [weight.numpy() for weight in update.weights]
     take_step(update, [np.full(w.shape, 10.0, np.float32) for w in before])
     moved = [w - b for w, b in zip((w.numpy() for w in update.weights), before, strict=True)]
     norm = math.sqrt(sum((m**2).sum() for m in moved))
     assert norm == pytest.approx(0.4, rel=1e-3)
-    update.swap_averages()
-    for average, old, step in zip(update.weights, before, moved, strict=True):
+    averages.move(update.step, tf.constant(True))
+    averages.swap()
+    for average, old, step in zip(
+        update.vector.split(update.vector.values), before, moved, strict=True
+    ):
         np.testing.assert_allclose(average.numpy(), old + 0.9 * step, rtol=1e-4)
 
 

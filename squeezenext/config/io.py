@@ -17,7 +17,9 @@ from squeezenext.errors import InputError
 _TYPES = {kind.__name__: kind for kind in typing.get_args(Network) + typing.get_args(Augmentation)}
 
 # Fields that earlier releases do not know, with their defaults, which are not written.
-_LATER = {"class_weights": "none", "rate_scaling": "linear", "reference_batch": 1024}
+_LATER = {
+    "class_weights": "none", "rate_scaling": "linear", "reference_batch": 1024, "average_share": 0.0
+}  # fmt: skip
 
 
 def folder() -> Path:

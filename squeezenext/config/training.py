@@ -65,7 +65,10 @@ class Training:
     label_smoothing: float = 0.0
     # Weight of a training image's loss; balanced: images / (classes x images of its class).
     class_weights: ClassWeights = "none"
-    ema: float = 0.0  # momentum of the weights' moving average; 0 is off
+    # Momentum of the moving average of weights and statistics, or instead the average's length as a
+    # share of all steps; both 0: no average. 0.998 is 500 steps, half an epoch of ImageNet.
+    ema: float = 0.0
+    average_share: float = 0.0
     batch_norm_momentum: float = 0.999  # momentum of the moving statistics; caffe.proto
     synchronized_batch_norm: bool = False  # Caffe's nodes each normalise their own 32 images
     # Initial scale of each unit's last norm. 0 (arXiv:1706.02677, section 5.1) only without
@@ -96,14 +99,26 @@ class Training:
         check(self, self.echo >= 1, "echo", "must be at least 1")
         within = self.frozen_epochs <= self.epochs or not self.frozen_epochs
         check(self, within, "frozen_epochs", f"must be at most epochs ({self.epochs:g})")
-        for field in ("momentum", "label_smoothing", "ema", "batch_norm_momentum"):
+        for field in ("momentum", "label_smoothing", "ema", "average_share", "batch_norm_momentum"):
             check(self, 0 <= getattr(self, field) < 1, field, "must be in [0, 1)")
+        single = not (self.ema and self.average_share)
+        check(self, single, "average_share", "needs training.ema=0, or must be 0")
 
     @property
     def rate_factor(self) -> float:
         """The factor from the recipe's learning rates to those of this batch."""
         ratio = self.batch_size / self.reference_batch
         return ratio if self.rate_scaling == "linear" else math.sqrt(ratio)
+
+    def average_momentum(self, steps: int) -> float:
+        """Returns the momentum of the moving average in a run of so many steps."""
+        share = self.average_share
+        return max(0.0, 1.0 - 1.0 / (share * steps)) if share else self.ema
+
+    @property
+    def averages(self) -> bool:
+        """Whether there is a moving average."""
+        return bool(self.ema or self.average_share)
 
     @property
     def schedule_start(self) -> int:

@@ -7,10 +7,10 @@ in place by one rename.
 
 The arrays, by the beginning of their names:
   model/LAYER/VARIABLE    the network's variables
-  average/LAYER/VARIABLE  the moving averages of its weights
+  average/LAYER/VARIABLE  the moving averages of its weights and of its moving statistics
   update/                 counters and the loss scale, from `Update.state`
   optimizer/              the optimizer's state, from `Update.state`
-  replicas/               each replica's moving statistics, from `Loop.state`
+  replicas/               each replica's moving statistics; average/replicas/ their averages
 """
 
 import contextlib
@@ -309,6 +309,12 @@ def remove_older(directory: Path, keep: int, best: int | None, current: int) -> 
     for step in steps(directory)[:-keep]:
         if step != best:
             shutil.rmtree(directory / f"step-{step:08d}", ignore_errors=True)
+
+
+def without_averaged_statistics(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays that earlier releases saved: their averages were of weights alone."""
+    ours = {n for n in state if n.startswith(AVERAGE) and n.rpartition("/")[2] not in _WEIGHTS}
+    return {name: array for name, array in state.items() if name not in ours}
 
 
 def weights_sha256(arrays: Mapping[str, np.ndarray]) -> str:

@@ -6,7 +6,7 @@ and every saved file use their mean.
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import keras
 import numpy as np
@@ -22,6 +22,8 @@ from squeezenext.records import batches as records_batches
 from squeezenext.records.reader import Reader
 from squeezenext.train import devices
 from squeezenext.train.vector import Vector
+
+REPLICAS = "replicas/statistics"  # in a checkpoint: moving statistics, a row for each replica
 
 
 class MovingStatistics:
@@ -157,6 +159,7 @@ class Evaluator:
 
     Attributes:
       model: the network; assign its weights before `evaluate`.
+      statistics: batch norm's moving statistics.
       share: this worker's replicas.
       delivered: counter of the validation micro-batches, on several workers.
     """
@@ -177,6 +180,25 @@ class Evaluator:
         self._normalized = fused(
             lambda pixels: normalize(tf.cast(pixels, tf.float32), config.images)
         )
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns the network's variables by name; a collective.
+
+        Moving statistics are there twice: their mean under the variables' names, for every reader,
+        and each replica's own under `REPLICAS`, for `assign`, if there are several.
+        """
+        rows = self.statistics.rows()
+        means = self.statistics.by_name(mean(rows))
+        variables = model_variables(self.model).items()
+        state = {n: means[n] if n in means else v.numpy() for n, v in variables}
+        return state | ({REPLICAS: rows} if len(rows) > 1 and rows.size else {})
+
+    def assign(self, state: Mapping[str, np.ndarray], rows: np.ndarray | None) -> None:
+        """Gives the network its variables by name, and each of as many replicas its own row."""
+        for name, variable in model_variables(self.model).items():
+            variable.assign(state[name])
+        if rows is not None and len(rows) == self.share.total:
+            self.statistics.assign(rows)
 
     def evaluate(
         self,

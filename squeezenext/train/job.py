@@ -250,7 +250,7 @@ def _fine_tune(loop: Loop, task: Task, source: Path) -> None:
                 made = head(arrays.pop(name), variable.numpy(), rows)
                 arrays |= {} if made is None else {name: made}
         new = exchange.assign(loop.model, arrays, str(source), new_head=True)
-        loop.update.restart_averages()
+        loop.restart_averages()
     LOG.info("Fine-tuning from %s; new: %s", source, ", ".join(new) or "nothing")
     if (number := len(task.classes)) > len(rows):
         begun = f"{number - len(rows)} of {number}" if rows else f"all {number}"

@@ -16,16 +16,15 @@ import numpy as np
 import tensorflow as tf
 
 from squeezenext.config import Config
+from squeezenext.model import checkpoint
 from squeezenext.network import keras_model
-from squeezenext.network.keras_model import model_variables
 from squeezenext.records import batches as records_batches
 from squeezenext.records.reader import Reader
-from squeezenext.train import devices, evaluation, losses, phases
+from squeezenext.train import devices, losses, phases
 from squeezenext.train.backward import Backward
-from squeezenext.train.evaluation import BatchCounter, Evaluator
+from squeezenext.train.evaluation import REPLICAS, BatchCounter, Evaluator
 from squeezenext.train.update import Update
-
-REPLICAS = "replicas/statistics"  # in a checkpoint: moving statistics, a row for each replica
+from squeezenext.train.vector import Averages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +99,11 @@ class Loop:
             self.update = Update(self.model, config.training, examples, precision)
             sizes = set(config.images.progressive) - {config.images.size}
             networks = {size: keras_model.with_size(self.model, size) for size in sizes}
+            # The features of averaged weights have averaged means; so has timm's ModelEmaV2.
+            vectors = [self.update.vector, self.statistics.vector]
+            momentum = config.training.average_momentum(self.total_steps)
+            self._averages = Averages(vectors if config.training.averages else [], momentum)
+        self.restart_averages()
         networks[config.images.size] = self.model
         self.backward = Backward(
             config,
@@ -221,13 +225,13 @@ class Loop:
                 self.strategy.run(self.micro_step, (*next(iterator), active, frozen, xla))
             outcome = self.update.take(self.strategy, active, frozen)
             step = tf.cast(tf.concat([outcome.metrics, batch], 0), tf.float64)
+            self.strategy.run(self._averages.move, (self.update.step, outcome.changed))
             counts = active & tf.reduce_all(tf.math.is_finite(step))
             totals += tf.where(counts, step, tf.zeros_like(step))
             taken += tf.cast(active, tf.int32)
             idle = tf.where(active, tf.where(outcome.reached, 0, idle + 1), idle)
             not_finite |= outcome.not_finite
-        self.update.vector.store(self.strategy)
-        self.strategy.run(self.statistics.store)
+        self._store()
         return totals, taken, not_finite, idle
 
     def graph_def(self, iterator):
@@ -248,28 +252,43 @@ class Loop:
         found = self.backward.run(scale, images, labels, numbers, active, frozen, xla)
         self.update.accumulate(*found)
 
+    def _store(self) -> None:
+        """Gives the network the weights and statistics of the vectors."""
+        self.update.vector.store(self.strategy)
+        self.strategy.run(self.statistics.store)
+
+    def restart_averages(self) -> None:
+        """Begins the moving averages, if the recipe keeps any, at the present values."""
+        self._averages.restart(self.strategy)
+
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Exchanges the weights with their moving averages, if the recipe keeps any."""
-        self.update.swap_averages()
+        """Exchanges weights and statistics with their averages, if the recipe keeps any."""
+        swap = self._swap if self.config.training.averages else lambda: None
+        swap()
         try:
             yield
         finally:
-            self.update.swap_averages()
+            swap()
+
+    @tf.function
+    def _swap(self) -> None:
+        self.strategy.run(self.load)
+        self.strategy.run(self._averages.swap)
+        self._store()
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns all that is trained or counted, by stable names; a collective.
 
-        Moving statistics are stored twice: their mean under the variables' names, for every
-        reader, and each replica's own under `REPLICAS`, for `restore`. Nothing is written back,
-        so that a run does not depend on when it was saved.
+        The network is left as it was, so that a run does not depend on when it was saved.
         """
-        variables = model_variables(self.model)
-        rows = self.statistics.rows()
-        means = self.statistics.by_name(evaluation.mean(rows))
-        state = {n: means[n] if n in means else v.numpy() for n, v in variables.items()}
-        state |= self.update.state()
-        return state | ({REPLICAS: rows} if len(rows) > 1 and rows.size else {})
+        state = self.evaluator.state() | self.update.state()
+        if not self.config.training.averages:
+            return state
+        with self.averaged():
+            averages = self.evaluator.state()
+        averaged = {*checkpoint.trained(averages), *self.statistics.names, REPLICAS}
+        return state | {checkpoint.average_of(n): averages[n] for n in averages if n in averaged}
 
     def restore(self, state: dict[str, np.ndarray], precision: str | None = None) -> bool:
         """Goes back to what `state` returned, here or in another process.
@@ -285,17 +304,16 @@ class Loop:
         Raises:
           KeyError or ValueError: the state belongs to another network or recipe.
         """
-        for name, variable in model_variables(self.model).items():
-            variable.assign(state[name])
+        if self.config.training.averages:
+            # Earlier releases averaged no statistics: those of the last weights are taken.
+            averages = checkpoint.evaluated(state)
+            self.evaluator.assign(averages, state.get(checkpoint.average_of(REPLICAS)))
+            self._swap()
+        rows = state.get(REPLICAS)
+        self.evaluator.assign(state, rows)
         self.update.restore(state)
         self.update.restart_loss_scale(precision)
-        if not self.statistics.names:
-            return True
-        rows = state.get(REPLICAS)
-        replicas = 1 if rows is None else len(rows)
-        if replicas == self.share.total > 1:
-            self.statistics.assign(rows)
-        return replicas == self.share.total
+        return not self.statistics.names or (1 if rows is None else len(rows)) == self.share.total
 
 
 def create(

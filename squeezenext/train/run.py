@@ -105,9 +105,10 @@ class Run:
         """Returns final.json if an earlier start has finished the run."""
         if self.loop.step < self.total_steps or self.progress.epoch_ended:
             return None
-        sha256 = checkpoint.weights_sha256(self.loop.state())
+        state = self.loop.state()
+        states = state, checkpoint.without_averaged_statistics(state)
         document = model_directory.read_json(self.model_dir / model_directory.FINAL)
-        finished = document.get("weights_sha256") == sha256
+        finished = document.get("weights_sha256") in map(checkpoint.weights_sha256, states)
         finished = finished and (self.model_dir / model_directory.LITERT).is_file()
         if not devices.exchange(self.loop.strategy, [finished])[0, 0]:
             return None

@@ -1,8 +1,8 @@
 """One step of the weights from the gradients of all replicas.
 
 In order: `accumulate` over micro-batches, then `take`: the sum over replicas, loss scale, clipping,
-learning rate, momentum, weight decay, moving average. All of it is arithmetic on vectors of all
-weights, without a branch, so that a GPU need not wait for the host.
+learning rate, momentum, weight decay. All of it is arithmetic on vectors of all weights, without a
+branch, so that a GPU need not wait for the host.
 """
 
 import dataclasses
@@ -13,8 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from squeezenext.config.training import Training
-from squeezenext.model.checkpoint import average_of
-from squeezenext.network.keras_model import model_variables
 from squeezenext.train import optimizers
 from squeezenext.train.optimizers import learning_rate
 from squeezenext.train.vector import Vector, replicated
@@ -37,6 +35,7 @@ class Outcome:
     """The results of `Update.take`, equal on all replicas."""
 
     metrics: tf.Tensor  # [3] float32: the step's sums of loss, top-1 hits, top-5 hits
+    changed: tf.Tensor  # scalar bool: the step was taken and not skipped
     reached: tf.Tensor  # scalar bool: a gradient has reached the classifier
     not_finite: tf.Tensor  # scalar bool: the step was skipped, and no lower loss scale can help
 
@@ -70,8 +69,6 @@ class Update:
         self.training = training
         self.examples_per_epoch = examples
         self.weights = model.trainable_variables
-        names = {id(v): name for name, v in model_variables(model).items()}
-        self._names = [names[id(v)] for v in self.weights]
         self.vector = Vector(self.weights, "weights")
         self._restrictions: dict[int, Restriction] = {}
         self.optimizer = optimizers.optimizer(training, self.vector, self._decays())
@@ -86,7 +83,6 @@ class Update:
             replicated(np.zeros(sum(self.vector.sizes), np.float32), f"state_{number}")
             for number in range(self.optimizer.slots)
         ]
-        self._average = replicated(self._now(), "average") if training.ema else None
         self._accumulated = tf.Variable(
             tf.zeros([sum(self.vector.sizes) + self.METRICS]),
             trainable=False,
@@ -94,10 +90,6 @@ class Update:
             aggregation=tf.VariableAggregation.SUM,
             name="accumulated",
         )
-
-    def _now(self) -> np.ndarray:
-        """Returns the values of the weights as a vector."""
-        return np.concatenate([weight.numpy().ravel() for weight in self.weights])
 
     def restrict(self, restrictions: Iterable[tuple[keras.Variable, Restriction]]) -> None:
         """Sets restrictions of single weights; call before the first step."""
@@ -127,20 +119,6 @@ class Update:
         elif saved_precision != "mixed_float16" and self.loss_scale.numpy() <= 1.0:
             self.loss_scale.assign(LOSS_SCALE_START)
 
-    def restart_averages(self) -> None:
-        """Begins the moving averages, where the recipe keeps any, at the present weights."""
-        if self._average is not None:
-            self._average.assign(self._now())
-
-    def swap_averages(self) -> None:
-        """Exchanges the weights with their moving averages, where the recipe keeps any."""
-        if self._average is None:
-            return
-        averages, now = self._average.numpy(), self._now()
-        for weight, average in zip(self.weights, self.vector.arrays(averages), strict=True):
-            weight.assign(average)
-        self._average.assign(now)
-
     def _counters(self) -> dict[str, tf.Variable]:
         counters = (self.step, self.examples_seen, self.skipped, self.loss_scale, self.clean_steps)
         named = {f"update/{v.name.split(':')[0]}": v for v in counters}
@@ -150,12 +128,10 @@ class Update:
         """Returns each saved vector with the names of its parts, those of Keras' optimizers."""
         kept, first = self.optimizer.slots, int(self.optimizer.counted)
         places = range(first, first + kept * len(self.weights))
-        found = [
+        return [
             (vector, [_slot(place) for place in places[number::kept]])
             for number, vector in enumerate(self._state)
         ]
-        averages = [] if self._average is None else [self._average]
-        return [*found, *((vector, [average_of(n) for n in self._names]) for vector in averages)]
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns everything that a resumed run needs beside the model, by stable names."""
@@ -228,10 +204,11 @@ class Update:
         found = strategy.run(self._take, (rate, self._momentum(rate), active, frozen))
         metrics, finite, reached = (strategy.experimental_local_results(v)[0] for v in found)
         spent = (not self.scaled) | (self.loss_scale <= 1.0)
-        self._count(active & finite, active & ~finite)
+        changed, skipped = active & finite, active & ~finite
+        self._count(changed, skipped)
         self.step.assign_add(tf.cast(active, tf.int64))
         self.examples_seen.assign_add(tf.cast(active, tf.int64) * self.training.batch_size)
-        return Outcome(metrics, reached, active & ~finite & spent)
+        return Outcome(metrics, changed, reached, skipped & spent)
 
     def _count(self, changed: tf.Tensor, skipped: tf.Tensor) -> None:
         self._iterations.assign_add(tf.cast(changed, tf.int64))
@@ -293,10 +270,6 @@ class Update:
         """Assigns the new vectors where `changed`, a bool for all or for each weight."""
         for variable, new in zip([self.vector.values, *self._state], now, strict=True):
             variable.assign(tf.where(changed, new, tf.convert_to_tensor(variable)))
-        if self._average is not None:
-            average = tf.convert_to_tensor(self._average)
-            moved = average + (1.0 - self._average_momentum()) * (now[0] - average)
-            self._average.assign(tf.where(changed, moved, average))
 
     def _limited(self, vector: tf.Tensor, kind: str) -> tf.Tensor:
         """Applies the restrictions of "gradient" or "weight" to a vector."""
@@ -306,11 +279,6 @@ class Update:
             return vector
         parts = zip(functions, self.vector.split(vector), strict=True)
         return self.vector.join([limit(part) if limit else part for limit, part in parts])
-
-    def _average_momentum(self) -> tf.Tensor:
-        """Returns the moving average's momentum, small at first to forget the initial weights."""
-        step = tf.cast(self.step, tf.float32)
-        return tf.minimum(self.training.ema, (1.0 + step) / (10.0 + step))
 
     def _momentum(self, rate: tf.Tensor) -> tf.Tensor:
         """Returns the momentum; in Intel Caffe's warm-up times r_t / r_(t-1).

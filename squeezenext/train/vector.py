@@ -61,6 +61,47 @@ class Vector:
             )
 
 
+class Averages:
+    """Exponential moving averages of vectors on every replica, each of its own values.
+
+    Args:
+      vectors: the vectors, e.g. of weights and of batch norm's statistics.
+      momentum: the share of an average that a step keeps, in [0, 1).
+    """
+
+    def __init__(self, vectors: Sequence[Vector], momentum: float):
+        self._momentum = momentum
+        self._pairs = [
+            (v, replicated(np.zeros(sum(v.sizes), np.float32), "average")) for v in vectors
+        ]
+
+    def restart(self, strategy: tf.distribute.Strategy) -> None:
+        """Begins anew at the first replica's variables; call outside any replica."""
+        for vector, average in self._pairs:
+            own = [strategy.experimental_local_results(v.value)[0] for v in vector.variables]
+            average.assign(vector.join(own))
+
+    def move(self, step: tf.Tensor, changed: tf.Tensor) -> None:
+        """Moves the averages towards the vectors; call in a replica.
+
+        Args:
+          step: the number of the step, from 1 on; early ones count for more, to forget the start.
+          changed: scalar bool; False leaves the averages as they are.
+        """
+        number = tf.cast(step, tf.float32)
+        momentum = tf.minimum(self._momentum, number / (9.0 + number))
+        for vector, average in self._pairs:
+            old, now = map(tf.convert_to_tensor, (average, vector.values))
+            average.assign(tf.where(changed, old + (1.0 - momentum) * (now - old), old))
+
+    def swap(self) -> None:
+        """Exchanges the averages with the vectors; call in a replica."""
+        for vector, average in self._pairs:
+            now, old = (tf.identity(tf.convert_to_tensor(v)) for v in (vector.values, average))
+            vector.values.assign(old)
+            average.assign(now)
+
+
 def replicated(initial: np.ndarray, name: str) -> tf.Variable:
     """Returns a variable that each replica assigns for itself, with no communication.
 
