@@ -17,7 +17,8 @@ import tensorflow as tf
 
 from squeezenext import files, labels
 from squeezenext.errors import InputError
-from squeezenext.records import bad_records, dataset, example, tfrecord
+from squeezenext.images import geometry
+from squeezenext.records import bad_records, dataset, example, samples, tfrecord
 from squeezenext.records import batches as records_batches
 from squeezenext.records.batches import Share, faults_named
 from squeezenext.records.reader import Reader
@@ -175,6 +176,18 @@ def test_evaluation_is_in_order_and_padded(tmp_path):
     assert steps == 3 and seen == [2, 3, 6, 7, 10, -1]
 
 
+@pytest.mark.parametrize("resize_mode", ["squash", "short_side"])
+def test_evaluation_sees_what_prediction_sees(tmp_path, resize_mode):
+    images = dataclasses.replace(tiny.IMAGES, size=31, resize=37, resize_mode=resize_mode)
+    reader = tiny.reader(tmp_path, 12)
+    batches, _ = records_batches.evaluation(reader, images, 3, batch=12, share=Share())
+    pixels, labels, _ = next(batches.as_numpy_iterator())
+    for number in range(12):
+        image, label = samples.read_examples(reader, number, 3)
+        np.testing.assert_array_equal(pixels[number], geometry.centre_pixels(image, images))
+        assert labels[number] == label
+
+
 def test_a_label_outside_the_network_s_classes_stops(tmp_path):
     reader = tiny.reader(tmp_path, 6)
     batches, _ = records_batches.evaluation(reader, tiny.IMAGES, 2, batch=6, share=Share())
@@ -200,7 +213,7 @@ def test_records_are_read_side_by_side(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("image", "sides", "reason"),
     [
-        (b"no image at all", (48, 48), "Unknown image file format"),
+        (b"no image at all", (48, 48), "its image is text, no JPEG"),
         (tiny.jpeg(3, 1), (960, 48), r"its image is \(48, 48\), not \(960, 48\) pixels"),
         (tiny.jpeg(3, 1, kind="PNG"), (48, 48), "its image is no JPEG"),
         (tiny.jpeg(3, 1, kind="GIF"), (48, 48), "its image is no JPEG"),
@@ -217,6 +230,20 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path, image, sides, reason
     with pytest.raises(InputError, match=rf"{path.name}: record 4 .*cannot be used: .*{reason}"):
         with faults_named(reader):
             next(iter(records_batches.training(reader, tiny.AUGMENTED, 3, **options)))
+
+
+def test_an_image_that_evaluation_cannot_decode_is_named(tmp_path):
+    whole = tiny.jpeg(3, 1)
+    reason = r"its image cannot be decoded \(.*truncated"
+    reader = tiny.reader(tmp_path, 2)
+    bad = example.ImageExample(whole[: len(whole) // 2], 48, 48, 1, "n1", "class 1", "bad.jpg")
+    with open(reader.split.shards[0].path, "ab") as file:
+        file.write(records.frame(records.encode_example(records.example_features(bad))))
+    reader = tiny.reader(tmp_path)
+    batches, _ = records_batches.evaluation(reader, tiny.IMAGES, 3, batch=3, share=Share())
+    with pytest.raises(InputError, match=rf"record 2 \(bad.jpg\) cannot be used: {reason}"):
+        with faults_named(reader):
+            next(iter(batches))
 
 
 @pytest.mark.parametrize("kind", ["damaged", "undecodable"])

@@ -38,19 +38,15 @@ def photograph(height, width, seed=0):
     return file.getvalue()
 
 
-def sides(height, width):
-    return tf.constant(height, tf.int64), tf.constant(width, tf.int64)
-
-
 @pytest.mark.parametrize("images", CHOICES)
 @pytest.mark.parametrize(("height", "width"), [(300, 400), (411, 287), (256, 256), (120, 700),
                                                (60, 50)])  # fmt: skip
-def test_prediction_sees_what_evaluation_sees(images, height, width):
+def test_a_saved_model_sees_what_prediction_sees(images, height, width):
     data = photograph(height, width)
     pillow = geometry.centre_pixels(decoding.read_image(data, "x"), images)
-    eager = images_crops.centre(tf.constant(data), *sides(height, width), images).numpy()
-    dataset = tf.data.Dataset.from_tensors((data, *sides(height, width)))
-    mapped = next(iter(dataset.map(lambda d, h, w: images_crops.centre(d, h, w, images)))).numpy()
+    eager = images_crops.centre(tf.constant(data), images).numpy()
+    dataset = tf.data.Dataset.from_tensors(data)
+    mapped = next(iter(dataset.map(lambda data: images_crops.centre(data, images)))).numpy()
     assert pillow.shape == eager.shape == (images.size, images.size, 3)
     assert np.abs(pillow.astype(int) - eager).max() <= 1  # Pillow computes in integers
     np.testing.assert_array_equal(eager, mapped)

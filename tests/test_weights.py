@@ -126,10 +126,10 @@ def test_prediction_and_evaluation_agree(scored):
     first = {line["path"].split("/")[-2]: line["predictions"][0] for line in lines}
     assert evaluated.keys() == first.keys() and len(first) == 100
     same = [synset for synset in first if first[synset]["synset"] == evaluated[synset]["predicted"]]
-    assert len(same) >= 99
+    assert len(same) == 100
     for synset in same:
         assert first[synset]["probability"] == pytest.approx(
-            float(evaluated[synset]["probability"]), abs=0.01
+            float(evaluated[synset]["probability"]), abs=1e-4
         )
 
 

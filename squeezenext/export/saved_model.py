@@ -60,7 +60,7 @@ def write(model: Model, path: Path) -> None:
         )
         message = ["images", number, kinds]
         with tf.control_dependencies([tf.debugging.Assert(crops.is_supported(content), message)]):
-            return crops.centre_of_any(content, model.config.images)
+            return crops.centre(content, model.config.images)
 
     def encoded(images):
         kind = tf.TensorSpec((size, size, 3), tf.uint8)

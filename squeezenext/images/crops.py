@@ -1,9 +1,10 @@
-"""Crops of JPEGs in `tf.data`: the centre crop of evaluation, and the random ones of training.
+"""Crops in TensorFlow: the random ones of training, and the centre crop of a SavedModel.
 
 All random numbers are arguments (augment.py makes them), so that the functions are pure, eagerly
 and inside `tf.data`. Steps that need no decoder run on the device, in augment.py.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,41 +16,24 @@ from squeezenext.images import augment
 from squeezenext.images.geometry import Window, centre_window, crop_window, resized_sides
 
 
-def centre(jpeg: tf.Tensor, height: tf.Tensor, width: tf.Tensor, images: Images) -> tf.Tensor:
-    """Decodes a JPEG and returns the centre crop, the input of evaluation.
+def centre(content: tf.Tensor, images: Images) -> tf.Tensor:
+    """Decodes a JPEG, PNG, GIF, BMP or WebP and returns the centre crop.
+
+    Its pixels are those of `geometry.centre_pixels` but for a last bit here and there. Of an
+    animation the first image is taken. Transparent pixels of a PNG become white.
 
     Args:
-      jpeg: scalar string.
-      height: pixels of the JPEG, scalar int64.
-      width: pixels of the JPEG, scalar int64.
+      content: scalar string, the file.
       images: how the image is resized, and the crop's size.
 
     Returns:
       [size, size, 3] uint8, RGB, 0..255.
     """
-
-    def decode(rectangle):
-        return tf.io.decode_and_crop_jpeg(
-            jpeg, rectangle, channels=3, dct_method="INTEGER_ACCURATE"
-        )
-
-    return _centre(decode, height, width, images)
-
-
-def centre_of_any(content: tf.Tensor, images: Images) -> tf.Tensor:
-    """Decodes a JPEG, PNG, GIF, BMP or WebP and returns the centre crop, as `centre`.
-
-    Of an animation the first image is taken. Transparent pixels of a PNG become white.
-
-    Args:
-      content: scalar string, the file.
-      images: how the image is resized, and the crop's size.
-    """
     head = tf.strings.substr(content, 0, 4)
 
     def of_jpeg():
         height, width, _ = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(content), tf.int64))
-        return centre(content, height, width, images)
+        return _centre(functools.partial(_decode, content), height, width, images)
 
     def of_others():
         pixels = tf.cond(
@@ -67,7 +51,7 @@ def centre_of_any(content: tf.Tensor, images: Images) -> tf.Tensor:
 
 
 def is_supported(content: tf.Tensor) -> tf.Tensor:
-    """Returns whether a file is of a kind of which `centre_of_any` sees what `decoding` sees.
+    """Returns whether a file is of a kind of which `centre` sees what `decoding` sees.
 
     TensorFlow takes the indices of a BMP's palette for grey, and ignores a BMP's masks and a GIF's
     transparent colour. Pillow ignores that of a PNG of 2, 4 or 16 bits without a palette.
@@ -234,7 +218,7 @@ def crops(jpeg: tf.Tensor, how: Reading, size: int) -> tf.Tensor:
     Returns:
       [copies, size, size, 3] uint8, RGB, 0..255.
     """
-    decoders = [_decoder(jpeg, how.rectangle, ratio) for ratio in (1, 2, 4, 8)]
+    decoders = [functools.partial(_decode, jpeg, how.rectangle, ratio) for ratio in (1, 2, 4, 8)]
     pixels = tf.switch_case(how.halvings, decoders)
     copies = how.parts.shape[0]
     if copies == 1:
@@ -243,8 +227,8 @@ def crops(jpeg: tf.Tensor, how: Reading, size: int) -> tf.Tensor:
     return tf.concat([_squares(part[tf.newaxis], size) for part in parts], 0)
 
 
-def _decoder(jpeg, rectangle, ratio: int):
-    return lambda: tf.io.decode_and_crop_jpeg(
+def _decode(jpeg, rectangle, ratio: int = 1):
+    return tf.io.decode_and_crop_jpeg(
         jpeg, rectangle, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
     )
 

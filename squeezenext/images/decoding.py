@@ -1,8 +1,9 @@
 """Decodes the bytes of an image to RGB pixels: the one decoder of all commands.
 
 Conversion, prediction, evaluation and export decode here, so that all of them accept the same
-files and see the same colours. Only `tf.data` decodes elsewhere (crops.py), and only JPEGs that
-conversion has checked. No TensorFlow here: prediction must not wait for its import.
+files and see the same colours. TensorFlow decodes (crops.py) in training, but only JPEGs that
+conversion has checked, and in a SavedModel. No TensorFlow here: prediction must not wait for its
+import.
 """
 
 import contextlib

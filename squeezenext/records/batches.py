@@ -18,7 +18,8 @@ import tensorflow as tf
 
 from squeezenext.config.images import Images
 from squeezenext.errors import InputError
-from squeezenext.images import augment, crops
+from squeezenext.images import augment, crops, decoding, geometry
+from squeezenext.images.jpeg import ImageError
 from squeezenext.records import example
 from squeezenext.records.reader import Reader
 
@@ -182,20 +183,20 @@ def evaluation(
     return _batched(dataset.map(decode, tf.data.AUTOTUNE, deterministic=True), batch), steps
 
 
-def centres(reader: Reader, images: Images, classes: int, numbers: np.ndarray) -> np.ndarray:
-    """Returns the centre crops of these records, [n, size, size, 3] uint8, as in evaluation."""
-    payloads = tf.constant(reader.read(numbers))
-    return np.stack([_centre(payload, images, classes)[0] for payload in payloads])
-
-
 def _read(reader: Reader, numbers: tf.Tensor) -> tf.Tensor:
     payloads = tf.numpy_function(reader.read, [numbers], tf.string, stateful=False)
     return tf.ensure_shape(payloads, numbers.shape)
 
 
 def _centre(payload, images: Images, classes: int):
-    jpegs, heights, widths, labels = _parse(payload[tf.newaxis], classes)
-    return crops.centre(jpegs[0], heights[0], widths[0], images), labels[0]
+    jpegs, _, _, labels = _parse(payload[tf.newaxis], classes)
+
+    def centre(jpeg: bytes) -> np.ndarray:
+        return geometry.centre_pixels(decoding.decode(decoding.open_image(jpeg)), images)
+
+    # Prediction's own code. The same in TensorFlow's operations takes 1.8 times its CPU time.
+    pixels = tf.numpy_function(centre, [jpegs[0]], tf.uint8, stateful=False)
+    return tf.ensure_shape(pixels, [images.size, images.size, 3]), labels[0]
 
 
 def _parse(payloads, classes: int):
@@ -283,10 +284,13 @@ def undecodable(reader: Reader) -> InputError | None:
 
 
 def _fault_of(payload: bytes) -> str:
-    """Returns why an example cannot be trained on, in TensorFlow's words; "" if it can."""
+    """Returns why an example cannot be trained or evaluated on; "" if it can."""
     try:
         parsed = tf.io.parse_single_example(payload, SCHEMA)
+        decoding.decode(decoding.open_image(parsed["image/encoded"].numpy()))
         real = tuple(tf.io.decode_jpeg(parsed["image/encoded"], channels=3).shape[:2])
+    except ImageError as error:
+        return f"its image {error}"
     except tf.errors.OpError as error:
         return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*?\]", "", error.message.splitlines()[0])
     if not tf.io.is_jpeg(parsed["image/encoded"]):  # decode_jpeg takes others, too, crops do not

@@ -12,9 +12,10 @@ from PIL import Image, ImageDraw
 
 from squeezenext import metrics
 from squeezenext.config.images import Images
+from squeezenext.images import geometry
 from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
-from squeezenext.records import batches
+from squeezenext.records import samples
 from squeezenext.records.reader import Reader
 
 MAX_HELD = 10_000  # points; a disk that stays full for hours loses the oldest
@@ -137,11 +138,11 @@ def captioned(
     classes: Sequence[Label],
 ) -> np.ndarray:
     """Returns records with true and predicted class as captions, [n, size, size, 3] uint8."""
-    pixels = batches.centres(reader, images, len(classes), numbers)
     style = {"fill": "white", "stroke_width": 2, "stroke_fill": "black"}
     pictures = []
-    for image, number in zip(pixels, numbers, strict=True):
-        picture = Image.fromarray(image)
+    for number in numbers:
+        image, _ = samples.read_examples(reader, number, len(classes))
+        picture = Image.fromarray(geometry.centre_pixels(image, images))
         label, predicted = (
             classes[each[number]].name for each in (result.labels, result.predicted)
         )
