@@ -194,7 +194,7 @@ def test_moving_average_and_clipping():
     training = Training(clip_norm=1.0, warmup_epochs=0.0, weight_decay=0.0, momentum=0.0,
                         batch_size=1024)  # fmt: skip
     update = updates.Update(net, training, examples=10**9, precision="float32")
-    averages = Averages([update.vector], 0.9)
+    averages = Averages([(update.vector, 0.0)], 0.9)
     averages.restart(tf.distribute.get_strategy())
     before = [weight.numpy() for weight in update.weights]
     take_step(update, [np.full(w.shape, 10.0, np.float32) for w in before])

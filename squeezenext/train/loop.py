@@ -99,8 +99,8 @@ class Loop:
             self.update = Update(self.model, config.training, examples, precision)
             sizes = set(config.images.progressive) - {config.images.size}
             networks = {size: keras_model.with_size(self.model, size) for size in sizes}
-            # The features of averaged weights have averaged means; so has timm's ModelEmaV2.
-            vectors = [self.update.vector, self.statistics.vector]
+            lag = 1.0 / (1.0 - config.training.batch_norm_momentum) / self.micro_steps
+            vectors = [(self.update.vector, 0.0), (self.statistics.vector, lag)]
             momentum = config.training.average_momentum(self.total_steps)
             self._averages = Averages(vectors if config.training.averages else [], momentum)
         self.restart_averages()
@@ -306,11 +306,10 @@ class Loop:
         """
         if self.config.training.averages:
             # Earlier releases averaged no statistics: those of the last weights are taken.
-            averages = checkpoint.evaluated(state)
-            self.evaluator.assign(averages, state.get(checkpoint.average_of(REPLICAS)))
+            rows = state.get(checkpoint.average_of(REPLICAS))
+            self.evaluator.assign(checkpoint.evaluated(state), rows)
             self._swap()
-        rows = state.get(REPLICAS)
-        self.evaluator.assign(state, rows)
+        self.evaluator.assign(state, rows := state.get(REPLICAS))
         self.update.restore(state)
         self.update.restart_loss_scale(precision)
         return not self.statistics.names or (1 if rows is None else len(rows)) == self.share.total

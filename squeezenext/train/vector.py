@@ -65,19 +65,21 @@ class Averages:
     """Exponential moving averages of vectors on every replica, each of its own values.
 
     Args:
-      vectors: the vectors, e.g. of weights and of batch norm's statistics.
+      vectors: the vectors, each with its lag: by how many steps it is a mean of the past already.
+        Its average is shorter by as many, since the lag of an average of an average is the sum.
       momentum: the share of an average that a step keeps, in [0, 1).
     """
 
-    def __init__(self, vectors: Sequence[Vector], momentum: float):
+    def __init__(self, vectors: Sequence[tuple[Vector, float]], momentum: float):
         self._momentum = momentum
-        self._pairs = [
-            (v, replicated(np.zeros(sum(v.sizes), np.float32), "average")) for v in vectors
+        self._all = [
+            (vector, lag, replicated(np.zeros(sum(vector.sizes), np.float32), "average"))
+            for vector, lag in vectors
         ]
 
     def restart(self, strategy: tf.distribute.Strategy) -> None:
         """Begins anew at the first replica's variables; call outside any replica."""
-        for vector, average in self._pairs:
+        for vector, _, average in self._all:
             own = [strategy.experimental_local_results(v.value)[0] for v in vector.variables]
             average.assign(vector.join(own))
 
@@ -90,13 +92,16 @@ class Averages:
         """
         number = tf.cast(step, tf.float32)
         momentum = tf.minimum(self._momentum, number / (9.0 + number))
-        for vector, average in self._pairs:
+        for vector, lag, average in self._all:
+            share = 1.0 - momentum
+            if lag:
+                share = 1.0 / tf.maximum(1.0 / share - lag, 1.0)
             old, now = map(tf.convert_to_tensor, (average, vector.values))
-            average.assign(tf.where(changed, old + (1.0 - momentum) * (now - old), old))
+            average.assign(tf.where(changed, old + share * (now - old), old))
 
     def swap(self) -> None:
         """Exchanges the averages with the vectors; call in a replica."""
-        for vector, average in self._pairs:
+        for vector, _, average in self._all:
             now, old = (tf.identity(tf.convert_to_tensor(v)) for v in (vector.values, average))
             vector.values.assign(old)
             average.assign(now)
