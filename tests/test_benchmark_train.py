@@ -2,10 +2,12 @@
 
 import ast
 import re
+import sys
 
 import keras
 import pytest
 
+from scripts.benchmarks import input as benchmark_input
 from scripts.benchmarks import train as benchmark_train
 from scripts.benchmarks.peers import stock_keras
 from squeezenext.config import io as config_io
@@ -58,6 +60,22 @@ def test_whatever_builds_networks_is_called_alike(file, name, inherits):
     assert "conv" in protocol and own and (inherits or own.keys() == protocol.keys())
     for method in own:
         assert own[method] == protocol[method], method
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "more"), [(benchmark_train, []), (benchmark_input, ["--data_dir=x"])]
+)
+def test_what_an_interpreter_lacks_is_said_at_once(tmp_path, capsys, monkeypatch, benchmark, more):
+    monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("It measures."))
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys._base_executable} -S "$@"\n')  # no packages
+    bare.chmod(0o755)
+    assert benchmark.main(["x", f"--torch_python={bare}", *more]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: --torch_python {bare} cannot run") and "No module named" in said
+    assert said.count("\n") == 1
+    assert benchmark.main(["x", f"--torch_python={tmp_path}/none", *more]) == 2
+    assert "does not run (No such file or directory)" in capsys.readouterr().err
 
 
 def test_ratios_are_of_the_same_round():

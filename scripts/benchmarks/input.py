@@ -24,7 +24,7 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts.benchmarks.peers.contestant import Contestant
+from scripts.benchmarks.peers.contestant import Contestant, check_imports
 from squeezenext import cli as command_line
 from squeezenext.errors import InputError
 from squeezenext.records import dataset
@@ -165,6 +165,8 @@ def main(argv=None) -> int:
             serve(directories[0], values["kind"].value)
             return
         rounds, python = values["rounds"].value, values["torch_python"].value
+        if python:
+            check_imports("--torch_python", python, "scripts.benchmarks.input", "torchvision")
         found = {}
         for path in directories:
             found[str(path)] = measure(path, rounds, python)

@@ -19,7 +19,7 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts.benchmarks.peers.contestant import Contestant
+from scripts.benchmarks.peers.contestant import Contestant, check_imports
 from squeezenext import cli as command_line
 from squeezenext.config import io as config_io
 
@@ -149,6 +149,9 @@ def main(argv=None) -> int:
             serve(networks[0], kinds[0])
             return
         rounds, python = values["rounds"].value, values["torch_python"].value
+        if python and any(kind.startswith("PyTorch") for kind in kinds):
+            modules = ("scripts.benchmarks.train", "scripts.benchmarks.peers.torch_train")
+            check_imports("--torch_python", python, *modules)
         found = {}
         for name in networks:
             found[name] = measure(name, kinds, rounds, python)

@@ -4,7 +4,33 @@ import os
 import subprocess
 from pathlib import Path
 
+from squeezenext.errors import InputError
+
 ROOT = Path(__file__).resolve().parents[3]
+
+
+def check_imports(flag: str, python: str, *modules: str) -> None:
+    """Checks before a benchmark starts that its contestants in another interpreter will run.
+
+    Raises:
+      InputError: the interpreter does not start, or lacks what these modules import; the message
+        begins with `flag`.
+    """
+    line = [python, "-c", f"import {', '.join(modules)}"]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, env=_environment())
+    except OSError as error:
+        raise InputError(f"{flag} {python} does not run ({error.strerror}).") from error
+    if done.returncode:
+        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise InputError(
+            f"{flag} {python} cannot run its contestants ({reason}); install what is missing, "
+            f"for example with {python} -m pip install absl-py numpy google-crc32c."
+        )
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 class Contestant:
@@ -21,10 +47,11 @@ class Contestant:
 
     def __init__(self, python: str, script: str, kind: str, *arguments: str):
         self.kind = kind
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
         line = [python, script, "--serve", f"--kind={kind}", *arguments]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(line, stdin=pipe, stdout=pipe, text=True, env=environment)
+        self._process = subprocess.Popen(
+            line, stdin=pipe, stdout=pipe, text=True, env=_environment()
+        )
         self._answer()
 
     @property
