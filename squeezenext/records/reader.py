@@ -3,11 +3,6 @@
 import collections
 import concurrent.futures
 import hashlib
-import os
-import resource
-import threading
-import time
-import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -22,12 +17,10 @@ from squeezenext.records.example import RecordError
 
 # Records are read at random by (shard, offset, length): an exact global shuffle needs no buffer.
 INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i8")])
-_READS = 8  # records read at once
-_SLOW_READS = 64  # the same where a read takes long: a file server's takes a few round trips
-_SLOW = 1e-3  # seconds for a record; a local one takes 0.1 ms
-_KEPT_FILES = 400  # most shards that stay open
+READS = 64  # records read at once: a file server's takes a few round trips
+_THREADS = 8  # of Python, which read what TensorFlow does not
 _READ_AHEAD = 1024  # records asked for at once where all are read
-_LATEST = 64  # micro-batches whose numbers are remembered, more than are under way at once
+_LATEST = 64  # calls of `places` whose numbers are remembered, more than are under way at once
 
 
 class Reader:
@@ -38,21 +31,21 @@ class Reader:
     alone: batches are full, a resumed run is exact, and all workers read the same.
     """
 
-    def __init__(self, split: Split):
+    def __init__(self, split: Split, reads: int = READS):
         self.split = split
         self.index = index(split)
         self._first = np.cumsum([0, *(shard.examples for shard in split.shards)])
         self.bad: BadRecords | None = None
         self.fault: InputError | None = None  # TensorFlow passes on only its text
-        self._pool = concurrent.futures.ThreadPoolExecutor(_SLOW_READS, "reader")
-        self._reads = _READS
-        # A quarter of the files that the process may open; there are other readers.
-        self._room = min(_KEPT_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-        self._lock = threading.Lock()
-        self._open: dict[int, int] = {}  # descriptors of the shards that stay open
-        self._replaced: list[int] = []  # descriptors that other threads may still use
-        weakref.finalize(self, _close, self._open, self._replaced)
+        self.reads = reads
+        self._pool = concurrent.futures.ThreadPoolExecutor(_THREADS, "reader")
         self._latest: collections.deque[np.ndarray] = collections.deque(maxlen=_LATEST)
+
+    def places(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns [n, 4] int64: numbers of records, their shards, first bytes and lengths."""
+        self._latest.append(np.array(numbers))
+        rows = self.index[numbers]
+        return np.stack([numbers, *(rows[name] for name in rows.dtype.names)], -1)
 
     def location(self, number: int) -> tuple[Path, int]:
         """Returns a record's shard, and the record's number in it."""
@@ -62,29 +55,9 @@ class Reader:
     def read_one(self, number: int) -> bytes:
         """Returns the payload of a record, damaged or not; raises as `tfrecord.read`."""
         path, own_number = self.location(number)
-        shard, offset, length = (int(value) for value in self.index[number])
-        if (kept := self._open.get(shard)) is None and len(self._open) < self._room:
-            kept = self._keep_open(shard)
-        if kept is not None:
-            try:
-                return tfrecord.read(kept, offset, length, str(path), own_number)
-            except InputError:
-                if not _was_replaced(kept, path):
-                    raise
-                self._replaced.append(self._open.pop(shard, kept))
+        _, offset, length = (int(value) for value in self.index[number])
         with files.open_file(path) as file:
             return tfrecord.read(file.fileno(), offset, length, str(path), own_number)
-
-    def _keep_open(self, shard: int) -> int | None:
-        """Opens a shard for all later reads: on a file server that takes further round trips.
-
-        Returns None where enough shards are open.
-        """
-        with self._lock:
-            if shard not in self._open and len(self._open) < self._room:
-                with files.open_file(self.split.shards[shard].path) as file:
-                    self._open[shard] = os.dup(file.fileno())
-            return self._open.get(shard)
 
     def skip_damaged(self, report: Callable[[str], None], listed: Iterable[int] = ()) -> None:
         """Skips damaged records from now on; arguments and errors as in `BadRecords`.
@@ -96,24 +69,17 @@ class Reader:
         self.bad.look_at(listed)
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """Returns the serialised examples of these record numbers, [n] objects of bytes."""
-        self._latest.append(np.array(numbers))
+        """Returns the serialised examples of these record numbers, [n] objects of bytes.
+
+        Numbers below 0 give empty ones.
+        """
         payloads = np.empty(len(numbers), object)
-
-        def fill(indices: np.ndarray) -> None:
-            for index in indices:
-                number = int(numbers[index])
-                payloads[index] = self.payload(number) if number >= 0 else b""
-
-        shares = np.array_split(np.arange(len(numbers)), min(self._reads, len(numbers)))
-        started = time.monotonic()
         try:
-            list(self._pool.map(fill, shares))
+            some = [int(number) for number in numbers]
+            payloads[:] = list(self._pool.map(lambda n: self.payload(n) if n >= 0 else b"", some))
         except InputError as error:
             self.fault = error
             raise
-        each = (time.monotonic() - started) / len(shares[0])
-        self._reads = _READS if each < _SLOW else _SLOW_READS
         return payloads
 
     def payload(self, number: int) -> bytes:
@@ -156,19 +122,6 @@ class Reader:
                 if report_progress:
                     report_progress()
         return np.array(found, np.int64)
-
-
-def _was_replaced(descriptor: int, path: Path) -> bool:
-    """Returns whether the path has another file by now, or its server has lost the old one."""
-    try:
-        return not os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except OSError:
-        return True
-
-
-def _close(kept: dict[int, int], replaced: list[int]) -> None:
-    for descriptor in {*kept.values(), *replaced}:
-        os.close(descriptor)
 
 
 def index(split: Split) -> np.ndarray:

@@ -25,6 +25,7 @@ from squeezenext.errors import InputError, RunAgain
 from squeezenext.model import checkpoint, published
 from squeezenext.model import directory as model_directory
 from squeezenext.records import dataset
+from squeezenext.records.reader import READS
 from squeezenext.train import cluster, log
 from squeezenext.train import source as learning_from
 from squeezenext.train.options import PRECISIONS, Cluster, OnBadRecord, OnNan, Options, Task
@@ -163,6 +164,7 @@ def _define(values: flags.FlagValues) -> None:
     integer("evaluate_every_epochs", 1, "Epochs between evaluations; 0: one at the end.", 0, **at)
     what = "At a damaged training record: stop, or skip it (a few at most, see docs/data.md)."
     enum("on_bad_record", "stop", get_args(OnBadRecord), what, **at)
+    integer("readers", READS, "Records read at once; more for a slow file server.", 1, **at)
     what = "Measure input and network apart and report which is the limit; trains nothing."
     flags.DEFINE_bool("profile_input", False, what, **at)
     flags.DEFINE_multi_string("set", [], "FIELD=VALUE of the configuration; repeatable.", **at)

@@ -61,7 +61,7 @@ def train(
     if watchdog:
         watchdog.count_batches(lambda: loop.batches_delivered)
     split = task.splits.get("validation")
-    validation = Reader(split) if split and split.examples else None
+    validation = Reader(split, options.readers) if split and split.examples else None
     with (
         faults_named(*filter(None, (reader, validation))),
         _full_memory_explained(task.config, strategy, loop.micro_batch),
@@ -115,7 +115,7 @@ def _strategy(
 
 
 def _reader(split: Split, options: Options) -> Reader:
-    reader = Reader(split)
+    reader = Reader(split, options.readers)
     if options.on_bad_record == "skip":
         listed = bad_records.listed(Path(options.model_dir) / bad_records.FILE)
         reader.skip_damaged(LOG.warning, listed)

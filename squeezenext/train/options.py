@@ -11,6 +11,7 @@ from squeezenext.arguments import checked
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.records.dataset import Split
+from squeezenext.records.reader import READS
 
 PRECISIONS = ("float32", "tf32", "mixed_float16", "mixed_bfloat16")
 OnBadRecord = Literal["stop", "skip"]
@@ -26,6 +27,7 @@ Cluster = Literal["auto", "slurm", "none"]
     checkpoint_minutes=0,
     keep_checkpoints=1,
     evaluate_every_epochs=0,
+    readers=1,
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
@@ -52,6 +54,7 @@ class Options:
     checkpoint_minutes: float = 10.0  # time between checkpoints; each epoch ends with one, too
     keep_checkpoints: int = 2  # number of newest checkpoints to keep, beside the best
     evaluate_every_epochs: int = 1  # epochs between evaluations; 0: one at the end
+    readers: int = READS  # records read at once
     profile_input: bool = False  # measure input and network apart, print that, train nothing
 
     def __post_init__(self):
