@@ -143,6 +143,20 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(logical_devices, rea
             np.testing.assert_allclose(both[name], array, atol=1e-5, err_msg=name)
 
 
+def test_batches_are_copied_to_the_one_gpu_ahead(logical_devices, reader, monkeypatch):
+    """The second logical CPU device plays the GPU."""
+    expected = weights_after(tiny.SQUEEZENEXT, 1, reader, 3)
+    made = make(tiny.SQUEEZENEXT, 1, reader)
+    second = tf.config.list_logical_devices("CPU")[1:2]
+    with monkeypatch.context() as patched:
+        patched.setattr(tf.config, "list_logical_devices", lambda kind: second)
+        batches, same = made.batches(reader), made.batches(reader)
+    assert next(same)[0].device.endswith("CPU:1")
+    made.train(batches, 3)
+    for name, array in model_of(made.state()).items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
 def learns(made, batches):
     first = made.train(batches, 1)[0].means()["loss"]
     last = [made.train(batches, 5)[0] for _ in range(4)][-1].means()["loss"]

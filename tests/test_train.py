@@ -378,9 +378,9 @@ def test_a_device_without_memory_is_one_sentence(place, tmp_path, capsys, monkey
 
     from squeezenext.train import loop
 
-    def fails(text):
+    def fails(text, kind=tf.errors.ResourceExhaustedError):
         def full(*_):
-            raise tf.errors.ResourceExhaustedError(None, None, text)
+            raise kind(None, None, text)
 
         monkeypatch.setattr(loop.Loop, "train", full)
         code = train_command.main(command(place, tmp_path / "model", "--seed", "1")[2:])
@@ -391,6 +391,17 @@ def test_a_device_without_memory_is_one_sentence(place, tmp_path, capsys, monkey
         "error: A device's memory is too small for 8 images at once; run again with "
         "--micro_batch_size 4."
     )
+    for text, kind in {
+        "No algorithm worked!": tf.errors.NotFoundError,
+        "create cudnn handle": tf.errors.InternalError,
+        "unhandled cuda error": tf.errors.UnknownError,
+    }.items():
+        code, told = fails(f"2 root errors found. (0) ... {text} ...", kind)
+        assert code == 2 and told == (
+            "error: A device's memory is too small for 8 images at once, or another program fills "
+            f"it ({text}); run again with --micro_batch_size 4."
+        )
+    assert fails("Op type not registered", tf.errors.NotFoundError)[0] == 1
     code, told = fails("/x; No space left on device")
     assert code == 75
     assert told == "error: No space left on device; make room and run the same command again."

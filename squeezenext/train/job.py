@@ -36,6 +36,10 @@ from squeezenext.train.stopping import StopSignals
 from squeezenext.train.watchdog import Watchdog
 
 CORES_A_GPU = 4  # each decodes some 450 images/s of ImageNet
+# What a GPU without free memory says beside "OOM": the search for an algorithm, libraries, NCCL.
+_WITHOUT_MEMORY = re.compile(
+    r"No algorithm worked!|create (cudnn|cublas) handle|unhandled cuda error", re.IGNORECASE
+)
 UNSTABLE = 5e-3  # Adam's highest rate that was seen to learn without batch norm
 ROUNDING = 0.1  # share by which the epochs of whole steps may differ unsaid from those asked for
 
@@ -87,14 +91,17 @@ def _full_memory_explained(
     """Raises InputError with a remedy where a device's memory is too small for `now` images."""
     try:
         yield
-    except tf.errors.ResourceExhaustedError as error:
-        if not re.search(r"OOM|memory", error.message, re.IGNORECASE):  # a disk can be full, too
+    except tf.errors.OpError as error:
+        exhausted = isinstance(error, tf.errors.ResourceExhaustedError)  # a disk can be full, too
+        full = exhausted and re.search(r"OOM|memory", error.message, re.IGNORECASE)
+        if not full and not (found := _WITHOUT_MEMORY.search(error.message)):
             raise
+        cause = "" if full else f", or another program fills it ({found[0]})"
         share = config.training.batch_size // strategy.num_replicas_in_sync
         less = devices.sizes(share, config.training.echo, now // 2)
         remedy = f"run again with --micro_batch_size {less[-1]}" if less else "take smaller images"
         raise InputError(
-            f"A device's memory is too small for {now} images at once; {remedy}."
+            f"A device's memory is too small for {now} images at once{cause}; {remedy}."
         ) from error
 
 
@@ -250,7 +257,7 @@ def _fine_tune(loop: Loop, task: Task, source: Path) -> None:
                 made = head(arrays.pop(name), variable.numpy(), rows)
                 arrays |= {} if made is None else {name: made}
         new = exchange.assign(loop.model, arrays, str(source), new_head=True)
-        loop.restart_averages()
+        loop.averages.restart(loop.strategy)
     LOG.info("Fine-tuning from %s; new: %s", source, ", ".join(new) or "nothing")
     if (number := len(task.classes)) > len(rows):
         begun = f"{number - len(rows)} of {number}" if rows else f"all {number}"

@@ -102,8 +102,8 @@ class Loop:
             lag = 1.0 / (1.0 - config.training.batch_norm_momentum) / self.micro_steps
             vectors = [(self.update.vector, 0.0), (self.statistics.vector, lag)]
             momentum = config.training.average_momentum(self.total_steps)
-            self._averages = Averages(vectors if config.training.averages else [], momentum)
-        self.restart_averages()
+            self.averages = Averages(vectors if config.training.averages else [], momentum)
+        self.averages.restart(strategy)
         networks[config.images.size] = self.model
         self.backward = Backward(
             config,
@@ -186,7 +186,11 @@ class Loop:
             )
             return batches if alone else batches.map(delivered.counting)
 
-        return iter(self.strategy.distribute_datasets_from_function(dataset))
+        batches = self.strategy.distribute_datasets_from_function(dataset)
+        if self.share.total == 1 and (gpus := tf.config.list_logical_devices("GPU")):
+            # As strategies of several devices do; else a batch is copied within its step.
+            batches = batches.apply(tf.data.experimental.prefetch_to_device(gpus[0].name, 2))
+        return iter(batches)
 
     def train(self, iterator, steps: int) -> tuple[Sums, bool]:
         """Takes up to `steps` steps in one compiled call.
@@ -225,7 +229,7 @@ class Loop:
                 self.strategy.run(self.micro_step, (*next(iterator), active, frozen, xla))
             outcome = self.update.take(self.strategy, active, frozen)
             step = tf.cast(tf.concat([outcome.metrics, batch], 0), tf.float64)
-            self.strategy.run(self._averages.move, (self.update.step, outcome.changed))
+            self.strategy.run(self.averages.move, (self.update.step, outcome.changed))
             counts = active & tf.reduce_all(tf.math.is_finite(step))
             totals += tf.where(counts, step, tf.zeros_like(step))
             taken += tf.cast(active, tf.int32)
@@ -257,10 +261,6 @@ class Loop:
         self.update.vector.store(self.strategy)
         self.strategy.run(self.statistics.store)
 
-    def restart_averages(self) -> None:
-        """Begins the moving averages, if the recipe keeps any, at the present values."""
-        self._averages.restart(self.strategy)
-
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Exchanges weights and statistics with their averages, if the recipe keeps any."""
@@ -274,7 +274,7 @@ class Loop:
     @tf.function
     def _swap(self) -> None:
         self.strategy.run(self.load)
-        self.strategy.run(self._averages.swap)
+        self.strategy.run(self.averages.swap)
         self._store()
 
     def state(self) -> dict[str, np.ndarray]:
