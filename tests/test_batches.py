@@ -414,7 +414,7 @@ def test_tensorflow_s_threads_read_whole_records_without_python_s_lock(tmp_path,
     payloads = reader.read(np.arange(12))
     monkeypatch.setattr(reader, "read", lambda numbers: pytest.fail("Python has read"))
     numbers = np.array([3, 11, 0, 3])
-    read = records_batches._read(reader, tf.constant(reader.places(numbers)))
+    read = records_batches.payloads(reader, tf.constant(reader.places(numbers)))
     assert list(read.numpy()) == list(payloads[numbers])
 
 

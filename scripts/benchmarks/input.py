@@ -8,13 +8,16 @@ on all cores: flipped, normalised, float32. Each runs in a process that ends wit
 would prefetch during the others'. Results are medians over the rounds: images a second, CPU
 milliseconds an image, and ratios of images a second. "ours resized" takes random resized crops, as
 torchvision does; "ours cropped" takes the predecessor's crops of 227 from 256 x 256. "ours
-evaluation" takes the centre of 256 x 256, as uint8.
+evaluation" takes the centre of 256 x 256, as uint8. "ours from slow files" is "ours resized" with
+10 ms added to each read (it needs a C compiler), "ours reading" reads records and decodes nothing.
 """
 
 import json
 import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +36,10 @@ BATCH = 32
 CLASSES = 1000
 SECONDS = 4.0  # of a turn
 OURS = ("ours resized", "ours cropped")
-KINDS = (*OURS, "ours evaluation", "predecessor", "torchvision", "decode alone")
+SLOW = "ours from slow files"
+MINE = (*OURS, SLOW, "ours reading", "ours evaluation")
+KINDS = (*MINE, "predecessor", "torchvision", "decode alone")
+READ_MICROSECONDS = 10_000  # added by SLOW
 
 
 def contestant(directory: Path, kind: str) -> Iterator[int]:
@@ -50,7 +56,25 @@ def contestant(directory: Path, kind: str) -> Iterator[int]:
         return input_peers.decode(shards, BATCH)
     if kind == "ours evaluation":
         return _evaluation(split)
-    return _ours(split, resized=kind == OURS[0])
+    if kind == "ours reading":
+        return _reading(split)
+    return _ours(split, resized=kind != OURS[1])
+
+
+def _reading(split: dataset.Split) -> Iterator[int]:
+    import functools
+
+    import numpy as np
+    import tensorflow as tf
+
+    from squeezenext.records import batches
+    from squeezenext.records.reader import Reader
+
+    reader = Reader(split)
+    numbers = np.random.default_rng(0).integers(0, split.examples, [1000, 256])
+    groups = tf.data.Dataset.from_tensor_slices(np.array([*map(reader.places, numbers)])).repeat()
+    for some in groups.map(functools.partial(batches.payloads, reader), num_parallel_calls=2):
+        yield len(some)
 
 
 def _evaluation(split: dataset.Split) -> Iterator[int]:
@@ -116,19 +140,30 @@ def turn(process: Contestant) -> tuple[float, float]:
     return images / seconds, 1e3 * (cpu_seconds(process.pid) - before) / images
 
 
+def slow_reads(folder: Path) -> dict[str, str]:
+    """Returns variables that make a process' reads slow, by a library compiled in the folder."""
+    library = folder / "slow_reads.so"
+    source = ROOT / "scripts/benchmarks/peers/slow_reads.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source, "-ldl"], check=True)
+    return {"LD_PRELOAD": str(library), "READ_MICROSECONDS": str(READ_MICROSECONDS)}
+
+
 def measure(directory: Path, rounds: int, torch_python: str | None) -> dict[str, list[list[float]]]:
     """Returns each contestant's turns, [images a second, milliseconds of CPU an image] each."""
     rows: dict[str, list[list[float]]] = {}
-    for number in range(rounds):
-        for kind in KINDS:
-            torch = kind == "torchvision"
-            if torch and not torch_python:
-                continue
-            python = torch_python if torch else sys.executable
-            process = Contestant(python, __file__, kind, f"--data_dir={directory}")
-            rows.setdefault(kind, []).append(list(turn(process)))
-            process.end()
-        print(f"{directory}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        variables = {SLOW: slow_reads(Path(folder))}
+        for number in range(rounds):
+            for kind in KINDS:
+                torch = kind == "torchvision"
+                if torch and not torch_python:
+                    continue
+                python, given = torch_python if torch else sys.executable, f"--data_dir={directory}"
+                own = variables.get(kind, {})
+                process = Contestant(python, __file__, kind, given, environment=own)
+                rows.setdefault(kind, []).append(list(turn(process)))
+                process.end()
+            print(f"{directory}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     return rows
 
 

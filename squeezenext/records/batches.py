@@ -130,7 +130,7 @@ def _augmented(
 
     def parse(places, values):
         # Many at once: a hundred operations, which for each image would cost a tenth more.
-        jpegs, heights, widths, labels = _parse(_read(reader, places), classes)
+        jpegs, heights, widths, labels = _parse(payloads(reader, places), classes)
         sides = (tf.repeat(heights, echo), tf.repeat(widths, echo))
         windows = _cut(crops.windows(*sides, images, values), echo)
         how = crops.reading(windows, images.size)
@@ -179,7 +179,7 @@ def evaluation(
         lambda: (reader.places(some) for some in np.split(mine.ravel(), cuts)),
         output_signature=tf.TensorSpec([None, 4], tf.int64),
     )
-    dataset = dataset.map(lambda p: (_read(reader, p), p[:, 0]), num_parallel_calls=2).unbatch()
+    dataset = dataset.map(lambda p: (payloads(reader, p), p[:, 0]), num_parallel_calls=2).unbatch()
 
     def decode(payload, number):
         black = tf.zeros([images.size, images.size, 3], tf.uint8)
@@ -193,7 +193,7 @@ def evaluation(
     return _batched(dataset.map(decode, tf.data.AUTOTUNE, deterministic=True), batch), steps
 
 
-def _read(reader: Reader, places: tf.Tensor) -> tf.Tensor:
+def payloads(reader: Reader, places: tf.Tensor) -> tf.Tensor:
     """Returns the payloads of these records, [n] strings, read by TensorFlow's own threads.
 
     Python's would read at most 15,000 records/s, on any number of cores, as they share a lock. Only
@@ -214,8 +214,8 @@ def _read(reader: Reader, places: tf.Tensor) -> tf.Tensor:
     def anew():
         return tf.numpy_function(reader.read, [places[:, 0]], tf.string, stateful=False)
 
-    payloads = tf.cond(tf.size(found, tf.int64) == count, lambda: found, anew)
-    return tf.ensure_shape(payloads, places.shape[:1])
+    whole = tf.cond(tf.size(found, tf.int64) == count, lambda: found, anew)
+    return tf.ensure_shape(whole, places.shape[:1])
 
 
 def _record(paths: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
@@ -225,8 +225,8 @@ def _record(paths: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
     shards = tf.raw_ops.TFRecordDatasetV2(
         filenames=[paths[shard]], compression_type="", buffer_size=length, byte_offsets=[offset]
     )
-    payloads = tf.data.experimental.from_variant(shards, tf.TensorSpec([], tf.string))
-    return payloads.take(1).get_single_element()
+    following = tf.data.experimental.from_variant(shards, tf.TensorSpec([], tf.string))
+    return following.take(1).get_single_element()
 
 
 def _centre(payload, images: Images, classes: int):

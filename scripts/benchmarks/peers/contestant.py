@@ -2,7 +2,9 @@
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from squeezenext.errors import InputError
 
@@ -43,14 +45,22 @@ class Contestant:
       script: the benchmark.
       kind: which contestant it is.
       arguments: the script's own.
+      environment: variables beside the benchmark's own.
     """
 
-    def __init__(self, python: str, script: str, kind: str, *arguments: str):
+    def __init__(
+        self,
+        python: str,
+        script: str,
+        kind: str,
+        *arguments: str,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ):
         self.kind = kind
         line = [python, script, "--serve", f"--kind={kind}", *arguments]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            line, stdin=pipe, stdout=pipe, text=True, env=_environment()
+            line, stdin=pipe, stdout=pipe, text=True, env={**_environment(), **environment}
         )
         self._answer()
 
