@@ -5,16 +5,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from squeezenext import tf_import
+from squeezenext.network import layers
 from squeezenext.network.layers import BatchNorm, Dropout, max_pool
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float16", 2e-2),
                                                   ("bfloat16", 1e-1)])  # fmt: skip
-@pytest.mark.parametrize("channels", [6, 16])  # in bfloat16 the kernel runs for the latter alone
+# In bfloat16 the kernel runs for 16 alone; with oneDNN, 24 are seen as images of 8 pixels.
+@pytest.mark.parametrize("channels", [6, 16, 24])
 def test_batch_norm_is_keras_s_in_outputs_and_gradients(dtype, tolerance, channels, request):
     if dtype == "bfloat16":
         request.getfixturevalue("bfloat16")
-    pixels = np.random.default_rng(0).normal(2, 3, (4, 5, 5, channels)).astype(np.float32)
+    pixels = np.random.default_rng(0).normal(2, 3, (4, 6, 6, channels)).astype(np.float32)
     ours = BatchNorm(dtype=f"mixed_{dtype}" if dtype != "float32" else dtype)
     theirs = keras.layers.BatchNormalization(epsilon=1e-5)
     results = []
@@ -29,6 +32,25 @@ def test_batch_norm_is_keras_s_in_outputs_and_gradients(dtype, tolerance, channe
     for mine, keras_own in zip(*results, strict=True):
         scale = np.abs(keras_own).max()
         np.testing.assert_allclose(mine / scale, keras_own / scale, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("shape", "avx512", "small"),
+    [((4, 6, 6, 24), True, (18, 8, 1, 24)), ((4, 6, 6, 16), True, None),
+     ((4, 6, 6, 16), False, (18, 8, 1, 16)), ((4, 6, 6, 8), False, None),
+     ((4, 5, 5, 16), False, None), ((None, 6, 6, 16), False, None)],
+)  # fmt: skip
+def test_batch_norm_sees_small_images_where_the_cpu_wants_them(monkeypatch, shape, avx512, small):
+    if not tf_import.onednn():
+        pytest.skip("The kernel in question is oneDNN's.")
+    monkeypatch.setattr(layers, "sums_bfloat16", lambda: avx512)
+    layer = BatchNorm()
+    layer.build(shape)
+    call = tf.function(lambda x: layer(x, training=True))
+    graph = call.get_concrete_function(tf.TensorSpec(shape)).graph
+    (kernel,) = (op for op in graph.get_operations() if op.type == "FusedBatchNormV3")
+    assert kernel.inputs[0].shape.as_list() == list(small or shape)
+    assert graph.outputs[0].shape.as_list() == list(shape)
 
 
 def test_moving_statistics_are_caffe_s():

@@ -62,23 +62,45 @@ def _dropouts() -> Ways:
     }
 
 
+def _norm(x):
+    import tensorflow as tf
+
+    channels = x.shape[-1]
+    return tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=tf.ones(channels),
+        offset=tf.zeros(channels),
+        mean=[],
+        variance=[],
+        epsilon=1e-5,
+    )[0]
+
+
 def _norms(channels: int) -> Ways:
     import tensorflow as tf
 
-    ones, zeros = tf.ones(channels), tf.zeros(channels)
     x = tf.cast(tf.random.normal((BATCH, 55, 55, channels)), tf.bfloat16)
 
-    def norm(x):
-        return tf.raw_ops.FusedBatchNormV3(
-            x=x, scale=ones, offset=zeros, mean=[], variance=[], epsilon=1e-5
-        )[0]
-
     def cast(x):
-        return tf.cast(norm(tf.cast(x, tf.float32)), tf.bfloat16)
+        return tf.cast(_norm(tf.cast(x, tf.float32)), tf.bfloat16)
 
     return {
-        "bfloat16, gradient": lambda: _gradient(norm, x),
+        "bfloat16, gradient": lambda: _gradient(_norm, x),
         "through float32, gradient": lambda: _gradient(cast, x),
+    }
+
+
+def _norm_views(channels: int) -> Ways:
+    import tensorflow as tf
+
+    x = tf.random.normal((BATCH, 55, 55, channels))
+
+    def viewed(x):
+        return tf.reshape(_norm(tf.reshape(x, (-1, 8, 1, channels))), x.shape)
+
+    return {
+        "whole images, gradient": lambda: _gradient(_norm, x),
+        "images of 8 pixels, gradient": lambda: _gradient(viewed, x),
     }
 
 
@@ -174,6 +196,8 @@ def rows() -> dict[str, Ways]:
         "dropout of 14 x 14 x 512, bfloat16": _dropouts(),
         "batch norm of 55 x 55 x 8, bfloat16": _norms(8),
         "batch norm of 55 x 55 x 16, bfloat16": _norms(16),
+        "batch norm of 55 x 55 x 24, float32": _norm_views(24),
+        "batch norm of 55 x 55 x 32, float32": _norm_views(32),
         "1x1, 55 x 55, 64 to 32, float32": _pointwise("float32", 55, 64, 32),
         "1x1, 55 x 55, 64 to 32, bfloat16": _pointwise("bfloat16", 55, 64, 32),
         "1x1, 13 x 13, 512 to 1000, bfloat16": _convolutions(13, 512, 1000, 1, 1),

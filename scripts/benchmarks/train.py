@@ -56,6 +56,10 @@ def _peak(precision: str) -> Callable[[int], float]:
     return work
 
 
+def _peak_of(kind: str) -> str:
+    return PEAKS["bfloat16" in kind]
+
+
 def contestant(network: str, kind: str) -> Callable[[int], float]:
     """Returns the function that takes steps and says how long they took."""
     name, _, mode = kind.partition(" ")
@@ -88,7 +92,7 @@ def serve(network: str, kind: str) -> None:
 def measure(network: str, kinds: list[str], rounds: int, torch_python: str | None) -> dict:
     """Returns each contestant's images (matmul: GFLOP) a second, a list over the rounds."""
     processes = []
-    for kind in [*kinds, *PEAKS]:
+    for kind in [*kinds, *dict.fromkeys(map(_peak_of, kinds))]:
         torch = kind.startswith("PyTorch")
         if not torch or torch_python:
             python = torch_python if torch else sys.executable
@@ -105,30 +109,26 @@ def measure(network: str, kinds: list[str], rounds: int, torch_python: str | Non
 
 
 def told(network: str, rows: dict[str, list[float]]) -> str:
-    """Returns the table of a network in Markdown."""
+    """Returns this machine's column of a network's table in docs/benchmarks.md, in Markdown."""
     from squeezenext import stats
 
     layers = stats.layers(config_io.load(network))
     stem = next(layer.macs for layer in layers if layer.macs)  # its input needs no gradient
     flops = FLOPS_A_MAC * stats.totals(layers)["macs"] - 2 * stem
-    peaks = {kind.split()[1]: statistics.median(rows[kind]) for kind in PEAKS}
-    lines = [f"| {network} | images/s | ours float32 / it | ours bfloat16 / it | of peak |"]
-    lines.append("|---|---|---|---|---|")
-    for kind, rates in rows.items():
-        if kind.startswith("matmul"):
-            continue
-        ratios = [
-            statistics.median(a / b for a, b in zip(rows[mine], rates, strict=True))
-            if mine in rows
-            else float("nan")
-            for mine in KINDS[:2]
-        ]
-        rate = statistics.median(rates)
-        share = rate * flops / (peaks["bfloat16" if "bfloat16" in kind else "float32"] * 1e9)
-        lines.append(f"| {kind} | {rate:.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} | {share:.0%} |")
-    told = " and ".join(f"{peak:.0f} GFLOP/s in {precision}" for precision, peak in peaks.items())
-    lines.append(f"\nPeak of a matmul: {told}.")
-    return "\n".join(lines)
+    median = statistics.median
+    kinds = [kind for kind in rows if kind not in PEAKS]
+    cells = {f"{kind}, images/s": f"{median(rows[kind]):.1f}" for kind in kinds}
+    for mine in (kind for kind in KINDS[:2] if kind in rows):
+        for other in kinds:
+            if other != mine and (mine, other) != KINDS[:2]:  # of these two, the other way round
+                ratio = median(a / b for a, b in zip(rows[mine], rows[other], strict=True))
+                cells[f"{mine} / {other}"] = f"{ratio:.2f}"
+    for kind in kinds:
+        peak = median(rows[_peak_of(kind)]) * 1e9
+        cells[f"{kind}, of peak"] = f"{median(rows[kind]) * flops / peak:.0%}"
+    cells |= {f"{peak}, GFLOP/s": f"{median(rows[peak]):.0f}" for peak in PEAKS if peak in rows}
+    lines = [f"| {network} | here |", "|---|---|"]
+    return "\n".join(lines + [f"| {what} | {cell} |" for what, cell in cells.items()])
 
 
 def main(argv=None) -> int:
