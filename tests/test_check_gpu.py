@@ -1,6 +1,8 @@
 """Tests for `../scripts/check_gpu.sh` and its `benchmarks/gpu.py`, as far as a CPU can run them."""
 
 import dataclasses
+import gzip
+import re
 import subprocess
 
 import numpy as np
@@ -34,6 +36,19 @@ def test_a_speed_is_that_of_whole_steps():
     assert (resized.images.size, resized.images.resize, resized.training.batch_size) == (64, 72, 2)
 
 
+def test_a_pass_is_written_for_a_machine_without_tensorflow(tmp_path):
+    gpu.export(CONFIG, "mixed_float16", True, tmp_path / "passes" / "tiny")
+    with gzip.open(tmp_path / "passes" / "tiny.mlir.gz", "rt") as file:
+        text = file.read()
+    assert "stablehlo.convolution" in text and "f16" in text
+    with np.load(tmp_path / "passes" / "tiny.npz") as archive:
+        arguments = [archive[f"arr_{number}"] for number in range(len(archive.files) - 4)]
+        assert archive["expected"].shape == arguments[0].shape  # a gradient for each weight
+        assert arguments[int(archive["images"])].tolist() == [4, *[CONFIG.images.size] * 2, 3]
+    (main,) = re.findall(r"func\.func.* @main\((.*?)\) ->", text)
+    assert main.count("%arg") == len(arguments)
+
+
 def script(folder, *arguments, **more):
     """Runs the script with a Python that only says what it is asked for."""
     (folder / "bin").mkdir()
@@ -63,6 +78,19 @@ def test_what_does_not_fit_is_skipped_by_name(tmp_path):
     done, asked = script(tmp_path, "--short", SECONDS_LEFT="60")
     assert "correct: skipped, it may take 100 s" in done.stdout
     assert "--check" not in asked and "digits: done" in done.stdout
+
+
+def test_passes_are_prepared_without_a_gpu(tmp_path):
+    done, asked = script(tmp_path, "--prepare", str(tmp_path / "passes"))
+    assert done.returncode == 0, done.stderr
+    output = f"--output {tmp_path}/passes/squeezenet_v1_1-float32-32 --compare"
+    assert output in asked and asked.count("--check export") == 6
+
+
+@pytest.mark.parametrize("half", ["--prepare", "--without_tensorflow"])
+def test_a_half_needs_its_folder(tmp_path, half):
+    done, asked = script(tmp_path, half)
+    assert done.returncode == 2 and f"e.g. {half} passes" in done.stderr and not asked
 
 
 def test_other_words_are_refused(tmp_path):

@@ -89,6 +89,7 @@ NOT_RUN = {  # how a command begins: why no test runs it
     "python -m squeezenext.train --configuration v_1_0_SqNxt_23 --teacher": "wants all of "
     "ImageNet; tests/test_phases.py distils",
     "python scripts/benchmarks/": "measures for minutes",
+    "bash scripts/check_gpu.sh --": "compiles for minutes; tests/test_check_gpu.py has its parts",
 }
 
 

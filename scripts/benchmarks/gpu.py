@@ -2,11 +2,14 @@
 
     python scripts/benchmarks/gpu.py --check correct --configuration squeezenet_v1_1
     python scripts/benchmarks/gpu.py --check speed --batch_size 256 --precision mixed_float16 --xla
+    python scripts/benchmarks/gpu.py --check export --batch_size 256 --output FOLDER/NAME
 
-Both run on a machine without a GPU, too, which then tests no more than this program.
+"export" writes the pass of a micro-batch for a machine that has JAX, but no TensorFlow. All three
+run on a machine without a GPU, too; the other two then test no more than this program.
 """
 
 import dataclasses
+import gzip
 import statistics
 import sys
 import time
@@ -18,7 +21,7 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from squeezenext import cli, tf_import
+from squeezenext import cli, files, tf_import
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import SomeInputsFailed
@@ -106,6 +109,42 @@ def correct(config: Config) -> None:
         raise SomeInputsFailed("A gradient is further from the CPU's than its precision explains.")
 
 
+def export(config: Config, precision: str, compare: bool, path: Path) -> None:
+    """Writes the pass of a micro-batch on a GPU as PATH.mlir.gz (StableHLO) and PATH.npz.
+
+    The .npz has the arguments `arr_0` and so on, with the shape of the pixels in their place
+    (`images`), the `scale` of the loss, and the `expected` gradient, empty unless `compare`, with
+    its `limit`.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    from squeezenext.train.measure import random_batch
+
+    loop, batch = _loop(config, precision, not compare), config.training.batch_size
+    loop.load()
+    scale = SCALE if precision == "mixed_float16" else 1.0
+    inputs = loop.backward.inputs(tf.constant(scale), *random_batch(config, batch))
+    flat = tf.nest.flatten(inputs)
+
+    def compute(*tensors):
+        return loop.backward.compute(False, *tf.nest.pack_sequence_as(inputs, list(tensors)))
+
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in flat]
+    with tf.device("GPU:0"):  # chooses the ways of a GPU, which need not be here
+        compiled = tf.function(compute, jit_compile=True, autograph=False)
+        text = compiled.experimental_get_compiler_ir(*specs)(stage="stablehlo")
+    files.make_missing(path.parent)
+    with gzip.open(f"{path}.mlir.gz", "wt") as file:
+        file.write(text)
+    arrays = [tensor.numpy() for tensor in flat]
+    images = next(i for i, array in enumerate(arrays) if array.dtype == np.uint8)
+    arrays[images] = np.array(arrays[images].shape)
+    expected = gradient(config, "CPU:0", "float32", False) if compare else ()
+    more = {"scale": scale, "expected": expected, "limit": LIMITS[precision], "images": images}
+    np.savez_compressed(f"{path}.npz", *arrays, **more)
+
+
 def speed(config: Config, precision: str, xla: bool, steps: int) -> str:
     """Times whole steps on a batch that is copied to the device each time, as in training."""
     import tensorflow as tf
@@ -143,12 +182,14 @@ def _memory() -> str:
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     at = {"flag_values": values}
-    flags.DEFINE_enum("check", None, ["correct", "speed"], "What to do.", **at)
+    flags.DEFINE_enum("check", None, ["correct", "speed", "export"], "What to do.", **at)
     flags.DEFINE_string("configuration", "v_1_0_SqNxt_23", "Name of the network.", **at)
     flags.DEFINE_integer("batch_size", 32, "Images in a batch.", 1, **at)
     flags.DEFINE_integer("size", 0, "Side of the images; 0: the configuration's.", 0, **at)
     flags.DEFINE_enum("precision", "float32", PRECISIONS, "Precision of --check speed.", **at)
     flags.DEFINE_bool("xla", False, "XLA compiles the pass of --check speed.", **at)
+    flags.DEFINE_bool("compare", False, "The exported pass has a gradient to compare with.", **at)
+    flags.DEFINE_string("output", "pass", "Path of --check export, without its end.", **at)
     flags.DEFINE_integer("steps", 20, "Steps to time together.", 1, **at)
     return values
 
@@ -160,6 +201,10 @@ def _command(values: flags.FlagValues, positional: list[str]) -> None:
     config = sized(config, values["size"].value, values["batch_size"].value)
     if values["check"].value == "correct":
         correct(config)
+        return
+    if values["check"].value == "export":
+        how = values["precision"].value, values["compare"].value, Path(values["output"].value)
+        export(config, *how)
         return
     cli.say(speed(config, *(values[name].value for name in ("precision", "xla", "steps"))))
 

@@ -65,7 +65,7 @@ class Backward:
             return
         spec = tf.TensorSpec
         numbers = augment.slices(self._config.images.augmentation)[-1].stop
-        function = functools.partial(self._compute, frozen)
+        function = functools.partial(self.compute, frozen)
         self._graphs[size, frozen, xla] = tf.function(
             function, jit_compile=xla
         ).get_concrete_function(
@@ -95,15 +95,11 @@ class Backward:
           The gradient of all weights, [weights] float32, and the sums of loss, top-1 and top-5
           hits, [3] float32.
         """
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        state = [self._weights.values, self._statistics.vector.values]
-        calls = [tf.convert_to_tensor(layer.calls) for layer in self._dropouts]
-        inputs = [*map(tf.convert_to_tensor, state), calls, tf.convert_to_tensor(scale)]
-        inputs += [tf.cast(replica, tf.int32), images, labels, numbers]
+        inputs = self.inputs(scale, images, labels, numbers)
         if self.shared:
             compute = self._graphs[images.shape[1], frozen, xla]
         else:
-            compute = functools.partial(self._compute, frozen)
+            compute = functools.partial(self.compute, frozen)
             compute = tf.function(compute, jit_compile=True) if xla else compute
         gradient, metrics, batch, calls = compute(*inputs)
         if self._batch_statistics and not frozen:
@@ -112,9 +108,21 @@ class Backward:
                 layer.calls.assign(tf.where(active, after, before))
         return gradient, metrics
 
-    def _compute(
+    def inputs(self, scale, images, labels, numbers) -> list:
+        """Returns the inputs of `compute` after `frozen`; arguments as of `run`."""
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        state = [self._weights.values, self._statistics.vector.values]
+        calls = [tf.convert_to_tensor(layer.calls) for layer in self._dropouts]
+        inputs = [*map(tf.convert_to_tensor, state), calls, tf.convert_to_tensor(scale)]
+        return [*inputs, tf.cast(replica, tf.int32), images, labels, numbers]
+
+    def compute(
         self, frozen: bool, weights, statistics, calls, scale, replica, images, labels, numbers
     ):
+        """Returns the gradient, the sums, the batch's statistics and the dropouts' counters.
+
+        It is a pure function of its inputs, which XLA can compile.
+        """
         pixels, inputs, targets = self._augment(images, labels, numbers)
         network = self._networks[images.shape[1]]
         with tf.GradientTape() as tape:
