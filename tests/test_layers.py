@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from squeezenext import tf_import
 from squeezenext.network import layers
-from squeezenext.network.layers import BatchNorm, Dropout, max_pool
+from squeezenext.network.layers import BatchNorm, Dropout, max_pool, training_pass
+from squeezenext.train import devices
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float16", 2e-2),
@@ -51,6 +52,40 @@ def test_batch_norm_sees_small_images_where_the_cpu_wants_them(monkeypatch, shap
     (kernel,) = (op for op in graph.get_operations() if op.type == "FusedBatchNormV3")
     assert kernel.inputs[0].shape.as_list() == list(small or shape)
     assert graph.outputs[0].shape.as_list() == list(shape)
+
+
+def test_synchronised_batch_norm_is_that_of_all_images_on_one_device(logical_devices):
+    """Outputs, statistics and gradients, which the synchronised layer computes by itself."""
+    draw = np.random.default_rng(0).normal
+    pixels, upstream = draw(3, 2, (2, 4, 5, 5, 6)), draw(size=(2, 4, 5, 5, 6))
+
+    def computed(strategy, synchronized, pixels, upstream):
+        with strategy.scope():
+            layer = BatchNorm(synchronized=synchronized)
+            layer.build(pixels.shape[1:])
+            layer.gamma.assign(range(-1, 5))
+
+        def run():
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            images, slope = (tf.gather(tf.constant(x, "float32"), replica) for x in given)
+            gamma, beta = (tf.convert_to_tensor(v) for v in (layer.gamma, layer.beta))
+            with tf.GradientTape() as tape:
+                tape.watch([images, gamma, beta])
+                values = keras.StatelessScope([(layer.gamma, gamma), (layer.beta, beta)])
+                with values, training_pass(replica) as present:
+                    outputs = layer(images, training=True)
+            gradients = tape.gradient(outputs, [images, gamma, beta], slope)
+            return [x[tf.newaxis] for x in (outputs, *present.statistics[id(layer)], *gradients)]
+
+        given = pixels, upstream
+        return [strategy.gather(x, 0).numpy() for x in tf.function(strategy.run)(run)]
+
+    whole = (x.reshape(1, 8, 5, 5, 6) for x in (pixels, upstream))
+    one = computed(tf.distribute.get_strategy(), False, *whole)
+    two = computed(devices.strategy(2), True, pixels, upstream)
+    for place, (mine, theirs) in enumerate(zip(two, one, strict=True)):
+        joined = mine.sum(0) if place > 3 else mine[0] if place in (1, 2) else mine  # scale, offset
+        np.testing.assert_allclose(joined.reshape(theirs.shape), theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_moving_statistics_are_caffe_s():

@@ -128,6 +128,7 @@ def _flags() -> flags.FlagValues:
     text = {"flag_values": values}
     flags.DEFINE_string("configuration", "v_1_0_SqNxt_23", "Name of the network.", **text)
     flags.DEFINE_string("recipe", "modern", "Recipe of the training.", **text)
+    flags.DEFINE_multi_string("set", [], "FIELD=VALUE, as of training.", **text)
     flags.DEFINE_string("precision", "float32", "Keras dtype policy.", **text)
     flags.DEFINE_list("devices", ["1", "2", "4"], "Numbers of logical CPU devices.", **text)
     return values
@@ -138,12 +139,14 @@ def _command(values: flags.FlagValues, positional: list[str]) -> None:
     counts = values["devices"].value
     if not all(count.isdigit() and int(count) for count in counts):
         raise InputError(f"--devices {','.join(counts)}: give numbers such as 1,2,4.")
-    config = recipes.apply(values["recipe"].value, config_io.load(values["configuration"].value))
+    config = config_io.load(values["configuration"].value)
+    config = recipes.apply(values["recipe"].value, config, *values["set"].value)
     if len(counts) == 1:
         cli.say(" | ".join(measure(config, int(counts[0]), values["precision"].value)))
         return
     cli.say("devices | kernels a step | CPU seconds to build it | CPU milliseconds a step")
     own = [f"--{name}={values[name].value}" for name in ("configuration", "recipe", "precision")]
+    own += [f"--set={change}" for change in values["set"].value]
     for count in counts:
         command = [sys.executable, __file__, *own, f"--devices={count}"]
         cli.say(

@@ -114,15 +114,8 @@ class BatchNorm(keras.layers.Layer):
     def _normalised(self, inputs, training: bool):
         scale, offset = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
         if not training:
-            return tf.raw_ops.FusedBatchNormV3(
-                x=inputs,
-                scale=scale,
-                offset=offset,
-                mean=tf.convert_to_tensor(self.moving_mean),
-                variance=tf.convert_to_tensor(self.moving_variance),
-                epsilon=self.epsilon,
-                is_training=False,
-            )[0]
+            mean, variance = map(tf.convert_to_tensor, (self.moving_mean, self.moving_variance))
+            return self._by(mean, variance, inputs, scale, offset)
         replica = tf.distribute.get_replica_context()
         if self.synchronized and replica is not None and replica.num_replicas_in_sync > 1:
             outputs, mean, variance = self._synchronized(inputs, scale, offset, replica)
@@ -136,26 +129,62 @@ class BatchNorm(keras.layers.Layer):
             self._update(mean, variance)
         return outputs
 
+    def _by(self, mean, variance, inputs, scale, offset):
+        """Normalises by a given mean and variance."""
+        return tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=scale,
+            offset=offset,
+            mean=mean,
+            variance=variance,
+            epsilon=self.epsilon,
+            is_training=False,
+        )[0]
+
     def _synchronized(self, inputs, scale, offset, replica):
         """Normalises by the statistics of all replicas' images.
+
+        Only the inputs are kept for the gradient. The tape would keep four copies in float32.
+        """
+
+        @tf.custom_gradient
+        def normalised(x, scale, offset):
+            mean, variance, count = self._joint(x, replica)
+
+            def gradient(upstream, *_):
+                """Adds the statistics' part to the fused kernel's gradient at given statistics."""
+                dx, dscale, doffset = tf.raw_ops.FusedBatchNormGradV3(
+                    y_backprop=upstream, x=x, scale=scale, reserve_space_1=mean,
+                    reserve_space_2=variance, reserve_space_3=[], epsilon=self.epsilon,
+                    is_training=False,
+                )[:3]  # fmt: skip
+                sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([dscale, doffset]))
+                parts = sums * (scale * tf.math.rsqrt(variance + self.epsilon) / count)
+                return dx - self._by(mean, variance, x, *tf.unstack(parts)), dscale, doffset
+
+            # The moving variance is the unbiased one, here as in Caffe and in the fused kernel.
+            unbiased = variance * count / tf.maximum(count - 1.0, 1.0)
+            outputs = tf.cast(x, tf.float32) - mean
+            outputs = outputs * (tf.math.rsqrt(variance + self.epsilon) * scale) + offset
+            return (tf.cast(outputs, x.dtype), mean, unbiased), gradient
+
+        return normalised(inputs, scale, offset)
+
+    def _joint(self, x, replica):
+        """Returns the mean, variance and number of the values of each channel on all replicas.
 
         The variances are joined through the deviations of the replicas' means: E[x^2] - E[x]^2
         cancels in float32, and the error grew a thousandfold in five steps of training.
         """
-        x = tf.cast(inputs, tf.float32)
-        moments = tf.stack(tf.nn.moments(x, (0, 1, 2)))
+        moments = tf.stack(tf.nn.moments(tf.cast(x, tf.float32), (0, 1, 2)))
         # A gather as a sum: each replica fills its own row. all_gather loses the static shape.
         row = tf.one_hot(replica.replica_id_in_sync_group, replica.num_replicas_in_sync)
         rows = tf.reshape(row, (-1, 1, 1)) * moments
         means, variances = tf.unstack(replica.all_reduce(tf.distribute.ReduceOp.SUM, rows), axis=1)
         mean = tf.reduce_mean(means, 0)
         variance = tf.reduce_mean(variances + tf.math.squared_difference(means, mean), 0)
-        outputs = (x - mean) * (tf.math.rsqrt(variance + self.epsilon) * scale) + offset
-        count = tf.size(x) // tf.shape(x)[-1] * replica.num_replicas_in_sync
-        count = tf.cast(count, tf.float32)
-        # The moving variance is the unbiased one, here as in Caffe and in the fused kernel.
-        unbiased = variance * count / tf.maximum(count - 1.0, 1.0)
-        return tf.cast(outputs, inputs.dtype), mean, unbiased
+        count = tf.size(x) // x.shape[-1] * replica.num_replicas_in_sync
+        return mean, variance, tf.cast(count, tf.float32)
 
     def _update(self, mean, variance):
         """Adds a batch to the statistics, or skips it, as its gradients, if it is not finite."""
