@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 from scipy import ndimage
 
 from squeezenext.config.images import (
@@ -18,11 +18,12 @@ from squeezenext.config.images import (
     ShiftScaleRotate,
 )
 from squeezenext.convert import images
+from squeezenext.convert.options import LAYOUTS, ConvertOptions
 from squeezenext.errors import InputError
 from squeezenext.images import augment, containers, decoding, geometry, jpeg
 from squeezenext.images import crops as images_crops
 from squeezenext.predict import predictor
-from squeezenext.records import samples
+from squeezenext.records import dataset, samples
 from squeezenext.records.reader import Reader
 from tests.converting import convert
 
@@ -319,3 +320,101 @@ def test_a_gif_of_countless_small_blocks_is_refused_wherever_they_stand():
     for data in (whole[:start] + 2 * comment + whole[start:], frame):
         with pytest.raises(InputError, match="a has over 400000 blocks"):
             decoding.read_image(data, "a")
+
+
+def held(orientation, kind, name="", byteorder="<"):
+    """A photograph that a camera stored as it was held, with EXIF's orientation."""
+    exif = Image.Exif()
+    exif.endian = byteorder
+    exif[0x0112] = orientation
+    if name:
+        exif[0x010F] = name  # the maker, an entry before the orientation
+    file = io.BytesIO()
+    lossless = {"lossless": True} if kind == "WebP" else {"quality": 95} if kind == "JPEG" else {}
+    picture = Image.open(io.BytesIO(photograph(48, 80)))
+    picture.save(file, kind, exif=exif, **lossless)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP"])
+@pytest.mark.parametrize("orientation", range(9))
+@pytest.mark.parametrize("byteorder", "<>")
+def test_a_photograph_is_turned_upright_where_it_is_asked_for(kind, orientation, byteorder):
+    data = held(orientation, kind, "Maker", byteorder)
+    wanted = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    upright = decoding.decode(decoding.open_image(data, upright=True))
+    np.testing.assert_array_equal(np.asarray(upright), np.asarray(wanted.convert("RGB")))
+    stored = decoding.decode(decoding.open_image(data))
+    assert stored.size == (80, 48)
+    np.testing.assert_array_equal(np.asarray(stored), np.asarray(decoding.read_image(data, "x")))
+
+
+DAMAGED_EXIF = [
+    b"",
+    b"II*\0",
+    b"II*\0\xff\xff\xff\xff",
+    b"MM\0*\0\0\0\x08\0\x01\x01\x12",
+    b"no EXIF at all",
+    b"II*\0\x08\0\0\0\xff\xff" + bytes(12 * 65535),
+    b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\1\0\0\0\x09\0\0\0",
+]
+
+
+@pytest.mark.parametrize("exif", DAMAGED_EXIF)
+def test_damaged_exif_means_upright(exif):
+    assert jpeg.orientation(exif) == 1
+
+
+def test_a_large_photograph_is_turned_after_it_was_reduced():
+    """As conversion with --max_side reads it: the wanted size is that of the upright image."""
+    image = Image.new("RGB", (1600, 400))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    image.save(file, "JPEG", exif=exif)
+    opened = decoding.open_image(file.getvalue(), at_least=(100, 400), upright=True)
+    assert decoding.decode(opened).size == (100, 400)
+    made = images.normalise(file.getvalue(), smaller=images.Smaller(400, 90), upright=True)
+    assert (made.width, made.height) == (100, 400) == decoding.read_image(made.data, "x").size
+    assert made.repair == "turned upright (EXIF 6)"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP"])
+@pytest.mark.parametrize("max_side", [None, 40])
+def test_conversion_and_prediction_turn_alike(kind, max_side):
+    smaller = max_side and images.Smaller(max_side, 95)
+    for orientation in range(1, 9):
+        data = held(orientation, kind)
+        made = images.normalise(data, smaller=smaller, upright=True)
+        wanted = decoding.decode(decoding.open_image(data, upright=True)).resize(
+            (made.width, made.height), Image.Resampling.BICUBIC
+        )
+        found = decoding.read_image(made.data, "x")
+        assert found.size == wanted.size
+        assert (
+            np.abs(np.asarray(found, int) - np.asarray(wanted, int)).mean() < 10
+        )  # turned wrongly: 40
+        assert images.normalise(made.data, upright=True).data == made.data
+        assert ("turned upright" in made.repair) == (orientation > 1 and kind == "JPEG")
+
+
+def test_only_photographs_of_people_are_turned():
+    """A published data set's figures were measured without."""
+    turned = {layout for layout in LAYOUTS if ConvertOptions(layout=layout).upright}
+    assert turned == {"folder", "csv"}
+    data = held(6, "JPEG")
+    assert images.normalise(data).data == data
+
+
+def test_records_of_held_photographs_are_upright_and_say_so(tmp_path):
+    for number, folder in enumerate(("train/a", "train/b", "validation/a", "validation/b")):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        (tmp_path / "photos" / folder / "x.jpg").write_bytes(held(5 + number, "JPEG"))
+    made = convert(
+        tmp_path / "photos", tmp_path / "records", layout="folder", workers=1, show_progress=False
+    )
+    assert made.raw["orientation"] == "exif"
+    assert dataset.find_dataset(tmp_path / "records", None, None).upright
+    for number in range(2):
+        image, _ = samples.read_examples(Reader(made.splits["train"]), number, 2)
+        assert image.size == (48, 80)

@@ -82,6 +82,37 @@ def test_probabilities_features_and_maps_are_the_network_s(model, photos):
     np.testing.assert_allclose(plain.probabilities(image), view.probabilities, atol=1e-5)
 
 
+# How a camera stores an upright picture, by EXIF's orientation.
+TURNED_BACK = (
+    None, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180,
+    Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_90,
+    Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_270,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP"])
+def test_a_model_of_people_s_photographs_turns_what_it_is_given(squeezenext, tmp_path, kind):
+    """A path, bytes, a Pillow image, a list: one answer, for however the camera was held."""
+    folder = shutil.copytree(squeezenext[0], tmp_path / "model")
+    document = json.loads((folder / "config.json").read_text())
+    document["images"]["orientation"] = "exif"
+    (folder / "config.json").write_text(json.dumps(document))
+    ignoring, turning = Predictor(squeezenext[0]), Predictor(folder)
+    picture = decoding.read_image(tiny.jpeg(4, 1), "x").resize((60, 40))
+    for orientation, back in enumerate(TURNED_BACK, 1):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / f"held.{kind.lower()}"
+        how = {"lossless": True} if kind == "WebP" else {"quality": 100, "subsampling": 0}
+        stored = picture if back is None else picture.transpose(back)
+        stored.save(path, kind, exif=exif, **how)
+        sources_of_it = (path, path.read_bytes(), Image.open(path))
+        for found in (turning.probabilities(each) for each in sources_of_it):
+            np.testing.assert_allclose(found, turning.probabilities(picture), atol=0.02)
+        plain = ignoring.probabilities(path)
+        np.testing.assert_allclose(plain, ignoring.probabilities(stored), atol=0.02)
+
+
 def test_many_images_come_in_order_and_alike(squeezenext, photos):
     single = Predictor(squeezenext[0])
     paths = sources.expand([str(photos)])

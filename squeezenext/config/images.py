@@ -177,6 +177,7 @@ def in_order(steps: tuple[Augmentation, ...]) -> bool:
 
 ResizeMode = Literal["squash", "short_side"]
 Channels = Literal["BGR", "RGB"]
+Orientation = Literal["ignored", "exif"]
 
 
 @checked()
@@ -194,6 +195,9 @@ class Images:
     resize: int = 256
     # Intel Caffe's create_imagenet.sh makes 256 x 256 without keeping the aspect.
     resize_mode: ResizeMode = "squash"
+    # "exif": people's photographs are turned upright, as viewers show them. ImageNet's published
+    # figures were measured without, and some of its images name a wrong orientation.
+    orientation: Orientation = "ignored"
     channels: Channels = "BGR"  # OpenCV's order, in which Caffe stores its LMDB
     mean: Triple = (104.0, 117.0, 123.0)  # train_val.prototxt: mean_value
     std: Triple = (1.0, 1.0, 1.0)
@@ -205,6 +209,7 @@ class Images:
     def __post_init__(self) -> None:
         check_choice(self, "resize_mode", ResizeMode)
         check_choice(self, "channels", Channels)
+        check_choice(self, "orientation", Orientation)
         check(self, 8 <= self.size <= self.resize, "size", f"must be 8..resize ({self.resize})")
         check(self, min(self.std) > 0, "std", "must be positive")
         rule = "must be one crop, then ShiftScaleRotate, changes in place, mixing, in this order"

@@ -18,7 +18,8 @@ _TYPES = {kind.__name__: kind for kind in typing.get_args(Network) + typing.get_
 
 # Fields that earlier releases do not know, with their defaults, which are not written.
 _LATER = {
-    "class_weights": "none", "rate_scaling": "linear", "reference_batch": 1024, "average_share": 0.0
+    "class_weights": "none", "rate_scaling": "linear", "reference_batch": 1024,
+    "average_share": 0.0, "orientation": "ignored",
 }  # fmt: skip
 
 

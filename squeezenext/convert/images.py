@@ -34,18 +34,26 @@ class Smaller(NamedTuple):
     quality: int
 
 
-def normalise(data: bytes, verify: bool = False, smaller: Smaller | None = None) -> Normalised:
+def normalise(
+    data: bytes, verify: bool = False, smaller: Smaller | None = None, upright: bool = False
+) -> Normalised:
     """Returns the image as a JPEG of one or three components.
 
-    A good JPEG is decoded only if `verify`, which finds damage inside, or if it is larger than
-    `smaller`.
+    A good JPEG is decoded only if `verify`, which finds damage inside, if it is larger than
+    `smaller`, or if `upright` and EXIF says that it is not.
 
     Raises:
       ImageError: the data is text, cut short, too large, or no image at all.
     """
-    image = _usual(data)
+    image = _usual(data, upright)
+    if upright and (held := jpeg.header(image.data).orientation) > 1:
+        image = image._replace(repair=_and(image.repair, f"turned upright (EXIF {held})"))
+        if held in decoding.SIDEWAYS:
+            image = image._replace(height=image.width, width=image.height)
+        if not smaller or max(image.height, image.width) <= smaller.max_side:
+            return _encoded(decode(image.data, upright=True), image.repair)
     if smaller and max(image.height, image.width) > smaller.max_side:
-        return _shrunk(image, smaller)
+        return _shrunk(image, smaller, upright)
     if verify and image.data is data:
         decode(data)
     return image
@@ -64,41 +72,53 @@ def rgb_mean(data: bytes) -> tuple[float, float, float]:
     return tuple(np.asarray(image).mean((0, 1), np.float64).tolist())
 
 
-def decode(data: bytes, at_least: tuple[int, int] | None = None) -> Image.Image:
+def _and(first: str, second: str) -> str:
+    return f"{first}, {second}" if first else second
+
+
+def decode(
+    data: bytes, at_least: tuple[int, int] | None = None, upright: bool = False
+) -> Image.Image:
     """Decodes an image, whose scans have been counted, to RGB.
 
     If a size `at_least` (width, height) suffices, a JPEG is decoded at 1/2, 1/4 or 1/8 of its own.
+    If `upright`, it is turned as EXIF's orientation says.
 
     Raises:
       ImageError: the image is damaged or exceeds a limit.
     """
-    return decoding.decode(decoding.open_image(data, at_least, count_scans=False))
+    return decoding.decode(decoding.open_image(data, at_least, False, upright))
 
 
-def _shrunk(image: Normalised, smaller: Smaller) -> Normalised:
+def _shrunk(image: Normalised, smaller: Smaller, upright: bool) -> Normalised:
     """Re-encodes as baseline 4:2:0, which decodes fastest, without colour profile and EXIF."""
     ratio = smaller.max_side / max(image.height, image.width)
     size = max(1, round(image.width * ratio)), max(1, round(image.height * ratio))
-    pixels = decode(image.data, at_least=size)
+    pixels = decode(image.data, at_least=size, upright=upright)
     pixels = pixels.resize(size, Image.Resampling.BICUBIC)
     out = io.BytesIO()
     pixels.save(out, "JPEG", quality=smaller.quality, subsampling="4:2:0", optimize=True)
     return Normalised(out.getvalue(), size[1], size[0], image.repair)
 
 
-def _usual(data: bytes) -> Normalised:
+def _usual(data: bytes, upright: bool) -> Normalised:
+    """Returns a JPEG that every decoder takes; it is upright unless it has an EXIF orientation."""
     kind = decoding.sniff(data)
     if kind != "JPEG":
-        return _encoded(decode(data), f"{kind} encoded as JPEG")
+        return _encoded(decode(data, upright=upright), f"{kind} encoded as JPEG")
     header = _header(data)
     if header.components == 4:
-        return _encoded(decode(data), "CMYK converted to RGB")
+        return _encoded(decode(data, upright=upright), "CMYK converted to RGB")
     if header.frame not in _USUAL_FRAMES or header.components not in (1, 3):
-        return _encoded(decode(data), f"JPEG of type SOF{header.frame - 0xC0} re-encoded")
+        return _encoded(
+            decode(data, upright=upright), f"JPEG of type SOF{header.frame - 0xC0} re-encoded"
+        )
     if header.precision != 8:
         raise ImageError(f"has {header.precision} bits a sample; 8 are supported")
     if _reduced(header):
-        return _encoded(decode(data), f"reduced from {header.width} x {header.height} pixels")
+        return _encoded(
+            decode(data, upright=upright), f"reduced from {header.width} x {header.height} pixels"
+        )
     repair = ""
     if not data.endswith(END) and jpeg.end(data, header.scan) is None:
         data, repair = _with_end(data), "end mark appended"

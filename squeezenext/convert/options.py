@@ -64,6 +64,14 @@ class ConvertOptions:
         if self.class_pattern is not None:
             _check_pattern(self.class_pattern)
 
+    @property
+    def upright(self) -> bool:
+        """Whether images are people's photographs, which are turned as EXIF's orientation says.
+
+        Never those of a published data set, whose figures were measured without.
+        """
+        return self.layout in ("folder", "csv")
+
     def recorded(self) -> dict:
         """Returns the manifest's "arguments"."""
         fields = dataclasses.asdict(self)

@@ -162,6 +162,7 @@ def _document(
         ],
         "source": list(collection.source),
         "arguments": options.recorded(),
+        **({"orientation": "exif"} if options.upright else {}),
     }
 
 

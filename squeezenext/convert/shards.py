@@ -36,6 +36,7 @@ class ShardJob:
     verify_images: bool  # decode every image
     mean_of: int  # number of images, from the first, that count towards the mean colour
     smaller: images.Smaller | None
+    upright: bool  # turn images as EXIF's orientation says
     plan: str  # key of the conversion, `ConversionPlan.key`
 
 
@@ -72,10 +73,8 @@ def shard_jobs(
             used = np.unique(listing.table["label"]).tolist()
             classes = {label: collection.classes[label - 1] for label in used}
             mean_of = quota.stop - quota.start
-            job = ShardJob(
-                output / name, listing, classes, options.verify_images, mean_of, smaller, plan
-            )
-            jobs.append((split, job))
+            how = options.verify_images, mean_of, smaller, options.upright
+            jobs.append((split, ShardJob(output / name, listing, classes, *how, plan)))
     return jobs
 
 
@@ -215,7 +214,7 @@ def _images(job: ShardJob, result: Written) -> Iterator[tuple[str, int, images.N
     examples = zip(job.listing.names, _contents(job.listing), strict=True)
     for index, (name, (label, data)) in enumerate(examples):
         try:
-            image = images.normalise(data, job.verify_images, job.smaller)
+            image = images.normalise(data, job.verify_images, job.smaller, job.upright)
             mean = images.rgb_mean(image.data) if index < job.mean_of else None
         except images.ImageError as error:
             result.rejected.append(Fault(name, str(error)))

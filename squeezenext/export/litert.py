@@ -45,7 +45,8 @@ def litert_file(model: Model, precision: str, calibration: Sequence[np.ndarray] 
     else:
         numbers = _NUMBERS[precision]
     images = model.config.images
-    crop = f"the centre of an image resized to {images.resize} ({images.resize_mode})"
+    upright = ", turned upright as EXIF says," if images.orientation == "exif" else ""
+    crop = f"the centre of an image{upright} resized to {images.resize} ({images.resize_mode})"
     described = metadata.metadata(
         name=f"{model.name} ({precision})",
         description=f"{type(model.config.model).__name__} for {len(model.labels)} classes. Give it "

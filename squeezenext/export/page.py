@@ -116,7 +116,8 @@ def write(
 def _images(model: Model) -> dict[str, object]:
     """Returns the part of the preprocessing that the page needs to know."""
     images = model.config.images
-    return {field: getattr(images, field) for field in ("size", "resize", "resize_mode")}
+    fields = ("size", "resize", "resize_mode", "orientation")
+    return {field: getattr(images, field) for field in fields}
 
 
 def _runtime() -> dict[str, bytes]:

@@ -10,7 +10,7 @@ frame is left.
 import struct
 from collections.abc import Iterator
 
-from squeezenext.images.jpeg import Bare, ImageError
+from squeezenext.images.jpeg import Bare, ImageError, orientation
 
 _DAMAGED = "is cut short or damaged in its header"
 MAX_CHUNKS = 100_000  # of a PNG, WebP or GIF; 64 MB of empty ones would take Python seconds
@@ -41,8 +41,10 @@ _PNG_NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 
 def _png(data: bytes) -> Bare:
     width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
-    kept, names = [data[:8]], set()
+    kept, names, held = [data[:8]], set(), 1
     for name, chunk in _png_chunks(data):
+        if name == b"eXIf":
+            held = orientation(chunk[8:])
         if name in _PNG_NEEDED and (name == b"IDAT" or name not in names):
             kept.append(chunk)
             names.add(name)
@@ -50,7 +52,8 @@ def _png(data: bytes) -> Bare:
         raise ImageError(_DAMAGED)
     palette, alpha = colour == 3, colour in (4, 6) or b"tRNS" in names
     memory = (9 if palette else 8) if alpha else 5 if palette or colour == 0 else 4
-    return Bare(width, height, 6 if depth == 16 and colour == 0 else memory, 0, b"".join(kept))
+    memory = 6 if depth == 16 and colour == 0 else memory
+    return Bare(width, height, memory, 0, b"".join(kept), held)
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -152,7 +155,8 @@ def _webp(data: bytes) -> Bare:
         width, height = width & 0x3FFF, height & 0x3FFF  # the upper bits are a scale
     body = b"WEBP" + extended + b"".join(parts[name] for name in names if name in parts)
     whole = b"RIFF" + struct.pack("<I", len(body)) + body
-    return Bare(width, height, _WEBP_MEMORY, 0, whole)
+    exif = parts.get(b"EXIF", b"")[8:].removeprefix(b"Exif\0\0")  # some writers add a JPEG's mark
+    return Bare(width, height, _WEBP_MEMORY, 0, whole, orientation(exif))
 
 
 def _first_chunks(data: bytes, position: int) -> Iterator[tuple[bytes, bytes]]:

@@ -53,13 +53,19 @@ _DECODERS = {
     "WebP": WebPImagePlugin.WebPImageFile,
 }
 _MAGICS = {jpeg.MAGIC: "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
+# What turns a photograph upright, by EXIF's orientation; for the last four the sides change places.
+_TURNS = dict(zip(range(2, 9), (
+    Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+), strict=True))  # fmt: skip
+SIDEWAYS = (5, 6, 7, 8)
+_TURN = "squeezenext turn"  # key of `Image.info`
 _HEIF = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
 
 
 def read_image(data: bytes, name: str) -> Image.Image:
-    """Decodes a JPEG, PNG, WebP, GIF (first frame) or BMP of any kind to RGB.
-
-    EXIF rotation is not applied: ImageNet's published figures do not apply it.
+    """Decodes a JPEG, PNG, WebP, GIF (first frame) or BMP of any kind to RGB, not turned upright.
 
     Raises:
       InputError: the data is no such image, is damaged, or exceeds a limit; the message begins
@@ -79,7 +85,10 @@ def errors_naming(name: str) -> Iterator[None]:
 
 
 def open_image(
-    data: bytes, at_least: tuple[int, int] | None = None, count_scans: bool = True
+    data: bytes,
+    at_least: tuple[int, int] | None = None,
+    count_scans: bool = True,
+    upright: bool = False,
 ) -> Image.Image:
     """Reads an image's headers and checks all limits; decodes no pixel.
 
@@ -88,12 +97,17 @@ def open_image(
       at_least: (width, height) that suffice, for which a JPEG is decoded at 1/2, 1/4 or 1/8 of its
         sides; default its full size, or what `MAX_MEMORY` allows.
       count_scans: False for a JPEG that has passed `check_scans`.
+      upright: whether `decode` turns the image as EXIF's orientation says. ImageNet's published
+        figures were measured without.
 
     Raises:
       ImageError: the data is no image of a known format, or exceeds a limit.
     """
     kind = sniff(data)
     bare = jpeg.bare(data) if kind == "JPEG" else containers.bare(kind, data)
+    turn = _TURNS.get(bare.orientation) if upright else None
+    if turn is not None:
+        bare = bare._replace(memory=bare.memory + 4)  # the turned copy
     scale = reduction(kind, bare)
     if count_scans and bare.coefficients:
         check_scans(data)
@@ -103,8 +117,12 @@ def open_image(
         raise ImageError(f"cannot be decoded ({_reason(error)})") from error
     if image.size != (bare.width, bare.height):
         raise ImageError("is damaged: its header declares two sizes")
+    if turn is not None:
+        image.info[_TURN] = turn
     if at_least or scale > 1:
         wanted = at_least or image.size
+        if at_least and bare.orientation in SIDEWAYS and turn is not None:
+            wanted = wanted[::-1]
         image.draft(
             None,
             (
@@ -188,7 +206,8 @@ def decode(image: Image.Image) -> Image.Image:
       ImageError: the image is damaged.
     """
     try:
-        return to_rgb(image)
+        turn = image.info.get(_TURN)
+        return to_rgb(image) if turn is None else to_rgb(image).transpose(turn)
     except Exception as error:  # SyntaxError and struct.error among them
         raise ImageError(f"cannot be decoded ({_reason(error)})") from error
 

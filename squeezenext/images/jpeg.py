@@ -1,5 +1,6 @@
 """Reads a JPEG's segments (ITU T.81, annex B) as libjpeg comes upon them; decodes no pixel."""
 
+import contextlib
 import re
 import struct
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _METADATA = {*range(0xE0, 0xF0), 0xFE, *_BARE}  # application segments and comments
 # Those that say how colours are stored: JFIF as YCbCr, Adobe's by its transform.
 _NEEDED, _NOTHING = {0xE0: b"JFIF\0", 0xEE: b"Adobe"}, b"\0no segment begins so"
+_APP1, _EXIF = 0xE1, b"Exif\0\0"
+_ORIENTATION, _SHORT = 0x0112, 3  # EXIF's tag and type
+_MAX_ENTRIES = 1000  # of EXIF's first directory; cameras write some twenty
 _FILL = b"\x00\xff"  # bytes that cameras put between segments, and decoders skip
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
@@ -42,6 +46,7 @@ class Bare(NamedTuple):
       memory: bytes that decoding to RGB takes for each pixel, with Pillow 12.3.
       coefficients: bytes that libjpeg takes beside them for a JPEG of several scans.
       data: the file.
+      orientation: EXIF's, see `orientation`.
     """
 
     width: int
@@ -49,6 +54,7 @@ class Bare(NamedTuple):
     memory: int
     coefficients: int
     data: bytes
+    orientation: int = 1
 
 
 # (marker without 0xFF, first byte of the content, first byte behind the content, sound, stray).
@@ -71,6 +77,7 @@ class JpegHeader(NamedTuple):
       coefficients: bytes that libjpeg takes for all coefficients, which it does for several scans.
       needed: (first byte, first byte behind) of the segments before the first scan, its own
         included, that a decoder needs.
+      orientation: EXIF's, see `orientation`.
     """
 
     frame: int
@@ -82,6 +89,28 @@ class JpegHeader(NamedTuple):
     one_scan: bool
     coefficients: int
     needed: list[tuple[int, int]]
+    orientation: int
+
+
+def orientation(exif: bytes) -> int:
+    """Returns how a camera was held: EXIF's orientation, 1 (upright) to 8; 1 where none is given.
+
+    Pillow would read all entries, of which a hostile file has thousands that share a megabyte.
+
+    Args:
+      exif: a TIFF structure, as JPEG, PNG and WebP files hold it (CIPA DC-008, section 4.6.5).
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return 1
+    with contextlib.suppress(struct.error):  # cut
+        (first,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, first)
+        for entry in range(min(count, _MAX_ENTRIES)):
+            tag, kind, _, value = struct.unpack_from(order + "HHIH", exif, first + 2 + 12 * entry)
+            if tag == _ORIENTATION:
+                return value if kind == _SHORT and 1 <= value <= 8 else 1
+    return 1
 
 
 def segments(data: bytes, position: int = 2) -> Iterator[Segment]:
@@ -117,12 +146,14 @@ def header(data: bytes) -> JpegHeader:
     Raises:
       ImageError: the file is cut or damaged before its first scan.
     """
-    frame, needed = b"", [(0, len(START))]
+    frame, needed, held = b"", [(0, len(START))], 1
     for marker, start, stop, sound, stray in segments(data):
         if not sound or stray or marker == _END_OF_IMAGE:
             break
         if marker in _FRAMES and not frame:
             frame = bytes([marker]) + data[start:stop]
+        if marker == _APP1 and data.startswith(_EXIF, start) and held == 1:
+            held = orientation(data[start + len(_EXIF) : stop])
         if marker not in _METADATA or data.startswith(_NEEDED.get(marker, _NOTHING), start):
             needed.append((start - 4, stop))
         if marker == _START_OF_SCAN:
@@ -130,11 +161,13 @@ def header(data: bytes) -> JpegHeader:
                 raise ImageError("has no JPEG frame")
             if len(frame) < 7:
                 break
-            return _header(frame, data[start : start + 1], stop, needed)
+            return _header(frame, data[start : start + 1], stop, needed, held)
     raise ImageError("is cut short or damaged in its header")
 
 
-def _header(frame: bytes, components_of_scan: bytes, scan: int, needed: list) -> JpegHeader:
+def _header(
+    frame: bytes, components_of_scan: bytes, scan: int, needed: list, held: int
+) -> JpegHeader:
     marker, precision, height, width, components = struct.unpack(">BBHHB", frame[:7])
     one_scan = marker in _SEQUENTIAL and components_of_scan == bytes([components])
     # Samples of each component relative to the most finely sampled one (T.81, A.1.1).
@@ -150,6 +183,7 @@ def _header(frame: bytes, components_of_scan: bytes, scan: int, needed: list) ->
         one_scan,
         round(2 * share * width * height),
         needed,
+        held,
     )
 
 
@@ -166,7 +200,7 @@ def to_decode(header: JpegHeader, data: bytes = b"") -> Bare:
     # bytes for a pixel of all but grey.
     memory = {1: 5, 3: 4}.get(header.components, 8)
     coefficients = 0 if header.one_scan else header.coefficients
-    return Bare(header.width, header.height, memory, coefficients, data)
+    return Bare(header.width, header.height, memory, coefficients, data, header.orientation)
 
 
 def end(data: bytes, scan: int) -> int | None:

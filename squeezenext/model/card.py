@@ -147,9 +147,11 @@ def _preprocessing(config: Config) -> str:
         "squash": f"resized to {images.resize} x {images.resize}",
         "short_side": f"resized so that its shorter side has {images.resize} pixels",
     }[images.resize_mode]
+    exif = images.orientation == "exif"
+    upright = "turned upright as its EXIF orientation says, " if exif else ""
     mean, std = (", ".join(f"{x:g}" for x in values) for values in (images.mean, images.std))
     return (
-        f"An image is {how} (bilinear, antialiased), its centre of {images.size} x {images.size} "
-        f"cut out, and given as {images.channels}, (pixel - mean) / deviation, pixels in 0..255, "
-        f"mean ({mean}), deviation ({std}). EXIF rotation is not applied, transparency shows white."
+        f"An image is {upright}{how} (bilinear, antialiased), its centre of {images.size} x "
+        f"{images.size} cut out, and given as {images.channels}, (pixel - mean) / deviation, "
+        f"pixels in 0..255, mean ({mean}), deviation ({std}). Transparency shows white."
     )

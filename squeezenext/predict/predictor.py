@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from squeezenext.arguments import checked
 from squeezenext.cli import cores
@@ -113,6 +113,7 @@ class Predictor:
         self._model = loading.load_runnable(model)
         self.config = self._model.config
         self.labels = self._model.labels
+        self._upright = self.config.images.orientation == "exif"
         content = loading.litert(self._model)
         self._runners = RunnerPool(content, self._model.name)
         with self._runners.lend() as runner:  # which fails if the file is damaged
@@ -154,7 +155,8 @@ class Predictor:
 
     def view(self, image: Source, *, channels: Channels = "RGB") -> View:
         """Returns the network's outputs for an image of any size."""
-        pixels = geometry.centre_pixels(_rgb(image, channels, self._allow_url), self.config.images)
+        rgb = _rgb(image, channels, self._allow_url, self._upright)
+        pixels = geometry.centre_pixels(rgb, self.config.images)
         pixels = pixels.astype(np.float32)
         with self._runners.lend() as runner:
             if self._model.rgb is None:
@@ -212,7 +214,7 @@ class Predictor:
         def answer(item: tuple[int, str]) -> Answer:
             number, path = item
             try:
-                with _opened(path, self._allow_url) as image:
+                with _opened(path, self._allow_url, self._upright) as image:
                     view = self.view(image)
                     best = self._best(view.probabilities, top_k, threshold)
                     top = self._best(view.probabilities, 1, 0.0)[0]
@@ -231,22 +233,23 @@ def _check_choice(top_k: object, threshold: object) -> None:
         raise InputError(f"threshold is a probability of 0 to 1, not {threshold!r}.")
 
 
-def _rgb(image: Source, channels: Channels, allow_url: bool) -> Image.Image:
-    """Returns an image of any accepted kind as a Pillow image, RGB."""
+def _rgb(image: Source, channels: Channels, allow_url: bool, upright: bool) -> Image.Image:
+    """Returns an image of any accepted kind as a Pillow image, RGB; arrays are taken as upright."""
     if channels != "RGB" and not isinstance(image, np.ndarray):
         raise InputError(f"channels={channels!r} is for arrays; this is {type(image).__name__}.")
     match image:
         case Image.Image():
             with _turn(image), decoding.errors_naming("The image"):
                 decoding.check_size(image.width, image.height)
-                return decoding.decode(image)
+                rgb = decoding.decode(image)
+                return ImageOps.exif_transpose(rgb) if upright else rgb
         case bytes():
             with decoding.errors_naming("The image"):
-                opened = decoding.open_image(image)
+                opened = decoding.open_image(image, upright=upright)
                 with _turn(opened):
                     return decoding.decode(opened)
         case str() | Path():
-            return read(image, allow_url=allow_url)
+            return read(image, allow_url=allow_url, upright=upright)
         case np.ndarray():
             return _of_array(image, channels)
     raise InputError(
@@ -299,21 +302,23 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 @checked()
-def read(path: str | Path, *, allow_url: bool = False) -> Image.Image:
+def read(path: str | Path, *, allow_url: bool = False, upright: bool = False) -> Image.Image:
     """Reads an image file, a URL or standard input ("-") as a Pillow image, RGB.
+
+    If `upright`, it is turned as EXIF's orientation says.
 
     Raises:
       InputError: it cannot be read, is too large, or is no image.
     """
-    image, name = _open(str(path), allow_url)
+    image, name = _open(str(path), allow_url, upright)
     with _turn(image), decoding.errors_naming(name):
         return decoding.decode(image)
 
 
 @contextlib.contextmanager
-def _opened(path: str, allow_url: bool) -> Iterator[Image.Image]:
+def _opened(path: str, allow_url: bool, upright: bool) -> Iterator[Image.Image]:
     """Opens an image; its pixels are freed before another thread may decode a large one."""
-    image, name = _open(path, allow_url)
+    image, name = _open(path, allow_url, upright)
     with _turn(image), contextlib.closing(image):
         with decoding.errors_naming(name):
             pixels = decoding.decode(image)
@@ -321,14 +326,14 @@ def _opened(path: str, allow_url: bool) -> Iterator[Image.Image]:
             yield pixels
 
 
-def _open(path: str, allow_url: bool) -> tuple[Image.Image, str]:
+def _open(path: str, allow_url: bool, upright: bool) -> tuple[Image.Image, str]:
     """Returns an image of which only the headers are read, and its name in messages."""
     name = "standard input" if path == "-" else path
     with decoding.errors_naming(name):
         data = sources.read(path, allow_url)
     try:
         with decoding.errors_naming(name):
-            return decoding.open_image(data), name
+            return decoding.open_image(data, upright=upright), name
     except InputError as error:
         from squeezenext.formats import kinds
 

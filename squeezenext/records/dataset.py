@@ -27,7 +27,7 @@ MAX_NUMBER = 1 << 50  # bytes of a shard or examples of a split: a petabyte
 
 _REQUIRED = {"format_version", "classes", "splits", "rgb_mean", "repairs", "rejected"}
 _OPTIONAL = {"source", "arguments", "partial", "duplicates", "omitted", "rgb_mean_examples"}
-_OPTIONAL |= {"warnings"}
+_OPTIONAL |= {"warnings", "orientation"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +74,15 @@ class Manifest:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """`splits` by name, `classes` in label order (None: not known), `source` for messages."""
+    """`splits` by name, `classes` in label order (None: not known), `source` for messages.
+
+    `upright`: whether images were turned as EXIF says, so that a model's own images must be, too.
+    """
 
     splits: dict[str, Split]
     classes: tuple[labels.Label, ...] | None
     source: Path
+    upright: bool = False
 
 
 def load_manifest(directory: Path) -> Manifest:
@@ -261,7 +265,8 @@ def find_dataset(
         directory = files.expanded(data_dir)
         loaded = load_manifest(directory)
         check_shards(loaded)
-        return Dataset(loaded.splits, loaded.classes, directory)
+        upright = loaded.raw.get("orientation") == "exif"
+        return Dataset(loaded.splits, loaded.classes, directory, upright)
     patterns = {"train": training, "validation": validation}
     given = {name: str(pattern) for name, pattern in patterns.items() if pattern}
     splits = {name: split_from_pattern(name, pattern) for name, pattern in given.items()}

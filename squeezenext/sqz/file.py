@@ -35,7 +35,8 @@ HUFFMAN, ARITHMETIC = 0, 1  # the coders' numbers in the file; the first is no l
 _HEAD = struct.Struct("<8sHBBII")  # the last two: lengths of header and streams
 _CRC = struct.Struct("<I")
 
-IMAGES = ("size", "resize", "resize_mode", "channels", "mean", "std")  # fields in the header
+# Fields in the header; the last is absent where it is "ignored", as in files of earlier releases.
+IMAGES = ("size", "resize", "resize_mode", "channels", "mean", "std", "orientation")
 MAX_HEADER = 4 << 20  # bytes of the decompressed JSON
 
 
@@ -87,7 +88,7 @@ def encode_header(model: Model) -> bytes:
     named = "imagenet" if classes == labels.imagenet() else [[x.synset, x.text] for x in classes]
     document = {
         "model": plain["model"],
-        "images": {field: plain["images"][field] for field in IMAGES},
+        "images": {name: plain["images"][name] for name in IMAGES if name in plain["images"]},
         "labels": named,
         "temperature": model.temperature,
     }
@@ -189,7 +190,7 @@ def _decode_header(data: bytes, source: str) -> Model:
 
 
 def _read_document(document: dict, source: str) -> Model:
-    images = {field: document["images"][field] for field in IMAGES}
+    images = {name: document["images"][name] for name in IMAGES if name in document["images"]}
     plain = {"model": document["model"], "images": images}
     config = config_io.from_json(json.dumps(plain), source)
     named = document["labels"]

@@ -81,6 +81,9 @@ def _task(config: Config, options: Options) -> Task:
     dataset.check_split(found, "train")
     model = dataclasses.replace(config.model, classes=len(classes))
     config = dataclasses.replace(config, model=model)
+    if found.upright:
+        images = dataclasses.replace(config.images, orientation="exif")
+        config = dataclasses.replace(config, images=images)
     if config.training.distillation.teacher:
         learning_from.check_teacher(config.training.distillation.teacher, classes)
     if not options.fine_tune_from:

@@ -8,7 +8,8 @@ const SHOWN_SIDE = 800;
 export async function decode(file, images) {
   let bitmap;
   try {
-    bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
+    const imageOrientation = images.orientation === "exif" ? "from-image" : "none";
+    bitmap = await createImageBitmap(file, { colorSpaceConversion: "none", imageOrientation });
   } catch {
     throw new Error(`${file.name} is not a picture that this browser can read.`);
   }
