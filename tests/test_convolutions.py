@@ -37,6 +37,7 @@ def test_the_ways_of_grouped_convolution_agree(groups, kernel):
      ((16, 16, 3), 8, 8, 2, ""), ((5, 5, 128), 300, 1, 1, "")],
 )  # fmt: skip
 def test_convolutions_in_bfloat16_are_keras_s(monkeypatch, shape, filters, side, strides, way):
+    monkeypatch.setattr(convolutions, "_has_amx", lambda: True)
     taken = []
     for name in ("_folded", "_pointwise"):
         own = getattr(convolutions, name)

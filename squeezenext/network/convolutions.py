@@ -5,6 +5,7 @@ import functools
 import keras
 import tensorflow as tf
 
+from squeezenext import tf_import
 from squeezenext.network.fusing import on_cpu
 
 
@@ -41,6 +42,11 @@ def bfloat16_sum() -> int:
         return 0
 
 
+@functools.cache
+def _has_amx() -> bool:
+    return "amx_bf16" in tf_import.cpu_features()
+
+
 def _wants_float32(inputs) -> bool:
     return inputs.dtype == tf.bfloat16 and on_cpu() and not sums_bfloat16()
 
@@ -50,7 +56,8 @@ class Conv2D(keras.layers.Conv2D):
 
     A 7x7 stem of 96 filters with its kernel's gradient takes 61 ms instead of 79, of 64 filters 40
     instead of 44, SqueezeNet's classifier (1x1 from 512 to 1000 channels) with its gradients 20
-    instead of 30; a 3x3 stem so 29 instead of 22 (scripts/benchmarks/kernels.py).
+    instead of 30; a 3x3 stem so 29 instead of 22 (scripts/benchmarks/kernels.py). That is with AMX;
+    without it the 7x7 stems take 169 instead of 144 and 113 instead of 91 on one core of an EPYC.
 
     Where `sums_bfloat16` says no, it computes in float32 between bfloat16 tensors. That is faster,
     too: SqueezeNet 1.1 trains at 12.4 images/s instead of 1.1 (AVX2, docs/benchmarks.md).
@@ -81,7 +88,7 @@ class Conv2D(keras.layers.Conv2D):
         rows, columns = self.kernel_size
         large = rows == columns and rows % 2 == 1 and rows >= 7
         ours = self.strides == (2, 2) and self.padding == "valid" and inputs.shape[-1] == 3
-        return inputs.dtype == tf.bfloat16 and large and ours and on_cpu()
+        return inputs.dtype == tf.bfloat16 and large and ours and on_cpu() and _has_amx()
 
 
 def _folded(images, kernel):
