@@ -28,7 +28,6 @@ if hasattr(os, "register_at_fork"):  # not on Windows
         after_in_child=_REDIRECTING.release,
     )
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # read when TensorFlow is imported
-PERSISTENT_NORM = "TF_USE_CUDNN_BATCHNORM_SPATIAL_PERSISTENT"  # read at the first batch norm
 NOISE = re.compile(
     rb"All log messages before absl::InitializeLog"
     rb"|oneDNN custom operations are on"
@@ -45,17 +44,11 @@ _LITERT = re.compile(rb"^(INFO|WARNING|ERROR): \S")
 
 
 def settle(debug: bool) -> None:
-    """Sets TensorFlow's log level and, for a GPU, its batch norm; call before it is imported.
+    """Sets TensorFlow's log level; call before it is imported.
 
-    With a GPU's driver, warnings are kept: they say why a GPU is not used. And batch norm keeps
-    float16's layout (NHWC), unless the user has set `PERSISTENT_NORM`: without it TensorFlow 2.21
-    transposes inputs, outputs and their gradients. Not measured; NVIDIA warns that cuDNN's method
-    CUDNN_BATCHNORM_SPATIAL_PERSISTENT may overflow for some inputs.
+    With a GPU's driver, warnings are kept: they say why a GPU is not used.
     """
-    gpu = has_gpu_driver()
-    if gpu:
-        os.environ.setdefault(PERSISTENT_NORM, "1")
-    level = "0" if debug else "1" if gpu else "3"
+    level = "0" if debug else "1" if has_gpu_driver() else "3"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", level)
     os.environ.setdefault("GRPC_VERBOSITY", "INFO" if debug else "NONE")
 

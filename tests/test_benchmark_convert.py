@@ -31,6 +31,6 @@ def test_a_failing_command_is_told(tmp_path):
 def test_the_table():
     row = {"images_per_second": 90.0, "megabytes_per_second": 40.0, "seconds": 1, "peak": 1}
     other = row | {"images_per_second": 30.0, "megabytes_per_second": 80.0}
-    text = benchmark_convert.told({"ours": row | {"rounds": []}, "cp": other, "theirs": other})
+    text = benchmark_convert.table({"ours": row | {"rounds": []}, "cp": other, "theirs": other})
     assert "| ours | 90 | 40 | 1 | 1 |" in text
     assert text.endswith("50% of cp's MB/s; 3.0 times the predecessor's images/s")

@@ -86,7 +86,7 @@ def test_ratios_are_of_the_same_round():
         "matmul float32": [100.0, 100.0, 100.0],
         "matmul bfloat16": [1000.0, 1000.0, 1000.0],
     }
-    table = benchmark_train.told("squeezenet_v1_1", rows)
+    table = benchmark_train.table("squeezenet_v1_1", rows)
     assert "| Keras float32, images/s | 30.0 |" in table
     assert "| ours float32 / Keras float32 | 2.00 |" in table
     assert "| ours bfloat16 / ours float32 | 1.00 |" in table

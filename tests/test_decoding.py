@@ -365,6 +365,16 @@ def test_damaged_exif_means_upright(exif):
     assert jpeg.orientation(exif) == 1
 
 
+def test_the_first_exif_segment_counts():
+    """Editors leave the camera's own behind theirs; Pillow reads the first, too."""
+    first, second = held(1, "JPEG"), held(6, "JPEG")
+    start = second.index(b"\xff\xe1")
+    end = start + 2 + int.from_bytes(second[start + 2 : start + 4], "big")
+    place = first.index(b"\xff\xdb")
+    both = first[:place] + second[start:end] + first[place:]
+    assert jpeg.header(second).orientation == 6 and jpeg.header(both).orientation == 1
+
+
 def test_a_large_photograph_is_turned_after_it_was_reduced():
     """As conversion with --max_side reads it: the wanted size is that of the upright image."""
     image = Image.new("RGB", (1600, 400))
@@ -414,7 +424,12 @@ def test_records_of_held_photographs_are_upright_and_say_so(tmp_path):
         tmp_path / "photos", tmp_path / "records", layout="folder", workers=1, show_progress=False
     )
     assert made.raw["orientation"] == "exif"
-    assert dataset.find_dataset(tmp_path / "records", None, None).upright
+    adopted = convert(
+        made.directory, tmp_path / "adopted", layout="tfrecord", workers=1, show_progress=False
+    )
+    for folder in (made.directory, adopted.directory):
+        assert dataset.find_dataset(folder, None, None).upright
+        assert dataset.find_dataset(None, folder / "train-*", None).upright
     for number in range(2):
         image, _ = samples.read_examples(Reader(made.splits["train"]), number, 2)
         assert image.size == (48, 80)

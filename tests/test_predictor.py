@@ -106,9 +106,14 @@ def test_a_model_of_people_s_photographs_turns_what_it_is_given(squeezenext, tmp
         how = {"lossless": True} if kind == "WebP" else {"quality": 100, "subsampling": 0}
         stored = picture if back is None else picture.transpose(back)
         stored.save(path, kind, exif=exif, **how)
-        sources_of_it = (path, path.read_bytes(), Image.open(path))
+        opened = Image.open(path)
+        sources_of_it = (path, path.read_bytes(), opened, predictor.read(path, upright=True))
         for found in (turning.probabilities(each) for each in sources_of_it):
             np.testing.assert_allclose(found, turning.probabilities(picture), atol=0.02)
+        (answer,) = turning.answers([path], top_k=1)
+        top = turning.predict(picture, 1)[0]
+        assert answer.predictions[0].probability == pytest.approx(top.probability, abs=0.02)
+        assert answer.predictions[0].index == top.index
         plain = ignoring.probabilities(path)
         np.testing.assert_allclose(plain, ignoring.probabilities(stored), atol=0.02)
 

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from squeezenext import tf_import
-from squeezenext.tf_import import PERSISTENT_NORM
 from tests import tiny
 
 # Only oneDNN has a gradient of the grouped convolution on a CPU (TensorFlow 2.21).
@@ -54,16 +53,6 @@ def test_onednn_is_chosen_on_every_x86_and_nothing_where_the_user_has(
         monkeypatch.delenv(tf_import.ONEDNN)
     tf_import.prefer_onednn()
     assert os.environ.get(tf_import.ONEDNN) == expected
-
-
-@pytest.mark.parametrize(
-    ("driver", "setting", "expected"), [(True, None, "1"), (True, "0", "0"), (False, None, None)]
-)
-def test_persistent_batch_norm_is_asked_for_where_a_gpu_is(driver, setting, expected, monkeypatch):
-    monkeypatch.setattr(tf_import, "has_gpu_driver", lambda: driver)
-    monkeypatch.setattr(os, "environ", {} if setting is None else {PERSISTENT_NORM: setting})
-    tf_import.settle(debug=False)
-    assert os.environ.get(PERSISTENT_NORM) == expected
 
 
 KEPT = """

@@ -161,7 +161,7 @@ def _timed(work: Callable[[Path, Path], Measured], source: Path, output: Path, i
     }
 
 
-def told(results: dict) -> str:
+def table(results: dict) -> str:
     lines = ["| | images/s | MB/s | s | peak MB |", "|---|---|---|---|---|"]
     for name, row in results.items():
         cells = [row[key] for key in row if key != "rounds"]
@@ -188,7 +188,7 @@ def main(argv=None) -> int:
         with tempfile.TemporaryDirectory(dir=values["folder"].value) as folder:
             numbers = values["gigabytes"].value, values["rounds"].value
             results = measure(*numbers, values["tfds_python"].value, Path(folder))
-        print(json.dumps(results) if values["json"].value else told(results))
+        print(json.dumps(results) if values["json"].value else table(results))
 
     return command_line.run(command, values, __doc__, argv)
 

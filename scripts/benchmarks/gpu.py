@@ -147,7 +147,10 @@ def export(config: Config, precision: str, compare: bool, path: Path) -> None:
 
 
 def speed(config: Config, precision: str, xla: bool, steps: int) -> str:
-    """Times whole steps on a batch that is copied to the device each time, as in training."""
+    """Times whole steps on a batch that is copied to the device each time.
+
+    Training with one GPU copies ahead, so that this is a lower bound of its speed.
+    """
     import tensorflow as tf
 
     from squeezenext.train.measure import random_batch

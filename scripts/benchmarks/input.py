@@ -9,7 +9,8 @@ would prefetch during the others'. Results are medians over the rounds: images a
 milliseconds an image, and ratios of images a second. "ours resized" takes random resized crops, as
 torchvision does; "ours cropped" takes the predecessor's crops of 227 from 256 x 256. "ours
 evaluation" takes the centre of 256 x 256, as uint8. "ours from slow files" is "ours resized" with
-10 ms added to each read (it needs a C compiler), "ours reading" reads records and decodes nothing.
+10 ms added to each read and each opening of a shard (it needs a C compiler), "ours reading" reads
+records and decodes nothing.
 """
 
 import json
@@ -167,7 +168,7 @@ def measure(directory: Path, rounds: int, torch_python: str | None) -> dict[str,
     return rows
 
 
-def told(directory: Path, rows: dict[str, list[list[float]]]) -> str:
+def table(directory: Path, rows: dict[str, list[list[float]]]) -> str:
     """Returns the table of a data set in Markdown."""
     ratios_of = " | ".join(f"{mine} / it" for mine in OURS)
     lines = [f"| {directory} | images/s | CPU ms an image | {ratios_of} |"]
@@ -206,7 +207,7 @@ def main(argv=None) -> int:
         for path in directories:
             found[str(path)] = measure(path, rounds, python)
             if not values["json"].value:
-                print(told(path, found[str(path)]) + "\n", flush=True)
+                print(table(path, found[str(path)]) + "\n", flush=True)
         if values["json"].value:
             print(json.dumps(found))
 

@@ -119,7 +119,10 @@ def carry(tuns: Sequence[int], network: Network, ended: threading.Event) -> None
         ready, _, _ = select.select(tuns, [], [], min(max(limit, 0.0), 0.1))
         now = time.monotonic()
         for tun in ready:
-            packet, node = os.read(tun, MTU), tuns.index(tun)
+            try:
+                packet, node = os.read(tun, MTU), tuns.index(tun)
+            except OSError:  # as below
+                continue
             target = packet[19] - 1  # the last byte of the receiver's address
             if packet[0] >> 4 != 4 or not 0 <= target < len(tuns):
                 continue  # IPv6 looks for neighbours
@@ -130,7 +133,8 @@ def carry(tuns: Sequence[int], network: Network, ended: threading.Event) -> None
         now = time.monotonic()
         while waiting and waiting[0][0] <= now:
             _, _, target, packet = heapq.heappop(waiting)
-            os.write(tuns[target], packet)
+            with contextlib.suppress(OSError):  # a worker that has ended takes its network with it
+                os.write(tuns[target], packet)
 
 
 @contextlib.contextmanager

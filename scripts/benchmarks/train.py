@@ -108,7 +108,7 @@ def measure(network: str, kinds: list[str], rounds: int, torch_python: str | Non
     return rows
 
 
-def told(network: str, rows: dict[str, list[float]]) -> str:
+def table(network: str, rows: dict[str, list[float]]) -> str:
     """Returns this machine's column of a network's table in docs/benchmarks.md, in Markdown."""
     from squeezenext import stats
 
@@ -156,7 +156,7 @@ def main(argv=None) -> int:
         for name in networks:
             found[name] = measure(name, kinds, rounds, python)
             if not values["json"].value:
-                print(told(name, found[name]) + "\n", flush=True)
+                print(table(name, found[name]) + "\n", flush=True)
         if values["json"].value:
             print(json.dumps(found))
 

@@ -66,7 +66,7 @@ class Training:
     # Weight of a training image's loss; balanced: images / (classes x images of its class).
     class_weights: ClassWeights = "none"
     # Momentum of the moving average of weights and statistics, or instead the average's length as a
-    # share of all steps; both 0: no average. 0.998 is 500 steps, half an epoch of ImageNet.
+    # share of all steps; both 0: no average. 0.998 is 500 steps, 0.4 epochs of ImageNet.
     ema: float = 0.0
     average_share: float = 0.0
     batch_norm_momentum: float = 0.999  # momentum of the moving statistics; caffe.proto
@@ -102,7 +102,7 @@ class Training:
         for field in ("momentum", "label_smoothing", "ema", "average_share", "batch_norm_momentum"):
             check(self, 0 <= getattr(self, field) < 1, field, "must be in [0, 1)")
         single = not (self.ema and self.average_share)
-        check(self, single, "average_share", "needs training.ema=0, or must be 0")
+        check(self, single, "average_share", "must be 0, or give training.ema=0, too")
 
     @property
     def rate_factor(self) -> float:

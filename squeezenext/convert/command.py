@@ -88,7 +88,7 @@ def _begin(
         tfrecords.check_links(collection, output)
     kept = plan.source_files(collection, output) if in_place else frozenset()
     files = plan.planned_files(collection, options, kept)
-    planned = plan.ConversionPlan(identity, outputs.fingerprint(collection), files)
+    planned = plan.ConversionPlan(identity, outputs.fingerprint(collection, options), files)
     if options.overwrite:
         plan.clear(output, planned, kept)
     plan.begin(output, planned, kept)

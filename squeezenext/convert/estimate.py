@@ -48,7 +48,10 @@ class Estimate:
 
 
 def remaining_bytes(collection: Collection, output: Path, options: ConvertOptions) -> int:
-    """Returns an upper bound of the bytes still to write; with --max_side it is about right."""
+    """Returns an upper bound of the bytes still to write.
+
+    It is about right with --max_side, and where photographs are turned upright.
+    """
     examples = sum(len(split.names) for split in collection.splits.values())
     images = sum(split.bytes for split in collection.splits.values())
     if options.layout == "tfrecord":  # links need no room

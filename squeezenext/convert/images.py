@@ -15,6 +15,8 @@ from squeezenext.images.jpeg import END, ImageError
 
 # Frames that TensorFlow's and every other decoder take: baseline, extended, progressive.
 _USUAL_FRAMES = {0xC0, 0xC1, 0xC2}
+# Quality and colours of JPEGs that are turned, so that they are about as large as before.
+_LIKE_A_CAMERA = (95, "4:2:0")
 _PADDING = 4096  # bytes appended to a JPEG that may be cut
 
 
@@ -51,7 +53,7 @@ def normalise(
         if held in decoding.SIDEWAYS:
             image = image._replace(height=image.width, width=image.height)
         if not smaller or max(image.height, image.width) <= smaller.max_side:
-            return _encoded(decode(image.data, upright=True), image.repair)
+            return _encoded(decode(image.data, upright=True), image.repair, *_LIKE_A_CAMERA)
     if smaller and max(image.height, image.width) > smaller.max_side:
         return _shrunk(image, smaller, upright)
     if verify and image.data is data:
@@ -87,7 +89,7 @@ def decode(
     Raises:
       ImageError: the image is damaged or exceeds a limit.
     """
-    return decoding.decode(decoding.open_image(data, at_least, False, upright))
+    return decoding.decode(decoding.open_image(data, at_least, count_scans=False, upright=upright))
 
 
 def _shrunk(image: Normalised, smaller: Smaller, upright: bool) -> Normalised:
@@ -102,7 +104,7 @@ def _shrunk(image: Normalised, smaller: Smaller, upright: bool) -> Normalised:
 
 
 def _usual(data: bytes, upright: bool) -> Normalised:
-    """Returns a JPEG that every decoder takes; it is upright unless it has an EXIF orientation."""
+    """Returns a JPEG that every decoder takes. Its EXIF may say that it is still to be turned."""
     kind = decoding.sniff(data)
     if kind != "JPEG":
         return _encoded(decode(data, upright=upright), f"{kind} encoded as JPEG")
@@ -173,8 +175,10 @@ def _with_end(data: bytes) -> bytes:
     return data + END
 
 
-def _encoded(image: Image.Image, repair: str) -> Normalised:
-    """Encodes with quality 100 and 4:4:4, as the Inception script does: no visible loss."""
+def _encoded(
+    image: Image.Image, repair: str, quality: int = 100, subsampling: str = "4:4:4"
+) -> Normalised:
+    """Encodes as the Inception script does (quality 100 and 4:4:4): no visible loss."""
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=100, subsampling=0)
+    image.save(out, "JPEG", quality=quality, subsampling=subsampling)
     return Normalised(out.getvalue(), image.height, image.width, repair)

@@ -124,6 +124,7 @@ class Collection:
     source: tuple[dict, ...]  # the manifest's description of the source files
     watch: Watch  # the state of all files that are read, lists included
     warnings: tuple[str, ...] = ()  # sentences for the manifest and the user
+    upright: bool = False  # shards of images that were turned upright
 
 
 def sorted_splits(splits: dict[str, T]) -> dict[str, T]:

@@ -51,13 +51,14 @@ def identity(collection: Collection, options: ConvertOptions) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(collection: Collection) -> str:
+def fingerprint(collection: Collection, options: ConvertOptions) -> str:
     """Returns a digest of the source's state: sizes, times and the checksums computed.
 
     It is no part of the identity, since a copy of the source makes the same data set. But what a
-    conversion without --checksum began is not resumed with --checksum.
+    conversion without --checksum began is not resumed with --checksum, nor is one that an earlier
+    release began without turning photographs upright.
     """
-    state = [collection.watch.digest, list(collection.source)]
+    state = [collection.watch.digest, list(collection.source), options.upright]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
@@ -162,7 +163,7 @@ def _document(
         ],
         "source": list(collection.source),
         "arguments": options.recorded(),
-        **({"orientation": "exif"} if options.upright else {}),
+        **({"orientation": "exif"} if options.upright or collection.upright else {}),
     }
 
 

@@ -22,7 +22,7 @@ from squeezenext.convert.listing import Collection, Listing, Watch, sorted_split
 from squeezenext.convert.pool import Pool
 from squeezenext.convert.shards import RECORD, Written, content_crc
 from squeezenext.errors import InputError, RunAgain
-from squeezenext.records import example, tfrecord
+from squeezenext.records import dataset, example, tfrecord
 
 _SHARD = re.compile(
     r"(?:\w+_)?(train|validation|valid|val|test)[-_.](?:.*-of-(\d+))?.*?(?:\.tfrecords?)?"
@@ -61,7 +61,8 @@ def collect(source: Path) -> Collection:
     described = {"file": source.resolve().name, "bytes": size}
     skipped = plural(len(others), "file")
     warnings = [f"{skipped} named as no split's shard, as {name}: skipped." for name in others[:1]]
-    return Collection((), splits, (), (described,), watch, tuple(warnings))
+    upright = dataset.holds_upright(source)
+    return Collection((), splits, (), (described,), watch, tuple(warnings), upright)
 
 
 def check_links(collection: Collection, output: Path) -> None:

@@ -27,11 +27,12 @@ from squeezenext.cli import (
     run,
     say,
 )
+from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.evaluate import report
 from squeezenext.evaluate.report import Subject
 from squeezenext.files import check_ours, write_file
-from squeezenext.labels import class_names
+from squeezenext.labels import Label, class_names
 from squeezenext.metrics import Evaluation
 from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
@@ -113,7 +114,7 @@ def evaluate(
         return evaluate_file(Path(model_dir), found, split)
     directory = published.resolve(model_dir)
     config, known = model_directory.read(directory)
-    dataset.check_classes(found, known, directory)
+    _check_data(found, config, known, directory)
     temperature = model_directory.read_temperature(directory)
     keep_logits = fit_temperature or temperature != 1.0
     weights, records = loading.variables(directory), found.splits[split]
@@ -131,6 +132,17 @@ def evaluate(
         source = f"{found.source} {split}"
         temperature = _fitted(directory, result.logits, result.labels, source, records)
     return _tempered(result, temperature)
+
+
+def _check_data(
+    found: dataset.Dataset, config: Config, known: tuple[Label, ...], directory: Path
+) -> None:
+    dataset.check_classes(found, known, directory)
+    if found.upright and config.images.orientation == "ignored":
+        log(
+            "warning: these images were turned upright as EXIF says, but prediction with this "
+            "model does not turn photographs; those that lie on their side score lower."
+        )
 
 
 def _fitted(

@@ -116,8 +116,7 @@ def write(
 def _images(model: Model) -> dict[str, object]:
     """Returns the part of the preprocessing that the page needs to know."""
     images = model.config.images
-    fields = ("size", "resize", "resize_mode", "orientation")
-    return {field: getattr(images, field) for field in fields}
+    return {field: getattr(images, field) for field in ("size", "resize", "resize_mode")}
 
 
 def _runtime() -> dict[str, bytes]:

@@ -10,6 +10,7 @@ import contextlib
 import io
 import re
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import (
@@ -54,13 +55,12 @@ _DECODERS = {
 }
 _MAGICS = {jpeg.MAGIC: "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
 # What turns a photograph upright, by EXIF's orientation; for the last four the sides change places.
-_TURNS = dict(zip(range(2, 9), (
+TURNS = dict(zip(range(2, 9), (
     Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
     Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE,
     Image.Transpose.ROTATE_90,
 ), strict=True))  # fmt: skip
 SIDEWAYS = (5, 6, 7, 8)
-_TURN = "squeezenext turn"  # key of `Image.info`
 _HEIF = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
 
 
@@ -84,12 +84,20 @@ def errors_naming(name: str) -> Iterator[None]:
         raise InputError(f"{name} {error}.") from error
 
 
+class Opened(NamedTuple):
+    """An image of which only the headers have been read, and how `decode` is to turn it."""
+
+    image: Image.Image
+    turn: Image.Transpose | None = None
+
+
 def open_image(
     data: bytes,
     at_least: tuple[int, int] | None = None,
+    *,
     count_scans: bool = True,
     upright: bool = False,
-) -> Image.Image:
+) -> Opened:
     """Reads an image's headers and checks all limits; decodes no pixel.
 
     Args:
@@ -105,7 +113,7 @@ def open_image(
     """
     kind = sniff(data)
     bare = jpeg.bare(data) if kind == "JPEG" else containers.bare(kind, data)
-    turn = _TURNS.get(bare.orientation) if upright else None
+    turn = TURNS.get(bare.orientation) if upright else None
     if turn is not None:
         bare = bare._replace(memory=bare.memory + 4)  # the turned copy
     scale = reduction(kind, bare)
@@ -117,8 +125,6 @@ def open_image(
         raise ImageError(f"cannot be decoded ({_reason(error)})") from error
     if image.size != (bare.width, bare.height):
         raise ImageError("is damaged: its header declares two sizes")
-    if turn is not None:
-        image.info[_TURN] = turn
     if at_least or scale > 1:
         wanted = at_least or image.size
         if at_least and bare.orientation in SIDEWAYS and turn is not None:
@@ -130,7 +136,7 @@ def open_image(
                 max(1, min(wanted[1], image.height // scale)),
             ),
         )
-    return image
+    return Opened(image, turn)
 
 
 def sniff(data: bytes) -> str:
@@ -199,15 +205,15 @@ def check_scans(data: bytes) -> None:
         raise ImageError(f"has over {jpeg.MAX_SCANS} scans")
 
 
-def decode(image: Image.Image) -> Image.Image:
-    """Decodes an image that `open_image` opened to RGB.
+def decode(opened: Opened) -> Image.Image:
+    """Decodes an image that `open_image` opened to RGB, and turns it upright if that was asked for.
 
     Raises:
       ImageError: the image is damaged.
     """
     try:
-        turn = image.info.get(_TURN)
-        return to_rgb(image) if turn is None else to_rgb(image).transpose(turn)
+        pixels = to_rgb(opened.image)
+        return pixels if opened.turn is None else pixels.transpose(opened.turn)
     except Exception as error:  # SyntaxError and struct.error among them
         raise ImageError(f"cannot be decoded ({_reason(error)})") from error
 

@@ -1,4 +1,4 @@
-"""Reads a JPEG's segments (ITU T.81, annex B) as libjpeg comes upon them; decodes no pixel."""
+"""Reads a JPEG's segments (ITU T.81, annex B) as libjpeg does, and EXIF; decodes no pixel."""
 
 import contextlib
 import re
@@ -146,13 +146,13 @@ def header(data: bytes) -> JpegHeader:
     Raises:
       ImageError: the file is cut or damaged before its first scan.
     """
-    frame, needed, held = b"", [(0, len(START))], 1
+    frame, needed, held = b"", [(0, len(START))], 0
     for marker, start, stop, sound, stray in segments(data):
         if not sound or stray or marker == _END_OF_IMAGE:
             break
         if marker in _FRAMES and not frame:
             frame = bytes([marker]) + data[start:stop]
-        if marker == _APP1 and data.startswith(_EXIF, start) and held == 1:
+        if marker == _APP1 and data.startswith(_EXIF, start) and not held:  # the first
             held = orientation(data[start + len(_EXIF) : stop])
         if marker not in _METADATA or data.startswith(_NEEDED.get(marker, _NOTHING), start):
             needed.append((start - 4, stop))
@@ -161,7 +161,7 @@ def header(data: bytes) -> JpegHeader:
                 raise ImageError("has no JPEG frame")
             if len(frame) < 7:
                 break
-            return _header(frame, data[start : start + 1], stop, needed, held)
+            return _header(frame, data[start : start + 1], stop, needed, held or 1)
     raise ImageError("is cut short or damaged in its header")
 
 

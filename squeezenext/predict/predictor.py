@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from squeezenext.arguments import checked
 from squeezenext.cli import cores
 from squeezenext.errors import InputError
-from squeezenext.images import decoding, geometry
+from squeezenext.images import decoding, geometry, jpeg
+from squeezenext.images.decoding import Opened
 from squeezenext.litert.runner import RunnerPool
 from squeezenext.model import loading
 from squeezenext.predict import sources
@@ -102,6 +103,8 @@ class Predictor:
       model: a model directory, a published model's name, or an exported file.
       inside: also compute `features` and class maps.
       allow_url: download images whose path is an https URL of a public host.
+
+    Photographs are turned upright as EXIF says if the model was trained so; arrays never are.
 
     Raises:
       InputError: there is no such model.
@@ -239,14 +242,15 @@ def _rgb(image: Source, channels: Channels, allow_url: bool, upright: bool) -> I
         raise InputError(f"channels={channels!r} is for arrays; this is {type(image).__name__}.")
     match image:
         case Image.Image():
-            with _turn(image), decoding.errors_naming("The image"):
+            exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0") if upright else b""
+            opened = Opened(image, decoding.TURNS.get(jpeg.orientation(exif)))
+            with _one_large_at_a_time(image), decoding.errors_naming("The image"):
                 decoding.check_size(image.width, image.height)
-                rgb = decoding.decode(image)
-                return ImageOps.exif_transpose(rgb) if upright else rgb
+                return decoding.decode(opened)
         case bytes():
             with decoding.errors_naming("The image"):
                 opened = decoding.open_image(image, upright=upright)
-                with _turn(opened):
+                with _one_large_at_a_time(opened.image):
                     return decoding.decode(opened)
         case str() | Path():
             return read(image, allow_url=allow_url, upright=upright)
@@ -310,23 +314,23 @@ def read(path: str | Path, *, allow_url: bool = False, upright: bool = False) ->
     Raises:
       InputError: it cannot be read, is too large, or is no image.
     """
-    image, name = _open(str(path), allow_url, upright)
-    with _turn(image), decoding.errors_naming(name):
-        return decoding.decode(image)
+    opened, name = _open(str(path), allow_url, upright)
+    with _one_large_at_a_time(opened.image), decoding.errors_naming(name):
+        return decoding.decode(opened)
 
 
 @contextlib.contextmanager
 def _opened(path: str, allow_url: bool, upright: bool) -> Iterator[Image.Image]:
     """Opens an image; its pixels are freed before another thread may decode a large one."""
-    image, name = _open(path, allow_url, upright)
-    with _turn(image), contextlib.closing(image):
+    opened, name = _open(path, allow_url, upright)
+    with _one_large_at_a_time(opened.image), contextlib.closing(opened.image):
         with decoding.errors_naming(name):
-            pixels = decoding.decode(image)
+            pixels = decoding.decode(opened)
         with contextlib.closing(pixels):
             yield pixels
 
 
-def _open(path: str, allow_url: bool, upright: bool) -> tuple[Image.Image, str]:
+def _open(path: str, allow_url: bool, upright: bool) -> tuple[Opened, str]:
     """Returns an image of which only the headers are read, and its name in messages."""
     name = "standard input" if path == "-" else path
     with decoding.errors_naming(name):
@@ -340,7 +344,7 @@ def _open(path: str, allow_url: bool, upright: bool) -> tuple[Image.Image, str]:
         raise InputError(f"{error}{kinds.hint(data)}") from error
 
 
-def _turn(image: Image.Image) -> contextlib.AbstractContextManager:
+def _one_large_at_a_time(image: Image.Image) -> contextlib.AbstractContextManager:
     """Waits until no other thread holds a large image, if this one is large.
 
     Two images of 89 million pixels would not fit into a gigabyte.

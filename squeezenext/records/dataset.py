@@ -1,5 +1,6 @@
 """The data of a command: a data directory with manifest.json, or shards made elsewhere."""
 
+import contextlib
 import dataclasses
 import glob
 import hashlib
@@ -244,6 +245,17 @@ def split_from_pattern(name: str, pattern: str) -> Split:
     return Split(name, shards, walked=walked)
 
 
+def holds_upright(directory: Path) -> bool:
+    """Returns whether a folder's manifest says that its images were turned upright."""
+    with contextlib.suppress(InputError):
+        return _is_upright(load_manifest(directory))
+    return False
+
+
+def _is_upright(manifest: Manifest) -> bool:
+    return manifest.raw.get("orientation") == "exif"
+
+
 def find_dataset(
     data_dir: str | Path | None, training: str | Path | None, validation: str | Path | None
 ) -> Dataset:
@@ -265,12 +277,12 @@ def find_dataset(
         directory = files.expanded(data_dir)
         loaded = load_manifest(directory)
         check_shards(loaded)
-        upright = loaded.raw.get("orientation") == "exif"
-        return Dataset(loaded.splits, loaded.classes, directory, upright)
+        return Dataset(loaded.splits, loaded.classes, directory, _is_upright(loaded))
     patterns = {"train": training, "validation": validation}
     given = {name: str(pattern) for name, pattern in patterns.items() if pattern}
     splits = {name: split_from_pattern(name, pattern) for name, pattern in given.items()}
-    return Dataset(splits, None, Path(next(iter(given.values()))))
+    source = Path(next(iter(given.values())))
+    return Dataset(splits, None, source, holds_upright(source.parent))
 
 
 def check_split(dataset: Dataset, name: str) -> None:

@@ -17,10 +17,9 @@ from squeezenext.records.example import RecordError
 
 # Records are read at random by (shard, offset, length): an exact global shuffle needs no buffer.
 INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i8")])
-READS = 64  # records read at once: a file server's takes a few round trips
-_THREADS = 8  # of Python, which read what TensorFlow does not
+READS = 64  # records read at once, as each read from a file server takes a few round trips
 _READ_AHEAD = 1024  # records asked for at once where all are read
-_LATEST = 64  # calls of `places` whose numbers are remembered, more than are under way at once
+_LATEST = 4096  # records whose numbers are remembered, more than are under way at once
 
 
 class Reader:
@@ -38,12 +37,12 @@ class Reader:
         self.bad: BadRecords | None = None
         self.fault: InputError | None = None  # TensorFlow passes on only its text
         self.reads = reads
-        self._pool = concurrent.futures.ThreadPoolExecutor(_THREADS, "reader")
-        self._latest: collections.deque[np.ndarray] = collections.deque(maxlen=_LATEST)
+        self._pool = concurrent.futures.ThreadPoolExecutor(reads, "reader")
+        self._latest: collections.deque[int] = collections.deque(maxlen=_LATEST)
 
     def places(self, numbers: np.ndarray) -> np.ndarray:
         """Returns [n, 4] int64: numbers of records, their shards, first bytes and lengths."""
-        self._latest.append(np.array(numbers))
+        self._latest.extend(numbers[numbers >= 0].tolist())
         rows = self.index[numbers]
         return np.stack([numbers, *(rows[name] for name in rows.dtype.names)], -1)
 
@@ -100,9 +99,9 @@ class Reader:
         first = self.split.shards[0].path
         raise InputError(f"{first} and its like hold no whole record; copy them again.")
 
-    def latest(self) -> np.ndarray:
-        """Returns the record numbers that `read` was given last, those of 64 calls."""
-        return np.unique(np.concatenate([[], *self._latest])).astype(int)
+    def latest(self) -> list[int]:
+        """Returns the record numbers that `places` was given last, the newest first."""
+        return list(dict.fromkeys(reversed(self._latest)))
 
     def labels(self, classes: int, report_progress: Callable[[], None] | None = None) -> np.ndarray:
         """Returns each example's class, [examples] int64 in 0..classes - 1; reads all records.

@@ -194,7 +194,7 @@ class Evaluator:
         return state | ({REPLICAS: rows} if len(rows) > 1 and rows.size else {})
 
     def assign(self, state: Mapping[str, np.ndarray], rows: np.ndarray | None) -> None:
-        """Gives the network its variables by name, and each of as many replicas its own row."""
+        """Gives the network its variables by name, and each replica its row of the statistics."""
         for name, variable in model_variables(self.model).items():
             variable.assign(state[name])
         if rows is not None and len(rows) == self.share.total:

@@ -36,17 +36,15 @@ from squeezenext.train.stopping import StopSignals
 from squeezenext.train.watchdog import Watchdog
 
 CORES_A_GPU = 4  # each decodes some 450 images/s of ImageNet
-# What a GPU without free memory says beside "OOM": the search for an algorithm, libraries, NCCL.
-_WITHOUT_MEMORY = re.compile(
-    r"No algorithm worked!|create (cudnn|cublas) handle|unhandled cuda error", re.IGNORECASE
-)
+# Other errors than "OOM" that a GPU without free memory causes, in cuDNN and cuBLAS. NCCL's
+# "unhandled cuda error" is none of them: it can also mean that another worker is gone.
+_WITHOUT_MEMORY = re.compile(r"No algorithm worked!|create (cudnn|cublas) handle", re.IGNORECASE)
 UNSTABLE = 5e-3  # Adam's highest rate that was seen to learn without batch norm
 ROUNDING = 0.1  # share by which the epochs of whole steps may differ unsaid from those asked for
 
 _RATES = (
-    *("learning_rate", "warmup_learning_rate"),
-    *("final_learning_rate", "late_final_learning_rate"),
-)
+    "learning_rate", "warmup_learning_rate", "final_learning_rate", "late_final_learning_rate"
+)  # fmt: skip
 
 
 def train(

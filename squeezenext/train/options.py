@@ -66,7 +66,7 @@ class Options:
         if self.seed >= 1 << 32:  # numpy's limit
             raise InputError(f"--seed {self.seed}: must be below 4,294,967,296.")
         if self.lost_seconds > 600:  # a stalled worker is named after watchdog.STALL_SECONDS anyway
-            raise InputError(f"--lost_seconds {self.lost_seconds:g}: is 600 at most, such as 120.")
+            raise InputError(f"--lost_seconds {self.lost_seconds:g}: must be 5 to 600 seconds.")
         choices = (("cluster", Cluster), ("on_nan", OnNan), ("on_bad_record", OnBadRecord))
         for field, kind in choices:
             if getattr(self, field) not in get_args(kind):

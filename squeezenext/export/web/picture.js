@@ -8,8 +8,7 @@ const SHOWN_SIDE = 800;
 export async function decode(file, images) {
   let bitmap;
   try {
-    const imageOrientation = images.orientation === "exif" ? "from-image" : "none";
-    bitmap = await createImageBitmap(file, { colorSpaceConversion: "none", imageOrientation });
+    bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
   } catch {
     throw new Error(`${file.name} is not a picture that this browser can read.`);
   }
