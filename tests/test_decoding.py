@@ -365,6 +365,28 @@ def test_damaged_exif_means_upright(exif):
     assert jpeg.orientation(exif) == 1
 
 
+@pytest.mark.parametrize("orientation", range(9))
+@pytest.mark.parametrize("byteorder", "<>")
+def test_a_saved_model_turns_what_prediction_turns(orientation, byteorder):
+    choice = dataclasses.replace(CAFFE_SHORT_SIDE, size=40, resize=48, orientation="exif")
+    data = held(orientation, "JPEG", "Maker", byteorder)
+    upright = decoding.decode(decoding.open_image(data, upright=True))
+    found = images_crops.centre(tf.constant(data), choice).numpy()
+    wanted = geometry.centre_pixels(upright, choice)
+    assert np.abs(found.astype(int) - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("exif", DAMAGED_EXIF)
+def test_a_saved_model_takes_damaged_exif_for_upright(exif):
+    data = photograph(48, 80)
+    segment = b"Exif\0\0" + exif[:60_000]
+    data = data[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + data[2:]
+    choice = dataclasses.replace(CAFFE_SHORT_SIDE, size=40, resize=48)
+    turning = dataclasses.replace(choice, orientation="exif")
+    found = [images_crops.centre(tf.constant(data), each).numpy() for each in (choice, turning)]
+    np.testing.assert_array_equal(*found)
+
+
 def test_the_first_exif_segment_counts():
     """Editors leave the camera's own behind theirs; Pillow reads the first, too."""
     first, second = held(1, "JPEG"), held(6, "JPEG")

@@ -112,10 +112,12 @@ def check_encoded(served: Serve, model: Model, pixels: np.ndarray) -> None:
     Raises:
       NotKept: the probabilities differ.
     """
+    exif, upright = Image.Exif(), model.config.images.orientation == "exif"
     for kind in ("JPEG", "PNG"):
+        exif[0x0112] = 6 if kind == "JPEG" else 1  # TensorFlow's signature reads that of JPEGs
         file = io.BytesIO()
-        Image.fromarray(pixels).save(file, kind, quality=95)
-        image = decoding.read_image(file.getvalue(), "the probe")
+        Image.fromarray(pixels).save(file, kind, quality=95, exif=exif)
+        image = decoding.decode(decoding.open_image(file.getvalue(), upright=upright))
         cropped = geometry.centre_pixels(image, model.config.images)[np.newaxis]
         found = served("encoded", [file.getvalue()]) - served("serving_default", cropped)
         if not np.abs(found).max() <= _SAME:

@@ -20,7 +20,8 @@ def centre(content: tf.Tensor, images: Images) -> tf.Tensor:
     """Decodes a JPEG, PNG, GIF, BMP or WebP and returns the centre crop.
 
     Its pixels are those of `geometry.centre_pixels` but for a last bit here and there. Of an
-    animation the first image is taken. Transparent pixels of a PNG become white.
+    animation the first image is taken. Transparent pixels of a PNG become white. A JPEG is turned
+    upright where `images` say so.
 
     Args:
       content: scalar string, the file.
@@ -31,23 +32,65 @@ def centre(content: tf.Tensor, images: Images) -> tf.Tensor:
     """
     head = tf.strings.substr(content, 0, 4)
 
-    def of_jpeg():
-        height, width, _ = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(content), tf.int64))
-        return _centre(functools.partial(_decode, content), height, width, images)
-
-    def of_others():
-        pixels = tf.cond(
-            head == b"\x89PNG",
-            lambda: _on_white(tf.io.decode_png(content, channels=4), content),
-            lambda: tf.io.decode_image(content, channels=3, expand_animations=False),
-        )
+    def of_pixels(pixels):
         height, width, _ = tf.unstack(tf.shape(pixels, tf.int64), num=3)
         return _centre(
             lambda part: pixels[part[0] : part[0] + part[2], part[1] : part[1] + part[3]],
             height, width, images,
         )  # fmt: skip
 
+    def of_jpeg():
+        if images.orientation == "exif":
+            return of_pixels(_upright(_decoded(content), _orientation(content)))
+        height, width, _ = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(content), tf.int64))
+        return _centre(functools.partial(_decode, content), height, width, images)
+
+    def of_others():
+        return of_pixels(
+            tf.cond(
+                head == b"\x89PNG",
+                lambda: _on_white(tf.io.decode_png(content, channels=4), content),
+                lambda: tf.io.decode_image(content, channels=3, expand_animations=False),
+            )
+        )
+
     return tf.cond(tf.strings.substr(head, 0, 3) == b"\xff\xd8\xff", of_jpeg, of_others)
+
+
+def _decoded(jpeg: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def _orientation(content: tf.Tensor) -> tf.Tensor:
+    """Returns the EXIF orientation of a JPEG, scalar int32 of 1 to 8, as `jpeg.orientation`."""
+    start = _place(content, b"Exif\0\0") + 6
+    little = _byte(content, start) == ord("I")
+
+    def number(position: tf.Tensor, count: int) -> tf.Tensor:
+        values = [_byte(content, position + i) for i in range(count)]
+        low, high = (
+            tf.add_n([value * 256**i for i, value in enumerate(some)])
+            for some in (values, values[::-1])
+        )
+        return tf.where(little, low, high)
+
+    first = start + number(start + 4, 4)
+    entries = first + 2 + 12 * tf.range(_MAX_ENTRIES)
+    tags = tf.map_fn(lambda entry: number(entry, 2), entries)
+    known = (tags == 0x0112) & (tf.range(_MAX_ENTRIES) < number(first, 2)) & (start >= 6)
+    held = number(tf.gather(entries, tf.argmax(tf.cast(known, tf.int32))) + 8, 2)
+    return tf.where(tf.reduce_any(known) & (held >= 1) & (held <= 8), held, 1)
+
+
+_MAX_ENTRIES = 64  # of EXIF's first directory; cameras write some twenty
+
+
+def _upright(pixels: tf.Tensor, held: tf.Tensor) -> tf.Tensor:
+    """Turns [height, width, 3] pixels as an EXIF orientation says."""
+    across, down = (tf.reduce_any(held == some) for some in ([2, 3, 6, 7], [3, 4, 7, 8]))
+    pixels = tf.cond(held >= 5, lambda: tf.transpose(pixels, (1, 0, 2)), lambda: pixels)
+    pixels = tf.cond(across, lambda: tf.reverse(pixels, (1,)), lambda: pixels)
+    return tf.cond(down, lambda: tf.reverse(pixels, (0,)), lambda: pixels)
 
 
 def is_supported(content: tf.Tensor) -> tf.Tensor:
