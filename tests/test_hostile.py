@@ -127,7 +127,7 @@ def test_each_is_named(tmp_path):
 CMYK = PHOTO.convert("CMYK")
 INVERTED = Image.merge("CMYK", [ImageOps.invert(band) for band in CMYK.split()])
 EXIF = Image.Exif()
-EXIF[0x0112] = 6  # "turn me by 90 degrees", which no published number does
+EXIF[0x0112] = 6  # "turn me by 90 degrees"
 
 PROGRESSIVE = encoded(PHOTO, progressive=True)
 SCAN = PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") :][:10]  # of one component
@@ -154,7 +154,11 @@ TABLE = {
     "webp.jpg": (encoded(PHOTO, "WEBP", quality=98), "WebP encoded as JPEG"),
     "no-end.jpg": (JPEG[:-2], "end mark appended"),
     "garbage.jpg": (JPEG + b"garbage" * 99, "as it is"),
-    "turned.jpg": (encoded(PHOTO, quality=95, exif=EXIF), "as it is"),
+    # Stored as a camera does that is held upright: with its left side on top.
+    "turned.jpg": (
+        encoded(PHOTO.transpose(Image.Transpose.ROTATE_90), quality=95, exif=EXIF),
+        "turned upright (EXIF 6)",
+    ),
     "half.jpg": (JPEG[: len(JPEG) // 2], "is cut short"),
     "empty.jpg": (b"", "is empty"),
     "text.jpg": (b"<html>404 Not Found</html>", "is text"),

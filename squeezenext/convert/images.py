@@ -15,8 +15,9 @@ from squeezenext.images.jpeg import END, ImageError
 
 # Frames that TensorFlow's and every other decoder take: baseline, extended, progressive.
 _USUAL_FRAMES = {0xC0, 0xC1, 0xC2}
-# Quality and colours of JPEGs that are turned, so that they are about as large as before.
-_LIKE_A_CAMERA = (95, "4:2:0")
+# Quality and subsampling of JPEGs: the Inception script's, without visible loss, and what leaves
+# photographs that are turned about as large as before.
+_LOSSLESS, _LIKE_A_CAMERA = (100, "4:4:4"), (95, "4:2:0")
 _PADDING = 4096  # bytes appended to a JPEG that may be cut
 
 
@@ -49,11 +50,11 @@ def normalise(
     """
     image = _usual(data, upright)
     if upright and (held := jpeg.header(image.data).orientation) > 1:
-        image = image._replace(repair=_and(image.repair, f"turned upright (EXIF {held})"))
+        image = image._replace(repair=_joined(image.repair, _turned(held)))
         if held in decoding.SIDEWAYS:
             image = image._replace(height=image.width, width=image.height)
         if not smaller or max(image.height, image.width) <= smaller.max_side:
-            return _encoded(decode(image.data, upright=True), image.repair, *_LIKE_A_CAMERA)
+            return _re_encoded(image.data, image.repair, upright, _LIKE_A_CAMERA)
     if smaller and max(image.height, image.width) > smaller.max_side:
         return _shrunk(image, smaller, upright)
     if verify and image.data is data:
@@ -74,8 +75,12 @@ def rgb_mean(data: bytes) -> tuple[float, float, float]:
     return tuple(np.asarray(image).mean((0, 1), np.float64).tolist())
 
 
-def _and(first: str, second: str) -> str:
-    return f"{first}, {second}" if first else second
+def _turned(held: int) -> str:
+    return f"turned upright (EXIF {held})"
+
+
+def _joined(*reasons: str) -> str:
+    return ", ".join(dict.fromkeys(filter(None, reasons)))
 
 
 def decode(
@@ -107,20 +112,17 @@ def _usual(data: bytes, upright: bool) -> Normalised:
     """Returns a JPEG that every decoder takes. Its EXIF may say that it is still to be turned."""
     kind = decoding.sniff(data)
     if kind != "JPEG":
-        return _encoded(decode(data, upright=upright), f"{kind} encoded as JPEG")
+        return _re_encoded(data, f"{kind} encoded as JPEG", upright, _LOSSLESS)
     header = _header(data)
     if header.components == 4:
-        return _encoded(decode(data, upright=upright), "CMYK converted to RGB")
+        return _re_encoded(data, "CMYK converted to RGB", upright, _LOSSLESS)
     if header.frame not in _USUAL_FRAMES or header.components not in (1, 3):
-        return _encoded(
-            decode(data, upright=upright), f"JPEG of type SOF{header.frame - 0xC0} re-encoded"
-        )
+        kind = f"JPEG of type SOF{header.frame - 0xC0}"
+        return _re_encoded(data, f"{kind} re-encoded", upright, _LOSSLESS)
     if header.precision != 8:
         raise ImageError(f"has {header.precision} bits a sample; 8 are supported")
     if _reduced(header):
-        return _encoded(
-            decode(data, upright=upright), f"reduced from {header.width} x {header.height} pixels"
-        )
+        return _re_encoded(data, "", upright, _LOSSLESS)
     repair = ""
     if not data.endswith(END) and jpeg.end(data, header.scan) is None:
         data, repair = _with_end(data), "end mark appended"
@@ -175,10 +177,13 @@ def _with_end(data: bytes) -> bytes:
     return data + END
 
 
-def _encoded(
-    image: Image.Image, repair: str, quality: int = 100, subsampling: str = "4:4:4"
-) -> Normalised:
-    """Encodes as the Inception script does (quality 100 and 4:4:4): no visible loss."""
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=quality, subsampling=subsampling)
-    return Normalised(out.getvalue(), image.height, image.width, repair)
+def _re_encoded(data: bytes, repair: str, upright: bool, how: tuple[int, str]) -> Normalised:
+    """Decodes an image and encodes it as a JPEG of this quality and subsampling of colours."""
+    opened = decoding.open_image(data, count_scans=False, upright=upright)
+    pixels, out = decoding.decode(opened), io.BytesIO()
+    pixels.save(out, "JPEG", quality=how[0], subsampling=how[1])
+    turned = _turned(opened.orientation) if upright and opened.orientation > 1 else ""
+    less = pixels.width * pixels.height < opened.size[0] * opened.size[1]
+    reduced = "reduced from {} x {} pixels".format(*opened.size) if less else ""
+    repair = _joined(repair, turned, reduced)
+    return Normalised(out.getvalue(), pixels.height, pixels.width, repair)

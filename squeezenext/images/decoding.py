@@ -55,7 +55,7 @@ _DECODERS = {
 }
 _MAGICS = {jpeg.MAGIC: "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
 # What turns a photograph upright, by EXIF's orientation; for the last four the sides change places.
-TURNS = dict(zip(range(2, 9), (
+_TURNS = dict(zip(range(2, 9), (
     Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
     Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE,
     Image.Transpose.ROTATE_90,
@@ -85,10 +85,19 @@ def errors_naming(name: str) -> Iterator[None]:
 
 
 class Opened(NamedTuple):
-    """An image of which only the headers have been read, and how `decode` is to turn it."""
+    """An image of which only the headers have been read.
+
+    Attributes:
+      image: for Pillow to decode, perhaps at a part of its size.
+      size: (width, height) that the file declares, in pixels.
+      orientation: EXIF's, 1 to 8; 1 is upright.
+      upright: whether `decode` turns it as the orientation says.
+    """
 
     image: Image.Image
-    turn: Image.Transpose | None = None
+    size: tuple[int, int]
+    orientation: int = 1
+    upright: bool = False
 
 
 def open_image(
@@ -113,9 +122,9 @@ def open_image(
     """
     kind = sniff(data)
     bare = jpeg.bare(data) if kind == "JPEG" else containers.bare(kind, data)
-    turn = TURNS.get(bare.orientation) if upright else None
-    if turn is not None:
-        bare = bare._replace(memory=bare.memory + 4)  # the turned copy
+    turned = upright and bare.orientation > 1
+    if turned:
+        bare = bare._replace(memory=bare.memory + 4)  # for the turned copy
     scale = reduction(kind, bare)
     if count_scans and bare.coefficients:
         check_scans(data)
@@ -127,7 +136,7 @@ def open_image(
         raise ImageError("is damaged: its header declares two sizes")
     if at_least or scale > 1:
         wanted = at_least or image.size
-        if at_least and bare.orientation in SIDEWAYS and turn is not None:
+        if at_least and turned and bare.orientation in SIDEWAYS:
             wanted = wanted[::-1]
         image.draft(
             None,
@@ -136,7 +145,7 @@ def open_image(
                 max(1, min(wanted[1], image.height // scale)),
             ),
         )
-    return Opened(image, turn)
+    return Opened(image, (bare.width, bare.height), bare.orientation, upright)
 
 
 def sniff(data: bytes) -> str:
@@ -206,14 +215,21 @@ def check_scans(data: bytes) -> None:
 
 
 def decode(opened: Opened) -> Image.Image:
-    """Decodes an image that `open_image` opened to RGB, and turns it upright if that was asked for.
+    """Decodes an image that `open_image` opened to RGB.
+
+    It is turned upright if that was asked for; else its EXIF has the orientation and nothing else.
 
     Raises:
       ImageError: the image is damaged.
     """
     try:
         pixels = to_rgb(opened.image)
-        return pixels if opened.turn is None else pixels.transpose(opened.turn)
+        if opened.orientation == 1:
+            return pixels
+        if opened.upright:
+            return pixels.transpose(_TURNS[opened.orientation])
+        pixels.info["exif"] = jpeg.exif(opened.orientation)
+        return pixels
     except Exception as error:  # SyntaxError and struct.error among them
         raise ImageError(f"cannot be decoded ({_reason(error)})") from error
 

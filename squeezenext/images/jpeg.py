@@ -113,6 +113,12 @@ def orientation(exif: bytes) -> int:
     return 1
 
 
+def exif(held: int) -> bytes:
+    """Returns EXIF that holds an orientation alone, as a JPEG's segment holds it."""
+    entry = struct.pack("<HHIHH", _ORIENTATION, _SHORT, 1, held, 0)
+    return _EXIF + b"II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+
+
 def segments(data: bytes, position: int = 2) -> Iterator[Segment]:
     """Yields the segments from `position` on; the end mark is the last.
 

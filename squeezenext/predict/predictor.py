@@ -242,11 +242,11 @@ def _rgb(image: Source, channels: Channels, allow_url: bool, upright: bool) -> I
         raise InputError(f"channels={channels!r} is for arrays; this is {type(image).__name__}.")
     match image:
         case Image.Image():
-            exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0") if upright else b""
-            opened = Opened(image, decoding.TURNS.get(jpeg.orientation(exif)))
+            exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+            held = jpeg.orientation(exif) if upright else 1
             with _one_large_at_a_time(image), decoding.errors_naming("The image"):
                 decoding.check_size(image.width, image.height)
-                return decoding.decode(opened)
+                return decoding.decode(Opened(image, image.size, held, upright))
         case bytes():
             with decoding.errors_naming("The image"):
                 opened = decoding.open_image(image, upright=upright)

@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import functools
 import itertools
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 
@@ -209,7 +208,7 @@ def payloads(reader: Reader, places: tf.Tensor) -> tf.Tensor:
     Args:
       places: [n, 4] int64, as `Reader.places` returns them.
     """
-    paths = tf.constant([os.fsencode(shard.path) for shard in reader.split.shards])
+    paths = tf.constant(reader.paths)
     records = tf.data.Dataset.from_tensor_slices(places)
     # Two groups are read at once.
     calls = max(1, reader.reads // 2)

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class Reader:
 
     def __init__(self, split: Split, reads: int = READS):
         self.split = split
+        self.paths = [os.fsencode(shard.path) for shard in split.shards]  # as TensorFlow takes them
         self.index = index(split)
         self._first = np.cumsum([0, *(shard.examples for shard in split.shards)])
         self.bad: BadRecords | None = None
