@@ -63,7 +63,7 @@ def open_own(path: str | Path, flags: int = 0, empty: bool = False) -> int:
     Args:
       path: the file, which is made if it is absent.
       flags: those of `os.open` beside `O_WRONLY`.
-      empty: whether the file is emptied.
+      empty: if True, the file is emptied.
 
     Raises:
       InputError: it is a link, no regular file, or has a second name.

@@ -7,7 +7,7 @@ turns. Milliseconds are CPU time of an image, medians over the rounds. "Crop" de
 outside the crop as the decoder can; the others decode the whole image. "Scaled" decodes at 1/2, 1/4
 or 1/8 of the size where the crop is at least that many times as large as 227 x 227, as training
 does. The last column is the mean difference from Pillow's pixels, of 255; scaled pixels have none.
-Pillow is needed. The others are left out by name if they are not installed: TensorFlow, simplejpeg,
+Pillow is needed. A decoder that is not installed is left out, and named: TensorFlow, simplejpeg,
 PyTurboJPEG with its library, opencv-python-headless, imagecodecs, torchvision, pyvips with
 pyvips-binary. torchvision needs an environment without TensorFlow: PyTorch 2.14 and TensorFlow 2.21
 crash in one process.
@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 from squeezenext import cli as command_line
 from squeezenext.errors import InputError
 
-SIZE = 227  # of the squares that crops become
+SIZE = 227  # pixels a side of the squares to which crops are resized
 Box = tuple[int, int, int, int]  # top, left, height, width
 # Takes a JPEG, a crop of it and the divisor of its sides; returns pixels, [rows, columns, 3] uint8.
 Decoder = Callable[[bytes, Box, int], object]

@@ -53,7 +53,7 @@ IMAGES_A_SHARD, BYTES_A_RECORD = 1251, 110_000
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What lies between any two nodes."""
+    """The network between any two nodes."""
 
     latency: float  # seconds of one way
     rate: float  # bytes a second that a node can send
@@ -62,7 +62,7 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class Constants:
-    """What two workers show of software that a network's figures do not."""
+    """The costs of software, measured with two workers."""
 
     message: float  # seconds of a hop beyond latency and rate
     slowdown: float  # time of a byte, in parts of 1 / rate

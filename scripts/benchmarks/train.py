@@ -120,7 +120,9 @@ def table(network: str, rows: dict[str, list[float]]) -> str:
     cells = {f"{kind}, images/s": f"{median(rows[kind]):.1f}" for kind in kinds}
     for mine in (kind for kind in KINDS[:2] if kind in rows):
         for other in kinds:
-            if other != mine and (mine, other) != KINDS[:2]:  # of these two, the other way round
+            if (
+                other != mine and (mine, other) != KINDS[:2]
+            ):  # our own two, whose ratio is printed once
                 ratio = median(a / b for a, b in zip(rows[mine], rows[other], strict=True))
                 cells[f"{mine} / {other}"] = f"{ratio:.2f}"
     for kind in kinds:

@@ -117,7 +117,7 @@ class Training:
 
     @property
     def averages(self) -> bool:
-        """Whether there is a moving average."""
+        """True if training keeps moving averages of the weights."""
         return bool(self.ema or self.average_share)
 
     @property

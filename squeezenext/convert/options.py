@@ -66,7 +66,7 @@ class ConvertOptions:
 
     @property
     def upright(self) -> bool:
-        """Whether images are people's photographs, which are turned as EXIF's orientation says.
+        """True if the layout is one of photographs, which are turned as EXIF's orientation says.
 
         Never those of a published data set, whose figures were measured without.
         """

@@ -91,7 +91,7 @@ class Opened(NamedTuple):
       image: for Pillow to decode, perhaps at a part of its size.
       size: (width, height) that the file declares, in pixels.
       orientation: EXIF's, 1 to 8; 1 is upright.
-      upright: whether `decode` turns it as the orientation says.
+      upright: True if `decode` is to turn the image as the orientation says.
     """
 
     image: Image.Image
@@ -114,7 +114,7 @@ def open_image(
       at_least: (width, height) that suffice, for which a JPEG is decoded at 1/2, 1/4 or 1/8 of its
         sides; default its full size, or what `MAX_MEMORY` allows.
       count_scans: False for a JPEG that has passed `check_scans`.
-      upright: whether `decode` turns the image as EXIF's orientation says. ImageNet's published
+      upright: if True, `decode` turns the image as EXIF's orientation says. ImageNet's published
         figures were measured without.
 
     Raises:

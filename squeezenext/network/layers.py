@@ -183,7 +183,7 @@ class BatchNorm(keras.layers.Layer):
         means, variances = tf.unstack(replica.all_reduce(tf.distribute.ReduceOp.SUM, rows), axis=1)
         mean = tf.reduce_mean(means, 0)
         variance = tf.reduce_mean(variances + tf.math.squared_difference(means, mean), 0)
-        count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)  # that of all may exceed int32
+        count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)  # all replicas' may exceed int32
         return mean, variance, count * replica.num_replicas_in_sync
 
     def _update(self, mean, variance):

@@ -179,7 +179,8 @@ def evaluation(
     padded = np.full(steps * batch * share.total, -1)
     padded[:examples] = np.arange(examples)
     mine = padded.reshape(steps, share.total, batch)[:, share.first : share.first + share.replicas]
-    cuts = range(_group(reader), mine.size, _group(reader))
+    group = _group(reader)
+    cuts = range(group, mine.size, group)
     dataset = tf.data.Dataset.from_generator(
         lambda: (reader.places(some) for some in np.split(mine.ravel(), cuts)),
         output_signature=tf.TensorSpec([None, 4], tf.int64),
@@ -308,11 +309,10 @@ def _explained(error: Exception, readers: Sequence[Reader]) -> InputError | None
     """Returns what an error of TensorFlow says of a record, None if it is about another thing."""
     if faults := [reader.fault for reader in readers if reader.fault]:
         return copy.copy(faults[0])  # the reader shall not hold the trace
-    if isinstance(error, UnicodeDecodeError):  # TensorFlow cites the bytes of what is no example
-        return next(filter(None, map(undecodable, readers)), None)
-    if match := re.search(r"the label of a record is not in 1\.\.\d+", error.message):
+    if match := re.search(r"the label of a record is not in 1\.\.\d+", str(error)):
         return InputError(f"{readers[0].split.shards[0].path.parent}: {match[0]}.")
-    if isinstance(error, tf.errors.InvalidArgumentError):
+    # TensorFlow's error about a record that is no example cites its bytes, which are no text.
+    if isinstance(error, (tf.errors.InvalidArgumentError, UnicodeDecodeError)):
         return next(filter(None, map(undecodable, readers)), None)
     return None
 

@@ -37,7 +37,7 @@ def timed(program, arguments: list, fresh: list[int], device, repeats: int) -> t
             results = program.execute(held)
         return jax.block_until_ready(results)
 
-    run(2)  # which finds memory and algorithms
+    run(2)  # unmeasured: XLA allocates memory and chooses algorithms
     started = time.perf_counter()
     results = run(repeats)
     return (time.perf_counter() - started) / repeats, results
