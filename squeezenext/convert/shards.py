@@ -1,5 +1,6 @@
 """Cuts splits into shards and writes a shard, the job of a worker process; no TensorFlow."""
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -225,6 +226,13 @@ def _images(job: ShardJob, result: Written) -> Iterator[tuple[str, int, images.N
         if image.repair:
             result.repairs.append(Fault(name, image.repair))
         yield name, label, image
+
+
+def image_bytes(listing: Listing, number: int) -> bytes:
+    """Returns the bytes of one image, in any thread. Raises as `_contents`."""
+    with contextlib.closing(_contents(listing.take(np.array([number])))) as content:
+        _, data = next(content)
+    return data
 
 
 def _contents(listing: Listing) -> Iterator[tuple[int, bytes]]:

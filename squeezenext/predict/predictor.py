@@ -244,13 +244,13 @@ def _rgb(image: Source, channels: Channels, allow_url: bool, upright: bool) -> I
         case Image.Image():
             exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
             held = jpeg.orientation(exif) if upright else 1
-            with _one_large_at_a_time(image), decoding.errors_naming("The image"):
+            with one_large_at_a_time(image), decoding.errors_naming("The image"):
                 decoding.check_size(image.width, image.height)
                 return decoding.decode(Opened(image, image.size, held, upright))
         case bytes():
             with decoding.errors_naming("The image"):
                 opened = decoding.open_image(image, upright=upright)
-                with _one_large_at_a_time(opened.image):
+                with one_large_at_a_time(opened.image):
                     return decoding.decode(opened)
         case str() | Path():
             return read(image, allow_url=allow_url, upright=upright)
@@ -315,7 +315,7 @@ def read(path: str | Path, *, allow_url: bool = False, upright: bool = False) ->
       InputError: it cannot be read, is too large, or is no image.
     """
     opened, name = _open(str(path), allow_url, upright)
-    with _one_large_at_a_time(opened.image), decoding.errors_naming(name):
+    with one_large_at_a_time(opened.image), decoding.errors_naming(name):
         return decoding.decode(opened)
 
 
@@ -323,7 +323,7 @@ def read(path: str | Path, *, allow_url: bool = False, upright: bool = False) ->
 def _opened(path: str, allow_url: bool, upright: bool) -> Iterator[Image.Image]:
     """Opens an image; its pixels are freed before another thread may decode a large one."""
     opened, name = _open(path, allow_url, upright)
-    with _one_large_at_a_time(opened.image), contextlib.closing(opened.image):
+    with one_large_at_a_time(opened.image), contextlib.closing(opened.image):
         with decoding.errors_naming(name):
             pixels = decoding.decode(opened)
         with contextlib.closing(pixels):
@@ -344,7 +344,7 @@ def _open(path: str, allow_url: bool, upright: bool) -> tuple[Opened, str]:
         raise InputError(f"{error}{kinds.hint(data)}") from error
 
 
-def _one_large_at_a_time(image: Image.Image) -> contextlib.AbstractContextManager:
+def one_large_at_a_time(image: Image.Image) -> contextlib.AbstractContextManager:
     """Waits until no other thread holds a large image, if this one is large.
 
     Two images of 89 million pixels would not fit into a gigabyte.

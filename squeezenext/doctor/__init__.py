@@ -1,0 +1,1 @@
+"""Finds faults in a folder of photographs before a network is trained on them."""
