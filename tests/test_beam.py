@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from squeezenext.convert import folder, plan, pool, shards
+from squeezenext.convert import folder, plan, pool, review, shards
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError, RunAgain
 from tests.converting import convert
@@ -52,7 +52,8 @@ def test_a_shard_that_is_written_twice_is_the_same(photos, tmp_path):
     convert(photos, tmp_path / "whole", **OPTIONS)
     out = tmp_path / "out"
     (out / ".convert").mkdir(parents=True)
-    collection = folder.collect(photos, ConvertOptions("folder"), folder.ClassNames())
+    listed = folder.collect(photos, ConvertOptions("folder"), folder.ClassNames())
+    collection = review.split(listed, ConvertOptions(**OPTIONS))
     for _, job in shards.shard_jobs(collection, out, ConvertOptions(**OPTIONS)):
         first = shards.write(job)
         (out / ".convert" / f"{job.path.name}.json").unlink()

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from defusedxml import DefusedXmlException
 
-from squeezenext.convert import boxes, folder, imagenet, imagenet_archives, listing, sources, tar
+from squeezenext.convert import (
+    boxes,
+    folder,
+    imagenet,
+    imagenet_archives,
+    listing,
+    review,
+    sources,
+    tar,
+)
 from squeezenext.convert.listing import random_order
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.pool import Pool
@@ -457,7 +466,7 @@ def tree(root, *paths):
 
 def listed(source, follow_links=False, fraction=0.5):
     options = ConvertOptions("folder", validation_fraction=fraction, follow_links=follow_links)
-    return folder.collect(source, options, folder.ClassNames())
+    return review.split(folder.collect(source, options, folder.ClassNames()), options)
 
 
 def test_one_level(tmp_path):

@@ -166,6 +166,8 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string("class_pattern", None, pattern, **text)
     held = "Model directory whose classes data without training images have."
     flags.DEFINE_string("labels_of", None, held, **text)
+    review = "The doctor's review of these photographs, doctor.csv, to be obeyed."
+    flags.DEFINE_string("apply", None, review, **text)
     flags.DEFINE_bool("clutter", False, "Keep Caltech256's class 257.clutter.", **text)
     flags.DEFINE_bool("checksum", False, "Compare the ImageNet archives' checksums.", **text)
     archive = "Training archive; - (standard input) or a pipe, too."

@@ -25,7 +25,6 @@ from squeezenext.convert.listing import (
     check_name,
     name_fault,
     sorted_splits,
-    with_validation,
 )
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
@@ -76,7 +75,6 @@ def collect(source: Path, options: ConvertOptions) -> Collection:
     }
     if first == "train":
         _check_classes(files[first], rows[first], splits[first], ids, faults)
-        splits = with_validation(splits, options)
     lists = tuple({"file": path.name, "bytes": splits[name].bytes} for name, path in files.items())
     categories = files[first].with_name(_CATEGORIES)
     names = _names(categories)

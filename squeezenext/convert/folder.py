@@ -16,7 +16,6 @@ from squeezenext.convert.listing import (
     Watch,
     name_fault,
     sorted_splits,
-    with_validation,
 )
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
@@ -94,7 +93,7 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
         folders, classes = _of_model(folders, classes, known), known
     watch = Watch()
     splits = {split: _listing(roots[split], folders, images[split], watch) for split in images}
-    splits = sorted_splits(with_validation(splits, options) if "train" in splits else splits)
+    splits = sorted_splits(splits)
     described = {"file": source.resolve().name, "bytes": sum(s.bytes for s in splits.values())}
     notes = tuple(walk.warnings)
     return Collection(classes, splits, tuple(walk.faults), (described,), watch, notes)

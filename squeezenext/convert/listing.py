@@ -164,26 +164,53 @@ def order_key(name: str, seed: int) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=16, key=key).digest()
 
 
-def with_validation(splits: dict[str, Listing], options: ConvertOptions) -> dict[str, Listing]:
+def with_validation(
+    splits: dict[str, Listing], options: ConvertOptions, groups: np.ndarray | None = None
+) -> dict[str, Listing]:
     """Splits off a fraction of each class of "train" if there is no validation split.
 
     That is at least one image, and at most all but one: a single image stays in training.
 
+    Args:
+      splits: the listings by split.
+      options: the fraction and the seed.
+      groups: int64 [examples] of "train"; examples of one number stay in one split. Default: each
+        is a group of its own.
+
     Raises:
-      InputError: each class has a single image.
+      InputError: each class has a single image, or a single group.
     """
     if "validation" in splits:
         return splits
     full = splits["train"]
     # Not the seed of the shards' order, of which validation would be the beginning.
     order = random_order(full.names, options.seed ^ 0x5EED)
-    labels_in_order = full.table["label"][order]
+    groups = np.arange(len(order)) if groups is None else groups
+    numbers, firsts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    by_place = np.argsort(firsts)
+    of_group = full.table["label"][order[firsts]]  # the class of its first example
     chosen = np.zeros(len(order), bool)
-    for label in np.unique(labels_in_order):
-        members = order[labels_in_order == label]
-        count = max(1, round(options.validation_fraction * len(members)))
-        chosen[members[: min(count, len(members) - 1)]] = True
+    for label in np.unique(of_group):
+        mine = by_place[of_group[by_place] == label]
+        count = max(1, round(options.validation_fraction * sizes[mine].sum()))
+        held_out = mine[_fitting(sizes[mine].tolist(), count)]
+        chosen |= np.isin(groups, numbers[held_out])
     if not chosen.any():
         raise InputError("Every class has a single image: none is left for validation; add some.")
     train, validation = (full.take(np.flatnonzero(part)) for part in (~chosen, chosen))
-    return splits | {"train": train, "validation": validation}
+    return sorted_splits(splits | {"train": train, "validation": validation})
+
+
+def _fitting(sizes: list[int], count: int) -> list[int]:
+    """Returns the indices of the first groups that hold `count` examples at most together.
+
+    If each holds more, it is the smallest group; one at least is left.
+    """
+    found, left = [], min(count, sum(sizes) - 1)
+    for number, size in enumerate(sizes):
+        if size <= left:
+            found.append(number)
+            left -= size
+    if not found and len(sizes) > 1:
+        return [sizes.index(min(sizes))]
+    return found

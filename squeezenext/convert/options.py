@@ -13,6 +13,7 @@ EXECUTION_OPTIONS = (
     "checksum", "sequential", "train_tar", "runner", "beam_options", "overwrite", "workers",
     "show_progress",
     "labels_of",  # the classes that it names are in the manifest
+    "apply",  # what it decides, which images have which class in which split, is in the identity
 )  # fmt: skip
 
 
@@ -38,6 +39,7 @@ class ConvertOptions:
     class_pattern: str | None = None
     clutter: bool = False
     labels_of: str | None = None
+    apply: str | None = None
     checksum: bool = False
     sequential: bool = False
     train_tar: str | None = None

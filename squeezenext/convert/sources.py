@@ -4,7 +4,14 @@ import os
 import re
 from pathlib import Path
 
-from squeezenext.convert import csv_lists, folder, imagenet, imagenet_folders, tfrecords
+from squeezenext.convert import (
+    csv_lists,
+    folder,
+    imagenet,
+    imagenet_folders,
+    review,
+    tfrecords,
+)
 from squeezenext.convert.listing import Collection
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.pool import Pool
@@ -17,7 +24,20 @@ _CLUTTER = re.compile(r"257\.clutter")  # images of no class
 
 
 def collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> Collection:
-    """Lists the examples in `source`, a folder or a CSV file of the layout `options.layout`.
+    """Lists the examples to convert: those of `found_in`, reviewed, with a validation split.
+
+    Raises:
+      InputError: as `found_in`; or `options.apply` cannot be obeyed.
+    """
+    reviewed = options.layout in (*_CLASS_FOLDERS, "csv")
+    if options.apply and not reviewed:
+        raise InputError("--apply is for --layout folder and csv: what the doctor has looked at.")
+    collection = found_in(source, options, pool, spool)
+    return review.split(collection, options) if reviewed else collection
+
+
+def found_in(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> Collection:
+    """Lists all examples in `source`, a folder or a CSV file of the layout `options.layout`.
 
     The folder `spool` is for a copy of what cannot be read twice.
 

@@ -153,7 +153,7 @@ def _colours(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
 def _read(path: Path) -> dict[str, Row]:
     """Returns the rows of a file of features by their keys, none if it is absent or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as held:
             keys, values, pixels = held["keys"], held["values"], held["pixels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return {}

@@ -1,0 +1,197 @@
+"""The review of photographs, doctor.csv: what is to be done with each, and which belong together.
+
+`python -m squeezenext.doctor` writes it, people edit it, and `--apply` obeys it.
+"""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from squeezenext import files
+from squeezenext.cli import csv_cell, plural, printable
+from squeezenext.convert.listing import Collection, Listing, with_validation
+from squeezenext.convert.options import ConvertOptions
+from squeezenext.errors import InputError
+
+KEEP, REMOVE, MOVE = "keep", "remove", "move to "
+_ACTIONS = "write keep, remove or move to CLASS"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A photograph of the review; its fields are the columns of doctor.csv.
+
+    Attributes:
+      file: its name, with the split in front if the source has several: train/cat/1.jpg.
+      label: its class; the column `class`.
+      finding: what was found, in words.
+      group: the number of the group that must stay in one split, "" for none.
+      suggested: the class that it seems to show, "" if its own.
+      action: "keep", "remove" or "move to CLASS".
+    """
+
+    file: str
+    label: str
+    finding: str
+    group: str
+    suggested: str
+    action: str
+
+
+COLUMNS = ("file", "class", "finding", "group", "suggested", "action")
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """Writes doctor.csv."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(map(csv_cell, dataclasses.astuple(row)) for row in rows)
+    files.write_text(path, text.getvalue())
+
+
+def read(path: Path) -> list[Row]:
+    """Reads doctor.csv, also one that a spreadsheet has saved with semicolons.
+
+    Names are as `cli.csv_cell` wrote them.
+
+    Raises:
+      InputError: it cannot be read, or is no such file.
+    """
+    try:
+        text = files.read_bytes(path, files.MAX_BYTES).decode("utf-8-sig")
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f'{path} is no CSV file in UTF-8 ({error}); save it as "CSV UTF-8".'
+        ) from error
+    if not table or tuple(table[0]) != COLUMNS:
+        raise InputError(
+            f"{path} is not the doctor's: its first row must read {','.join(COLUMNS)}."
+        )
+    rows = []
+    for number, cells in enumerate(table[1:], 2):
+        if any(cells) and len(cells) != len(COLUMNS):
+            raise InputError(f"{path}, row {number} has {len(cells)} cells, not {len(COLUMNS)}.")
+        if any(cells):
+            rows.append(Row(*(cell.strip() for cell in cells)))
+    return rows
+
+
+def joined(splits: dict[str, Listing]) -> Listing:
+    """Returns one listing of all splits, whose names are those of `Row.file`."""
+    paths: list[Path] = []
+    tables, names = [], []
+    for split, listing in splits.items():
+        table = listing.table.copy()
+        table["file"] += len(paths)
+        tables.append(table)
+        paths += listing.files
+        names += _file_names(split, splits)
+    return Listing(tuple(paths), np.concatenate(tables), names)
+
+
+def _file_names(split: str, splits: dict[str, Listing]) -> list[str]:
+    names = splits[split].names
+    return [f"{split}/{name}" for name in names] if len(splits) > 1 else names
+
+
+def split(collection: Collection, options: ConvertOptions) -> Collection:
+    """Returns the examples as `options.apply` says, with a validation split if there is training.
+
+    Raises:
+      InputError: doctor.csv cannot be read or obeyed, or no image is left for validation.
+    """
+    groups = None
+    if options.apply:
+        collection, groups = _obeyed(collection, files.expanded(options.apply))
+    if "train" not in collection.splits:
+        return collection
+    splits = with_validation(collection.splits, options, groups)
+    return dataclasses.replace(collection, splits=splits)
+
+
+def _obeyed(collection: Collection, path: Path) -> tuple[Collection, np.ndarray | None]:
+    """Returns the collection as doctor.csv says, and the group of each training example."""
+    rows = {row.file: row for row in read(path)}
+    collection.watch.size(path)
+    ids = {label.synset: number for number, label in enumerate(collection.classes, 1)}
+    for row in rows.values():
+        _check_action(row, ids, path)
+    splits, groups, found = {}, None, 0
+    for name, listing in collection.splits.items():
+        # A spreadsheet holds names as cells.
+        known = [rows.get(csv_cell(file)) for file in _file_names(name, collection.splits)]
+        found += sum(row is not None for row in known)
+        kept = np.array([row is None or row.action != REMOVE for row in known], bool)
+        table = listing.table.copy()
+        for number, row in enumerate(known):
+            if row and row.action.startswith(MOVE):
+                table["label"][number] = ids[row.action.removeprefix(MOVE)]
+        order = np.flatnonzero(kept)
+        splits[name] = dataclasses.replace(listing, table=table).take(order)
+        if name == "train":
+            groups = _groups([known[number] for number in order])
+    if rows and not found:
+        raise InputError(
+            f"{path} names none of these photographs, but {printable(next(iter(rows)))}, for one; "
+            "is it the review of another folder?"
+        )
+    _check_classes(collection, splits, path)
+    warnings = (*collection.warnings, _summary(path, rows.values(), len(rows) - found))
+    return dataclasses.replace(collection, splits=splits, warnings=warnings), groups
+
+
+def _check_action(row: Row, ids: dict[str, int], path: Path) -> None:
+    target = row.action.removeprefix(MOVE)
+    if row.action.startswith(MOVE) and target not in ids:
+        raise InputError(
+            f"{path}: {printable(row.file)} is to move to {printable(target)!r}, which is no class "
+            f"here; there are {printable(', '.join(list(ids)[:10]))}."
+        )
+    if row.action not in (KEEP, REMOVE) and not row.action.startswith(MOVE):
+        raise InputError(
+            f"{path}: {printable(row.file)} has the action {printable(row.action)!r}; {_ACTIONS}."
+        )
+
+
+def _groups(known: Sequence[Row | None]) -> np.ndarray:
+    """Returns a number for each example, equal for those of one group: int64 [examples]."""
+    first: dict[str, int] = {}
+    return np.array(
+        [
+            first.setdefault(row.group, number) if row and row.group else number
+            for number, row in enumerate(known)
+        ],
+        np.int64,
+    )
+
+
+def _check_classes(collection: Collection, splits: dict[str, Listing], path: Path) -> None:
+    """Raises InputError if training is left without photographs of a class."""
+    if "train" not in splits:
+        return
+    there = set(splits["train"].table["label"].tolist())
+    for number, label in enumerate(collection.classes, 1):
+        if number not in there:
+            raise InputError(
+                f"{path} leaves no training photograph of the class {printable(label.synset)!r}; "
+                "keep some, or remove the whole class from the source."
+            )
+
+
+def _summary(path: Path, rows: Iterable[Row], gone: int) -> str:
+    rows = list(rows)
+    removed = sum(row.action == REMOVE for row in rows)
+    moved = sum(row.action.startswith(MOVE) for row in rows)
+    groups = len({row.group for row in rows if row.group})
+    absent = f"; {plural(gone, 'photograph')} that it names are gone" if gone else ""
+    return (
+        f"{path.name} was applied: {plural(removed, 'photograph')} removed, {moved} moved to "
+        f"another class, {plural(groups, 'group')} kept together{absent}."
+    )

@@ -1,0 +1,173 @@
+"""Tests for `squeezenext/convert/review.py`: what doctor.csv decides about a conversion."""
+
+import json
+
+import numpy as np
+import pytest
+
+from squeezenext.convert import command, folder, review
+from squeezenext.convert.options import ConvertOptions
+from squeezenext.convert.review import Row
+from squeezenext.errors import InputError
+from squeezenext.records import dataset
+from tests import tiny
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number in range(20):
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number:02d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiny.jpeg(number, number % 2 + 1))
+    return tmp_path / "photos"
+
+
+def row(file, action="keep", group="", suggested=""):
+    return Row(file, file[0], "", group, suggested, action)
+
+
+def split(photos, *rows, **options):
+    """Splits the photographs as a doctor.csv of these rows says; returns it and the collection."""
+    path = photos.parent / "doctor.csv"
+    review.write(path, rows)
+    options = ConvertOptions("folder", apply=str(path), **options)
+    return review.split(folder.collect(photos, options, folder.ClassNames()), options)
+
+
+def names(collection):
+    return {name: set(listing.names) for name, listing in collection.splits.items()}
+
+
+def test_a_removed_photograph_is_in_no_split_and_a_moved_one_has_the_other_class(photos):
+    collection = split(photos, row("a/02.jpg", "remove"), row("b/01.jpg", "move to a"))
+    whole = review.joined(collection.splits)
+    label_of = {
+        name.partition("/")[2]: collection.classes[label - 1].synset
+        for name, label in zip(whole.names, whole.table["label"], strict=True)
+    }
+    assert len(label_of) == 19 and "a/02.jpg" not in label_of
+    assert label_of["b/01.jpg"] == "a" and label_of["b/03.jpg"] == "b"
+    assert collection.warnings[-1] == (
+        "doctor.csv was applied: 1 photograph removed, 1 moved to another class, 0 groups kept "
+        "together."
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_group_lies_in_one_split(photos, seed):
+    pairs = [
+        row(f"{'ab'[number % 2]}/{number:02d}.jpg", group=str(number // 4 * 2 + number % 2))
+        for number in range(20)
+    ]
+    parts = names(split(photos, *pairs, seed=seed))
+    for one in pairs:
+        members = {other.file for other in pairs if other.group == one.group}
+        assert members <= parts["train"] or members <= parts["validation"]
+    assert len(parts["validation"]) == 4  # two of each class, as without groups
+
+
+def test_a_class_that_is_one_group_stays_in_training(photos):
+    rows = [row(f"a/{number:02d}.jpg", group="1") for number in range(0, 20, 2)]
+    parts = names(split(photos, *rows))
+    assert {row.file for row in rows} <= parts["train"]
+    assert len(parts["validation"]) == 2
+
+
+def test_a_review_without_groups_changes_no_split(photos):
+    options = ConvertOptions("folder")
+    plain = review.split(folder.collect(photos, options, folder.ClassNames()), options)
+    assert names(split(photos, row("a/00.jpg"))) == names(plain)
+
+
+def test_names_have_their_split_where_there_are_several(photos):
+    photos.rename(photos.parent / "all")
+    for part in ("train", "test"):
+        (photos / part).mkdir(parents=True)
+    for name in "ab":
+        (photos.parent / "all" / name).rename(photos / "train" / name)
+        (photos / "test" / name).mkdir()
+        (photos / "test" / name / "00.jpg").write_bytes(tiny.jpeg(50, 1))
+    parts = names(split(photos, row("train/a/00.jpg", "remove")))
+    assert "a/00.jpg" in parts["test"] and "a/00.jpg" not in parts["train"] | parts["validation"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([row("a/00.jpg", "delete")], "'delete'; write keep, remove or move to CLASS"),
+        ([row("a/00.jpg", "move to c")], "'c', which is no class here; there are a, b"),
+        ([row("c/9.jpg")], "names none of these photographs, but c/9.jpg"),
+        (
+            [row(f"a/{number:02d}.jpg", "remove") for number in range(0, 20, 2)],
+            "no training photograph of the class 'a'",
+        ),
+    ],
+)
+def test_a_review_that_cannot_be_obeyed(photos, rows, message):
+    with pytest.raises(InputError, match=message):
+        split(photos, *rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "its first row must read file,class"),
+        (b"a,b\n1,2\n", "its first row must read file,class"),
+        (b"\xff\xfe\x00", "no CSV file in UTF-8"),
+        (b"file,class,finding,group,suggested,action\na\n", "row 2 has 1 cells, not 6"),
+    ],
+)
+def test_a_file_that_is_no_review(tmp_path, content, message):
+    (tmp_path / "doctor.csv").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        review.read(tmp_path / "doctor.csv")
+
+
+def test_a_spreadsheet_may_have_saved_it(photos):
+    path = photos.parent / "doctor.csv"
+    text = ";".join(review.COLUMNS) + "\r\na/00.jpg;a;;;; remove\r\n;;;;;\r\n"
+    path.write_text("\ufeff" + text, encoding="utf-8", newline="")
+    assert review.read(path) == [row("a/00.jpg", "remove")]
+
+
+def test_a_name_that_a_spreadsheet_would_compute_is_found_again(photos):
+    (photos / "a" / "00.jpg").rename(photos / "a" / "=1+1.jpg")
+    (photos / "a").rename(photos / "=a")
+    parts = names(split(photos, Row("=a/=1+1.jpg", "=a", "", "", "", "remove")))
+    assert "=a/=1+1.jpg" not in set().union(*parts.values())
+
+
+def test_conversion_obeys_and_its_identity_covers_the_content(photos, tmp_path):
+    path, out = tmp_path / "doctor.csv", tmp_path / "out"
+    review.write(path, [row("a/00.jpg", "remove")])
+    options = ConvertOptions("folder", apply=str(path), workers=1, show_progress=False)
+    manifest = command.convert(photos, out, options)
+    assert sum(split.examples for split in manifest.splits.values()) == 19
+    again = json.loads((out / dataset.MANIFEST).read_text())
+    assert "apply" not in again["arguments"]
+    assert command.convert(photos, out, options).raw == manifest.raw  # done already
+    review.write(path, [row("a/00.jpg")])
+    with pytest.raises(InputError, match="holds another data set"):
+        command.convert(photos, out, options)
+
+
+def test_apply_is_for_layouts_of_photographs(photos, tmp_path):
+    options = ConvertOptions("tfrecord", apply="doctor.csv", workers=1)
+    with pytest.raises(InputError, match="--apply is for --layout folder and csv"):
+        command.convert(tmp_path, tmp_path / "out", options)
+
+
+def test_many_groups_are_split_by_class():
+    """Each class gives its fifth, as near as its groups allow."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 5, 100)
+    groups = np.repeat(np.arange(100), sizes)
+    labels = np.repeat(rng.integers(1, 4, 100), sizes)
+    rows = [(0, 0, 1, int(label)) for label in labels]
+    listing = review.Listing.of_rows(["x"], rows, [f"{n}" for n in range(len(rows))])
+    parts = review.with_validation({"train": listing}, ConvertOptions("folder"), groups)
+    held_out = np.array([int(name) for name in parts["validation"].names])
+    assert np.isin(groups, groups[held_out]).sum() == len(held_out)
+    for label in range(1, 4):
+        share = (labels[held_out] == label).sum() / (labels == label).sum()
+        assert 0.15 < share <= 0.21
