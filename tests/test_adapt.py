@@ -284,10 +284,10 @@ def test_a_budget_s_sentence_names_no_flag_that_adapt_lacks(tmp_path, monkeypatc
         ({"minutes": float("inf")}, "must be positive and finite"),
         ({"minutes": float("nan")}, "must be positive and finite"),
         ({"max_bytes": 10}, "--max_bytes 10 is too little for any .sqz file"),
-        ({"photos": "absent"}, "absent is no folder"),
+        ({"photos": "absent"}, "absent is neither a folder nor a file; give"),
         ({"model_dir": "photos/mine"}, "lies in photos"),
         ({"photos": "scored"}, "scored has no train folder, but test, val; put"),
-        ({"photos": "scored/1.jpg"}, "1.jpg is a file, not a folder; give"),
+        ({"photos": "scored/1.jpg"}, "1.jpg is no zip or tar; give a folder"),
         ({"model_dir": "scored/1.jpg"}, "--model_dir scored/1.jpg is a file; name a folder"),
     ],
 )

@@ -574,7 +574,7 @@ def test_imagenet_folders_get_their_words(tmp_path):
         ),
         (["cat/1.jpg"], "has 1 class folder with images, cat, but a classifier needs two at least"),
         (["cat/1.jpg", "dog/notes.txt"], "dog has no image"),
-        (["pets/cat/1.jpg", "pets/dog/1.jpg"], "pets/cat holds 1 image one folder too deep"),
+        (["a/1.jpg", "pets/cat/1.jpg", "pets/dog/1.jpg"], "pets/cat holds 1 image one folder too"),
         (["a/1.jpg", "b/2021/jan/1.jpg", "b/2021/2.jpg"], "b/2021 holds 2 images one folder too"),
         (["a/1.heic", "b/2.heic"], "no image in its class folders but 2 .heic; photographs"),
         (["a/1.jpg", "b/1.heic", "b/2"], "b has no image but 1 .heic, 1 no ending; photographs"),

@@ -32,8 +32,10 @@ from squeezenext.adapt.plan import Plan
 from squeezenext.adapt.shipping import Adapted
 from squeezenext.arguments import checked
 from squeezenext.cli import log, run, say
-from squeezenext.convert.folder import is_image, split_folders
+from squeezenext.convert import command as conversion
+from squeezenext.convert import estimate, output, sources
 from squeezenext.convert.options import ConvertOptions
+from squeezenext.convert.places import is_image
 from squeezenext.errors import InputError, NotFinite, RunAgain, SomeInputsFailed
 from squeezenext.model import directory as model_directory
 from squeezenext.model import published
@@ -252,16 +254,9 @@ def _check(
         raise InputError(
             f"--max_bytes {max_bytes} is too little for any .sqz file; give 250000, or 0 for none."
         )
-    if not photos.is_dir():
-        what = "is a file, not a folder" if photos.is_file() else "is no folder"
-        raise InputError(f"{photos} {what}; give the folder that holds a folder per class.")
     if model_directory.is_one(photos):
         raise InputError(f"{photos} is a model directory; give the photographs, then --model_dir.")
-    if "train" not in (roots := split_folders(photos)):
-        raise InputError(
-            f"{photos} has no train folder, but {', '.join(root.name for root in roots.values())};"
-            f" put the images to train on into {photos / 'train'}, a folder per class."
-        )
+    sources.photographs_layout(photos)
     begun = (model_dir / model_directory.ADAPT).is_file()
     if not begun and model_directory.is_one(model_dir):
         raise InputError(
@@ -287,6 +282,11 @@ def _holds_photographs(folder: Path) -> bool:
     return any(is_image(path) and ours.isdisjoint(path.parents) for path in inside)
 
 
+def _options(photos: Path, seed: int, follow_links: bool) -> ConvertOptions:
+    layout = sources.photographs_layout(photos)
+    return ConvertOptions(layout, max_side=MAX_SIDE, seed=seed, follow_links=follow_links)
+
+
 def _convert(
     photos: Path, records: Path, seed: int, follow_links: bool
 ) -> tuple[Path, tuple[str, ...]]:
@@ -295,18 +295,16 @@ def _convert(
     Returns:
       The folder of the records, and a sentence about photographs that could not be used.
     """
-    from squeezenext.convert import command, output
-
-    options = ConvertOptions("folder", max_side=MAX_SIDE, seed=seed, follow_links=follow_links)
     try:
-        manifest = command.convert(photos, records, options, log)
+        options = _options(photos, seed, follow_links)
+        manifest = conversion.convert(photos, records, options, log, table=True)
     except output.OtherData as error:
         raise InputError(
             f"{records.parent} was begun with other photographs than are in {photos} now, or with "
             "another --seed or --follow_links; give another --model_dir."
         ) from error
     try:
-        command.log_outcome(manifest)
+        conversion.log_outcome(manifest)
     except SomeInputsFailed as error:
         return records, (str(error),)
     return records, ()
@@ -327,10 +325,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     same = "Give the same bits for the same adapt.json; slower."
     flags.DEFINE_bool("deterministic", False, same, **at)
     flags.DEFINE_bool("follow_links", False, "Also take photographs that are links.", **at)
+    flags.DEFINE_bool("dry_run", False, "Only print what was found; make nothing.", **at)
 
     def command(values: flags.FlagValues, positional: list[str]) -> None:
         if len(positional) != 1:
             raise InputError("Give one folder of photographs: squeezenext.adapt PHOTOS ...")
+        if values["dry_run"].value:
+            given = Path(positional[0]), values["seed"].value, values["follow_links"].value
+            say(*estimate.look(given[0], _options(*given)))
+            return
         adapted = adapt(positional[0], **{name: values[name].value for name in _FLAGS})
         say(*shipping.summary_lines(adapted))
         if adapted.faults:

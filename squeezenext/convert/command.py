@@ -36,10 +36,11 @@ def convert(
     output: str | Path,
     options: ConvertOptions,
     log: cli.Log = lambda text: None,
+    table: bool = False,
 ) -> dataset.Manifest:
-    """Converts `source`, a folder or a CSV file, into the data directory `output`.
+    """Converts `source`, a folder, an archive or a CSV file, into the data directory `output`.
 
-    `log` receives a sentence if nothing is to be done.
+    `log` receives a sentence if nothing is to be done, else, with `table`, what was found.
 
     Returns:
       The manifest. Images that could not be used are in `raw["rejected"]`.
@@ -66,6 +67,8 @@ def convert(
                     "the present files, choose another --output, or give --overwrite."
                 )
             return done
+        for line in estimate.found_lines(collection) if table else ():
+            log(line)
         commit.check_room(output, estimate.remaining_bytes(collection, output, options))
         planned = _begin(collection, source, output, options, identity)
         if options.layout == "tfrecord":
@@ -147,7 +150,12 @@ def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     text = {"flag_values": values}
     flags.DEFINE_enum("layout", None, LAYOUTS, "Layout of the source.", **text)
-    flags.DEFINE_string("source", None, "Folder of the archives, or of the images.", **text)
+    flags.DEFINE_string(
+        "source",
+        None,
+        "Folder of the archives, or of the images; or a zip, tar or CSV file.",
+        **text,
+    )
     flags.DEFINE_string("output", None, "Data directory to write.", **text)
     flags.DEFINE_integer("seed", 0, "Seed of the order of examples and of the split.", **text)
     flags.DEFINE_bool("partial", False, "Accept a part of ImageNet.", **text)

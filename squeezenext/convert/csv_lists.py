@@ -16,7 +16,7 @@ from typing import TextIO
 
 from squeezenext import labels
 from squeezenext.cli import plural, printable
-from squeezenext.convert.folder import SPLIT_NAMES, UNREADABLE, is_image, labels_of_model
+from squeezenext.convert.folder import UNREADABLE, labels_of_model
 from squeezenext.convert.listing import (
     Collection,
     Fault,
@@ -27,6 +27,7 @@ from squeezenext.convert.listing import (
     sorted_splits,
 )
 from squeezenext.convert.options import ConvertOptions
+from squeezenext.convert.places import SPLIT_NAMES, is_image
 from squeezenext.errors import InputError
 from squeezenext.files import is_leftover
 from squeezenext.images.decoding import ENDINGS

@@ -1,15 +1,21 @@
 """Lists folders of images: one folder a class, in given or newly made splits."""
 
 import collections
+import contextlib
 import dataclasses
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from squeezenext import labels
 from squeezenext.cli import counted, plural, printable
+from squeezenext.convert import places
+from squeezenext.convert.archives import Archive, Entry
 from squeezenext.convert.listing import (
+    ROW,
     Collection,
     Fault,
     Listing,
@@ -18,22 +24,13 @@ from squeezenext.convert.listing import (
     sorted_splits,
 )
 from squeezenext.convert.options import ConvertOptions
+from squeezenext.convert.places import Place
 from squeezenext.errors import InputError
 from squeezenext.files import expanded, is_leftover
 from squeezenext.images.decoding import ENDINGS, OTHER_ENDINGS
 from squeezenext.model.published import PUBLISHED
 from squeezenext.records.dataset import MANIFEST
 
-# The names that Hugging Face's datasets know, too.
-SPLIT_NAMES = {
-    name: split
-    for split, names in {
-        "train": ("train", "training"),
-        "validation": ("validation", "valid", "val", "dev"),
-        "test": ("test", "testing", "eval", "evaluation"),
-    }.items()
-    for name in names
-}
 _HINT = "make one folder per class, with the images directly in it"
 _CONVERTED = "photographs among them must be made JPEG first"
 UNREADABLE = "cannot be read: permission denied"
@@ -61,25 +58,22 @@ class _Walk:
     others: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
 
-def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collection:
+def collect(source: Path | Archive, options: ConvertOptions, names: ClassNames) -> Collection:
     """Lists `source`/CLASS/*.jpg, or `source`/{train,validation,test}/CLASS/*.jpg.
+
+    Folders around these are passed through. Without any class folder, names such as cat_001.jpg
+    give the classes, and a warning says so.
 
     Raises:
       InputError: no folder, no image, a class without one, classes in deeper folders, or a
         split's folder that is a link.
     """
-    walk = _Walk(options.follow_links, names)
-    roots, known = split_folders(source), labels_of_model(options)
-    if known and roots == {"train": source}:
-        roots = {"test": source}  # class folders alone, to score a model on
-    for root in roots.values():
-        if root != source and root.is_symlink() and not walk.follow_links:
-            raise InputError(f"{root} {_LINK}.")
-    walk.warnings += _beside(source, roots)
-    if "test" in roots and not known and not _has_folders(roots["test"]):
-        test = roots.pop("test")
-        walk.warnings.append(f"{test} has no class folders: {_skipped(test)}.")
-    images = {split: _images(root, walk) for split, root in roots.items()}
+    walk, watch, held = _Walk(options.follow_links, names), Watch(), None
+    if isinstance(source, Archive):
+        walk.faults, watch, held = [*source.faults], source.watch, source.held
+    place = places.innermost(source)
+    roots, known = places.split_folders(place), labels_of_model(options)
+    images = _listed(place, roots, known, walk)
     if walk.others:
         number = plural(walk.others.total(), "file")
         skipped = f"skipped by ending ({counted(walk.others)}); {_CONVERTED}"
@@ -88,20 +82,40 @@ def collect(source: Path, options: ConvertOptions, names: ClassNames) -> Collect
         folders = _trained(roots, images, known)
     else:
         folders = sorted(set().union(*images.values()))
-    classes = _classes(folders, names, source)
+    classes = _classes(folders, names, place)
     if known:
         folders, classes = _of_model(folders, classes, known), known
-    watch = Watch()
-    splits = {split: _listing(roots[split], folders, images[split], watch) for split in images}
+    splits = {name: _listing(roots[name], folders, images[name], watch, held) for name in images}
     splits = sorted_splits(splits)
-    described = {"file": source.resolve().name, "bytes": sum(s.bytes for s in splits.values())}
-    notes = tuple(walk.warnings)
-    return Collection(classes, splits, tuple(walk.faults), (described,), watch, notes)
+    file = source.path if isinstance(source, Archive) else source
+    described = {"file": file.resolve().name, "bytes": sum(s.bytes for s in splits.values())}
+    faults, notes = tuple(walk.faults), tuple(walk.warnings)
+    return Collection(classes, splits, faults, (described,), watch, notes)
+
+
+def _listed(
+    place: Place, roots: dict[str, Place], known: tuple[labels.Label, ...], walk: _Walk
+) -> dict[str, dict[str, list[Place]]]:
+    """Returns the images of each class of each split; changes `roots` to those that count."""
+    if known and roots == {"train": place}:
+        roots["test"] = roots.pop("train")  # class folders alone, to score a model on
+    for root in roots.values():
+        if root is not place and root.is_symlink() and not walk.follow_links:
+            raise InputError(f"{root} {_LINK}.")
+    walk.warnings += _beside(place, roots)
+    if "test" in roots and not known and not places.has_folders(roots["test"]):
+        test = roots.pop("test")
+        walk.warnings.append(f"{test} has no class folders: {_skipped(test)}.")
+    if roots == {"train": place} and (named := places.by_name(place)):
+        walk.warnings.append(places.sentence_by_name(place, named))
+        return {"train": {name: _usable(place, files, walk) for name, files in named.items()}}
+    roots |= {split: places.innermost(root) for split, root in roots.items()}
+    return {split: _images(root, walk) for split, root in roots.items()}
 
 
 def _trained(
-    roots: dict[str, Path],
-    images: dict[str, dict[str, list[Path]]],
+    roots: dict[str, Place],
+    images: dict[str, dict[str, list[Place]]],
     known: tuple[labels.Label, ...],
 ) -> list[str]:
     """Returns the class folders of the training split, which no other split may exceed."""
@@ -149,7 +163,7 @@ def _of_model(
     return [folder_of.get(label.synset, label.synset) for label in known]
 
 
-def _classes(folders: list[str], names: ClassNames, source: Path) -> tuple[labels.Label, ...]:
+def _classes(folders: list[str], names: ClassNames, source: Place) -> tuple[labels.Label, ...]:
     """Returns each folder's class: its name, or the words of an ImageNet synset."""
     classes: dict[str, labels.Label] = {}
     for folder in folders:
@@ -169,50 +183,12 @@ def _classes(folders: list[str], names: ClassNames, source: Path) -> tuple[label
     return tuple(classes.values())
 
 
-def split_folders(source: Path) -> dict[str, Path]:
-    """Returns the folder of each split.
-
-    It is "train" alone if no folder of that name has folders in it, unless all folders are those of
-    other splits, to score a finished model on.
-    """
-    roots: dict[str, Path] = {}
-    named = [
-        (SPLIT_NAMES[name], path)
-        for path in _entries(source)
-        if (name := path.name.lower()) in SPLIT_NAMES and path.is_dir()
-    ]
-    train = [path for name, path in named if name == "train"]
-    # A train folder of images alone is a class with a split's name: bus, plane, train.
-    if not any(map(_has_folders, train)):
-        folders = [path for path in _entries(source) if path.is_dir()]
-        held_out = not train and len(folders) == len(named)
-        if not (named and held_out and all(_has_folders(path) for path in folders)):
-            return {"train": source}
-    for name, path in named:
-        if name in roots:
-            raise InputError(f"{roots[name]} and {path} both are the {name} split; keep one.")
-        roots[name] = path
-    return roots
-
-
-def _has_folders(path: Path) -> bool:
-    return any(inner.is_dir() for inner in _entries(path))
-
-
-def _entries(folder: Path) -> list[Path]:
-    """Returns the entries of a folder, in order, without what systems leave there."""
-    try:
-        return sorted(path for path in folder.iterdir() if not is_leftover(path.name))
-    except OSError as error:
-        raise InputError(f"{folder} cannot be read: {error.strerror}.") from error
-
-
-def _beside(source: Path, roots: dict[str, Path]) -> list[str]:
+def _beside(source: Place, roots: dict[str, Place]) -> list[str]:
     """Returns warnings of the images and of each folder with images beside those of the splits."""
     if list(roots.values()) == [source]:
         return []
     names = ", ".join(root.name for root in roots.values())
-    others = [path for path in _entries(source) if path not in roots.values()]
+    others = [path for path in places.entries(source) if path not in roots.values()]
     loose = _photographs(path.name for path in others if not path.is_dir()).total()
     warnings = [f"{plural(loose, 'image')} beside {names} skipped."] if loose else []
     folders = [path for path in others if path.is_dir() and _below(path)]
@@ -225,36 +201,39 @@ def _photographs(names: Iterable[str]) -> collections.Counter[str]:
     return collections.Counter(e for e in endings if e in ENDINGS | OTHER_ENDINGS)
 
 
-def _below(folder: Path) -> collections.Counter[str]:
+def _below(folder: Place) -> collections.Counter[str]:
     """Returns the `_photographs` in a folder and all folders below it."""
     found: collections.Counter[str] = collections.Counter()
-    for _, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not is_leftover(name)]
-        found += _photographs(names)
+    below = [folder]
+    while below:
+        with contextlib.suppress(InputError):  # one may not be read
+            inside = places.entries(below.pop())
+            below += [path for path in inside if path.is_dir() and not path.is_symlink()]
+            found += _photographs(path.name for path in inside)
     return found
 
 
-def _skipped(folder: Path) -> str:
+def _skipped(folder: Place) -> str:
     return f"its {plural(_below(folder).total(), 'image is', 'images are')} skipped"
 
 
-def _images(root: Path, walk: _Walk) -> dict[str, list[Path]]:
+def _images(root: Place, walk: _Walk) -> dict[str, list[Place]]:
     """Returns the image files of each class folder in `root`."""
-    images: dict[str, list[Path]] = {}
+    images: dict[str, list[Place]] = {}
     beside: collections.Counter[str] = collections.Counter()
     outside, before = False, len(walk.faults)
-    for path in _entries(root):
+    for path in places.entries(root):
         if walk.names.skip and walk.names.skip.fullmatch(path.name):
             continue
         if path.is_dir() and (fault := name_fault(path.name)):
             raise InputError(f"The class folder {printable(str(path))} {fault}.")
         if path.is_dir() and path.is_symlink() and not walk.follow_links:
             walk.faults.append(Fault(path.name, _LINK))
-        elif path.is_dir() and _entries(path):
+        elif path.is_dir() and places.entries(path):
             images[path.name] = _class_images(root, path, walk)
         elif path.is_dir():
             walk.warnings.append(f"{printable(path.name)} is an empty folder: skipped.")
-        elif is_image(path):
+        elif places.is_image(path):
             outside = True
             walk.faults.append(Fault(path.name, "lies beside the class folders: it has no class"))
         else:
@@ -272,14 +251,14 @@ def _images(root: Path, walk: _Walk) -> dict[str, list[Path]]:
     if len(empty) == len(images):
         raise InputError(f"{root} {_no_images(root, walk, outside)}.")
     if empty:
-        others = counted(collections.Counter(map(_ending, _entries(root / empty[0]))))
+        others = counted(collections.Counter(map(_ending, places.entries(root / empty[0]))))
         raise InputError(
             f"{root / empty[0]} has no image but {others}; {_CONVERTED}, or remove the folder."
         )
     return images
 
 
-def _no_images(root: Path, walk: _Walk, outside: bool) -> str:
+def _no_images(root: Place, walk: _Walk, outside: bool) -> str:
     """Returns what a folder is that has no image in a class folder, and what to do."""
     if (root / MANIFEST).is_file():
         return "holds records, which were made of photographs; give the folder of the photographs"
@@ -287,21 +266,21 @@ def _no_images(root: Path, walk: _Walk, outside: bool) -> str:
         return f"has images only outside class folders; {_HINT}"
     if walk.others:
         return f"has no image in its class folders but {counted(walk.others)}; {_CONVERTED}"
-    there = collections.Counter(map(_ending, _entries(root)))
+    there = collections.Counter(map(_ending, places.entries(root)))
     if there and "folder" not in there:
         return f"has no class folder but {counted(there)}; {_HINT}"
     return f"has no image in a class folder; {_HINT}"
 
 
-def _ending(path: Path) -> str:
+def _ending(path: Place) -> str:
     if path.is_dir():
         return "folder"
     return printable(path.suffix.lower()) or "no ending"
 
 
-def _class_images(root: Path, folder: Path, walk: _Walk) -> list[Path]:
-    files = []
-    for path in _entries(folder):
+def _class_images(root: Place, folder: Place, walk: _Walk) -> list[Place]:
+    found = []
+    for path in places.entries(folder):
         if path.is_dir():
             below = _below(path)
             count = sum(number for ending, number in below.items() if ending in ENDINGS)
@@ -310,23 +289,34 @@ def _class_images(root: Path, folder: Path, walk: _Walk) -> list[Path]:
                     f"{path} holds {plural(count, 'image')} one folder too deep; {_HINT}."
                 )
             if count:
-                name = printable(str(path.relative_to(root)))
+                name = printable(f"{folder.name}/{path.name}")
                 walk.warnings.append(f"{name} is a folder in a class: left out.")
             else:
                 walk.others += below
-        elif not is_image(path):
+        elif not places.is_image(path):
             walk.others[_ending(path)] += 1
-        elif fault := _fault(path, walk.follow_links):
-            walk.faults.append(Fault(path.relative_to(root).as_posix(), fault))
         else:
-            files.append(path)
-    return files
+            found.append(path)
+    return _usable(root, found, walk)
 
 
-def _fault(path: Path, follow_links: bool) -> str:
+def _usable(root: Place, images: list[Place], walk: _Walk) -> list[Place]:
+    """Returns the images that can be used; the others become faults."""
+    usable = []
+    for path in images:
+        if fault := _fault(path, walk.follow_links):
+            walk.faults.append(Fault(places.name_in(path, root), fault))
+        else:
+            usable.append(path)
+    return usable
+
+
+def _fault(path: Place, follow_links: bool) -> str:
     """Returns why a file of an image's name cannot be used, or ""."""
     if fault := name_fault(path.name):
         return fault
+    if isinstance(path, Entry):
+        return path.part.fault
     if path.is_symlink() and not follow_links:
         return _LINK
     if not path.is_file():
@@ -334,16 +324,23 @@ def _fault(path: Path, follow_links: bool) -> str:
     return "" if os.access(path, os.R_OK) else UNREADABLE
 
 
-def is_image(path: Path) -> bool:
-    """Returns whether a file name has an image's ending."""
-    return path.suffix.lower() in ENDINGS
-
-
 def _listing(
-    root: Path, folders: list[str], images: dict[str, list[Path]], watch: Watch
+    root: Place,
+    folders: list[str],
+    images: dict[str, list[Place]],
+    watch: Watch,
+    held: Path | None,
 ) -> Listing:
-    files = [path for name in folders for path in images.get(name, [])]
-    ids = {name: number for number, name in enumerate(folders, 1)}
-    names = [path.relative_to(root).as_posix() for path in files]
-    rows = [(index, 0, watch.size(path), ids[path.parent.name]) for index, path in enumerate(files)]
-    return Listing.of_rows(files, rows, names)
+    """Returns the listing of a split, whose images lie in the archive's file `held`, if given."""
+    found = [
+        (path, number) for number, name in enumerate(folders, 1) for path in images.get(name, [])
+    ]
+    names = [places.name_in(path, root) for path, _ in found]
+    files, rows = [held] if held else [], []
+    for path, label in found:
+        if isinstance(path, Entry):
+            rows.append((0, *path.part[:2], label, *path.part[2:4]))
+        else:
+            rows.append((len(files), 0, watch.size(path), label, 0, 0))
+            files.append(path)
+    return Listing(tuple(files), np.array(rows, ROW), names)

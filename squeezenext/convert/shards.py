@@ -15,7 +15,7 @@ import numpy as np
 
 from squeezenext import files, labels
 from squeezenext.convert import commit, images
-from squeezenext.convert.listing import Collection, Fault, Listing, random_order
+from squeezenext.convert.listing import Collection, Fault, Listing, random_order, unpacked
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
 from squeezenext.images import decoding
@@ -213,8 +213,9 @@ def content_crc(image: bytes) -> int:
 def _images(job: ShardJob, result: Written) -> Iterator[tuple[str, int, images.Normalised]]:
     """Yields name, label and image where it is usable; adds what it finds to `result`."""
     examples = zip(job.listing.names, _contents(job.listing), strict=True)
-    for index, (name, (label, data)) in enumerate(examples):
+    for index, (name, (label, data, stated)) in enumerate(examples):
         try:
+            data = unpacked(data, *stated)
             image = images.normalise(data, job.verify_images, job.smaller, job.upright)
             mean = images.rgb_mean(image.data) if index < job.mean_of else None
         except images.ImageError as error:
@@ -229,14 +230,16 @@ def _images(job: ShardJob, result: Written) -> Iterator[tuple[str, int, images.N
 
 
 def image_bytes(listing: Listing, number: int) -> bytes:
-    """Returns the bytes of one image, in any thread. Raises as `_contents`."""
+    """Returns the bytes of one image, in any thread. Raises as `_contents` and `unpacked`."""
     with contextlib.closing(_contents(listing.take(np.array([number])))) as content:
-        _, data = next(content)
-    return data
+        _, data, stated = next(content)
+    return unpacked(data, *stated)
 
 
-def _contents(listing: Listing) -> Iterator[tuple[int, bytes]]:
-    """Yields label and bytes of each image; of one that is too large, only enough to show that.
+def _contents(listing: Listing) -> Iterator[tuple[int, bytes, tuple[int, int, int]]]:
+    """Yields label, bytes as they are stored, and what else `unpacked` takes, of each image.
+
+    Of one that is too large there are only enough bytes to show that.
 
     Raises:
       InputError: a file is gone, or shorter than when it was listed.
@@ -245,14 +248,14 @@ def _contents(listing: Listing) -> Iterator[tuple[int, bytes]]:
     for number, run in itertools.groupby(rows, operator.itemgetter(0)):
         path = listing.files[number]
         with files.open_file(path) as file:  # once for many images of an archive
-            for _, offset, size, label in run:
-                size = min(size, decoding.MAX_BYTES + 1)
-                data = os.pread(file.fileno(), size, offset)
-                if len(data) != size:
+            for _, offset, size, label, packed, crc in run:
+                held = packed or min(size, decoding.MAX_BYTES + 1)
+                data = os.pread(file.fileno(), held, offset)
+                if len(data) != held:
                     raise InputError(
                         f"{path} became shorter while it was read; run the command again."
                     )
-                yield label, data
+                yield label, data, (size, packed, crc)
 
 
 def _encode(job: ShardJob, name: str, label: int, image: images.Normalised) -> list[bytes]:

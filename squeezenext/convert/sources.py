@@ -5,10 +5,12 @@ import re
 from pathlib import Path
 
 from squeezenext.convert import (
+    archives,
     csv_lists,
     folder,
     imagenet,
     imagenet_folders,
+    places,
     review,
     tfrecords,
 )
@@ -37,7 +39,7 @@ def collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> C
 
 
 def found_in(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> Collection:
-    """Lists all examples in `source`, a folder or a CSV file of the layout `options.layout`.
+    """Lists all examples in `source`, a folder, an archive or a CSV file, by `options.layout`.
 
     The folder `spool` is for a copy of what cannot be read twice.
 
@@ -67,6 +69,8 @@ def _collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> 
         raise InputError("--labels_of is for --layout folder and csv: images to score a model on.")
     if options.layout == "csv":
         return csv_lists.collect(source, options)
+    if options.layout in _CLASS_FOLDERS and source.is_file():
+        return folder.collect(archives.tree(source, spool), options, _class_names(options))
     if not source.is_dir():
         raise InputError(no_folder(source))
     if options.layout == "tfrecord":
@@ -82,12 +86,35 @@ def no_folder(source: Path) -> str:
     """Returns a sentence about a source that is no folder."""
     if source.exists():
         sentence = (
-            "is a file; give the folder that holds the images (unpack an archive first), or "
-            "--layout csv for a list of images"
+            "is a file; give the folder that holds the images, with --layout folder a zip or tar "
+            "of it, or with --layout csv a list of images"
         )
     else:
         sentence = "is no folder; give the one that holds the data, such as --source photos"
     return f"--source {source} {sentence}."
+
+
+def photographs_layout(photos: Path) -> str:
+    """Returns "csv" for a CSV file and "folder" for a folder or an archive.
+
+    Raises:
+      InputError: it is none of these, or has no images to train on.
+    """
+    if photos.is_file() and photos.suffix.lower() == ".csv":
+        return "csv"
+    if photos.is_file():
+        archives.kind(photos)
+    elif not photos.is_dir():
+        raise InputError(
+            f"{photos} is neither a folder nor a file; give a folder with a folder per class, or a "
+            "zip or tar of it."
+        )
+    elif "train" not in (roots := places.split_folders(places.innermost(photos))):
+        raise InputError(
+            f"{photos} has no train folder, but {', '.join(root.name for root in roots.values())};"
+            f" put the images to train on into {photos / 'train'}, a folder per class."
+        )
+    return "folder"
 
 
 def _root(source: Path, options: ConvertOptions) -> Path:
@@ -110,7 +137,8 @@ def check_apart(source: Path, output: Path, options: ConvertOptions) -> None:
     if options.layout == "csv":
         roots = [source if source.is_dir() else source.parent]
     elif options.layout in _CLASS_FOLDERS and source.is_dir():
-        roots = list(folder.split_folders(_root(source, options)).values())
+        place = places.innermost(_root(source, options))
+        roots = [Path(str(root)) for root in places.split_folders(place).values()]
     resolved = Path(os.path.realpath(output))  # Path.resolve fails for a link to itself
     for root in (root.resolve() for root in roots):
         inside = resolved.is_relative_to(root) and options.layout in _CLASS_FOLDERS
@@ -119,5 +147,5 @@ def check_apart(source: Path, output: Path, options: ConvertOptions) -> None:
             raise InputError(
                 f"--output {output} lies among the data in {root}; choose a folder elsewhere."
             )
-    if any(folder.is_image(path) for path in output.glob("*")):
+    if any(places.is_image(path) for path in output.glob("*")):
         raise InputError(f"--output {output} holds images; choose another, such as records.")

@@ -1,0 +1,156 @@
+"""Finds the photographs in what people have: which folder is which split, which name is a class.
+
+A place is a folder, or one in an archive. What systems and programs leave in it counts for nothing.
+"""
+
+import collections
+import os
+import re
+from pathlib import Path
+
+from squeezenext.cli import counted, printable
+from squeezenext.convert.archives import Entry
+from squeezenext.errors import InputError
+from squeezenext.files import is_leftover
+from squeezenext.images.decoding import ENDINGS
+
+Place = Path | Entry
+
+# The names that Hugging Face's datasets know, too.
+SPLIT_NAMES = {
+    name: split
+    for split, names in {
+        "train": ("train", "training"),
+        "validation": ("validation", "valid", "val", "dev"),
+        "test": ("test", "testing", "eval", "evaluation"),
+    }.items()
+    for name in names
+}
+_METADATA = "metadata.csv"  # of Hugging Face's imagefolder: file_name,label
+_MOST_AROUND = 8  # folders around those of the classes
+# A name without digits before a number: cat_001, cat.1, dog (3). It ends in a letter.
+_NUMBERED = re.compile(r"(\D*[^\W\d_])[ ._-]*(?:\d+|\(\d+\))")
+# What cameras, phones and programs write before a number.
+_CAMERAS = frozenset(
+    {"img", "image", "images", "dsc", "dscn", "dscf", "dcim", "pxl", "mvimg", "fb_img", "cimg",
+     "imgp", "sam", "dji", "gopr", "wp", "p", "pano", "burst", "photo", "photos", "picture", "pic",
+     "foto", "scan", "screenshot", "whatsapp image", "frame", "unnamed", "untitled", "download",
+     "file", "bild", "imagen", "capture"}
+)  # fmt: skip
+
+
+def entries(folder: Place) -> list:
+    """Returns the entries of a folder, in order, without what systems leave there."""
+    try:
+        return sorted(path for path in folder.iterdir() if not is_leftover(path.name))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error.strerror}.") from error
+
+
+def has_folders(folder: Place) -> bool:
+    """Returns whether there is a folder in a folder."""
+    return any(inner.is_dir() for inner in entries(folder))
+
+
+def is_image(path: Place) -> bool:
+    """Returns whether a file name has an image's ending."""
+    return path.suffix.lower() in ENDINGS
+
+
+def name_in(path: Place, folder: Place) -> str:
+    """Returns the path of a file from a folder above it, with "/"."""
+    return Path(os.path.relpath(str(path), str(folder))).as_posix()
+
+
+def innermost(source: Place) -> Place:
+    """Returns the folder below `source` that holds the data, if folders hold one folder alone.
+
+    Many archives have one around all: flowers.zip holds flowers/rose/1.jpg.
+    """
+    for _ in range(_MOST_AROUND):
+        found = entries(source)
+        folders = [path for path in found if path.is_dir()]
+        if len(folders) != 1 or folders[0].is_symlink() or any(map(is_image, found)):
+            break
+        if folders[0].name.lower() in SPLIT_NAMES:
+            break
+        if not has_folders(folders[0]) and not by_name(folders[0]):
+            break  # the only class
+        source = folders[0]
+    return source
+
+
+def split_folders(source: Place) -> dict[str, Place]:
+    """Returns the folder of each split.
+
+    It is "train" alone if no folder of that name has folders in it, unless all folders are those of
+    other splits, to score a finished model on.
+    """
+    roots: dict[str, Place] = {}
+    named = [
+        (SPLIT_NAMES[name], path)
+        for path in entries(source)
+        if (name := path.name.lower()) in SPLIT_NAMES and path.is_dir()
+    ]
+    train = [path for name, path in named if name == "train"]
+    # A train folder of images alone is a class with a split's name: bus, plane, train.
+    if not any(map(has_folders, train)):
+        folders = [path for path in entries(source) if path.is_dir()]
+        held_out = not train and len(folders) == len(named)
+        if not (named and held_out and all(has_folders(path) for path in folders)):
+            return {"train": source}
+    for name, path in named:
+        if name in roots:
+            raise InputError(f"{roots[name]} and {path} both are the {name} split; keep one.")
+        roots[name] = path
+    return roots
+
+
+def by_name(folder: Place) -> dict[str, list]:
+    """Returns the images of each class, if each image's name is a class and a number: cat_001.jpg.
+
+    It is {} if there are folders, if a name is that of a camera (IMG_1.jpg), or if the classes are
+    not at least two with at least two images each.
+    """
+    classes: dict[str, list] = {}
+    for path in entries(folder):
+        if path.is_dir():
+            return {}
+        if is_image(path):
+            match = _NUMBERED.fullmatch(path.name.removesuffix(path.suffix))
+            classes.setdefault(match[1] if match else "", []).append(path)
+    named = not any(name.strip(" ._-").lower() in {"", *_CAMERAS} for name in classes)
+    several = len(classes) > 1 and min(map(len, classes.values())) > 1
+    return classes if named and several else {}
+
+
+def sentence_by_name(folder: Place, images: dict[str, list]) -> str:
+    """Returns what was taken for classes by `by_name`."""
+    counts = counted(collections.Counter({name: len(files) for name, files in images.items()}))
+    example = next(iter(images.values()))[0].name
+    return printable(
+        f"{folder} has no class folders: each image is of the class before its number, as in "
+        f"{example} ({counts}); if that is wrong, make one folder per class."
+    )
+
+
+def metadata_lists(source: Place) -> dict[str, Path]:
+    """Returns the list of each split in a folder of the form that Hugging Face calls imagefolder.
+
+    It is {} where there is no metadata.csv that has the columns file_name and label.
+    """
+    if not isinstance(source, Path):
+        return {}
+    roots = {"train": source} | {
+        SPLIT_NAMES[path.name.lower()]: path
+        for path in entries(source)
+        if path.name.lower() in SPLIT_NAMES
+    }
+    lists = {split: root / _METADATA for split, root in roots.items()}
+    return {split: path for split, path in lists.items() if path.is_file() and _labels(path)}
+
+
+def _labels(path: Path) -> bool:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        heads = [head.strip(' "\r\n').lower() for head in file.readline(4096).split(",")]
+    return {"file_name", "label"} <= {*heads}
