@@ -1,6 +1,7 @@
 """A table of some four hundred hostile or odd image files, made by hand."""
 
 import contextlib
+import importlib.util
 import io
 import os
 import struct
@@ -33,9 +34,26 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     return file.getvalue()
 
 
+def heic(image: Image.Image, orientation: int = 1, note: str = "", **options) -> bytes:
+    """The image as a phone stores it: `orientation` is how the phone was held."""
+    import pillow_heif
+
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    if note:
+        exif[0x010E] = note
+    options.setdefault("exif", exif.tobytes())
+    pillow_heif.from_pillow(image).save(file, **options)
+    return file.getvalue()
+
+
+HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
+
+
 def formats() -> dict[str, bytes]:
-    image = photograph()
-    return {
+    image = photograph(98, 64)  # a HEIC is not smaller
+    phones = {"plain.heic": heic(image)} if HAS_HEIC else {}
+    return phones | {
         "baseline.jpg": encoded(image, "JPEG"),
         "progressive.jpg": encoded(image, "JPEG", progressive=True),
         "plain.png": encoded(image, "PNG"),
@@ -43,6 +61,9 @@ def formats() -> dict[str, bytes]:
         "lossless.webp": encoded(image, "WEBP", lossless=True),
         "plain.gif": encoded(image, "GIF"),
         "plain.bmp": encoded(image, "BMP"),
+        "plain.avif": encoded(image, "AVIF"),
+        "plain.tif": encoded(image, "TIFF"),
+        "packed.tif": encoded(image, "TIFF", compression="tiff_lzw"),
     }
 
 

@@ -312,11 +312,11 @@ def test_other_photographs_want_another_directory_and_twins_are_told(tmp_path, c
             for number in range(2):
                 (folder / f"{number}.jpg").write_bytes(tiny.jpeg(label * 10 + number, label))
     (tmp_path / "photos/train/n1/broken.jpg").write_bytes(b"no image")
-    (tmp_path / "photos/train/n1/IMG.HEIC").write_bytes(b"of a telephone")
+    (tmp_path / "photos/train/n1/IMG.MOV").write_bytes(b"of a telephone")
     records = tmp_path / "mine" / "records"
     _, faults = adapt_command._convert(tmp_path / "photos", records, 0, False)
     told = capsys.readouterr().err
-    assert "4 images lie in two splits" in told and "1 .heic" in told
+    assert "4 images lie in two splits" in told and "1 .mov" in told
     assert len(faults) == 1 and "broken.jpg" in told
     (tmp_path / "elsewhere").mkdir()
     moved = (tmp_path / "photos").rename(tmp_path / "elsewhere" / "pictures")

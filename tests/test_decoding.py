@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from squeezenext.images import crops as images_crops
 from squeezenext.predict import predictor
 from squeezenext.records import dataset, samples
 from squeezenext.records.reader import Reader
+from tests import hostile_images
 from tests.converting import convert
 
 CHOICES = [CAFFE_SQUASH, CAFFE_SHORT_SIDE, TORCHVISION, CAFFE_RANDOM_RESIZED_CROP]
@@ -218,7 +220,7 @@ def test_every_kind_of_image_becomes_rgb(data, mean):
     ("data", "fault"),
     [
         (b"", r"is empty\."),
-        (b"text", r"is text, no JPEG, PNG, GIF, BMP or WebP image\."),
+        (b"text", r"is text, no JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF or HEIC image\."),
         (photograph(64, 64)[:500], r"is cut short or damaged in its header\."),
         (photograph(64, 64)[:-500], r"cannot be decoded \(.*[Tt]runcated.*\)\."),
         (b"\x89PNG\r\n\x1a\n", r"is cut short or damaged in its header\."),
@@ -264,6 +266,7 @@ def test_metadata_never_reaches_a_decoder():
         "PNG": encoded(image, "PNG", exif=exif, pnginfo=info),
         "WebP": encoded(image, "WEBP", exif=exif, icc_profile=note, xmp=note, lossless=True),
         "GIF": encoded(image, "GIF", comment=note),
+        "TIFF": encoded(image, "TIFF", exif=exif, icc_profile=note, tiffinfo={270: "secret" * 99}),
     }
     for kind, data in files.items():
         bare = jpeg.bare(data) if kind == "JPEG" else containers.bare(kind, data)
@@ -322,6 +325,52 @@ def test_a_gif_of_countless_small_blocks_is_refused_wherever_they_stand():
             decoding.read_image(data, "a")
 
 
+def test_of_a_tiff_the_first_page_alone_is_read():
+    pages = [Image.new("RGB", (30, 20), colour) for colour in ("red", "green", "blue")]
+    for how in ({}, {"compression": "tiff_lzw"}, {"compression": "jpeg"}):
+        data = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:], **how)
+        assert len(containers.bare("TIFF", data).data) < len(data) / 2
+        assert np.abs(np.asarray(decoding.read_image(data, "x"), int) - (255, 0, 0)).max() <= 1
+
+
+def tiff(**changed):
+    """A TIFF of 4 x 2 grey pixels in one strip, with some tags changed."""
+    tags = {
+        "width": (256, 4), "height": (257, 2), "bits": (258, 8), "compression": (259, 1),
+        "colours": (262, 1), "offsets": (273, 8), "rows": (278, 2), "sizes": (279, 8),
+    } | changed  # fmt: skip
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.values())]
+    return b"".join((b"II*\0", struct.pack("<I", 16), bytes(range(8)),
+                     struct.pack("<H", len(entries)), *entries, bytes(4)))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        ({"width": (256, 0)}, "declares 0 x 2 pixels|damaged"),
+        ({"width": (256, 60_000), "height": (257, 60_000)}, "cut short|pixels"),
+        ({"rows": (278, 0)}, "damaged"),
+        ({"rows": (278, 1)}, "damaged"),
+        ({"sizes": (279, 7)}, "is cut short"),
+        ({"sizes": (279, 1 << 30)}, "is cut short"),
+        ({"offsets": (273, 1 << 30)}, "is cut short"),
+        ({"compression": (259, 6)}, "is a TIFF of compression 6 and colours 1"),
+        ({"colours": (262, 32803)}, "compression 1 and colours 32803, which is not supported"),
+        ({"bits": (258, 32)}, "other samples than of 8 or 16 bits"),
+        ({"format": (339, 3)}, "other samples than of 8 or 16 bits"),
+        ({"preview": (254, 1)}, "begins with a preview, as raw photographs do"),
+        ({"tiles": (322, 0), "tall": (323, 16)}, "damaged"),
+        ({"tiles": (322, 60_000), "tall": (323, 60_000), "at": (324, 8), "of": (325, 8)},
+         "has tiles of 60000 x 60000 pixels"),
+    ],
+)  # fmt: skip
+def test_a_tiff_is_checked_before_a_decoder_sees_it(changed, fault):
+    good = np.asarray(decoding.read_image(tiff(), "x"))[..., 0]
+    assert good.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    with pytest.raises(decoding.ImageError, match=fault):
+        decoding.open_image(tiff(**changed))
+
+
 def held(orientation, kind, name="", byteorder="<"):
     """A photograph that a camera stored as it was held, with EXIF's orientation."""
     exif = Image.Exif()
@@ -332,11 +381,14 @@ def held(orientation, kind, name="", byteorder="<"):
     file = io.BytesIO()
     lossless = {"lossless": True} if kind == "WebP" else {"quality": 95} if kind == "JPEG" else {}
     picture = Image.open(io.BytesIO(photograph(48, 80)))
+    if kind == "HEIC":
+        picture = picture.resize((96, 64))  # HEIC's smallest side
+        return hostile_images.heic(picture, orientation, quality=-1, chroma=444)
     picture.save(file, kind, exif=exif, **lossless)
     return file.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(9))
 @pytest.mark.parametrize("byteorder", "<>")
 def test_a_photograph_is_turned_upright_where_it_is_asked_for(kind, orientation, byteorder):
@@ -411,11 +463,13 @@ def test_a_large_photograph_is_turned_after_it_was_reduced():
     assert made.repair == "turned upright (EXIF 6)"
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "TIFF", "AVIF", "HEIC"])
 @pytest.mark.parametrize("max_side", [None, 40])
 def test_conversion_and_prediction_turn_alike(kind, max_side):
     smaller = max_side and images.Smaller(max_side, 95)
     for orientation in range(1, 9):
+        if kind == "HEIC" and not hostile_images.HAS_HEIC:
+            pytest.skip("requirements-heic.txt is not installed")
         data = held(orientation, kind)
         made = images.normalise(data, smaller=smaller, upright=True)
         wanted = decoding.decode(decoding.open_image(data, upright=True)).resize(

@@ -119,7 +119,8 @@ def test_each_is_named(tmp_path):
         f"{TENCH}_15.tar": "is no image of the data set",
         f"{TENCH}_16.JPEG": "declares 60000 x 60000 pixels, more than 268435456",
         f"{TENCH}_0.JPEG": "appears twice",
-        f"{TENCH}_17.JPEG": "is an unknown format, no JPEG, PNG, GIF, BMP or WebP image",
+        f"{TENCH}_17.JPEG": "is an unknown format, "
+        "no JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF or HEIC image",
         "ILSVRC2012_bbox_train_v2.tar.gz: ../../evil.xml": "is no box file",
     }
 

@@ -134,7 +134,7 @@ def test_errors_name_the_file_and_the_reason(result):
         "a folder.jpg": "is a folder; name an image",
         "pipe.jpg": "no regular file",
         "sparse.jpg": "larger than 64 MB",
-        "strangers_really_EPS.jpg": "no JPEG, PNG, GIF, BMP or WebP image",
+        "strangers_really_EPS.jpg": "no JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF or HEIC image",
         "strangers_empty.jpg": "is empty",
         "truncated_cut5_baseline.jpg": "truncated",
     }.items():

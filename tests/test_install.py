@@ -152,7 +152,7 @@ def test_setup_makes_no_environment_anew_and_says_how_to_enter_it(tmp_path, fold
 def test_the_locks_hold_every_requirement_with_hashes():
     constraints = dict(line.split("==") for line in _lines("constraints.txt"))
     for lock, wanted in {
-        "requirements.lock": ("requirements.txt",),
+        "requirements.lock": ("requirements.txt", "requirements-heic.txt"),
         "requirements-dev.lock": ("requirements.txt", "requirements-dev.txt"),
     }.items():  # fmt: skip
         text = (REPOSITORY / lock).read_text()
@@ -175,6 +175,11 @@ def test_the_extra_for_gpus_has_the_tensorflow_of_the_requirements():
     (extra,) = project["optional-dependencies"]["cuda"]
     assert extra.replace("[and-cuda]", "") in requirements("requirements.txt")
     assert extra in (REPOSITORY / "scripts" / "setup.sh").read_text()
+
+
+def test_the_extra_for_heic_is_what_setup_brings():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert set(project["optional-dependencies"]["heic"]) == requirements("requirements-heic.txt")
 
 
 @pytest.mark.parametrize("name", ["mine", "a:b"])

@@ -25,7 +25,8 @@ def zip_of(*names):
 FILES = {
     "photo.jpg": (b"\xff\xd8\xff\xe0", "an image; predict takes it as an argument"),
     "photo.webp": (b"RIFF\1\0\0\0WEBPVP8 ", "an image; "),
-    "photo.heic": (b"\0\0\0\x18ftypheic", "a HEIC image or a film; save images as JPEG or PNG"),
+    "photo.heic": (b"\0\0\0\x18ftypheic", "an image; "),
+    "IMG_1.MOV": (b"\0\0\0\x14ftypqt  ", "a film; save single images of it as JPEG"),
     "m.onnx": (b"\x08\x08\x12\x0bsqueezenext", "an ONNX file; it is for other programs"),
     "plain.pth": (torch_files.pth_of({"a": np.zeros(3)}), "a PyTorch file; python -m squeezenext"),
     "old.pth": (torch_files.pth_of({"a": np.zeros(3)}, old=True), "a pickle, as old PyTorch files"),
@@ -97,7 +98,7 @@ def test_the_command_s_own_words(tmp_path, capsys):
         ("plain.pth", "It is a PyTorch file; python -m squeezenext.weights import"),
         ("m.bin", "It is a LiteRT file; predict and evaluate take it as --model_dir"),
         ("lfs.pth", "It is a Git LFS pointer"),
-        ("notes.txt", r"no JPEG, PNG, GIF, BMP or WebP image\.$"),
+        ("notes.txt", r"no JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF or HEIC image\.$"),
         ("photo.jpg", r"\(.*\)\.$|damaged"),
     ],
 )

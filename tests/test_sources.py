@@ -511,15 +511,15 @@ def test_a_test_split_without_classes_is_skipped_and_counted(tmp_path):
 def test_what_lies_beside_the_splits_is_counted(tmp_path):
     tree(tmp_path, *(f"Training/{name}/{n}.jpg" for name in "ab" for n in (1, 2)))
     tree(tmp_path, "Testing/a/3.jpg", "extra/a/4.jpg", "extra/b/c/5.heic", "__MACOSX/a/6.jpg")
-    tree(tmp_path, "7.jpg", "8.HEIC", "labels.csv", "Training/9.tif", "Training/a/old/10.heic")
+    tree(tmp_path, "7.jpg", "8.DNG", "labels.csv", "Training/9.nef", "Training/a/old/10.dng")
     collection = listed(tmp_path)
     assert collection.splits["test"].names == ["a/3.jpg"]
     made = "photographs among them must be made JPEG first."
     assert collection.warnings == (
         "2 images beside Testing, Training skipped.",
         f"{tmp_path / 'extra'} lies beside Testing, Training: its 2 images are skipped.",
-        f"1 file beside class folders skipped by ending (1 .tif); {made}",
-        f"1 file in class folders skipped by ending (1 .heic); {made}",
+        f"1 file beside class folders skipped by ending (1 .nef); {made}",
+        f"1 file in class folders skipped by ending (1 .dng); {made}",
     )
 
 
@@ -576,8 +576,8 @@ def test_imagenet_folders_get_their_words(tmp_path):
         (["cat/1.jpg", "dog/notes.txt"], "dog has no image"),
         (["a/1.jpg", "pets/cat/1.jpg", "pets/dog/1.jpg"], "pets/cat holds 1 image one folder too"),
         (["a/1.jpg", "b/2021/jan/1.jpg", "b/2021/2.jpg"], "b/2021 holds 2 images one folder too"),
-        (["a/1.heic", "b/2.heic"], "no image in its class folders but 2 .heic; photographs"),
-        (["a/1.jpg", "b/1.heic", "b/2"], "b has no image but 1 .heic, 1 no ending; photographs"),
+        (["a/1.dng", "b/2.dng"], "no image in its class folders but 2 .dng; photographs"),
+        (["a/1.jpg", "b/1.dng", "b/2"], "b has no image but 1 .dng, 1 no ending; photographs"),
         (["train/cat/1.jpg", "train/dog/1.jpg", "val/cow/1.jpg"], "val/cow is a class that"),
         (["train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "valid/a/1.jpg"], "both are the val"),
         (["cat/1.jpg", "dog/1.jpg"], "single image"),

@@ -2,14 +2,40 @@
 
 Decoders also read what no pixel needs. Pillow 12.3 took 6.1 GB and 63 s for a JPEG of 1.1 MB whose
 4,000 EXIF entries share one megabyte, 4.9 GB for a BMP of 66 bytes in run lengths, and 929 MB for a
-PNG with a chunk cHRM of 62 MB. So each container is walked, a JPEG's in jpeg.py, the others here:
-the declared size is known before a decoder runs, metadata is cut out, and of a film only the first
-frame is left.
+PNG with a chunk cHRM of 62 MB. So each container is walked, a JPEG's in jpeg.py, HEIC and AVIF in
+heif.py, the others here: the declared size is known before a decoder runs, metadata is cut out, and
+of a film or of several pages only the first is left.
 """
 
+import itertools
 import struct
 from collections.abc import Iterator
 
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    COLORMAP,
+    COMPRESSION,
+    EXTRASAMPLES,
+    FILLORDER,
+    IMAGELENGTH,
+    IMAGEWIDTH,
+    JPEGTABLES,
+    PHOTOMETRIC_INTERPRETATION,
+    PLANAR_CONFIGURATION,
+    PREDICTOR,
+    ROWSPERSTRIP,
+    SAMPLEFORMAT,
+    SAMPLESPERPIXEL,
+    STRIPBYTECOUNTS,
+    STRIPOFFSETS,
+    TILEBYTECOUNTS,
+    TILELENGTH,
+    TILEOFFSETS,
+    TILEWIDTH,
+    YCBCRSUBSAMPLING,
+)
+
+from squeezenext.images import heif
 from squeezenext.images.jpeg import Bare, ImageError, orientation
 
 _DAMAGED = "is cut short or damaged in its header"
@@ -23,16 +49,16 @@ def bare(kind: str, data: bytes) -> Bare:
     """Returns an image file without metadata.
 
     Args:
-      kind: "PNG", "GIF", "BMP" or "WebP", as `decoding.sniff` says.
+      kind: "PNG", "GIF", "BMP", "WebP", "TIFF", "HEIC" or "AVIF", as `decoding.sniff` says.
       data: the file.
 
     Raises:
       ImageError: the container is damaged, or of a kind that is not supported.
     """
-    walk = {"PNG": _png, "GIF": _gif, "BMP": _bmp, "WebP": _webp}[kind]
+    walks = {"PNG": _png, "GIF": _gif, "BMP": _bmp, "WebP": _webp, "TIFF": _tiff}
     try:
-        return walk(data)
-    except (struct.error, IndexError) as error:
+        return walks[kind](data) if kind in walks else heif.bare(kind, data)
+    except (struct.error, LookupError, ZeroDivisionError) as error:
         raise ImageError(_DAMAGED) from error
 
 
@@ -172,3 +198,115 @@ def _first_chunks(data: bytes, position: int) -> Iterator[tuple[bytes, bytes]]:
             yield name, data[position:stop] + bytes(length % 2)
         position = stop + length % 2
     raise ImageError(f"has over {MAX_CHUNKS} chunks")
+
+
+_TIFF_NEEDED = {
+    IMAGEWIDTH, IMAGELENGTH, BITSPERSAMPLE, COMPRESSION,
+    PHOTOMETRIC_INTERPRETATION, FILLORDER, SAMPLESPERPIXEL,
+    PLANAR_CONFIGURATION, PREDICTOR, COLORMAP, EXTRASAMPLES, SAMPLEFORMAT,
+    JPEGTABLES, YCBCRSUBSAMPLING, TILEWIDTH, TILELENGTH,
+}  # fmt: skip
+_TIFF_STRIPS = (STRIPOFFSETS, STRIPBYTECOUNTS)
+_TIFF_TILES = (TILEOFFSETS, TILEBYTECOUNTS)
+_TIFF_ORIENTATION, _TIFF_SUBFILE = 274, 254
+_TIFF_TYPES = {1: "B", 3: "H", 4: "I", 7: "B"}  # of whole numbers; 7 is bytes
+# None, LZW, JPEG, deflate (two numbers), run lengths: neither fax nor what raw photographs have.
+_TIFF_COMPRESSIONS = {1, 5, 7, 8, 32946, 32773}
+_TIFF_COLOURS = {0, 1, 2, 3, 5, 6}  # grey (two ways), RGB, palette, inks, YCbCr
+_MAX_VALUES = 1 << 18  # of a tag: a strip for each row of four planes
+
+
+def _tiff(data: bytes) -> Bare:
+    """Keeps the first page, as a file that has no other."""
+    order = "<" if data[:2] == b"II" else ">"
+    tags = _tiff_tags(data, order)
+    width, height, samples, compression, colours = (
+        tags[tag][0]
+        for tag in (IMAGEWIDTH, IMAGELENGTH, SAMPLESPERPIXEL, COMPRESSION,
+                    PHOTOMETRIC_INTERPRETATION)
+    )  # fmt: skip
+    bits = tags[BITSPERSAMPLE]
+    if tags.get(_TIFF_SUBFILE, (0,))[0] & 1:
+        raise ImageError("begins with a preview, as raw photographs do; save it as JPEG")
+    if compression not in _TIFF_COMPRESSIONS or colours not in _TIFF_COLOURS:
+        kind = f"compression {compression} and colours {colours}"
+        raise ImageError(f"is a TIFF of {kind}, which is not supported; save it as JPEG")
+    if not {*bits[:1]} == {*bits} <= {1, 2, 4, 8, 16} or {*tags.get(SAMPLEFORMAT, (1,))} != {1}:
+        raise ImageError("is a TIFF of other samples than of 8 or 16 bits; save it as JPEG")
+    pieces = _tiff_pieces(memoryview(data), tags)
+    held = tags.get(_TIFF_ORIENTATION, (1,))[0]
+    # The image, a copy in RGB where it is of another kind, and a strip as large as the image.
+    memory = (5 if colours in (2, 6) and samples == 3 else 9) + -(-samples * bits[0] // 8)
+    whole = _tiff_of(order, tags, pieces)
+    return Bare(width, height, memory, 0, whole, held if 1 <= held <= 8 else 1)
+
+
+def _tiff_tags(data: bytes, order: str) -> dict[int, tuple[int, ...]]:
+    """Returns the numbers that the first page holds, or the standard's defaults."""
+    found: dict[int, tuple[int, ...]] = {}
+    (first,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, first)
+    for entry in range(first + 2, first + 2 + 12 * count, 12):
+        tag, kind, number = struct.unpack_from(order + "HHI", data, entry)
+        if tag in found or kind not in _TIFF_TYPES or not 0 < number <= _MAX_VALUES:
+            continue
+        values = struct.Struct(f"{order}{number}{_TIFF_TYPES[kind]}")
+        far = values.size > 4
+        place = struct.unpack_from(order + "I", data, entry + 8)[0] if far else entry + 8
+        found[tag] = values.unpack_from(data, place)
+    defaults = (BITSPERSAMPLE, COMPRESSION, SAMPLESPERPIXEL)
+    return dict.fromkeys(defaults, (1,)) | found
+
+
+def _tiff_pieces(data: memoryview, tags: dict[int, tuple[int, ...]]) -> list[memoryview]:
+    """Returns the strips or tiles, of which there must be as many as the image's size needs."""
+    (width, *_), (height, *_) = tags[IMAGEWIDTH], tags[IMAGELENGTH]
+    tiled = TILEWIDTH in tags
+    wide, high = width, min(height, tags.get(ROWSPERSTRIP, (height,))[0])
+    if tiled:
+        wide, high = tags[TILEWIDTH][0], tags[TILELENGTH][0]
+    across, down = -(-width // wide), -(-height // high)
+    samples, planes = tags[SAMPLESPERPIXEL][0], 1
+    if tags.get(PLANAR_CONFIGURATION) == (2,):
+        samples, planes = 1, samples
+    offsets, sizes = (tags[tag] for tag in (_TIFF_TILES if tiled else _TIFF_STRIPS))
+    if not len(offsets) == len(sizes) == across * down * planes:
+        raise ImageError(_DAMAGED)
+    if across * wide * down * high > 4 * width * height + (1 << 20):
+        raise ImageError(f"has tiles of {wide} x {high} pixels, larger than the image")
+    pieces = [data[at : at + size] for at, size in zip(offsets, sizes, strict=True)]
+    row = -(-wide * samples * tags[BITSPERSAMPLE][0] // 8)
+    last = high if tiled else height - (down - 1) * high
+    for number, (piece, size) in enumerate(zip(pieces, sizes, strict=True)):
+        rows = last if number // across % down == down - 1 else high
+        if len(piece) < size or tags[COMPRESSION] == (1,) and size < rows * row:
+            raise ImageError("is cut short")
+    if sum(sizes) > len(data):
+        raise ImageError("is damaged: its parts overlap")
+    tags[ROWSPERSTRIP] = (high,)
+    return pieces
+
+
+def _tiff_of(order: str, tags: dict[int, tuple[int, ...]], pieces: list[memoryview]) -> bytes:
+    """Returns a TIFF of one page with these strips or tiles, behind which its tags stand."""
+    tiled, ends = TILEWIDTH in tags, list(itertools.accumulate(map(len, pieces), initial=8))
+    kept = {tag: values for tag, values in tags.items() if tag in _TIFF_NEEDED}
+    offsets, sizes = _TIFF_TILES if tiled else _TIFF_STRIPS
+    kept |= {offsets: tuple(ends[:-1]), sizes: tuple(map(len, pieces))}
+    if not tiled:
+        kept[ROWSPERSTRIP] = tags[ROWSPERSTRIP]
+    start = ends[-1] + ends[-1] % 2
+    entries, beyond = struct.pack(order + "H", len(kept)), b""
+    behind = start + 2 + 12 * len(kept) + 4
+    for tag, values in sorted(kept.items()):
+        kind = 7 if tag == JPEGTABLES else 3 if max(values) < 1 << 16 else 4
+        field = struct.pack(f"{order}{len(values)}{_TIFF_TYPES[kind]}", *values).ljust(4, b"\0")
+        entries += struct.pack(order + "HHI", tag, kind, len(values))
+        if len(field) > 4:
+            beyond, field = (
+                beyond + field + bytes(len(field) % 2),
+                struct.pack(order + "I", behind + len(beyond)),
+            )
+        entries += field
+    head = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, start)
+    return b"".join((head, *pieces, bytes(ends[-1] % 2), entries, bytes(4), beyond))

@@ -14,17 +14,19 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
     ImageChops,
     JpegImagePlugin,
     PngImagePlugin,
+    TiffImagePlugin,
     WebPImagePlugin,
 )
 
 from squeezenext.errors import InputError
-from squeezenext.images import containers, jpeg
+from squeezenext.images import containers, heif, jpeg
 from squeezenext.images.jpeg import Bare, ImageError
 
 MAX_BYTES = 64 << 20  # encoded; ImageNet's largest image has 15 MB
@@ -37,23 +39,47 @@ MAX_SIDE = 65_500  # libjpeg's, which encodes the records
 # Bytes that the decoding of one image may take; the rest of the program takes about 100 MB.
 MAX_MEMORY = 480 << 20
 # File name endings of the formats below, in lower case.
-ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"})
+ENDINGS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif",
+     ".avif", ".tif", ".tiff"}
+)  # fmt: skip
 # Those of other photographs, which are skipped and counted.
 OTHER_ENDINGS = frozenset(
-    {".heic", ".heif", ".avif", ".tif", ".tiff", ".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef",
-     ".arw", ".orf", ".raf", ".rw2"}
-)  # fmt: skip
+    {".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"}
+)
+
+
+def _heic(file: io.BytesIO) -> Image.Image:
+    """Opens a HEIC image."""
+    try:
+        from pillow_heif import as_plugin
+    except ImportError as error:
+        message = "is a HEIC image, which needs the extra heic: pip install pillow-heif"
+        raise ImageError(message) from error
+    return as_plugin.HeifImageFile(file)
+
 
 # The decoders themselves: `Image.open` tries one after the other, and refuses 179 million pixels
 # before `draft` can make them fewer.
-_DECODERS = {
+_DECODERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
     "WebP": WebPImagePlugin.WebPImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+    "HEIC": _heic,
 }
-_MAGICS = {jpeg.MAGIC: "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
+_MAGICS = {
+    jpeg.MAGIC: "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"BM": "BMP",
+    b"II*\0": "TIFF", b"MM\0*": "TIFF",
+}  # fmt: skip
+# What the first box of a file of boxes names. A file may name several; AVIF goes first.
+_BRANDS = {
+    "AVIF": {b"avif", b"avis"},
+    "HEIC": {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"},
+}
 # What turns a photograph upright, by EXIF's orientation; for the last four the sides change places.
 _TURNS = dict(zip(range(2, 9), (
     Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
@@ -61,11 +87,12 @@ _TURNS = dict(zip(range(2, 9), (
     Image.Transpose.ROTATE_90,
 ), strict=True))  # fmt: skip
 SIDEWAYS = (5, 6, 7, 8)
-_HEIF = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
 
 
 def read_image(data: bytes, name: str) -> Image.Image:
-    """Decodes a JPEG, PNG, WebP, GIF (first frame) or BMP of any kind to RGB, not turned upright.
+    """Decodes an image of any of the formats to RGB, not turned upright as EXIF says.
+
+    Of several frames or pages it is the first.
 
     Raises:
       InputError: the data is no such image, is damaged, or exceeds a limit; the message begins
@@ -115,21 +142,24 @@ def open_image(
         sides; default its full size, or what `MAX_MEMORY` allows.
       count_scans: False for a JPEG that has passed `check_scans`.
       upright: if True, `decode` turns the image as EXIF's orientation says. ImageNet's published
-        figures were measured without.
+        figures were measured without. A HEIC or AVIF is always turned: there the orientation is
+        part of the picture.
 
     Raises:
       ImageError: the data is no image of a known format, or exceeds a limit.
     """
     kind = sniff(data)
     bare = jpeg.bare(data) if kind == "JPEG" else containers.bare(kind, data)
-    turned = upright and bare.orientation > 1
-    if turned:
-        bare = bare._replace(memory=bare.memory + 4)  # for the turned copy
+    turned = bare.orientation > 1 and (upright or kind in heif.CODECS)
+    if turned and kind not in heif.CODECS:  # whose decoders take more than the turned copy
+        bare = bare._replace(memory=bare.memory + 4)
     scale = reduction(kind, bare)
     if count_scans and bare.coefficients:
         check_scans(data)
     try:
         image = _DECODERS[kind](io.BytesIO(bare.data))
+    except ImageError:
+        raise
     except Exception as error:  # Pillow raises errors of many types on damaged files
         raise ImageError(f"cannot be decoded ({_reason(error)})") from error
     if image.size != (bare.width, bare.height):
@@ -145,11 +175,13 @@ def open_image(
                 max(1, min(wanted[1], image.height // scale)),
             ),
         )
-    return Opened(image, (bare.width, bare.height), bare.orientation, upright)
+    return Opened(image, (bare.width, bare.height), bare.orientation, turned)
 
 
 def sniff(data: bytes) -> str:
-    """Returns "JPEG", "PNG", "GIF", "BMP" or "WebP", by content: file names can be wrong.
+    """Returns "JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF", "AVIF" or "HEIC".
+
+    The content decides: file names can be wrong.
 
     Raises:
       ImageError: the data is empty, too large, or none of these.
@@ -163,12 +195,14 @@ def sniff(data: bytes) -> str:
             return kind
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
-    if data[4:12] in _HEIF:
-        raise ImageError("is a HEIC or AVIF image; convert it to JPEG")
-    if data[:4] in (b"II*\0", b"MM\0*"):
-        raise ImageError("is a TIFF image; convert it to JPEG")
     what = "text" if re.fullmatch(rb"[\t\n\r -~\x80-\xff]+", data[:512]) else "an unknown format"
-    raise ImageError(f"is {what}, no JPEG, PNG, GIF, BMP or WebP image")
+    if data[4:8] == b"ftyp":  # ISO/IEC 14496-12
+        head = data[8 : min(int.from_bytes(data[:4], "big") or 512, 512)]
+        brands = {head[start : start + 4] for start in range(0, len(head), 4)}
+        if kind := next((kind for kind, names in _BRANDS.items() if names & brands), ""):
+            return kind
+        what = "a film"
+    raise ImageError(f"is {what}, no JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF or HEIC image")
 
 
 def reduction(kind: str, image: Bare) -> int:

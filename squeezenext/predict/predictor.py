@@ -242,7 +242,7 @@ def _rgb(image: Source, channels: Channels, allow_url: bool, upright: bool) -> I
         raise InputError(f"channels={channels!r} is for arrays; this is {type(image).__name__}.")
     match image:
         case Image.Image():
-            exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+            exif = (image.info.get("exif") or b"").removeprefix(b"Exif\0\0")
             held = jpeg.orientation(exif) if upright else 1
             with one_large_at_a_time(image), decoding.errors_naming("The image"):
                 decoding.check_size(image.width, image.height)

@@ -10,7 +10,7 @@ export async function decode(file, images) {
   try {
     bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
   } catch {
-    throw new Error(`${file.name} is not a picture that this browser can read.`);
+    throw new Error(`${file.name} is not a picture that this browser can read; save it as JPEG.`);
   }
   try {
     if (bitmap.width * bitmap.height > MAX_PIXELS) {
