@@ -8,9 +8,11 @@ import ssl
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from squeezenext.convert import sources as places
 from squeezenext.errors import InputError
 from squeezenext.predict import sources
 
@@ -80,7 +82,8 @@ class Server(http.server.BaseHTTPRequestHandler):
             if kind == "declared":
                 self.send_header("Content-Length", "1000000")
             self.end_headers()
-            self.wfile.write(b"x" * (100 if kind == "small" else 1000))
+            content = b"PK\5\6" if kind == "zip" else b"x"
+            self.wfile.write(content * (100 if kind == "small" else 1000))
 
     def log_message(self, *_):
         pass
@@ -211,3 +214,29 @@ def test_a_certificate_of_another_name_is_refused(home, monkeypatch):
     monkeypatch.setattr(sources, "_context", ssl.create_default_context)
     with pytest.raises(InputError, match="certificate"):
         sources.fetch(f"{home[0]}/small", max_bytes=100)
+
+
+def test_an_archive_is_downloaded_once(home, tmp_path):
+    base, _, connected = home
+    path = places.downloaded(f"{base}/zip", tmp_path / "mine")
+    assert path.read_bytes() == b"PK\5\6" * 1000 and connected == [PUBLIC]
+    assert places.downloaded(f"{base}/zip", tmp_path / "mine") == path and connected == [PUBLIC]
+    assert places.downloaded("photos.zip", tmp_path) == Path("photos.zip")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("small", "is the address of no zip or tar; give that of the file itself"),
+     ("declared", "the server stopped before its end"), ("missing", "404")],
+)  # fmt: skip
+def test_of_an_archive_that_cannot_be_had_nothing_is_left(home, tmp_path, path, message):
+    with pytest.raises(InputError, match=message):
+        places.downloaded(f"{home[0]}/{path}", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_archive_is_refused(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "_MOST_DOWNLOADED", 500)
+    monkeypatch.setattr(places, "_CHUNK", 100)
+    with pytest.raises(InputError, match="it is larger than"):
+        places.downloaded(f"{home[0]}/zip", tmp_path)

@@ -19,6 +19,7 @@ import itertools
 import math
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -331,10 +332,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(positional) != 1:
             raise InputError("Give one folder of photographs: squeezenext.adapt PHOTOS ...")
         if values["dry_run"].value:
-            given = Path(positional[0]), values["seed"].value, values["follow_links"].value
-            say(*estimate.look(given[0], _options(*given)))
+            with tempfile.TemporaryDirectory() as folder:
+                photos = sources.downloaded(positional[0], Path(folder))
+                options = _options(photos, values["seed"].value, values["follow_links"].value)
+                say(*estimate.look(photos, options))
             return
-        adapted = adapt(positional[0], **{name: values[name].value for name in _FLAGS})
+        photos = sources.downloaded(positional[0], Path(values["model_dir"].value))
+        adapted = adapt(photos, **{name: values[name].value for name in _FLAGS})
         say(*shipping.summary_lines(adapted))
         if adapted.faults:
             raise SomeInputsFailed(" ".join(adapted.faults))

@@ -27,9 +27,8 @@ from squeezenext.convert.listing import (
     sorted_splits,
 )
 from squeezenext.convert.options import ConvertOptions
-from squeezenext.convert.places import SPLIT_NAMES, is_image
+from squeezenext.convert.places import SPLIT_NAMES, entries, is_image, metadata_lists
 from squeezenext.errors import InputError
-from squeezenext.files import is_leftover
 from squeezenext.images.decoding import ENDINGS
 
 _IMAGE_HEADS = ("image", "file", "filename", "file_name", "path", "image_path")
@@ -106,8 +105,9 @@ def _files(source: Path, single: str, warnings: list[str]) -> list[tuple[str, Pa
     """Returns the lists with the split of each; one file is that of the split `single`."""
     if source.is_file():
         return [(single, source)]
-    found = [path for path in sorted(source.glob("*.[cC][sS][vV]")) if path.is_file()]
-    found = [path for path in found if not is_leftover(path.name)]
+    if lists := metadata_lists(source):
+        return [*lists.items()]
+    found = [path for path in entries(source) if path.suffix.lower() == ".csv" and path.is_file()]
     splits = {path: SPLIT_NAMES.get(path.stem.lower()) for path in found}
     others = [path for path in found if not splits[path] and path.name != _CATEGORIES]
     files = [(split, path) for path, split in splits.items() if split]

@@ -109,7 +109,7 @@ def _listed(
     if roots == {"train": place} and (named := places.by_name(place)):
         walk.warnings.append(places.sentence_by_name(place, named))
         return {"train": {name: _usable(place, files, walk) for name, files in named.items()}}
-    roots |= {split: places.innermost(root) for split, root in roots.items()}
+    roots |= {split: places.innermost(root, split) for split, root in roots.items()}
     return {split: _images(root, walk) for split, root in roots.items()}
 
 

@@ -62,17 +62,18 @@ def name_in(path: Place, folder: Place) -> str:
     return Path(os.path.relpath(str(path), str(folder))).as_posix()
 
 
-def innermost(source: Place) -> Place:
+def innermost(source: Place, split: str = "train") -> Place:
     """Returns the folder below `source` that holds the data, if folders hold one folder alone.
 
-    Many archives have one around all: flowers.zip holds flowers/rose/1.jpg.
+    Many archives have one around all: flowers.zip holds flowers/rose/1.jpg. A folder of another
+    split than that of the source is none of these.
     """
     for _ in range(_MOST_AROUND):
         found = entries(source)
         folders = [path for path in found if path.is_dir()]
         if len(folders) != 1 or folders[0].is_symlink() or any(map(is_image, found)):
             break
-        if folders[0].name.lower() in SPLIT_NAMES:
+        if SPLIT_NAMES.get(folders[0].name.lower(), split) != split:
             break
         if not has_folders(folders[0]) and not by_name(folders[0]):
             break  # the only class

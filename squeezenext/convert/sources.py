@@ -1,11 +1,17 @@
 """Lists a source, by the module for its layout."""
 
+import hashlib
+import http.client
 import os
 import re
 from pathlib import Path
 
+from squeezenext import files, progress
+from squeezenext.arguments import is_url
+from squeezenext.cli import size_text
 from squeezenext.convert import (
     archives,
+    commit,
     csv_lists,
     folder,
     imagenet,
@@ -18,7 +24,10 @@ from squeezenext.convert.listing import Collection
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
+from squeezenext.predict import sources as fetching
 
+_CHUNK = 1 << 20
+_MOST_DOWNLOADED, _DOWNLOAD_SECONDS = 64 << 30, 6 * 3600.0
 _CALTECH_PATTERN = r"\d{3}\.(.+)"
 _CALTECH_FOLDER = "256_ObjectCategories"
 _CLASS_FOLDERS = ("folder", "caltech256")
@@ -73,6 +82,8 @@ def _collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> 
         return folder.collect(archives.tree(source, spool), options, _class_names(options))
     if not source.is_dir():
         raise InputError(no_folder(source))
+    if options.layout == "folder" and places.metadata_lists(source):
+        return csv_lists.collect(source, options)
     if options.layout == "tfrecord":
         return tfrecords.collect(source)
     if options.layout in _CLASS_FOLDERS:
@@ -80,6 +91,51 @@ def _collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> 
     if extracted and not options.train_tar:
         return imagenet_folders.collect(source, options.partial, pool)
     return imagenet.collect(source, options, pool, spool)
+
+
+def downloaded(place: str, folder: Path) -> Path:
+    """Returns a place on this machine; an https address is downloaded into `folder`, once.
+
+    Raises:
+      InputError: the address is not allowed, cannot be fetched, or is that of no archive.
+      RunAgain: the disk is full.
+    """
+    if not is_url(place):
+        return Path(place)
+    path = folder / f"photographs-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
+    part = path.with_suffix(".part")
+    if not path.exists():
+        commit.make_folder(folder)
+        try:
+            _download(place, part)
+            files.put(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    return path
+
+
+def _download(address: str, path: Path) -> None:
+    def take(response: http.client.HTTPResponse) -> None:
+        size = response.length or 0
+        commit.check_room(path.parent, size)
+        with commit.explained(path), open(files.open_own(path, empty=True), "wb") as file:
+            with progress.throughput("Downloading", 1, size) as advance:
+                while data := response.read(_CHUNK):
+                    file.write(data)
+                    advance(0, len(data))
+                    if file.tell() > _MOST_DOWNLOADED:
+                        raise fetching.Refused(f"it is larger than {size_text(_MOST_DOWNLOADED)}")
+        if response.length:
+            raise fetching.Refused("the server stopped before its end")
+
+    fetching.visit(address, take, "*/*", _DOWNLOAD_SECONDS)
+    try:
+        archives.kind(path)
+    except InputError as error:
+        raise InputError(
+            f"{address} is the address of no zip or tar; give that of the file itself, not that of "
+            "a page about it."
+        ) from error
 
 
 def no_folder(source: Path) -> str:

@@ -14,14 +14,17 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from squeezenext.arguments import is_url
 from squeezenext.cli import counted, log, plural
 from squeezenext.errors import InputError
 from squeezenext.files import is_leftover
 from squeezenext.images.decoding import ENDINGS, MAX_BYTES
+
+T = TypeVar("T")
 
 
 def expand(paths: Sequence[str], allow_url: bool = False) -> list[str]:
@@ -193,10 +196,19 @@ _SPECIAL = [
 
 
 def fetch(url: str, *, max_bytes: int, seconds: float = SECONDS) -> bytes:
-    """Downloads an https URL.
+    """Downloads an image from an https URL; no more than `max_bytes` is ever read. As `visit`."""
+    return visit(url, lambda response: _content(response, max_bytes), "image/*", seconds)
+
+
+def visit(
+    url: str, take: Callable[[http.client.HTTPResponse], T], accept: str, seconds: float
+) -> T:
+    """Returns what `take` makes of the answer at an https URL.
 
     Args:
-      max_bytes: the largest size; no more is ever read.
+      url: the URL.
+      take: reads the answer; it raises `Refused` to refuse it.
+      accept: the kinds of content that are asked for, such as "image/*".
       seconds: the limit for everything, however slowly the server sends, but for the lookup of the
         name, which the system's resolver does.
 
@@ -206,18 +218,22 @@ def fetch(url: str, *, max_bytes: int, seconds: float = SECONDS) -> bytes:
     shown, deadline = url, time.monotonic() + seconds
     try:
         for _ in range(REDIRECTS + 1):
-            response, target = _get(url, max_bytes, deadline)
-            if target is None:
-                return response
-            url = urllib.parse.urljoin(url, target)
-        raise _Refused(f"it redirects more than {REDIRECTS} times")
-    except (_Refused, OSError, http.client.HTTPException, ValueError) as error:
+            with _answer(url, accept, deadline) as response:
+                if response.status not in _MOVED or not response.headers["Location"]:
+                    if response.status != 200:
+                        raise Refused(f"the server says {response.status} {response.reason}")
+                    content = take(response)
+                    _left(deadline)  # a connection that was cut looks like one that ended
+                    return content
+                url = urllib.parse.urljoin(url, response.headers["Location"])
+        raise Refused(f"it redirects more than {REDIRECTS} times")
+    except (Refused, OSError, http.client.HTTPException, ValueError) as error:
         late = time.monotonic() >= deadline
         reason = f"it took over {seconds:g} s" if late else _reason(error)
         raise InputError(f"{shown} cannot be fetched: {reason}.") from error
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """The reason why a URL is not downloaded."""
 
 
@@ -225,11 +241,12 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__).rstrip(".")
 
 
-def _get(url: str, max_bytes: int, deadline: float) -> tuple[bytes, str | None]:
-    """Returns (content, None), or (b"", the URL to go to instead)."""
+@contextlib.contextmanager
+def _answer(url: str, accept: str, deadline: float) -> Iterator[http.client.HTTPResponse]:
+    """Asks for a URL and gives the answer, which may be that it has moved."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme.lower() != "https" or not parts.hostname or parts.username is not None:
-        raise _Refused("only https://HOST/... is, without a user's name")
+        raise Refused("only https://HOST/... is, without a user's name")
     address = public_address(parts.hostname, parts.port or 443)
     connection = _Checked(parts.hostname, parts.port or 443, address, _left(deadline))
     # The timeout of a socket begins anew with each byte; this one does not.
@@ -242,17 +259,11 @@ def _get(url: str, max_bytes: int, deadline: float) -> tuple[bytes, str | None]:
         connection.request(
             "GET",
             path + (f"?{query}" if query else ""),
-            headers={"Accept": "image/*", "User-Agent": "squeezenext"},
+            headers={"Accept": accept, "User-Agent": "squeezenext"},
         )
         response = connection.getresponse()
-        _left(deadline)  # a connection that was cut looks like one that ended
-        if response.status in _MOVED and response.headers["Location"]:
-            return b"", response.headers["Location"]
-        if response.status != 200:
-            raise _Refused(f"the server says {response.status} {response.reason}")
-        content = _content(response, max_bytes)
         _left(deadline)
-        return content, None
+        yield response
     finally:
         watch.cancel()
         connection.close()
@@ -260,12 +271,12 @@ def _get(url: str, max_bytes: int, deadline: float) -> tuple[bytes, str | None]:
 
 def _content(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     if (response.length or 0) > max_bytes:
-        raise _Refused(f"it is larger than {max_bytes >> 20} MB")
+        raise Refused(f"it is larger than {max_bytes >> 20} MB")
     content = response.read(max_bytes + 1)
     if len(content) > max_bytes:
-        raise _Refused(f"it is larger than {max_bytes >> 20} MB")
+        raise Refused(f"it is larger than {max_bytes >> 20} MB")
     if response.length:
-        raise _Refused("the server stopped before its end")
+        raise Refused("the server stopped before its end")
     return content
 
 
@@ -281,13 +292,13 @@ def public_address(host: str, port: int) -> str:
 
     Raises:
       OSError: the name has no address.
-      _Refused: an address is private, loopback, link-local, or otherwise not public.
+      Refused: an address is private, loopback, link-local, or otherwise not public.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [entry[4][0] for entry in found]
     for address in addresses:
         if not is_public(address):
-            raise _Refused(f"{host} is at {address}, which is no public address")
+            raise Refused(f"{host} is at {address}, which is no public address")
     return addresses[0]
 
 
