@@ -45,7 +45,7 @@ EXPORTS = {
     "a Mac's zip": [*below("pets"), "__MACOSX/pets/cat/._0.jpg", "pets/.DS_Store"],
     "a download of Kaggle": [*below("pets/pets"), "__MACOSX/pets/._pets"],
     "a project of Teachable Machine": [*GRID, "manifest.json"],
-    "Windows": [name.replace("/", "\\") for name in below("pets")],
+    "Windows": ["pets\\", *(name.replace("/", "\\") for name in below("pets"))],
     "a split in a folder of its own name": below("train/train"),
     "names": [name.replace("/", "_") for name in GRID],
     "names in a folder": below("pets", ["cat (1).jpg", "cat (2).jpg", "cat (3).jpg", "cat (4).jpg",

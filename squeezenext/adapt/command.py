@@ -3,7 +3,8 @@
     python -m squeezenext.adapt PHOTOS --model_dir DIR [--minutes 15] [--configuration NAME|DIR]
 
 PHOTOS holds one folder per class, or folders train and validation (and test) with one folder per
-class each. DIR will hold the records, the network fine-tuned from published weights, model.tflite,
+class each; or it is a zip or tar of that, its https address, or a CSV file. --dry_run shows what
+it holds. DIR will hold the records, the network fine-tuned from published weights, model.tflite,
 exported/, report/ and MODEL_CARD.md. The number of epochs and the size of the images follow from
 the machine's speed and the time; they are logged and kept in adapt.json. After an interruption the
 same command continues. In Python:
@@ -65,7 +66,8 @@ def adapt(
     """Makes a classifier of a folder of photographs.
 
     Args:
-      photos: a folder with one folder per class, or with train and validation folders of such.
+      photos: a folder with one folder per class, or with train and validation folders of such; a
+        zip or tar of it; or a CSV file of images and labels.
       model_dir: the folder to make; an interrupted run in it is continued.
       configuration: the model whose weights training starts from: a published model, or a model
         directory of yours, whose classes keep their part of the classifier where they are again

@@ -35,8 +35,8 @@ _COMPRESSED: dict[bytes, Callable] = {
 _OTHERS = {b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive", b"Rar!": "a RAR archive"}
 _TAR_MARK = slice(257, 262)  # "ustar", POSIX.1-1988
 
-_MAX_DIRECTORY = 128 << 20  # bytes of a zip's list of entries: a million of them
-_MAX_ENTRIES = 1_000_000  # files and folders, 0.4 kB of memory each
+_MAX_DIRECTORY = 64 << 20  # bytes of a zip's list of entries, 46 and the name each
+_MAX_ENTRIES = 500_000  # files and folders; 900,000 took 991 MB of memory
 _MAX_DEPTH = 32  # folders above a file
 # Photographs hardly shrink, a drawing as BMP to a fiftieth; a bomb of deflated zeros has 1,032.
 _MAX_RATIO, _SMALL = 100, 256 << 20
@@ -127,11 +127,15 @@ class Archive(Entry):
     def place(self, name: str, part: Part) -> None:
         """Adds a file by its whole name, but for what systems leave in archives.
 
+        A name that ends in a slash is that of a folder, which needs no entry.
+
         Raises:
           InputError: there are too many files.
         """
         parts = name.replace("\\", "/").split("/")
         inner = [each for each in parts if each not in ("", ".")]
+        if not parts[-1]:
+            return
         if ".." in inner or not parts[0] or re.match("[A-Za-z]:$", parts[0]):
             self._refuse(name, "has a name that leads out of the archive")
         elif len(inner) > _MAX_DEPTH:
@@ -280,8 +284,7 @@ def _of_zip(archive: Archive, size: int) -> Archive:
                     "copy it again."
                 )
             last = offset + member.compress_size
-            if not member.is_dir():
-                archive.place(_name(member), _part(member, offset))
+            archive.place(_name(member), _part(member, offset))
     return archive
 
 
@@ -311,8 +314,7 @@ def _zip_fault(member: zipfile.ZipInfo) -> str:
 
 def _name(member: zipfile.ZipInfo) -> str:
     """Returns a member's name. macOS writes UTF-8 without the flag that says so."""
-    name = member.orig_filename
     if not member.flag_bits & _UTF8:
         with contextlib.suppress(UnicodeError):
-            return name.encode("cp437").decode("utf-8")
-    return name
+            return member.filename.encode("cp437").decode("utf-8")
+    return member.filename
