@@ -392,8 +392,9 @@ def test_ship(adapted):
     _tell(left)
 
 
-@pytest.mark.parametrize("document", ["predict.md", "export.md", "compression.md", "weights.md",
-                                      "training.md", "data.md", "clusters.md"])  # fmt: skip
+@pytest.mark.parametrize("document", ["doctor.md", "predict.md", "export.md", "compression.md",
+                                      "weights.md", "training.md", "data.md",
+                                      "clusters.md"])  # fmt: skip
 def test_each_document(adapted, document):
     _tell(adapted.follow(document))
 

@@ -1,7 +1,7 @@
-"""Features of photographs: one pass of a published network, and what the pixels themselves say.
+"""Features of photographs, what their pixels say, and which of them are alike.
 
-A photograph is decoded once, a large JPEG at a part of its size. A file keeps the features, so that
-a second call computes those of new photographs alone.
+One pass of a published network computes the features. A photograph is decoded once, a large JPEG
+at a part of its size. A file keeps them, so that a second call reads new photographs alone.
 """
 
 import dataclasses
@@ -35,6 +35,12 @@ PIXELS = np.dtype(
     ]
 )
 _SMALL = 16  # side of the picture whose outermost pixels are the border
+# Cosine of the square roots of two photographs' features. Of 150 clothing photographs, 100 % of the
+# copies were above it that were cut by 5 %, re-encoded at quality 50, halved or made a fifth darker
+# or brighter; 95 % of those cut by 10 % in the middle, 84 % in a corner. Of the 3,068 photographs
+# themselves 39 have such a neighbour, half of them the same thing photographed twice.
+ALIKE = 0.95
+_NEIGHBOURS = 10
 Row = tuple[np.ndarray, np.ndarray]  # values [channels] and `PIXELS` of one photograph
 
 
@@ -165,3 +171,44 @@ def _read(path: Path) -> dict[str, Row]:
 def _write(path: Path, keys: list[str], values: np.ndarray, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_file(path, lambda file: np.savez(file, keys=keys, values=values, pixels=pixels))
+
+
+def neighbours(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns each photograph's nearest ones, itself among them, and how similar they are.
+
+    Args:
+      values: [n, channels] float32 features, at least 0.
+
+    Returns:
+      Indices, [n, k] int64, and cosines of the square roots, [n, k] float32.
+    """
+    from usearch.index import Index
+
+    roots = np.sqrt(values)
+    roots /= np.linalg.norm(roots, axis=1, keepdims=True).clip(1e-9)
+    index = Index(ndim=roots.shape[1], metric="cos", dtype="f16")
+    index.add(np.arange(len(roots)), roots, threads=1)  # several would make another graph each time
+    k = min(_NEIGHBOURS, len(roots))
+    keys = index.search(roots, k, threads=1).keys.astype(np.int64).reshape(len(roots), k)
+    similar = [np.einsum("nc,nc->n", roots, roots[column]) for column in keys.T]
+    return keys, np.stack(similar, 1)
+
+
+def grouped(keys: np.ndarray, similar: np.ndarray, digests: np.ndarray) -> np.ndarray:
+    """Returns the group of each photograph, int64 [n]: copies, near duplicates and bursts.
+
+    Args:
+      keys: [n, k], from `neighbours`.
+      similar: [n, k], from `neighbours`.
+      digests: [n] of the files' contents.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(keys)
+    alike, place = np.nonzero(similar > ALIKE)
+    _, first, same = np.unique(digests, return_index=True, return_inverse=True)
+    sources = np.concatenate([alike, np.arange(count)])
+    targets = np.concatenate([keys[alike, place], first[same]])
+    graph = coo_array((np.ones(len(sources), bool), (sources, targets)), (count, count))
+    return connected_components(graph, directed=False)[1].astype(np.int64)

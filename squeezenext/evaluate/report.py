@@ -112,7 +112,7 @@ def check_place(folder: Path) -> None:
 def write(folder: Path, subject: Subject, result: Evaluation) -> Path:
     """Writes `folder`/index.html and returns its path; the folder is made if absent."""
     labels = subject.labels
-    page = _template().render(
+    page = template(Path(__file__).parent, "report.html.j2").render(
         model=str(subject.model),
         source=subject.source,
         fitted=subject.fitted_here,
@@ -136,15 +136,16 @@ def write(folder: Path, subject: Subject, result: Evaluation) -> Path:
     return path
 
 
-def _template() -> jinja2.Template:
+def template(folder: Path, name: str) -> jinja2.Template:
+    """Returns a page's template, which can include the files of this room, such as style.css.j2."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([folder, Path(__file__).parent]),
         autoescape=True,  # class names and paths are not trusted
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _matrix(result: Evaluation, classes: int) -> list[list[tuple[int, float]]]:
@@ -170,11 +171,11 @@ def _mistakes(subject: Subject, result: Evaluation) -> list[dict]:
         predicted, heat = int(result.predicted[number]), None
         if predictor:
             class_map = predictor.view(image).class_map(predicted)
-            heat = _data_url(heatmap.overlay(image, class_map, predictor.config))
+            heat = data_url(heatmap.overlay(image, class_map, predictor.config))
         rows.append(
             {
                 "file": example.file_name(reader.read_one(number)) or f"record {number}",
-                "image": _data_url(image),
+                "image": data_url(image),
                 "heat": heat,
                 "label": names[int(result.labels[number])],
                 "predicted": names[predicted],
@@ -184,7 +185,8 @@ def _mistakes(subject: Subject, result: Evaluation) -> list[dict]:
     return rows
 
 
-def _data_url(image: Image.Image) -> str:
+def data_url(image: Image.Image) -> str:
+    """Returns a thumbnail of an RGB image, as a URL that holds it."""
     small = image.copy()
     small.thumbnail(_THUMBNAIL)
     file = io.BytesIO()

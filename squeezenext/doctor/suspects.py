@@ -1,0 +1,154 @@
+"""Labels that do not fit their photographs, by cross-validation on the features.
+
+A photograph is judged by a logistic regression that has seen neither it nor one of its group.
+Confident learning (Northcutt et al. 2021, arXiv:1911.00068) estimates how many labels are wrong.
+"""
+
+import dataclasses
+
+import numpy as np
+
+FOLDS = 5
+# On 3,068 clothing photographs of 10 classes with a tenth of the labels exchanged, strengths from
+# 0.0003 to 0.1 were compared: 0.003 names 82 to 88 % of them with 78 to 80 % precision.
+_STRENGTH = 0.003
+# A class of fewer groups is not judged: two photographs in each fold teach too little.
+_LEAST_GROUPS = 2 * FOLDS
+_FAR = 0.5  # part of what the majority class leaves over that a shortcut must get right
+
+
+@dataclasses.dataclass(frozen=True)
+class Shortcut:
+    """A few numbers from which the class can be guessed without looking at the object.
+
+    Attributes:
+      what: the numbers, in words.
+      accuracy: their cross-validated accuracy.
+      majority: that of always naming the largest class.
+    """
+
+    what: str
+    accuracy: float
+    majority: float
+
+
+def folds(labels: np.ndarray, groups: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Returns the fold of each photograph, 0 to `FOLDS` - 1, int64 [n].
+
+    A group is in one fold, and the groups of a class are dealt out evenly.
+
+    Args:
+      labels: [n] integers; a group counts as of the class of its first photograph.
+      groups: [n] integers, equal for photographs of one group.
+      seed: of the order in which the groups are dealt out.
+    """
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(first))
+    order = order[np.argsort(labels[first][order], kind="stable")]
+    dealt = np.empty(len(first), np.int64)
+    dealt[order] = np.arange(len(first)) % FOLDS
+    return dealt[inverse]
+
+
+def out_of_fold(
+    values: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int
+) -> np.ndarray:
+    """Returns the probabilities of the classes for each photograph, [n, classes] float64.
+
+    Args:
+      values: [n, channels] float32 features, at least 0.
+      labels: [n] integers, 0 to `classes` - 1, at least two different ones.
+      groups: [n] integers, equal for photographs that belong together.
+      classes: number of classes.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    probabilities = np.zeros((len(labels), classes))
+    roots, fold = np.sqrt(values), folds(labels, groups)
+    for number in np.unique(fold):
+        inside = fold == number
+        if len(np.unique(labels[~inside])) < 2:  # a class or two of one group
+            probabilities[inside] = np.bincount(labels, minlength=classes) / len(labels)
+            continue
+        regression = LogisticRegression(C=_STRENGTH, max_iter=1000)
+        model = make_pipeline(StandardScaler(), regression)
+        # On a busy machine two threads of OpenBLAS wait for each other: 17 s instead of 0.7 s.
+        with threadpool_limits(1):
+            model.fit(roots[~inside], labels[~inside])
+            rows = np.flatnonzero(inside)
+            probabilities[np.ix_(rows, regression.classes_)] = model.predict_proba(roots[inside])
+    return probabilities
+
+
+def wrong_labels(labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Returns the photographs whose labels are probably wrong, the least probable first.
+
+    Confident learning counts how many there are: those that reach another class's mean
+    probability but not their own's. They are the ones whose own class is the least probable; that
+    order found 0.79 true ones of each named one, and the margin to the best class 0.72.
+
+    Args:
+      labels: [n] integers.
+      probabilities: [n, classes], from `out_of_fold`.
+      groups: [n] integers, equal for photographs that belong together.
+
+    Returns:
+      Indices, int64.
+    """
+    classes, rows = probabilities.shape[1], np.arange(len(labels))
+    own = probabilities[rows, labels]
+    of_class = [own[labels == label] for label in range(classes)]
+    thresholds = np.array([part.mean() if len(part) else np.inf for part in of_class])
+    confident = probabilities >= thresholds - 1e-6
+    several = confident.sum(1) > 1
+    guess = np.where(several, probabilities.argmax(1), confident.argmax(1))
+    wrong = confident.any(1) & (guess != labels) & (own + 1e-8 < probabilities.max(1))
+    named = np.argsort(own, kind="stable")[: wrong.sum()]
+    numbers = [len(np.unique(groups[labels == label])) for label in range(classes)]
+    judged = np.array(numbers)[labels[named]] >= _LEAST_GROUPS
+    return named[judged & (probabilities[named].argmax(1) != labels[named])]
+
+
+def share_right(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Returns the share of photographs whose label is the most probable class."""
+    return float((probabilities.argmax(1) == labels).mean())
+
+
+def shortcuts(pixels: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> list[Shortcut]:
+    """Returns those properties of the pictures that give the class away: size, border, colour.
+
+    Args:
+      pixels: [n] of `features.PIXELS`.
+      labels: [n] integers.
+      groups: [n] integers, equal for photographs that belong together.
+    """
+    sides = [pixels["width"], pixels["height"], pixels["width"] / pixels["height"]]
+    columns = {
+        "the size of the picture": np.stack(sides, 1),
+        "the colour of the border": pixels["border"],
+        "the mean colour": pixels["colour"],
+    }
+    majority = float(np.bincount(labels).max() / len(labels))
+    found = [
+        Shortcut(what, _tree_accuracy(numbers, labels, groups), majority)
+        for what, numbers in columns.items()
+    ]
+    return [one for one in found if one.accuracy > majority + _FAR * (1 - majority)]
+
+
+def _tree_accuracy(numbers: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> float:
+    """Returns the cross-validated accuracy of a decision tree on a few numbers, [n, few]."""
+    from sklearn.tree import DecisionTreeClassifier
+
+    fold, right = folds(labels, groups), 0
+    for number in np.unique(fold):
+        inside = fold == number
+        if inside.all():
+            return 0.0
+        tree = DecisionTreeClassifier(min_samples_leaf=5, random_state=0)
+        tree.fit(numbers[~inside], labels[~inside])
+        right += (tree.predict(numbers[inside]) == labels[inside]).sum()
+    return float(right / len(labels))
