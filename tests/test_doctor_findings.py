@@ -143,6 +143,14 @@ def test_one_class_alone_has_no_wrong_labels():
     assert diagnosis.accuracy is None and not of_kind(diagnosis, "wrong label")
 
 
+def test_classes_of_one_group_each_have_no_accuracy():
+    photographs = Photographs(count=4)
+    for number in range(12):
+        photographs.alike(number // 4 * 4, number)
+    diagnosis = photographs.diagnose()
+    assert diagnosis.accuracy is None and diagnosis.overstated == 0
+
+
 def test_a_split_without_groups_overstates():
     photographs = Photographs()
     photographs.values = np.abs(np.random.default_rng(1).normal(0, 1, (60, 64))).astype(np.float32)

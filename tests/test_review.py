@@ -73,6 +73,13 @@ def test_a_class_that_is_one_group_stays_in_training(photos):
     assert len(parts["validation"]) == 2
 
 
+def test_where_each_class_is_one_group_it_is_torn_and_this_is_said(photos):
+    rows = [row(f"{'ab'[n % 2]}/{n:02d}.jpg", group=str(n % 2)) for n in range(20)]
+    collection = split(photos, *rows)
+    assert len(collection.splits["validation"].names) == 4
+    assert "whose score will be too good" in collection.warnings[-1]
+
+
 def test_a_review_without_groups_changes_no_split(photos):
     options = ConvertOptions("folder")
     plain = review.split(folder.collect(photos, options, folder.ClassNames()), options)

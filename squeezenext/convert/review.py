@@ -18,6 +18,10 @@ from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
 
 KEEP, REMOVE, MOVE = "keep", "remove", "move to "
+_TORN = (
+    "Every class is one group of photographs that are alike, so groups were torn for validation, "
+    "whose score will be too good; add other photographs."
+)
 _ACTIONS = "write keep, remove or move to CLASS"
 
 
@@ -112,8 +116,15 @@ def split(collection: Collection, options: ConvertOptions) -> Collection:
         collection, groups = _obeyed(collection, files.expanded(options.apply))
     if "train" not in collection.splits:
         return collection
-    splits = with_validation(collection.splits, options, groups)
-    return dataclasses.replace(collection, splits=splits)
+    warnings = collection.warnings
+    try:
+        splits = with_validation(collection.splits, options, groups)
+    except InputError:
+        if groups is None:
+            raise
+        splits = with_validation(collection.splits, options)
+        warnings = (*warnings, _TORN)
+    return dataclasses.replace(collection, splits=splits, warnings=warnings)
 
 
 def _obeyed(collection: Collection, path: Path) -> tuple[Collection, np.ndarray | None]:

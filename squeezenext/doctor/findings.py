@@ -66,8 +66,8 @@ class Diagnosis:
       rows: the rows of doctor.csv.
       counts: photographs of each class by split.
       shortcuts: what gives the class away.
-      accuracy: cross-validated accuracy of a linear classifier, groups kept together; None if
-        there are not two classes with features.
+      accuracy: cross-validated accuracy of a linear classifier, groups kept together, over the
+        classes of several groups; None without two classes, or such a class.
       overstated: by how much a random split would have overstated it; 0 without groups.
     """
 
@@ -106,11 +106,12 @@ def diagnose(collection: Collection, features: Features) -> Diagnosis:
     if len(np.unique(case.labels)) > 1:
         number = len(collection.classes)
         probabilities = suspects.out_of_fold(features.values, case.labels, case.groups, number)
-        together = apart = suspects.share_right(case.labels, probabilities)
+        counted = suspects.group_counts(case.labels, case.groups)[case.labels] > 1
+        together = apart = suspects.share_right(case.labels, probabilities, counted)
     if together is not None and len(np.unique(case.groups)) < len(case.groups):
         single = np.arange(len(case.labels))
         random = suspects.out_of_fold(features.values, case.labels, single, number)
-        apart = suspects.share_right(case.labels, random)
+        apart = suspects.share_right(case.labels, random, counted)
     found = _found(case, probabilities)
     return Diagnosis(
         case.listing,

@@ -107,14 +107,20 @@ def wrong_labels(labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarr
     guess = np.where(several, probabilities.argmax(1), confident.argmax(1))
     wrong = confident.any(1) & (guess != labels) & (own + 1e-8 < probabilities.max(1))
     named = np.argsort(own, kind="stable")[: wrong.sum()]
-    numbers = [len(np.unique(groups[labels == label])) for label in range(classes)]
-    judged = np.array(numbers)[labels[named]] >= _LEAST_GROUPS
+    judged = group_counts(labels, groups)[labels[named]] >= _LEAST_GROUPS
     return named[judged & (probabilities[named].argmax(1) != labels[named])]
 
 
-def share_right(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Returns the share of photographs whose label is the most probable class."""
-    return float((probabilities.argmax(1) == labels).mean())
+def group_counts(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Returns the number of groups that hold photographs of each class, int64 [classes]."""
+    pairs = np.unique(np.stack([labels, groups]), axis=1)
+    return np.bincount(pairs[0])
+
+
+def share_right(labels: np.ndarray, probabilities: np.ndarray, counted: np.ndarray) -> float | None:
+    """Returns the share of the `counted` photographs whose label is the most probable class."""
+    right = probabilities.argmax(1)[counted] == labels[counted]
+    return float(right.mean()) if len(right) else None
 
 
 def shortcuts(pixels: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> list[Shortcut]:
