@@ -30,6 +30,7 @@ class Evaluation:
     predicted: np.ndarray
     probability: np.ndarray
     logits: np.ndarray | None = None  # [examples, classes], if they were kept
+    known: np.ndarray | None = None  # [examples] float32, see network/known.py; None without it
 
     @classmethod
     def of_rows(cls, columns: list[np.ndarray], examples: int) -> "Evaluation":
@@ -52,8 +53,12 @@ class Evaluation:
         return cls(*(column[real][in_order] for column in columns[1:]))
 
     def summary(self) -> dict[str, float | int]:
-        """Returns {"top1", "top5", "loss", "examples"}; the first two are shares, 0..1."""
-        return {
+        """Returns {"top1", "top5", "loss", "examples"}; the first two are shares, 0..1.
+
+        Where the model says of each image whether it is known, "accepted" is the share that is.
+        """
+        accepted = {} if self.known is None else {"accepted": float((self.known >= 0.5).mean())}
+        return accepted | {
             "top1": float(self.top1.mean(dtype=np.float64)),
             "top5": float(self.top5.mean(dtype=np.float64)),
             "loss": float(self.loss.mean(dtype=np.float64)),
@@ -218,7 +223,7 @@ def balanced_accuracy(result: Evaluation) -> float:
 
 
 def remarks(result: Evaluation, names: Sequence[str]) -> list[str]:
-    """Returns sentences about what the figures hide: untested classes, one answer for all."""
+    """Returns sentences about what the figures hide, such as untested classes."""
     kinds, given = (np.unique(each) for each in (result.labels, result.predicted))
     tested = set(kinds.tolist())
     untested = [name for i, name in enumerate(names) if i not in tested]
@@ -233,6 +238,9 @@ def remarks(result: Evaluation, names: Sequence[str]) -> list[str]:
         said.append(
             f"It names {names[given[0]]} for every image: it tells nothing apart, whatever top-1."
         )
+    if result.known is not None:
+        share = float(result.summary()["accepted"])
+        said.append(f"It accepts {share:.1%} of these images; the others it calls unknown.")
     return said
 
 

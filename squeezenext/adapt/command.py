@@ -102,6 +102,7 @@ def adapt(
         )
         log(f"{plan}.")
         sha256 = _train(plan, model_dir, records, seed, deterministic)
+        shipping.fit_known_once(model_dir, found, log)
         made = shipping.export_once(model_dir, records, sha256, log)
         if max_bytes:
             seconds = math.inf if resumed or deterministic else deadline - time.monotonic()

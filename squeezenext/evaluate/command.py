@@ -59,16 +59,20 @@ def evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
 
     def scored(number: int) -> tuple:
         image, label = samples.read_examples(reader, number, classes)
-        probabilities = predictor.probabilities(image)
+        view = predictor.view(image)
+        probabilities = view.probabilities
         ranked = np.argsort(-probabilities, kind="stable")[:5]
         loss = -np.log(max(float(probabilities[label]), 1e-30))
         best = int(ranked[0])
-        return number, label, loss, best == label, label in ranked, best, probabilities[best]
+        first = best == label, label in ranked, best, probabilities[best]
+        return number, label, loss, *first, np.nan if view.known is None else view.known
 
-    columns = zip(*map_in_threads(scored, range(reader.split.examples)), strict=True)
+    *columns, known = zip(*map_in_threads(scored, range(reader.split.examples)), strict=True)
     kinds = (np.int64, np.int64, np.float32, np.float32, np.float32, np.int64, np.float32)
     typed = [np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
-    return Evaluation.of_rows(typed, reader.split.examples)
+    result = Evaluation.of_rows(typed, reader.split.examples)
+    scores = np.array(known, np.float32)  # in the order of the records already
+    return dataclasses.replace(result, known=None if np.isnan(scores).any() else scores)
 
 
 @checked(batch_size=1, devices_used=0)

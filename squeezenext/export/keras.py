@@ -14,8 +14,8 @@ from squeezenext import tf_import
 from squeezenext.errors import InputError
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.export.litert import DESCRIPTION, describe
-from squeezenext.network import rgb
-from squeezenext.network.graph import Node
+from squeezenext.network import known, rgb
+from squeezenext.network.graph import Graph, Node
 from squeezenext.network.model import Model
 
 # What Keras 3.15 writes and 3.5 does not know; none of it is needed to compute.
@@ -47,8 +47,11 @@ def _without_newer(document):
     return document
 
 
-def build_plain(model: Model):
-    """Returns a `keras.Model` of plain layers, from RGB pixels in 0..255 to probabilities."""
+def build_plain(model: Model, with_known: bool = False):
+    """Returns a `keras.Model` of plain layers, from RGB pixels in 0..255 to probabilities.
+
+    With `with_known` it gives a list of these and `known` [N, 1], if the model has that.
+    """
     tf_import.import_tensorflow()
     import keras
 
@@ -57,15 +60,30 @@ def build_plain(model: Model):
     values = {graph.nodes[0].name: images}
     for node in graph.nodes[1:]:
         values[node.name] = _layer(keras.layers, node, [values[name] for name in node.inputs])
-    logits = values[graph.nodes[-1].name]
+    logits = values[graph.logits.name]
     if model.temperature != 1:
         logits = keras.layers.Rescaling(1 / model.temperature, name="temperature")(logits)
     probabilities = keras.layers.Softmax(name="probabilities")(logits)
-    network = keras.Model(images, probabilities, name="squeezenext")
+    outputs = probabilities
+    if with_known and model.known:
+        outputs = [probabilities, _known(keras.layers, graph, values)]
+    network = keras.Model(images, outputs, name="squeezenext")
+    if with_known and model.known:
+        kernel, bias = model.known.kernel[:, np.newaxis], np.float32([model.known.bias])
+        network.get_layer(known.NAME).set_weights([kernel, bias])
     for node in graph.weighted:
         parts = ("kernel", "bias") if node.op == "conv" or node.bias else ("kernel",)
         network.get_layer(node.name).set_weights([weights[f"{node.name}/{x}"] for x in parts])
     return network
+
+
+def _known(layers, graph: Graph, values: dict):
+    """Applies the layers of what network/known.py says."""
+    features, logits = known.with_node(graph).nodes[-1].inputs
+    unit = layers.UnitNormalization()(layers.GlobalAveragePooling2D()(values[features]))
+    greatest = layers.GlobalMaxPooling1D()(layers.Reshape((-1, 1))(values[logits]))
+    inputs = layers.Concatenate()([unit, layers.Multiply()([unit, unit]), greatest])
+    return layers.Dense(1, "sigmoid", name=known.NAME)(inputs)
 
 
 def _layer(layers, node: Node, inputs: list):

@@ -17,6 +17,7 @@ from squeezenext.litert import int8, metadata, writer
 from squeezenext.litert.runner import Runner
 from squeezenext.model.loading import DESCRIPTION, PHONES, PIXELS
 from squeezenext.network import rgb
+from squeezenext.network.known import append
 from squeezenext.network.model import Model
 
 _NUMBERS = {
@@ -44,6 +45,7 @@ def litert_file(model: Model, precision: str, calibration: Sequence[np.ndarray] 
         numbers = int8.calibrated(network, weights, calibration)
     else:
         numbers = _NUMBERS[precision]
+    network, weights = append(network, weights, model.known)
     images = model.config.images
     upright = ", turned upright as EXIF says," if images.orientation == "exif" else ""
     crop = f"the centre of an image{upright} resized to {images.resize} ({images.resize_mode})"
@@ -54,6 +56,7 @@ def litert_file(model: Model, precision: str, calibration: Sequence[np.ndarray] 
         size=images.size,
         mean=mean,
         std=std,
+        known=model.known is not None,
         files=[DESCRIPTION],
     )
     content = writer.write(
@@ -79,7 +82,7 @@ def describe(model: Model, precision: str) -> str:
     """Returns the JSON text that every exported file carries.
 
     It holds the program's version, the configuration, the classes and, if a temperature was fitted,
-    the SHA-256 of the split that it was fitted to.
+    the SHA-256 of the split that it was fitted to; and `known`, see network/known.py.
     """
     document = {
         "squeezenext": squeezenext.__version__,
@@ -90,6 +93,7 @@ def describe(model: Model, precision: str) -> str:
         "labels": [label.text for label in model.labels],
         "fitted_to": model.fitted_to,
     }
+    document |= {"known": model.known.to_json()} if model.known else {}
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 

@@ -1,7 +1,8 @@
 """A trained network as an ONNX file, written node by node: float32, or int8 in QDQ form.
 
 Input `images` [N, 3, size, size] float32, RGB, pixels in 0..255; outputs `probabilities` and
-`logits` [N, classes]. The `onnx` package is imported where it is used: requirements-onnx.txt.
+`logits` [N, classes], and `known` [N, 1] if the model has that. The `onnx` package is imported
+where it is used: requirements-onnx.txt.
 """
 
 import dataclasses
@@ -16,8 +17,9 @@ from squeezenext.export.litert import describe
 from squeezenext.litert import int8
 from squeezenext.litert.int8 import Int8, Scale
 from squeezenext.litert.writer import quantize_kernel
-from squeezenext.network import rgb
+from squeezenext.network import known, rgb
 from squeezenext.network.graph import Graph, Node
+from squeezenext.network.known import Known
 from squeezenext.network.model import Model
 
 OPSET = 17  # published in 2022; every runtime that is still maintained reads it
@@ -44,14 +46,36 @@ def onnx_file(model: Model, precision: str, calibration: Sequence[np.ndarray] = 
     if precision == "int8":
         numbers = int8.calibrated(network, weights, calibration)
         nodes = quantized(helper, nodes, constants, network, numbers)
-    last = network.nodes[-1].name
+    last = network.logits.name
     constants["temperature"] = np.float32(model.temperature).reshape(())
     nodes += [
         helper.make_node("Identity", [last], ["logits"]),
         helper.make_node("Div", [last, "temperature"], ["tempered"]),
         helper.make_node("Softmax", ["tempered"], ["probabilities"], axis=1),
     ]
+    if model.known:
+        nodes += _known(helper, network, model.known, constants)
     return _file(onnx, model, precision, network, nodes, constants)
+
+
+def _known(helper, network: Graph, score: Known, constants: dict[str, np.ndarray]) -> list:
+    """Returns the nodes of what network/known.py says, and adds its numbers to `constants`."""
+    constants[f"{known.NAME}/kernel"] = score.kernel[:, np.newaxis]
+    constants[f"{known.NAME}/bias"] = np.float32([score.bias])
+    features, logits = known.with_node(network).nodes[-1].inputs
+    unit, squares, greatest, inputs = (f"{known.NAME}_{x}" for x in ("unit", "sq", "max", "all"))
+    return [
+        helper.make_node("GlobalAveragePool", [features], [f"{unit}_map"]),
+        helper.make_node("Flatten", [f"{unit}_map"], [f"{unit}_mean"]),
+        helper.make_node("LpNormalization", [f"{unit}_mean"], [unit], axis=1, p=2),
+        helper.make_node("Mul", [unit, unit], [squares]),
+        helper.make_node("ReduceMax", [logits], [greatest], axes=[1], keepdims=1),
+        helper.make_node("Concat", [unit, squares, greatest], [inputs], axis=1),
+        helper.make_node(
+            "Gemm", [inputs, f"{known.NAME}/kernel", f"{known.NAME}/bias"], [f"{inputs}_sum"]
+        ),
+        helper.make_node("Sigmoid", [f"{inputs}_sum"], [known.NAME]),
+    ]
 
 
 def _pads_merged(graph: Graph) -> Graph:
@@ -87,12 +111,13 @@ def _onnx():
 
 def _file(onnx, model: Model, precision: str, network: Graph, nodes, constants) -> bytes:
     helper, kind, size = onnx.helper, onnx.TensorProto.FLOAT, model.config.images.size
-    names = ("probabilities", "logits")
+    widths = dict.fromkeys(("probabilities", "logits"), len(model.labels))
+    widths |= {known.NAME: 1} if model.known else {}
     body = helper.make_graph(
         nodes,
         model.name,
         [helper.make_tensor_value_info(network.nodes[0].name, kind, ["N", 3, size, size])],
-        [helper.make_tensor_value_info(n, kind, ["N", len(model.labels)]) for n in names],
+        [helper.make_tensor_value_info(n, kind, ["N", width]) for n, width in widths.items()],
         [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     made = helper.make_model(

@@ -26,6 +26,7 @@ from squeezenext.model import directory as model_directory
 from squeezenext.model.published import File
 from squeezenext.network import rgb
 from squeezenext.network.graph import Graph, Node
+from squeezenext.network.known import append
 from squeezenext.network.model import Model
 from squeezenext.predict.predictor import softmax
 
@@ -151,6 +152,7 @@ def _networks(model: Model, calibration: Sequence[np.ndarray]) -> dict[str, byte
     if len(calibration):
         kinds["int8"] = int8.calibrated(graph, weights, calibration)
     outputs = [graph.features]
+    graph, weights = append(graph, weights, model.known)
     return {
         name: writer.write(graph, weights, numbers=kind, outputs=outputs)
         for name, kind in kinds.items()
@@ -164,7 +166,7 @@ def with_class_maps(graph: Graph, weights) -> tuple[Graph, dict[str, np.ndarray]
     per class, whose mean is that class's logit. SqueezeNet is built in this order already,
     SqueezeNext takes the mean first.
     """
-    last = graph.nodes[-1]
+    last = graph.logits
     if last.op != "dense":
         return graph, dict(weights)
     mean = graph[last.inputs[0]]

@@ -26,7 +26,8 @@ def write(model: Model, path: Path) -> None:
 
     serving_default: `images` [N, size, size, 3] uint8, RGB, already cropped. encoded: `images` [N]
     strings, whole files of JPEG, PNG, GIF, BMP or WebP. Both give `probabilities` [N, classes]
-    float32 and, for the five best classes, `classes` [N, 5], their names, and `scores` [N, 5].
+    float32 and, for the five best classes, `classes` [N, 5], their names, and `scores` [N, 5];
+    and `known` [N], if the model has that.
     describe: `squeezenext`, the text of `litert.describe`.
     """
     tf_import.import_tensorflow()
@@ -35,7 +36,7 @@ def write(model: Model, path: Path) -> None:
     from squeezenext.images import crops
 
     module = tf.Module()
-    network = keras.build_plain(model)
+    network = keras.build_plain(model, with_known=True)
     # The module holds the variables that the functions read, not the Keras model: the saver would
     # restore copies of that model's variables, and only Python's own loader ties those to the ones
     # that are read; in any other loader they stay uninitialized.
@@ -45,13 +46,12 @@ def write(model: Model, path: Path) -> None:
     size, count = model.config.images.size, min(5, len(model.labels))
 
     def answer(pixels):
-        probabilities = network(tf.cast(pixels, tf.float32), training=False)
+        outputs = network(tf.cast(pixels, tf.float32), training=False)
+        probabilities, *known = outputs if model.known else [outputs]
         scores, best = tf.math.top_k(probabilities, count)
-        return {
-            "probabilities": probabilities,
-            "classes": tf.gather(names, best),
-            "scores": scores,
-        }
+        found = {"classes": tf.gather(names, best), "scores": scores}
+        found |= {"known": known[0][:, 0]} if known else {}
+        return found | {"probabilities": probabilities}
 
     def crop(number, content):
         # Else TensorFlow's message does not say which of the files it was.

@@ -81,7 +81,7 @@ def tap(content: bytes, name: str) -> Tapped:
             f"{name} does not end in a pooled convolution or dense layer; features and maps need "
             "that."
         ) from error
-    graph.outputs[:] = [logits, *wanted]
+    graph.outputs[:] = [logits, *wanted, *graph.outputs[1:]]  # `known` is the last, if it is there
     model.buffers = [
         Buffer(None if buffer.data is None else np.asarray(buffer.data, np.uint8).tobytes())
         for buffer in model.buffers

@@ -28,6 +28,9 @@ _OPTIONS = {  # the table in schema.fbs of each operator's options
     "CONCATENATION": "ConcatenationOptions",
     "ADD": "AddOptions",
     "MEAN": "ReducerOptions",
+    "REDUCE_MAX": "ReducerOptions",
+    "MUL": "MulOptions",
+    "L2_NORMALIZATION": "L2NormOptions",
     "SOFTMAX": "SoftmaxOptions",
 }
 

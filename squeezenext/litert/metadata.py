@@ -22,7 +22,14 @@ _RGB = 1
 
 
 def metadata(
-    *, name: str, description: str, size: int, mean: float, std: float, files: Sequence[str]
+    *,
+    name: str,
+    description: str,
+    size: int,
+    mean: float,
+    std: float,
+    known: bool,
+    files: Sequence[str],
 ) -> bytes:
     """Returns the flatbuffer of an image classifier.
 
@@ -32,6 +39,7 @@ def metadata(
       size: side of the input in pixels.
       mean: number subtracted from every pixel; MediaPipe takes one for all channels.
       std: divisor of every pixel, likewise.
+      known: whether there is a second output, `known`.
       files: names of the appended files, beside `LABELS`.
     """
     builder = flatbuffers.Builder(1024)
@@ -56,7 +64,8 @@ def metadata(
             6: _tables(builder, [_file(builder, LABELS, _TENSOR_AXIS_LABELS)]),
         },
     )
-    graph = _table(builder, {2: _tables(builder, [given]), 3: _tables(builder, [found])})
+    outputs = [found, _known(builder)] if known else [found]
+    graph = _table(builder, {2: _tables(builder, [given]), 3: _tables(builder, outputs)})
     root = _table(
         builder,
         {
@@ -70,6 +79,19 @@ def metadata(
     )
     builder.Finish(root, file_identifier=b"M001")
     return bytes(builder.Output())
+
+
+def _known(builder) -> int:
+    told = "0 to 1: below 0.5 the image is like none that the network was trained on."
+    return _table(
+        builder,
+        {
+            0: builder.CreateString("known"),
+            1: builder.CreateString(told),
+            3: _content(builder, _FEATURE_PROPERTIES, _table(builder, {})),
+            5: _stats(builder, 0.0, 1.0),
+        },
+    )
 
 
 def with_files(content: bytes, files: Mapping[str, bytes]) -> bytes:

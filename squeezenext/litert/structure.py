@@ -26,7 +26,7 @@ _BYTES = (4, 2, 4, 1, 0, 0, 0, 0, 0, 1)  # of an entry, by type
 _CODES = {
     "ADD": 0, "CONCATENATION": 2, "CONV_2D": 3, "DEPTHWISE_CONV_2D": 4, "DEQUANTIZE": 6,
     "FULLY_CONNECTED": 9, "MAX_POOL_2D": 17, "SOFTMAX": 25, "PAD": 34, "MEAN": 40, "ELU": 111,
-    "QUANTIZE": 114,
+    "QUANTIZE": 114, "L2_NORMALIZATION": 11, "LOGISTIC": 14, "MUL": 18, "REDUCE_MAX": 82,
 }  # fmt: skip
 # The options of each operator: their table's number, and their fields in order.
 _OPTIONS: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -39,7 +39,9 @@ _OPTIONS: dict[str, tuple[int, tuple[str, ...]]] = {
     "DEQUANTIZE": (38, ()), "FULLY_CONNECTED": (8, ()),
     "MAX_POOL_2D": (5, ("padding", "strideW", "strideH", "filterWidth", "filterHeight")),
     "SOFTMAX": (9, ("beta",)), "PAD": (22, ()), "MEAN": (27, ("keepDims",)), "ELU": (0, ()),
-    "QUANTIZE": (89, ()),
+    "QUANTIZE": (89, ()), "L2_NORMALIZATION": (12, ("fusedActivationFunction",)),
+    "LOGISTIC": (0, ()), "MUL": (21, ("fusedActivationFunction",)),
+    "REDUCE_MAX": (27, ("keepDims",)),
 }  # fmt: skip
 _ONE_BYTE = {"padding", "fusedActivationFunction", "keepDims"}
 # The tables of schema.fbs, with the fields that our writer fills: a scalar's struct code, "s" a
@@ -173,6 +175,11 @@ class _Expected:
         for node in graph.weighted:
             weights[f"{node.name}/kernel"] = np.broadcast_to(zero, graph.kernel_shape(node.name))
             weights[f"{node.name}/bias"] = np.broadcast_to(zero, node.shape[-1:])
+        for node in graph.nodes:
+            if node.op == "known":
+                inputs = 2 * graph[node.inputs[0]].shape[-1] + 1
+                weights[f"{node.name}/kernel"] = np.broadcast_to(zero, (inputs,))
+                weights[f"{node.name}/bias"] = np.broadcast_to(zero, (1,))
         numbers = {"float16": writer.Float16, "dynamic": _Dynamic, "int8": _Int8}
         kind = numbers.get(precision, writer.Float32)
         writer.emit(file, graph, weights, kind(), softmax=1.0 if softmax else None)

@@ -131,7 +131,8 @@ def write(
       metadata: named buffers to add.
 
     Returns:
-      The file, from `images` [1, size, size, 3] to `logits` or `probabilities` [1, classes].
+      The file, from `images` [1, size, size, 3] to `logits` or `probabilities` [1, classes]; the
+      last output is `known` [1, 1] if the graph has that node.
     """
     from squeezenext.litert.container import LitertFile
 
@@ -159,6 +160,7 @@ def emit(
         "add": emitter.add,
         "global_pool": emitter.global_pool,
         "dense": emitter.dense,
+        "known": emitter.known,
     }
     for node in graph.nodes:
         methods[node.op](node)
@@ -284,6 +286,31 @@ class _Emitter:
         inputs = [self._float(self.graph[source]), *stored]
         self._float_operator("FULLY_CONNECTED", numbers.versions["FULLY_CONNECTED"], inputs, node)
 
+    def known(self, node: Node) -> None:
+        """Adds what network/known.py says, in float32 whatever the network's numbers are."""
+        features, logits = (self._float(self.graph[name]) for name in node.inputs)
+        (channels,) = self.graph[node.inputs[0]].shape[-1:]
+        sizes = {"mean": channels, "unit": channels, "squares": channels, "greatest": 1}
+        sizes |= {"inputs": 2 * channels + 1, "score": 1}
+        made = {
+            name: self.file.tensor(f"{node.name}_{name}", (1, size), np.float32)
+            for name, size in sizes.items()
+        }
+        output = self.file.tensor(node.name, (1, 1), np.float32)
+        kernel, bias = (self.weights[f"{node.name}/{part}"] for part in ("kernel", "bias"))
+        stored = Float32().weights(self.file, node.name, kernel[np.newaxis], bias, "")
+        sides, classes = (self.file.constant(f"{node.name}_{x}_axes", x) for x in ((1, 2), (1,)))
+        add = self.file.operator
+        add("MEAN", 1, [features, sides], [made["mean"]], {"keepDims": False})
+        add("L2_NORMALIZATION", 1, [made["mean"]], [made["unit"]])
+        add("MUL", 1, [made["unit"], made["unit"]], [made["squares"]])
+        add("REDUCE_MAX", 1, [logits, classes], [made["greatest"]], {"keepDims": True})
+        joined = [made["unit"], made["squares"], made["greatest"]]
+        add("CONCATENATION", 1, joined, [made["inputs"]], {"axis": 1})
+        add("FULLY_CONNECTED", 1, [made["inputs"], *stored], [made["score"]])
+        add("LOGISTIC", 1, [made["score"]], [output])
+        self.tensors[node.name] = self.floats[node.name] = output
+
     def _float_operator(self, name: str, version: int, inputs, node: Node, options=None) -> None:
         output = self.file.tensor(node.name, (1, *node.shape), np.float32)
         self.file.operator(name, version, inputs, [output], options)
@@ -291,13 +318,14 @@ class _Emitter:
 
     def finish(self, outputs: Sequence[str], softmax: float | None, metadata) -> bytes:
         """Adds the outputs and returns the file; arguments as of `write`."""
-        last = self.graph.nodes[-1]
+        last = self.graph.logits
         results = {LOGITS: self._float(last)}
         if softmax is not None:
             scores = self.file.tensor(SCORES, (1, *last.shape), np.float32)
             self.file.operator("SOFTMAX", 1, [results[LOGITS]], [scores], {"beta": softmax})
             results = {SCORES: scores}
-        results |= {name: self._float(self.graph[name]) for name in outputs}
+        known = [node.name for node in self.graph.nodes if node.op == "known"]
+        results |= {name: self._float(self.graph[name]) for name in (*outputs, *known)}
         return self.file.finish({INPUT: self.fed}, results, metadata)
 
     def _float(self, node: Node) -> int:

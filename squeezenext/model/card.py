@@ -72,6 +72,7 @@ def _fields(directory: Path, config: Config, classes: tuple[labels.Label, ...]) 
         files=_files(directory, scores.get("files", {})),
         preprocessing=_preprocessing(config),
         calibration=calibration,
+        known=(directory / model_directory.KNOWN).is_file(),
     )
 
 

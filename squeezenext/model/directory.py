@@ -6,6 +6,7 @@ history.csv train.log tensorboard/    the run's figures, see squeezenext/train/h
 model_stats.csv            parameters and multiply-adds by layer
 final.json model.tflite    scores and float32 network of a run that has ended
 calibration.json           the temperature that `evaluate --fit_temperature` found
+known.json                 of `adapt`: what says whether an image shows one of the classes
 adapt.json scores.json     of `adapt`: its plan; scores on images that nothing was trained on
 MODEL_CARD.md              see card.py
 """
@@ -19,19 +20,20 @@ from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.model import checkpoint
+from squeezenext.network import graph, known
 from squeezenext.network.bounds import check_bounds
 from squeezenext.network.model import check_labels, check_temperature
 
 CONFIG, LABELS, CHECKPOINTS = "config.json", "labels.json", "checkpoints"
 HISTORY, LOG, STATS = "history.csv", "train.log", "model_stats.csv"
 FINAL, LITERT, CARD = "final.json", "model.tflite", "MODEL_CARD.md"
-CALIBRATION, SCORES = "calibration.json", "scores.json"
+CALIBRATION, SCORES, KNOWN = "calibration.json", "scores.json", "known.json"
 ADAPT, COMPRESSED = "adapt.json", "model.sqz"
 TENSORBOARD, WORKERS = "tensorboard", ".workers"  # the latter of several workers, see watchdog.py
 RECORDS, EXPORTED, REPORT = "records", "exported", "report"  # of `adapt`
 FOLDERS = (CHECKPOINTS, TENSORBOARD, WORKERS, RECORDS, EXPORTED, REPORT)
 # Names of single files, which no other file in the directory may have.
-RESERVED = {CONFIG, LABELS, FINAL, LITERT, CALIBRATION, SCORES, ADAPT, COMPRESSED}
+RESERVED = {CONFIG, LABELS, FINAL, LITERT, CALIBRATION, SCORES, KNOWN, ADAPT, COMPRESSED}
 # What training and `adapt` write after config.json, and so replace only beside one of ours.
 _AFTER_CONFIG = (RESERVED - {CONFIG, ADAPT}) | {HISTORY, STATS, CARD}
 
@@ -130,7 +132,7 @@ def read_json(path: Path) -> dict:
 
 def remove_results(directory: Path) -> None:
     """Removes the files that belong to the end of a run, which now goes on."""
-    for name in (FINAL, LITERT, CALIBRATION, SCORES):
+    for name in (FINAL, LITERT, CALIBRATION, SCORES, KNOWN):
         (directory / name).unlink(missing_ok=True)
 
 
@@ -168,3 +170,30 @@ def write_temperature(
         "shards_sha256": shards_sha256,
     }
     files.write_json(directory / CALIBRATION, document)
+
+
+def read_known(directory: Path, network: graph.Graph) -> known.Known | None:
+    """Returns what says whether an image shows one of the classes, None if none was fitted.
+
+    Raises:
+      InputError: known.json is damaged, or of another network.
+    """
+    path = directory / KNOWN
+    if not os.path.lexists(path):
+        return None
+    try:
+        return known.from_document(files.read_document(path)["known"], network)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged: {error}; delete it and model.tflite, or bring them back."
+        ) from error
+
+
+def write_known(directory: Path, fitted: known.Known, train: int, held_out: int) -> None:
+    """Writes known.json and removes model.tflite, whose outputs are to be others from now on.
+
+    Without model.tflite the checkpoint is read. `train` and `held_out` count the images of the fit.
+    """
+    (directory / LITERT).unlink(missing_ok=True)
+    document = {"known": fitted.to_json(), "fitted_to": {"train": train, "held_out": held_out}}
+    files.write_json(directory / KNOWN, document)

@@ -18,6 +18,7 @@ from squeezenext.model import checkpoint, published
 from squeezenext.model import directory as model_directory
 from squeezenext.network import graph, rgb
 from squeezenext.network.bounds import check_bounds
+from squeezenext.network.known import append, from_document, with_node
 from squeezenext.network.model import Model, check_labels
 
 # What is imported inside functions here would delay prediction, which mostly needs none of it.
@@ -56,7 +57,8 @@ def _described(directory: Path, name: str) -> Model:
     config, known = model_directory.read(directory)
     temperature = model_directory.read_temperature(directory)
     fitted_to = model_directory.read_fitted_to(directory)
-    return Model(name, config, known, {}, temperature, fitted_to)
+    model = Model(name, config, known, {}, temperature, fitted_to)
+    return dataclasses.replace(model, known=model_directory.read_known(directory, model.graph))
 
 
 def load_runnable(name: str | Path) -> Model:
@@ -78,7 +80,8 @@ def load_runnable(name: str | Path) -> Model:
     model = _described(directory, str(litert))
     if _is_own(litert):
         content = files.read_bytes(litert, structure.MAX_BYTES)
-        structure.check_own(content, model.graph, str(litert), remedy=_WITHOUT)
+        expected = with_node(model.graph) if model.known else model.graph
+        structure.check_own(content, expected, str(litert), remedy=_WITHOUT)
         return dataclasses.replace(model, file=content)
     return dataclasses.replace(model, weights=graph.fold(model.config, variables(directory)))
 
@@ -87,7 +90,7 @@ def litert(model: Model) -> bytes:
     """Returns the LiteRT file that runs a model: its own, or one made from its weights."""
     if model.file:
         return model.file
-    return writer.write(model.graph, model.weights)
+    return writer.write(*append(model.graph, model.weights, model.known))
 
 
 def _exported(path: Path) -> Model:
@@ -105,6 +108,9 @@ def _exported(path: Path) -> Model:
         pairs = zip(document["synsets"], document["labels"], strict=True)
         known = tuple(Label(str(synset), str(text)) for synset, text in pairs)
         precision, fitted_to = str(document["precision"]), str(document.get("fitted_to", ""))
+        check_labels(known, config, str(path))
+        check_bounds(config, str(path))
+        score = from_document(document.get("known"), graph.of(config))
     except InputError:
         raise
     except OSError as error:
@@ -124,12 +130,12 @@ def _exported(path: Path) -> Model:
             f"{path} was not exported by this program: no {DESCRIPTION} lies behind it. It is "
             f"{what}; if it was made of a model directory, give that."
         ) from error
-    check_labels(known, config, str(path))
-    check_bounds(config, str(path))
     pixels = PIXELS if precision == "int8" else PHONES
     network = rgb.graph_of_rgb(graph.of(config))
+    network = with_node(network) if score else network
     structure.check_own(content, network, str(path), precision, softmax=True)
-    return Model(str(path), config, known, {}, fitted_to=fitted_to, file=content, rgb=pixels)
+    model = Model(str(path), config, known, {}, fitted_to=fitted_to, known=score)
+    return dataclasses.replace(model, file=content, rgb=pixels)
 
 
 def _is_own(path: Path) -> bool:

@@ -20,7 +20,7 @@ from squeezenext.errors import InputError
 from squeezenext.network import architecture
 
 EPSILON = 1e-5  # batch norm's; caffe.proto BatchNormParameter: eps
-Op = Literal["input", "conv", "max_pool", "pad", "concat", "add", "global_pool", "dense"]
+Op = Literal["input", "conv", "max_pool", "pad", "concat", "add", "global_pool", "dense", "known"]
 Sides = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
 _NONE: Sides = ((0, 0), (0, 0))
 
@@ -30,7 +30,8 @@ class Node:
     """One operation and its output, named after the layer it is.
 
     Attributes:
-      op: the operation. A conv computes activation(convolution + bias), an add activation(sum).
+      op: the operation. A conv computes activation(convolution + bias), an add activation(sum),
+        and known what known.py says.
       name: the layer's name.
       inputs: names of the nodes that it reads.
       shape: output without the batch: (height, width, channels) or (channels,).
@@ -58,7 +59,10 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """The nodes in the order they are computed: the images first, the logits last."""
+    """The nodes in the order they are computed: the images first, the logits last.
+
+    Only a node "known" may follow the logits.
+    """
 
     nodes: tuple[Node, ...]
 
@@ -78,6 +82,11 @@ class Graph:
     def weighted(self) -> tuple[Node, ...]:
         """The nodes that have weights: conv and dense."""
         return tuple(node for node in self.nodes if node.op in ("conv", "dense"))
+
+    @property
+    def logits(self) -> Node:
+        """The node that gives the logits."""
+        return self.nodes[-2 if self.nodes[-1].op == "known" else -1]
 
     @property
     def features(self) -> str:

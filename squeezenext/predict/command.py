@@ -8,6 +8,7 @@ stop the others; the exit code is then 1.
 """
 
 import csv
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ from squeezenext.predict import sources
 from squeezenext.predict.predictor import Answer, Prediction, Predictor, View
 
 _MAP = "Heat map by squeezenext"  # comment of each JPEG of --explain
+THRESHOLD = 0.5  # of `known`, see network/known.py
 MANY = 8  # images, from which on progress is shown
 
 
@@ -37,6 +39,9 @@ def print_text(answers: Iterable[Answer]) -> int:
             failed += 1
             continue
         say(answer.path)
+        if answer.known is not None and answer.known < THRESHOLD:
+            like = f", most like {_class(answer.predictions[0])}" if answer.predictions else ""
+            say(f"  unknown{like} (known {answer.known:.2f}, threshold {THRESHOLD:g})")
         for row in answer.predictions:
             say(f"  {row.probability:7.2%}  {_class(row)}")
         if not answer.predictions:
@@ -53,7 +58,10 @@ def print_json(answers: Iterable[Answer]) -> int:
     failed = 0
     for answer in answers:
         listed = [vars(row) for row in answer.predictions]
-        line = {"path": answer.path, "predictions": listed, "error": answer.error}
+        line: dict[str, object] = {"path": answer.path, "predictions": listed}
+        line["error"] = answer.error
+        if answer.known is not None:
+            line["known"] = answer.known
         if answer.explanation:
             line["explanation"] = str(answer.explanation)
         print(json.dumps(line), flush=True)
@@ -64,15 +72,21 @@ def print_json(answers: Iterable[Answer]) -> int:
 def print_csv(answers: Iterable[Answer]) -> int:
     """Prints a CSV row for each image and class, errors included; returns the number of errors."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", "rank", "index", "synset", "label", "probability", "error"])
+    answers, held = iter(answers), []
+    for answer in answers:  # the first without an error shows which columns there are
+        held.append(answer)
+        if not answer.error:
+            break
+    last = ["known"] if held and held[-1].known is not None else []
+    writer.writerow(["path", "rank", "index", "synset", "label", "probability", "error", *last])
     failed = 0
-    for answer in answers:
-        path = csv_cell(answer.path)
+    for answer in itertools.chain(held, answers):
+        path, known = csv_cell(answer.path), [answer.known][: len(last)]
         for rank, row in enumerate(answer.predictions, start=1):
             names = csv_cell(row.synset), csv_cell(row.label)
-            writer.writerow([path, rank, row.index, *names, row.probability, ""])
+            writer.writerow([path, rank, row.index, *names, row.probability, "", *known])
         if answer.error or not answer.predictions:  # none is as probable as --threshold
-            writer.writerow([path, "", "", "", "", "", csv_cell(answer.error or "")])
+            writer.writerow([path, "", "", "", "", "", csv_cell(answer.error or ""), *known])
         failed += answer.error is not None
     return failed
 

@@ -54,12 +54,20 @@ class View:
       probabilities: [classes] float32 that sum to 1.
       features: [channels] float32, the classifier's input averaged over height and width; None
         if the predictor was made without `inside`.
+      known: 0 to 1, below 0.5 if the image is like none that the network was trained on; no
+        probability, see network/known.py. None if the model has no such score.
     """
 
     probabilities: np.ndarray
     features: np.ndarray | None
+    known: float | None
     _tapped: "Tapped | None"
     _outputs: list[np.ndarray]
+
+    @property
+    def logits(self) -> np.ndarray:
+        """The network's first output: [classes] float32, probabilities of an exported file."""
+        return self._outputs[0]
 
     @checked(index=0)
     def class_map(self, index: int) -> np.ndarray:
@@ -75,6 +83,7 @@ class Answer:
 
     Attributes:
       features: as in `View`.
+      known: as in `View`; None with an error, too.
       explanation: the file that `explain` wrote, or None.
     """
 
@@ -83,6 +92,7 @@ class Answer:
     error: str | None
     features: np.ndarray | None = None
     explanation: Path | None = None
+    known: float | None = None
 
 
 T = TypeVar("T")
@@ -170,12 +180,15 @@ class Predictor:
                 mean, deviation = self._model.rgb
                 outputs = runner.run((pixels - np.float32(mean)) / np.float32(deviation))
                 probabilities = outputs[0]
-        if not np.isfinite(probabilities).all():  # finite weights can overflow float32
+        known = float(outputs[-1][0]) if self._model.known else None
+        if not np.isfinite(
+            [*probabilities, known or 0.0]
+        ).all():  # finite weights can overflow float32
             raise InputError(
                 f"{self._model.name} gives no probabilities here: it is damaged; copy it again."
             )
         features = self._tapped.features(outputs) if self._tapped else None
-        return View(probabilities, features, self._tapped, outputs)
+        return View(probabilities, features, known, self._tapped, outputs)
 
     def _best(self, probabilities: np.ndarray, top_k: int, threshold: float) -> list[Prediction]:
         # Stable, so that of equally probable classes the lower index comes first, as in evaluation.
@@ -224,7 +237,7 @@ class Predictor:
                     drawn = explain(number, path, image, view, top) if explain else None
             except InputError as error:
                 return Answer(path, [], str(error))
-            return Answer(path, best, None, view.features, drawn)
+            return Answer(path, best, None, view.features, drawn, view.known)
 
         return map_in_threads(answer, list(enumerate(map(str, names), start=1)))
 

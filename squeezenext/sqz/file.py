@@ -23,6 +23,7 @@ from squeezenext.cli import FULL
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.network.bounds import check_bounds
+from squeezenext.network.known import from_document
 from squeezenext.network.model import Model, check_labels, check_temperature
 from squeezenext.sqz import kernels as sqz_kernels
 from squeezenext.sqz import streams as sqz_streams
@@ -93,6 +94,7 @@ def encode_header(model: Model) -> bytes:
         "temperature": model.temperature,
     }
     document |= {"fitted_to": model.fitted_to} if model.fitted_to else {}
+    document |= {"known": model.known.to_json()} if model.known else {}
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
     return zlib.compress(text.encode("utf-8"), 9)
 
@@ -184,8 +186,6 @@ def _decode_header(data: bytes, source: str) -> Model:
         raise
     except _UNREADABLE as error:
         raise InputError(f"{source} is damaged: its header cannot be read ({error}).") from error
-    check_bounds(model.config, source)
-    check_labels(model.labels, model.config, source)
     return model
 
 
@@ -199,5 +199,8 @@ def _read_document(document: dict, source: str) -> Model:
         if named == "imagenet"
         else tuple(labels.Label(str(synset), str(text)) for synset, text in named)
     )
+    check_bounds(config, source)
+    check_labels(classes, config, source)
     temperature = check_temperature(document["temperature"])
-    return Model(source, config, classes, {}, temperature, str(document.get("fitted_to", "")))
+    model = Model(source, config, classes, {}, temperature, str(document.get("fitted_to", "")))
+    return dataclasses.replace(model, known=from_document(document.get("known"), model.graph))

@@ -117,8 +117,8 @@ function show() {
 
 /** Writes the best class to the status line for screen readers; for the camera only if it changes. */
 function tell() {
-  const { best, milliseconds, probabilities, row } = current.result;
-  const label = model.labels[best];
+  const { best, known, milliseconds, probabilities, row } = current.result;
+  const label = known < 0.5 ? `unknown, most like ${model.labels[best]}` : model.labels[best];
   if (current.live) {
     if (!$("status").textContent.startsWith(`${label} (`)) say(`${label} (${row.name}).`);
     return;

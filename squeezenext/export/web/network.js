@@ -31,7 +31,10 @@ async function fetchAndCompile(row) {
   return loadAndCompile(content, { accelerator: "wasm" });
 }
 
-/** Returns {probabilities, maps, side, milliseconds} for bytes [size, size, 3]. */
+/**
+ * Returns {probabilities, maps, side, known, milliseconds} for bytes [size, size, 3]. `known` is 0 to
+ * 1, below 0.5 for an image like none that the network was trained on; 1 if it does not say.
+ */
 export async function run(network, pixels, temperature) {
   const [input] = network.getInputDetails();
   const values = input.dtype === "uint8" ? pixels : Float32Array.from(pixels);
@@ -41,10 +44,12 @@ export async function run(network, pixels, temperature) {
   const milliseconds = performance.now() - started;
   const names = network.getOutputDetails().map((detail) => detail.name);
   const logits = outputs[names.indexOf("logits")].toTypedArray().slice();
-  const maps = outputs[1 - names.indexOf("logits")];
+  const maps = outputs[names.findIndex((name) => name !== "logits" && name !== "known")];
+  const score = outputs[names.indexOf("known")];
   const result = {
     probabilities: softmax(logits, temperature),
     maps: maps.toTypedArray().slice(),
+    known: score ? score.toTypedArray()[0] : 1,
     side: maps.type.layout.dimensions[1],
     milliseconds,
   };
