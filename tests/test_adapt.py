@@ -302,6 +302,27 @@ def test_what_cannot_be_done_is_said_at_once(tmp_path, monkeypatch, change, mess
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "scored"]
 
 
+def converted(photos, records, review=None):
+    options = adapt_command._options(photos, 0, False, review)
+    return adapt_command._convert(photos, records, options)
+
+
+def test_a_review_is_obeyed_and_another_one_wants_another_directory(tmp_path):
+    from tests import tiny
+
+    for number in range(12):
+        path = tmp_path / "photos" / f"n{number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiny.jpeg(number, number % 2 + 1))
+    review, records = tmp_path / "doctor.csv", tmp_path / "mine" / "records"
+    review.write_text("file,class,finding,group,suggested,action\nn0/0.jpg,n0,,,,remove\n")
+    converted(tmp_path / "photos", records, review)
+    splits = json.loads((records / "manifest.json").read_text())["splits"]
+    assert sum(split["examples"] for split in splits.values()) == 11
+    with pytest.raises(InputError, match="--follow_links or --apply; give another --model_dir"):
+        converted(tmp_path / "photos", records)
+
+
 def test_other_photographs_want_another_directory_and_twins_are_told(tmp_path, capsys):
     from tests import tiny
 
@@ -314,21 +335,21 @@ def test_other_photographs_want_another_directory_and_twins_are_told(tmp_path, c
     (tmp_path / "photos/train/n1/broken.jpg").write_bytes(b"no image")
     (tmp_path / "photos/train/n1/IMG.MOV").write_bytes(b"of a telephone")
     records = tmp_path / "mine" / "records"
-    _, faults = adapt_command._convert(tmp_path / "photos", records, 0, False)
+    _, faults = converted(tmp_path / "photos", records)
     told = capsys.readouterr().err
     assert "4 images lie in two splits" in told and "1 .mov" in told
     assert len(faults) == 1 and "broken.jpg" in told
     (tmp_path / "elsewhere").mkdir()
     moved = (tmp_path / "photos").rename(tmp_path / "elsewhere" / "pictures")
-    assert adapt_command._convert(moved, records, 0, False)[0] == records
+    assert converted(moved, records)[0] == records
     assert "is newer than" not in capsys.readouterr().err
     later = (records / "manifest.json").stat().st_mtime_ns + 10**9
     os.utime(moved / "train/n1/0.jpg", ns=(later, later))
-    assert adapt_command._convert(moved, records, 0, False)[0] == records
+    assert converted(moved, records)[0] == records
     assert f"warning: {moved / 'train/n1/0.jpg'} is newer than" in capsys.readouterr().err
     (moved / "train/n1/9.jpg").write_bytes(tiny.jpeg(9, 1))
     with pytest.raises(InputError, match="begun with other photographs"):
-        adapt_command._convert(moved, records, 0, False)
+        converted(moved, records)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ def adapt(
     seed: int = 0,
     deterministic: bool = False,
     follow_links: bool = False,
+    apply: str | Path | None = None,
 ) -> Adapted:
     """Makes a classifier of a folder of photographs.
 
@@ -78,6 +79,7 @@ def adapt(
       deterministic: gives the same bits for the same adapt.json, interrupted or not; slower. The
         plan of another directory may differ, since it depends on the measured speed.
       follow_links: also take photographs and folders that are symbolic links.
+      apply: a doctor.csv, whose actions are obeyed and whose groups stay in one split.
 
     Raises:
       InputError: an argument is wrong, or the photographs cannot be used.
@@ -93,7 +95,8 @@ def adapt(
     tf_import.check_installed()
     published.resolve(configuration)  # downloads the weights before any work is done
     with _in_adapts_words(model_dir), command.locked(model_dir, ".adapt.lock"):
-        records, faults = _convert(photos, model_dir / model_directory.RECORDS, seed, follow_links)
+        options = _options(photos, seed, follow_links, apply)
+        records, faults = _convert(photos, model_dir / model_directory.RECORDS, options)
         found = _found(records)
         if deterministic:  # TensorFlow refuses it once a step has been timed
             _make_deterministic()
@@ -129,7 +132,7 @@ _ADVICE = (
      "--seed, without the photographs that are at fault."),
 )  # fmt: skip
 _FLAGS = ("model_dir", "configuration", "minutes", "max_bytes", "seed", "deterministic",
-          "follow_links")  # fmt: skip
+          "follow_links", "apply")  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -286,26 +289,23 @@ def _holds_photographs(folder: Path) -> bool:
     return any(is_image(path) and ours.isdisjoint(path.parents) for path in inside)
 
 
-def _options(photos: Path, seed: int, follow_links: bool) -> ConvertOptions:
-    layout = sources.photographs_layout(photos)
-    return ConvertOptions(layout, max_side=MAX_SIDE, seed=seed, follow_links=follow_links)
+def _options(photos: Path, seed: int, links: bool, apply: str | Path | None) -> ConvertOptions:
+    layout, review = sources.photographs_layout(photos), str(apply) if apply else None
+    return ConvertOptions(layout, seed, max_side=MAX_SIDE, follow_links=links, apply=review)
 
 
-def _convert(
-    photos: Path, records: Path, seed: int, follow_links: bool
-) -> tuple[Path, tuple[str, ...]]:
+def _convert(photos: Path, records: Path, options: ConvertOptions) -> tuple[Path, tuple[str, ...]]:
     """Converts the photographs to records, unless that is done.
 
     Returns:
       The folder of the records, and a sentence about photographs that could not be used.
     """
     try:
-        options = _options(photos, seed, follow_links)
         manifest = conversion.convert(photos, records, options, log, table=True)
     except output.OtherData as error:
         raise InputError(
             f"{records.parent} was begun with other photographs than are in {photos} now, or with "
-            "another --seed or --follow_links; give another --model_dir."
+            "another --seed, --follow_links or --apply; give another --model_dir."
         ) from error
     try:
         conversion.log_outcome(manifest)
@@ -329,6 +329,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     same = "Give the same bits for the same adapt.json; slower."
     flags.DEFINE_bool("deterministic", False, same, **at)
     flags.DEFINE_bool("follow_links", False, "Also take photographs that are links.", **at)
+    flags.DEFINE_string("apply", None, "The doctor's review, doctor.csv, to obey.", **at)
     flags.DEFINE_bool("dry_run", False, "Only print what was found; make nothing.", **at)
 
     def command(values: flags.FlagValues, positional: list[str]) -> None:
@@ -337,7 +338,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if values["dry_run"].value:
             with tempfile.TemporaryDirectory() as folder:
                 photos = sources.downloaded(positional[0], Path(folder))
-                options = _options(photos, values["seed"].value, values["follow_links"].value)
+                names = ("seed", "follow_links", "apply")
+                options = _options(photos, *(values[name].value for name in names))
                 say(*estimate.look(photos, options))
             return
         photos = sources.downloaded(positional[0], Path(values["model_dir"].value))

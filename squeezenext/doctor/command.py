@@ -6,7 +6,7 @@ PHOTOS is what squeezenext.adapt takes: one folder per class, or folders train, 
 with one folder per class each; a zip or tar of these; or a CSV file. REPORT/index.html shows
 copies, near duplicates, labels that are probably wrong, and poor photographs. REPORT/doctor.csv
 advises an action for each: keep, remove, or move to CLASS. Edit it, and give it to
-`python -m datasets.convert --apply REPORT/doctor.csv`. Nothing in PHOTOS is changed.
+squeezenext.adapt or datasets.convert with --apply REPORT/doctor.csv. Nothing in PHOTOS is changed.
 """
 
 import dataclasses
