@@ -335,17 +335,17 @@ def test_other_photographs_want_another_directory_and_twins_are_told(tmp_path, c
     (tmp_path / "photos/train/n1/broken.jpg").write_bytes(b"no image")
     (tmp_path / "photos/train/n1/IMG.MOV").write_bytes(b"of a telephone")
     records = tmp_path / "mine" / "records"
-    _, faults = converted(tmp_path / "photos", records)
+    faults = converted(tmp_path / "photos", records)
     told = capsys.readouterr().err
     assert "4 images lie in two splits" in told and "1 .mov" in told
     assert len(faults) == 1 and "broken.jpg" in told
     (tmp_path / "elsewhere").mkdir()
     moved = (tmp_path / "photos").rename(tmp_path / "elsewhere" / "pictures")
-    assert converted(moved, records)[0] == records
+    assert converted(moved, records) == faults
     assert "is newer than" not in capsys.readouterr().err
     later = (records / "manifest.json").stat().st_mtime_ns + 10**9
     os.utime(moved / "train/n1/0.jpg", ns=(later, later))
-    assert converted(moved, records)[0] == records
+    assert converted(moved, records) == faults
     assert f"warning: {moved / 'train/n1/0.jpg'} is newer than" in capsys.readouterr().err
     (moved / "train/n1/9.jpg").write_bytes(tiny.jpeg(9, 1))
     with pytest.raises(InputError, match="begun with other photographs"):

@@ -67,8 +67,7 @@ def adapt(
     """Makes a classifier of a folder of photographs.
 
     Args:
-      photos: a folder with one folder per class, or with train and validation folders of such; a
-        zip or tar of it; or a CSV file of images and labels.
+      photos: a folder with one folder per class or with splits of such, a zip or tar, or a CSV.
       model_dir: the folder to make; an interrupted run in it is continued.
       configuration: the model whose weights training starts from: a published model, or a model
         directory of yours, whose classes keep their part of the classifier where they are again
@@ -85,18 +84,16 @@ def adapt(
       InputError: an argument is wrong, or the photographs cannot be used.
       RunAgain: interrupted and saved, or another process works in `model_dir`.
     """
-    started = time.monotonic()
-    deadline = started + 60 * minutes
+    deadline = (started := time.monotonic()) + 60 * minutes
     photos, model_dir = files.expanded(photos), files.expanded(model_dir)
-    if (configuration := str(configuration)) not in PUBLISHED:
-        configuration = os.path.realpath(files.expanded(configuration))
+    configuration = _named(str(configuration))
     _check(photos, model_dir, configuration, minutes, max_bytes)
     Options(model_dir=model_dir, seed=seed)  # refuses too large a seed
     tf_import.check_installed()
     published.resolve(configuration)  # downloads the weights before any work is done
     with _in_adapts_words(model_dir), command.locked(model_dir, ".adapt.lock"):
-        options = _options(photos, seed, follow_links, apply)
-        records, faults = _convert(photos, model_dir / model_directory.RECORDS, options)
+        records = model_dir / model_directory.RECORDS
+        faults = _convert(photos, records, _options(photos, seed, follow_links, apply))
         found = _found(records)
         if deterministic:  # TensorFlow refuses it once a step has been timed
             _make_deterministic()
@@ -115,6 +112,11 @@ def adapt(
         results = shipping.score(model_dir, records, found, made.files)
     seconds = time.monotonic() - started
     return shipping.adapted(model_dir, plan, found, results, made, faults, seconds)
+
+
+def _named(configuration: str) -> str:
+    known = configuration in PUBLISHED
+    return configuration if known else os.path.realpath(files.expanded(configuration))
 
 
 # Advice of the commands that adapt runs, which names flags of theirs: what it is for adapt.
@@ -294,11 +296,11 @@ def _options(photos: Path, seed: int, links: bool, apply: str | Path | None) -> 
     return ConvertOptions(layout, seed, max_side=MAX_SIDE, follow_links=links, apply=review)
 
 
-def _convert(photos: Path, records: Path, options: ConvertOptions) -> tuple[Path, tuple[str, ...]]:
+def _convert(photos: Path, records: Path, options: ConvertOptions) -> tuple[str, ...]:
     """Converts the photographs to records, unless that is done.
 
     Returns:
-      The folder of the records, and a sentence about photographs that could not be used.
+      A sentence about photographs that could not be used, if there are any.
     """
     try:
         manifest = conversion.convert(photos, records, options, log, table=True)
@@ -310,8 +312,8 @@ def _convert(photos: Path, records: Path, options: ConvertOptions) -> tuple[Path
     try:
         conversion.log_outcome(manifest)
     except SomeInputsFailed as error:
-        return records, (str(error),)
-    return records, ()
+        return (str(error),)
+    return ()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
