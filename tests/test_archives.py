@@ -233,6 +233,8 @@ BOMB = gzip.compress(tarred({f"cat/{n}.jpg": bytes(1 << 20) for n in range(2)}))
         (gzip.compress(tarred(PHOTOS))[:3000], "is damaged or cut"),
         (gzip.compress(b"text" * 999), "is no tar archive"),
         (lzma.compress(tarred(PHOTOS))[:3000], "is damaged or cut"),
+        (lzma.compress(tarred(PHOTOS))[:3000] + bytes(3000), "is damaged or cut .Corrupt input"),
+        (bz2.compress(tarred(PHOTOS))[:3000] + bytes(9000), "is damaged or cut .Invalid data"),
         (BOMB, "inflates to more than 100 times its 2 kB, as no photographs do"),
         (zipped({f"cat/{n}.jpg": bytes(1 << 20) for n in range(2)}), "inflates to more than 100"),
         (b"7z\xbc\xaf\x27\x1c", "is a 7-Zip archive; give a folder with a folder per class"),

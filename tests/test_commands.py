@@ -86,7 +86,6 @@ def test_no_given_flag_is_empty(flag, capsys):
      (train.command, "--model_dir run --data_dir s3://b", "--data_dir s3://b", "/mnt/b"),
      (evaluate.command, "--model_dir file:///home/x", "--model_dir file:///home/x", "/home/x"),
      (adapt.command, "abfs://a@b/c --model_dir run", "The argument abfs://a@b/c", "/mnt/a@b/c"),
-     (adapt.command, "https://b/c --model_dir run", "adapt(): photos https://b/c", "/mnt/b/c"),
      (stats, "--csv hdfs://", "--csv hdfs://", "/mnt/data")],
 )  # fmt: skip
 def test_a_path_elsewhere_is_refused_and_no_folder_is_made_of_it(

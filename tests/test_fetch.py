@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from squeezenext.adapt import command
 from squeezenext.convert import sources as places
 from squeezenext.errors import InputError
 from squeezenext.predict import sources
@@ -231,7 +232,14 @@ def test_an_archive_is_downloaded_once(home, tmp_path):
 )  # fmt: skip
 def test_of_an_archive_that_cannot_be_had_nothing_is_left(home, tmp_path, path, message):
     with pytest.raises(InputError, match=message):
-        places.downloaded(f"{home[0]}/{path}", tmp_path)
+        places.downloaded(f"{home[0]}/{path}", tmp_path / "mine")
+    assert not list(tmp_path.iterdir())
+
+
+def test_adapt_takes_no_private_address(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["adapt", "https://127.0.0.1/photos.zip", "--model_dir=mine"]) == 2
+    assert "127.0.0.1, which is no public address" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

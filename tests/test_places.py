@@ -28,9 +28,9 @@ def placed(tmp_path, members: dict[str, bytes]):
 
 def shown(path, capsys) -> tuple[list[list[str]], list[str]]:
     """Returns the rows of the table that `adapt --dry_run` prints, and the lines after it."""
-    model_dir = path.parent / "mine"
-    assert command.main(["adapt", str(path), f"--model_dir={model_dir}", "--dry_run"]) == 0
-    assert not model_dir.exists()
+    before = sorted(path.parent.rglob("*"))
+    assert command.main(["adapt", str(path), "--dry_run"]) == 0
+    assert sorted(path.parent.rglob("*")) == before
     lines = capsys.readouterr().out.splitlines()
     end = next(number for number, line in enumerate(lines) if line.startswith("all ")) + 1
     return [line.split() for line in lines[:end]], lines[end:]

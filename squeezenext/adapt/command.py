@@ -33,7 +33,7 @@ from squeezenext.adapt import shipping
 from squeezenext.adapt.plan import Plan
 from squeezenext.adapt.shipping import Adapted
 from squeezenext.arguments import checked
-from squeezenext.cli import log, run, say
+from squeezenext.cli import log, require_flags, run, say
 from squeezenext.convert import command as conversion
 from squeezenext.convert import estimate, output, sources
 from squeezenext.convert.options import ConvertOptions
@@ -336,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command(values: flags.FlagValues, positional: list[str]) -> None:
         if len(positional) != 1:
-            raise InputError("Give one folder of photographs: squeezenext.adapt PHOTOS ...")
+            raise InputError("Give one folder, archive or address: squeezenext.adapt PHOTOS ...")
         if values["dry_run"].value:
             with tempfile.TemporaryDirectory() as folder:
                 photos = sources.downloaded(positional[0], Path(folder))
@@ -344,11 +344,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 options = _options(photos, *(values[name].value for name in names))
                 say(*estimate.look(photos, options))
             return
+        require_flags(values, ("model_dir",))
         photos = sources.downloaded(positional[0], Path(values["model_dir"].value))
         adapted = adapt(photos, **{name: values[name].value for name in _FLAGS})
         say(*shipping.summary_lines(adapted))
         if adapted.faults:
             raise SomeInputsFailed(" ".join(adapted.faults))
 
-    required = ("model_dir",)
-    return run(command, values, __doc__, argv, required=required, positional=True, resumes=True)
+    return run(command, values, __doc__, argv, positional=True, resumes=True)

@@ -1,5 +1,6 @@
 """Lists a source, by the module for its layout."""
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -105,12 +106,16 @@ def downloaded(place: str, folder: Path) -> Path:
     path = folder / f"photographs-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
     part = path.with_suffix(".part")
     if not path.exists():
-        commit.make_folder(folder)
+        with commit.explained(folder):
+            made = files.make_missing(folder)
         try:
             _download(place, part)
             files.put(part, path)
         finally:
             part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # they hold the archive
+                for each in made:
+                    each.rmdir()
     return path
 
 

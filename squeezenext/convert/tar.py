@@ -6,6 +6,7 @@ plain files are marked, so that the caller can reject them by name.
 """
 
 import hashlib
+import lzma
 import re
 import struct
 import zlib
@@ -39,7 +40,7 @@ class Member(NamedTuple):
 
 
 class Stream:
-    """A file that is read from front to back only: a pipe, or a gzip stream."""
+    """A file that is read from front to back only: a pipe, or a compressed one."""
 
     def __init__(self, file: BinaryIO, name: str, digest: "hashlib._Hash | None" = None) -> None:
         self._file, self._name = file, name
@@ -66,7 +67,7 @@ class Stream:
     def _read(self, size: int) -> bytes:
         try:
             data = self._file.read(size)
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             if reason := getattr(error, "strerror", None):
                 raise InputError(f"{self._name} cannot be read: {reason}.") from error
             raise InputError(
