@@ -16,7 +16,6 @@ same command continues. In Python:
 
 import contextlib
 import dataclasses
-import itertools
 import math
 import os
 import re
@@ -37,7 +36,7 @@ from squeezenext.cli import log, require_flags, run, say
 from squeezenext.convert import command as conversion
 from squeezenext.convert import estimate, output, sources
 from squeezenext.convert.options import ConvertOptions
-from squeezenext.convert.places import is_image
+from squeezenext.convert.places import hold_photographs
 from squeezenext.errors import InputError, NotFinite, RunAgain, SomeInputsFailed
 from squeezenext.model import directory as model_directory
 from squeezenext.model import published
@@ -272,7 +271,7 @@ def _check(
             f"--model_dir {model_dir} holds a model that adapt did not make; choose another (with "
             f"--configuration {model_dir} it starts from that model's weights)."
         )
-    if not begun and _holds_photographs(model_dir):
+    if not begun and hold_photographs(model_dir, model_directory.FOLDERS):
         raise InputError(
             f"--model_dir {model_dir} holds photographs, which are given first: "
             "squeezenext.adapt PHOTOS --model_dir DIR."
@@ -282,13 +281,6 @@ def _check(
             f"--model_dir {model_dir} lies in {photos}, where it would be taken for a class; "
             "choose another place."
         )
-
-
-def _holds_photographs(folder: Path) -> bool:
-    """Returns whether a folder has images in class folders, or in those of splits."""
-    inside = itertools.chain(folder.glob("*/*"), folder.glob("*/*/*"))
-    ours = {folder / name for name in model_directory.FOLDERS}
-    return any(is_image(path) and ours.isdisjoint(path.parents) for path in inside)
 
 
 def _options(photos: Path, seed: int, links: bool, apply: str | Path | None) -> ConvertOptions:

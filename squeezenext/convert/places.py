@@ -4,8 +4,10 @@ A place is a folder, or one in an archive. What systems and programs leave in it
 """
 
 import collections
+import itertools
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from squeezenext.cli import counted, printable
@@ -55,6 +57,13 @@ def has_folders(folder: Place) -> bool:
 def is_image(path: Place) -> bool:
     """Returns whether a file name has an image's ending."""
     return path.suffix.lower() in ENDINGS
+
+
+def hold_photographs(folder: Path, besides: Sequence[str]) -> bool:
+    """Returns whether class folders, or those of splits, have images, but for those `besides`."""
+    inside = itertools.chain(folder.glob("*/*"), folder.glob("*/*/*"))
+    others = {folder / name for name in besides}
+    return any(is_image(path) and others.isdisjoint(path.parents) for path in inside)
 
 
 def name_in(path: Place, folder: Place) -> str:
