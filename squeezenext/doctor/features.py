@@ -41,7 +41,7 @@ _SMALL = 16  # side of the picture whose outermost pixels are the border
 # themselves 39 have such a neighbour, half of them the same thing photographed twice.
 ALIKE = 0.95
 _NEIGHBOURS = 10
-Row = tuple[np.ndarray, np.ndarray]  # values [channels] and `PIXELS` of one photograph
+_Row = tuple[np.ndarray, np.ndarray]  # values [channels] and `PIXELS` of one photograph
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +118,11 @@ def _keys(listing: Listing, predictor: Predictor) -> list[str]:
     ]  # fmt: skip
 
 
-def _pass(listing: Listing, predictor: Predictor) -> Callable[[int], Row | Fault]:
+def _pass(listing: Listing, predictor: Predictor) -> Callable[[int], _Row | Fault]:
     """Returns the function that computes a photograph's row, or says why it cannot be read."""
     enough = 2 * predictor.config.images.size
 
-    def row(number: int) -> Row | Fault:
+    def row(number: int) -> _Row | Fault:
         try:
             data = shards.image_bytes(listing, number)
             opened = decoding.open_image(data, (enough, enough), upright=True)
@@ -156,7 +156,7 @@ def _colours(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     return small.mean((0, 1)), small[edge].mean(0)
 
 
-def _read(path: Path) -> dict[str, Row]:
+def _read(path: Path) -> dict[str, _Row]:
     """Returns the rows of a file of features by their keys, none if it is absent or damaged."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as held:
