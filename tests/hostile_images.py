@@ -15,11 +15,13 @@ from PIL import Image
 BOMB = 60_000
 # Parts of names that are not given to Pillow alone, and of those among them that are refused.
 SPARED = (b"large", b"side4999", b"bomb", b"declared13000.jpg", b"moving_cut.webp",
-          b"metadata_", b"scans_5000", b"scans_hidden")  # fmt: skip
+          b"metadata_", b"scans_5000", b"scans_hidden", b"phones_tags", b"phones_boxes",
+          b"phones_endless", b"phones_lies")  # fmt: skip
 REFUSED = (b"empty_segments", b"empty_chunks", b"comments_first", b"run_lengths", b"65535",
            b"17000x17000", b"progressive16000", b"progressive13000", b"sides66000", b"x66000",
            b"sides2147483648", b"sides0x", b"zeros_8_6", b"zeros_8_3", b"zeros_16_6",
-           b"zeros_16_0", b"scans_5000", b"scans_hidden")  # fmt: skip
+           b"zeros_16_0", b"scans_5000", b"scans_hidden", b"phones_tags",
+           b"phones_boxes", b"phones_endless", b"phones_lies", b"too_large")  # fmt: skip
 LARGE = (7_071, 7_071)  # 50 million pixels
 
 
@@ -159,7 +161,7 @@ def declared() -> Iterator[tuple[str, bytes]]:
         )
         body = b"WEBP" + extended + files["lossy.webp"][12:]
         yield f"declared{side}.webp", b"RIFF" + struct.pack("<I", len(body)) + body
-    negative = struct.pack("<ii", -97, -61)
+    negative = struct.pack("<ii", -98, -64)
     yield "negative.bmp", bmp[:18] + negative + bmp[26:]
     yield (
         "text_bomb.png",
@@ -208,7 +210,7 @@ def metadata() -> Iterator[tuple[str, bytes]]:
     yield "two_headers.png", plain[:33] + plain[8:33] + plain[33:]
     webp, gif = formats()["lossy.webp"], formats()["plain.gif"]
     large = b"XMP " + struct.pack("<I", 20_000_000) + bytes(20_000_000)
-    extended = b"VP8X" + struct.pack("<IB", 10, 0x2C) + bytes(3) + b"\x60\0\0\x3c\0\0"
+    extended = b"VP8X" + struct.pack("<IB", 10, 0x2C) + bytes(3) + b"\x61\0\0\x3f\0\0"
     body = b"WEBP" + extended + b"ICCP" + large[4:] + webp[12:] + large
     yield "profile.webp", b"RIFF" + struct.pack("<I", len(body)) + body
     yield "comments.gif", gif[:-1] + b"\x21\xfe\0" * 2_000_000 + b"\x3b"
@@ -248,6 +250,36 @@ def plain_png(header: bytes, extra: bytes, rows: bytes) -> bytes:
     """A PNG of these parts; `rows` is compressed already."""
     ends = chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + ends
+
+
+def phones() -> Iterator[tuple[str, bytes]]:
+    """Files of boxes and of pages that declare, unpack to, or refer to very much."""
+    for name in ("plain.avif", *(["plain.heic"] if HAS_HEIC else [])):
+        data = formats()[name]
+        sides = b"ispe" + bytes(4) + struct.pack(">II", 98, 64)
+        for side in (0, 60, 9_000, 60_000):
+            lie = sides[:8] + struct.pack(">II", side, side)
+            yield f"lies{side}_{name}", data.replace(sides, lie)
+        first = int.from_bytes(data[:4], "big")
+        boxes = b"\0\0\0\x08free" * 1_000_000
+        yield f"boxes_{name}", data[:first] + boxes + data[first:]
+        yield f"endless_{name}", data[:first] + b"\0\0\0\1free" + bytes(8) + data[first:]
+        meta = data.index(b"meta") - 4
+        for place in range(meta, data.index(b"mdat"), 11):
+            yield f"huge{place}_{name}", data[:place] + b"\xff" * 4 + data[place + 4 :]
+    yield "large.avif", encoded(Image.new("RGB", (5_900, 5_900), 9), "AVIF", speed=10)
+    yield "too_large.avif", encoded(Image.new("L", (6_100, 6_100), 9), "AVIF", speed=10)
+    if HAS_HEIC:
+        yield "large.heic", heic(Image.new("RGB", LARGE, 9))
+    yield "large.tif", encoded(Image.new("RGB", LARGE, 9), "TIFF", compression="tiff_lzw")
+    one_strip = {"compression": "tiff_adobe_deflate", "tiffinfo": {278: LARGE[1]}}
+    yield "large_strip.tif", encoded(Image.new("RGB", LARGE, 9), "TIFF", **one_strip)
+    plain = formats()["plain.tif"]
+    (first,) = struct.unpack_from("<I", plain, 4)
+    for place in range(first, first + 180, 6):
+        yield f"huge{place}.tif", plain[:place] + b"\xff" * 4 + plain[place + 4 :]
+    tags = b"".join(struct.pack("<HHII", tag, 4, 1 << 18, 0) for tag in range(256, 65_000))
+    yield "tags.tif", b"II*\0\x08\0\0\0" + struct.pack("<H", 64_744) + tags + bytes(1 << 21)
 
 
 def rotations() -> Iterator[tuple[str, bytes]]:
@@ -292,8 +324,8 @@ def strangers() -> Iterator[tuple[str, bytes]]:
     }.items()  # fmt: skip
 
 
-TABLES = (truncated, corrupted, modes, moving, shapes, declared, scans, metadata, bombs, rotations,
-          strangers)  # fmt: skip
+TABLES = (truncated, corrupted, modes, moving, shapes, declared, scans, metadata, bombs, phones,
+          rotations, strangers)  # fmt: skip
 
 
 def write(folder: Path) -> list[bytes]:

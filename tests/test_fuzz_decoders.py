@@ -13,6 +13,13 @@ def test_no_damaged_file_makes_a_reader_fail(tmp_path):
         assert refused > 60, name  # most damage is seen
 
 
+def test_no_damaged_image_makes_a_decoder_fail(tmp_path):
+    rows = fuzz_decoders.fuzz(60, 1, tmp_path / "failure", fuzz_decoders.images())
+    assert len(rows) >= 10
+    for name, refused, read in rows:
+        assert refused and read, name
+
+
 def test_the_fuzzer_sees_a_reader_that_fails(tmp_path, monkeypatch):
     """Its case is told and its file kept."""
 

@@ -24,8 +24,11 @@ from squeezenext.model import directory as model_directory
 from squeezenext.model import loading
 from squeezenext.predict import heatmap, predictor, sources
 from squeezenext.predict.predictor import Predictor
+from squeezenext.records import samples
+from squeezenext.records.reader import Reader
 from tests import hostile_images, tiny
 from tests.conftest import REPOSITORY
+from tests.converting import convert
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +131,29 @@ def test_a_model_of_people_s_photographs_turns_what_it_is_given(squeezenext, tmp
         plain = ignoring.probabilities(path)
         shown = picture if kind in ("AVIF", "HEIC") else stored
         np.testing.assert_allclose(plain, ignoring.probabilities(shown), atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "TIFF", "AVIF", "HEIC"])
+def test_records_of_photographs_are_answered_as_the_upright_one(squeezenext, tmp_path, kind):
+    """Whatever the format, and however the camera was held."""
+    if kind == "HEIC" and not hostile_images.HAS_HEIC:
+        pytest.skip("requirements-heic.txt is not installed")
+    picture = decoding.read_image(tiny.jpeg(4, 1), "x").resize((96, 64))
+    for label in ("n1", "n2"):
+        for orientation, back in enumerate(TURNED_BACK, 1):
+            stored = picture if back is None else picture.transpose(back)
+            for split in ("train", "validation"):
+                path = tmp_path / "photos" / split / label / f"{orientation}.{kind.lower()}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(stored_as(kind, stored, orientation))
+    made = convert(tmp_path / "photos", tmp_path / "records", layout="folder", workers=1,
+                   show_progress=False)  # fmt: skip
+    assert not made.raw["rejected"]
+    single = Predictor(squeezenext[0])
+    wanted = single.probabilities(picture)
+    for number in range(16):
+        image, _ = samples.read_examples(Reader(made.splits["validation"]), number, 2)
+        np.testing.assert_allclose(single.probabilities(image), wanted, atol=0.02)
 
 
 def test_many_images_come_in_order_and_alike(squeezenext, photos):

@@ -1,14 +1,14 @@
-"""Feeds damaged files to every reader of foreign weights.
+"""Feeds damaged files to every reader of foreign weights, and of images.
 
-    python scripts/faults/fuzz_decoders.py [--cases 2000] [--seed 0]
+    python scripts/faults/fuzz_decoders.py [--cases 2000] [--seed 0] [--images]
 
 Each reader gets that many files: cut, with bits flipped, bytes replaced, moved, doubled or
 inserted, numbers made huge, or random from the first byte. A reader must reject a file in a
-sentence (InputError) or return a whole network of finite numbers. It must return the original
-weights from the text of an ncnn .param, which holds none, and from a .sqz, which has a checksum. A
-.sqz also comes with a corrected checksum, and with a damaged header that is packed and sealed
-correctly. No file may take a second or a gigabyte; one that takes ten seconds is stopped. Exit code
-0: no fault; 1: a fault; the first such file is kept.
+sentence (InputError) or return an image, or a whole network of finite numbers. It must return the
+original weights from the text of an ncnn .param, which holds none, and from a .sqz, which has a
+checksum. A .sqz also comes with a corrected checksum, and with a damaged header that is packed and
+sealed correctly. No file may take a second or a gigabyte; one that takes ten seconds is stopped.
+Exit code 0: no fault; 1: a fault; the first such file is kept.
 """
 
 import contextlib
@@ -36,13 +36,14 @@ from squeezenext.config import Config
 from squeezenext.config.images import TORCHVISION
 from squeezenext.errors import InputError
 from squeezenext.formats import deep_compression, pytorch, variables
+from squeezenext.images import decoding
 from squeezenext.model import importing
 from squeezenext.network import graph
 from squeezenext.network.model import Model
 from squeezenext.sqz import file as sqz
 from squeezenext.sqz.kernels import Shared
 from tests import foreign_files as files
-from tests import torch_files
+from tests import hostile_images, torch_files
 from tests.foreign_files import BYPASS, SQUEEZENET, SQUEEZENEXT, trained
 
 SECONDS, BYTES = 1.0, 1 << 30
@@ -85,6 +86,12 @@ def readers() -> list[Reader]:
     header = zlib.decompress(data[start : start + _SQZ_HEAD.unpack_from(data)[1]])
     found.append(Reader(".sqz, header", "sqz header", SQUEEZENEXT, (header, data)))
     return found + _of_pytorch()
+
+
+def images() -> list[Reader]:
+    """Returns the decoder of images, once for each format."""
+    formats = hostile_images.formats()
+    return [Reader(name, "image", SQUEEZENET, (data,)) for name, data in formats.items()]
 
 
 _SQZ_HEAD = struct.Struct("<12sII")  # what comes first, the lengths of the header and the streams
@@ -185,6 +192,8 @@ def _ended_after(seconds: float) -> Iterator[None]:
 
 
 def _read(reader: Reader, contents: Sequence[bytes]) -> dict[str, np.ndarray]:
+    if reader.kind == "image":
+        return {"image": np.asarray(decoding.read_image(contents[0], "file"))}
     if "sqz" in reader.kind:
         found = sqz.decode(contents[0], "file")
         # Which refuses what is not finite; a header may well be another network's.
@@ -200,14 +209,16 @@ def _same(found: dict[str, np.ndarray], reader: Reader) -> None:
             raise RuntimeError(f"{name} is not what was written.")
 
 
-def fuzz(cases: int, seed: int, kept: Path) -> list[tuple[str, int, int]]:
-    """Returns (reader, refused, read) counts.
+def fuzz(
+    cases: int, seed: int, kept: Path, among: Sequence[Reader] = ()
+) -> list[tuple[str, int, int]]:
+    """Returns (reader, refused, read) counts of some readers; default those of weights.
 
     Raises:
       SomeInputsFailed: a reader failed; the file is kept at `kept`.
     """
     rows = []
-    for reader in readers():
+    for reader in among or readers():
 
         def keep(data: bytes, reader: Reader = reader) -> Path:
             kept.write_bytes(assembled(reader, data)[reader.damaged])
@@ -224,11 +235,13 @@ def main(argv=None) -> int:
     values = flags.FlagValues()
     flags.DEFINE_integer("cases", 2000, "Damaged files for each reader.", 1, flag_values=values)
     flags.DEFINE_integer("seed", 0, "Seed of the damage.", flag_values=values)
+    flags.DEFINE_bool("images", False, "Images instead of weights.", flag_values=values)
 
     def command(values, _):
         used = resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, resource.RLIM_INFINITY))
-        rows = fuzz(values["cases"].value, values["seed"].value, Path("fuzz-failure"))
+        among = images() if values["images"].value else readers()
+        rows = fuzz(values["cases"].value, values["seed"].value, Path("fuzz-failure"), among)
         for name, refused, read in rows:
             print(f"{name:40} {refused:8,} refused {read:8,} read")
         print(f"{sum(refused + read for _, refused, read in rows):,} files.")

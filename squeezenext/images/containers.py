@@ -213,7 +213,9 @@ _TIFF_TYPES = {1: "B", 3: "H", 4: "I", 7: "B"}  # of whole numbers; 7 is bytes
 # None, LZW, JPEG, deflate (two numbers), run lengths: neither fax nor what raw photographs have.
 _TIFF_COMPRESSIONS = {1, 5, 7, 8, 32946, 32773}
 _TIFF_COLOURS = {0, 1, 2, 3, 5, 6}  # grey (two ways), RGB, palette, inks, YCbCr
-_MAX_VALUES = 1 << 18  # of a tag: a strip for each row of four planes
+_TIFF_LONG = {*_TIFF_STRIPS, *_TIFF_TILES, JPEGTABLES}
+# Values of one of these tags (a strip for each row of four planes), and of others (a palette).
+_MAX_VALUES, _MAX_OTHER_VALUES = 1 << 18, 3 << 8
 
 
 def _tiff(data: bytes) -> Bare:
@@ -248,7 +250,8 @@ def _tiff_tags(data: bytes, order: str) -> dict[int, tuple[int, ...]]:
     (count,) = struct.unpack_from(order + "H", data, first)
     for entry in range(first + 2, first + 2 + 12 * count, 12):
         tag, kind, number = struct.unpack_from(order + "HHI", data, entry)
-        if tag in found or kind not in _TIFF_TYPES or not 0 < number <= _MAX_VALUES:
+        most = _MAX_VALUES if tag in _TIFF_LONG else _MAX_OTHER_VALUES
+        if tag in found or kind not in _TIFF_TYPES or not 0 < number <= most:
             continue
         values = struct.Struct(f"{order}{number}{_TIFF_TYPES[kind]}")
         far = values.size > 4
