@@ -1,13 +1,15 @@
 """Tests for `squeezenext/network/known.py`, by way of every file that carries it."""
 
 import csv
+import dataclasses
 import io
 import json
+import types
 
 import numpy as np
 import pytest
 
-from squeezenext import predict
+from squeezenext import labels, predict
 from squeezenext.adapt import shipping
 from squeezenext.compress import command as compress
 from squeezenext.compress.method import Method
@@ -18,6 +20,7 @@ from squeezenext.export import onnx as export_onnx
 from squeezenext.export import page
 from squeezenext.images import decoding, geometry
 from squeezenext.litert.runner import Runner
+from squeezenext.metrics import Evaluation
 from squeezenext.model import card, loading
 from squeezenext.model import directory as model_directory
 from squeezenext.network import graph, known
@@ -152,6 +155,31 @@ def test_the_share_that_is_accepted_is_reported(model, records, tmp_path):
     assert result.known.shape == result.labels.shape
     assert result.summary()["accepted"] == (result.known >= 0.5).mean()
     assert "unknown" in card.render(model)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_the_share_is_said_of_images_that_set_no_threshold(monkeypatch, tmp_path, split):
+    """Of the validation images 95 % are accepted in any case."""
+    ones = np.ones(4, np.float32)
+    classes = np.array([0, 1, 0, 1])
+    network = Evaluation(classes, ones, ones, ones, classes, ones)
+    file = dataclasses.replace(network, known=np.float32([0.9, 0.8, 0.7, 0.1]))
+    path = tmp_path / "a.tflite"
+    monkeypatch.setattr(
+        shipping, "evaluate", lambda model_dir, **_: file if model_dir == path else network
+    )
+    for room in (shipping.card, shipping.report):
+        monkeypatch.setattr(room, "write", lambda *_: None)
+    monkeypatch.setattr(shipping, "subject", lambda *_: None)
+    named = tuple(labels.Label(name, name) for name in ("cat", "dog"))
+    parts = {name: types.SimpleNamespace(examples=4) for name in ("train", split)}
+    found = types.SimpleNamespace(splits=parts, classes=named)
+    results = shipping.score(tmp_path, tmp_path, found, {"float32": path})
+    scores = model_directory.read_json(tmp_path / model_directory.SCORES)
+    said = ["It accepts 75.0% of these images; the others it calls unknown."]
+    assert scores["remarks"] == (said if split == "test" else [])
+    assert ("accepted" in results["network"].summary()) == (split == "test")
+    assert scores["files"]["a.tflite"]["accepted"] == 0.75
 
 
 def test_unknown_is_the_first_thing_that_is_said(model, tmp_path, capsys):
