@@ -23,7 +23,7 @@ class Bar:
 
     Args:
       title: shown in front of the bar.
-      total: size of the task, None if unknown.
+      total: size of the task, None if unknown; an attribute, which may change.
       done: how much of it is done already.
       seconds: time between two lines.
       log: receives the lines.
@@ -41,7 +41,7 @@ class Bar:
         timed_from_first: bool = False,
     ):
         console = rich.console.Console(stderr=True)
-        self._total, self._seconds, self._log = total, seconds, log
+        self.total, self._seconds, self._log = total, seconds, log
         self._last = time.monotonic()
         self._start = None if timed_from_first else (done, self._last)
         self._bar = rich.progress.Progress(
@@ -66,7 +66,7 @@ class Bar:
     def update(self, done: int, text: str, last: bool = False) -> None:
         """Shows how much is done, in units of `total` and in words; `last` always logs a line."""
         if not self._bar.disable:
-            self._bar.update(self._task, completed=done, text=text)
+            self._bar.update(self._task, total=self.total, completed=done, text=text)
             return
         now = time.monotonic()
         self._start = self._start or (done, now)
@@ -76,9 +76,9 @@ class Bar:
 
     def _remaining(self, done: int, now: float) -> str:
         first, began = self._start or (done, now)
-        if self._total is None or done <= first:
+        if self.total is None or done <= first:
             return ""
-        seconds = (self._total - done) * (now - began) / (done - first)
+        seconds = (self.total - done) * (now - began) / (done - first)
         short = f"{seconds:.0f} s" if seconds < 100 else datetime.timedelta(seconds=round(seconds))
         return f", {short} left"
 

@@ -74,14 +74,16 @@ def start(made, monkeypatch):
     whole, looped, state = made
     _write_little(monkeypatch)
 
-    def begin(model_dir, reader=whole, **options):
+    def begin(model_dir, reader=whole, course=None, **options):
         looped.restore(state)
+        looped.set_epochs(tiny.SQUEEZENEXT.training.epochs)
         looped.update.discard_accumulated(looped.strategy)
         model_dir.mkdir(exist_ok=True)
-        return run.Run(looped, reader, whole, Options(model_dir=model_dir, **options))
+        return run.Run(looped, reader, whole, Options(model_dir=model_dir, **options), course=course)
 
     yield begin
     looped.bad.assign(-1)
+    looped.set_epochs(tiny.SQUEEZENEXT.training.epochs)
 
 
 @pytest.fixture(scope="module")
@@ -449,6 +451,43 @@ def test_evaluations_follow_whole_epochs(made, start, tmp_path, monkeypatch, eve
     monkeypatch.setattr(one, "_evaluate", lambda: evaluated.append(one.loop.step) or scores)
     one.run()
     assert evaluated == [*expected, 7]  # and for final.json
+
+
+def test_a_course_changes_the_epochs_and_is_asked_again_after_an_interruption(
+    start, tmp_path, monkeypatch
+):
+    chosen, rates = {0: 2.0}, []
+
+    def course(epoch, rate):
+        rates.append((epoch, rate and rate > 0))
+        return chosen[max(e for e in chosen if e <= epoch)]
+
+    def decide(epoch, rate):
+        chosen.setdefault(epoch, {0: 2.0, 1: 3.4, 2: 2.6}[epoch])
+        return course(epoch, rate)
+
+    whole = start(tmp_path / "whole", course=decide)
+    document = whole.run()
+    assert (document["step"], document["epoch"]) == (13, 2.6)  # of 5 steps an epoch
+    assert rates == [(0, None), (1, True), (2, True)]
+    assert float(whole.loop.update.rate(tf.constant(104))) < float(
+        whole.loop.update.rate(tf.constant(96))
+    )
+
+    cut = start(tmp_path / "cut", course=course, checkpoint_minutes=0.0)
+    monkeypatch.setattr(cut.signals, "came", False)
+    save = cut.checkpoints.save
+
+    def stop_soon(*given):
+        save(*given)
+        cut.signals.came = cut.loop.step >= 6
+
+    monkeypatch.setattr(cut.checkpoints, "save", stop_soon)
+    with pytest.raises(RunAgain):
+        cut.run()
+    again = start(tmp_path / "cut", course=course)
+    assert again.resume() and again.run()["weights_sha256"] == document["weights_sha256"]
+    assert start(tmp_path / "cut", course=course).resume()
 
 
 def test_the_error_that_ends_a_run_is_in_its_log(tmp_path):

@@ -21,7 +21,7 @@ EXAMPLES = 1_281_167
 
 def rate(training, examples_seen):
     seen = tf.constant(round(examples_seen), tf.int64)
-    return float(learning_rate(training, seen, EXAMPLES))
+    return float(learning_rate(training, seen, EXAMPLES, training.epochs))
 
 
 def test_the_published_schedule():
@@ -182,7 +182,7 @@ def test_the_schedule_begins_when_all_weights_learn():
         warmup_learning_rate=0.2, batch_size=1024,
     )  # fmt: skip
     rates = [
-        float(learning_rate(training, tf.constant(seen), 100))
+        float(learning_rate(training, tf.constant(seen), 100, training.epochs))
         for seen in (0, 199, 200, 250, 300, 400, 600)
     ]
     cosine = [0.5 * (1 + math.cos(math.pi * epoch / 4)) for epoch in (1, 2, 4)]

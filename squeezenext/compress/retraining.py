@@ -119,7 +119,7 @@ def _train(loop: Loop, reader: Reader, call: int, before: Callable[[int], None])
                 raise NotFinite(
                     "The retraining's gradient is not finite; lower --set training.learning_rate."
                 )
-            bar.show(loop.step, loop.epoch, 0, sums.means()["loss"])
+            bar.show(loop.step, steps, loop.epoch, 0, sums.means()["loss"])
 
 
 def _kernels(loop: Loop) -> dict[str, tf.Variable]:

@@ -28,17 +28,26 @@ from squeezenext.records import dataset
 from squeezenext.records.reader import READS
 from squeezenext.train import cluster, log
 from squeezenext.train import source as learning_from
-from squeezenext.train.options import PRECISIONS, Cluster, OnBadRecord, OnNan, Options, Task
+from squeezenext.train.options import (
+    PRECISIONS,
+    Cluster,
+    Course,
+    OnBadRecord,
+    OnNan,
+    Options,
+    Task,
+)
 from squeezenext.train.stopping import StopSignals, watched
 
 
 @checked()
-def train(config: Config, options: Options) -> dict:
+def train(config: Config, options: Options, course: Course | None = None) -> dict:
     """Trains to the last epoch, resuming from `model_dir` if it holds a run.
 
     Args:
       config: a configuration; the number of classes becomes that of the data.
       options: where and how to train.
+      course: chooses the number of epochs anew after each of them; not for several workers.
 
     Returns:
       The content of final.json: step, epoch, examples_seen, top1, top5, loss, weights_sha256.
@@ -48,10 +57,10 @@ def train(config: Config, options: Options) -> dict:
       RunAgain: interrupted and saved, or another process trains in `model_dir`.
     """
     with StopSignals() as signals:  # first: a data set without a manifest is read through
-        return _train(config, options, signals)
+        return _train(config, options, signals, course)
 
 
-def _train(config: Config, options: Options, signals: StopSignals) -> dict:
+def _train(config: Config, options: Options, signals: StopSignals, course: Course | None) -> dict:
     workers = cluster.find_cluster(options.cluster)
     if workers and options.profile_input:
         raise InputError("--profile_input measures one machine; give --cluster none with it.")
@@ -69,7 +78,7 @@ def _train(config: Config, options: Options, signals: StopSignals) -> dict:
         log.log_to(None if worker else model_dir / model_directory.LOG)
         with watched(model_dir, workers, options.lost_seconds, signals) as watchdog:
             task = task or _task(config, options)
-            return job.train(task, options, workers, watchdog, signals)
+            return job.train(task, options, workers, watchdog, signals, course)
 
 
 def _task(config: Config, options: Options) -> Task:

@@ -22,7 +22,6 @@ from squeezenext.records.reader import Reader
 from squeezenext.train import phases, tensorboard
 from squeezenext.train.log import LOG
 from squeezenext.train.loop import Loop, Sums
-from squeezenext.train.optimizers import learning_rate
 
 COLUMNS = (
     *("epoch", "step", "examples_seen", "learning_rate", "loss", "top1", "top5"),
@@ -160,8 +159,7 @@ class History:
           scores: the evaluation's summary, if there was one.
         """
         loop, update = self._loop, self._loop.update
-        seen = tf.constant(loop.seen)
-        rate = float(learning_rate(loop.config.training, seen, update.examples_per_epoch))
+        rate = float(update.rate(tf.constant(loop.seen)))
         means = sums.means()
         validation = {k: v for k, v in (scores or {}).items() if k != "examples"}
         epoch, skipped = round(loop.epoch, 3), int(update.skipped.numpy())
@@ -220,9 +218,9 @@ class ProgressBar(Bar):
         super().__init__(  # the first update comes after building the graph
             "Training", total, done=done, seconds=LINE_SECONDS, log=LOG.info, timed_from_first=True
         )
-        self._steps = total
 
-    def show(self, step: int, epoch: float, rate: float, loss: float) -> None:
+    def show(self, step: int, total: int, epoch: float, rate: float, loss: float) -> None:
         """Shows the step, the epoch, the images a second and the loss."""
-        where = f"step {step} of {self._steps}, epoch {epoch:.2f}"
+        self.total = total
+        where = f"step {step} of {total}, epoch {epoch:.2f}"
         self.update(step, f"{where}, loss {loss:.4f}, {rate:.0f} images/s")

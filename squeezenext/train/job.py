@@ -29,7 +29,7 @@ from squeezenext.train.cluster import Cluster
 from squeezenext.train.log import LOG
 from squeezenext.train.loop import Loop, create
 from squeezenext.train.optimizers import CLASSIFIERS
-from squeezenext.train.options import Options, Task
+from squeezenext.train.options import Course, Options, Task
 from squeezenext.train.run import Run
 from squeezenext.train.source import common, head
 from squeezenext.train.stopping import StopSignals
@@ -53,6 +53,7 @@ def train(
     cluster: Cluster | None,
     watchdog: Watchdog | None,
     signals: StopSignals,
+    course: Course | None = None,
 ) -> dict:
     """Trains in a model directory that is locked; result and errors as `command.train`."""
     strategy = _strategy(options, cluster, watchdog)
@@ -73,7 +74,9 @@ def train(
             measured = measure.profile(loop, reader)
             say(*measured.report(task.config.training.echo).splitlines())
             return dataclasses.asdict(measured)
-        run = Run(loop, reader, validation, options, watchdog=watchdog, signals=signals)
+        run = Run(
+            loop, reader, validation, options, watchdog=watchdog, signals=signals, course=course
+        )
         if not run.resume() and task.source:
             _fine_tune(loop, task, task.source)
         measure.choose_xla(loop, reader, options.deterministic)

@@ -87,8 +87,7 @@ class Loop:
         self.model, self.share = self.evaluator.model, self.evaluator.share
         self.statistics = self.evaluator.statistics
         self.xla: bool | None = None  # whether XLA compiles the pass; None: not chosen, so no
-        epochs, batch = config.training.epochs, config.training.batch_size
-        self.total_steps = max(1, round(epochs * examples / batch))
+        batch = config.training.batch_size
         self.micro_steps, rest = divmod(batch, micro_batch * self.share.total)
         if rest or not self.micro_steps:  # a step without a pass would train nothing, silently
             raise ValueError(
@@ -122,6 +121,18 @@ class Loop:
     def is_chief(self) -> bool:
         """Whether this process writes the run's files: that of the first worker."""
         return self.share.first == 0
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        epochs, batch = self.config.training.epochs, self.config.training.batch_size
+        return max(1, round(epochs * self.update.examples_per_epoch / batch))
+
+    def set_epochs(self, epochs: float) -> None:
+        """Changes the epochs of the run; the schedule of the learning rate ends with them."""
+        training = dataclasses.replace(self.config.training, epochs=epochs)
+        self.config = dataclasses.replace(self.config, training=training)
+        self.update.epochs.assign(epochs)
 
     @property
     def step(self) -> int:

@@ -15,13 +15,16 @@ from squeezenext.config.training import Training
 from squeezenext.train.vector import Vector
 
 
-def learning_rate(training: Training, examples_seen: tf.Tensor, examples: int) -> tf.Tensor:
+def learning_rate(
+    training: Training, examples_seen: tf.Tensor, examples: int, epochs: float | tf.Tensor
+) -> tf.Tensor:
     """Returns the learning rate of the step that begins after `examples_seen` images.
 
     Args:
       training: the recipe.
       examples_seen: scalar int64.
       examples: images in an epoch.
+      epochs: the epoch at which the schedule ends; a scalar float64 if a tensor.
 
     Returns:
       Scalar float32, scaled from the recipe's reference batch to its batch.
@@ -30,7 +33,7 @@ def learning_rate(training: Training, examples_seen: tf.Tensor, examples: int) -
     epoch = tf.cast(examples_seen, tf.float64) / examples
     # The schedule begins when all weights learn; until then the classifier has the top rate.
     frozen, epoch = epoch < training.schedule_start, epoch - training.schedule_start
-    rate = _scheduled(training, tf.maximum(epoch, 0.0))
+    rate = _scheduled(training, tf.maximum(epoch, 0.0), epochs - training.schedule_start)
     if training.warmup_epochs:
         # Intel Caffe: a straight line to base_lr; the schedule itself counts from the start.
         start, top = training.warmup_learning_rate, training.learning_rate
@@ -41,13 +44,12 @@ def learning_rate(training: Training, examples_seen: tf.Tensor, examples: int) -
     return tf.cast(rate * training.rate_factor, tf.float32)
 
 
-def _scheduled(training: Training, epoch: tf.Tensor) -> tf.Tensor:
+def _scheduled(training: Training, epoch: tf.Tensor, epochs: float | tf.Tensor) -> tf.Tensor:
     top = training.learning_rate
     bottom = tf.constant(training.final_learning_rate, tf.float64)
     if training.late_epoch:
         late = tf.constant(training.late_final_learning_rate, tf.float64)
         bottom = tf.where(epoch < training.late_epoch, bottom, late)
-    epochs = training.epochs - training.schedule_start
     if training.schedule == "polynomial":
         left = tf.maximum(1.0 - epoch / epochs, 0.0)
         return (top - bottom) * left**training.power + bottom

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,6 +17,9 @@ PRECISIONS = ("float32", "tf32", "mixed_float16", "mixed_bfloat16")
 OnBadRecord = Literal["stop", "skip"]
 OnNan = Literal["stop", "rollback"]
 Cluster = Literal["auto", "slurm", "none"]
+# Chooses the epochs of a run anew: course(whole epochs trained, images a second of the latest one).
+# The rate is None when a run begins or is resumed: then the choice must be the one made before.
+Course = Callable[[int, float | None], float]
 
 
 @checked(

@@ -13,7 +13,7 @@ from squeezenext.train.checkpoints import Checkpoints, Progress
 from squeezenext.train.history import History, ProgressBar
 from squeezenext.train.log import LOG
 from squeezenext.train.loop import Loop, Sums
-from squeezenext.train.options import Options
+from squeezenext.train.options import Course, Options
 from squeezenext.train.stopping import StopSignals
 from squeezenext.train.watchdog import Watchdog
 
@@ -37,6 +37,7 @@ class Run:
       options: model directory, intervals, what to do at a gradient that is not finite.
       watchdog: observer of the other workers, if there are any.
       signals: receiver of signals to stop.
+      course: chooses the number of epochs anew after each of them; for one process.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Run:
         *,
         watchdog: Watchdog | None = None,
         signals: StopSignals | None = None,
+        course: Course | None = None,
     ):
         self.loop, self.reader, self.validation, self.options = loop, reader, validation, options
         self.model_dir = Path(options.model_dir)
@@ -55,6 +57,7 @@ class Run:
         self.history = History(self.model_dir, loop) if loop.is_chief else None
         self.checkpoints = Checkpoints(loop, reader, options, self.history)
         self.progress = Progress()
+        self._course = course
         self.total_steps = loop.total_steps
         self._report_progress = watchdog.progress if watchdog else _nothing
         # Call after the last collective: this worker may end before the others.
@@ -86,6 +89,7 @@ class Run:
           RunAgain: a signal came and the run is saved, or the run cannot be saved.
           NotFinite: a gradient is not finite; no weight has been harmed.
         """
+        self._follow(None)
         if finished := self._finished():
             return finished
         if self.history:
@@ -100,6 +104,13 @@ class Run:
             if self.history:
                 self.history.close()
             self.checkpoints.close()
+
+    def _follow(self, rate: float | None) -> None:
+        """Takes the number of epochs from the course, if there is one."""
+        if self._course:
+            epochs = self._course(self.loop.seen // self.loop.update.examples_per_epoch, rate)
+            self.loop.set_epochs(epochs)
+            self.total_steps = self.loop.total_steps
 
     def _finished(self) -> dict | None:
         """Returns final.json if an earlier start has finished the run."""
@@ -177,7 +188,7 @@ class Run:
         if self.history:
             self.history.call(loss, rate, cores)
             self.progress.death = self.history.death
-        bar.show(self.loop.step, self.loop.epoch, rate, loss)
+        bar.show(self.loop.step, self.total_steps, self.loop.epoch, rate, loss)
         return not_finite
 
     def _pace(self, sums: Sums, seconds: float, images: int) -> None:
@@ -229,6 +240,8 @@ class Run:
         if self.history:
             sums, seconds = progress.epoch_sums, progress.epoch_seconds
             self.history.epoch(sums, seconds, progress.epoch_timed, scores)
+        if self.loop.step < self.total_steps and progress.epoch_seconds:
+            self._follow(progress.epoch_timed / progress.epoch_seconds)
         progress.new_epoch()
         self.checkpoints.amend(progress)
 

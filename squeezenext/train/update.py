@@ -55,6 +55,7 @@ class Update:
 
     Attributes:
       weights: the variables that are trained.
+      epochs: scalar float64, the epoch at which the schedule of the learning rate ends.
       step: scalar int64, steps taken, skipped ones included.
       examples_seen: scalar int64, examples trained on, those of skipped steps included.
       skipped: scalar int64, steps skipped because a gradient was not finite.
@@ -68,6 +69,7 @@ class Update:
     def __init__(self, model: keras.Model, training: Training, examples: int, precision: str):
         self.training = training
         self.examples_per_epoch = examples
+        self.epochs = _counter("epochs", tf.float64, training.epochs)
         self.weights = model.trainable_variables
         self.vector = Vector(self.weights, "weights")
         self._restrictions: dict[int, Restriction] = {}
@@ -200,7 +202,7 @@ class Update:
           frozen: change the classifier alone.
         """
         active = tf.convert_to_tensor(active)
-        rate = learning_rate(self.training, self.examples_seen, self.examples_per_epoch)
+        rate = self.rate(self.examples_seen)
         found = strategy.run(self._take, (rate, self._momentum(rate), active, frozen))
         metrics, finite, reached = (strategy.experimental_local_results(v)[0] for v in found)
         spent = (not self.scaled) | (self.loss_scale <= 1.0)
@@ -280,6 +282,11 @@ class Update:
         parts = zip(functions, self.vector.split(vector), strict=True)
         return self.vector.join([limit(part) if limit else part for limit, part in parts])
 
+    def rate(self, examples_seen: tf.Tensor) -> tf.Tensor:
+        """Returns the learning rate of the step after `examples_seen` images, a scalar float32."""
+        epochs = tf.convert_to_tensor(self.epochs)
+        return learning_rate(self.training, examples_seen, self.examples_per_epoch, epochs)
+
     def _momentum(self, rate: tf.Tensor) -> tf.Tensor:
         """Returns the momentum; in Intel Caffe's warm-up times r_t / r_(t-1).
 
@@ -289,7 +296,7 @@ class Update:
         if not self.training.warmup_epochs:
             return momentum
         before = tf.maximum(self.examples_seen - self.training.batch_size, 0)
-        last = learning_rate(self.training, before, self.examples_per_epoch)
+        last = self.rate(before)
         epochs = self.training.schedule_start + self.training.warmup_epochs
         warm = tf.cast(self.examples_seen, tf.float32) < epochs * self.examples_per_epoch
         return tf.where(warm, momentum * tf.math.divide_no_nan(rate, last), momentum)
