@@ -13,6 +13,7 @@ import pytest
 
 from squeezenext import export, labels
 from squeezenext.adapt import command as adapt_command
+from squeezenext.adapt import course as courses
 from squeezenext.adapt import plan as planning
 from squeezenext.adapt import shipping
 from squeezenext.compress import allocation
@@ -31,7 +32,7 @@ def splits(train: int, validation: int = 40, test: int = 0) -> dict[str, Split]:
 
 
 def plan(train: int, minutes: float, speed=SPEED, max_bytes=250_000) -> planning.Plan:
-    photographs = planning.Photographs.of(splits(train), 10)
+    photographs = planning.Photographs(train, 40, 40, 10)
     return planning.plan(
         "squeezenet_v1_1", photographs, speed, minutes=minutes, seconds=60 * minutes - 30,
         max_bytes=max_bytes,
@@ -49,13 +50,11 @@ def test_more_time_gives_more_epochs_then_larger_images():
         config = each.config()
         assert config.training.epochs == each.epochs and config.images.size == each.size
         assert bool(config.images.progressive) == each.growing
-        assert each.frozen_epochs < each.epochs
 
 
 def test_a_small_set_is_seen_more_often():
     small = plan(160, 5)
     assert small.epochs > planning.MIN_EPOCHS and small.size == 227
-    assert small.frozen_epochs * 160 / recipes.FINE_TUNE_BATCH >= planning.FROZEN_STEPS
     assert plan(160, 60).epochs * 160 / recipes.FINE_TUNE_BATCH >= planning.MAX_STEPS
     assert plan(160, 60).evaluate_every_epochs > 1
 
@@ -101,36 +100,36 @@ def test_compression_has_what_time_is_left_where_it_retrains():
 def test_another_budget_gets_retraining_of_its_own(tmp_path, monkeypatch, first):
     """Training stays as planned, for it may be done."""
     made = plan(3000, 30, max_bytes=first)
-    adapt_command.keep(tmp_path / "adapt.json", made)
+    courses.keep(tmp_path / "adapt.json", made)
     found = types.SimpleNamespace(splits=splits(3000), classes=range(10))
 
     def again(max_bytes):
-        given = (tmp_path / "adapt.json", found, "squeezenet_v1_1", 30, 0.0, max_bytes)
-        return adapt_command._planned(*given)
+        given = (tmp_path / "adapt.json", found, "squeezenet_v1_1", 30, max_bytes, 0.0)
+        return courses.begun(*given).plan
 
     monkeypatch.setattr(planning, "measured", lambda configuration: pytest.fail("measured anew"))
-    assert again(first) == (made, True) and not made.compression_epochs
-    smaller, resumed = again(100_000)
-    assert resumed and smaller.compression_epochs > 2 and smaller.max_bytes == 100_000
+    assert again(first) == made and not made.compression_epochs
+    smaller = again(100_000)
+    assert smaller.compression_epochs > 2 and smaller.max_bytes == 100_000
     kept = {"compression_epochs": 0.0, "max_bytes": first}
     assert dataclasses.replace(smaller, **kept) == made
-    assert again(100_000) == (smaller, True)
-    assert again(first) == (made, True)
+    assert again(100_000) == smaller
+    assert again(first) == made
 
 
 def test_a_plan_is_kept_and_another_is_refused(tmp_path):
     path, made = tmp_path / "adapt.json", plan(160, 5)
-    assert adapt_command.kept(path, "squeezenet_v1_1", 5) is None
-    adapt_command.keep(path, made)
-    assert adapt_command.kept(path, "squeezenet_v1_1", 5) == made
+    assert courses.kept(path, "squeezenet_v1_1", 5) is None
+    courses.keep(path, made)
+    assert courses.kept(path, "squeezenet_v1_1", 5) == made
     with pytest.raises(InputError, match="was begun with --configuration squeezenet_v1_1"):
-        adapt_command.kept(path, "squeezenet_v1_1", 6)
+        courses.kept(path, "squeezenet_v1_1", 6)
     # Removed, it would be planned anew, and training refuse to go on otherwise than it began.
     of_a_stranger = json.dumps(dataclasses.asdict(made) | {"epochs": "x"})
     for text in ("{}", "no", '{"release": 3}', of_a_stranger):
         path.write_text(text)
         with pytest.raises(InputError, match=r"adapt\.json is damaged, or of another release"):
-            adapt_command.kept(path, "squeezenet_v1_1", 5)
+            courses.kept(path, "squeezenet_v1_1", 5)
 
 
 @pytest.fixture
@@ -419,7 +418,6 @@ def test_few_photographs_are_learnt_by_the_whole_network_too():
         for minutes in (0.1, 15):
             found = plan(examples, minutes)
             assert found.epochs >= planning.LEAST_STEPS * min(1, 32 / examples)
-            assert 1 <= found.frozen_epochs <= found.epochs / 3
 
 
 def test_a_model_of_ones_own_goes_on_with_a_new_class(tmp_path, capsys):
@@ -439,7 +437,7 @@ def test_a_model_of_ones_own_goes_on_with_a_new_class(tmp_path, capsys):
     assert adapted.plan.configuration == start and set(adapted.files) == {"float32", "int8"}
     classes = labels.read(tmp_path / "mine" / "labels.json")
     assert [label.synset for label in classes] == ["a_new_one", "n1", "n2"]
-    assert "begins anew for 1 of 3 classes" in capsys.readouterr().err
+    assert "A first answer after" in capsys.readouterr().err
     again = adapt_command.adapt(
         tmp_path / "photos", tmp_path / "mine", configuration=start, minutes=0.001, max_bytes=0
     )
@@ -452,23 +450,23 @@ def test_a_model_of_ones_own_goes_on_with_a_new_class(tmp_path, capsys):
         )
 
 
-def test_uneven_classes_get_balanced_weights(tmp_path):
-    """50 photographs of one class and 4 of another: the plan says so, and keeps it."""
+def test_uneven_classes_are_adjusted(tmp_path):
+    """Above three times the smallest class; the plan says so, and keeps it."""
     from squeezenext.records.dataset import find_dataset
     from tests import tiny
 
-    for numbers, wanted in (((20, 4, 8), "balanced"), ((8, 4, 4), "none")):
+    for numbers, wanted in (((20, 4, 8), "adjusted"), ((12, 4, 4), "none")):
         labels = [label for label, count in enumerate(numbers, 1) for _ in range(count)]
         payloads = [tiny.payload(number, label) for number, label in enumerate(labels)]
         found = find_dataset(tiny.data_set(tmp_path, "train", payloads), None, None)
         assert planning.weighting(found.splits["train"], 3) == wanted
     made = planning.plan(
         "squeezenet_v1_1", planning.Photographs(32, 8, 8, 3), planning.Speed(10.0, 3.0),
-        minutes=5.0, seconds=300.0, max_bytes=0, class_weights="balanced",
+        minutes=5.0, seconds=300.0, max_bytes=0, class_weights="adjusted",
     )  # fmt: skip
-    assert made.config().training.class_weights == "balanced"
-    adapt_command.keep(tmp_path / "adapt.json", made)
-    assert adapt_command.kept(tmp_path / "adapt.json", "squeezenet_v1_1", 5.0) == made
+    assert made.config().training.class_weights == "adjusted"
+    courses.keep(tmp_path / "adapt.json", made)
+    assert courses.kept(tmp_path / "adapt.json", "squeezenet_v1_1", 5.0) == made
 
 
 def test_the_summary_shows_that_one_class_is_always_named(tmp_path):

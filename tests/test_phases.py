@@ -57,7 +57,8 @@ def walk(made, reader, steps):
     return made.state()
 
 
-def test_balanced_classes_have_equal_shares_of_the_loss(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["balanced", "adjusted"])
+def test_uneven_classes_count_equally_in_the_loss(tmp_path, monkeypatch, kind):
     """Also where a class has no image, and with images that are mixed of two classes."""
     payloads = [tiny.payload(number, 1 + (number >= 6)) for number in range(8)]
     uneven = Reader(
@@ -65,7 +66,7 @@ def test_balanced_classes_have_equal_shares_of_the_loss(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(records_reader, "_READ_AHEAD", 3)
     assert uneven.labels(3).tolist() == [0] * 6 + [1] * 2  # in order, though threads read them
-    training = dataclasses.replace(tiny.TRAINING, class_weights="balanced", batch_size=8)
+    training = dataclasses.replace(tiny.TRAINING, class_weights=kind, batch_size=8)
     assert losses.class_weights(tiny.TRAINING, uneven, 3) is None
     weights = losses.class_weights(training, uneven, 3)
     assert weights[:2].tolist() == pytest.approx([8 / (2 * 6), 8 / (2 * 2)])
@@ -87,8 +88,11 @@ def test_balanced_classes_have_equal_shares_of_the_loss(tmp_path, monkeypatch):
     images, labels, _ = next(made.batches(uneven))
     logits = plain.model(normalize(tf.cast(images, tf.float32), config.images), training=False)
     each = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits).numpy()
+    frequent = logits + np.log([6 / 8, 2 / 8, 1 / 8])  # a class without images counts as one
+    adjusted = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, frequent).numpy()
+    wanted = each * weights[labels] if kind == "balanced" else adjusted
     sums, _ = made.train(made.batches(uneven), 1)
-    assert sums.loss == pytest.approx(float((each * weights[labels]).sum()), rel=1e-4)
+    assert sums.loss == pytest.approx(float(wanted.sum()), rel=1e-4)
     assert sums.loss != pytest.approx(float(each.sum()), rel=1e-3)
 
 

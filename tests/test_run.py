@@ -79,7 +79,9 @@ def start(made, monkeypatch):
         looped.set_epochs(tiny.SQUEEZENEXT.training.epochs)
         looped.update.discard_accumulated(looped.strategy)
         model_dir.mkdir(exist_ok=True)
-        return run.Run(looped, reader, whole, Options(model_dir=model_dir, **options), course=course)
+        return run.Run(
+            looped, reader, whole, Options(model_dir=model_dir, **options), course=course
+        )
 
     yield begin
     looped.bad.assign(-1)

@@ -15,10 +15,10 @@ same command continues. In Python:
 """
 
 import contextlib
-import dataclasses
 import math
 import os
 import re
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,12 +27,13 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext import files, tf_import
+from squeezenext.adapt import course as courses
 from squeezenext.adapt import plan as planning
-from squeezenext.adapt import shipping
-from squeezenext.adapt.plan import Plan
+from squeezenext.adapt import probe, shipping
+from squeezenext.adapt.course import Course
 from squeezenext.adapt.shipping import Adapted
 from squeezenext.arguments import checked
-from squeezenext.cli import log, require_flags, run, say
+from squeezenext.cli import log, plural, require_flags, run, say
 from squeezenext.convert import command as conversion
 from squeezenext.convert import estimate, output, sources
 from squeezenext.convert.options import ConvertOptions
@@ -71,11 +72,10 @@ def adapt(
       configuration: the model whose weights training starts from: a published model, or a model
         directory of yours, whose classes keep their part of the classifier where they are again
         among those of `photos`.
-      minutes: minutes for everything, about; an interrupted run keeps its plan.
+      minutes: minutes for everything, over all starts of a run that is interrupted.
       max_bytes: budget of the .sqz file; 0 makes none.
       seed: seed of the split, the new classifier's weights, the order and the augmentation.
-      deterministic: gives the same bits for the same adapt.json, interrupted or not; slower. The
-        plan of another directory may differ, since it depends on the measured speed.
+      deterministic: gives the same bits for the same finished adapt.json; slower.
       follow_links: also take photographs and folders that are symbolic links.
       apply: a doctor.csv, whose actions are obeyed and whose groups stay in one split.
 
@@ -83,7 +83,7 @@ def adapt(
       InputError: an argument is wrong, or the photographs cannot be used.
       RunAgain: interrupted and saved, or another process works in `model_dir`.
     """
-    deadline = (started := time.monotonic()) + 60 * minutes
+    started = time.monotonic()
     photos, model_dir = files.expanded(photos), files.expanded(model_dir)
     configuration = _named(str(configuration))
     _check(photos, model_dir, configuration, minutes, max_bytes)
@@ -96,21 +96,20 @@ def adapt(
         found = _found(records)
         if deterministic:  # TensorFlow refuses it once a step has been timed
             _make_deterministic()
-        plan, resumed = _planned(
-            model_dir / model_directory.ADAPT, found, configuration, minutes, deadline, max_bytes
-        )
-        log(f"{plan}.")
-        sha256 = _train(plan, model_dir, records, seed, deterministic)
+        _first_answer(model_dir / model_directory.PREVIEW, configuration, found, started)
+        path = model_dir / model_directory.ADAPT
+        course = courses.begun(path, found, configuration, minutes, max_bytes, started)
+        log(f"{course.plan}.")
+        sha256 = _train(course, model_dir, found, seed, deterministic)
         shipping.fit_known_once(model_dir, found, log)
         made = shipping.export_once(model_dir, records, sha256, log)
         if max_bytes:
-            seconds = math.inf if resumed or deterministic else deadline - time.monotonic()
-            epochs = plan.compression_epochs_within(seconds, found.splits["train"].examples)
+            epochs = course.compression_epochs(deterministic)
             made += shipping.compress_once(model_dir, records, sha256, max_bytes, epochs, log)
         log(f"Evaluating on the {shipping.held_out(found)} images.")
         results = shipping.score(model_dir, records, found, made.files)
     seconds = time.monotonic() - started
-    return shipping.adapted(model_dir, plan, found, results, made, faults, seconds)
+    return shipping.adapted(model_dir, course.plan, found, results, made, faults, seconds)
 
 
 def _named(configuration: str) -> str:
@@ -173,75 +172,36 @@ def _make_deterministic() -> None:
     devices.make_deterministic()
 
 
-def _train(plan: Plan, model_dir: Path, records: Path, seed: int, deterministic: bool) -> str:
-    """Fine-tunes as planned, resuming if possible, and returns the hash of the weights."""
+def _first_answer(preview: Path, configuration: str, found: Dataset, started: float) -> None:
+    """Makes the first answer, unless it is there, and says what it is worth."""
+    top1 = probe.make(preview, configuration, found)
+    if top1 is not None:
+        tested = plural(min(probe.MOST, found.splits["validation"].examples), "validation image")
+        log(
+            f"A first answer after {time.monotonic() - started:.0f} s: top-1 {top1:.4f} on "
+            f"{tested}. It can be used: python -m squeezenext.predict PHOTO --model_dir "
+            f"{shlex.quote(str(preview))}"
+        )
+
+
+def _train(course: Course, model_dir: Path, found: Dataset, seed: int, deterministic: bool) -> str:
+    """Fine-tunes the first answer, resuming if possible; returns the hash of the weights kept."""
+    plan, preview = course.plan, model_dir / model_directory.PREVIEW
     options = Options(
         model_dir=model_dir,
-        data_dir=records,
-        fine_tune_from=plan.configuration,
+        data_dir=model_dir / model_directory.RECORDS,
+        fine_tune_from=preview,
         devices=1,  # whose speed was measured; for several, batches of 32 are too small
         seed=seed,
         deterministic=deterministic,
         evaluate_every_epochs=plan.evaluate_every_epochs,
     )
-    return command.train(plan.config(), options)["weights_sha256"]
-
-
-def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
-    """Returns the plan of an earlier call, None if there is none.
-
-    Raises:
-      InputError: it is for another model or time, of another release, or damaged.
-    """
-    if not path.is_file():
-        return None
-    try:
-        plan = Plan(**files.read_document(path))
-    except (InputError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{path} is damaged, or of another release; bring it back from a copy, go on with that "
-            "release, or give another --model_dir."
-        ) from error
-    if (plan.configuration, plan.minutes) != (configuration, minutes):
-        raise InputError(
-            f"{path.parent} was begun with --configuration {plan.configuration} --minutes "
-            f"{plan.minutes:g}; give these again, or another --model_dir."
-        )
-    return plan
-
-
-def keep(path: Path, plan: Plan) -> None:
-    """Writes a plan to adapt.json."""
-    files.write_json(path, dataclasses.asdict(plan))
-
-
-def _planned(
-    path: Path,
-    found: Dataset,
-    configuration: str,
-    minutes: float,
-    deadline: float,
-    max_bytes: int,
-) -> tuple[Plan, bool]:
-    """Returns the plan, and whether an earlier call made it."""
-    photographs = planning.Photographs.of(found.splits, len(found.classes or ()))
-    if (before := kept(path, configuration, minutes)) is not None:
-        plan = planning.for_budget(before, photographs, max_bytes)
-        if plan != before:
-            keep(path, plan)
-        return plan, True
-    speed = planning.measured(configuration)
-    plan = planning.plan(
-        configuration,
-        photographs,
-        speed,
-        minutes=minutes,
-        seconds=deadline - time.monotonic(),
-        max_bytes=max_bytes,
-        class_weights=planning.weighting(found.splits["train"], len(found.classes or ())),
-    )
-    keep(path, plan)
-    return plan, False
+    command.train(plan.config(), options, course)
+    share = probe.blend(model_dir, preview, found.splits["validation"])
+    if share:
+        kept = "The first answer" if share == 1 else "The mean of the first answer and fine-tuning"
+        log(f"{kept} is better on the validation images, and is kept.")
+    return model_directory.read_json(model_dir / model_directory.FINAL)["weights_sha256"]
 
 
 def _check(

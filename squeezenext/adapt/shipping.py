@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext import export
+from squeezenext.adapt import probe
 from squeezenext.adapt.plan import Plan
 from squeezenext.cli import Log, plural
 from squeezenext.compress.allocation import BudgetTooSmall
@@ -21,10 +22,8 @@ from squeezenext.metrics import Evaluation, balanced_accuracy, remarks, wilson
 from squeezenext.model import card, loading
 from squeezenext.model import directory as model_directory
 from squeezenext.network import graph, known
-from squeezenext.predict.predictor import Predictor, map_in_threads
-from squeezenext.records import samples
+from squeezenext.predict.predictor import Predictor, View
 from squeezenext.records.dataset import Dataset, Split
-from squeezenext.records.reader import Reader
 
 PRECISIONS = ("float32", "int8")
 FITTED = 500  # most images of a split that `known` is fitted to; they take 8 s on two cores
@@ -92,16 +91,14 @@ def fit_known_once(model_dir: Path, found: Dataset, log: Log) -> None:
 
 
 def _outputs(predictor: Predictor, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the features and logits of up to `FITTED` images, spread evenly over a split."""
-    reader, classes = Reader(split), len(predictor.labels)
+    """Returns the features and logits of up to `FITTED` images of a split."""
 
-    def outputs(number: int) -> tuple[np.ndarray | None, np.ndarray]:
-        view = predictor.view(samples.read_examples(reader, number, classes)[0])
-        return view.features, view.logits
+    def both(view: View) -> np.ndarray:
+        return np.concatenate([np.asarray(view.features), view.logits])
 
-    numbers = np.linspace(0, split.examples - 1, min(FITTED, split.examples)).round().astype(int)
-    features, logits = zip(*map_in_threads(outputs, numbers.tolist()), strict=True)
-    return np.stack(features), np.stack(logits)
+    outputs, _ = probe.viewed(predictor, split, FITTED, both)
+    features, logits = np.split(outputs, [-len(predictor.labels)], axis=1)
+    return features, logits
 
 
 def export_once(model_dir: Path, records: Path, sha256: str, log: Log) -> Shipped:

@@ -16,7 +16,7 @@ IMAGENET_TRAIN = 1_281_167  # images in ILSVRC2012's training split
 Optimizer = Literal["sgd", "adam", "adamw", "lamb"]
 Schedule = Literal["polynomial", "cosine", "cyclic_cosine"]
 Decayed = Literal["all", "kernels"]
-ClassWeights = Literal["none", "balanced"]
+ClassWeights = Literal["none", "balanced", "adjusted"]
 RateScaling = Literal["linear", "sqrt"]
 
 
@@ -63,7 +63,9 @@ class Training:
     decayed: Decayed = "all"  # Caffe: no decay_mult, so biases, scales and offsets decay too
     clip_norm: float = 0.0  # largest norm of the whole gradient; 0 is off
     label_smoothing: float = 0.0
-    # Weight of a training image's loss; balanced: images / (classes x images of its class).
+    # balanced: an image's loss is weighted by images / (classes x images of its class). adjusted:
+    # the loss adds each class's log frequency to its logit (arXiv:2007.07314, equation 10), which
+    # is left out in prediction, so that no class is named for its frequency.
     class_weights: ClassWeights = "none"
     # Momentum of the moving average of weights and statistics, or instead the average's length as a
     # share of all steps; both 0: no average. 0.998 is 500 steps, 0.4 epochs of ImageNet.

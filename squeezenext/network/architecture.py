@@ -13,6 +13,8 @@ from typing import Literal, Protocol, TypeVar
 from squeezenext.config import Config
 from squeezenext.config.network import Activation, Fire, Initializer, SqueezeNet, SqueezeNext
 
+CLASSIFIERS = ("classifier", "conv10")  # the layers whose shape follows the number of classes
+
 T = TypeVar("T")
 Kernel = tuple[int, int]
 # train_val.prototxt of SqueezeNet: conv10 alone starts from a Gaussian of deviation 0.01.

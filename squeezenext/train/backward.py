@@ -154,13 +154,15 @@ class Backward:
 
     def _loss(self, logits, targets, pixels) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the loss, a scalar, and each image's own part of it before division."""
-        training = self._config.training
-        values = losses.cross_entropy(targets, logits, training.label_smoothing)
+        training, weights = self._config.training, self._class_weights
+        adjusted = training.class_weights == "adjusted" and weights is not None
+        scores = logits - tf.constant(np.log(weights)) if adjusted else logits
+        values = losses.cross_entropy(targets, scores, training.label_smoothing)
         if self._teacher:
             answers = tf.stop_gradient(self._teacher(pixels))
             values = losses.distilled(values, answers, logits, training.distillation)
-        if self._class_weights is not None:
-            values *= tf.linalg.matvec(targets, tf.constant(self._class_weights))
+        if weights is not None and not adjusted:
+            values *= tf.linalg.matvec(targets, tf.constant(weights))
         return tf.reduce_sum(values) / training.batch_size, values
 
     def _augment(self, images, labels, numbers):

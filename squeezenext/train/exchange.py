@@ -15,8 +15,8 @@ from squeezenext.litert.runner import Runner
 from squeezenext.model import card, checkpoint, published
 from squeezenext.model import directory as model_directory
 from squeezenext.network import graph, keras_model
+from squeezenext.network.architecture import CLASSIFIERS
 from squeezenext.network.keras_model import inference, model_variables
-from squeezenext.train.optimizers import CLASSIFIERS
 
 TOLERANCE = 1e-3  # of the logits, against the network; float32 kernels differ by 1e-5
 
@@ -100,4 +100,4 @@ def origin(model: str) -> dict[str, str]:
     except InputError:  # a directory that has gone since
         imported = {}
     licence = {"licence": str(imported["licence"])} if "licence" in imported else {}
-    return {"model": Path(model).name} | licence
+    return {"model": str(imported.get("model", Path(model).name))} | licence

@@ -19,6 +19,7 @@ from squeezenext.config.training import Training
 from squeezenext.errors import InputError
 from squeezenext.model import checkpoint, loading
 from squeezenext.model import directory as model_directory
+from squeezenext.network.architecture import CLASSIFIERS
 from squeezenext.network.keras_model import model_variables
 from squeezenext.records import bad_records
 from squeezenext.records.batches import faults_named
@@ -28,7 +29,6 @@ from squeezenext.train import devices, exchange, measure
 from squeezenext.train.cluster import Cluster
 from squeezenext.train.log import LOG
 from squeezenext.train.loop import Loop, create
-from squeezenext.train.optimizers import CLASSIFIERS
 from squeezenext.train.options import Course, Options, Task
 from squeezenext.train.run import Run
 from squeezenext.train.source import common, head

@@ -46,6 +46,7 @@ def class_weights(
     """Returns the weight of each class in the loss, [classes] float32, or None for equal ones.
 
     Balanced ones give all classes the same share of the loss; their mean over the images is 1.
+    Adjusted logits take their logarithms, which are minus the log frequencies but for a constant.
     They read all records, for which other workers wait: `report_progress` is called after each.
     """
     if training.class_weights == "none":

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from squeezenext.config.training import Training
+from squeezenext.network.architecture import CLASSIFIERS
 from squeezenext.train.vector import Vector
 
 
@@ -58,9 +59,6 @@ def _scheduled(training: Training, epoch: tf.Tensor, epochs: float | tf.Tensor) 
     else:  # cyclic: down for `cycle_epochs`, up for as many
         share = epoch / training.cycle_epochs
     return bottom + (top - bottom) * 0.5 * (1.0 + tf.cos(math.pi * share))
-
-
-CLASSIFIERS = ("classifier", "conv10")  # the layers whose shape follows the number of classes
 
 
 State = tuple[tf.Tensor, ...]  # an optimizer's vectors, as long as the weights

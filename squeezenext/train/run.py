@@ -168,6 +168,7 @@ class Run:
                     self._end_epoch()
                 if loop.step < self.total_steps and loop.phase_is_over:
                     iterator = self._batches()
+                    self._calls = 0  # the next one builds a graph, too
 
     def _epoch_end(self) -> int:
         """Returns the step after which the last example of the present epoch has been seen."""

@@ -1,0 +1,171 @@
+"""Keeps to the minutes of `adapt`: after each epoch of training it chooses how many there will be.
+
+The plan measures this machine once, before training; what other programs do is seen later. So the
+epochs follow the rate at which training goes. Every choice is written to adapt.json before it is
+used: a resumed run repeats it, and so does another run with that adapt.json.
+"""
+
+import bisect
+import dataclasses
+import math
+import time
+from pathlib import Path
+
+from squeezenext import files
+from squeezenext.adapt import plan as planning
+from squeezenext.adapt.plan import Photographs, Plan, Speed
+from squeezenext.cli import log
+from squeezenext.errors import InputError
+from squeezenext.records.dataset import Dataset
+from squeezenext.train import phases
+
+MARGIN = 0.95  # share of the minutes; what comes after training is only estimated
+TENTHS = 10  # epochs are chosen in tenths
+TOLD = 1.5  # factor by which the epochs have changed when the log says so
+LATEST = 0.3  # weight of the latest epoch in the moving average of the rates
+
+
+class Course:
+    """Chooses the epochs of training: a `train.options.Course`.
+
+    Args:
+      plan: the plan, with the choices of an earlier start.
+      photographs: numbers of images and classes.
+      started: `time.monotonic()` when the command began.
+      path: adapt.json.
+    """
+
+    def __init__(self, plan: Plan, photographs: Photographs, started: float, path: Path):
+        self.plan = plan
+        self._photographs, self._path = photographs, path
+        self._config = plan.config()
+        self._full = planning.base(plan.configuration).images.size
+        self._said, self._rate = plan.epochs, 0.0
+        spent = plan.course[-1][2] if plan.course else 0.0
+        self._started = started - spent
+        self._training = plan.course[0][2] if plan.course else time.monotonic() - started
+
+    def __call__(self, epoch: int, rate: float | None) -> float:
+        """Returns the epochs in all, after `epoch` of them and at `rate` images a second."""
+        made = [choice for choice in self.plan.course if choice[0] <= epoch]
+        if rate is None or (made and made[-1][0] == epoch):
+            return made[-1][1] if made else self.plan.epochs
+        rate *= self._cost(epoch - 1)
+        self._rate += (rate - self._rate) * (LATEST if self._rate else 1.0)
+        spent = time.monotonic() - self._started
+        epochs = self.fitting(epoch, self._rate, spent)
+        if not self._said / TOLD < epochs < self._said * TOLD:
+            log(f"{epochs:g} epochs instead of {self._said:g} fit into the time.")
+            self._said = epochs
+        choice = (epoch, epochs, round(spent, 1))
+        self.plan = dataclasses.replace(self.plan, course=(*self.plan.course, choice))
+        keep(self._path, self.plan)
+        return epochs
+
+    def compression_epochs(self, deterministic: bool) -> float:
+        """Returns the epochs of retraining, those of the plan or what of them fits into the time.
+
+        Args:
+          deterministic: True for those of the plan.
+        """
+        left = 60 * self.plan.minutes - (time.monotonic() - self._started)
+        seconds = math.inf if deterministic else left
+        return self.plan.compression_epochs_within(seconds, self._photographs.train)
+
+    def _cost(self, epoch: int) -> float:
+        """Returns the cost of an image in an epoch, in images of the network's own size."""
+        return (phases.phase(self._config, epoch).size / self._full) ** 2
+
+    def fitting(self, epoch: int, rate: float, spent: float) -> float:
+        """Returns the number of epochs, in tenths, whose training ends in time for all the rest.
+
+        Args:
+          epoch: epochs trained.
+          rate: images a second, of the network's own size.
+          spent: seconds since the command began.
+        """
+        plan, photographs = self.plan, self._photographs
+        speed = Speed(planning.DECODED * rate, plan.build_seconds)
+        trained = min(1.0, epoch / plan.epochs)
+        fixed, share = planning.fixed_seconds(
+            plan.configuration, photographs, speed, plan.max_bytes, trained
+        )
+        whole = MARGIN * 60 * plan.minutes - self._training - fixed
+        left = (1 - share) * whole - (spent - self._training)
+
+        def seconds(tenths: int) -> float:
+            whole, rest = divmod(tenths, TENTHS)
+            images = sum(map(self._cost, range(epoch, whole))) + self._cost(whole) * rest / TENTHS
+            epochs = tenths / TENTHS - epoch
+            return photographs.train * images / rate + planning.EPOCH_SECONDS * epochs
+
+        least, most = planning.bounds(photographs.train)
+        possible = range(TENTHS * epoch, TENTHS * math.ceil(most) + 1)
+        number = bisect.bisect_right(possible, left, key=seconds) - 1
+        return max(float(least), possible[max(number, 0)] / TENTHS)
+
+
+def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
+    """Returns the plan of an earlier call, None if there is none.
+
+    Raises:
+      InputError: it is for another model or time, of another release, or damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        plan = Plan(**files.read_document(path))
+    except (InputError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged, or of another release; bring it back from a copy, go on with that "
+            "release, or give another --model_dir."
+        ) from error
+    if (plan.configuration, plan.minutes) != (configuration, minutes):
+        raise InputError(
+            f"{path.parent} was begun with --configuration {plan.configuration} --minutes "
+            f"{plan.minutes:g}; give these again, or another --model_dir."
+        )
+    return plan
+
+
+def keep(path: Path, plan: Plan) -> None:
+    """Writes a plan to adapt.json."""
+    files.write_json(path, dataclasses.asdict(plan))
+
+
+def begun(
+    path: Path,
+    found: Dataset,
+    configuration: str,
+    minutes: float,
+    max_bytes: int,
+    started: float,
+) -> Course:
+    """Returns the course of an earlier call's plan, or of a new one.
+
+    Args:
+      path: adapt.json.
+      found: the records.
+      configuration: the model to start from.
+      minutes: minutes for everything.
+      max_bytes: budget of the `.sqz` file.
+      started: `time.monotonic()` when the command began.
+    """
+    photographs = Photographs.of(found)
+    before = kept(path, configuration, minutes)
+    if before is not None:
+        plan = planning.for_budget(before, photographs, max_bytes)
+    else:
+        speed = planning.measured(configuration)
+        plan = planning.plan(
+            configuration,
+            photographs,
+            speed,
+            minutes=minutes,
+            seconds=started + 60 * minutes - time.monotonic(),
+            max_bytes=max_bytes,
+            class_weights=planning.weighting(found.splits["train"], photographs.classes),
+        )
+    if plan != before:
+        keep(path, plan)
+    return Course(plan, photographs, started, path)

@@ -1,0 +1,144 @@
+"""The first answer: a linear classifier on a network's features, and what is kept of it."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from squeezenext.adapt import probe
+from squeezenext.adapt.probe import Examples
+from squeezenext.model import card, checkpoint, loading
+from squeezenext.model import directory as model_directory
+from squeezenext.network import graph
+from squeezenext.predictor import Predictor
+from squeezenext.records import example
+from squeezenext.records.dataset import find_dataset
+from squeezenext.train import loop
+from tests import records, tiny
+
+
+def meta_of_a_run() -> dict:
+    sums = dataclasses.asdict(loop.Sums())
+    return {
+        "seed": 0,
+        "epoch": 1.0,
+        "examples": 24,
+        "config": {},
+        "versions": {},
+        "epoch_sums": sums,
+    }
+
+
+def payload(number: int, label: int) -> bytes:
+    """A record whose image tells its class."""
+    image = tiny.jpeg(number, label)
+    name = f"n{label}"
+    one = example.ImageExample(image, 48, 48, label, name, name, f"{number}.jpg")
+    return records.encode_example(dict(records.example_features(one)))
+
+
+@pytest.fixture(scope="module", params=[tiny.SQUEEZENET, tiny.SQUEEZENEXT], ids=["conv", "dense"])
+def made(request, tmp_path_factory):
+    """(data set, the network's directory, the first answer's directory, its top-1)."""
+    folder = tmp_path_factory.mktemp("probe")
+    tiny.model_directory(folder / "source", request.param)
+    payloads = [payload(number, 1 + number % 3) for number in range(24)]
+    found = find_dataset(tiny.data_set(folder / "records", "train", payloads), None, None)
+    found = dataclasses.replace(found, splits={"validation": found.splits["train"], **found.splits})
+    top1 = probe.make(folder / "preview", str(folder / "source"), found)
+    return found, folder / "source", folder / "preview", top1
+
+
+def test_the_network_answers_as_the_linear_classifier(made):
+    """A ReLU behind it, as SqueezeNet's, cuts off single positions of a map, but no whole logit."""
+    found, _, preview, top1 = made
+    split, predictor = found.splits["train"], Predictor(preview)
+    features = probe.gather(preview, split, 24)
+    arrays = loading.variables(preview)
+    name = graph.of(model_directory.read_config(preview)).weighted[-1].name
+    kernel = arrays[f"model/{name}/kernel"].reshape(features.values.shape[1], 3)
+    logits = features.values @ kernel + arrays.get(f"model/{name}/bias", 0)
+    actual, labels = probe.viewed(predictor, split, 24, lambda view: np.log(view.probabilities))
+    assert labels.tolist() == features.labels.tolist()
+    assert min(top1, (actual.argmax(1) == labels).mean()) > 0.9  # of what it was fitted to
+    if name == "classifier":
+        wanted = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        np.testing.assert_allclose(actual, wanted, atol=1e-3)
+
+
+def test_it_is_made_once_for_a_network(made, tmp_path):
+    found, source, preview, _ = made
+    assert probe.make(preview, str(source), found) is None
+    assert card.imported(preview)["model"] == "source"
+    other = tmp_path / "other"
+    other.symlink_to(source)
+    before = (preview / "model.tflite").read_bytes()
+    assert probe.make(preview, str(other), found) is not None  # of another name: made anew
+    assert (preview / "model.tflite").read_bytes() == before
+    assert card.imported(preview)["model"] == "other"
+
+
+def clusters(counts: tuple[int, ...]) -> Examples:
+    """Two overlapping clusters of features >= 0, and a channel that says nothing."""
+    chance = np.random.default_rng(0)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    values = np.abs(chance.normal(3, 1, (len(labels), 4)))
+    values[:, 0] += 2 * labels
+    values[:, 3] = 7.0
+    return Examples(values.astype(np.float32), labels)
+
+
+def test_adjusted_logits_name_no_class_for_its_frequency():
+    train, even = clusters((200, 20)), clusters((500, 500))
+
+    def recall(adjusted: bool) -> np.ndarray:
+        kernel, bias = probe.fit_classifier(train, 2, adjusted=adjusted)
+        right = np.argmax(even.values @ kernel + bias, 1) == even.labels
+        return right.reshape(2, 500).mean(1)
+
+    assert recall(False)[0] - recall(False)[1] > 0.25
+    assert abs(np.subtract(*recall(True))) < 0.2 and recall(True).mean() > recall(False).mean()
+
+
+@pytest.mark.parametrize("counts", [(20, 20), (20, 20, 20)])
+def test_a_class_without_photographs_is_never_named(counts):
+    train = clusters(counts)
+    kernel, bias = probe.fit_classifier(train, len(counts) + 1)
+    logits = train.values @ kernel + bias
+    assert logits[:, :-1].min() > 0 and not logits[:, -1].any()
+    assert (logits.argmax(1) == train.labels).mean() > 0.7
+
+
+@pytest.mark.parametrize("wanted", probe.SHARES)
+def test_the_better_of_both_or_their_mean_is_kept(made, tmp_path, monkeypatch, wanted):
+    found, _, preview, _ = made
+    model_dir = tmp_path / "run"
+    config, classes = model_directory.read(preview)
+    start = loading.variables(preview)
+    trained = {name: np.float32(array * 1.01) for name, array in start.items()}
+    model_directory.write(model_dir, config, classes)
+    checkpoint.save(model_dir / "checkpoints", 7, trained, meta_of_a_run())
+    before = {
+        "step": 7,
+        "top1": 0.25,
+        "top5": 0.5,
+        "loss": 1.0,
+        "weights_sha256": checkpoint.weights_sha256(trained),
+    }
+    (model_dir / "final.json").write_text(json.dumps(before))
+    losses = iter([1.0 - (share == wanted) for share in probe.SHARES])
+    scores = probe._scores
+    monkeypatch.setattr(probe, "_scores", lambda *a: scores(*a) | {"fitted_loss": next(losses)})
+    assert probe.blend(model_dir, preview, found.splits["validation"]) == wanted
+    final = json.loads((model_dir / "final.json").read_text())
+    assert final["start_share"] == wanted and "fitted_loss" not in final
+    kept = loading.variables(model_dir)
+    assert final["weights_sha256"] == checkpoint.weights_sha256(kept)
+    for name, array in kept.items():
+        mean = wanted * start[name] + (1 - wanted) * trained[name]
+        np.testing.assert_allclose(array, mean, rtol=1e-6)
+    assert (final["top1"] == 0.25) == (not wanted)
+    assert wanted == 0 or (model_dir / "model.tflite").is_file()
+    assert probe.blend(model_dir, preview, found.splits["validation"]) == wanted  # and stays
+    assert not list(model_dir.glob(".blend-*"))
