@@ -1,4 +1,4 @@
-"""A table of some four hundred hostile or odd image files, made by hand."""
+"""A table of some six hundred hostile or odd image files, made by hand."""
 
 import contextlib
 import importlib.util

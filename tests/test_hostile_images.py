@@ -1,4 +1,4 @@
-"""Some four hundred hostile or odd images: each is predicted as Pillow sees it, or named."""
+"""Some six hundred hostile or odd images: each is predicted as Pillow sees it, or named."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Opens some four hundred hostile images by the ways of prediction and conversion.
+"""Opens some six hundred hostile images by the ways of prediction and conversion.
 
     python scripts/faults/hostile_images.py
 
