@@ -19,6 +19,7 @@ from squeezenext.adapt import shipping
 from squeezenext.compress import allocation
 from squeezenext.compress.allocation import BudgetTooSmall
 from squeezenext.config import recipes
+from squeezenext.convert import review
 from squeezenext.errors import InputError, NotFinite, NotKept, RunAgain
 from squeezenext.model import published
 from squeezenext.records.dataset import ANEW, Split
@@ -320,6 +321,26 @@ def test_a_review_is_obeyed_and_another_one_wants_another_directory(tmp_path):
     assert sum(split["examples"] for split in splits.values()) == 11
     with pytest.raises(InputError, match="--follow_links or --apply; give another --model_dir"):
         converted(tmp_path / "photos", records)
+
+
+def test_photographs_that_are_alike_stay_in_one_split(tmp_path, capsys):
+    from tests import tiny
+
+    tiny.model_directory(tmp_path / "network", tiny.SQUEEZENET)
+    for number in range(24):  # each four times
+        path = tmp_path / "photos" / f"n{number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiny.jpeg(number % 6, number % 2 + 1))
+    mine, network = tmp_path / "mine", str(tmp_path / "network")
+    groups = adapt_command._groups(tmp_path / "photos", mine, network, False)
+    assert groups == mine / "doctor" / "groups.csv"
+    assert "exact copy 6" in capsys.readouterr().err
+    assert (mine / "doctor" / "index.html").is_file()
+    assert {row.action for row in review.read(groups)} == {"keep"}
+    assert adapt_command._groups(tmp_path / "photos", mine, network, False) == groups
+    assert not capsys.readouterr().err  # examined once
+    (tmp_path / "old" / "records").mkdir(parents=True)
+    assert adapt_command._groups(tmp_path / "photos", tmp_path / "old", network, False) is None
 
 
 def test_other_photographs_want_another_directory_and_twins_are_told(tmp_path, capsys):

@@ -123,3 +123,4 @@ def test_no_photograph_can_be_read(photos, network, tmp_path):
         path.write_bytes(b"text")
     with pytest.raises(InputError, match="No photograph can be read; <b>0/00.jpg is text"):
         command.examine(photos, tmp_path / "report", configuration=network)
+    assert not (tmp_path / "report").exists()

@@ -38,6 +38,7 @@ from squeezenext.convert import command as conversion
 from squeezenext.convert import estimate, output, sources
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.places import hold_photographs
+from squeezenext.doctor import command as doctor
 from squeezenext.errors import InputError, NotFinite, RunAgain, SomeInputsFailed
 from squeezenext.model import directory as model_directory
 from squeezenext.model import published
@@ -92,6 +93,7 @@ def adapt(
     published.resolve(configuration)  # downloads the weights before any work is done
     with _in_adapts_words(model_dir), command.locked(model_dir, ".adapt.lock"):
         records = model_dir / model_directory.RECORDS
+        apply = apply or _groups(photos, model_dir, configuration, follow_links)
         faults = _convert(photos, records, _options(photos, seed, follow_links, apply))
         found = _found(records)
         if deterministic:  # TensorFlow refuses it once a step has been timed
@@ -246,6 +248,14 @@ def _check(
 def _options(photos: Path, seed: int, links: bool, apply: str | Path | None) -> ConvertOptions:
     layout, review = sources.photographs_layout(photos), str(apply) if apply else None
     return ConvertOptions(layout, seed, max_side=MAX_SIDE, follow_links=links, apply=review)
+
+
+def _groups(photos: Path, model_dir: Path, configuration: str, follow_links: bool) -> Path | None:
+    """Returns the doctor's groups, None in a directory that an earlier release began without."""
+    report = model_dir / model_directory.DOCTOR
+    if (model_dir / model_directory.RECORDS).exists() and not (report / doctor.GROUPS).exists():
+        return None
+    return doctor.groups_once(photos, report, configuration, follow_links, log)
 
 
 def _convert(photos: Path, records: Path, options: ConvertOptions) -> tuple[str, ...]:

@@ -154,7 +154,7 @@ def _obeyed(collection: Collection, path: Path) -> tuple[Collection, np.ndarray 
             "is it the review of another folder?"
         )
     _check_classes(collection, splits, path)
-    warnings = (*collection.warnings, _summary(path, rows.values(), len(rows) - found))
+    warnings = (*collection.warnings, *_changes(path, rows.values(), len(rows) - found))
     return dataclasses.replace(collection, splits=splits, warnings=warnings), groups
 
 
@@ -196,13 +196,16 @@ def _check_classes(collection: Collection, splits: dict[str, Listing], path: Pat
             )
 
 
-def _summary(path: Path, rows: Iterable[Row], gone: int) -> str:
+def _changes(path: Path, rows: Iterable[Row], gone: int) -> list[str]:
+    """Returns a sentence if anything but the groups was applied."""
     rows = list(rows)
     removed = sum(row.action == REMOVE for row in rows)
     moved = sum(row.action.startswith(MOVE) for row in rows)
     groups = len({row.group for row in rows if row.group})
     absent = f"; {plural(gone, 'photograph')} that it names are gone" if gone else ""
-    return (
+    if not (removed or moved or gone):
+        return []
+    return [
         f"{path.name} was applied: {plural(removed, 'photograph')} removed, {moved} moved to "
         f"another class, {plural(groups, 'group')} kept together{absent}."
-    )
+    ]

@@ -9,9 +9,10 @@ advises an action for each: keep, remove, or move to CLASS. Edit it, and give it
 squeezenext.adapt or datasets.convert with --apply REPORT/doctor.csv. Nothing in PHOTOS is changed.
 """
 
+import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -25,10 +26,10 @@ from squeezenext.convert.pool import Pool
 from squeezenext.doctor import features, findings, report
 from squeezenext.doctor.findings import Diagnosis
 from squeezenext.errors import InputError, SomeInputsFailed
-from squeezenext.files import expanded
+from squeezenext.files import expanded, make_missing
 
-REVIEW, FEATURES = "doctor.csv", "features.npz"
-_OURS = "[idf]*[lvz]"  # index.html, doctor.csv, features.npz
+REVIEW, FEATURES, GROUPS = "doctor.csv", "features.npz", "groups.csv"
+_OURS = "[idfg]*[lvz]"  # index.html and these
 
 
 @checked()
@@ -62,11 +63,10 @@ def examine(
     report.check_page(output)
     sources.check_apart(photos, output, options)
     before = _actions(output / REVIEW)
-    with tempfile.TemporaryDirectory() as spool, Pool(1) as pool:
-        collection = sources.found_in(photos, options, pool, Path(spool) / "spool")
+    with _made(output) as spool, Pool(1) as pool:
+        collection = sources.found_in(photos, options, pool, spool)
         for warning in collection.warnings:
             log(f"warning: {warning}")
-        output.mkdir(parents=True, exist_ok=True)
         diagnosis = diagnose(collection, configuration, output / FEATURES)
         rows = [
             dataclasses.replace(row, action=before.get(csv_cell(row.file), row.action))
@@ -76,6 +76,40 @@ def examine(
         review.write(output / REVIEW, rows)
         report.write(output, photos.resolve().name, diagnosis)
     return diagnosis
+
+
+@contextlib.contextmanager
+def _made(output: Path) -> Iterator[Path]:
+    """Makes the folder, removes it again if nothing comes into it, and lends a place in it."""
+    made = make_missing(output)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".spool-", dir=output) as place:
+            yield Path(place) / "spool"
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+def groups_once(
+    photos: Path, output: Path, configuration: str, follow_links: bool, log: Log
+) -> Path:
+    """Examines photographs, unless that is done, and returns a doctor.csv that keeps all of them.
+
+    It is `output`/groups.csv: only its groups count. Arguments and errors as for `examine`.
+    """
+    if not (output / GROUPS).exists():
+        diagnosis = examine(
+            photos, output, configuration=configuration, follow_links=follow_links, log=log
+        )
+        for sentence in findings.sentences(diagnosis):
+            log(sentence)
+        log(f"{output / report.PAGE} shows the photographs; with --apply {output / REVIEW} the "
+            "advice is followed.")  # fmt: skip
+        kept = [dataclasses.replace(row, action=review.KEEP) for row in diagnosis.rows]
+        review.write(output / GROUPS, kept)
+    return output / GROUPS
 
 
 def diagnose(collection: Collection, configuration: str | Path, kept: Path) -> Diagnosis:

@@ -30,8 +30,10 @@ FINAL, LITERT, CARD = "final.json", "model.tflite", "MODEL_CARD.md"
 CALIBRATION, SCORES, KNOWN = "calibration.json", "scores.json", "known.json"
 ADAPT, COMPRESSED = "adapt.json", "model.sqz"
 TENSORBOARD, WORKERS = "tensorboard", ".workers"  # the latter of several workers, see watchdog.py
-RECORDS, EXPORTED, REPORT, PREVIEW = "records", "exported", "report", "preview"  # of `adapt`
-FOLDERS = (CHECKPOINTS, TENSORBOARD, WORKERS, RECORDS, EXPORTED, REPORT, PREVIEW)
+# Of `adapt`.
+RECORDS, EXPORTED, REPORT, PREVIEW = "records", "exported", "report", "preview"
+DOCTOR = "doctor"
+FOLDERS = (CHECKPOINTS, TENSORBOARD, WORKERS, RECORDS, EXPORTED, REPORT, PREVIEW, DOCTOR)
 # Names of single files, which no other file in the directory may have.
 RESERVED = {CONFIG, LABELS, FINAL, LITERT, CALIBRATION, SCORES, KNOWN, ADAPT, COMPRESSED}
 # What training and `adapt` write after config.json, and so replace only beside one of ours.
