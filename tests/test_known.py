@@ -174,7 +174,7 @@ def test_the_share_is_said_of_images_that_set_no_threshold(monkeypatch, tmp_path
     named = tuple(labels.Label(name, name) for name in ("cat", "dog"))
     parts = {name: types.SimpleNamespace(examples=4) for name in ("train", split)}
     found = types.SimpleNamespace(splits=parts, classes=named)
-    results = shipping.score(tmp_path, tmp_path, found, {"float32": path})
+    results = shipping.score(tmp_path, tmp_path, found, {"float32": path}, tmp_path)
     scores = model_directory.read_json(tmp_path / model_directory.SCORES)
     said = ["It accepts 75.0% of these images; the others it calls unknown."]
     assert scores["remarks"] == (said if split == "test" else [])

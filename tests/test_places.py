@@ -3,7 +3,7 @@
 import pytest
 
 from squeezenext.adapt import command
-from squeezenext.convert import estimate
+from squeezenext.convert import estimate, places
 from squeezenext.convert.options import ConvertOptions
 from tests.converting import convert
 from tests.test_archives import jpeg, tarred, zipped
@@ -152,3 +152,28 @@ def test_a_table_of_many_classes_is_cut(tmp_path):
     lines = estimate.look(folder, ConvertOptions("folder"))
     assert len(lines) == 42 and lines[-1].split() == ["all", "100", "50", "100", "99"]
     assert lines[-2].split() == ["11", "more", "classes", "22", "11", "22", "22"]
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "folder"),
+    [
+        (GRID, "validation", "."),
+        (below("pets/pets"), "validation", "pets/pets"),
+        ([*below("train"), *below("val/val")], "validation", "val/val"),
+        ([*below("train"), *below("test")], "validation", "train"),
+        ([name.replace("/", "_") for name in GRID], "validation", "."),
+    ],
+)
+def test_names_of_records_are_files_from_this_folder(tmp_path, names, split, folder):
+    place = placed(tmp_path / "photos", photos(*names))
+    assert places.named_from(place, split) == place / folder
+    manifest = convert(place, tmp_path / "out", layout="folder")
+    rows = (manifest.directory / "val.csv").read_text().splitlines()[1:]
+    assert rows and all((place / folder / row.split(",")[0]).is_file() for row in rows)
+
+
+def test_an_archive_has_no_files_to_lead_to(tmp_path):
+    (tmp_path / "pets.zip").write_bytes(zipped(photos(*GRID)))
+    assert places.named_from(tmp_path / "pets.zip", "validation") is None
+    assert places.named_from(tmp_path / "taken_away", "validation") is None
+    assert places.named_from(tmp_path / "list.csv", "validation") == tmp_path

@@ -266,6 +266,24 @@ def test_names_cannot_become_markup(scored, tmp_path, model, pattern):
     assert "<script>alert" not in text and "<img src=x>" not in text
 
 
+def test_a_mistake_leads_to_its_photograph(scored, tmp_path, model, pattern):
+    """If that is a file on this machine, whatever its folder is called; else there is its name."""
+    split = dataset.find_dataset(None, None, pattern).splits["validation"]
+    known = tuple(labels.Label(f"n{i}", f"n{i}") for i in range(3))
+    photographs = tmp_path / 'a "quoted" & <b>folder'
+    photographs.mkdir()
+    subject = report.Subject(
+        model=model, labels=known, split=split, source="here", photographs=photographs
+    )
+    assert "<a href" not in report.write(tmp_path, subject, scored).read_text("utf-8")
+    number = np.argmax(np.where(scored.top1 == 0, scored.loss, -1))
+    (photographs / f"{number}.jpg").write_bytes(b"x")
+    text = report.write(tmp_path, subject, scored).read_text("utf-8")
+    links = re.findall('<a href="([^"]+)">([^<]+)</a>', text)
+    assert links == [((photographs / f"{number}.jpg").resolve().as_uri(), f"{number}.jpg")]
+    assert "where it lay when this page was written" in text
+
+
 def test_the_page_in_a_browser(html):
     """Sorts, filters, by keyboard, on a phone; nothing in the console, nothing fetched."""
     with browser.chromium() as page:

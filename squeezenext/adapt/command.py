@@ -109,7 +109,7 @@ def adapt(
             epochs = course.compression_epochs(deterministic)
             made += shipping.compress_once(model_dir, records, sha256, max_bytes, epochs, log)
         log(f"Evaluating on the {shipping.held_out(found)} images.")
-        results = shipping.score(model_dir, records, found, made.files)
+        results = shipping.score(model_dir, records, found, made.files, photos)
     seconds = time.monotonic() - started
     return shipping.adapted(model_dir, course.plan, found, results, made, faults, seconds)
 

@@ -13,6 +13,7 @@ from squeezenext.cli import Log, plural
 from squeezenext.compress.allocation import BudgetTooSmall
 from squeezenext.compress.command import compress
 from squeezenext.compress.method import Method
+from squeezenext.convert.places import named_from
 from squeezenext.errors import InputError, NotFinite, NotKept
 from squeezenext.evaluate import report
 from squeezenext.evaluate.command import evaluate, subject
@@ -198,9 +199,12 @@ def held_out(found: Dataset) -> str:
 
 
 def score(
-    model_dir: Path, records: Path, found: Dataset, files: dict[str, Path]
+    model_dir: Path, records: Path, found: Dataset, files: dict[str, Path], photos: Path
 ) -> dict[str, Evaluation]:
-    """Scores "network" and the files on the held-out split; writes report, scores.json and card."""
+    """Scores "network" and the files on the held-out split; writes report, scores.json and card.
+
+    The report links its mistakes to the photographs in `photos`, if they lie there as files.
+    """
     split = held_out(found)
     models = {"network": model_dir, **files}
     results = {
@@ -213,7 +217,8 @@ def score(
         accepted = results["float32"].known
         results["network"] = dataclasses.replace(results["network"], known=accepted)
     page = model_dir / model_directory.REPORT
-    report.write(page, subject(model_dir, found, split), results["network"])
+    about = subject(model_dir, found, split, named_from(photos, split))
+    report.write(page, about, results["network"])
     document = {
         "split": split,
         "images": {name: part.examples for name, part in found.splits.items()},

@@ -116,6 +116,17 @@ def split_folders(source: Place) -> dict[str, Place]:
     return roots
 
 
+def named_from(source: Path, split: str) -> Path | None:
+    """Returns the folder from which the photographs of a split are named; None for an archive."""
+    if source.suffix.lower() == ".csv":
+        return source.parent
+    try:
+        roots = split_folders(innermost(source))
+        return innermost(roots.get(split, roots["train"]), split if split in roots else "train")
+    except (InputError, KeyError):  # an archive, or a disk that was taken away meanwhile
+        return None
+
+
 def by_name(folder: Place) -> dict[str, list]:
     """Returns the images of each class, if each image's name is a class and a number: cat_001.jpg.
 

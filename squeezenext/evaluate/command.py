@@ -182,8 +182,10 @@ def _check_own(model_dir: str | Path) -> None:
     check_writable("fit_temperature", Path(model_dir) / model_directory.CALIBRATION)
 
 
-def subject(model: str | Path, found: dataset.Dataset, split: str) -> Subject:
-    """Returns what a report about a model and a split must know of them."""
+def subject(
+    model: str | Path, found: dataset.Dataset, split: str, photographs: Path | None = None
+) -> Subject:
+    """Returns what a report about a model and a split must know; see `Subject.photographs`."""
     model = os.path.expanduser(model)
     if Path(model).is_file():
         file = loading.load_runnable(model)
@@ -198,6 +200,7 @@ def subject(model: str | Path, found: dataset.Dataset, split: str) -> Subject:
         split=found.splits[split],
         source=f"{found.source} ({split})",
         fitted_here=fitted_to == found.splits[split].shards_sha256(),
+        photographs=photographs,
     )
 
 

@@ -43,6 +43,7 @@ class Subject:
     source: str  # name of the records, for the heading
     # The temperature was fitted to this split: the calibration error holds for no other images.
     fitted_here: bool = False
+    photographs: Path | None = None  # the folder in which the names of the records are files
 
 
 def _charts(model: str | Path) -> list[dict]:
@@ -169,12 +170,14 @@ def _mistakes(subject: Subject, result: Evaluation) -> list[dict]:
     for number in worst.tolist():
         image, _ = samples.read_examples(reader, number, len(labels))
         predicted, heat = int(result.predicted[number]), None
+        name = example.file_name(reader.read_one(number))
         if predictor:
             class_map = predictor.view(image).class_map(predicted)
             heat = data_url(heatmap.overlay(image, class_map, predictor.config))
         rows.append(
             {
-                "file": example.file_name(reader.read_one(number)) or f"record {number}",
+                "file": name or f"record {number}",
+                "link": _link(subject.photographs, name),
                 "image": data_url(image),
                 "heat": heat,
                 "label": names[int(result.labels[number])],
@@ -183,6 +186,12 @@ def _mistakes(subject: Subject, result: Evaluation) -> list[dict]:
             }
         )
     return rows
+
+
+def _link(folder: Path | None, name: str) -> str | None:
+    """Returns the address of a photograph on this machine, None unless its file is there."""
+    path = folder / name if folder and name else None
+    return path.resolve().as_uri() if path and path.is_file() else None
 
 
 def data_url(image: Image.Image) -> str:
