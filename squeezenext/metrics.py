@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 SHOWN = 5  # names of classes in a remark
+FREQUENT = 3  # times the images of the rarest class, above which naming the commonest is compared
 Z = 1.959964  # half width of the normal distribution's 95 % interval
 
 
@@ -232,6 +233,10 @@ def remarks(result: Evaluation, names: Sequence[str]) -> list[str]:
         more = f" and {len(untested) - SHOWN} more" if len(untested) > SHOWN else ""
         shown = ", ".join(untested[:SHOWN])
         said.append(f"Untested, since no image here is of these classes: {shown}{more}.")
+    counts = np.bincount(result.labels)
+    if len(kinds) > 1 and counts.max() > FREQUENT * counts[counts > 0].min():
+        share = counts.max() / counts.sum()
+        said.append(f"Naming {names[counts.argmax()]} for every image would give {share:.4f}.")
     if len(kinds) == 1:
         said.append(f"All images are of one class, {names[kinds[0]]}: the figures say little.")
     elif len(given) == 1 and len(result.labels) > 1:

@@ -10,8 +10,10 @@ from squeezenext.convert.listing import Collection, Listing
 from squeezenext.convert.review import KEEP, MOVE, REMOVE, Row, joined
 from squeezenext.doctor import suspects
 from squeezenext.doctor.features import Features, grouped, neighbours
+from squeezenext.doctor.forecast import Forecast, forecast
 from squeezenext.doctor.suspects import Shortcut
 from squeezenext.labels import class_names
+from squeezenext.metrics import wilson
 
 # Of brightness and sharpness in features.PIXELS. The darkest of 3,068 clothing photographs has 31;
 # a Gaussian blur of 2 pixels at the network's size brings 95 % of them below 21, where 1 is now.
@@ -68,7 +70,9 @@ class Diagnosis:
       shortcuts: what gives the class away.
       accuracy: cross-validated accuracy of a linear classifier, groups kept together, over the
         classes of several groups; None without two classes, or such a class.
+      judged: number of groups, single photographs among them, that `accuracy` is of.
       overstated: by how much a random split would have overstated it; 0 without groups.
+      forecast: what more photographs would bring; None without `accuracy`, or of very many.
     """
 
     listing: Listing
@@ -78,7 +82,9 @@ class Diagnosis:
     counts: dict[str, list[int]]
     shortcuts: list[Shortcut]
     accuracy: float | None
+    judged: int
     overstated: float
+    forecast: Forecast | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,16 +118,21 @@ def diagnose(collection: Collection, features: Features) -> Diagnosis:
         single = np.arange(len(case.labels))
         random = suspects.out_of_fold(features.values, case.labels, single, number)
         apart = suspects.share_right(case.labels, random, counted)
-    found = _found(case, probabilities)
+    found, names = _found(case, probabilities), class_names(collection.classes)
+    more = None
+    if together is not None:
+        more = forecast(features.values[counted], case.labels[counted], case.groups[counted], names)
     return Diagnosis(
         case.listing,
-        class_names(collection.classes),
+        names,
         found,
         _rows(case, found, probabilities),
         {name: _counts(split, collection) for name, split in collection.splits.items()},
         suspects.shortcuts(features.pixels, case.labels, case.groups) if together else [],
         together,
+        len(np.unique(case.groups[counted])) if together is not None else 0,
         (apart or 0.0) - (together or 0.0),
+        more,
     )
 
 
@@ -297,9 +308,17 @@ def sentences(diagnosis: Diagnosis) -> list[str]:
     named = [f"{kind} {number}" for kind, number in counts.items() if number]
     lines = [f"Findings: {', '.join(named)}." if named else "Nothing was found."]
     if diagnosis.accuracy is not None:
+        right = diagnosis.accuracy * diagnosis.judged
+        low, high = wilson(right, diagnosis.judged)
         lines.append(
-            f"A linear classifier on the features names {diagnosis.accuracy:.1%} of the photographs"
-            " right when groups are kept together."
+            f"Cross-validated, a linear classifier on the features names {diagnosis.accuracy:.1%} "
+            f"({low:.1%} to {high:.1%}) of the photographs right; groups were kept together."
+        )
+    if diagnosis.forecast and diagnosis.forecast.doubled > (diagnosis.accuracy or 0) + 0.005:
+        most = " and ".join(diagnosis.forecast.gained)
+        lines.append(
+            f"Twice as many photographs would give about {diagnosis.forecast.doubled:.0%}"
+            + (f"; the classes that gained most so far are {most}." if most else ".")
         )
     if diagnosis.overstated > 0.001:
         lines.append(
