@@ -109,7 +109,7 @@ def all_faults(bench: Bench, table: Table, kill_count: int, every: int, counts: 
     if every:
         name = "a write, fsync or rename fails; it or a removal is the last"
         table.add(name, lambda: disk.inside_saves(bench, every))
-        table.add("files limited to 4 kB", lambda: disk.limited(bench))
+        table.add("files limited to 16 kB", lambda: disk.limited(bench))
         table.add("a flipped byte in each file", lambda: disk.flips(bench, chance))
     if kill_count:
         table.add("SIGKILL at random moments", lambda: kills(bench, kill_count, chance))
