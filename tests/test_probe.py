@@ -79,6 +79,21 @@ def test_it_is_made_once_for_a_network(made, tmp_path):
     assert card.imported(preview)["model"] == "other"
 
 
+def test_the_network_whose_features_tell_the_classes_apart_is_chosen(made, tmp_path, capsys):
+    found, source, _, _ = made
+    blind = tmp_path / "blind"  # all its features are equal
+    config, classes = model_directory.read(source)
+    arrays = {name: np.zeros_like(array) for name, array in loading.variables(source).items()}
+    model_directory.write(blind, config, classes)
+    checkpoint.save(blind / "checkpoints", 0, arrays, {"imported": {}})
+    networks = (str(blind), str(source))
+    assert probe.choose(tmp_path / "preview", networks, found) == str(source)
+    assert "Cross-validated top-1 of" in capsys.readouterr().err
+    probe.make(tmp_path / "preview", str(blind), found)  # what an earlier start had chosen
+    assert probe.choose(tmp_path / "preview", networks, found) == str(blind)
+    assert probe.choose(tmp_path / "none", networks[1:], found) == str(source)
+
+
 def clusters(counts: tuple[int, ...]) -> Examples:
     """Two overlapping clusters of features >= 0, and a channel that says nothing."""
     chance = np.random.default_rng(0)

@@ -70,9 +70,8 @@ def adapt(
     Args:
       photos: a folder with one folder per class or with splits of such, a zip or tar, or a CSV.
       model_dir: the folder to make; an interrupted run in it is continued.
-      configuration: the model whose weights training starts from: a published model, or a model
-        directory of yours, whose classes keep their part of the classifier where they are again
-        among those of `photos`.
+      configuration: the model whose weights training starts from: a published model, "auto" for
+        the one of `probe.CANDIDATES` that suits the photographs, or a model directory of yours.
       minutes: minutes for everything, over all starts of a run that is interrupted.
       max_bytes: budget of the .sqz file; 0 makes none.
       seed: seed of the split, the new classifier's weights, the order and the augmentation.
@@ -86,21 +85,22 @@ def adapt(
     """
     started = time.monotonic()
     photos, model_dir = files.expanded(photos), files.expanded(model_dir)
-    configuration = _named(str(configuration))
-    _check(photos, model_dir, configuration, minutes, max_bytes)
+    networks = _networks(str(configuration))
+    for network in networks:
+        _check(photos, model_dir, network, minutes, max_bytes)
+        published.resolve(network)  # downloads the weights before any work is done
     Options(model_dir=model_dir, seed=seed)  # refuses too large a seed
     tf_import.check_installed()
-    published.resolve(configuration)  # downloads the weights before any work is done
     with _in_adapts_words(model_dir), command.locked(model_dir, ".adapt.lock"):
         records = model_dir / model_directory.RECORDS
-        apply = apply or _groups(photos, model_dir, configuration, follow_links)
+        apply = apply or _groups(photos, model_dir, networks[0], follow_links)
         faults = _convert(photos, records, _options(photos, seed, follow_links, apply))
         found = _found(records)
         if deterministic:  # TensorFlow refuses it once a step has been timed
             _make_deterministic()
-        _first_answer(model_dir / model_directory.PREVIEW, configuration, found, started)
+        network = _first_answer(model_dir, networks, found, started)
         path = model_dir / model_directory.ADAPT
-        course = courses.begun(path, found, configuration, minutes, max_bytes, started)
+        course = courses.begun(path, found, network, minutes, max_bytes, started)
         log(f"{course.plan}.")
         sha256 = _train(course, model_dir, found, seed, deterministic)
         shipping.fit_known_once(model_dir, found, log)
@@ -114,9 +114,12 @@ def adapt(
     return shipping.adapted(model_dir, course.plan, found, results, made, faults, seconds)
 
 
-def _named(configuration: str) -> str:
+def _networks(configuration: str) -> tuple[str, ...]:
+    """Returns the models to choose from: published names, or the path of a model directory."""
+    if configuration == probe.AUTO:
+        return probe.CANDIDATES
     known = configuration in PUBLISHED
-    return configuration if known else os.path.realpath(files.expanded(configuration))
+    return (configuration if known else os.path.realpath(files.expanded(configuration)),)
 
 
 # Advice of the commands that adapt runs, which names flags of theirs: what it is for adapt.
@@ -174,9 +177,13 @@ def _make_deterministic() -> None:
     devices.make_deterministic()
 
 
-def _first_answer(preview: Path, configuration: str, found: Dataset, started: float) -> None:
-    """Makes the first answer, unless it is there, and says what it is worth."""
-    top1 = probe.make(preview, configuration, found)
+def _first_answer(
+    model_dir: Path, networks: tuple[str, ...], found: Dataset, started: float
+) -> str:
+    """Makes the first answer, unless it is there; returns the network that it is made of."""
+    preview = model_dir / model_directory.PREVIEW
+    network = probe.choose(preview, networks, found)
+    top1 = probe.make(preview, network, found)
     if top1 is not None:
         tested = plural(min(probe.MOST, found.splits["validation"].examples), "validation image")
         log(
@@ -184,6 +191,7 @@ def _first_answer(preview: Path, configuration: str, found: Dataset, started: fl
             f"{tested}. It can be used: python -m squeezenext.predict PHOTO --model_dir "
             f"{shlex.quote(str(preview))}"
         )
+    return network
 
 
 def _train(course: Course, model_dir: Path, found: Dataset, seed: int, deterministic: bool) -> str:
@@ -212,7 +220,7 @@ def _check(
     if configuration not in PUBLISHED and not Path(configuration).is_dir():
         raise InputError(
             f"--configuration {Path(configuration).name}: there are no published weights to start "
-            f"from; there are for {', '.join(PUBLISHED)}; or give a model directory of yours."
+            f"from; there are for {', '.join(PUBLISHED)}; or give auto, or your model directory."
         )
     real = Path(os.path.realpath(model_dir))  # Path.resolve fails for a link to itself
     if Path(configuration) == real:
@@ -283,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
     at = {"flag_values": values}
     flags.DEFINE_string("model_dir", None, "Folder to make, or to continue in.", **at)
-    names = f"Model to start from: {', '.join(PUBLISHED)}, or a model directory of yours."
+    names = f"Model to start from: {', '.join(PUBLISHED)}, auto, or a model directory of yours."
     flags.DEFINE_string("configuration", "squeezenet_v1_1", names, **at)
     flags.DEFINE_float("minutes", 15.0, "Minutes for everything, about.", **at)
     size = "Upper bound on the size of the .sqz file, in bytes; 0 makes none."
