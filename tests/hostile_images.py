@@ -280,6 +280,8 @@ def phones() -> Iterator[tuple[str, bytes]]:
         yield f"huge{place}.tif", plain[:place] + b"\xff" * 4 + plain[place + 4 :]
     tags = b"".join(struct.pack("<HHII", tag, 4, 1 << 18, 0) for tag in range(256, 65_000))
     yield "tags.tif", b"II*\0\x08\0\0\0" + struct.pack("<H", 64_744) + tags + bytes(1 << 21)
+    tags = b"".join(struct.pack("<HHII", tag, 4, 3 << 8, 0) for tag in range(1_000, 65_000))
+    yield "tags768.tif", b"II*\0\x08\0\0\0" + struct.pack("<H", 64_000) + tags + bytes(4)
 
 
 def rotations() -> Iterator[tuple[str, bytes]]:

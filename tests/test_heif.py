@@ -4,6 +4,7 @@ import io
 import itertools
 import struct
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -175,6 +176,45 @@ def test_parts_that_overlap_are_refused(kind):
     places = (data[len(data) - last :][at : at + 6] + everything for at in range(0, last, 14))
     with pytest.raises(ImageError, match="its parts overlap"):
         decoding.open_image(data[:-last] + b"".join(places))
+
+
+def test_pieces_that_overlap_are_not_joined():
+    """Each entry of no byte stands for the whole file."""
+    data = written("AVIF")
+    iloc = data.index(b"iloc")
+    length = int.from_bytes(data[iloc - 4 : iloc], "big")
+    meta = data.index(b"meta") - 4
+    places = struct.pack(">IHHHHH", 0, 0, 1, 1, 0, 20_000)  # no byte of offset and length
+    box = struct.pack(">I4s", 8 + len(places), b"iloc") + places
+    size = struct.pack(">I", int.from_bytes(data[meta : meta + 4], "big") - length + len(box))
+    head, rest = data[meta + 4 : iloc - 4], data[iloc - 4 + length :]
+    whole = b"".join((data[:meta], size, head, box, rest, bytes(1 << 14)))
+    tracemalloc.start()
+    with pytest.raises(ImageError, match="its parts overlap"):
+        decoding.open_image(whole)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 26
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiles_may_not_be_far_larger_than_their_picture(kind):
+    (tile,) = items_of(kind, written(kind))
+
+    def one_tile(side, tile_side):
+        sides = struct.pack(">III", 0, tile_side, tile_side)
+        properties = [(n, sides if n == b"ispe" else content) for n, content in tile.properties]
+        content = struct.pack(">BBBBHH", 0, 0, 0, 0, side, side)
+        declared = [(b"ispe", struct.pack(">III", 0, side, side))]
+        grid = heif._Item(b"grid", content, declared, [(b"dimg", [1])])
+        return heif._written(kind, [grid, tile._replace(properties=properties)])
+
+    with pytest.raises(
+        ImageError, match="has tiles of 16000 x 16000 pixels, larger than the image"
+    ):
+        decoding.open_image(one_tile(64, 16_000))
+    with pytest.raises(ImageError, match="declares 4000 x 4000 pixels, more than"):
+        decoding.open_image(one_tile(4_000, 7_900))  # 62 million pixels
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -209,6 +209,9 @@ _TIFF_NEEDED = {
 _TIFF_STRIPS = (STRIPOFFSETS, STRIPBYTECOUNTS)
 _TIFF_TILES = (TILEOFFSETS, TILEBYTECOUNTS)
 _TIFF_ORIENTATION, _TIFF_SUBFILE = 274, 254
+_TIFF_READ = {
+    *_TIFF_NEEDED, *_TIFF_STRIPS, *_TIFF_TILES, ROWSPERSTRIP, _TIFF_ORIENTATION, _TIFF_SUBFILE,
+}  # fmt: skip
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I", 7: "B"}  # of whole numbers; 7 is bytes
 # None, LZW, JPEG, deflate (two numbers), run lengths: neither fax nor what raw photographs have.
 _TIFF_COMPRESSIONS = {1, 5, 7, 8, 32946, 32773}
@@ -251,7 +254,9 @@ def _tiff_tags(data: bytes, order: str) -> dict[int, tuple[int, ...]]:
     for entry in range(first + 2, first + 2 + 12 * count, 12):
         tag, kind, number = struct.unpack_from(order + "HHI", data, entry)
         most = _MAX_VALUES if tag in _TIFF_LONG else _MAX_OTHER_VALUES
-        if tag in found or kind not in _TIFF_TYPES or not 0 < number <= most:
+        if tag in found or tag not in _TIFF_READ:
+            continue
+        if kind not in _TIFF_TYPES or not 0 < number <= most:
             continue
         values = struct.Struct(f"{order}{number}{_TIFF_TYPES[kind]}")
         far = values.size > 4

@@ -7,6 +7,7 @@ compares that with the item's, libavif does not: an AVIF of 11 kB and 64 x 64 pi
 """
 
 import itertools
+import math
 import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -37,6 +38,7 @@ class _File(NamedTuple):
     places: dict[int, list[Bytes]]  # the pieces of its data; empty ones lie outside the file
     references: list[tuple[bytes, int, list[int]]]  # kind, from, to
     properties: dict[int, list[tuple[bool, Property]]]  # (essential, property)
+    size: int  # bytes
 
 
 class _Item(NamedTuple):
@@ -112,14 +114,14 @@ def bare(kind: str, data: bytes) -> Bare:
     left = iter(range(MAX_PARTS))
     file, primary = _parsed(memoryview(data), left)
     items = _with_tiles(file, primary, CODECS[kind], 0)
-    size, memory = _size(items[0].properties), _memory(items[min(len(items) - 1, 1)])
+    size, memory = _size(items[0].properties), _filled(_memory(items[-1]), items)
     alpha = _alpha(file, primary)
     if alpha is not None:
         mask = _with_tiles(file, alpha, CODECS[kind], len(items))
         if _size(mask[0].properties) != size:
             raise ImageError("is damaged: its transparency has another size")
         mask[0].references.append((b"auxl", [0]))
-        items, memory = items + mask, memory + 5
+        items, memory = items + mask, memory + _filled(5, mask)
     if sum(len(item.data) for item in items) > len(data):
         raise ImageError("is damaged: its parts overlap")
     for item in items:
@@ -140,7 +142,8 @@ def _parsed(data: memoryview, left: Iterator[int]) -> tuple[_File, int]:
     primary = pitm.take(4 if pitm.take(4) >> 24 else 2)
     references = list(_references(parts[b"iref"])) if b"iref" in parts else []
     kinds, places = dict(_kinds(parts[b"iinf"])), dict(_places(parts[b"iloc"], (data, idat)))
-    return _File(kinds, places, references, _properties(parts[b"iprp"])), primary
+    properties = _properties(parts[b"iprp"])
+    return _File(kinds, places, references, properties, len(data)), primary
 
 
 def _kinds(iinf: _Reader) -> Iterator[tuple[int, bytes]]:
@@ -224,6 +227,8 @@ def _covered(grid: _Item, tiles: list[tuple[int, int]]) -> bool:
     width, height = reader.take(side), reader.take(side)
     if tiles != tiles[:1] * rows * columns or not all(tiles[0]):
         return False
+    if sum(map(math.prod, tiles)) > 4 * width * height + (1 << 20):
+        raise ImageError("has tiles of {} x {} pixels, larger than the image".format(*tiles[0]))
     needed = (-(-height // tiles[0][1]), -(-width // tiles[0][0]))
     return needed == (rows, columns) and _size(grid.properties) == (width, height)
 
@@ -236,6 +241,8 @@ def _item(file: _File, number: int, kinds: tuple[bytes, ...]) -> _Item:
         raise ImageError(f"holds {what!r}; HEVC in HEIC and AV1 in AVIF can be read")
     if not pieces or not all(pieces):
         raise ImageError("is cut short")
+    if sum(map(len, pieces)) > file.size:  # before they are joined: an entry may cost no byte
+        raise ImageError("is damaged: its parts overlap")
     properties = []
     for essential, (name, content) in file.properties.get(number, []):
         if essential and name not in _KEPT | _APPLIED:
@@ -258,6 +265,12 @@ def _memory(item: _Item) -> int:
     config = dict(item.properties).get(b"hvcC", b"")
     fine_colours, deep = config[16] & 3 == 3, config[17] & 7 > 0  # 4:4:4, and over 8 bits
     return (16 if deep else 10) if fine_colours else 11 if deep else 9
+
+
+def _filled(memory: int, items: list[_Item]) -> int:
+    """Returns the bytes a pixel of a picture for those a pixel of its tiles, if it has tiles."""
+    picture, *tiles = (math.prod(_size(item.properties)) for item in items)
+    return -(-memory * sum(tiles) // picture) if tiles else memory
 
 
 def _orientation(properties: Iterable[Property]) -> int:
