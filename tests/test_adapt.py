@@ -442,23 +442,39 @@ def test_few_photographs_are_learnt_by_the_whole_network_too():
 
 
 def test_a_model_of_ones_own_goes_on_with_a_new_class(tmp_path, capsys):
-    """What it knew it still knows, by name, whatever the order of the classes is now."""
+    """What it knew it still knows, by name, whatever the order of the classes is now.
+
+    And what was held out from it stays held out.
+    """
     from tests import tiny
 
     tiny.model_directory(tmp_path / "first", tiny.SQUEEZENET)
+    for number in range(10):
+        path = tmp_path / "photos" / f"n{number % 2 + 1}" / f"old{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiny.jpeg(100 + number, number % 2 + 1))
+    converted(tmp_path / "photos", tmp_path / "first" / "records")
     for label, name in enumerate(("a_new_one", "n2", "n1"), 1):
-        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name).mkdir(exist_ok=True)
         for number in range(3):
             image = tiny.jpeg(10 * label + number, label)
             (tmp_path / "photos" / name / f"{number}.jpg").write_bytes(image)
     start = str(tmp_path / "first")
+    arguments = ["adapt", str(tmp_path / "photos"), "--configuration", start, "--dry_run"]
+    assert adapt_command.main(arguments) == 0
+    changed = "9 photographs added, 0 removed, 0 moved to another class, 1 new class: a_new_one. 2"
+    assert changed in capsys.readouterr().out
     adapted = adapt_command.adapt(
         tmp_path / "photos", tmp_path / "mine", configuration=start, minutes=0.001, max_bytes=0
     )
     assert adapted.plan.configuration == start and set(adapted.files) == {"float32", "int8"}
     classes = labels.read(tmp_path / "mine" / "labels.json")
     assert [label.synset for label in classes] == ["a_new_one", "n1", "n2"]
-    assert "A first answer after" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "A first answer after" in told and changed in told
+    old, new = (held_out(tmp_path / name / "records") for name in ("first", "mine"))
+    assert old and old < new and old.isdisjoint(held_out(tmp_path / "mine/records", "train"))
+    assert "that the model before has, its top-1 is " in adapted.remarks[-1]
     again = adapt_command.adapt(
         tmp_path / "photos", tmp_path / "mine", configuration=start, minutes=0.001, max_bytes=0
     )
@@ -469,6 +485,31 @@ def test_a_model_of_ones_own_goes_on_with_a_new_class(tmp_path, capsys):
         adapt_command.adapt(
             tmp_path / "photos", tmp_path / "x", configuration=str(tmp_path / "photos")
         )
+
+
+def held_out(records, split="val") -> set[str]:
+    """Returns the names of the photographs in a split, "val" or "train"."""
+    rows = (records / f"{split}.csv").read_text().splitlines()[1:]
+    return {row.rpartition(",")[0] for row in rows}
+
+
+def test_a_directory_of_an_earlier_release_goes_on_without_what_was_before(tmp_path):
+    from tests import tiny
+
+    for number in range(12):
+        path = tmp_path / "photos" / f"n{number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiny.jpeg(number, number % 2 + 1))
+    start, plain = tmp_path / "first", adapt_command._options(tmp_path / "photos", 0, False, None)
+    adapt_command._convert(tmp_path / "photos", start / "records", plain)
+    adapt_command._convert(tmp_path / "photos", tmp_path / "old" / "records", plain)
+    assert adapt_command._going_on(plain, tmp_path / "old", str(start)) == plain
+    (tmp_path / "new").mkdir()
+    assert adapt_command._going_on(plain, tmp_path / "new", "squeezenet_v1_1") == plain
+    options = adapt_command._going_on(plain, tmp_path / "new", str(start))
+    adapt_command._convert(tmp_path / "photos", tmp_path / "new" / "records", options)
+    (start / "records" / "val.csv").unlink()  # what is before has its own list
+    assert adapt_command._going_on(plain, tmp_path / "new", str(start)) == options
 
 
 def test_uneven_classes_are_adjusted(tmp_path):

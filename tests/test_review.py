@@ -178,3 +178,108 @@ def test_many_groups_are_split_by_class():
     for label in range(1, 4):
         share = (labels[held_out] == label).sum() / (labels == label).sum()
         assert 0.15 < share <= 0.21
+
+
+def go_on(photos, before, **options):
+    """Splits the photographs of a model that goes on from another one."""
+    options = ConvertOptions("folder", before=str(before), **options)
+    return review.split(folder.collect(photos, options, folder.ClassNames()), options)
+
+
+def model_of(photos, output):
+    """Converts the photographs; returns what was held out and what a model of them remembers."""
+    manifest = command.convert(photos, output, ConvertOptions("folder", show_progress=False))
+    review.remember(output.with_suffix(".json"), output, output / "absent.json")
+    rows = (output / "val.csv").read_text().splitlines()[1:]
+    assert len(rows) == manifest.splits["validation"].examples
+    return {row.partition(",")[0] for row in rows}, output.with_suffix(".json")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_photograph_that_was_held_out_comes_into_training(photos, tmp_path, seed):
+    """Nor is one held out that the model was trained on: its score would be too good."""
+    held, before = model_of(photos, tmp_path / "first")
+    old = {str(path.relative_to(photos)) for path in photos.glob("*/*")}
+    for number in range(30):
+        path = photos / "abc"[number % 3] / f"more{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(tiny.jpeg(100 + number, 1))
+    assert not held <= names(go_on_without(photos, seed))["validation"]
+    collection = go_on(photos, before, seed=seed)
+    parts = names(collection)
+    assert parts["validation"] & old == held and parts["train"] & old == old - held
+    assert len(parts["validation"]) == 10  # a fifth of the 20 + 20 + 10
+    assert collection.warnings[-1] == (
+        "Since the model was made: 30 photographs added, 0 removed, 0 moved to another class, "
+        "1 new class: c. 4 photographs stay held out."
+    )
+
+
+def go_on_without(photos, seed):
+    options = ConvertOptions("folder", seed=seed)
+    return review.split(folder.collect(photos, options, folder.ClassNames()), options)
+
+
+def test_a_photograph_with_a_mended_label_stays_in_its_split(photos, tmp_path):
+    held, before = model_of(photos, tmp_path / "first")
+    one, other = sorted(held)[0], sorted(names_of(photos) - held)[-1]
+    assert (one[0], other[0]) == ("a", "b")
+    (photos / one).rename(photos / one.replace("a/", "b/"))
+    (photos / other).rename(photos / other.replace("b/", "a/"))
+    (photos / sorted(held)[-1]).unlink()
+    collection = go_on(photos, before)
+    parts = names(collection)
+    assert one.replace("a/", "b/") in parts["validation"]
+    assert other.replace("b/", "a/") in parts["train"]
+    assert "0 photographs added, 1 removed, 2 moved" in collection.warnings[-1]
+
+
+def names_of(photos):
+    return {str(path.relative_to(photos)) for path in photos.glob("*/*")}
+
+
+def test_what_is_alike_follows_what_was_held_out(photos, tmp_path):
+    held, before = model_of(photos, tmp_path / "first")
+    one, other = sorted(held)[0], sorted(names_of(photos) - held)[0]
+    for number, alike in enumerate((one, other)):
+        (photos / f"a/alike{number}.jpg").write_bytes((photos / alike).read_bytes())
+    path = tmp_path / "groups.csv"
+    review.write(path, [row(one, group="1"), row("a/alike0.jpg", group="1"),
+                        row(other, group="2"), row("a/alike1.jpg", group="2")])  # fmt: skip
+    parts = names(go_on(photos, before, apply=str(path)))
+    assert {one, "a/alike0.jpg"} <= parts["validation"]
+    assert {other, "a/alike1.jpg"} <= parts["train"]
+    (photos / "c").mkdir()
+    for number in range(2):  # a new class with the wrong labels
+        (photos / f"c/{number}.jpg").write_bytes((photos / one).read_bytes())
+    review.write(path, [row(name, group="1") for name in (one, "c/0.jpg", "c/1.jpg")])
+    collection = go_on(photos, before, apply=str(path))
+    assert held <= names(collection)["validation"] and "groups were torn" in collection.warnings[-1]
+
+
+def test_a_model_that_went_on_remembers_both(photos, tmp_path):
+    held, before = model_of(photos, tmp_path / "first")
+    gone = sorted(held)[0]
+    data = (photos / gone).read_bytes()
+    (photos / gone).unlink()
+    options = ConvertOptions("folder", before=str(before), show_progress=False)
+    command.convert(photos, tmp_path / "second", options)
+    review.remember(tmp_path / "both.json", tmp_path / "second", before)
+    (photos / gone).write_bytes(data)
+    parts = names(go_on(photos, tmp_path / "both.json", seed=3))
+    assert parts["validation"] >= held
+
+
+def test_a_class_of_held_out_photographs_alone_is_refused(photos, tmp_path):
+    held, before = model_of(photos, tmp_path / "first")
+    for name in names_of(photos) - held:
+        if name[0] == "a":
+            (photos / name).unlink()
+    with pytest.raises(InputError, match="photographs of the class 'a' were held out when"):
+        go_on(photos, before)
+    before.write_text("[1]")
+    with pytest.raises(InputError, match="first.json is damaged"):
+        go_on(photos, before)
+    (tmp_path / "first" / "val.csv").write_text("image,class\na.jpg,77\n")
+    with pytest.raises(InputError, match="val.csv is damaged"):
+        review.remember(before, tmp_path / "first", tmp_path / "absent.json")

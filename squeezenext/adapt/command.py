@@ -15,6 +15,7 @@ same command continues. In Python:
 """
 
 import contextlib
+import dataclasses
 import math
 import os
 import re
@@ -35,7 +36,7 @@ from squeezenext.adapt.shipping import Adapted
 from squeezenext.arguments import checked
 from squeezenext.cli import log, plural, require_flags, run, say
 from squeezenext.convert import command as conversion
-from squeezenext.convert import estimate, output, sources
+from squeezenext.convert import estimate, output, review, sources
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.places import hold_photographs
 from squeezenext.doctor import command as doctor
@@ -94,7 +95,8 @@ def adapt(
     with _in_adapts_words(model_dir), command.locked(model_dir, ".adapt.lock"):
         records = model_dir / model_directory.RECORDS
         apply = apply or _groups(photos, model_dir, networks[0], follow_links)
-        faults = _convert(photos, records, _options(photos, seed, follow_links, apply))
+        options = _options(photos, seed, follow_links, apply)
+        faults = _convert(photos, records, _going_on(options, model_dir, networks[0]))
         found = _found(records)
         if deterministic:  # TensorFlow refuses it once a step has been timed
             _make_deterministic()
@@ -266,6 +268,21 @@ def _groups(photos: Path, model_dir: Path, configuration: str, follow_links: boo
     return doctor.groups_once(photos, report, configuration, follow_links, log)
 
 
+def _going_on(options: ConvertOptions, model_dir: Path, configuration: str) -> ConvertOptions:
+    """Returns the options with what the model knows that training goes on from, if it is `adapt`'s.
+
+    A directory that an earlier release began goes on without.
+    """
+    before, records = model_dir / model_directory.BEFORE, model_dir / model_directory.RECORDS
+    start = Path(configuration)
+    theirs = start / model_directory.RECORDS
+    if not records.exists():
+        before.unlink(missing_ok=True)  # of a start with another --configuration
+        if (theirs / dataset.MANIFEST).is_file():
+            review.remember(before, theirs, start / model_directory.BEFORE)
+    return dataclasses.replace(options, before=str(before)) if before.exists() else options
+
+
 def _convert(photos: Path, records: Path, options: ConvertOptions) -> tuple[str, ...]:
     """Converts the photographs to records, unless that is done.
 
@@ -312,7 +329,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 photos = sources.downloaded(positional[0], Path(folder))
                 names = ("seed", "follow_links", "apply")
                 options = _options(photos, *(values[name].value for name in names))
-                say(*estimate.look(photos, options))
+                start = _networks(values["configuration"].value)[0]
+                say(*estimate.look(photos, _going_on(options, Path(folder), start)))
             return
         require_flags(values, ("model_dir",))
         photos = sources.downloaded(positional[0], Path(values["model_dir"].value))

@@ -144,13 +144,18 @@ def gather(model: Path, split: Split, most: int) -> Examples:
 
 
 def viewed(
-    predictor: Predictor, split: Split, most: int, take: Callable[[View], np.ndarray]
+    predictor: Predictor,
+    split: Split,
+    most: int,
+    take: Callable[[View], np.ndarray],
+    classes: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns `take` of the views of up to `most` images, spread evenly over a split, and labels.
 
-    The results are in one array, [images, ...]; the labels are counted from 0, [images] int64.
+    The results are in one array, [images, ...]; the labels are counted from 0, [images] int64, and
+    there are `classes` of them, 0: as many as the predictor's.
     """
-    reader, classes = Reader(split), len(predictor.labels)
+    reader, classes = Reader(split), classes or len(predictor.labels)
 
     def one(number: int) -> tuple[np.ndarray, int]:
         image, label = samples.read_examples(reader, number, classes)

@@ -223,7 +223,10 @@ def score(
         "split": split,
         "images": {name: part.examples for name, part in found.splits.items()},
         "network": _figures(results["network"]),
-        "remarks": remarks(results["network"], class_names(found.classes or ())),
+        "remarks": [
+            *remarks(results["network"], class_names(found.classes or ())),
+            *_since_before(model_dir, found, results["network"]),
+        ],
         "files": {
             path.relative_to(model_dir).as_posix(): _figures(results[name])
             for name, path in files.items()
@@ -232,6 +235,29 @@ def score(
     write_json(model_dir / model_directory.SCORES, document)
     card.write(model_dir)
     return results
+
+
+def _since_before(model_dir: Path, found: Dataset, result: Evaluation) -> list[str]:
+    """Returns a sentence that compares the network with the one that training went on from."""
+    if not (model_dir / model_directory.BEFORE).exists():
+        return []
+    predictor = Predictor(
+        model_directory.read_json(model_dir / model_directory.ADAPT)["configuration"]
+    )
+    classes, split = found.classes or (), found.splits[held_out(found)]
+    theirs = {label.synset: number for number, label in enumerate(predictor.labels)}
+    expected = np.array([theirs.get(label.synset, -1) for label in classes])[result.labels]
+    logits, _ = probe.viewed(
+        predictor, split, split.examples, lambda view: view.logits, len(classes)
+    )
+    common = expected >= 0
+    if not common.any():
+        return []
+    before, now = ((logits.argmax(1) == expected)[common].mean(), result.top1[common].mean())
+    return [
+        f"On the {plural(int(common.sum()), f'{split.name} image')} of the classes that the model "
+        f"before has, its top-1 is {before:.4f}, and that of this one {now:.4f}."
+    ]
 
 
 def _figures(result: Evaluation) -> dict:
@@ -260,7 +286,7 @@ def adapted(
         seconds=seconds,
         faults=faults + made.faults,
         balanced={name: balanced_accuracy(result) for name, result in results.items()},
-        remarks=tuple(remarks(results["network"], class_names(found.classes or ()))),
+        remarks=tuple(model_directory.read_json(model_dir / model_directory.SCORES)["remarks"]),
     )
 
 

@@ -189,7 +189,10 @@ def order_key(name: str, seed: int) -> bytes:
 
 
 def with_validation(
-    splits: dict[str, Listing], options: ConvertOptions, groups: np.ndarray | None = None
+    splits: dict[str, Listing],
+    options: ConvertOptions,
+    groups: np.ndarray | None = None,
+    sides: np.ndarray | None = None,
 ) -> dict[str, Listing]:
     """Splits off a fraction of each class of "train" if there is no validation split.
 
@@ -200,6 +203,8 @@ def with_validation(
       options: the fraction and the seed.
       groups: int64 [examples] of "train"; examples of one number stay in one split. Default: each
         is a group of its own.
+      sides: int64 [examples] of "train": 1 for an image that stays held out, with its whole group,
+        -1 for one that stays in training, 0 for one that is to be split. Default: all 0.
 
     Raises:
       InputError: each class has a single image, or a single group.
@@ -210,14 +215,18 @@ def with_validation(
     # Not the seed of the shards' order, of which validation would be the beginning.
     order = random_order(full.names, options.seed ^ 0x5EED)
     groups = np.arange(len(order)) if groups is None else groups
+    sides = np.zeros(len(order), np.int64) if sides is None else sides
     numbers, firsts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    held, trained = (np.isin(numbers, groups[sides == side]) for side in (1, -1))
     by_place = np.argsort(firsts)
     of_group = full.table["label"][order[firsts]]  # the class of its first example
     chosen = np.zeros(len(order), bool)
     for label in np.unique(of_group):
         mine = by_place[of_group[by_place] == label]
         count = max(1, round(options.validation_fraction * sizes[mine].sum()))
-        held_out = mine[_fitting(sizes[mine].tolist(), count)]
+        held_out, new = mine[held[mine]], mine[~held[mine] & ~trained[mine]]
+        if (more := count - sizes[held_out].sum()) > 0:
+            held_out = np.append(held_out, new[_fitting(sizes[new].tolist(), more)])
         chosen |= np.isin(groups, numbers[held_out])
     if not chosen.any():
         raise InputError("Every class has a single image: none is left for validation; add some.")

@@ -13,7 +13,8 @@ EXECUTION_OPTIONS = (
     "checksum", "sequential", "train_tar", "runner", "beam_options", "overwrite", "workers",
     "show_progress",
     "labels_of",  # the classes that it names are in the manifest
-    "apply",  # what it decides, which images have which class in which split, is in the identity
+    "before",
+    "apply",  # what these decide, which images have which class in which split, is in the identity
 )  # fmt: skip
 
 
@@ -40,6 +41,7 @@ class ConvertOptions:
     clutter: bool = False
     labels_of: str | None = None
     apply: str | None = None
+    before: str | None = None  # file of `review.remember`: what a model was trained on
     checksum: bool = False
     sequential: bool = False
     train_tar: str | None = None

@@ -1,6 +1,7 @@
 """The review of photographs, doctor.csv: what is to be done with each, and which belong together.
 
-`python -m squeezenext.doctor` writes it, people edit it, and `--apply` obeys it.
+`python -m squeezenext.doctor` writes it, people edit it, and `--apply` obeys it. Where
+training goes on from a model, each photograph that the model knows stays in its split.
 """
 
 import csv
@@ -15,11 +16,13 @@ from squeezenext import files
 from squeezenext.cli import csv_cell, plural, printable
 from squeezenext.convert.listing import Collection, Listing, with_validation
 from squeezenext.convert.options import ConvertOptions
+from squeezenext.convert.plan import LISTS
 from squeezenext.errors import InputError
+from squeezenext.records import dataset
 
 KEEP, REMOVE, MOVE = "keep", "remove", "move to "
 _TORN = (
-    "Every class is one group of photographs that are alike, so groups were torn for validation, "
+    "No split keeps all photographs together that are alike, so groups were torn for validation, "
     "whose score will be too good; add other photographs."
 )
 _ACTIONS = "write keep, remove or move to CLASS"
@@ -111,18 +114,21 @@ def split(collection: Collection, options: ConvertOptions) -> Collection:
     Raises:
       InputError: doctor.csv cannot be read or obeyed, or no image is left for validation.
     """
-    groups = None
+    groups, sides = None, None
     if options.apply:
         collection, groups = _obeyed(collection, files.expanded(options.apply))
     if "train" not in collection.splits:
         return collection
     warnings = collection.warnings
+    if options.before and "validation" not in collection.splits:
+        sides, sentence = _since(collection, _read_before(Path(options.before)))
+        warnings = (*warnings, sentence)
     try:
-        splits = with_validation(collection.splits, options, groups)
+        splits = _divided(collection, options, groups, sides)
     except InputError:
         if groups is None:
             raise
-        splits = with_validation(collection.splits, options)
+        splits = _divided(collection, options, None, sides)
         warnings = (*warnings, _TORN)
     return dataclasses.replace(collection, splits=splits, warnings=warnings)
 
@@ -209,3 +215,91 @@ def _changes(path: Path, rows: Iterable[Row], gone: int) -> list[str]:
         f"{path.name} was applied: {plural(removed, 'photograph')} removed, {moved} moved to "
         f"another class, {plural(groups, 'group')} kept together{absent}."
     ]
+
+
+def remember(path: Path, records: Path, earlier: Path) -> None:
+    """Writes which photographs a model knows: {split: {name: class}}.
+
+    Args:
+      path: the file to write, for `ConvertOptions.before`.
+      records: the records that the model was trained on.
+      earlier: the file of this kind for the model that it went on from; it may be absent.
+
+    Raises:
+      InputError: the records' lists, or `earlier`, cannot be read.
+    """
+    known = _read_before(earlier) if earlier.exists() else {}
+    manifest = dataset.load_manifest(records)
+    for split in (name for name in LISTS if name in manifest.splits):
+        file = records / LISTS[split]
+        try:
+            text = files.read_bytes(file, files.MAX_BYTES).decode()
+            for name, number in list(csv.reader(io.StringIO(text, newline="")))[1:]:
+                known[name] = (split, manifest.classes[int(number)].synset)
+        except (ValueError, IndexError, csv.Error) as error:
+            raise InputError(f"{file} is damaged ({error}); bring it back from a copy.") from error
+    document: dict[str, dict[str, str]] = {split: {} for split in LISTS}
+    for name, (split, label) in known.items():
+        document[split][name] = label
+    files.write_json(path, document)
+
+
+def _read_before(path: Path) -> dict[str, tuple[str, str]]:
+    """Returns the split and the class of each photograph that a model knows, by its name."""
+    try:
+        return {
+            name: (split, label)
+            for split, labels in files.read_document(path).items()
+            for name, label in labels.items()
+        }
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error}); bring it back from a copy.") from error
+
+
+def _since(collection: Collection, before: dict[str, tuple[str, str]]) -> tuple[np.ndarray, str]:
+    """Returns the sides for `with_validation`, and a sentence about what has changed.
+
+    A photograph whose name is new is taken for one that is gone, if it has the same file name: it
+    was moved to another class.
+    """
+    listing = collection.splits["train"]
+    gone = before.keys() - set(listing.names)
+    held = {name for name, (split, _) in before.items() if split != "train"}
+    moved = {_file(name): name for name in [*sorted(gone - held), *sorted(gone & held)]}
+    known = [name if name in before else moved.get(_file(name)) for name in listing.names]
+    sides = np.array([0 if not name else 1 if name in held else -1 for name in known], np.int64)
+    classes = [label.synset for label in collection.classes]
+    now = [classes[number - 1] for number in listing.table["label"].tolist()]
+    mended = sum(
+        name is not None and before[name][1] != label
+        for name, label in zip(known, now, strict=True)
+    )
+    more = sorted(set(classes) - {label for _, label in before.values()})
+    return sides, printable(
+        f"Since the model was made: {plural(int((sides == 0).sum()), 'photograph')} added, "
+        f"{len(before.keys() - set(known))} removed, {mended} moved to another class, "
+        f"{plural(len(more), 'new class')}{': ' * bool(more)}{', '.join(more[:10])}. "
+        f"{plural(int((sides == 1).sum()), 'photograph stays', 'photographs stay')} held out."
+    )
+
+
+def _file(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _divided(
+    collection: Collection,
+    options: ConvertOptions,
+    groups: np.ndarray | None,
+    sides: np.ndarray | None,
+) -> dict[str, Listing]:
+    """Returns `with_validation`; also raises InputError if all photographs of a class stay out."""
+    splits = with_validation(collection.splits, options, groups, sides)
+    there = set(splits["train"].table["label"].tolist())
+    for number, label in enumerate(collection.classes, 1):
+        if sides is not None and number not in there:
+            raise InputError(
+                f"All photographs of the class {printable(label.synset)!r} were held out when the "
+                "model was made that training goes on from; add others to train on."
+            )
+    return splits

@@ -8,6 +8,7 @@ final.json model.tflite    scores and float32 network of a run that has ended
 calibration.json           the temperature that `evaluate --fit_temperature` found
 known.json                 of `adapt`: what says whether an image shows one of the classes
 adapt.json scores.json     of `adapt`: its plan; scores on images that nothing was trained on
+before.json                of `adapt`: the photographs of the model that it went on from
 MODEL_CARD.md              see card.py
 """
 
@@ -28,16 +29,16 @@ CONFIG, LABELS, CHECKPOINTS = "config.json", "labels.json", "checkpoints"
 HISTORY, LOG, STATS = "history.csv", "train.log", "model_stats.csv"
 FINAL, LITERT, CARD = "final.json", "model.tflite", "MODEL_CARD.md"
 CALIBRATION, SCORES, KNOWN = "calibration.json", "scores.json", "known.json"
-ADAPT, COMPRESSED = "adapt.json", "model.sqz"
+ADAPT, COMPRESSED, BEFORE = "adapt.json", "model.sqz", "before.json"
 TENSORBOARD, WORKERS = "tensorboard", ".workers"  # the latter of several workers, see watchdog.py
 # Of `adapt`.
 RECORDS, EXPORTED, REPORT, PREVIEW = "records", "exported", "report", "preview"
 DOCTOR = "doctor"
 FOLDERS = (CHECKPOINTS, TENSORBOARD, WORKERS, RECORDS, EXPORTED, REPORT, PREVIEW, DOCTOR)
 # Names of single files, which no other file in the directory may have.
-RESERVED = {CONFIG, LABELS, FINAL, LITERT, CALIBRATION, SCORES, KNOWN, ADAPT, COMPRESSED}
+RESERVED = {CONFIG, LABELS, FINAL, LITERT, CALIBRATION, SCORES, KNOWN, ADAPT, COMPRESSED, BEFORE}
 # What training and `adapt` write after config.json, and so replace only beside one of ours.
-_AFTER_CONFIG = (RESERVED - {CONFIG, ADAPT}) | {HISTORY, STATS, CARD}
+_AFTER_CONFIG = (RESERVED - {CONFIG, ADAPT, BEFORE}) | {HISTORY, STATS, CARD}
 
 
 def refuse_strangers(directory: Path) -> None:
