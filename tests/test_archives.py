@@ -160,6 +160,7 @@ def test_names_of_every_system_are_read(tmp_path, written):
         (FLAGS, 1, "<H", "is encrypted; unpack the archive with its password"),
         (FLAGS + 2, 14, "<H", "is compressed by method 14, not by deflate"),
         (CRC, 1, "<I", "is damaged: the archive states another size or checksum"),
+        (CRC, 0, "<I", "is damaged: the archive states another size or checksum"),
         (SIZE, 10, "<I", "is damaged: .* bytes cannot be the packed form of 10"),
         (SIZE, 2_000, "<I", "is damaged: the archive states another size or checksum"),
         (SIZE, 1 << 30, "<I", "is larger than 64 MB"),

@@ -28,6 +28,7 @@ class Photographs:
         self.pixels["brightness"], self.pixels["sharpness"] = 120, 300
         self.pixels["sha256"] = [f"{number:064d}" for number in range(3 * count)]
         self.faults: tuple[Fault, ...] = ()
+        self.names: dict[int, str] = {}  # those that are not CLASS/NUMBER.jpg
 
     def alike(self, number: int, other: int, exact: bool = False) -> None:
         self.values[other] = self.values[number] * (1 if exact else 1.01)
@@ -39,7 +40,9 @@ class Photographs:
         for split in sorted(set(self.splits), reverse=True):  # train, test
             rows = np.flatnonzero(self.splits == split)
             table = [(place, 0, 1, self.labels[row] + 1) for place, row in enumerate(rows)]
-            names = [f"{CLASSES[self.labels[row]].synset}/{row}.jpg" for row in rows]
+            names = [
+                self.names.get(row, f"{CLASSES[self.labels[row]].synset}/{row}.jpg") for row in rows
+            ]
             splits[split] = Listing.of_rows([Path(name) for name in names], table, names)
         order = np.concatenate([np.flatnonzero(self.splits == split) for split in splits])
         collection = Collection(CLASSES, splits, (), (), Watch())
@@ -128,11 +131,14 @@ def test_an_outlier_is_named():
     assert of_kind(photographs.diagnose(), "outlier") == [["cat/7.jpg"]]
 
 
-def test_a_file_that_cannot_be_read_is_to_go():
+@pytest.mark.parametrize("name", ["cat/0.jpg", "cat/at 9\u202fAM.jpg"])
+def test_a_file_that_cannot_be_read_is_to_go(name):
+    """A Mac writes U+202F, which is not printable, into the names of screenshots."""
     photographs = Photographs()
-    photographs.faults = (Fault("cat/0.jpg", "is empty"),)
+    photographs.names[0] = name
+    photographs.faults = (Fault(name, "is empty"),)
     diagnosis = photographs.diagnose()
-    assert actions(diagnosis) == {"cat/0.jpg": "remove"}
+    assert actions(diagnosis) == {name: "remove"}
     assert diagnosis.rows[0].finding == "unreadable: is empty"
 
 

@@ -177,3 +177,12 @@ def test_an_archive_has_no_files_to_lead_to(tmp_path):
     assert places.named_from(tmp_path / "pets.zip", "validation") is None
     assert places.named_from(tmp_path / "taken_away", "validation") is None
     assert places.named_from(tmp_path / "list.csv", "validation") == tmp_path
+
+
+def test_a_refused_file_counts_for_its_class_whatever_its_name(tmp_path, capsys):
+    """A Mac writes U+202F, which is not printable, into names."""
+    files = {f"my\u202f{name}": data for name, data in photos(*GRID).items()}
+    folder = placed(tmp_path / "pets", files)
+    (folder / "my\u202fcat" / "link.jpg").symlink_to(folder / "my\u202fcat" / "1.jpg")
+    rows, _ = shown(folder, capsys)
+    assert not any("class" in row[1:] for row in rows[1:]), rows

@@ -144,6 +144,16 @@ def test_a_name_that_a_spreadsheet_would_compute_is_found_again(photos):
     assert "=a/=1+1.jpg" not in set().union(*parts.values())
 
 
+def test_names_may_begin_and_end_with_spaces(photos):
+    (photos / "a").rename(photos / " a")
+    (photos / "b").rename(photos / "b ")
+    rows = [row(" a/00.jpg", "remove"), row(" a/02.jpg", "move to b "), row(" b /01.jpg", "remove")]
+    collection = split(photos, *rows)
+    parts = set().union(*names(collection).values())
+    assert len(parts) == 18 and not {" a/00.jpg", "b /01.jpg"} & parts
+    assert collection.warnings[-1].startswith("doctor.csv was applied: 2 photographs removed, 1")
+
+
 def test_conversion_obeys_and_its_identity_covers_the_content(photos, tmp_path):
     path, out = tmp_path / "doctor.csv", tmp_path / "out"
     review.write(path, [row("a/00.jpg", "remove")])
@@ -283,3 +293,15 @@ def test_a_class_of_held_out_photographs_alone_is_refused(photos, tmp_path):
     (tmp_path / "first" / "val.csv").write_text("image,class\na.jpg,77\n")
     with pytest.raises(InputError, match="val.csv is damaged"):
         review.remember(before, tmp_path / "first", tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_no_class_loses_all_its_training_photographs(seed):
+    """Both photographs of the second class are alike with one of the first."""
+    labels, groups = np.array([1] * 20 + [2] * 2), np.minimum(np.arange(22), 19)
+    rows = [(0, 0, 1, int(label)) for label in labels]
+    listing = review.Listing.of_rows(["x"], rows, [f"{n}" for n in range(22)])
+    options = ConvertOptions("folder", seed=seed)
+    parts = review.with_validation({"train": listing}, options, groups)
+    assert set(parts["train"].table["label"]) == {1, 2}
+    assert len(parts["validation"].names) >= 3

@@ -51,7 +51,7 @@ class Part(NamedTuple):
     offset: int
     size: int
     packed: int = 0
-    crc: int = 0
+    crc: int = -1
     fault: str = ""
 
 

@@ -141,7 +141,8 @@ def found_lines(collection: Collection) -> list[str]:
     "unreadable" counts files that were refused, or whose first bytes are no image's: only the
     conversion looks into them. "copies" have all bytes of a photograph that was counted before.
     """
-    classes = {label.synset: number for number, label in enumerate(collection.classes, 1)}
+    # By printable names, as a fault has its file's.
+    classes = {printable(label.synset): n for n, label in enumerate(collection.classes, 1)}
     labels = {name: split.table["label"].tolist() for name, split in collection.splits.items()}
     refused = [classes.get(fault.file.split("/")[0], 0) for fault in collection.rejected]
     unreadable, copies = _glance(collection)
@@ -175,7 +176,8 @@ def _glance(collection: Collection) -> tuple[list[int], list[int]]:
         for number, run in itertools.groupby(split.table.tolist(), operator.itemgetter(0)):
             path = split.files[number]
             with files.open_file(path) as file:
-                for _, offset, size, label, packed, crc in run:
+                for _, offset, size, label, packed, stated in run:
+                    crc = max(stated, 0)
                     head = os.pread(file.fileno(), min(packed or size, _HEAD), offset)
                     if not _begins_as_image(head, packed):
                         unreadable.append(label)

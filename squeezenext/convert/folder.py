@@ -341,6 +341,6 @@ def _listing(
         if isinstance(path, Entry):
             rows.append((0, *path.part[:2], label, *path.part[2:4]))
         else:
-            rows.append((len(files), 0, watch.size(path), label, 0, 0))
+            rows.append((len(files), 0, watch.size(path), label, 0, -1))
             files.append(path)
     return Listing(tuple(files), np.array(rows, ROW), names)

@@ -19,8 +19,9 @@ T = TypeVar("T")
 _MAX_FAULTS = 100_000
 # 40 bytes an example: the million examples of ImageNet stay far below a gigabyte.
 _PLAIN = [("file", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("label", "<i4")]
-# Of a zip's member: its bytes if it is deflated, else 0, and the CRC-32 of its content.
-ROW = np.dtype([*_PLAIN, ("packed", "<i8"), ("crc", "<u4")])
+# Of a zip's member: its bytes if it is deflated, else 0, and the CRC-32 of its content; of others
+# 0 and -1.
+ROW = np.dtype([*_PLAIN, ("packed", "<i8"), ("crc", "<i8")])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Listing:
     ) -> "Listing":
         """Returns the listing of (file, offset, size, label) rows."""
         table = np.zeros(len(rows), ROW)
+        table["crc"] = -1
         table[[name for name, _ in _PLAIN]] = np.array(rows, _PLAIN)
         return cls(tuple(files), table, names)
 
@@ -126,14 +128,14 @@ def unpacked(data: bytes, size: int, packed: int, crc: int) -> bytes:
     Raises:
       ImageError: it is not what the archive states.
     """
-    if not (packed or crc):
+    if crc < 0:
         return data
     try:
         if packed:  # one byte more would show that the size is a lie
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
     except zlib.error as error:
         raise ImageError(f"is damaged in the archive ({error})") from error
-    if len(data) != size or crc and zlib.crc32(data) != crc:
+    if len(data) != size or zlib.crc32(data) != crc:
         raise ImageError("is damaged: the archive states another size or checksum")
     return data
 
@@ -196,7 +198,8 @@ def with_validation(
 ) -> dict[str, Listing]:
     """Splits off a fraction of each class of "train" if there is no validation split.
 
-    That is at least one image, and at most all but one: a single image stays in training.
+    That is at least one image, and at most all but one: a single image stays in training, and so
+    does a group that holds the only images of another class.
 
     Args:
       splits: the listings by split.
@@ -219,9 +222,13 @@ def with_validation(
     numbers, firsts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
     held, trained = (np.isin(numbers, groups[sides == side]) for side in (1, -1))
     by_place = np.argsort(firsts)
-    of_group = full.table["label"][order[firsts]]  # the class of its first example
+    labels_in_order = full.table["label"][order]
+    of_group = labels_in_order[firsts]  # the class of its first example
+    for label in np.setdiff1d(labels_in_order, of_group):  # else it could lose all its examples
+        holders = np.isin(numbers, groups[order[labels_in_order == label]]) & ~held
+        of_group[np.flatnonzero(holders)[:1]] = 0  # stays in training
     chosen = np.zeros(len(order), bool)
-    for label in np.unique(of_group):
+    for label in np.unique(of_group[of_group > 0]):
         mine = by_place[of_group[by_place] == label]
         count = max(1, round(options.validation_fraction * sizes[mine].sum()))
         held_out, new = mine[held[mine]], mine[~held[mine] & ~trained[mine]]

@@ -86,7 +86,7 @@ def read(path: Path) -> list[Row]:
         if any(cells) and len(cells) != len(COLUMNS):
             raise InputError(f"{path}, row {number} has {len(cells)} cells, not {len(COLUMNS)}.")
         if any(cells):
-            rows.append(Row(*(cell.strip() for cell in cells)))
+            rows.append(Row(*cells[:2], *(cell.strip() for cell in cells[2:])))
     return rows
 
 
@@ -136,13 +136,15 @@ def split(collection: Collection, options: ConvertOptions) -> Collection:
 def _obeyed(collection: Collection, path: Path) -> tuple[Collection, np.ndarray | None]:
     """Returns the collection as doctor.csv says, and the group of each training example."""
     rows = {row.file: row for row in read(path)}
+    names = {*map(csv_cell, joined(collection.splits).names)}  # a spreadsheet holds them as cells
+    rows = {name if name in names else name.strip(): row for name, row in rows.items()}
     collection.watch.size(path)
     ids = {label.synset: number for number, label in enumerate(collection.classes, 1)}
+    ids = {name.strip(): number for name, number in ids.items()} | ids  # as `read` leaves actions
     for row in rows.values():
         _check_action(row, ids, path)
     splits, groups, found = {}, None, 0
     for name, listing in collection.splits.items():
-        # A spreadsheet holds names as cells.
         known = [rows.get(csv_cell(file)) for file in _file_names(name, collection.splits)]
         found += sum(row is not None for row in known)
         kept = np.array([row is None or row.action != REMOVE for row in known], bool)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from squeezenext.cli import plural
+from squeezenext.cli import plural, printable
 from squeezenext.convert.listing import Collection, Listing
 from squeezenext.convert.review import KEEP, MOVE, REMOVE, Row, joined
 from squeezenext.doctor import suspects
@@ -162,7 +162,7 @@ def _found(case: _Case, probabilities: np.ndarray | None) -> list[Finding]:
 
 
 def _unreadable(case: _Case) -> list[Finding]:
-    place = {name: number for number, name in enumerate(case.listing.names)}
+    place = {printable(name): number for number, name in enumerate(case.listing.names)}
     return [
         Finding("unreadable", (place[fault.file],), fault.reason)
         for fault in case.features.faults
