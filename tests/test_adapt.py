@@ -120,17 +120,17 @@ def test_another_budget_gets_retraining_of_its_own(tmp_path, monkeypatch, first)
 
 def test_a_plan_is_kept_and_another_is_refused(tmp_path):
     path, made = tmp_path / "adapt.json", plan(160, 5)
-    assert courses.kept(path, "squeezenet_v1_1", 5) is None
+    assert courses.kept(path, ("squeezenet_v1_1",), 5) is None
     courses.keep(path, made)
-    assert courses.kept(path, "squeezenet_v1_1", 5) == made
+    assert courses.kept(path, ("squeezenet_v1_1",), 5) == made
     with pytest.raises(InputError, match="was begun with --configuration squeezenet_v1_1"):
-        courses.kept(path, "squeezenet_v1_1", 6)
+        courses.kept(path, ("squeezenet_v1_1",), 6)
     # Removed, it would be planned anew, and training refuse to go on otherwise than it began.
     of_a_stranger = json.dumps(dataclasses.asdict(made) | {"epochs": "x"})
     for text in ("{}", "no", '{"release": 3}', of_a_stranger):
         path.write_text(text)
         with pytest.raises(InputError, match=r"adapt\.json is damaged, or of another release"):
-            courses.kept(path, "squeezenet_v1_1", 5)
+            courses.kept(path, ("squeezenet_v1_1",), 5)
 
 
 @pytest.fixture
@@ -528,7 +528,7 @@ def test_uneven_classes_are_adjusted(tmp_path):
     )  # fmt: skip
     assert made.config().training.class_weights == "adjusted"
     courses.keep(tmp_path / "adapt.json", made)
-    assert courses.kept(tmp_path / "adapt.json", "squeezenet_v1_1", 5.0) == made
+    assert courses.kept(tmp_path / "adapt.json", ("squeezenet_v1_1",), 5.0) == made
 
 
 def test_the_summary_shows_that_one_class_is_always_named(tmp_path):

@@ -29,6 +29,13 @@ def planned(rate: float, **more) -> planning.Plan:
     )  # fmt: skip
 
 
+def size_in(plan: planning.Plan, epoch: int, epochs: float) -> int:
+    """The size of the images that training takes in one of so many epochs."""
+    config = plan.config()
+    training = dataclasses.replace(config.training, epochs=epochs)
+    return phases.phase(dataclasses.replace(config, training=training), epoch).size
+
+
 @pytest.fixture
 def begin(clock, tmp_path):
     """Begins a course whose training starts 40 seconds after the command did."""
@@ -45,7 +52,7 @@ def train(begin, clock):
         epochs = course(0, None)
         while epoch < epochs:
             part = min(1.0, epochs - epoch)
-            size = phases.phase(plan.config(), epoch).size
+            size = size_in(plan, epoch, epochs)
             seconds = PHOTOGRAPHS.train * (size / full) ** 2 / rate(epoch)
             clock.time += part * seconds + planning.EPOCH_SECONDS
             epoch += 1
@@ -83,7 +90,7 @@ def test_even_without_time_the_minimum_is_trained(train):
 def test_choices_are_kept_before_they_are_used_and_repeated(train, begin, tmp_path, capsys):
     plan = planned(80)
     course, epochs = train(plan, lambda epoch: 30)
-    assert courses.kept(tmp_path / "adapt.json", plan.configuration, MINUTES) == course.plan
+    assert courses.kept(tmp_path / "adapt.json", (plan.configuration,), MINUTES) == course.plan
     assert len(course.plan.course) > 1 and "epochs instead of 22 fit" in capsys.readouterr().err
     again, same = train(course.plan, lambda epoch: 1000)
     assert same == epochs and again.plan == course.plan  # another speed changes nothing

@@ -8,6 +8,7 @@ import pytest
 
 from squeezenext.adapt import probe
 from squeezenext.adapt.probe import Examples
+from squeezenext.errors import InputError
 from squeezenext.model import card, checkpoint, loading
 from squeezenext.model import directory as model_directory
 from squeezenext.network import graph
@@ -143,8 +144,11 @@ def test_the_better_of_both_or_their_mean_is_kept(made, tmp_path, monkeypatch, w
     }
     (model_dir / "final.json").write_text(json.dumps(before))
     losses = iter([1.0 - (share == wanted) for share in probe.SHARES])
+    assert probe.blended(model_dir) is None
     scores = probe._scores
-    monkeypatch.setattr(probe, "_scores", lambda *a: scores(*a) | {"fitted_loss": next(losses)})
+    monkeypatch.setattr(
+        probe, "_scores", lambda *given: scores(*given) | {"fitted_loss": next(losses)}
+    )
     assert probe.blend(model_dir, preview, found.splits["validation"]) == wanted
     final = json.loads((model_dir / "final.json").read_text())
     assert final["start_share"] == wanted and "fitted_loss" not in final
@@ -154,6 +158,29 @@ def test_the_better_of_both_or_their_mean_is_kept(made, tmp_path, monkeypatch, w
         mean = wanted * start[name] + (1 - wanted) * trained[name]
         np.testing.assert_allclose(array, mean, rtol=1e-6)
     assert (final["top1"] == 0.25) == (not wanted)
-    assert wanted == 0 or (model_dir / "model.tflite").is_file()
-    assert probe.blend(model_dir, preview, found.splits["validation"]) == wanted  # and stays
-    assert not list(model_dir.glob(".blend-*"))
+    assert (model_dir / "model.tflite").is_file()
+    assert probe.blended(model_dir) == final["weights_sha256"]
+    (model_dir / "model.tflite").unlink()  # as a fit of `known` does that is killed
+    assert probe.blended(model_dir) == final["weights_sha256"]
+    before = final | {"weights_sha256": "of a save that never came"}
+    (model_dir / "final.json").write_text(json.dumps(before))
+    assert probe.blended(model_dir) is None
+    assert not (model_dir / ".blend").exists()
+
+
+def test_a_stranger_s_folder_of_its_name_stays(made, tmp_path):
+    found, source, _, _ = made
+    (tmp_path / "preview").mkdir()
+    (tmp_path / "preview" / "holiday.jpg").write_bytes(b"mine")
+    with pytest.raises(InputError, match="holds other files"):
+        probe.make(tmp_path / "preview", str(source), found)
+    assert (tmp_path / "preview" / "holiday.jpg").read_bytes() == b"mine"
+
+
+def test_photographs_of_one_class_are_refused(made, tmp_path):
+    found, source, _, _ = made
+    payloads = [payload(number, 2) for number in range(4)]
+    one = find_dataset(tiny.data_set(tmp_path / "records", "train", payloads), None, None)
+    one = dataclasses.replace(one, splits={"validation": found.splits["train"], **one.splits})
+    with pytest.raises(InputError, match="only those of n2 can be read"):
+        probe.make(tmp_path / "preview", str(source), one)

@@ -73,7 +73,8 @@ def adapt(
       model_dir: the folder to make; an interrupted run in it is continued.
       configuration: the model whose weights training starts from: a published model, "auto" for
         the one of `probe.CANDIDATES` that suits the photographs, or a model directory of yours.
-      minutes: minutes for everything, over all starts of a run that is interrupted.
+      minutes: minutes for everything, about; a run that is interrupted goes on with what its
+        last finished epoch left of them.
       max_bytes: budget of the .sqz file; 0 makes none.
       seed: seed of the split, the new classifier's weights, the order and the augmentation.
       deterministic: gives the same bits for the same finished adapt.json; slower.
@@ -100,7 +101,7 @@ def adapt(
         found = _found(records)
         if deterministic:  # TensorFlow refuses it once a step has been timed
             _make_deterministic()
-        network = _first_answer(model_dir, networks, found, started)
+        network = _first_answer(model_dir, networks, minutes, found, started)
         path = model_dir / model_directory.ADAPT
         course = courses.begun(path, found, network, minutes, max_bytes, started)
         log(f"{course.plan}.")
@@ -180,11 +181,12 @@ def _make_deterministic() -> None:
 
 
 def _first_answer(
-    model_dir: Path, networks: tuple[str, ...], found: Dataset, started: float
+    model_dir: Path, networks: tuple[str, ...], minutes: float, found: Dataset, started: float
 ) -> str:
     """Makes the first answer, unless it is there; returns the network that it is made of."""
     preview = model_dir / model_directory.PREVIEW
-    network = probe.choose(preview, networks, found)
+    before = courses.kept(model_dir / model_directory.ADAPT, networks, minutes)
+    network = before.configuration if before else probe.choose(preview, networks, found)
     top1 = probe.make(preview, network, found)
     if top1 is not None:
         tested = plural(min(probe.MOST, found.splits["validation"].examples), "validation image")
@@ -198,6 +200,8 @@ def _first_answer(
 
 def _train(course: Course, model_dir: Path, found: Dataset, seed: int, deterministic: bool) -> str:
     """Fine-tunes the first answer, resuming if possible; returns the hash of the weights kept."""
+    if (sha256 := probe.blended(model_dir)) is not None:
+        return sha256
     plan, preview = course.plan, model_dir / model_directory.PREVIEW
     options = Options(
         model_dir=model_dir,

@@ -9,6 +9,7 @@ import bisect
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from squeezenext import files
@@ -19,7 +20,7 @@ from squeezenext.errors import InputError
 from squeezenext.records.dataset import Dataset
 from squeezenext.train import phases
 
-MARGIN = 0.95  # share of the minutes; what comes after training is only estimated
+USED = 0.95  # share of the minutes; what comes after training is only estimated
 TENTHS = 10  # epochs are chosen in tenths
 TOLD = 1.5  # factor by which the epochs have changed when the log says so
 LATEST = 0.3  # weight of the latest epoch in the moving average of the rates
@@ -41,16 +42,17 @@ class Course:
         self._config = plan.config()
         self._full = planning.base(plan.configuration).images.size
         self._said, self._rate = plan.epochs, 0.0
+        self._epochs = plan.course[-1][1] if plan.course else plan.epochs
         spent = plan.course[-1][2] if plan.course else 0.0
         self._started = started - spent
-        self._training = plan.course[0][2] if plan.course else time.monotonic() - started
+        self._before_training = plan.course[0][2] if plan.course else time.monotonic() - started
 
     def __call__(self, epoch: int, rate: float | None) -> float:
         """Returns the epochs in all, after `epoch` of them and at `rate` images a second."""
         made = [choice for choice in self.plan.course if choice[0] <= epoch]
         if rate is None or (made and made[-1][0] == epoch):
             return made[-1][1] if made else self.plan.epochs
-        rate *= self._cost(epoch - 1)
+        rate *= self._cost(epoch - 1, self._epochs)
         self._rate += (rate - self._rate) * (LATEST if self._rate else 1.0)
         spent = time.monotonic() - self._started
         epochs = self.fitting(epoch, self._rate, spent)
@@ -60,6 +62,7 @@ class Course:
         choice = (epoch, epochs, round(spent, 1))
         self.plan = dataclasses.replace(self.plan, course=(*self.plan.course, choice))
         keep(self._path, self.plan)
+        self._epochs = epochs
         return epochs
 
     def compression_epochs(self, deterministic: bool) -> float:
@@ -72,9 +75,11 @@ class Course:
         seconds = math.inf if deterministic else left
         return self.plan.compression_epochs_within(seconds, self._photographs.train)
 
-    def _cost(self, epoch: int) -> float:
-        """Returns the cost of an image in an epoch, in images of the network's own size."""
-        return (phases.phase(self._config, epoch).size / self._full) ** 2
+    def _cost(self, epoch: int, epochs: float) -> float:
+        """Returns the cost of an image in one of `epochs`, in images of the network's own size."""
+        training = dataclasses.replace(self._config.training, epochs=epochs)
+        config = dataclasses.replace(self._config, training=training)
+        return (phases.phase(config, epoch).size / self._full) ** 2
 
     def fitting(self, epoch: int, rate: float, spent: float) -> float:
         """Returns the number of epochs, in tenths, whose training ends in time for all the rest.
@@ -90,14 +95,15 @@ class Course:
         fixed, share = planning.fixed_seconds(
             plan.configuration, photographs, speed, plan.max_bytes, trained
         )
-        whole = MARGIN * 60 * plan.minutes - self._training - fixed
-        left = (1 - share) * whole - (spent - self._training)
+        whole = USED * 60 * plan.minutes - self._before_training - fixed
+        left = (1 - share) * whole - (spent - self._before_training)
 
         def seconds(tenths: int) -> float:
-            whole, rest = divmod(tenths, TENTHS)
-            images = sum(map(self._cost, range(epoch, whole))) + self._cost(whole) * rest / TENTHS
-            epochs = tenths / TENTHS - epoch
-            return photographs.train * images / rate + planning.EPOCH_SECONDS * epochs
+            epochs = tenths / TENTHS
+            costs = [self._cost(number, epochs) for number in range(epoch, math.ceil(epochs))]
+            images = sum(costs) - (costs[-1] * (math.ceil(epochs) - epochs) if costs else 0)
+            seconds = planning.EPOCH_SECONDS * (epochs - epoch)
+            return photographs.train * images / rate + seconds
 
         least, most = planning.bounds(photographs.train)
         possible = range(TENTHS * epoch, TENTHS * math.ceil(most) + 1)
@@ -105,7 +111,7 @@ class Course:
         return max(float(least), possible[max(number, 0)] / TENTHS)
 
 
-def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
+def kept(path: Path, networks: Sequence[str], minutes: float) -> Plan | None:
     """Returns the plan of an earlier call, None if there is none.
 
     Raises:
@@ -120,7 +126,7 @@ def kept(path: Path, configuration: str, minutes: float) -> Plan | None:
             f"{path} is damaged, or of another release; bring it back from a copy, go on with that "
             "release, or give another --model_dir."
         ) from error
-    if (plan.configuration, plan.minutes) != (configuration, minutes):
+    if plan.configuration not in networks or plan.minutes != minutes:
         raise InputError(
             f"{path.parent} was begun with --configuration {plan.configuration} --minutes "
             f"{plan.minutes:g}; give these again, or another --model_dir."
@@ -152,7 +158,7 @@ def begun(
       started: `time.monotonic()` when the command began.
     """
     photographs = Photographs.of(found)
-    before = kept(path, configuration, minutes)
+    before = kept(path, (configuration,), minutes)
     if before is not None:
         plan = planning.for_budget(before, photographs, max_bytes)
     else:

@@ -113,7 +113,7 @@ class Plan:
       batch_size: batch size of training.
       class_weights: "adjusted" where the classes are uneven, see `Training.class_weights`.
       course: the later choices of `epochs`, see `course.Course`: (epochs trained, epochs in all,
-        seconds spent since the command began, over all its starts).
+        seconds spent until then).
     """
 
     configuration: str
@@ -132,6 +132,8 @@ class Plan:
     course: Sequence[Sequence[float]] = ()
 
     def __post_init__(self) -> None:
+        if any(len(choice) != 3 for choice in self.course):
+            raise ValueError("A choice of the course has three numbers.")
         object.__setattr__(self, "course", tuple(map(tuple, self.course)))  # JSON has lists
 
     def __str__(self) -> str:

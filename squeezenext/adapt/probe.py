@@ -8,7 +8,6 @@ fine-tuning has ended, the better of both is kept, or the mean of their weights 
 import dataclasses
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from squeezenext.adapt import plan as planning
 from squeezenext.cli import log
 from squeezenext.config import Config, recipes
 from squeezenext.doctor import suspects
+from squeezenext.errors import InputError
 from squeezenext.labels import Label
 from squeezenext.litert import writer
 from squeezenext.model import card, checkpoint, loading, published
@@ -65,24 +65,35 @@ def make(folder: Path, configuration: str, found: Dataset) -> float | None:
 
     Returns:
       Top-1 of validation photographs, at most `MOST`; None if the directory was there already.
+
+    Raises:
+      InputError: the folder holds other files, or the training photographs are of one class.
     """
-    if card.imported(folder).get("model") == Path(configuration).name:
+    made_of = card.imported(folder).get("model")
+    if made_of == Path(configuration).name:
         return None
-    shutil.rmtree(folder, ignore_errors=True)
+    if made_of is None and folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder} holds other files; move them, or give another --model_dir.")
     source, config = published.resolve(configuration), _config(configuration, found)
     arrays, classes = loading.variables(source), config.model.classes
     draft = _blank(folder, configuration, found)
-    train, validation = (
-        gather(draft, found.splits[name], MOST) for name in ("train", "validation")
-    )
+    train = gather(draft, found.splits["train"], MOST)
+    if len(known := np.unique(train.labels)) < 2:
+        only = (found.classes or ())[known[0]].text
+        raise InputError(
+            f"Of the training photographs only those of {only} can be read; a classifier needs two "
+            "classes: see the rejected files above."
+        )
     adjusted = planning.weighting(found.splits["train"], classes) == "adjusted"
     biased = graph.of(config).weighted[-1].bias
     kernel, bias = fit_classifier(train, classes, biased=biased, adjusted=adjusted)
     shutil.rmtree(draft)
     origin = {"imported": card.imported(source) | {"model": Path(configuration).name}}
     _write(draft, config, found.classes or (), _with_head(arrays, config, kernel, bias), origin)
+    top1 = _scores(draft, found.splits["validation"], MOST)["top1"]
+    shutil.rmtree(folder, ignore_errors=True)  # that of another network
     os.replace(draft, folder)
-    return float(np.mean(np.argmax(validation.values @ kernel + bias, 1) == validation.labels))
+    return top1
 
 
 def choose(folder: Path, networks: Sequence[str], found: Dataset) -> str:
@@ -183,11 +194,13 @@ def fit_classifier(
       classifier, as SqueezeNet's, would cut it off, and a class without photographs has 0.
     """
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     mean, scale = train.values.mean(0) * biased, train.values.std(0)
     scale[scale == 0] = 1.0
     fitted = LogisticRegression(C=C, max_iter=500, fit_intercept=biased)
-    fitted.fit((train.values - mean) / scale, train.labels)
+    with threadpool_limits(1):  # see suspects.out_of_fold
+        fitted.fit((train.values - mean) / scale, train.labels)
     rows, offsets = fitted.coef_ / scale, fitted.intercept_
     if len(fitted.classes_) == 2:  # scikit-learn keeps the second class's alone
         rows, offsets = np.concatenate([-rows, rows]) / 2, np.concatenate([-offsets, offsets]) / 2
@@ -200,10 +213,10 @@ def fit_classifier(
     return kernel, bias * np.float32(biased)
 
 
-def _scores(model: Path, split: Split) -> dict[str, float]:
-    """Returns top1, top5 and loss of a split, and the loss at the best temperature."""
+def _scores(model: Path, split: Split, most: int) -> dict[str, float]:
+    """Returns top1, top5 and loss of up to `most` images, and the loss at the best temperature."""
     predictor = Predictor(model)
-    logits, labels = viewed(predictor, split, split.examples, lambda view: view.logits)
+    logits, labels = viewed(predictor, split, most, lambda view: view.logits)
     better = (logits > logits[np.arange(len(labels)), labels][:, None]).sum(1)
     temperature = np.float32(metrics.fit_temperature(logits, labels))
     return {
@@ -239,42 +252,53 @@ def _write(
     files.write_bytes(directory / model_directory.LITERT, content)
 
 
+def blended(model_dir: Path) -> str | None:
+    """Returns the hash of the weights that `blend` has left in a model directory, else None."""
+    final = model_directory.read_json(model_dir / model_directory.FINAL)
+    if "start_share" not in final:
+        return None
+    try:
+        state, _ = checkpoint.load(model_dir / model_directory.CHECKPOINTS, final["step"])
+    except InputError:
+        return None
+    sha256 = checkpoint.weights_sha256(state)
+    return sha256 if sha256 == final["weights_sha256"] else None
+
+
 def blend(model_dir: Path, preview: Path, validation: Split) -> float:
     """Replaces the trained weights by the first answer's, or by the mean of both, if it is better.
 
     The cross-entropy of the validation images decides, at the best temperature of each.
 
     Args:
-      model_dir: a finished run that began with `preview`.
+      model_dir: a finished run that began with `preview` and is not `blended`.
       preview: the model directory that `make` made.
       validation: the split.
 
     Returns:
       The share of the first answer's weights in those that are kept: 0, 0.5 or 1.
     """
-    final = model_directory.read_json(model_dir / model_directory.FINAL)
-    if "start_share" in final:
-        return final["start_share"]
     config, classes = model_directory.read(model_dir)
-    checkpoints = model_dir / model_directory.CHECKPOINTS
-    state, meta = checkpoint.load(checkpoints, final["step"])
+    final = model_directory.read_json(model_dir / model_directory.FINAL)
+    state, meta = checkpoint.load(model_dir / model_directory.CHECKPOINTS, final["step"])
     trained, start = checkpoint.evaluated(state), loading.variables(preview)
     mixed = {x: {n: x * start[n] + (1 - x) * trained[n] for n in trained} for x in SHARES}
-    scores = {}
-    with tempfile.TemporaryDirectory(dir=model_dir, prefix=".blend-") as folder:
-        for x, arrays in mixed.items():
-            _write(Path(folder) / f"{x}", config, classes, arrays, {})
-            scores[x] = _scores(Path(folder) / f"{x}", validation)
+    draft, scores = model_dir / ".blend", {}
+    for x, arrays in mixed.items():
+        shutil.rmtree(draft, ignore_errors=True)
+        _write(draft, config, classes, arrays, {})
+        scores[x] = _scores(draft, validation, validation.examples)
+    shutil.rmtree(draft)
     best = min(SHARES, key=lambda x: scores[x].pop("fitted_loss"))
-    final |= {"start_share": best} | (scores[best] if best else {})
     if best:
+        final |= scores[best]
         names = {n: checkpoint.average_of(n) for n in trained}
         state |= {names[n] if names[n] in state else n: mixed[best][n] for n in trained}
-        final["weights_sha256"] = checkpoint.weights_sha256(state)
-        content = writer.write(graph.of(config), graph.fold(config, mixed[best]))
-        files.write_bytes(model_dir / model_directory.LITERT, content)
+    final |= {"start_share": best, "weights_sha256": checkpoint.weights_sha256(state)}
+    content = writer.write(graph.of(config), graph.fold(config, mixed[best]))
+    files.write_bytes(model_dir / model_directory.LITERT, content)
     files.write_json(model_dir / model_directory.FINAL, final)
     card.write(model_dir)
-    if best:  # last: until it is saved, the same command trains to its end again and comes back
-        checkpoint.save(checkpoints, final["step"], state, meta)
+    # Last: until its hash is that of final.json, the same command ends the run anew and comes back.
+    checkpoint.save(model_dir / model_directory.CHECKPOINTS, final["step"], state, meta)
     return best

@@ -1,7 +1,7 @@
 """Phases of a run: the size of the training images, and which weights learn.
 
-Both depend on the epoch alone and change only between two epochs, so that a resumed run changes
-them where the undisturbed one does.
+Both depend on the epoch and the number of epochs, which change only between two epochs, so that a
+resumed run changes them where the undisturbed one does.
 """
 
 import dataclasses

@@ -145,10 +145,11 @@ class Run:
 
     def _train(self) -> None:
         """Repeats until the last step: a call, a common decision, perhaps a save, an evaluation."""
-        loop, iterator = self.loop, self._batches()
+        loop = self.loop
         LOG.info("Building the graph of a step; that may take a minute, with XLA some minutes.")
         if self.progress.epoch_ended:
             self._end_epoch()
+        iterator = self._batches()
         with ProgressBar(self.total_steps, loop.step) as bar:
             while loop.step < self.total_steps:
                 end = self._epoch_end()
@@ -231,18 +232,19 @@ class Run:
         return bool(stop.any()), bool(save.any())
 
     def _end_epoch(self) -> None:
-        """Evaluates and reports the epoch that has just ended and been saved."""
+        """Follows the course; evaluates and reports the epoch that has ended and been saved."""
         progress, every = self.progress, self.options.evaluate_every_epochs
+        if self.loop.step < self.total_steps:
+            seconds = progress.epoch_seconds
+            self._follow(progress.epoch_timed / seconds if seconds else None)
         epoch = self.loop.seen // self.loop.update.examples_per_epoch
-        due = (every and epoch % every == 0) or self.loop.step == self.total_steps
+        due = (every and epoch % every == 0) or self.loop.step >= self.total_steps
         scores = self._evaluate() if self.validation and due else None
         if scores and (not progress.best or scores["top1"] > progress.best["top1"]):
             progress.best = {"step": self.loop.step, "top1": scores["top1"]}
         if self.history:
             sums, seconds = progress.epoch_sums, progress.epoch_seconds
             self.history.epoch(sums, seconds, progress.epoch_timed, scores)
-        if self.loop.step < self.total_steps and progress.epoch_seconds:
-            self._follow(progress.epoch_timed / progress.epoch_seconds)
         progress.new_epoch()
         self.checkpoints.amend(progress)
 
