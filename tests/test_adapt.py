@@ -105,7 +105,7 @@ def test_another_budget_gets_retraining_of_its_own(tmp_path, monkeypatch, first)
     found = types.SimpleNamespace(splits=splits(3000), classes=range(10))
 
     def again(max_bytes):
-        given = (tmp_path / "adapt.json", found, "squeezenet_v1_1", 30, max_bytes, 0.0)
+        given = (tmp_path, found, "squeezenet_v1_1", 30, max_bytes, 0.0)
         return courses.begun(*given).plan
 
     monkeypatch.setattr(planning, "measured", lambda configuration: pytest.fail("measured anew"))

@@ -62,7 +62,7 @@ def actions(diagnosis):
 def test_photographs_without_faults_have_none():
     diagnosis = Photographs().diagnose()
     assert diagnosis.found == [] and diagnosis.rows == []
-    assert findings.sentences(diagnosis)[0] == "Nothing was found."
+    assert findings.sentences(diagnosis)[0] == "The doctor found nothing wrong."
     assert diagnosis.counts == {"train": [20, 20, 20]} and diagnosis.overstated == 0
 
 

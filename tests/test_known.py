@@ -32,13 +32,20 @@ records = test_export.records
 
 
 @pytest.fixture(params=["SQUEEZENET", "SQUEEZENEXT"])
-def model(request, records, tmp_path):
+def model(request, records, tmp_path, monkeypatch):
     """A model directory whose `known` was fitted to the records, as `adapt` does."""
     folder = tmp_path / "mine"
     folder.mkdir()
     test_export.made(folder, getattr(tiny, request.param))
+    monkeypatch.setattr(shipping, "LEAST", 1)  # the records are few
     shipping.fit_known_once(folder, dataset.find_dataset(records, None, None), lambda text: None)
     return folder
+
+
+def test_few_validation_images_refuse_nothing(records, tmp_path):
+    told = []
+    shipping.fit_known_once(tmp_path, dataset.find_dataset(records, None, None), told.append)
+    assert "cannot say what is unknown" in told[0] and not list(tmp_path.iterdir())
 
 
 def some_images() -> tuple[np.ndarray, np.ndarray]:

@@ -102,9 +102,7 @@ def adapt(
         if deterministic:  # TensorFlow refuses it once a step has been timed
             _make_deterministic()
         network = _first_answer(model_dir, networks, minutes, found, started)
-        path = model_dir / model_directory.ADAPT
-        course = courses.begun(path, found, network, minutes, max_bytes, started)
-        log(f"{course.plan}.")
+        course = courses.begun(model_dir, found, network, minutes, max_bytes, started)
         sha256 = _train(course, model_dir, found, seed, deterministic)
         shipping.fit_known_once(model_dir, found, log)
         made = shipping.export_once(model_dir, records, sha256, log)

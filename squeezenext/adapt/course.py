@@ -17,6 +17,7 @@ from squeezenext.adapt import plan as planning
 from squeezenext.adapt.plan import Photographs, Plan, Speed
 from squeezenext.cli import log
 from squeezenext.errors import InputError
+from squeezenext.model import directory as model_directory
 from squeezenext.records.dataset import Dataset
 from squeezenext.train import phases
 
@@ -140,24 +141,24 @@ def keep(path: Path, plan: Plan) -> None:
 
 
 def begun(
-    path: Path,
+    model_dir: Path,
     found: Dataset,
     configuration: str,
     minutes: float,
     max_bytes: int,
     started: float,
 ) -> Course:
-    """Returns the course of an earlier call's plan, or of a new one.
+    """Returns the course of an earlier call's plan, or of a new one, and logs the plan.
 
     Args:
-      path: adapt.json.
+      model_dir: the model directory.
       found: the records.
       configuration: the model to start from.
       minutes: minutes for everything.
       max_bytes: budget of the `.sqz` file.
       started: `time.monotonic()` when the command began.
     """
-    photographs = Photographs.of(found)
+    photographs, path = Photographs.of(found), model_dir / model_directory.ADAPT
     before = kept(path, (configuration,), minutes)
     if before is not None:
         plan = planning.for_budget(before, photographs, max_bytes)
@@ -174,4 +175,5 @@ def begun(
         )
     if plan != before:
         keep(path, plan)
+    log(f"{plan}.")
     return Course(plan, photographs, started, path)

@@ -27,6 +27,7 @@ from squeezenext.predict.predictor import Predictor, View
 from squeezenext.records.dataset import Dataset, Split
 
 PRECISIONS = ("float32", "int8")
+LEAST = 19  # validation images, below which none of twenty can be refused
 FITTED = 500  # most images of a split that `known` is fitted to; they take 8 s on two cores
 
 
@@ -79,8 +80,14 @@ class Adapted:
 
 
 def fit_known_once(model_dir: Path, found: Dataset, log: Log) -> None:
-    """Fits what says whether an image shows one of the classes, unless that is done."""
+    """Fits the score of unknown images, unless that is done or there are too few photographs."""
     if (model_dir / model_directory.KNOWN).is_file():
+        return
+    if (count := found.splits["validation"].examples) < LEAST:
+        log(
+            f"{plural(count, 'validation image')} cannot say what is unknown to the network; with "
+            f"{LEAST} or more it would refuse other things."
+        )
         return
     predictor = Predictor(model_dir, inside=True)
     train, held_out = (_outputs(predictor, found.splits[name]) for name in ("train", "validation"))

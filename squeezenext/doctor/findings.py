@@ -306,7 +306,7 @@ def sentences(diagnosis: Diagnosis) -> list[str]:
     """Returns what the console and the page say first."""
     counts = {kind: sum(f.kind == kind for f in diagnosis.found) for kind in KINDS}
     named = [f"{kind} {number}" for kind, number in counts.items() if number]
-    lines = [f"Findings: {', '.join(named)}." if named else "Nothing was found."]
+    lines = [f"Findings: {', '.join(named)}." if named else "The doctor found nothing wrong."]
     if diagnosis.accuracy is not None:
         right = diagnosis.accuracy * diagnosis.judged
         low, high = wilson(right, diagnosis.judged)
@@ -318,7 +318,7 @@ def sentences(diagnosis: Diagnosis) -> list[str]:
         most = " and ".join(diagnosis.forecast.gained)
         lines.append(
             f"Twice as many photographs would give about {diagnosis.forecast.doubled:.0%}"
-            + (f"; the classes that gained most so far are {most}." if most else ".")
+            + (f"; most was gained so far in {most}." if most else ".")
         )
     if diagnosis.overstated > 0.001:
         lines.append(
