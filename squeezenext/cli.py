@@ -327,13 +327,13 @@ def check_writable(flag: str, path: Path) -> None:
         raise InputError(f"--{flag} {path} cannot be written: {path.parent} is not yours to write.")
 
 
-def check_folder(flag: str, path: Path, names: str) -> None:
+def check_folder(flag: str, path: Path, *names: str) -> None:
     """Checks that a folder can be written, or made, and that our files would not mix with others.
 
     Args:
       flag: name of the flag that names the folder.
       path: the folder.
-      names: pattern of the names that the command gives its files there.
+      names: patterns of the names that the command gives its files there.
 
     Raises:
       InputError: it cannot, or other files are there.
@@ -344,7 +344,7 @@ def check_folder(flag: str, path: Path, names: str) -> None:
     if not os.access(nearest, os.W_OK):
         raise InputError(f"--{flag} {path} cannot be made: {nearest} is not yours to write.")
     for inside in sorted(path.iterdir()) if path.is_dir() else ():
-        if not (inside.match(names) or is_leftover(inside.name)):
+        if not (any(map(inside.match, names)) or is_leftover(inside.name)):
             raise InputError(
                 f"--{flag} {path} holds something else ({inside.name}); choose another folder, "
                 f"such as {path / flag}."

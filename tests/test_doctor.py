@@ -1,8 +1,10 @@
 """Tests for the command `squeezenext/doctor/` and its page."""
 
 import csv
+import os
 import shutil
 
+import numpy as np
 import pytest
 
 from squeezenext.convert import review
@@ -102,6 +104,39 @@ def test_other_people_s_files_are_not_replaced(photos, network, tmp_path):
     (tmp_path / "report" / "doctor.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="is not the doctor's"):
         examine(photos, tmp_path / "report", configuration=network)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("financial.csv", "holds something else"), ("features.npz", "another program's; move it")],
+)
+def test_files_that_are_named_alike_are_not_replaced(photos, network, tmp_path, name, message):
+    (tmp_path / "report").mkdir()
+    with open(tmp_path / "report" / name, "wb") as file:
+        np.savez(file, values=np.arange(3))
+    before = (tmp_path / "report" / name).read_bytes()
+    with pytest.raises(InputError, match=message):
+        examine(photos, tmp_path / "report", configuration=network)
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "report").iterdir()] == [
+        (name, before)
+    ]
+
+
+def test_the_copy_that_a_killed_call_left_is_removed(photos, network, tmp_path, monkeypatch):
+    shutil.make_archive(str(tmp_path / "mine"), "gztar", photos.parent, "photos")
+
+    def killed(*_, **__):
+        os._exit(9)
+
+    monkeypatch.setattr(command, "diagnose", killed)
+    arguments = (tmp_path / "mine.tar.gz", tmp_path / "report")
+    if not (child := os.fork()):
+        examine(*arguments, configuration=network)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    monkeypatch.undo()
+    assert any(path.is_dir() for path in (tmp_path / "report").iterdir())
+    examine(*arguments, configuration=network)
+    assert not any(path.is_dir() for path in (tmp_path / "report").iterdir())
 
 
 @pytest.mark.parametrize(

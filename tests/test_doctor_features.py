@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,6 +104,18 @@ def test_kept_features_are_computed_once(network, tmp_path, monkeypatch):
     assert len(seen) == 1
     np.testing.assert_array_equal(first.values[[0, 2]], second.values[[0, 2]])
     assert (first.pixels == second.pixels).tolist() == [True, False, True]
+
+
+def test_features_of_another_network_are_not_taken(tmp_path):
+    """Nor where the networks differ in the last channel alone."""
+    photos = listing(tmp_path, {"a.jpg": tiny.jpeg(0, 1)})
+    values = np.arange(17, dtype=np.float32)
+    other = np.append(values[:-1], np.float32(99))
+    first, second = (
+        features._keys(photos, SimpleNamespace(view=lambda _, v=v: SimpleNamespace(features=v)))
+        for v in (values, other)
+    )
+    assert first != second
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04cut"])

@@ -112,7 +112,7 @@ def limited(bench: Bench) -> int:
     process.join()
     if process.exitcode != 75:
         raise Different(f"files of 16 kB: exit code {process.exitcode}: {last_words(process)}")
-    check("files of 16 kB", whole, bench.finish(arguments, "files of 4 kB"))
+    check("files of 16 kB", whole, bench.finish(arguments, "files of 16 kB"))
     return 1
 
 

@@ -2,16 +2,17 @@
 
     python -m squeezenext.doctor PHOTOS --output REPORT [--configuration NAME|DIR]
 
-PHOTOS is what squeezenext.adapt takes: one folder per class, or folders train, validation and test
-with one folder per class each; a zip or tar of these; or a CSV file. REPORT/index.html shows
-copies, near duplicates, labels that are probably wrong, and poor photographs. REPORT/doctor.csv
-advises an action for each: keep, remove, or move to CLASS. Edit it, and give it to
-squeezenext.adapt or datasets.convert with --apply REPORT/doctor.csv. Nothing in PHOTOS is changed.
+PHOTOS is what squeezenext.adapt takes, but no address: one folder per class, or folders train,
+validation and test with one folder per class each; a zip or tar of these; or a CSV file.
+REPORT/index.html shows copies, near duplicates, labels that are probably wrong, and poor
+photographs. REPORT/doctor.csv advises an action for each: keep, remove, or move to CLASS. Edit it,
+and give it to squeezenext.adapt or datasets.convert with --apply REPORT/doctor.csv. Nothing in
+PHOTOS is changed.
 """
 
 import contextlib
 import dataclasses
-import tempfile
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,7 +30,6 @@ from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.files import expanded, make_missing
 
 REVIEW, FEATURES, GROUPS = "doctor.csv", "features.npz", "groups.csv"
-_OURS = "[idfg]*[lvz]"  # index.html and these
 
 
 @checked()
@@ -59,7 +59,7 @@ def examine(
     """
     photos, output = expanded(photos), expanded(output)
     options = ConvertOptions(sources.photographs_layout(photos), follow_links=follow_links)
-    check_folder("output", output, _OURS)
+    check_folder("output", output, report.PAGE, REVIEW, FEATURES, GROUPS)
     report.check_page(output)
     sources.check_apart(photos, output, options)
     before = _actions(output / REVIEW)
@@ -81,10 +81,13 @@ def examine(
 @contextlib.contextmanager
 def _made(output: Path) -> Iterator[Path]:
     """Makes the folder, removes it again if nothing comes into it, and lends a place in it."""
-    made = make_missing(output)
+    made, spool = make_missing(output), output / ".spool"
     try:
-        with tempfile.TemporaryDirectory(prefix=".spool-", dir=output) as place:
-            yield Path(place) / "spool"
+        shutil.rmtree(spool, ignore_errors=True)  # a killed call leaves the inflated archive
+        try:
+            yield spool
+        finally:
+            shutil.rmtree(spool, ignore_errors=True)
     except BaseException:
         with contextlib.suppress(OSError):
             for folder in made:

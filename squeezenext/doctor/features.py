@@ -16,6 +16,7 @@ from PIL import Image
 from squeezenext import files, progress
 from squeezenext.convert import shards
 from squeezenext.convert.listing import Fault, Listing
+from squeezenext.errors import InputError
 from squeezenext.images import decoding, geometry
 from squeezenext.images.jpeg import ImageError
 from squeezenext.predict.predictor import Predictor, map_in_threads, one_large_at_a_time
@@ -108,11 +109,11 @@ def extract(
 def _keys(listing: Listing, predictor: Predictor) -> list[str]:
     """Returns a key of each photograph and the network, which its answer to noise stands for."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    network = np.asarray(predictor.view(noise).features).tobytes()
+    network = hashlib.blake2b(np.asarray(predictor.view(noise).features).tobytes()).digest()
     times = [path.stat().st_mtime_ns for path in listing.files]
     rows = zip(listing.names, listing.table["size"], listing.table["file"], strict=True)
     return [
-        hashlib.blake2b(f"{name} {size} {times[file]}".encode(), key=network[:64], digest_size=16)
+        hashlib.blake2b(f"{name} {size} {times[file]}".encode(), key=network, digest_size=16)
         .hexdigest()
         for name, size, file in rows
     ]  # fmt: skip
@@ -157,11 +158,19 @@ def _colours(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read(path: Path) -> dict[str, _Row]:
-    """Returns the rows of a file of features by their keys, none if it is absent or damaged."""
+    """Returns the rows of a file of features by their keys, none if it is absent or damaged.
+
+    Raises:
+      InputError: it is another program's.
+    """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as held:
             keys, values, pixels = held["keys"], held["values"], held["pixels"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except KeyError as error:
+        raise InputError(
+            f"{path} is another program's; move it away, or choose another place."
+        ) from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return {}
     if pixels.dtype != PIXELS or not len(keys) == len(values) == len(pixels):
         return {}

@@ -181,9 +181,8 @@ class Predictor:
                 outputs = runner.run((pixels - np.float32(mean)) / np.float32(deviation))
                 probabilities = outputs[0]
         known = float(outputs[-1][0]) if self._model.known else None
-        if not np.isfinite(
-            [*probabilities, known or 0.0]
-        ).all():  # finite weights can overflow float32
+        # Finite weights can overflow float32.
+        if not np.isfinite([*probabilities, known or 0.0]).all():
             raise InputError(
                 f"{self._model.name} gives no probabilities here: it is damaged; copy it again."
             )
