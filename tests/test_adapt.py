@@ -542,6 +542,16 @@ def test_the_summary_shows_that_one_class_is_always_named(tmp_path):
     assert "top-1 0.8300" in lines[1] and "balanced 0.2500" in lines[1] and lines[2] == remark
 
 
+def test_a_folder_of_other_files_is_no_place_for_a_model(tmp_path):
+    for name in ("photos/a", "photos/b", "mine/records"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("photos/a/1.jpg", "photos/b/1.jpg", "mine/notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=r"holds other files, such as notes\.txt; name a new"):
+        adapt_command.adapt(tmp_path / "photos", tmp_path / "mine")
+    assert not list((tmp_path / "mine" / "records").iterdir())
+
+
 def test_swapped_arguments_leave_the_photographs_alone(tmp_path):
     from tests import tiny
 

@@ -250,6 +250,10 @@ def _check(
             f"--model_dir {model_dir} holds photographs, which are given first: "
             "squeezenext.adapt PHOTOS --model_dir DIR."
         )
+    if not begun and (others := model_directory.others(model_dir)):
+        raise InputError(
+            f"--model_dir {model_dir} holds other files, such as {others[0]}; name a new folder."
+        )
     if real.is_relative_to(photos.resolve()):
         raise InputError(
             f"--model_dir {model_dir} lies in {photos}, where it would be taken for a class; "

@@ -133,6 +133,13 @@ def read_json(path: Path) -> dict:
     return document if isinstance(document, dict) else {}
 
 
+def others(directory: Path) -> list[str]:
+    """Returns the names in a directory that no command here gives to a file of a model's."""
+    ours = {*FOLDERS, *RESERVED, HISTORY, LOG, STATS, CARD}
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    return sorted(name for name in names if name not in ours and not name.startswith("."))
+
+
 def remove_results(directory: Path) -> None:
     """Removes the files that belong to the end of a run, which now goes on."""
     for name in (FINAL, LITERT, CALIBRATION, SCORES, KNOWN):
