@@ -1,5 +1,6 @@
 """Tests for `compress/retraining.py`, and the restrictions of `Update`."""
 
+import contextlib
 import dataclasses
 import types
 from pathlib import Path
@@ -91,12 +92,16 @@ def test_one_device_retrains_with_the_recipe_s_batch(monkeypatch, dense, reader,
     retraining._loop(dense[0], reader, dense[1])
     monkeypatch.setattr(measure, "Loop", lambda *_, **__: None)
     measure.trainer(tiny.SQUEEZENEXT, "float32", 8)
-    trained = types.SimpleNamespace(configuration="a", evaluate_every_epochs=1, config=lambda: None)
+    plan = types.SimpleNamespace(evaluate_every_epochs=1, config=lambda: None)
     monkeypatch.setattr(
-        adapt_command.command, "train",
-        lambda _, options: asked.append(options.devices) or {"weights_sha256": ""},
-    )  # fmt: skip
-    adapt_command._train(trained, Path("run"), Path("records"), 0, False)
+        adapt_command.command, "train", lambda _, options, course: asked.append(options.devices)
+    )
+    monkeypatch.setattr(adapt_command.probe, "blend", lambda *_: 0)
+    found = types.SimpleNamespace(splits={"validation": None})
+    with contextlib.suppress(KeyError):  # it has trained, but left no final.json
+        adapt_command._train(
+            types.SimpleNamespace(plan=plan), Path("run"), found, seed=0, deterministic=False
+        )
     assert asked == [1, 1, 1]
 
 

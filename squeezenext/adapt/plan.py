@@ -234,7 +234,8 @@ def plan(
     fixed, share = fixed_seconds(configuration, photographs, speed, max_bytes)
     remaining = MARGIN * seconds - fixed
     full = base(configuration).images.size
-    size, growing, epochs = _training(full, train, (1 - share) * remaining, speed)
+    shares = SHARES if configuration in PUBLISHED else (1.0,)  # else each further model shrank it
+    size, growing, epochs = _training(full, train, (1 - share) * remaining, speed, shares)
     made = Plan(
         configuration=configuration,
         minutes=minutes,
@@ -313,10 +314,12 @@ def _weights(configuration: str, classes: int) -> int:
     return sum(math.prod(network.kernel_shape(node.name)) for node in network.weighted)
 
 
-def _training(full: int, examples: int, seconds: float, speed: Speed) -> tuple[int, bool, float]:
+def _training(
+    full: int, examples: int, seconds: float, speed: Speed, shares: Sequence[float]
+) -> tuple[int, bool, float]:
     """Returns (size, growing, epochs): the largest images with enough epochs, else the smallest."""
     enough = max(MIN_EPOCHS, MIN_STEPS * recipes.FINE_TUNE_BATCH / examples)
-    for share in SHARES:
+    for share in shares:
         size = side(full, share)
         ways = []
         for growing in (False, True):
