@@ -18,7 +18,7 @@ from squeezenext.model import checkpoint
 
 LEAVE_SECONDS = 30
 PAUSE_SECONDS = 20  # longer than a worker may be silent
-EPOCHS = 60  # of 4 steps each
+EPOCHS = 60
 
 
 class Group:
@@ -147,10 +147,11 @@ def without_room(bench: Bench, group: Group) -> int:
     model_dir = bench.empty("room")
     arguments = group.arguments(model_dir)
     processes = group.start(arguments, fault_train_disk.no_room)
+    steps = EPOCHS * 64 // (8 * group.count)  # of 64 images, 8 a worker
     for index, process in enumerate(processes):
         process.join()
         told = last_words(process)
-        if process.exitcode != 75 or f"Step {4 * EPOCHS} cannot be saved" not in told:
+        if process.exitcode != 75 or f"Step {steps} cannot be saved" not in told:
             raise Different(f"without room: worker {index}, {process.exitcode}: {told}")
     group.resumed(arguments, "without room")
     return 1

@@ -209,7 +209,7 @@ def fit_classifier(
         offsets -= np.log(np.bincount(train.labels)[fitted.classes_] / len(train.labels))
     lowest = min(0.0, (train.values @ rows.T + offsets).min())
     kernel, bias = np.zeros((rows.shape[1], classes), np.float32), np.zeros(classes, np.float32)
-    kernel[:, fitted.classes_], bias[fitted.classes_] = rows.T, offsets - 2 * lowest
+    kernel[:, fitted.classes_], bias[fitted.classes_] = rows.T, offsets - lowest
     return kernel, bias * np.float32(biased)
 
 

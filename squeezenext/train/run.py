@@ -162,7 +162,6 @@ class Run:
                 if stop or save or loop.step == end:
                     self._save(must=stop or loop.step == self.total_steps)
                 if stop:
-                    devices.exchange(loop.strategy, [0])  # all wait for the chief's save
                     self._leave_workers()
                     raise RunAgain(f"Stopped and saved at step {loop.step}; run again to go on.")
                 if loop.step == end:
@@ -270,9 +269,23 @@ class Run:
             )
 
     def _save(self, must: bool) -> None:
-        """Saves a checkpoint, see `Checkpoints.save`."""
-        self.checkpoints.save(self.progress, self.checkpoints.collect(), must)
+        """Saves a checkpoint, see `Checkpoints.save`; if it must succeed, all workers wait for it.
+
+        Raises:
+          RunAgain: it must succeed, but has failed on any worker; all of them leave.
+        """
+        failed = None
+        try:
+            self.checkpoints.save(self.progress, self.checkpoints.collect(), must)
+        except RunAgain as error:
+            failed = error
         self._report_progress()
+        if must and devices.exchange(self.loop.strategy, [failed is not None]).any():
+            self._leave_workers()
+            raise failed or RunAgain(
+                f"Step {self.loop.step} cannot be saved by another worker, whose log says why; "
+                "make room, and start all workers again."
+            )
 
     def _finish(self) -> dict:
         """Writes model.tflite and final.json with the weights that evaluation uses."""
