@@ -38,6 +38,7 @@ C = 0.1
 # Caffe and of PyTorch. Ants and bees: 0.91 and 0.93 on the validation images; clothes, 20 a class:
 # 0.73 and 0.63 on the test images.
 AUTO, CANDIDATES = "auto", ("squeezenet_v1_1", "squeezenet_v1_1_torchvision")
+LEAST_SHARE = 0.2  # of the mean deviation of the channels: the least to divide by
 SHARES = (0.0, 0.5, 1.0)  # of the first answer's weights in the mean
 
 
@@ -196,8 +197,9 @@ def fit_classifier(
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    mean, scale = train.values.mean(0) * biased, train.values.std(0)
-    scale[scale == 0] = 1.0
+    mean, deviation = train.values.mean(0) * biased, train.values.std(0)
+    # A channel that hardly varies would get weights so large that int8 has no room for the others.
+    scale = np.maximum(deviation, LEAST_SHARE * deviation.mean() or 1.0)
     fitted = LogisticRegression(C=C, max_iter=500, fit_intercept=biased)
     with threadpool_limits(1):  # see suspects.out_of_fold
         fitted.fit((train.values - mean) / scale, train.labels)
