@@ -74,7 +74,7 @@ def extract(
     Args:
       listing: the photographs.
       configuration: the network: a published model's name or a model directory.
-      kept: a file of features, such as report/features.npz, which is read if it is there, and
+      kept: a file of features, such as checkup/features.npz, which is read if it is there, and
         written anew. A photograph is known again by its name, size and time of change.
       show_progress: show the progress on standard error.
 
