@@ -283,7 +283,7 @@ def _going_on(options: ConvertOptions, model_dir: Path, configuration: str) -> C
     start = Path(configuration)
     theirs = start / model_directory.RECORDS
     if not records.exists():
-        before.unlink(missing_ok=True)  # of a start with another --configuration
+        before.unlink(missing_ok=True)  # a start with another --configuration left it
         if (theirs / dataset.MANIFEST).is_file():
             review.remember(before, theirs, start / model_directory.BEFORE)
     return dataclasses.replace(options, before=str(before)) if before.exists() else options

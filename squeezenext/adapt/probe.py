@@ -38,8 +38,8 @@ C = 0.1
 # Caffe and of PyTorch. Ants and bees: 0.91 and 0.93 on the validation images; clothes, 20 a class:
 # 0.73 and 0.63 on the test images.
 AUTO, CANDIDATES = "auto", ("squeezenet_v1_1", "squeezenet_v1_1_torchvision")
-LEAST_SHARE = 0.2  # of the mean deviation of the channels: the least to divide by
-SHARES = (0.0, 0.5, 1.0)  # of the first answer's weights in the mean
+LEAST_SHARE = 0.2  # a channel is divided by this share of the channels' mean deviation at least
+SHARES = (0.0, 0.5, 1.0)  # shares that the first answer's weights may have in the mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def make(folder: Path, configuration: str, found: Dataset) -> float | None:
         raise InputError(f"{folder} holds other files; move them, or give another --model_dir.")
     source, config = published.resolve(configuration), _config(configuration, found)
     arrays, classes = loading.variables(source), config.model.classes
-    draft = _blank(folder, configuration, found)
+    draft = _blank(folder, config, arrays, found)
     train = gather(draft, found.splits["train"], MOST)
     if len(known := np.unique(train.labels)) < 2:
         only = (found.classes or ())[known[0]].text
@@ -92,7 +92,7 @@ def make(folder: Path, configuration: str, found: Dataset) -> float | None:
     origin = {"imported": card.imported(source) | {"model": Path(configuration).name}}
     _write(draft, config, found.classes or (), _with_head(arrays, config, kernel, bias), origin)
     top1 = _scores(draft, found.splits["validation"], MOST)["top1"]
-    shutil.rmtree(folder, ignore_errors=True)  # that of another network
+    shutil.rmtree(folder, ignore_errors=True)  # it was made of another network
     os.replace(draft, folder)
     return top1
 
@@ -110,7 +110,8 @@ def choose(folder: Path, networks: Sequence[str], found: Dataset) -> str:
         return (known or networks)[0]
     right = {}
     for name in networks:
-        draft = _blank(folder, name, found)
+        arrays = loading.variables(published.resolve(name))
+        draft = _blank(folder, _config(name, found), arrays, found)
         train = gather(draft, found.splits["train"], MOST)
         alone, classes = np.arange(len(train.labels)), len(found.classes or ())
         answers = suspects.out_of_fold(train.values, train.labels, alone, classes).argmax(1)
@@ -120,12 +121,10 @@ def choose(folder: Path, networks: Sequence[str], found: Dataset) -> str:
     return max(networks, key=lambda name: right[name])
 
 
-def _blank(folder: Path, configuration: str, found: Dataset) -> Path:
+def _blank(folder: Path, config: Config, arrays: dict[str, np.ndarray], found: Dataset) -> Path:
     """Makes a model directory beside `folder` whose classifier is all 0, for its features."""
-    config = _config(configuration, found)
-    arrays = loading.variables(published.resolve(configuration))
     draft = folder.with_name(f".{folder.name}")
-    shutil.rmtree(draft, ignore_errors=True)  # of an interrupted start
+    shutil.rmtree(draft, ignore_errors=True)  # an interrupted start left it
     network = graph.of(config)
     kernel = np.zeros(network.kernel_shape(network.weighted[-1].name), np.float32)
     blank = _with_head(arrays, config, kernel, np.zeros(config.model.classes, np.float32))
