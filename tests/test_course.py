@@ -1,6 +1,7 @@
 """The course of a training: how its epochs follow the time that is left."""
 
 import dataclasses
+import types
 
 import pytest
 
@@ -99,3 +100,28 @@ def test_choices_are_kept_before_they_are_used_and_repeated(train, begin, tmp_pa
     assert resumed(2, None) == first.course[0][1]  # the epoch was interrupted
     assert resumed(2, 500.0) > resumed.plan.course[0][1]
     assert resumed.plan.course[1][2] >= first.course[0][2] + 40  # what was spent before counts
+
+
+def test_what_was_spent_before_the_first_epoch_counts_after_an_interruption(
+    clock, tmp_path, monkeypatch
+):
+    speed = planning.Speed(images_per_second=80.0, build_seconds=10.0)
+    monkeypatch.setattr(planning, "measured", lambda configuration: speed)
+    monkeypatch.setattr(planning, "weighting", lambda split, classes: "none")
+    part = types.SimpleNamespace(examples=PHOTOGRAPHS.validation)
+    train = types.SimpleNamespace(examples=PHOTOGRAPHS.train)
+    splits = {"train": train, "validation": part, "test": part}
+    found = types.SimpleNamespace(splits=splits, classes=range(PHOTOGRAPHS.classes))
+
+    def begin(spent):
+        at = (tmp_path, found, "squeezenet_v1_1", MINUTES, 0, clock.time - spent)
+        return courses.begun(*at)
+
+    first = begin(100.0)
+    resumed = begin(5.0)
+    assert first.plan == resumed.plan and first(0, None) == resumed(0, None) == first.plan.epochs
+    clock.time += 60
+    first(1, 50.0)
+    courses.keep(tmp_path / "adapt.json", resumed.plan)
+    resumed(1, 50.0)
+    assert (first.plan.course[-1][2], resumed.plan.course[-1][2]) == (160.0, 165.0)

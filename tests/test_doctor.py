@@ -53,9 +53,13 @@ def test_actions_that_a_person_has_chosen_stay(photos, network, tmp_path):
     report = tmp_path / "report"
     examine(photos, report, configuration=network)
     path = report / "doctor.csv"
-    path.write_text(path.read_text().replace(",remove\n", ",keep\n"))
+    path.write_text(path.read_text().replace(",remove,", ",Keep ,"))
     examine(photos, report, configuration=network)
     assert {row.action for row in review.read(path)} == {"keep"}
+    for copy in ("00.jpg", "copy.jpg"):  # other photographs of these names
+        (photos / "<b>0" / copy).write_bytes(tiny.jpeg(99, 1) + bytes(9))
+    examine(photos, report, configuration=network)
+    assert {row.action for row in review.read(path)} != {"keep"}
 
 
 def test_the_command_says_what_it_found(photos, network, tmp_path, capsys):

@@ -22,8 +22,8 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def row(file, action="keep", group="", suggested=""):
-    return Row(file, file[0], "", group, suggested, action)
+def row(file, action="keep", group="", suggested="", size=""):
+    return Row(file, file[0], "", group, suggested, action, str(size))
 
 
 def split(photos, *rows, **options):
@@ -131,10 +131,34 @@ def test_a_file_that_is_no_review(tmp_path, content, message):
 
 
 def test_a_spreadsheet_may_have_saved_it(photos):
+    """This one is of an earlier release, which had no column of sizes."""
     path = photos.parent / "doctor.csv"
-    text = ";".join(review.COLUMNS) + "\r\na/00.jpg;a;;;; remove\r\n;;;;;\r\n"
+    text = ";".join(review.COLUMNS[:6]) + "\r\na/00.jpg;a;;;; Remove \r\n;;;;;\r\n"
     path.write_text("\ufeff" + text, encoding="utf-8", newline="")
     assert review.read(path) == [row("a/00.jpg", "remove")]
+
+
+def test_actions_may_be_written_in_capitals(photos):
+    (photos / "a").rename(photos / "Keep")
+    rows = [row("b/01.jpg", " REMOVE"), row("b/03.jpg", "Move to Keep"), row("b/05.jpg", "KEEP")]
+    parts = split(photos, *rows).splits
+    where = {
+        name: label
+        for part in parts.values()
+        for name, label in zip(part.names, part.table["label"], strict=True)
+    }
+    assert "b/01.jpg" not in where and (where["b/03.jpg"], where["b/05.jpg"]) == (1, 2)
+
+
+def test_the_review_of_other_photographs_of_the_same_names_is_refused(photos):
+    sizes = {name: (photos / name).stat().st_size for name in names_of(photos)}
+    mine = [row(name, "remove", size=size) for name, size in sizes.items() if "0.jpg" in name]
+    parts = names(split(photos, *mine, row("a/02.jpg", "remove", size=7)))
+    kept = set().union(*parts.values())
+    assert len(kept) == 18 and "a/02.jpg" in kept
+    theirs = [row(name, "remove", size=size + 1) for name, size in sizes.items() if "1" in name]
+    with pytest.raises(InputError, match="is the review of other photographs: .* of its names"):
+        split(photos, *mine, *theirs)
 
 
 def test_a_name_that_a_spreadsheet_would_compute_is_found_again(photos):

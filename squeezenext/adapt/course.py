@@ -33,7 +33,7 @@ class Course:
     Args:
       plan: the plan, with the choices of an earlier start.
       photographs: numbers of images and classes.
-      started: `time.monotonic()` when the command began.
+      started: `time.monotonic()` when the command began, or of the plan's choice if that is later.
       path: adapt.json.
     """
 
@@ -173,6 +173,10 @@ def begun(
             max_bytes=max_bytes,
             class_weights=planning.weighting(found.splits["train"], photographs.classes),
         )
+        # The first choice is the plan's own, so that a resumed run counts the seconds until here.
+        now = time.monotonic()
+        spent, started = round(now - started, 1), now
+        plan = dataclasses.replace(plan, course=((0, plan.epochs, spent),))
     if plan != before:
         keep(path, plan)
     log(f"{plan}.")

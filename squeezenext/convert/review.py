@@ -7,6 +7,7 @@ training goes on from a model, each photograph that the model knows stays in its
 import csv
 import dataclasses
 import io
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ _TORN = (
     "whose score will be too good; add other photographs."
 )
 _ACTIONS = "write keep, remove or move to CLASS"
+_VERBS = re.compile(f"^({KEEP}$|{REMOVE}$|{MOVE})", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Row:
       group: the number of the group that must stay in one split, "" for none.
       suggested: the class that it seems to show, "" if its own.
       action: "keep", "remove" or "move to CLASS".
+      bytes: the photograph's size, by which it is known again; "" in a file of an earlier release.
     """
 
     file: str
@@ -47,9 +50,10 @@ class Row:
     group: str
     suggested: str
     action: str
+    bytes: str = ""
 
 
-COLUMNS = ("file", "class", "finding", "group", "suggested", "action")
+COLUMNS = ("file", "class", "finding", "group", "suggested", "action", "bytes")
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
@@ -77,17 +81,25 @@ def read(path: Path) -> list[Row]:
         raise InputError(
             f'{path} is no CSV file in UTF-8 ({error}); save it as "CSV UTF-8".'
         ) from error
-    if not table or tuple(table[0]) != COLUMNS:
+    width = len(table[0]) if table else 0
+    if width < len(COLUMNS) - 1 or tuple(table[0]) != COLUMNS[:width]:
         raise InputError(
             f"{path} is not the doctor's: its first row must read {','.join(COLUMNS)}."
         )
     rows = []
     for number, cells in enumerate(table[1:], 2):
-        if any(cells) and len(cells) != len(COLUMNS):
-            raise InputError(f"{path}, row {number} has {len(cells)} cells, not {len(COLUMNS)}.")
+        if any(cells) and len(cells) != width:
+            raise InputError(f"{path}, row {number} has {len(cells)} cells, not {width}.")
         if any(cells):
-            rows.append(Row(*cells[:2], *(cell.strip() for cell in cells[2:])))
+            row = Row(*cells[:2], *(cell.strip() for cell in cells[2:]))
+            action = _VERBS.sub(lambda verb: verb[0].lower(), row.action)  # Remove, MOVE TO cat
+            rows.append(dataclasses.replace(row, action=action))
     return rows
+
+
+def is_about(row: Row, size: int) -> bool:
+    """Returns whether a row can be about a photograph of its name that has `size` bytes."""
+    return row.bytes in ("", str(size))
 
 
 def joined(splits: dict[str, Listing]) -> Listing:
@@ -143,9 +155,12 @@ def _obeyed(collection: Collection, path: Path) -> tuple[Collection, np.ndarray 
     ids = {name.strip(): number for name, number in ids.items()} | ids  # as `read` leaves actions
     for row in rows.values():
         _check_action(row, ids, path)
-    splits, groups, found = {}, None, 0
+    splits, groups, found, others = {}, None, 0, list[Row]()
     for name, listing in collection.splits.items():
         known = [rows.get(csv_cell(file)) for file in _file_names(name, collection.splits)]
+        pairs = [*zip(known, listing.table["size"].tolist(), strict=True)]
+        others += [row for row, size in pairs if row and not is_about(row, size)]
+        known = [row if row and is_about(row, size) else None for row, size in pairs]
         found += sum(row is not None for row in known)
         kept = np.array([row is None or row.action != REMOVE for row in known], bool)
         table = listing.table.copy()
@@ -156,6 +171,12 @@ def _obeyed(collection: Collection, path: Path) -> tuple[Collection, np.ndarray 
         splits[name] = dataclasses.replace(listing, table=table).take(order)
         if name == "train":
             groups = _groups([known[number] for number in order])
+    if len(others) > found:
+        raise InputError(
+            f"{path} is the review of other photographs: {plural(len(others), 'photograph')} of "
+            f"its names, such as {printable(others[0].file)}, had another size in bytes; call the "
+            "doctor on these."
+        )
     if rows and not found:
         raise InputError(
             f"{path} names none of these photographs, but {printable(next(iter(rows)))}, for one; "
@@ -210,7 +231,7 @@ def _changes(path: Path, rows: Iterable[Row], gone: int) -> list[str]:
     removed = sum(row.action == REMOVE for row in rows)
     moved = sum(row.action.startswith(MOVE) for row in rows)
     groups = len({row.group for row in rows if row.group})
-    absent = f"; {plural(gone, 'photograph')} that it names are gone" if gone else ""
+    absent = f"; {plural(gone, 'photograph')} that it names are gone or changed" if gone else ""
     if not (removed or moved or gone):
         return []
     return [

@@ -24,6 +24,7 @@ from squeezenext.convert import review, sources
 from squeezenext.convert.listing import Collection
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.pool import Pool
+from squeezenext.convert.review import Row
 from squeezenext.doctor import features, findings, report
 from squeezenext.doctor.findings import Diagnosis
 from squeezenext.errors import InputError, SomeInputsFailed
@@ -62,16 +63,13 @@ def examine(
     check_folder("output", output, report.PAGE, REVIEW, FEATURES, GROUPS)
     report.check_page(output)
     sources.check_apart(photos, output, options)
-    before = _actions(output / REVIEW)
+    before = _earlier(output / REVIEW)
     with _made(output) as spool, Pool(1) as pool:
         collection = sources.found_in(photos, options, pool, spool)
         for warning in collection.warnings:
             log(f"warning: {warning}")
         diagnosis = diagnose(collection, configuration, output / FEATURES)
-        rows = [
-            dataclasses.replace(row, action=before.get(csv_cell(row.file), row.action))
-            for row in diagnosis.rows
-        ]
+        rows = [_as_before(row, before.get(csv_cell(row.file))) for row in diagnosis.rows]
         diagnosis = dataclasses.replace(diagnosis, rows=rows)
         review.write(output / REVIEW, rows)
         report.write(output, photos.resolve().name, diagnosis)
@@ -129,9 +127,15 @@ def diagnose(collection: Collection, configuration: str | Path, kept: Path) -> D
     return findings.diagnose(collection, found)
 
 
-def _actions(path: Path) -> dict[str, str]:
-    """Returns the actions of an earlier doctor.csv by the cells of its files."""
-    return {row.file: row.action for row in review.read(path)} if path.exists() else {}
+def _as_before(row: Row, before: Row | None) -> Row:
+    """Returns a row with the action of an earlier one, if that is about the same photograph."""
+    same = before and review.is_about(before, int(row.bytes))
+    return dataclasses.replace(row, action=before.action) if before and same else row
+
+
+def _earlier(path: Path) -> dict[str, Row]:
+    """Returns the rows of an earlier doctor.csv by the cells of its files."""
+    return {row.file: row for row in review.read(path)} if path.exists() else {}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

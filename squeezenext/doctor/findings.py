@@ -246,6 +246,7 @@ def _rows(case: _Case, found: list[Finding], probabilities: np.ndarray | None) -
             numbers.get(member, ""),
             suggested.get(member, ""),
             actions.get(member, KEEP),
+            str(case.listing.table["size"][member]),
         )
         for member in sorted(texts)
     ]
