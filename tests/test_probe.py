@@ -1,7 +1,6 @@
 """The first answer: a linear classifier on a network's features, and what is kept of it."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -15,20 +14,7 @@ from squeezenext.network import graph
 from squeezenext.predictor import Predictor
 from squeezenext.records import example
 from squeezenext.records.dataset import find_dataset
-from squeezenext.train import loop
 from tests import records, tiny
-
-
-def meta_of_a_run() -> dict:
-    sums = dataclasses.asdict(loop.Sums())
-    return {
-        "seed": 0,
-        "epoch": 1.0,
-        "examples": 24,
-        "config": {},
-        "versions": {},
-        "epoch_sums": sums,
-    }
 
 
 def payload(number: int, label: int) -> bytes:
@@ -124,48 +110,6 @@ def test_a_class_without_photographs_is_never_named(counts):
     logits = train.values @ kernel + bias
     assert logits[:, :-1].min() > -1e-3 and not logits[:, -1].any()
     assert (logits.argmax(1) == train.labels).mean() > 0.7
-
-
-@pytest.mark.parametrize("wanted", probe.SHARES)
-def test_the_better_of_both_or_their_mean_is_kept(made, tmp_path, monkeypatch, wanted):
-    found, _, preview, _ = made
-    model_dir = tmp_path / "run"
-    config, classes = model_directory.read(preview)
-    start = loading.variables(preview)
-    trained = {name: np.float32(array * 1.01) for name, array in start.items()}
-    model_directory.write(model_dir, config, classes)
-    checkpoint.save(model_dir / "checkpoints", 7, trained, meta_of_a_run())
-    before = {
-        "step": 7,
-        "top1": 0.25,
-        "top5": 0.5,
-        "loss": 1.0,
-        "weights_sha256": checkpoint.weights_sha256(trained),
-    }
-    (model_dir / "final.json").write_text(json.dumps(before))
-    losses = iter([1.0 - (share == wanted) for share in probe.SHARES])
-    assert probe.blended(model_dir) is None
-    scores = probe._scores
-    monkeypatch.setattr(
-        probe, "_scores", lambda *given: scores(*given) | {"fitted_loss": next(losses)}
-    )
-    assert probe.blend(model_dir, preview, found.splits["validation"]) == wanted
-    final = json.loads((model_dir / "final.json").read_text())
-    assert final["start_share"] == wanted and "fitted_loss" not in final
-    kept = loading.variables(model_dir)
-    assert final["weights_sha256"] == checkpoint.weights_sha256(kept)
-    for name, array in kept.items():
-        mean = wanted * start[name] + (1 - wanted) * trained[name]
-        np.testing.assert_allclose(array, mean, rtol=1e-6)
-    assert (final["top1"] == 0.25) == (not wanted)
-    assert (model_dir / "model.tflite").is_file()
-    assert probe.blended(model_dir) == final["weights_sha256"]
-    (model_dir / "model.tflite").unlink()  # as a fit of `known` does that is killed
-    assert probe.blended(model_dir) == final["weights_sha256"]
-    before = final | {"weights_sha256": "of a save that never came"}
-    (model_dir / "final.json").write_text(json.dumps(before))
-    assert probe.blended(model_dir) is None
-    assert not (model_dir / ".blend").exists()
 
 
 def test_a_stranger_s_folder_of_its_name_stays(made, tmp_path):

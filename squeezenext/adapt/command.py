@@ -30,7 +30,7 @@ from absl import flags
 from squeezenext import files, tf_import
 from squeezenext.adapt import course as courses
 from squeezenext.adapt import plan as planning
-from squeezenext.adapt import probe, shipping
+from squeezenext.adapt import probe, selection, shipping
 from squeezenext.adapt.course import Course
 from squeezenext.adapt.shipping import Adapted
 from squeezenext.arguments import checked
@@ -198,7 +198,7 @@ def _first_answer(
 
 def _train(course: Course, model_dir: Path, found: Dataset, seed: int, deterministic: bool) -> str:
     """Fine-tunes the first answer, resuming if possible; returns the hash of the weights kept."""
-    if (sha256 := probe.blended(model_dir)) is not None:
+    if (sha256 := selection.done(model_dir)) is not None:
         return sha256
     plan, preview = course.plan, model_dir / model_directory.PREVIEW
     options = Options(
@@ -211,10 +211,8 @@ def _train(course: Course, model_dir: Path, found: Dataset, seed: int, determini
         evaluate_every_epochs=plan.evaluate_every_epochs,
     )
     command.train(plan.config(), options, course)
-    share = probe.blend(model_dir, preview, found.splits["validation"])
-    if share:
-        kept = "The first answer" if share == 1 else "The mean of the first answer and fine-tuning"
-        log(f"{kept} is better on the validation images, and is kept.")
+    for sentence in selection.select(model_dir, preview, found.splits["validation"]).sentences():
+        log(sentence)
     return model_directory.read_json(model_dir / model_directory.FINAL)["weights_sha256"]
 
 

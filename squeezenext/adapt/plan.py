@@ -53,8 +53,9 @@ EVALUATIONS = 6  # evaluations during training
 # the retraining.
 EXPORTING, SEARCHING, RETRAINING = 2, 4, 3
 # Runs of an image in LiteRT: a calibration image gives ranges, then int8 and the network are
-# compared on it; a held-out image is used by export, evaluation and report.
-_CALIBRATION_RUNS, _HELD_OUT_RUNS = 3, 5
+# compared on it; a held-out image is used by export, evaluation and report. Selection compares three
+# weights and three sides on each validation image.
+_CALIBRATION_RUNS, _HELD_OUT_RUNS, _SELECTION_RUNS = 3, 5, 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,6 +282,7 @@ def fixed_seconds(
     """
     rate, build = speed.images_per_second, speed.build_seconds
     runs = CALIBRATION_IMAGES * _CALIBRATION_RUNS + _HELD_OUT_RUNS * photographs.held_out
+    runs += _SELECTION_RUNS * photographs.validation
     evaluated = (1 - trained) * EVALUATIONS * photographs.validation
     fixed = EXPORTING * build + (ALONE * runs + FORWARD * evaluated) / rate
     if max_bytes:

@@ -1,8 +1,7 @@
 """The first answer: a linear classifier on the features of a network that stays as it is.
 
 It takes seconds, and from few photographs it is hard to beat. Fine-tuning starts from it, so that
-the first gradients of a random classifier do not harm the features (arXiv:2202.10054). When
-fine-tuning has ended, the better of both is kept, or the mean of their weights (arXiv:2109.01903).
+the first gradients of a random classifier do not harm the features (arXiv:2202.10054).
 """
 
 import dataclasses
@@ -39,7 +38,6 @@ C = 0.1
 # 0.73 and 0.63 on the test images.
 AUTO, CANDIDATES = "auto", ("squeezenet_v1_1", "squeezenet_v1_1_torchvision")
 LEAST_SHARE = 0.2  # a channel is divided by this share of the channels' mean deviation at least
-SHARES = (0.0, 0.5, 1.0)  # shares that the first answer's weights may have in the mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +88,8 @@ def make(folder: Path, configuration: str, found: Dataset) -> float | None:
     kernel, bias = fit_classifier(train, classes, biased=biased, adjusted=adjusted)
     shutil.rmtree(draft)
     origin = {"imported": card.imported(source) | {"model": Path(configuration).name}}
-    _write(draft, config, found.classes or (), _with_head(arrays, config, kernel, bias), origin)
-    top1 = _scores(draft, found.splits["validation"], MOST)["top1"]
+    write(draft, config, found.classes or (), _with_head(arrays, config, kernel, bias), origin)
+    top1 = scores(draft, found.splits["validation"], MOST)["top1"]
     shutil.rmtree(folder, ignore_errors=True)  # it was made of another network
     os.replace(draft, folder)
     return top1
@@ -128,7 +126,7 @@ def _blank(folder: Path, config: Config, arrays: dict[str, np.ndarray], found: D
     network = graph.of(config)
     kernel = np.zeros(network.kernel_shape(network.weighted[-1].name), np.float32)
     blank = _with_head(arrays, config, kernel, np.zeros(config.model.classes, np.float32))
-    _write(draft, config, found.classes or (), blank, {})
+    write(draft, config, found.classes or (), blank, {})
     return draft
 
 
@@ -214,7 +212,7 @@ def fit_classifier(
     return kernel, bias * np.float32(biased)
 
 
-def _scores(model: Path, split: Split, most: int) -> dict[str, float]:
+def scores(model: Path, split: Split, most: int) -> dict[str, float]:
     """Returns top1, top5 and loss of up to `most` images, and the loss at the best temperature."""
     predictor = Predictor(model)
     logits, labels = viewed(predictor, split, most, lambda view: view.logits)
@@ -239,7 +237,7 @@ def _with_head(
     return arrays | {key: array for key, array in head.items() if key in arrays}
 
 
-def _write(
+def write(
     directory: Path,
     config: Config,
     classes: Sequence[Label],
@@ -247,59 +245,14 @@ def _write(
     meta: dict,
 ) -> None:
     """Writes a model directory that predicts and can be trained on."""
-    model_directory.write(directory, config, classes)
     checkpoint.save(directory / model_directory.CHECKPOINTS, 0, arrays, meta)
+    write_network(directory, config, classes, arrays)
+
+
+def write_network(
+    directory: Path, config: Config, classes: Sequence[Label], arrays: dict[str, np.ndarray]
+) -> None:
+    """Writes what a model directory needs to predict."""
+    model_directory.write(directory, config, classes)
     content = writer.write(graph.of(config), graph.fold(config, arrays))
     files.write_bytes(directory / model_directory.LITERT, content)
-
-
-def blended(model_dir: Path) -> str | None:
-    """Returns the hash of the weights that `blend` has left in a model directory, else None."""
-    final = model_directory.read_json(model_dir / model_directory.FINAL)
-    if "start_share" not in final:
-        return None
-    try:
-        state, _ = checkpoint.load(model_dir / model_directory.CHECKPOINTS, final["step"])
-    except InputError:
-        return None
-    sha256 = checkpoint.weights_sha256(state)
-    return sha256 if sha256 == final["weights_sha256"] else None
-
-
-def blend(model_dir: Path, preview: Path, validation: Split) -> float:
-    """Replaces the trained weights by the first answer's, or by the mean of both, if it is better.
-
-    The cross-entropy of the validation images decides, at the best temperature of each.
-
-    Args:
-      model_dir: a finished run that began with `preview` and is not `blended`.
-      preview: the model directory that `make` made.
-      validation: the split.
-
-    Returns:
-      The share of the first answer's weights in those that are kept: 0, 0.5 or 1.
-    """
-    config, classes = model_directory.read(model_dir)
-    final = model_directory.read_json(model_dir / model_directory.FINAL)
-    state, meta = checkpoint.load(model_dir / model_directory.CHECKPOINTS, final["step"])
-    trained, start = checkpoint.evaluated(state), loading.variables(preview)
-    mixed = {x: {n: x * start[n] + (1 - x) * trained[n] for n in trained} for x in SHARES}
-    draft, scores = model_dir / ".blend", {}
-    for x, arrays in mixed.items():
-        shutil.rmtree(draft, ignore_errors=True)
-        _write(draft, config, classes, arrays, {})
-        scores[x] = _scores(draft, validation, validation.examples)
-    shutil.rmtree(draft)
-    best = min(SHARES, key=lambda x: scores[x].pop("fitted_loss"))
-    if best:
-        final |= scores[best]
-        names = {n: checkpoint.average_of(n) for n in trained}
-        state |= {names[n] if names[n] in state else n: mixed[best][n] for n in trained}
-    final |= {"start_share": best, "weights_sha256": checkpoint.weights_sha256(state)}
-    content = writer.write(graph.of(config), graph.fold(config, mixed[best]))
-    files.write_bytes(model_dir / model_directory.LITERT, content)
-    files.write_json(model_dir / model_directory.FINAL, final)
-    card.write(model_dir)
-    # Last: until its hash is that of final.json, the same command ends the run anew and comes back.
-    checkpoint.save(model_dir / model_directory.CHECKPOINTS, final["step"], state, meta)
-    return best
