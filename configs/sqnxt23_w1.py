@@ -5,7 +5,7 @@ r"""1.0-SqNxt-23 as pytorchcv has it (pytorchcv.models.squeezenext.sqnxt23_w1).
 
 Not the official layout: 224 pixels, a padded stem, stem and head as wide as the rest, biases, and
 1x3 before 3x1 in every unit.
-724,056 parameters. Reported by its author (imgclsmob, TensorFlow port): 57.69 top-1, 81.39 top-5.
+724,056 parameters. Reported by its author (imgclsmob, PyTorch): 57.49 top-1, 80.94 top-5.
 Not yet trained by us: the recipe is Caffe's.
 """
 

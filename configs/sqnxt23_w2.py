@@ -5,7 +5,7 @@ r"""2.0-SqNxt-23 as pytorchcv has it (pytorchcv.models.squeezenext.sqnxt23_w2).
 
 Not the official layout: 224 pixels, a padded stem, stem and head as wide as the rest, biases, and
 1x3 before 3x1 in every unit.
-2,583,752 parameters. Reported by its author (imgclsmob, TensorFlow port): 69.88 top-1, 89.31 top-5.
+2,583,752 parameters. Reported by its author (imgclsmob, PyTorch): 69.38 top-1, 89.00 top-5.
 Not yet trained by us: the recipe is Caffe's.
 """
 

@@ -5,7 +5,7 @@ r"""1.5-SqNxt-23 as pytorchcv has it (pytorchcv.models.squeezenext.sqnxt23_w3d2)
 
 Not the official layout: 224 pixels, a padded stem, stem and head as wide as the rest, biases, and
 1x3 before 3x1 in every unit.
-1,511,824 parameters. Reported by its author (imgclsmob, TensorFlow port): 65.38 top-1, 86.66 top-5.
+1,511,824 parameters. Reported by its author (imgclsmob, PyTorch): 65.11 top-1, 86.50 top-5.
 Not yet trained by us: the recipe is Caffe's.
 """
 

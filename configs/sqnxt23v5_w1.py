@@ -5,7 +5,7 @@ r"""1.0-SqNxt-23v5 as pytorchcv has it (pytorchcv.models.squeezenext.sqnxt23v5_w
 
 Not the official layout: 224 pixels, a padded stem, stem and head as wide as the rest, biases, and
 1x3 before 3x1 in every unit. The bottlenecks read the unit's input, which Caffe's v5 does not.
-921,816 parameters. Reported by its author (imgclsmob, TensorFlow port): 59.56 top-1, 82.38 top-5.
+921,816 parameters. Reported by its author (imgclsmob, PyTorch): 59.23 top-1, 82.15 top-5.
 Not yet trained by us: the recipe is Caffe's.
 """
 

@@ -5,7 +5,7 @@ r"""2.0-SqNxt-23v5 as pytorchcv has it (pytorchcv.models.squeezenext.sqnxt23v5_w
 
 Not the official layout: 224 pixels, a padded stem, stem and head as wide as the rest, biases, and
 1x3 before 3x1 in every unit. The bottlenecks read the unit's input, which Caffe's v5 does not.
-3,366,344 parameters. Reported by its author (imgclsmob, TensorFlow port): 70.60 top-1, 89.74 top-5.
+3,366,344 parameters. Reported by its author (imgclsmob, PyTorch): 70.37 top-1, 89.34 top-5.
 Not yet trained by us: the recipe is Caffe's.
 """
 

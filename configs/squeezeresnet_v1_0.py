@@ -5,7 +5,8 @@ r"""SqueezeNet 1.0 with simple bypass as pytorchcv has it (squeezeresnet_v1_0).
 
 Shown RGB, less ImageNet's mean by its deviation, at 224 pixels; the classifier is not padded.
 
-1,248,424 parameters. Not yet trained by us: the recipe is Caffe's.
+1,248,424 parameters. Reported by its author (imgclsmob, PyTorch): 60.23 top-1, 81.91 top-5.
+Not yet trained by us: the recipe is Caffe's.
 """
 
 from squeezenext.config import Config

@@ -27,6 +27,21 @@ def shared() -> Path:
     return SHARED / "data"
 
 
+@pytest.fixture(scope="session")
+def caffe_1_1(tmp_path_factory) -> Path:
+    """The model directory of `squeezenet_v1_1_caffe`, whose file the package index has."""
+    from squeezenext.errors import InputError
+    from squeezenext.model import published
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not published.cache().is_dir():  # else the file is fetched once a machine
+            patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        try:
+            return published.resolve("squeezenet_v1_1_caffe")
+        except InputError as error:
+            pytest.skip(f"No published network can be had: {error}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def logical_devices() -> int:
     """Splits the CPU into four devices, once a process, before any test has used it."""

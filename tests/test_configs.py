@@ -16,6 +16,7 @@ from squeezenext.config.reported import REPORTED
 from squeezenext.config.training import Training
 from squeezenext.errors import InputError
 from squeezenext.model import checkpoint
+from squeezenext.model.zoo import PUBLISHED
 from squeezenext.network import keras_model
 from tests.networks import built
 
@@ -76,8 +77,10 @@ def keras_statistics(name):
 
 
 def test_published_figures_are_those_of_the_docstrings():
-    assert REPORTED.keys() < SIZES.keys()
+    assert REPORTED.keys() < SIZES.keys() | PUBLISHED.keys()
     for name, reported in REPORTED.items():
+        if name not in SIZES:
+            continue
         module = importlib.import_module(f"configs.{name}")
         for figure, what in ((reported.top_1, "top-1"), (reported.top_5, "top-5")):
             found = re.search(rf"([\d.]+)\s+{what}", module.__doc__)

@@ -1,7 +1,8 @@
 """Tests for `formats/pytorch.py`, against what PyTorch itself computed.
 
-`pytorch_twins.json` was made with torch 2.14.1, torchvision and pytorchcv 0.0.74; what it holds is
-checked without them. What needs torch is skipped where it is not installed.
+`pytorch_twins.json` was made with torch 2.14.1, torchvision and pytorchcv 0.0.74,
+`layout_twins.json` with chainer 7.8.1 and chainercv2 0.0.62; what they hold is checked without
+them. What needs torch is skipped where it is not installed.
 """
 
 import argparse
@@ -24,11 +25,12 @@ from squeezenext.errors import InputError
 from squeezenext.formats import pytorch, variables
 from squeezenext.model import importing
 from squeezenext.network import graph
-from tests import pytorch_twins, torch_files
+from tests import layout_twins, pytorch_twins, torch_files
 from tests.pytorch_twins import TWINS
 from tests.test_graph import compute
 
 RECORD = json.loads(Path(__file__).with_name("pytorch_twins.json").read_text())
+LAYOUTS = json.loads(Path(__file__).with_name("layout_twins.json").read_text())
 
 
 def twin_state(name):
@@ -66,6 +68,61 @@ def test_there_and_back(name):
     assert again.keys() == state.keys()
     for key, array in state.items():
         np.testing.assert_array_equal(again[key], array)
+
+
+def pytorchcv_state(name):
+    """The configuration and the state dictionary of a network of pytorchcv."""
+    fitting = name if name in TWINS else f"{name}_torchvision"
+    config = config_io.load(fitting)
+    blank = {n: np.zeros(shape, np.float32) for n, shape in variables.shapes(config).items()}
+    state = pytorch.to_state(blank, config, "pytorchcv")
+    return config, {key: pytorch_twins.values(key, a.shape) for key, a in state.items()}
+
+
+def as_chainer(key):
+    """Chainer's name of a tensor of pytorchcv."""
+    module, _, part = key.rpartition(".")
+    bn = {"weight": "gamma", "bias": "beta", "running_mean": "avg_mean", "running_var": "avg_var",
+          "num_batches_tracked": "N"}  # fmt: skip
+    part = bn[part] if module.endswith(".bn") else {"weight": "W", "bias": "b"}[part]
+    return f"{module.replace('.', '/')}/{part}".replace("output/W", "output/fc/W").replace(
+        "output/b", "output/fc/b"
+    )
+
+
+def npz_of(arrays, pack=np.savez):
+    file = io.BytesIO()
+    pack(file, **arrays)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", layout_twins.NETWORKS)
+def test_chainer_s_files_hold_the_same_under_its_own_names(name):
+    config, state = pytorchcv_state(name)
+    arrays = {as_chainer(key): array for key, array in state.items()}
+    shapes = {key: array.shape for key, array in arrays.items()}
+    assert pytorch_twins.signature(shapes) == LAYOUTS["chainer"][name]
+    found, notes = pytorch.decode(npz_of(arrays), config, "pytorchcv", "a.npz")
+    assert not notes
+    for key, array in pytorch.from_state(state, config, "pytorchcv", "a.npz").items():
+        np.testing.assert_array_equal(found[key], array)
+
+
+def test_numpy_s_files_of_any_age_packing_and_order_of_numbers():
+    assert_same(npz_of(STATE))
+    assert_same(npz_of(STATE, np.savez_compressed))
+    assert_same(npz_of({key: np.asfortranarray(array) for key, array in STATE.items()}))
+    assert_same(npz_of({f"module.{key}": x.astype(np.float16) for key, x in STATE.items()}),
+                tolerance=1e-3)  # fmt: skip
+    key = next(iter(STATE))
+    big = npz_of(STATE | {key: STATE[key].astype(">f4")})
+    with pytest.raises(InputError, match=r"a\.pth holds numbers of the kind >f4"):
+        read(big)
+    objects = npz_of(STATE | {key: np.full(STATE[key].shape, None)})
+    with pytest.raises(InputError, match=r"a\.pth holds numbers of the kind \|O"):
+        read(objects)
+    with pytest.raises(InputError, match=r"a\.pth is not of this network: .*shape"):
+        read(npz_of(STATE | {key: np.zeros((2, 2))}))
 
 
 def test_pytorchcv_s_squeezenet_is_torchvision_s_under_other_names():

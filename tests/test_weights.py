@@ -257,7 +257,7 @@ def test_a_changed_file_at_its_home_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("SQUEEZENEXT_WEIGHTS", raising=False)
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(bytes(700_000)))
-    with pytest.raises(InputError, match="SHA-256 is another"):
+    with pytest.raises(InputError, match="checksum is another"):
         model_published.resolve("squeezenet_v1_0")
 
 

@@ -40,7 +40,7 @@ from squeezenext.export import onnx as export_onnx
 from squeezenext.litert import int8, writer
 from squeezenext.litert.writer import Float32
 from squeezenext.model import loading
-from squeezenext.model.published import PUBLISHED
+from squeezenext.model.zoo import PUBLISHED
 from squeezenext.network import graph, rgb
 from squeezenext.network.model import Model
 from squeezenext.records import samples

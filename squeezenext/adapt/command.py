@@ -43,7 +43,7 @@ from squeezenext.doctor import command as doctor
 from squeezenext.errors import InputError, NotFinite, RunAgain, SomeInputsFailed
 from squeezenext.model import directory as model_directory
 from squeezenext.model import published
-from squeezenext.model.published import PUBLISHED
+from squeezenext.model.zoo import PUBLISHED
 from squeezenext.records import dataset
 from squeezenext.records.dataset import ANEW, Dataset
 from squeezenext.train import command

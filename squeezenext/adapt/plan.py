@@ -13,13 +13,12 @@ import numpy as np
 from squeezenext import tf_import
 from squeezenext.arguments import checked
 from squeezenext.config import Config, recipes
-from squeezenext.config import io as config_io
 from squeezenext.config.images import side
 from squeezenext.config.training import ClassWeights
 from squeezenext.export.checking import CALIBRATION_IMAGES
 from squeezenext.model import directory as model_directory
 from squeezenext.model import published
-from squeezenext.model.published import PUBLISHED
+from squeezenext.model.zoo import PUBLISHED
 from squeezenext.network import graph
 from squeezenext.records.dataset import Dataset, Split
 from squeezenext.records.reader import Reader
@@ -191,7 +190,7 @@ class Plan:
 def base(configuration: str) -> Config:
     """Returns the configuration of a published model, or of a model directory."""
     if configuration in PUBLISHED:
-        return config_io.load(configuration)
+        return PUBLISHED[configuration].config()
     return model_directory.read_config(published.resolve(configuration))
 
 

@@ -1,13 +1,13 @@
-"""Published figures of the variants: what a paper or an author reports, not what we measured."""
+"""Published figures: what a paper or an author reports of a network, not what we measured."""
 
 from typing import NamedTuple
 
 _PAPER = "arXiv:1803.10615"
-_PYTORCHCV = "pytorchcv, TensorFlow port"
+_PYTORCHCV = "pytorchcv"
 
 
 class Reported(NamedTuple):
-    """The published figures of one variant.
+    """The published figures of one variant, or of one model that `model/zoo.py` names.
 
     Attributes:
       top_1: accuracy on ImageNet's validation images in percent, or None.
@@ -22,7 +22,7 @@ class Reported(NamedTuple):
     parameters: float | None = None
 
 
-# By the name of the configuration; variants without published figures are absent.
+# By the name of the configuration or model; those without published figures are absent.
 REPORTED = {
     "squeezenet_v1_0": Reported(57.5, 80.3, "arXiv:1602.07360"),
     "squeezenet_v1_0_complex_bypass": Reported(58.8, 82.0, "arXiv:1602.07360"),
@@ -30,12 +30,14 @@ REPORTED = {
     "squeezenet_v1_0_torchvision": Reported(58.09, 80.42, "torchvision"),
     "squeezenet_v1_1": Reported(None, 80.3, "forresti/SqueezeNet (at least)"),
     "squeezenet_v1_1_torchvision": Reported(58.18, 80.62, "torchvision"),
-    "sqnxt23_w1": Reported(57.69, 81.39, _PYTORCHCV),
-    "sqnxt23_w3d2": Reported(65.38, 86.66, _PYTORCHCV),
-    "sqnxt23_w2": Reported(69.88, 89.31, _PYTORCHCV),
-    "sqnxt23v5_w1": Reported(59.56, 82.38, _PYTORCHCV),
-    "sqnxt23v5_w3d2": Reported(66.45, 87.16, _PYTORCHCV),
-    "sqnxt23v5_w2": Reported(70.60, 89.74, _PYTORCHCV),
+    "sqnxt23_w1": Reported(57.49, 80.94, _PYTORCHCV),
+    "sqnxt23_w3d2": Reported(65.11, 86.50, _PYTORCHCV),
+    "sqnxt23_w2": Reported(69.38, 89.00, _PYTORCHCV),
+    "sqnxt23v5_w1": Reported(59.23, 82.15, _PYTORCHCV),
+    "sqnxt23v5_w3d2": Reported(66.19, 86.99, _PYTORCHCV),
+    "sqnxt23v5_w2": Reported(70.37, 89.34, _PYTORCHCV),
+    "squeezeresnet_v1_0": Reported(60.23, 81.91, _PYTORCHCV),
+    "squeezeresnet_v1_1": Reported(59.91, 81.79, _PYTORCHCV),
     "v_1_0_G_SqNxt_23": Reported(57.16, 80.23, _PAPER, 0.54),
     "v_1_0_SqNxt_23": Reported(59.05, 82.60, _PAPER),
     "v_1_0_SqNxt_23_mod": Reported(55.0, 79.0, "the TensorFlow 1.8 predecessor, batch 256"),
@@ -53,4 +55,11 @@ REPORTED = {
     "v_2_0_SqNxt_23_v5": Reported(67.44, 88.20, _PAPER),
     "v_2_0_SqNxt_34": Reported(68.46, 88.78, _PAPER),
     "v_2_0_SqNxt_44": Reported(69.59, 89.53, _PAPER, 4.4),
+    # Published models that are not named as their configuration.
+    "squeezenet_v1_0_caffe": Reported(57.5, 80.3, "arXiv:1602.07360"),
+    "squeezenet_v1_0_dsd": Reported(61.76, 83.47, "songhan/SqueezeNet-DSD-Training"),
+    "squeezenet_v1_0_pytorchcv": Reported(60.71, 82.34, _PYTORCHCV),
+    "squeezenet_v1_1_caffe": Reported(None, 80.3, "forresti/SqueezeNet (at least)"),
+    "squeezenet_v1_1_torchvision_float32": Reported(58.18, 80.62, "torchvision"),
+    "squeezenet_v1_1_pytorchcv": Reported(60.69, 82.28, _PYTORCHCV),
 }

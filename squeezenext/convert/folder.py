@@ -28,7 +28,7 @@ from squeezenext.convert.places import Place
 from squeezenext.errors import InputError
 from squeezenext.files import expanded, is_leftover
 from squeezenext.images.decoding import ENDINGS, OTHER_ENDINGS
-from squeezenext.model.published import PUBLISHED
+from squeezenext.model.zoo import PUBLISHED
 from squeezenext.records.dataset import MANIFEST
 
 _HINT = "make one folder per class, with the images directly in it"

@@ -23,7 +23,7 @@ from squeezenext.litert import int8, writer
 from squeezenext.litert.runner import Runner
 from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
-from squeezenext.model.published import File
+from squeezenext.model.zoo import File
 from squeezenext.network import rgb
 from squeezenext.network.graph import Graph, Node
 from squeezenext.network.known import append

@@ -1,4 +1,4 @@
-"""Reads the pickles of PyTorch's files without PyTorch, and without running what they name.
+"""Reads the pickles of PyTorch's files, and NumPy's, without running what they name.
 
 A pickle is a program for a stack machine. This machine knows the instructions that build numbers,
 texts, lists, dictionaries and tensors. What else a pickle names, a function or a class, becomes an
@@ -11,6 +11,8 @@ import math
 import pickletools
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 MAX_OPERATIONS = 500_000  # the checkpoint of a network of 700 tensors and its optimizer has 60,000
 _MAX_NAME = 200  # characters of a module's name, and of a class's
@@ -232,11 +234,29 @@ def _called(function: Any, arguments: tuple) -> Any:
     elif name in _DICTS:
         pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
         return {key: value for key, value in pairs if isinstance(key, str)}
+    elif name == "numpy.dtype" and arguments[0] in ("f2", "f4", "f8"):
+        return Unknown(f"numpy.dtype {arguments[0]}")
     elif name == "torch.Size":
         if len(arguments[0]) > _MAX_SIDES:
             raise ValueError("a tensor has no shape")
         return tuple(arguments[0])
     return Unknown(name)
+
+
+def numpy_array(value: Any) -> np.ndarray:
+    """Returns what NumPy's instructions in a pickle would have made of an array of float numbers.
+
+    Raises:
+      ValueError: it is no such array.
+    """
+    match value:
+        case Unknown(
+            name="numpy.core.multiarray._reconstruct" | "numpy._core.multiarray._reconstruct",
+            state=(1, tuple(shape), Unknown(name=kind, state=(3, "<", *_)), order, bytes(data)),
+        ) if kind.startswith("numpy.dtype f") and len(shape) <= _MAX_SIDES:
+            numbers = np.frombuffer(data, f"<{kind[-2:]}")
+            return numbers.reshape(shape, order="F" if order is True else "C")
+    raise ValueError("its pickle holds another thing than an array of float numbers")
 
 
 def span(tensor: Tensor) -> int:

@@ -1,7 +1,8 @@
 """Reads and writes PyTorch's state dictionaries in the layouts of torchvision and pytorchcv.
 
-Both store kernels as out x in x height x width. `keys` maps our variables to their names, and
-serves reading and writing. Writing needs PyTorch (requirements-torch.txt), reading does not.
+Chainer's files of pytorchcv's networks (.npz) hold the same under other names. All store kernels as
+out x in x height x width. `keys` maps our variables to their names, and serves reading and writing.
+Writing needs PyTorch (requirements-torch.txt), reading does not.
 """
 
 import io
@@ -19,6 +20,8 @@ from squeezenext.formats.pytorch_files import Tensor
 _PARTS = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias",
           "moving_mean": "running_mean", "moving_variance": "running_var"}  # fmt: skip
 _COUNTER = "num_batches_tracked"
+_CHAINER = {"W": "weight", "b": "bias", "gamma": "weight", "beta": "bias",
+            "avg_mean": "running_mean", "avg_var": "running_var", "N": _COUNTER}  # fmt: skip
 _COUNTERS = (_COUNTER, "n_averaged")  # of batch norm, and of torch.optim.swa_utils
 
 
@@ -120,7 +123,7 @@ def _theirs(array: np.ndarray) -> np.ndarray:
 def decode(
     data: bytes, config: Config, layout: str, source: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns the variables in a file of `torch.save` or safetensors, and sentences about it.
+    """Returns the variables in a file of PyTorch, safetensors or Chainer, and sentences about it.
 
     The state dictionary may be the file itself, or lie in a training checkpoint under any name;
     all its names may begin with one prefix, as "module." of DataParallel.
@@ -135,6 +138,7 @@ def decode(
     }
     found = {}
     for place, state in pytorch_files.states(file.content, source):
+        state = {_pytorch(key): tensor for key, tensor in state.items()}
         found |= _networks(place, state, wanted)
     if not found:
         raise InputError(
@@ -149,6 +153,14 @@ def decode(
     _check_shapes(state, wanted, source)
     arrays = {key: file.array(state[key], source) for key in wanted if key in state}
     return from_state(arrays, config, layout, source), _notes(source, place, fitting, others)
+
+
+def _pytorch(key: str) -> str:
+    """Returns PyTorch's name of a tensor, given that or the name in a file of Chainer."""
+    if "/" not in key:
+        return key
+    module, _, part = key.replace("output/fc/", "output/").rpartition("/")
+    return f"{module.replace('/', '.')}.{_CHAINER.get(part, part)}"
 
 
 def _notes(source: str, place: str, fitting: list[str], others: list[str]) -> list[str]:

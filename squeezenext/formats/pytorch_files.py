@@ -1,4 +1,4 @@
-"""Opens the files of `torch.save`, old and new, and of safetensors, without PyTorch."""
+"""Opens the files of `torch.save`, old and new, of safetensors and of NumPy, without PyTorch."""
 
 import collections
 import dataclasses
@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -69,6 +70,7 @@ class TorchFile:
 _DAMAGES = (
     ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, RuntimeError,
     NotImplementedError, RecursionError, OverflowError, MemoryError, zipfile.BadZipFile,
+    tokenize.TokenError,
 )  # fmt: skip
 
 
@@ -98,7 +100,7 @@ def read(data: bytes, source: str) -> TorchFile:
 
 
 def _zipped(data: bytes, source: str) -> TorchFile:
-    """Opens a file of PyTorch from 1.6 on: a zip with data.pkl, and a file for each storage."""
+    """Opens a zip: PyTorch's from 1.6 on, with data.pkl and a file for each storage, or NumPy's."""
     if data.count(b"PK\1\2") > kinds.MAX_ENTRIES:  # before there is an object for each
         raise ValueError("it has too many entries")
     archive = zipfile.ZipFile(io.BytesIO(data))
@@ -109,6 +111,8 @@ def _zipped(data: bytes, source: str) -> TorchFile:
     if any(entry.compress_type not in _PACKINGS or entry.flag_bits & 1 for entry in entries):
         raise ValueError("it is packed in a way that PyTorch does not use")
     names = {entry.filename for entry in entries}
+    if names and all(name.endswith(".npy") for name in names):
+        return _npz(archive)
     roots = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise InputError(f"{source} is no file of PyTorch, but {kinds.of_bytes(data)}.")
@@ -123,6 +127,29 @@ def _zipped(data: bytes, source: str) -> TorchFile:
     content = pickles.load(io.BytesIO(archive.read(f"{roots[0]}data.pkl")))
     packed = functools.cache(lambda key: archive.read(f"{roots[0]}data/{key}"))
     return TorchFile(content, lambda storage: packed(storage.key))
+
+
+_LATER = np.lib.format.read_array_header_2_0
+_OF_NUMPY = {kind: name for name, kind in pickles.STORAGES.items() if kind != "<u2"}
+
+
+def _npz(archive: zipfile.ZipFile) -> TorchFile:
+    """Opens a file of `numpy.savez`: a header and numbers for each array; nothing is unpickled."""
+    content, starts = {}, {}
+    for name in archive.namelist():
+        with archive.open(name) as file:
+            first = np.lib.format.read_magic(file) == (1, 0)
+            header = np.lib.format.read_array_header_1_0 if first else _LATER
+            shape, in_columns, kind = header(file)
+            starts[name] = file.tell()
+        sides = shape[:: -1 if in_columns else 1]
+        strides = [math.prod(sides[place + 1 :]) for place in range(len(sides))]
+        storage = Storage(
+            _OF_NUMPY.get(kind.str.replace("|", ""), kind.str), name, math.prod(shape)
+        )
+        strides = tuple(strides[:: -1 if in_columns else 1])
+        content[name.removesuffix(".npy")] = Tensor(storage, 0, shape, strides)
+    return TorchFile(content, lambda storage: archive.read(storage.key)[starts[storage.key] :])
 
 
 def _old(data: bytes) -> TorchFile:

