@@ -16,6 +16,8 @@ from squeezenext.adapt import command
 from squeezenext.convert import sources as places
 from squeezenext.errors import InputError
 from squeezenext.predict import sources
+from tests.converting import convert
+from tests.test_archives import jpeg
 
 
 @pytest.mark.parametrize(
@@ -83,6 +85,9 @@ class Server(http.server.BaseHTTPRequestHandler):
             if kind == "declared":
                 self.send_header("Content-Length", "1000000")
             self.end_headers()
+            if kind == "image":
+                self.wfile.write(jpeg(int(self.path.rpartition("/")[2].partition(".")[0])))
+                return
             content = b"PK\5\6" if kind == "zip" else b"x"
             self.wfile.write(content * (100 if kind == "small" else 1000))
 
@@ -234,6 +239,59 @@ def test_of_an_archive_that_cannot_be_had_nothing_is_left(home, tmp_path, path, 
     with pytest.raises(InputError, match=message):
         places.downloaded(f"{home[0]}/{path}", tmp_path / "mine")
     assert not list(tmp_path.iterdir())
+
+
+def listed(home, tmp_path, *more: str) -> Path:
+    rows = [f"{home[0]}/image/{n}.jpg?size=1,{'cat' if n % 2 else 'dog'}" for n in range(10)]
+    (tmp_path / "pets.csv").write_text("\n".join(["address,label", *rows, *more]) + "\n")
+    return tmp_path / "pets.csv"
+
+
+def test_the_images_at_the_addresses_of_a_list_are_downloaded_once(home, tmp_path, capsys):
+    base, asked, _ = home
+    path = listed(home, tmp_path, f"{base}/missing,cat", f"{base}/small,dog", "https://x.y/1,dog",
+                  f"{base}/large/a.jpg,dog", "http://home.test/1.jpg,cat",
+                  "https://[::bad/,cat")  # fmt: skip
+    place = places.downloaded(str(path), tmp_path / "mine")
+    said = capsys.readouterr().err
+    for reason in ("404", "small is text, no JPEG", "192.168.0.1, which is no public address",
+                   "large/a.jpg is text", "only https"):  # fmt: skip
+        assert reason in said
+    manifest = convert(place, tmp_path / "records", layout="csv", workers=1)
+    assert sum(part.examples for part in manifest.splits.values()) == 10
+    names = {row["file"]: row["reason"] for row in manifest.raw["rejected"]}
+    assert len(names) == 6 and "was not downloaded" in names[f"{base}/missing"]
+    asked.clear()
+    assert places.downloaded(str(path), tmp_path / "mine") == place and not asked
+    listed(home, tmp_path, f"{base}/image/10.jpg,cat")
+    assert places.downloaded(str(path), tmp_path / "mine") != place and len(asked) == 1
+
+
+def test_of_a_list_that_cannot_be_had_nothing_is_left(home, tmp_path):
+    for rows, message in (
+        (["a.jpg,cat", f"{home[0]}/image/1.jpg,dog", "b.jpg,dog"], "row 3 has no https address"),
+        ([f"{home[0]}/missing/{n},cat" for n in range(200)], "none of 50 images could be had"),
+        ([f"{home[0]}/missing,cat"], "none of 1 images could be had. .*404"),
+    ):
+        (tmp_path / "pets.csv").write_text("\n".join(rows) + "\n")
+        with pytest.raises(InputError, match=message):
+            places.downloaded(str(tmp_path / "pets.csv"), tmp_path / "mine")
+        assert [path.name for path in tmp_path.iterdir()] == ["pets.csv"]
+
+
+def test_images_of_a_list_are_bounded_together(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "_MOST_DOWNLOADED", 5_000)
+    with pytest.raises(InputError, match="its images have over"):
+        places.downloaded(str(listed(home, tmp_path)), tmp_path / "mine")
+
+
+def test_what_was_downloaded_does_not_stop_adapt(home, tmp_path, capsys, monkeypatch):
+    """It lies in the model's directory, which must hold nothing else at the beginning."""
+    reached = InputError("as far as this")
+    monkeypatch.setattr(command, "_groups", lambda *_: (_ for _ in ()).throw(reached))
+    for place in (str(listed(home, tmp_path)), f"{home[0]}/zip"):
+        assert command.main(["adapt", place, f"--model_dir={tmp_path / 'mine'}"]) == 2
+        assert "as far as this" in capsys.readouterr().err
 
 
 def test_adapt_takes_no_private_address(tmp_path, monkeypatch, capsys):

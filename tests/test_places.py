@@ -5,6 +5,7 @@ import pytest
 from squeezenext.adapt import command
 from squeezenext.convert import estimate, places
 from squeezenext.convert.options import ConvertOptions
+from squeezenext.errors import InputError
 from tests.converting import convert
 from tests.test_archives import jpeg, tarred, zipped
 
@@ -89,6 +90,35 @@ def test_an_imagefolder_of_hugging_face_has_a_list(tmp_path, capsys, split):
     assert shown(folder, capsys)[0][1:] == TWO_CLASSES
     manifest = convert(folder, tmp_path / "records", layout="folder", workers=1)
     assert sum(part.examples for part in manifest.splits.values()) == 10
+
+
+@pytest.mark.parametrize("around", ["", "pets/", "pets/train/"])
+def test_an_imagefolder_in_an_archive_gives_the_records_of_its_folder(tmp_path, around):
+    rows = "".join(f"inner/{n}.jpg,{10 - n % 2}\n" for n in range(12))  # the last two are missing
+    members = photos(*(f"{around}inner/{n}.jpg" for n in range(10)))
+    members[f"{around}metadata.csv"] = f"file_name,label\n{rows}".encode()
+    folder = placed(tmp_path / "all", members)
+    for name, pack in (("all.zip", zipped), ("all.tar", tarred)):
+        (tmp_path / name).write_bytes(pack(members))
+    made = [
+        convert(place, tmp_path / f"records-{place.name}", layout="folder", workers=1)
+        for place in (folder, tmp_path / "all.zip", tmp_path / "all.tar")
+    ]
+    assert [label.synset for label in made[0].classes] == ["9", "10"]
+    for manifest in made:
+        assert manifest.raw["splits"] == made[0].raw["splits"]
+        assert [row["file"] for row in manifest.raw["rejected"]] == [
+            "inner/10.jpg", "inner/11.jpg",
+        ]  # fmt: skip
+
+
+def test_a_damaged_list_in_an_archive_gets_one_sentence(tmp_path):
+    data = bytearray(zipped(photos("0.jpg") | {"metadata.csv": b"file_name,label\n0.jpg,a\n" * 9}))
+    place = data.index(b"metadata.csv") + len("metadata.csv")
+    data[place : place + 4] = b"\xff" * 4
+    (tmp_path / "all.zip").write_bytes(data)
+    with pytest.raises(InputError, match="metadata.csv is damaged in the archive"):
+        convert(tmp_path / "all.zip", tmp_path / "records", layout="folder", workers=1)
 
 
 def test_a_metadata_file_without_labels_changes_nothing(tmp_path, capsys):

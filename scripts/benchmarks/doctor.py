@@ -1,9 +1,11 @@
-"""Measures the doctor: wrong labels that it names, groups that it keeps together, time.
+"""Measures the doctor: wrong labels that it names, what its advice is worth, groups, time.
 
     python scripts/benchmarks/doctor.py PHOTOS [--share 0.1] [--copies 4] [--seeds 3]
 
-A share of the training labels is exchanged, and the doctor must name them. Then each training
-photograph is copied several times under slight crops, and all copies must lie in one split.
+A share of the training labels is exchanged, and the doctor must name them; the classifier of
+adapt's first answer is scored on the test split before and after its advice is followed. Then
+each training photograph is copied several times under slight crops, and all copies must lie in one
+split.
 """
 
 import dataclasses
@@ -22,11 +24,14 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from squeezenext import cli
+from squeezenext.adapt import probe
+from squeezenext.adapt.probe import Examples
 from squeezenext.convert import folder, review
 from squeezenext.convert.listing import Collection
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.review import Row
 from squeezenext.doctor import command, features, findings
+from squeezenext.doctor.features import Features
 
 _OPTIONS = ConvertOptions("folder")
 
@@ -52,6 +57,38 @@ def exchanged(collection: Collection, share: float, seed: int) -> tuple[Collecti
 def named(rows: list[Row]) -> set[str]:
     """Returns the photographs whose label the doctor thinks wrong."""
     return {row.file for row in rows if "wrong label" in row.finding}
+
+
+def advised(collection: Collection, rows: list[Row]) -> Collection:
+    """Returns the training photographs as `--apply doctor.csv` leaves them."""
+    with tempfile.TemporaryDirectory() as place:
+        review.write(Path(place) / "doctor.csv", rows)
+        options = dataclasses.replace(_OPTIONS, apply=str(Path(place) / "doctor.csv"))
+        return review.split(collection, options)
+
+
+def examples(collection: Collection, found: Features, names: list[str]) -> Examples:
+    """Returns the features and the classes of all photographs of a collection.
+
+    Args:
+      collection: some of the photographs, perhaps with other labels.
+      found: the features of the photographs of `names`.
+      names: all photographs.
+    """
+    place = {names[row]: number for number, row in enumerate(found.rows)}
+    labels = {
+        place[name]: label - 1
+        for part in collection.splits.values()
+        for name, label in zip(part.names, part.table["label"], strict=True)
+        if name in place
+    }
+    return Examples(found.values[[*labels]], np.array([*labels.values()]))
+
+
+def score(train: Examples, test: Examples, classes: int) -> str:
+    """Returns the accuracy on test photographs of the classifier of adapt's first answer."""
+    kernel, bias = probe.fit_classifier(train, classes)
+    return f"{((test.values @ kernel + bias).argmax(1) == test.labels).mean():.3f}"
 
 
 def copied(photos: Path, copies: int, place: Path) -> None:
@@ -87,23 +124,38 @@ def main(argv: list[str] | None = None) -> int:
 
     def measure(values: flags.FlagValues, positional: list[str]) -> None:
         photos = Path(positional[0])
-        clean, start = collected(photos, ("train",)), time.process_time()
-        found = features.extract(review.joined(clean.splits))
-        count = len(found.rows)
-        cli.say(f"features of {count} photographs: {time.process_time() - start:.0f} CPU s")
-        for seed in range(values["seeds"].value):
-            noisy, wrong = exchanged(clean, values["share"].value, seed)
-            says = named(findings.diagnose(noisy, found).rows)
-            hits = len(says & wrong)
-            cli.say(
-                f"seed {seed}: {len(wrong)} labels exchanged, {len(says)} named, "
-                f"recall {hits / len(wrong):.3f}, precision {hits / max(1, len(says)):.3f}"
-            )
-        cli.say(f"as they are: {len(named(findings.diagnose(clean, found).rows))} named")
+        measure_labels(photos, values["share"].value, values["seeds"].value)
         if copies := values["copies"].value:
             measure_copies(photos, copies)
 
     return cli.run(measure, values, __doc__, argv, positional=True)
+
+
+def measure_labels(photos: Path, share: float, seeds: int) -> None:
+    """Prints how many exchanged labels are found, and what following the advice is worth."""
+    clean, start = collected(photos, ("train",)), time.process_time()
+    names, classes = clean.splits["train"].names, len(clean.classes)
+    found = features.extract(review.joined(clean.splits))
+    seconds = time.process_time() - start
+    held = collected(photos, ("test",))
+    test = examples(held, features.extract(review.joined(held.splits)), held.splits["test"].names)
+    cli.say(f"features of {len(found.rows)} photographs: {seconds:.0f} CPU s")
+    for seed in [None, *range(seeds)]:
+        noisy, wrong = (clean, set()) if seed is None else exchanged(clean, share, seed)
+        rows = findings.diagnose(noisy, found).rows
+        says = named(rows)
+        hits = len(says & wrong)
+        before, after = (
+            score(examples(each, found, names), test, classes)
+            for each in (noisy, advised(noisy, rows))
+        )
+        found_of = f"{len(says)} named"
+        if wrong:
+            found_of += f", recall {hits / len(wrong):.3f}, precision {hits / len(says):.3f}"
+        cli.say(
+            f"{'as they are' if seed is None else f'seed {seed}'}: {len(wrong)} labels exchanged, "
+            f"{found_of}; test score {before}, as advised {after}"
+        )
 
 
 def measure_copies(photos: Path, copies: int) -> None:

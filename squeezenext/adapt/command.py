@@ -337,7 +337,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 say(*estimate.look(photos, _going_on(options, Path(folder), start)))
             return
         require_flags(values, ("model_dir",))
-        photos = sources.downloaded(positional[0], Path(values["model_dir"].value))
+        model_dir = files.expanded(values["model_dir"].value)
+        photos = sources.downloaded(positional[0], model_dir / model_directory.DOWNLOADED)
         adapted = adapt(photos, **{name: values[name].value for name in _FLAGS})
         say(*shipping.summary_lines(adapted))
         if adapted.faults:

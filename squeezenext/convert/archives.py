@@ -21,9 +21,10 @@ from typing import NamedTuple
 from squeezenext import files
 from squeezenext.cli import size_text
 from squeezenext.convert import commit, tar
-from squeezenext.convert.listing import Fault, Watch, add_faults
+from squeezenext.convert.listing import Fault, Watch, add_faults, unpacked
 from squeezenext.errors import InputError
 from squeezenext.images import decoding
+from squeezenext.images.jpeg import ImageError
 
 # First bytes: PKWARE's APPNOTE 4.3, RFC 1952, and the formats of bzip2, xz, 7-Zip and RAR.
 _ZIP = (b"PK\3\4", b"PK\5\6")
@@ -75,7 +76,15 @@ class Entry:
         return self.name < other.name
 
     def __truediv__(self, name: str) -> "Entry":
-        return self._children.get(name) or Entry(name, self, _ABSENT)
+        found: Entry | None = self
+        for each in name.split("/"):
+            found = found.child(each) if found and each != "." else found
+        return found or Entry(name, self, _ABSENT)
+
+    @property
+    def parent(self) -> "Entry":
+        """The folder that this lies in."""
+        return self._above or self
 
     @property
     def suffix(self) -> str:
@@ -101,6 +110,20 @@ class Entry:
     def child(self, name: str) -> "Entry | None":
         """Returns the entry of this name in a folder, None if there is none."""
         return self._children.get(name)
+
+    def read_bytes(self) -> bytes:
+        """Returns the content of a file.
+
+        Raises:
+          InputError: it cannot be used, or is damaged.
+        """
+        try:
+            return self._read(self.part)
+        except ImageError as error:
+            raise InputError(f"{self} {error}.") from error
+
+    def _read(self, part: Part) -> bytes:
+        return self.parent._read(part)
 
     def add(self, name: str, part: Part) -> "Entry":
         """Returns a new entry of a folder."""
@@ -142,6 +165,13 @@ class Archive(Entry):
             self._refuse(name, f"lies more than {_MAX_DEPTH} folders deep")
         elif not any(map(files.is_leftover, inner)):
             self._place(name, inner, part)
+
+    def _read(self, part: Part) -> bytes:
+        if part.fault:
+            raise ImageError(part.fault)
+        with files.open_file(self.held) as file:
+            data = os.pread(file.fileno(), part.packed or part.size, part.offset)
+        return unpacked(data, part.size, part.packed, part.crc)
 
     def _place(self, name: str, inner: list[str], part: Part) -> None:
         folder: Entry = self

@@ -10,13 +10,16 @@ one: there the images of train.csv lie in train/, and categories.csv names the c
 
 import codecs
 import csv
+import io
 import os
 from pathlib import Path
 from typing import TextIO
 
 from squeezenext import labels
+from squeezenext.arguments import is_url
 from squeezenext.cli import plural, printable
-from squeezenext.convert.folder import UNREADABLE, labels_of_model
+from squeezenext.convert.archives import Archive
+from squeezenext.convert.folder import file_fault, labels_of_model
 from squeezenext.convert.listing import (
     Collection,
     Fault,
@@ -27,11 +30,18 @@ from squeezenext.convert.listing import (
     sorted_splits,
 )
 from squeezenext.convert.options import ConvertOptions
-from squeezenext.convert.places import SPLIT_NAMES, entries, is_image, metadata_lists
+from squeezenext.convert.places import (
+    SPLIT_NAMES,
+    ListedImages,
+    Place,
+    entries,
+    is_image,
+    listing_of,
+    metadata_lists,
+)
 from squeezenext.errors import InputError
-from squeezenext.images.decoding import ENDINGS
 
-_IMAGE_HEADS = ("image", "file", "filename", "file_name", "path", "image_path")
+_IMAGE_HEADS = ("image", "file", "filename", "file_name", "path", "image_path", "url", "image_url")
 _LABEL_HEADS = ("label", "class", "category", "target", "class_name")
 _OTHER_HEADS = ("id", "image_id", "img", "name")  # enough to know a header by
 _SPLIT_HEAD = "split"
@@ -42,17 +52,20 @@ _MAX_DIGITS = 1000  # int() takes 4,300
 Row = tuple[str, str]  # image, label
 
 
-def collect(source: Path, options: ConvertOptions) -> Collection:
-    """Lists the images of a CSV file, or of a folder of such files.
+def collect(source: Path | Archive, options: ConvertOptions) -> Collection:
+    """Lists the images of a CSV file, of a folder of such files, or of an archive's metadata.csv.
 
     Raises:
       InputError: no file, no usable row, or a class that training lacks.
     """
     known = labels_of_model(options)
-    watch, faults, warnings = Watch(), list[Fault](), list[str]()
-    files, rows = dict[str, Path](), dict[str, list[Row]]()
+    watch, faults, warnings, held = Watch(), list[Fault](), list[str](), None
+    if isinstance(source, Archive):
+        watch, faults, held = source.watch, [*source.faults], source.held
+    files, rows = dict[str, Place](), dict[str, list[Row]]()
     for split, path in _files(source, "test" if known else "train", warnings):
-        watch.size(path)
+        if isinstance(path, Path):
+            watch.size(path)
         for name, part in _rows(path, split, warnings).items():
             if name in files:
                 raise InputError(f"{files[name]} and {path} both list the {name} split; keep one.")
@@ -70,24 +83,24 @@ def collect(source: Path, options: ConvertOptions) -> Collection:
             )
     ids = {key: number for number, key in enumerate(keys, 1)}
     splits = {
-        split: _listing(path, split, rows[split], ids, faults, watch, options.follow_links)
+        split: _listing(path, split, rows[split], ids, faults, watch, held, options.follow_links)
         for split, path in files.items()
     }
     if first == "train":
         _check_classes(files[first], rows[first], splits[first], ids, faults)
     lists = tuple({"file": path.name, "bytes": splits[name].bytes} for name, path in files.items())
-    categories = files[first].with_name(_CATEGORIES)
+    categories = files[first].parent / _CATEGORIES
     names = _names(categories)
     classes = known or tuple(labels.Label(key, names.get(key, key)) for key in keys)
     for label in classes:
-        check_name(label.synset, files[first])
-        check_name(label.text, categories)
+        check_name(label.synset, str(files[first]))
+        check_name(label.text, str(categories))
     splits, warned = sorted_splits(splits), tuple(warnings)
     return Collection(classes, splits, tuple(faults), lists, watch, warned)
 
 
 def _check_classes(
-    path: Path, rows: list[Row], listing: Listing, ids: dict[str, int], faults: list[Fault]
+    path: Place, rows: list[Row], listing: Listing, ids: dict[str, int], faults: list[Fault]
 ) -> None:
     """Raises InputError if training has no image of a class."""
     there = set(listing.table["label"].tolist())
@@ -101,7 +114,7 @@ def _check_classes(
             )
 
 
-def _files(source: Path, single: str, warnings: list[str]) -> list[tuple[str, Path]]:
+def _files(source: Place, single: str, warnings: list[str]) -> list[tuple[str, Place]]:
     """Returns the lists with the split of each; one file is that of the split `single`."""
     if source.is_file():
         return [(single, source)]
@@ -119,42 +132,18 @@ def _files(source: Path, single: str, warnings: list[str]) -> list[tuple[str, Pa
     return files
 
 
-class _Images:
-    """Finds the files of images by the names in a list.
-
-    Args:
-      folder: the list's folder. Names are relative to it, or to its subfolder named `split`.
-      split: a value of `SPLIT_NAMES`.
-    """
-
-    def __init__(self, folder: Path, split: str):
-        names = [name for name, named in SPLIT_NAMES.items() if named == split]
-        self._roots = (folder, *(folder / name for name in names))
-
-    def find(self, name: str) -> Path | None:
-        """Returns the file of a name, or None."""
-        names = [name, name.replace("\\", "/")] if "\\" in name else [name]
-        endings = [""] if is_image(Path(name)) else ["", *sorted(ENDINGS)]
-        paths = (root / f"{n}{ending}" for n in names for ending in endings for root in self._roots)
-        return next((path for path in paths if path.is_file()), None)
-
-    def hold(self, path: Path) -> bool:
-        """Returns whether a file is inside the list's folder, links followed."""
-        return path.resolve().is_relative_to(self._roots[0].resolve())
-
-
-def _open(path: Path) -> TextIO:
+def _open(path: Place) -> TextIO:
     """Opens a list in UTF-8, or in UTF-16, which Excel calls "Unicode text"."""
-    with path.open("rb") as file:
-        wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return path.open(encoding="utf-16" if wide else "utf-8-sig", newline="")
+    data = path.read_bytes()
+    wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return io.TextIOWrapper(io.BytesIO(data), "utf-16" if wide else "utf-8-sig", newline="")
 
 
-def _rows(path: Path, split: str, warnings: list[str]) -> dict[str, list[Row]]:
-    """Returns the (image, label) pairs of each split in a CSV file without its header.
+def read_table(path: Place) -> dict[int, list[str]]:
+    """Returns the cells of each row of a CSV file by its line, without rows that are empty.
 
-    `split` is that of all rows of a file without a column of splits; `warnings` is extended by the
-    columns that are skipped.
+    Raises:
+      InputError: it cannot be read, or is no CSV file.
     """
     try:
         with _open(path) as file:
@@ -171,10 +160,19 @@ def _rows(path: Path, split: str, warnings: list[str]) -> dict[str, list[Row]]:
         raise InputError(
             f'{path} is no CSV file in UTF-8 ({error}); save it as "CSV UTF-8".'
         ) from error
-    body = {number: [cell.strip() for cell in row] for number, row in table}
+    return {number: [cell.strip() for cell in row] for number, row in table}
+
+
+def _rows(path: Place, split: str, warnings: list[str]) -> dict[str, list[Row]]:
+    """Returns the (image, label) pairs of each split in a CSV file without its header.
+
+    `split` is that of all rows of a file without a column of splits; `warnings` is extended by the
+    columns that are skipped.
+    """
+    body = read_table(path)
     top = next(iter(body), 0)
     width = len(body.get(top, ()))
-    heads = _heads(list(body.values()), _Images(path.parent, split)) if body else []
+    heads = _heads(list(body.values()), ListedImages(path.parent, split)) if body else []
     if heads:  # files that were joined have one each
         body = {n: row for n, row in body.items() if [cell.lower() for cell in row] != heads}
     if not body:
@@ -197,7 +195,7 @@ def _rows(path: Path, split: str, warnings: list[str]) -> dict[str, list[Row]]:
     return sorted_splits(parts)
 
 
-def _heads(table: list[list[str]], images: _Images) -> list[str]:
+def _heads(table: list[list[str]], images: ListedImages) -> list[str]:
     """Returns the first row in lower case if it is a header, else [].
 
     Known words in it decide. Without them it is a row of data, whose image may be missing, if
@@ -224,7 +222,7 @@ def _form(name: str) -> tuple[bool, bool, bool]:
 
 
 def _pairs(
-    path: Path, heads: list[str], body: dict[int, list[str]], warnings: list[str]
+    path: Place, heads: list[str], body: dict[int, list[str]], warnings: list[str]
 ) -> list[Row]:
     """Returns the (image, label) pairs of a table with or without a header.
 
@@ -258,7 +256,7 @@ def _pairs(
     return [(row[image], row[label]) for row in body.values()]
 
 
-def _one_hot(path: Path, heads: list[str], body: dict[int, list[str]], image: int) -> list[Row]:
+def _one_hot(path: Place, heads: list[str], body: dict[int, list[str]], image: int) -> list[Row]:
     """Returns the pairs of a table that has a column of 0 and 1 for each class."""
     rows = []
     for number, row in body.items():
@@ -282,7 +280,7 @@ def _one_hot(path: Path, heads: list[str], body: dict[int, list[str]], image: in
     return rows
 
 
-def _class_keys(rows: list[Row], path: Path) -> list[str]:
+def _class_keys(rows: list[Row], path: Place) -> list[str]:
     """Returns the labels in order: numbers by value, names alphabetically."""
     keys = {label for _, label in rows}
     if len(keys) < 2:
@@ -292,7 +290,7 @@ def _class_keys(rows: list[Row], path: Path) -> list[str]:
     return sorted(keys)
 
 
-def _names(path: Path) -> dict[str, str]:
+def _names(path: Place) -> dict[str, str]:
     """Returns id -> name from a categories.csv beside the lists, if there is one."""
     if not path.is_file():
         return {}
@@ -304,18 +302,18 @@ def _names(path: Path) -> dict[str, str]:
 
 
 def _listing(
-    path: Path,
+    path: Place,
     split: str,
     rows: list[Row],
     ids: dict[str, int],
     faults: list[Fault],
     watch: Watch,
+    held: Path | None,
     follow_links: bool,
 ) -> Listing:
-    images = _Images(path.parent, split)
-    files: dict[str, Path] = {}  # by the image's name
+    images = ListedImages(path.parent, split)
+    files: dict[str, tuple[Place, int]] = {}  # and labels, by the image's name
     listed: dict[str, str] = {}  # label by file, which may have two names
-    table = []
     for image, label in rows:
         if label not in ids:
             raise InputError(
@@ -326,24 +324,25 @@ def _listing(
             faults.append(Fault(image, fault))
             continue
         file = images.find(image)
-        before = listed.get(os.path.normpath(file)) if file else None
-        if file is None:
+        before = listed.get(os.path.normpath(str(file))) if file else None
+        if file is None and is_url(image):
+            faults.append(Fault(image, "was not downloaded, as squeezenext.adapt does"))
+        elif file is None:
             faults.append(Fault(image, f"is listed in {path.name} but is no file"))
         elif before == label:
             faults.append(Fault(image, "is listed twice"))
         elif before:
             more = f"is listed as {label}, too; it counts as {before}, its first label"
             faults.append(Fault(image, more))
-        elif not os.access(file, os.R_OK):
-            faults.append(Fault(image, UNREADABLE))
+        elif fault := file_fault(file, follow_links=True):
+            faults.append(Fault(image, fault))
         elif not follow_links and not images.hold(file):
             faults.append(Fault(image, f"lies outside of {path.parent}; give --follow_links"))
         else:
-            table.append((len(files), 0, watch.size(file), ids[label]))
-            files[image], listed[os.path.normpath(file)] = file, label
+            files[image], listed[os.path.normpath(str(file))] = (file, ids[label]), label
     if not files:
         raise InputError(
             f"{path}: none of its {plural(len(rows), 'image')} can be used; "
             f"{printable(rows[0][0])}, for example, {faults[-len(rows)].reason}."
         )
-    return Listing.of_rows(files.values(), table, list(files))
+    return listing_of([*files.values()], [*files], watch, held)

@@ -8,14 +8,11 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
 from squeezenext import labels
 from squeezenext.cli import counted, plural, printable
 from squeezenext.convert import places
 from squeezenext.convert.archives import Archive, Entry
 from squeezenext.convert.listing import (
-    ROW,
     Collection,
     Fault,
     Listing,
@@ -304,14 +301,14 @@ def _usable(root: Place, images: list[Place], walk: _Walk) -> list[Place]:
     """Returns the images that can be used; the others become faults."""
     usable = []
     for path in images:
-        if fault := _fault(path, walk.follow_links):
+        if fault := file_fault(path, walk.follow_links):
             walk.faults.append(Fault(places.name_in(path, root), fault))
         else:
             usable.append(path)
     return usable
 
 
-def _fault(path: Place, follow_links: bool) -> str:
+def file_fault(path: Place, follow_links: bool) -> str:
     """Returns why a file of an image's name cannot be used, or ""."""
     if fault := name_fault(path.name):
         return fault
@@ -336,11 +333,4 @@ def _listing(
         (path, number) for number, name in enumerate(folders, 1) for path in images.get(name, [])
     ]
     names = [places.name_in(path, root) for path, _ in found]
-    files, rows = [held] if held else [], []
-    for path, label in found:
-        if isinstance(path, Entry):
-            rows.append((0, *path.part[:2], label, *path.part[2:4]))
-        else:
-            rows.append((len(files), 0, watch.size(path), label, 0, -1))
-            files.append(path)
-    return Listing(tuple(files), np.array(rows, ROW), names)
+    return places.listing_of(found, names, watch, held)

@@ -167,7 +167,7 @@ def name_fault(name: str) -> str:
     return f"has the control character {printable(found[0])} in its name; rename it"
 
 
-def check_name(name: str, source: Path) -> None:
+def check_name(name: str, source: Path | str) -> None:
     """Raises InputError if the name of a class in `source` is no text."""
     if fault := name_fault(name):
         raise InputError(f"The class {printable(name)} in {source} {fault}.")

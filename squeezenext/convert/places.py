@@ -10,8 +10,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from squeezenext.cli import counted, printable
 from squeezenext.convert.archives import Entry
+from squeezenext.convert.listing import ROW, Listing, Watch
 from squeezenext.errors import InputError
 from squeezenext.files import is_leftover
 from squeezenext.images.decoding import ENDINGS
@@ -155,23 +158,75 @@ def sentence_by_name(folder: Place, images: dict[str, list]) -> str:
     )
 
 
-def metadata_lists(source: Place) -> dict[str, Path]:
+def metadata_lists(source: Place) -> dict[str, Place]:
     """Returns the list of each split in a folder of the form that Hugging Face calls imagefolder.
 
-    It is {} where there is no metadata.csv that has the columns file_name and label.
+    It is {} where there is no metadata.csv that has the columns file_name and label. A single
+    folder around all is passed through.
     """
-    if not isinstance(source, Path):
-        return {}
-    roots = {"train": source} | {
-        SPLIT_NAMES[path.name.lower()]: path
-        for path in entries(source)
-        if path.name.lower() in SPLIT_NAMES
-    }
-    lists = {split: root / _METADATA for split, root in roots.items()}
-    return {split: path for split, path in lists.items() if path.is_file() and _labels(path)}
+    for _ in range(_MOST_AROUND):
+        folders = [path for path in entries(source) if path.is_dir()]
+        roots = {"train": source} | {
+            SPLIT_NAMES[path.name.lower()]: path
+            for path in folders
+            if path.name.lower() in SPLIT_NAMES
+        }
+        lists = {split: root / _METADATA for split, root in roots.items()}
+        found = {split: path for split, path in lists.items() if path.is_file() and _labels(path)}
+        if found or len(folders) != 1:
+            return found
+        source = folders[0]
+    return {}
 
 
-def _labels(path: Path) -> bool:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        heads = [head.strip(' "\r\n').lower() for head in file.readline(4096).split(",")]
-    return {"file_name", "label"} <= {*heads}
+def _labels(path: Place) -> bool:
+    first = path.read_bytes()[:4096].decode("utf-8-sig", "replace").partition("\n")[0]
+    return {"file_name", "label"} <= {head.strip(' "\r').lower() for head in first.split(",")}
+
+
+class ListedImages:
+    """Finds the files of images by the names in a list.
+
+    Args:
+      folder: the list's folder. Names are relative to it, or to its subfolder named `split`.
+      split: a value of `SPLIT_NAMES`.
+    """
+
+    def __init__(self, folder: Place, split: str):
+        names = [name for name, named in SPLIT_NAMES.items() if named == split]
+        self._roots = (folder, *(folder / name for name in names))
+
+    def find(self, name: str) -> Place | None:
+        """Returns the file of a name, or None."""
+        names = [name, name.replace("\\", "/")] if "\\" in name else [name]
+        endings = [""] if is_image(Path(name)) else ["", *sorted(ENDINGS)]
+        paths = (root / f"{n}{ending}" for n in names for ending in endings for root in self._roots)
+        return next((path for path in paths if path.is_file()), None)
+
+    def hold(self, path: Place) -> bool:
+        """Returns whether a file is inside the list's folder, links followed."""
+        folder = self._roots[0]
+        if isinstance(path, Entry) or isinstance(folder, Entry):
+            return True  # an archive has no way out
+        return path.resolve().is_relative_to(folder.resolve())
+
+
+def listing_of(
+    found: list[tuple[Place, int]], names: list[str], watch: Watch, held: Path | None
+) -> Listing:
+    """Returns the listing of images and their labels.
+
+    Args:
+      found: the images, which are files or entries of one archive, and their labels.
+      names: a name for each.
+      watch: is told of the files.
+      held: the file that holds the bytes of the archive, None for files.
+    """
+    files, rows = [held] if held else [], []
+    for path, label in found:
+        if isinstance(path, Entry):
+            rows.append((0, *path.part[:2], label, *path.part[2:4]))
+        else:
+            rows.append((len(files), 0, watch.size(path), label, 0, -1))
+            files.append(path)
+    return Listing(tuple(files), np.array(rows, ROW), names)

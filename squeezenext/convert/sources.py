@@ -1,15 +1,20 @@
 """Lists a source, by the module for its layout."""
 
 import contextlib
+import csv
+import functools
 import hashlib
 import http.client
+import io
 import os
 import re
+import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 
 from squeezenext import files, progress
 from squeezenext.arguments import is_url
-from squeezenext.cli import size_text
+from squeezenext.cli import log, plural, size_text
 from squeezenext.convert import (
     archives,
     commit,
@@ -25,10 +30,15 @@ from squeezenext.convert.listing import Collection
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
+from squeezenext.images import decoding
+from squeezenext.images.jpeg import ImageError
 from squeezenext.predict import sources as fetching
+from squeezenext.predict.predictor import map_in_threads
 
 _CHUNK = 1 << 20
 _MOST_DOWNLOADED, _DOWNLOAD_SECONDS = 64 << 30, 6 * 3600.0
+_THREADS = 8  # images that are asked for at a time
+_MOST_FAILED, _MOST_SAID = 50, 20  # images of a list: all that were asked for; said one by one
 _CALTECH_PATTERN = r"\d{3}\.(.+)"
 _CALTECH_FOLDER = "256_ObjectCategories"
 _CLASS_FOLDERS = ("folder", "caltech256")
@@ -80,7 +90,10 @@ def _collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> 
     if options.layout == "csv":
         return csv_lists.collect(source, options)
     if options.layout in _CLASS_FOLDERS and source.is_file():
-        return folder.collect(archives.tree(source, spool), options, _class_names(options))
+        tree = archives.tree(source, spool)
+        if options.layout == "folder" and places.metadata_lists(tree):
+            return csv_lists.collect(tree, options)
+        return folder.collect(tree, options, _class_names(options))
     if not source.is_dir():
         raise InputError(no_folder(source))
     if options.layout == "folder" and places.metadata_lists(source):
@@ -95,27 +108,111 @@ def _collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> 
 
 
 def downloaded(place: str, folder: Path) -> Path:
-    """Returns a place on this machine; an https address is downloaded into `folder`, once.
+    """Returns a place on this machine; what it has at https addresses is in `folder`, once.
+
+    The place may be the address of an archive, or a CSV file that lists the addresses of images.
 
     Raises:
-      InputError: the address is not allowed, cannot be fetched, or is that of no archive.
+      InputError: an address is not allowed, cannot be fetched, or is that of no archive; no image
+        of a list can be fetched.
       RunAgain: the disk is full.
     """
-    if not is_url(place):
-        return Path(place)
-    path = folder / f"photographs-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
-    part = path.with_suffix(".part")
-    if not path.exists():
-        with commit.explained(folder):
-            made = files.make_missing(folder)
-        try:
-            _download(place, part)
-            files.put(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # they hold the archive
-                for each in made:
-                    each.rmdir()
+    if is_url(place):
+        path = folder / f"photographs-{_key(place)}"
+        if not path.exists():
+            with _room(folder):
+                _download(place, part := path.with_suffix(".part"))
+                files.put(part, path)
+        return path
+    path = files.expanded(place)
+    if path.suffix.lower() == ".csv" and path.is_file():
+        rows = csv_lists.read_table(path)
+        if any(is_url(cell) for row in rows.values() for cell in row):
+            return _with_images(path, rows, folder)
+    return Path(place)
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """Makes a folder for downloads; after an error it is removed again if nothing is in it."""
+    with commit.explained(folder):
+        made = files.make_missing(folder)
+    try:
+        yield
+    except BaseException:
+        for part in folder.glob("*.part"):
+            part.unlink()
+        with contextlib.suppress(OSError):  # it holds what was downloaded before
+            for each in made:
+                each.rmdir()
+        raise
+
+
+def _with_images(path: Path, rows: dict[int, list[str]], folder: Path) -> Path:
+    """Returns a copy of a list in `folder` that names downloaded images in place of addresses.
+
+    It is written when each image has been asked for, and stays: a later call has the same images.
+    An address whose image cannot be had stays in the copy, and a warning says why.
+    """
+    copy = folder / f"{_key(repr(rows))}.csv"
+    if copy.exists():
+        return copy
+    columns = {
+        n: next((i for i, cell in enumerate(r) if is_url(cell)), -1) for n, r in rows.items()
+    }
+    if lacking := [number for number in [*columns][1:] if columns[number] < 0]:
+        raise InputError(
+            f"{path}, row {lacking[0]} has no https address, as other rows have; make a list of "
+            "addresses alone, or download the images and list the files."
+        )
+    chosen = [number for number, column in columns.items() if column >= 0]
+    failed, size = list[InputError](), 0
+    with _room(folder), progress.throughput("Downloading", len(chosen), 0) as advance:
+        take = functools.partial(_image, folder)
+        addresses = [rows[number][columns[number]] for number in chosen]
+        for number, made in zip(chosen, map_in_threads(take, addresses, _THREADS), strict=True):
+            if isinstance(made, Path):
+                rows[number][columns[number]] = made.name
+                size += made.stat().st_size
+                advance(1, made.stat().st_size)
+            else:
+                failed.append(made)
+                advance(1, 0)
+            if size > _MOST_DOWNLOADED:
+                raise InputError(f"{path}: its images have over {size_text(_MOST_DOWNLOADED)}.")
+            if len(failed) == min(len(chosen), _MOST_FAILED) and not size:
+                raise InputError(f"{path}: none of {len(failed)} images could be had. {failed[0]}")
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows(rows.values())
+        files.write_text(copy, text.getvalue())
+    for error in failed[:_MOST_SAID]:
+        log(f"warning: {error}")
+    if len(failed) > _MOST_SAID:
+        log(f"warning: {plural(len(failed) - _MOST_SAID, 'other image')} could not be had.")
+    return copy
+
+
+def _image(folder: Path, address: str) -> Path | InputError:
+    """Downloads an image into a folder, unless it is there; returns its path, or why it is not."""
+    inside = address.partition("?")[0]
+    suffix = Path(inside).suffix.lower()
+    name = fetching.stem(urllib.parse.unquote(inside))
+    path = folder / f"{_key(address)}-{name}{suffix if suffix in decoding.ENDINGS else '.jpg'}"
+    if path.exists():
+        return path
+    try:
+        data = fetching.fetch(address, max_bytes=decoding.MAX_BYTES)
+        decoding.sniff(data)
+    except InputError as error:
+        return error
+    except ImageError as error:
+        return InputError(f"{address} {error}.")
+    with commit.explained(path):
+        files.write_bytes(path, data)
     return path
 
 

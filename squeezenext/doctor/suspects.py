@@ -14,6 +14,15 @@ FOLDS = 5
 _STRENGTH = 0.003
 # A class of fewer groups is not judged: two photographs in each fold teach too little.
 _LEAST_GROUPS = 2 * FOLDS
+# Probability of the own class below which an action is advised. On clothing with a tenth of the
+# labels exchanged, 90 % of these labels were wrong; without, 1.2 % of the photographs are below.
+_SURE = 0.05
+_MOVED = 0.7  # probability of the other class: of labels so moved, 93 to 98 % became right
+REMOVED = -1  # stands for the label of a photograph that is better left out
+# How often the photographs are judged again by classifiers that learnt from mended labels. A linear
+# classifier that followed the advice had 80.3 % of the 341 validation photographs right (mean of
+# six draws), with one more pass 81.3, two 81.7, three 81.3; 83.0 without exchanged labels.
+_PASSES = 2
 _FAR = 0.5  # part of what the majority class leaves over that a shortcut must get right
 
 
@@ -51,7 +60,12 @@ def folds(labels: np.ndarray, groups: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def out_of_fold(
-    values: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int, share: float = 1.0
+    values: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    classes: int,
+    share: float = 1.0,
+    taught: np.ndarray | None = None,
 ) -> np.ndarray:
     """Returns the probabilities of the classes for each photograph, [n, classes] float64.
 
@@ -61,6 +75,8 @@ def out_of_fold(
       groups: [n] integers, equal for photographs that belong together.
       classes: number of classes.
       share: how much of the other folds' photographs of each class is learnt from.
+      taught: [n] labels to learn from, `REMOVED` for a photograph that nothing is learnt from;
+        default: `labels`.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -69,17 +85,18 @@ def out_of_fold(
 
     probabilities = np.zeros((len(labels), classes))
     roots, fold = np.sqrt(values), folds(labels, groups)
+    taught = labels if taught is None else taught
     for number in np.unique(fold):
         inside = fold == number
-        seen = _of_each(labels, ~inside, share)
-        if len(np.unique(labels[seen])) < 2:  # a class or two of one group
+        seen = _of_each(taught, ~inside & (taught != REMOVED), share)
+        if len(np.unique(taught[seen])) < 2:  # a class or two of one group
             probabilities[inside] = np.bincount(labels, minlength=classes) / len(labels)
             continue
         regression = LogisticRegression(C=_STRENGTH, max_iter=1000)
         model = make_pipeline(StandardScaler(), regression)
         # On a busy machine two threads of OpenBLAS wait for each other: 17 s instead of 0.7 s.
         with threadpool_limits(1):
-            model.fit(roots[seen], labels[seen])
+            model.fit(roots[seen], taught[seen])
             rows = np.flatnonzero(inside)
             probabilities[np.ix_(rows, regression.classes_)] = model.predict_proba(roots[inside])
     return probabilities
@@ -119,6 +136,35 @@ def wrong_labels(labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarr
     named = np.argsort(own, kind="stable")[: wrong.sum()]
     judged = group_counts(labels, groups)[labels[named]] >= _LEAST_GROUPS
     return named[judged & (probabilities[named].argmax(1) != labels[named])]
+
+
+def mended(labels: np.ndarray, probabilities: np.ndarray, named: np.ndarray) -> np.ndarray:
+    """Returns the labels that the doctor advises, `REMOVED` for a photograph to remove, int64 [n].
+
+    Args:
+      labels: [n] integers.
+      probabilities: [n, classes].
+      named: indices of the photographs whose labels are probably wrong; others keep theirs.
+    """
+    advised = labels.copy()
+    sure = named[probabilities[named, labels[named]] < _SURE]
+    moved = probabilities[sure].max(1) > _MOVED
+    advised[sure] = np.where(moved, probabilities[sure].argmax(1), REMOVED)
+    return advised
+
+
+def judged_again(
+    values: np.ndarray, labels: np.ndarray, groups: np.ndarray, probabilities: np.ndarray
+) -> np.ndarray:
+    """Returns the probabilities of classifiers that did not learn from the surest wrong labels.
+
+    They find more of the others. Arguments and result as of `out_of_fold`, and its result.
+    """
+    for _ in range(_PASSES):
+        named = wrong_labels(labels, probabilities, groups)
+        taught, classes = mended(labels, probabilities, named), probabilities.shape[1]
+        probabilities = out_of_fold(values, labels, groups, classes, taught=taught)
+    return probabilities
 
 
 def group_counts(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:

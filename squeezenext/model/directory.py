@@ -33,8 +33,10 @@ ADAPT, COMPRESSED, BEFORE = "adapt.json", "model.sqz", "before.json"
 TENSORBOARD, WORKERS = "tensorboard", ".workers"  # the latter of several workers, see watchdog.py
 # Of `adapt`.
 RECORDS, EXPORTED, REPORT, PREVIEW = "records", "exported", "report", "preview"
-DOCTOR = "doctor"
-FOLDERS = (CHECKPOINTS, TENSORBOARD, WORKERS, RECORDS, EXPORTED, REPORT, PREVIEW, DOCTOR)
+DOCTOR, DOWNLOADED = "doctor", "photographs"
+FOLDERS = (
+    CHECKPOINTS, TENSORBOARD, WORKERS, RECORDS, EXPORTED, REPORT, PREVIEW, DOCTOR, DOWNLOADED
+)  # fmt: skip
 # Names of single files, which no other file in the directory may have.
 RESERVED = {CONFIG, LABELS, FINAL, LITERT, CALIBRATION, SCORES, KNOWN, ADAPT, COMPRESSED, BEFORE}
 # What training and `adapt` write after config.json, and so replace only beside one of ours.

@@ -286,14 +286,16 @@ def _of_array(array: np.ndarray, channels: Channels) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array[..., order]))
 
 
-def map_in_threads(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """Yields work(item) for every item in order, in as many threads as there are cores.
+def map_in_threads(
+    work: Callable[[T], R], items: Sequence[T], threads: int | None = None
+) -> Iterator[R]:
+    """Yields work(item) for every item in order, in `threads`, by default one for each core.
 
     Each thread works at most two items ahead of the consumer.
     """
     import concurrent.futures
 
-    workers = min(cores(), len(items))
+    workers = min(threads or cores(), len(items))
     if workers < 2:
         yield from map(work, items)
         return
