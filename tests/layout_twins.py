@@ -8,6 +8,7 @@ the published ones. `layout_twins.json` holds a hash of the names and shapes in 
 library and network. The tests write files of the same layout with NumPy and h5py alone.
 """
 
+import io
 import json
 import sys
 import tempfile
@@ -22,6 +23,46 @@ from tests.pytorch_twins import SIDE, signature
 NETWORKS = ("sqnxt23_w1", "sqnxt23v5_w1", "sqnxt23_w3d2", "sqnxt23v5_w3d2", "sqnxt23_w2",
             "sqnxt23v5_w2", "squeezenet_v1_0", "squeezenet_v1_1", "squeezeresnet_v1_0",
             "squeezeresnet_v1_1")  # fmt: skip
+
+
+def as_chainer(key: str) -> str:
+    """Returns Chainer's name of a tensor of pytorchcv."""
+    module, _, part = key.rpartition(".")
+    names = {"weight": "W", "bias": "b"}
+    if module.endswith(".bn"):
+        names = {"weight": "gamma", "bias": "beta", "running_mean": "avg_mean",
+                 "running_var": "avg_var", "num_batches_tracked": "N"}  # fmt: skip
+    module = "output/fc" if module == "output" else module.replace(".", "/")
+    return f"{module}/{names[part]}"
+
+
+def as_keras(key: str, network: str) -> str:
+    """Returns Keras' name of a tensor of pytorchcv; the network is "squeeze_net" or another."""
+    root, *layers, part = key.split(".")
+    names = {"weight": "kernel", "bias": "bias"}
+    if layers[-1:] == ["bn"]:
+        names = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean",
+                 "running_var": "moving_variance"}  # fmt: skip
+    elif layers:
+        layers.append("conv")
+    root = {"features": "features", "output": "output1"}[root]
+    nested = [name for name in layers for _ in range(1 + name.startswith("stage"))]
+    around = [root] if layers else []
+    return "/".join([root, network, root, *around, *nested, f"{names[part]}:0"])
+
+
+def hdf5_of(arrays: dict[str, np.ndarray], packed: bool = False) -> bytes:
+    """Returns an HDF5 file; `packed`: one that holds the shapes alone, and no numbers."""
+    import h5py
+
+    out = io.BytesIO()
+    with h5py.File(out, "w") as file:
+        for key, array in arrays.items():
+            if packed:
+                file.create_dataset(key, array.shape, array.dtype, chunks=True)
+            else:
+                file.create_dataset(key, data=array)
+    return out.getvalue()
 
 
 def of_chainer(name: str, path: Path) -> dict[str, tuple[int, ...]]:

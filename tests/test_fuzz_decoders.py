@@ -7,10 +7,10 @@ from squeezenext.errors import SomeInputsFailed
 
 
 def test_no_damaged_file_makes_a_reader_fail(tmp_path):
-    rows = fuzz_decoders.fuzz(120, 1, tmp_path / "failure")
+    rows = fuzz_decoders.fuzz(120, 1, tmp_path / "failure", short=True)
     assert sum(refused + read for _, refused, read in rows) > 1000
-    for name, refused, _ in rows:
-        assert refused > 60, name  # most damage is seen
+    for name, refused, read in rows:
+        assert refused > (refused + read) / 2, name  # most damage is seen
 
 
 def test_no_damaged_image_makes_a_decoder_fail(tmp_path):

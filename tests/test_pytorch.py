@@ -1,8 +1,8 @@
 """Tests for `formats/pytorch.py`, against what PyTorch itself computed.
 
 `pytorch_twins.json` was made with torch 2.14.1, torchvision and pytorchcv 0.0.74,
-`layout_twins.json` with chainer 7.8.1 and chainercv2 0.0.62; what they hold is checked without
-them. What needs torch is skipped where it is not installed.
+`layout_twins.json` with chainer 7.8.1 and chainercv2 0.0.62, and with TensorFlow 2.15.1 and tf2cv
+0.0.18; what they hold is checked without them. What needs torch is skipped where there is none.
 """
 
 import argparse
@@ -79,17 +79,6 @@ def pytorchcv_state(name):
     return config, {key: pytorch_twins.values(key, a.shape) for key, a in state.items()}
 
 
-def as_chainer(key):
-    """Chainer's name of a tensor of pytorchcv."""
-    module, _, part = key.rpartition(".")
-    bn = {"weight": "gamma", "bias": "beta", "running_mean": "avg_mean", "running_var": "avg_var",
-          "num_batches_tracked": "N"}  # fmt: skip
-    part = bn[part] if module.endswith(".bn") else {"weight": "W", "bias": "b"}[part]
-    return f"{module.replace('.', '/')}/{part}".replace("output/W", "output/fc/W").replace(
-        "output/b", "output/fc/b"
-    )
-
-
 def npz_of(arrays, pack=np.savez):
     file = io.BytesIO()
     pack(file, **arrays)
@@ -99,13 +88,46 @@ def npz_of(arrays, pack=np.savez):
 @pytest.mark.parametrize("name", layout_twins.NETWORKS)
 def test_chainer_s_files_hold_the_same_under_its_own_names(name):
     config, state = pytorchcv_state(name)
-    arrays = {as_chainer(key): array for key, array in state.items()}
+    arrays = {layout_twins.as_chainer(key): array for key, array in state.items()}
     shapes = {key: array.shape for key, array in arrays.items()}
     assert pytorch_twins.signature(shapes) == LAYOUTS["chainer"][name]
     found, notes = pytorch.decode(npz_of(arrays), config, "pytorchcv", "a.npz")
     assert not notes
     for key, array in pytorch.from_state(state, config, "pytorchcv", "a.npz").items():
         np.testing.assert_array_equal(found[key], array)
+
+
+@pytest.mark.parametrize("name", layout_twins.NETWORKS)
+def test_keras_files_hold_the_same_transposed(name):
+    config, state = pytorchcv_state(name)
+    network = "squeeze_net" if name.startswith("squeeze") else "squeeze_next"
+    arrays = {
+        layout_twins.as_keras(key, network): array.transpose(2, 3, 1, 0)
+        if array.ndim == 4
+        else array.T
+        for key, array in state.items()
+        if not key.endswith("num_batches_tracked")
+    }
+    shapes = {key: array.shape for key, array in arrays.items()}
+    assert pytorch_twins.signature(shapes) == LAYOUTS["keras"][name]
+    found, notes = pytorch.decode(layout_twins.hdf5_of(arrays), config, "pytorchcv", "a.h5")
+    assert not notes
+    for key, array in pytorch.from_state(state, config, "pytorchcv", "a.h5").items():
+        np.testing.assert_array_equal(found[key], array)
+
+
+def test_hdf5_that_cannot_be_read_and_bombs(monkeypatch):
+    good = layout_twins.hdf5_of({"a": np.zeros(3, np.float32)})
+    for bad in (good[:600], good[:8], good[:8] + bytes(100)):
+        with pytest.raises(InputError, match=r"a\.pth is damaged: HDF5's library cannot read it"):
+            read(bad)
+    bomb = layout_twins.hdf5_of({"a": np.broadcast_to(np.float32(0), (1 << 28,))}, packed=True)
+    assert len(bomb) < 10_000_000
+    with pytest.raises(InputError, match="HDF5's library cannot read it"):
+        read(bomb)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install h5py"):
+        read(good)
 
 
 def test_numpy_s_files_of_any_age_packing_and_order_of_numbers():

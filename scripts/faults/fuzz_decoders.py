@@ -14,13 +14,15 @@ Exit code 0: no fault; 1: a fault; the first such file is kept.
 import contextlib
 import dataclasses
 import functools
+import io
+import pickle
 import resource
 import signal
 import struct
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +45,7 @@ from squeezenext.network.model import Model
 from squeezenext.sqz import file as sqz
 from squeezenext.sqz.kernels import Shared
 from tests import foreign_files as files
-from tests import hostile_images, torch_files
+from tests import hostile_images, layout_twins, torch_files
 from tests.foreign_files import BYPASS, SQUEEZENET, SQUEEZENEXT, trained
 
 SECONDS, BYTES = 1.0, 1 << 30
@@ -60,6 +62,7 @@ class Reader:
     files: tuple[bytes, ...]
     damaged: int = 0
     exact: bool = False  # what is read in spite of the damage must be what was written
+    cost: int = 1  # files of the other readers that one of this costs; the short form has fewer
 
 
 def readers() -> list[Reader]:
@@ -85,6 +88,11 @@ def readers() -> list[Reader]:
     start = _SQZ_HEAD.size
     header = zlib.decompress(data[start : start + _SQZ_HEAD.unpack_from(data)[1]])
     found.append(Reader(".sqz, header", "sqz header", SQUEEZENEXT, (header, data)))
+    layers: dict[str, list[np.ndarray]] = {}
+    for name, array in arrays.items():
+        layers.setdefault(name.split("/")[1], []).append(array)
+    pickled = pickle.dumps(layers, 3)
+    found.append(Reader("pickle of NumPy", "numpy_pickle", SQUEEZENET, (pickled,)))
     return found + _of_pytorch()
 
 
@@ -106,8 +114,29 @@ def _of_pytorch() -> list[Reader]:
         ".pth": torch_files.pth_of({"model": state, "epoch": 3}),
         ".pth before PyTorch 1.6": torch_files.pth_of(state, old=True),
         ".safetensors": torch_files.safetensors_of(state),
+        ".npz": _npz_of(state, np.savez),
+        ".npz, packed": _npz_of(state, np.savez_compressed),
     }
-    return [Reader(name, "torchvision", config, (data,)) for name, data in files.items()]
+    found = [Reader(name, "torchvision", config, (data,)) for name, data in files.items()]
+    state = pytorch.to_state(trained(config), config, "pytorchcv")
+    chainer = {layout_twins.as_chainer(key): array for key, array in state.items()}
+    keras = {
+        layout_twins.as_keras(key, "squeeze_net"): array.transpose(2, 3, 1, 0)
+        if array.ndim == 4
+        else array
+        for key, array in state.items()
+    }
+    content = (_npz_of(chainer, np.savez),)
+    found.append(Reader(".npz of Chainer", "pytorchcv", config, content))
+    content = (layout_twins.hdf5_of(keras),)
+    found.append(Reader(".h5 of Keras", "pytorchcv", config, content, cost=12))
+    return found
+
+
+def _npz_of(arrays: dict[str, np.ndarray], pack: Callable[..., None]) -> bytes:
+    file = io.BytesIO()
+    pack(file, **arrays)
+    return file.getvalue()
 
 
 def _net_of_4_bits() -> bytes:
@@ -210,9 +239,11 @@ def _same(found: dict[str, np.ndarray], reader: Reader) -> None:
 
 
 def fuzz(
-    cases: int, seed: int, kept: Path, among: Sequence[Reader] = ()
+    cases: int, seed: int, kept: Path, among: Sequence[Reader] = (), short: bool = False
 ) -> list[tuple[str, int, int]]:
     """Returns (reader, refused, read) counts of some readers; default those of weights.
+
+    `short`: readers that take long get fewer files.
 
     Raises:
       SomeInputsFailed: a reader failed; the file is kept at `kept`.
@@ -226,7 +257,8 @@ def fuzz(
 
         attempt = functools.partial(try_one, reader)
         content = reader.files[reader.damaged]
-        outcomes = tally(reader.name, content, cases, seed, attempt, keep)
+        number = cases // reader.cost if short else cases
+        outcomes = tally(reader.name, content, number, seed, attempt, keep)
         rows.append((reader.name, outcomes["refused"], outcomes["read"]))
     return rows
 

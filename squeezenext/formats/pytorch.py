@@ -1,10 +1,12 @@
 """Reads and writes PyTorch's state dictionaries in the layouts of torchvision and pytorchcv.
 
-Chainer's files of pytorchcv's networks (.npz) hold the same under other names. All store kernels as
-out x in x height x width. `keys` maps our variables to their names, and serves reading and writing.
-Writing needs PyTorch (requirements-torch.txt), reading does not.
+The files of pytorchcv's networks for Chainer (.npz) and Keras (.h5) hold the same under other
+names. PyTorch and Chainer store kernels as out x in x height x width, Keras as height x width x in
+x out. `keys` maps our variables to their names, and serves reading and writing. Writing needs
+PyTorch (requirements-torch.txt), reading does not.
 """
 
+import dataclasses
 import io
 from collections.abc import Mapping
 
@@ -22,6 +24,8 @@ _PARTS = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias",
 _COUNTER = "num_batches_tracked"
 _CHAINER = {"W": "weight", "b": "bias", "gamma": "weight", "beta": "bias",
             "avg_mean": "running_mean", "avg_var": "running_var", "N": _COUNTER}  # fmt: skip
+_KERAS = {"kernel": "weight", "gamma": "weight", "beta": "bias",
+          "moving_mean": "running_mean", "moving_variance": "running_var"}  # fmt: skip
 _COUNTERS = (_COUNTER, "n_averaged")  # of batch norm, and of torch.optim.swa_utils
 
 
@@ -123,7 +127,7 @@ def _theirs(array: np.ndarray) -> np.ndarray:
 def decode(
     data: bytes, config: Config, layout: str, source: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns the variables in a file of PyTorch, safetensors or Chainer, and sentences about it.
+    """Returns the variables in a file of one of these kinds, and sentences about it.
 
     The state dictionary may be the file itself, or lie in a training checkpoint under any name;
     all its names may begin with one prefix, as "module." of DataParallel.
@@ -132,13 +136,14 @@ def decode(
       InputError: the file holds no state dictionary of this network.
     """
     file = pytorch_files.read(data, source)
+    shapes = variables.shapes(config)
     wanted = {
-        key: _theirs(np.broadcast_to(0, variables.shapes(config)[name])).shape
+        key: _theirs(np.broadcast_to(0, shapes[name])).shape
         for name, key in keys(config, layout).items()
     }
     found = {}
     for place, state in pytorch_files.states(file.content, source):
-        state = {_pytorch(key): tensor for key, tensor in state.items()}
+        state = _renamed(state, wanted)
         found |= _networks(place, state, wanted)
     if not found:
         raise InputError(
@@ -155,12 +160,33 @@ def decode(
     return from_state(arrays, config, layout, source), _notes(source, place, fitting, others)
 
 
-def _pytorch(key: str) -> str:
-    """Returns PyTorch's name of a tensor, given that or the name in a file of Chainer."""
-    if "/" not in key:
-        return key
-    module, _, part = key.replace("output/fc/", "output/").rpartition("/")
-    return f"{module.replace('/', '.')}.{_CHAINER.get(part, part)}"
+def _renamed(state: Mapping[str, Tensor], wanted: Mapping[str, object]) -> dict[str, Tensor]:
+    """Returns a state dictionary with PyTorch's names, given those or Chainer's or Keras'."""
+    names = {_place(key.split(".")): key for key in wanted}
+    found = {}
+    for key, tensor in state.items():
+        if key.endswith(":0"):
+            key = names.get(_place(key.removesuffix(":0").split("/")), key)
+            axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(len(tensor.shape), range(len(tensor.shape)))
+            shape, strides = ([x[axis] for axis in axes] for x in (tensor.shape, tensor.strides))
+            tensor = dataclasses.replace(tensor, shape=tuple(shape), strides=tuple(strides))
+        elif "/" in key:
+            module, _, part = key.replace("output/fc/", "output/").rpartition("/")
+            key = f"{module.replace('/', '.')}.{_CHAINER.get(part, part)}"
+        found[key] = tensor
+    return found
+
+
+def _place(parts: list[str]) -> tuple[str, ...]:
+    """Returns a tensor's path without what Keras and PyTorch nest in different ways.
+
+    Keras repeats a layer's name for each layer around it, from the whole network's on.
+    """
+    *layers, part = ["output" if part == "output1" else part for part in parts]
+    roots = [place for place, name in enumerate(layers) if name in ("features", "output")]
+    layers = layers[roots[-1] if roots else 0 :]
+    kept = [name for name, before in zip(layers, ["", *layers], strict=False) if name != before]
+    return (*(name for name in kept if name != "conv"), _KERAS.get(part, part))
 
 
 def _notes(source: str, place: str, fitting: list[str], others: list[str]) -> list[str]:

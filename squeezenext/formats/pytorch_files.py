@@ -1,12 +1,17 @@
-"""Opens the files of `torch.save`, old and new, of safetensors and of NumPy, without PyTorch."""
+"""Opens files of `torch.save`, old and new, safetensors, NumPy and HDF5, all without PyTorch."""
 
 import collections
 import dataclasses
 import functools
+import importlib.util
 import io
 import itertools
 import json
 import math
+import os
+import resource
+import subprocess
+import sys
 import tokenize
 import zipfile
 import zlib
@@ -90,6 +95,8 @@ def read(data: bytes, source: str) -> TorchFile:
             return _zipped(data, source)
         if data[:1] == b"\x80" and _OLD.to_bytes(10, "little") in data[:16]:
             return _old(data)
+        if data[:8] == _HDF5:
+            return _hdf5(data)
         if data[8:9] == b"{" and data[8:].lstrip()[:1] == b"{" and data[7:8] == b"\0":
             return _safetensors(data)
     except InputError:
@@ -150,6 +157,46 @@ def _npz(archive: zipfile.ZipFile) -> TorchFile:
         strides = tuple(strides[:: -1 if in_columns else 1])
         content[name.removesuffix(".npy")] = Tensor(storage, 0, shape, strides)
     return TorchFile(content, lambda storage: archive.read(storage.key)[starts[storage.key] :])
+
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_SECONDS = 10  # of processor time for an HDF5 file; the largest network takes one
+
+
+def _hdf5(data: bytes) -> TorchFile:
+    """Opens a file of HDF5 in another process: damaged ones can hang or kill its library."""
+    if importlib.util.find_spec("h5py") is None:
+        raise InputError(
+            "HDF5 files are read with h5py, which TensorFlow brings: pip install h5py."
+        )
+    code = f"import {__name__} as files; files.hdf5_to_npz()"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, input=data, capture_output=True, env=environment)
+    if done.returncode:
+        raise ValueError("HDF5's library cannot read it")
+    return _npz(zipfile.ZipFile(io.BytesIO(done.stdout)))
+
+
+def hdf5_to_npz() -> None:
+    """Writes the float arrays of the HDF5 file on standard input to standard output as `.npz`."""
+    import h5py
+
+    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (4 * MAX_UNPACKED, 4 * MAX_UNPACKED))
+    found: dict[str, np.ndarray] = {}
+
+    def take(name: str, value: object) -> None:
+        if isinstance(value, h5py.Dataset) and value.dtype.kind == "f":
+            if value.nbytes + sum(array.nbytes for array in found.values()) > MAX_UNPACKED:
+                sys.exit("it unpacks to more than any network of this family has")
+            found[name] = value[...]
+
+    with h5py.File(io.BytesIO(sys.stdin.buffer.read()), "r") as file:
+        file.visititems(take)
+    out = io.BytesIO()
+    np.savez(out, **found)
+    sys.stdout.buffer.write(out.getvalue())
 
 
 def _old(data: bytes) -> TorchFile:
