@@ -146,6 +146,7 @@ def test_the_nearer_of_shared_and_retrained_is_kept(
         right = weights is not found[nearer].weights
         return np.array([(1, 1), (2, 2 if right else 0)])
 
+    monkeypatch.setattr(report, "_floats", lambda model, weights: weights)
     monkeypatch.setattr(report, "answers", answers)
     output = tmp_path / "model.sqz"
     arguments = [f"--data_dir={records}", "--num_epochs=2", "--max_bytes=2600", "--json"]

@@ -40,6 +40,7 @@ SMALLER = {  # what is looked for in a command: what is put in its place
     r"--minutes 15\b": "--minutes 0.001",
     r"minutes=15\b": "minutes=0.001",
     r"--num_epochs 8\b": "--num_epochs 2",
+    r"--cases 100000\b": "--cases 70",
     r"--num_epochs 10\b": "--num_epochs 2",  # of the classifier, of all weights
     r"--num_epochs (15|27|150)\b": "--num_epochs 1",
     r"--data_dir records --model_dir steps$": r"\g<0> --num_epochs 2",

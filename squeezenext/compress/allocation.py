@@ -15,6 +15,7 @@ from squeezenext.compress import rate_distortion
 from squeezenext.compress.probes import Probe
 from squeezenext.compress.rate_distortion import GroupPlan
 from squeezenext.errors import InputError
+from squeezenext.network.integer import IntegerNetwork
 from squeezenext.sqz.file import Encoded
 from squeezenext.sqz.kernels import Shared
 
@@ -52,21 +53,24 @@ class Compressed:
     retrained: bool = False  # the weights no longer approximate the network's
     # The file holds trained codebooks; else they did not fit the budget, or nothing was trained.
     values_trained: bool = False
+    network: IntegerNetwork | None = None  # of a file of whole numbers
 
 
 def search(
-    encode: Callable[[Kernels], Encoded],
+    encode: Callable[[Kernels], Compressed],
     probe: Probe,
     max_bytes: int | None,
     report: Callable[[str], None],
+    whole: bool = False,
 ) -> Compressed:
     """Finds the price of a bit and returns the trial with it.
 
     Args:
-      encode: makes the file from quantized kernels.
+      encode: makes the file from quantized kernels, not yet compared with the network.
       probe: the network, to measure how far its answers move.
       max_bytes: budget of the file; None takes the smallest file whose answers stay within `NEAR`.
       report: logs each trial.
+      whole: the weights of a layer are multiples of one number, see `rate_distortion.quantize`.
 
     Raises:
       BudgetTooSmall: no file within the budget gives the network's answers.
@@ -79,14 +83,14 @@ def search(
 
     def attempt(slope: float) -> Compressed:
         kernels = {
-            name: rate_distortion.quantize(probe.weights[f"{name}/kernel"], plan, slope)
+            name: rate_distortion.quantize(probe.weights[f"{name}/kernel"], plan, slope, whole)
             for name, plan in plans.items()
         }
-        encoded, weights = encode(kernels), stored(probe.weights, kernels)
-        nats, information = probe.compare(weights)
-        size = len(encoded.data)
+        made = encode(kernels)
+        nats, information = probe.compare(made.weights)
+        size = len(made.encoded.data)
         report(f"{slope:.2e} nats a bit: {size:,} bytes, answers move by {nats:.4f} nats")
-        return Compressed(encoded, weights, kernels, nats, information)
+        return dataclasses.replace(made, nats=nats, information=information)
 
     return _nearest(attempt) if max_bytes is None else _fitting(attempt, max_bytes)
 

@@ -8,7 +8,9 @@ Without --data_dir no image is needed: each layer's sensitivity is measured on s
 gets its share of the bits accordingly. With --data_dir photographs of the training split replace
 these, and accuracy is reported before and after. With --num_epochs the network is also pruned and
 retrained (half of the epochs), and then its codebooks are trained (the other half), both with the
-dense network as teacher. docs/compression.md describes the method and the format.
+dense network as teacher. With --integer the file holds whole numbers alone, which a microcontroller
+computes as predict.py does, bit for bit (docs/micro.md). docs/compression.md describes the method
+and the format.
 """
 
 import json
@@ -21,7 +23,7 @@ from absl import flags
 from squeezenext import cli, files
 from squeezenext.arguments import checked
 from squeezenext.cli import Log, run
-from squeezenext.compress import making, report
+from squeezenext.compress import integer, making, report
 from squeezenext.compress.allocation import BudgetTooSmall
 from squeezenext.compress.method import Method
 from squeezenext.errors import InputError
@@ -72,6 +74,8 @@ def compress(
         dataset.check_split(dataset.find_dataset(data_dir, None, None), "train")
     _check_place(output)
     model = loading.load(model_dir)
+    if method.integer:
+        integer.check_possible(model.graph)
     if method.epochs:  # refuses a wrong --set before any work is done
         method.recipe(model.config, str(model_dir))
     split = _tested_split(data_dir, log)
@@ -86,7 +90,7 @@ def compress(
         "retrained": made.retrained,
         "values_trained": made.values_trained,
         "layers": report.rows(model, made.weights, made.encoded),
-        "accuracy": accuracy(made.weights) if accuracy else None,
+        "accuracy": accuracy(made) if accuracy else None,
     }
 
 
@@ -121,6 +125,8 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("output", None, ".sqz file to write.", **at)
     flags.DEFINE_string("data_dir", None, "Folder with the shards and manifest.json.", **at)
     flags.DEFINE_bool("lossless", False, "Keep every weight to the last bit.", **at)
+    whole = "Whole numbers, for microcontrollers: 8-bit weights and activations."
+    flags.DEFINE_bool("integer", False, whole, **at)
     flags.DEFINE_integer("max_bytes", None, "Upper bound on the file size, in bytes.", **at)
     epochs = "Epochs of retraining: half pruning, half training of codebooks."
     flags.DEFINE_float("num_epochs", 0.0, epochs, 0.0, **at)
@@ -138,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command(values: flags.FlagValues, _: list[str]) -> None:
         method = Method(
             lossless=values["lossless"].value,
+            integer=values["integer"].value,
             max_bytes=values["max_bytes"].value,
             epochs=values["num_epochs"].value,
             density=values["density"].value,

@@ -27,6 +27,7 @@ class Method:
     """The choices of a compression."""
 
     lossless: bool = False  # keep every weight to the last bit
+    integer: bool = False  # whole numbers, which the C runtime reads
     max_bytes: int | None = None  # budget; None: answers move by at most `allocation.NEAR`
     epochs: float = 0.0  # epochs of retraining, 0 for none
     density: float = 0.35  # share of the weights that retraining keeps
@@ -35,6 +36,8 @@ class Method:
     def __post_init__(self):
         if self.max_bytes is not None and self.max_bytes < 1:
             raise InputError(f"--max_bytes {self.max_bytes}: must be positive.")
+        if self.lossless and self.integer:
+            raise InputError("--lossless keeps the weights, --integer rounds them: drop one.")
         if self.lossless and self.epochs:
             raise InputError("--lossless keeps the weights, --num_epochs changes them: drop one.")
         if not 0 <= self.epochs < math.inf:

@@ -118,7 +118,11 @@ class Probe:
           Their divergence from the network's, and the information about the image that they hold,
           as a share of the network's.
         """
-        found = _log_softmax(self._logits(weights) / self.temperature)
+        return self.compare_logits(self._logits(weights))
+
+    def compare_logits(self, logits: np.ndarray) -> tuple[float, float]:
+        """Compares logits of the images, [images, classes], as `compare` does."""
+        found = _log_softmax(logits / self.temperature)
         gap = np.exp(self._expected) * (self._expected - found)
         whole = _information(self._expected)
         share = _information(found) / whole if whole > 1e-9 else 1.0

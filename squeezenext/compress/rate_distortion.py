@@ -81,22 +81,36 @@ def _moved(before: Quantizer, codes, weights, importance) -> Quantizer:
     return Quantizer(values[order], bits, before.slope)
 
 
-def quantize(kernel: np.ndarray, plans: Sequence["GroupPlan"], slope: float) -> Shared:
+def quantize(
+    kernel: np.ndarray, plans: Sequence["GroupPlan"], slope: float, whole: bool = False
+) -> Shared:
     """Quantizes a kernel.
 
     Args:
       kernel: [..., out] float32.
       plans: a plan per group.
       slope: price of a bit, in nats.
+      whole: values are multiples of the greatest one's 127th part.
     """
     outputs = kernel.shape[-1]
     matrix = kernel.reshape(-1, outputs).astype(np.float64)
     groups = np.split(matrix, len(plans), axis=1)
     wide = [np.repeat(p.importance, outputs // len(plans)) for p in plans]
     quantizer = design(np.concatenate([g.ravel() for g in groups]), np.concatenate(wide), slope)
+    quantizer = _on_grid(quantizer) if whole else quantizer
     codes = [plan.codes(g, quantizer) for g, plan in zip(groups, plans, strict=True)]
     values = quantizer.values[np.concatenate(codes, axis=1)]
     return Shared.of(values.astype(np.float32).reshape(kernel.shape))
+
+
+def _on_grid(found: Quantizer) -> Quantizer:
+    """Moves each value to a multiple of the greatest one's 127th part.
+
+    The weights are chosen after that, so that rows which follow compensate for the moves, too.
+    """
+    step = max(np.abs(found.values).max() / 127, 1e-300)
+    values, places = np.unique(np.round(found.values / step), return_inverse=True)
+    return Quantizer(values * step, -np.log2(np.bincount(places, 2.0**-found.bits)), found.slope)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

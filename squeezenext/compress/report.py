@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from squeezenext.cli import say
+from squeezenext.compress.allocation import Compressed
 from squeezenext.config import Config
 from squeezenext.images import geometry
 from squeezenext.litert import writer
@@ -46,29 +47,41 @@ def rows(model: Model, weights: Mapping[str, np.ndarray], encoded: Encoded) -> l
 
 
 def answers(
-    model: Model, weights: Mapping[str, np.ndarray], data_dir: str | Path, split: str, images: int
+    model: Model,
+    logits: Callable[[np.ndarray], np.ndarray],
+    data_dir: str | Path,
+    split: str,
+    images: int,
 ) -> np.ndarray:
-    """Returns label and first class of at most `images` images of a split, [images, 2] integers."""
-    runner = Runner(writer.write(model.graph, weights), 2, "the network")
+    """Returns label and first class of at most `images` images of a split, [images, 2] integers.
+
+    `logits` is a function of RGB pixels, [size, size, 3] uint8.
+    """
     read = samples.read(data_dir, (split,), images, model.config.images, model.labels)
-    first = ((n, runner.run(normalized(pixels, model.config))[0].argmax()) for pixels, n in read)
-    return np.array(list(first))
+    return np.array([(label, logits(pixels).argmax()) for pixels, label in read])
+
+
+def _floats(model: Model, weights: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function that computes the logits of a model with other weights."""
+    runner = Runner(writer.write(model.graph, weights), 2, "the network")
+    return lambda pixels: runner.run(normalized(pixels, model.config))[0]
 
 
 def accuracy(
     model: Model, data_dir: str | Path, split: str, images: int
-) -> Callable[[Mapping[str, np.ndarray]], dict]:
+) -> Callable[[Compressed], dict]:
     """Classifies images of a split, on which nothing was trained, before the compression.
 
     Returns:
-      A function of other weights that classifies the same images and returns {"split", "images",
-      "before", "after", "agreement"}. The last three are shares: top-1 before and after, and the
-      images with the same first class.
+      A function of the compressed network that classifies the same images and returns {"split",
+      "images", "before", "after", "agreement"}. The last three are shares: top-1 before and after,
+      and the images with the same first class.
     """
-    labels, before = answers(model, model.weights, data_dir, split, images).T
+    labels, before = answers(model, _floats(model, model.weights), data_dir, split, images).T
 
-    def compare(weights: Mapping[str, np.ndarray]) -> dict:
-        after = answers(model, weights, data_dir, split, images)[:, 1]
+    def compare(made: Compressed) -> dict:
+        logits = made.network.run if made.network else _floats(model, made.weights)
+        after = answers(model, logits, data_dir, split, images)[:, 1]
         return {
             "split": split,
             "images": len(labels),

@@ -40,15 +40,31 @@ def calibrated(
     Raises:
       InputError: there are no images.
     """
+    ranges, means = measured_ranges(graph, weights, images)
+    ranges[graph.nodes[0].name] = (0.0, 255.0)
+    _bound_sums(graph, ranges)
+    unify(graph, ranges)
+    return Int8({name: Scale.of(*pair) for name, pair in ranges.items()}, means)
+
+
+def measured_ranges(
+    graph: Graph, weights: Mapping[str, np.ndarray], images: Sequence[np.ndarray]
+) -> tuple[dict[str, Range], dict[str, np.ndarray]]:
+    """Returns the range of every activation and the means of its channels, by node name.
+
+    Args:
+      graph: a network.
+      weights: its weights.
+      images: its inputs, [size, size, 3] of any type; some hundred.
+
+    Raises:
+      InputError: there are no images.
+    """
     if not len(images):
         raise InputError("--precision int8 needs real images for its ranges: give --data_dir.")
     statistics = _measured(graph, weights, images)
     ranges = {name: known.range() for name, known in statistics.items()}
-    ranges[graph.nodes[0].name] = (0.0, 255.0)
-    _bound_sums(graph, ranges)
-    _unify(graph, ranges)
-    scales = {name: Scale.of(*pair) for name, pair in ranges.items()}
-    return Int8(scales, {name: known.mean() for name, known in statistics.items()})
+    return ranges, {name: known.mean() for name, known in statistics.items()}
 
 
 def _measured(graph: Graph, weights, images: Sequence[np.ndarray]) -> dict[str, "_Statistics"]:
@@ -131,7 +147,7 @@ def _widened(pair: Range, width: float) -> Range:
     return low * factor, high * factor
 
 
-def _unify(graph: Graph, ranges: dict[str, Range]) -> None:
+def unify(graph: Graph, ranges: dict[str, Range]) -> None:
     """Gives concatenation, pooling and padding one range with their inputs, the widest."""
     changed = True
     while changed:
@@ -217,12 +233,12 @@ class Int8(Float32):
         # Bounded below: in a channel of tiny weights the bias would overflow the int32 sum.
         values, scale = quantize_kernel(kernel, 0, np.abs(bias) / (before * 2**30))
         lost = kernel - values * scale.reshape(-1, *[1] * (kernel.ndim - 1))
-        bias = bias + _mean_output(lost, self.means[source])
+        bias = bias + mean_output(lost, self.means[source])
         sums = np.round(bias / (before * scale.astype(np.float64))).astype(np.int32)
         return (values, scale), (sums, before * scale)
 
 
-def _mean_output(kernel: np.ndarray, means: np.ndarray) -> np.ndarray:
+def mean_output(kernel: np.ndarray, means: np.ndarray) -> np.ndarray:
     """Returns the mean outputs of a kernel [out, ..., in / groups] for inputs of given means."""
     outputs, inputs = len(kernel), kernel.shape[-1]
     kernel = kernel.reshape(outputs, -1, inputs).sum(1)

@@ -53,6 +53,11 @@ class Known:
         """
         return _inputs(features, logits) @ self.kernel.astype(np.float64) + self.bias
 
+    def value(self, features: np.ndarray, logits: np.ndarray) -> np.float32:
+        """Returns what the node gives for an image's [channels] and [classes], 0 to 1."""
+        (score,) = self.scores(features[np.newaxis], logits[np.newaxis])
+        return np.float32(1 / (1 + np.exp(-np.clip(score, -80, 80))))
+
     def to_json(self) -> dict:
         """Returns the plain form that files carry, see `from_document`."""
         scale = float(np.abs(self.kernel).max())

@@ -11,6 +11,7 @@ from squeezenext.errors import InputError
 from squeezenext.labels import Label, as_texts
 from squeezenext.network import graph as graphs
 from squeezenext.network.graph import Graph
+from squeezenext.network.integer import IntegerNetwork
 from squeezenext.network.known import Known
 
 # Bounds of a temperature. The fit gives 0.05 to 20; far below, float32 logits become infinite.
@@ -30,6 +31,8 @@ class Model:
       temperature: the divisor of the logits before the softmax.
       fitted_to: SHA-256 of the split that the temperature was fitted to, or "".
       known: what says whether an image shows one of the classes, or None.
+      integer: the network in whole numbers that gives the logits, or None; `weights` are what its
+        weights stand for.
       file: the content of the LiteRT file that runs the model, or None if it is to be made from
         the weights.
       rgb: (mean, deviation) of an exported `file`, which reads (pixel - mean) / deviation of RGB
@@ -44,6 +47,7 @@ class Model:
     temperature: float = 1.0
     fitted_to: str = ""
     known: Known | None = None
+    integer: IntegerNetwork | None = None
     file: bytes | None = None
     rgb: tuple[float, float] | None = None
 

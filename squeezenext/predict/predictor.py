@@ -144,6 +144,21 @@ class Predictor:
         self._runners = RunnerPool(tapped.content, self._model.name)
         return tapped
 
+    def _outputs(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Returns what the network gives for pixels, [size, size, 3] uint8."""
+        if (network := self._model.integer) is not None:
+            outputs = network.outputs(pixels)
+            if self._model.known:
+                features = outputs[1].mean((0, 1))
+                outputs.append(np.array([self._model.known.value(features, outputs[0])]))
+            return outputs
+        floats = pixels.astype(np.float32)
+        with self._runners.lend() as runner:
+            if self._model.rgb is None:
+                return runner.run(geometry.normalize(floats, self.config.images))
+            mean, deviation = self._model.rgb
+            return runner.run((floats - np.float32(mean)) / np.float32(deviation))
+
     def predict(
         self,
         image: Source,
@@ -169,17 +184,11 @@ class Predictor:
     def view(self, image: Source, *, channels: Channels = "RGB") -> View:
         """Returns the network's outputs for an image of any size."""
         rgb = _rgb(image, channels, self._allow_url, self._upright)
-        pixels = geometry.centre_pixels(rgb, self.config.images)
-        pixels = pixels.astype(np.float32)
-        with self._runners.lend() as runner:
-            if self._model.rgb is None:
-                outputs = runner.run(geometry.normalize(pixels, self.config.images))
-                with np.errstate(all="ignore"):  # reported below
-                    probabilities = softmax(outputs[0] / np.float32(self._model.temperature))
-            else:
-                mean, deviation = self._model.rgb
-                outputs = runner.run((pixels - np.float32(mean)) / np.float32(deviation))
-                probabilities = outputs[0]
+        outputs = self._outputs(geometry.centre_pixels(rgb, self.config.images))
+        probabilities = outputs[0]
+        if self._model.rgb is None:
+            with np.errstate(all="ignore"):  # reported below
+                probabilities = softmax(outputs[0] / np.float32(self._model.temperature))
         known = float(outputs[-1][0]) if self._model.known else None
         # Finite weights can overflow float32.
         if not np.isfinite([*probabilities, known or 0.0]).all():

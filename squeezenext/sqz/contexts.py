@@ -18,6 +18,7 @@ _BUCKETS = 15  # number of steps of the expected density
 _STEP = 4  # their width, in eighths of a doubling of the odds
 _SHARES = 8  # share of nonzero weights at earlier positions: none known, or in sixths
 _UNIT = 1 << 12  # a density of 1
+MASKS, SIGNS = _BUCKETS * 4 * _SHARES, 3 * 3 * 5  # numbers of contexts
 # floor(8 log2 n), computed in integers, since floats may round differently on other machines.
 _LOG = np.array([0] + [(n**8).bit_length() - 1 for n in range(1, _UNIT + 1)])
 
@@ -43,14 +44,17 @@ def _check(coder: Coder, known) -> None:
         coder.check()
 
 
-def positions(coder: Coder, shape: tuple[int, int, int, int], known) -> np.ndarray:
+def positions(
+    coder: Coder, shape: tuple[int, int, int, int], known, chances: Contexts | None = None
+) -> np.ndarray:
     """Codes which weights of a [height, width, in, out] kernel are not zero.
 
-    `known`, None for a decoder, and the result are bool [height x width, in x out].
+    `known`, None for a decoder, and the result are bool [height x width, in x out]. `chances` go on
+    from another kernel's, see `Statistics`.
     """
     height, width, inputs, outputs = shape
     found = np.zeros((height * width, inputs * outputs), bool)
-    chances = Contexts(_BUCKETS * 4 * _SHARES)
+    chances = chances or Contexts(MASKS)
     filters = np.tile(np.arange(outputs), inputs)
     density = _Density(outputs)
     earlier = np.zeros(inputs * outputs, np.int64)  # number of earlier planes with a weight
@@ -102,14 +106,20 @@ class _Density:
         return self.odds(self._ones, self._seen)
 
 
-def signs(coder: Coder, shape: tuple[int, int, int, int], there: np.ndarray, known) -> np.ndarray:
+def signs(
+    coder: Coder,
+    shape: tuple[int, int, int, int],
+    there: np.ndarray,
+    known,
+    chances: Contexts | None = None,
+) -> np.ndarray:
     """Codes the signs of the weights that are not zero; `there` is the result of `positions`.
 
     `known`, None for a decoder, and the result are int8 of the shape of `there`: -1, 0 or 1.
     """
     width = shape[1]
     found = np.zeros(there.shape, np.int8)
-    chances = Contexts(3 * 3 * 5)
+    chances = chances or Contexts(SIGNS)
     sums = np.zeros(there.shape[1], np.int64)
     for plane in range(len(there)):
         places = np.flatnonzero(there[plane])
@@ -124,7 +134,13 @@ def signs(coder: Coder, shape: tuple[int, int, int, int], there: np.ndarray, kno
     return found
 
 
-def symbols(coder: Coder, families: np.ndarray, depths: tuple[int, ...], known) -> np.ndarray:
+def symbols(
+    coder: Coder,
+    families: np.ndarray,
+    depths: tuple[int, ...],
+    known,
+    chances: Contexts | None = None,
+) -> np.ndarray:
     """Codes numbers bit by bit from the top, each bit in the context of the bits above it.
 
     Args:
@@ -134,7 +150,7 @@ def symbols(coder: Coder, families: np.ndarray, depths: tuple[int, ...], known) 
       known: integers below 2 ** depth; the result is the same.
     """
     size = 1 << max(depths)
-    chances = Contexts(len(depths) * size)
+    chances = chances or Contexts(len(depths) * size)
     found = np.zeros(len(families), np.int64)
     start = 0
     while start < len(found):

@@ -8,18 +8,55 @@ weights. See contexts.py for the context models.
 import math
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from squeezenext.errors import InputError
 from squeezenext.sqz import contexts as coding
 from squeezenext.sqz import kernels as forms
-from squeezenext.sqz.coder import Decoder, Encoder, Meter
+from squeezenext.sqz.coder import Contexts, Decoder, Encoder, Meter
 from squeezenext.sqz.contexts import Coder
 from squeezenext.sqz.kernels import Form, Parts, Shape
 
 _HEAD = struct.Struct("<H")
 _GAP_BITS = 8
+WHOLE_LANES = 64  # of whole numbers: a lane takes 24 bytes of a microcontroller's memory
+
+
+class Whole(NamedTuple):
+    """How a kernel of whole numbers is coded.
+
+    Attributes:
+      mask: whether a mask says which weights are not 0; else none is.
+      codebook: its values but 0, ascending, int8.
+    """
+
+    mask: bool
+    codebook: np.ndarray
+
+    @classmethod
+    def of(cls, kernel: np.ndarray) -> "Whole":
+        """Returns the form of a kernel, int8."""
+        values = np.unique(kernel)
+        return cls(bool((values == 0).any()), values[values != 0])
+
+    @property
+    def negative(self) -> int:
+        """The number of negative values."""
+        return int((self.codebook < 0).sum())
+
+    @property
+    def depths(self) -> tuple[int, int]:
+        """Bits of a code of either sign."""
+        sides = self.negative, len(self.codebook) - self.negative
+        below, above = (max(side - 1, 0).bit_length() for side in sides)
+        return below, above
+
+    def statistics(self) -> tuple[Contexts, Contexts, Contexts]:
+        """Returns new contexts: of the mask, the signs and the codes."""
+        tree = 2 << max(self.depths)
+        return Contexts(coding.MASKS), Contexts(coding.SIGNS), Contexts(tree)
 
 
 def write(kernels: Sequence[Parts], biases: np.ndarray) -> tuple[bytes, list[int]]:
@@ -38,6 +75,106 @@ def write(kernels: Sequence[Parts], biases: np.ndarray) -> tuple[bytes, list[int
         _kernel(encoder, form, parts.shape, parts.codebook, parts)
     head = b"".join(form.pack() for form, _ in chosen) + _HEAD.pack(lanes)
     return head + encoder.finish(), [size for _, size in chosen]
+
+
+def write_whole(
+    kernels: Sequence[np.ndarray], blocks: Sequence[Sequence[int]], biases: np.ndarray
+) -> tuple[bytes, list[Whole], list[int]]:
+    """Returns the coded bytes of whole numbers, the layers' forms, and each layer's bytes, about.
+
+    Args:
+      kernels: int8 [height, width, in / groups, out] in network order.
+      blocks: numbers of filters that are coded together, of each kernel.
+      biases: int16, of all layers.
+    """
+    encoder = Encoder(WHOLE_LANES)
+    found, sizes = [], []
+    for kernel, parts in zip(kernels, blocks, strict=True):
+        form = Whole.of(kernel)
+        meter = Meter(WHOLE_LANES)
+        for coder in (encoder, meter):
+            _blocks(coder, form, kernel.shape, parts, kernel)
+        found.append(form)
+        sizes.append(round(meter.bits / 8) + len(form.codebook))
+    books = b"".join(form.codebook.tobytes() for form in found)
+    return books + biases.astype("<i2").tobytes() + encoder.finish(), found, sizes
+
+
+def read_whole(
+    data: bytes,
+    shapes: Sequence[Shape],
+    blocks: Sequence[Sequence[int]],
+    sides: Sequence[tuple[bool, int, int]],
+    source: str,
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Returns int8 kernels and int16 biases; the inverse of `write_whole`.
+
+    Args:
+      data: the coded bytes.
+      shapes: shapes of the kernels.
+      blocks: as in `write_whole`.
+      sides: of each `Whole` its mask, and how many values are negative and positive.
+      source: the file's name in messages.
+
+    Raises:
+      InputError: the data are not of these shapes.
+    """
+    count = sum(shape[-1] for shape in shapes)
+    books = sum(negative + positive for _, negative, positive in sides)
+    if len(data) < books + 2 * count:
+        raise InputError(f"{source} is cut inside its numbers.")
+    biases = np.frombuffer(data, "<i2", count, books)
+    decoder = Decoder(data[books + 2 * count :], WHOLE_LANES, source)
+    kernels, start = [], 0
+    for shape, parts, (mask, negative, positive) in zip(shapes, blocks, sides, strict=True):
+        codebook = np.frombuffer(data, np.int8, negative + positive, start)
+        start += negative + positive
+        form = Whole(mask, codebook)
+        if form.negative != negative or (np.diff(codebook.astype(int)) <= 0).any():
+            raise forms.damaged_values(source)
+        kernels.append(_blocks(decoder, form, shape, parts, None, source))
+    decoder.finish()
+    return kernels, biases
+
+
+def _blocks(
+    coder: Coder, form: Whole, shape: Shape, blocks: Sequence[int], known, source: str = ""
+) -> np.ndarray:
+    """Codes a kernel of whole numbers, block by block; the statistics go on through all blocks."""
+    height, width, inputs, _ = shape
+    chances, found, start = form.statistics(), [], 0
+    for filters in blocks:
+        part = (height, width, inputs, filters)
+        values = None if known is None else known[..., start : start + filters]
+        found.append(_block(coder, form, part, chances, values, source))
+        start += filters
+    return np.concatenate(found, -1)
+
+
+def _block(coder: Coder, form: Whole, shape: Shape, chances, known, source: str) -> np.ndarray:
+    flat = None if known is None else known.reshape(shape[0] * shape[1], -1)
+    masks, sides, codes = chances
+    there = np.ones((shape[0] * shape[1], shape[2] * shape[3]), bool)
+    if form.mask:
+        there = coding.positions(coder, shape, None if flat is None else flat != 0, masks)
+    count, negative = int(there.sum()), form.negative
+    above = len(form.codebook) - negative
+    if count and not len(form.codebook):
+        raise forms.damaged_values(source)
+    positive = np.full(count, above > 0)
+    if negative and above:
+        wanted = None if flat is None else np.sign(flat)
+        positive = coding.signs(coder, shape, there, wanted, sides)[there] > 0
+    ranks = None
+    if flat is not None:
+        index = np.searchsorted(form.codebook, flat[there])
+        ranks = np.where(positive, index - negative, negative - 1 - index)
+    ranks = coding.symbols(coder, positive.astype(np.int64), form.depths, ranks, codes)
+    if (ranks >= np.where(positive, above, negative)).any():
+        raise forms.damaged_values(source)
+    kernel = np.zeros(there.shape, np.int8)
+    kernel[there] = form.codebook[np.where(positive, ranks + negative, negative - 1 - ranks)]
+    return kernel.reshape(shape)
 
 
 def _lanes(weights: int) -> int:
