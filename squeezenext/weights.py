@@ -5,7 +5,7 @@
     python -m squeezenext.weights export --format FORMAT --model_dir DIR|NAME|FILE.sqz --output FILE
 
 Formats, see docs/weights.md: deep_compression, ncnn, caffemodel, torchvision, pytorchcv,
-numpy_pickle.
+onnx, numpy_pickle.
 
 NAME is a published model, which is downloaded once. The folder that the environment variable
 SQUEEZENEXT_WEIGHTS names is searched first, so that no network is needed.

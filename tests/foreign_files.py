@@ -230,3 +230,48 @@ def _norm(name: str, arrays: dict[str, np.ndarray], style: str, factor: float) -
     return caffe_layer(name, "BatchNorm", map(blob, statistics), epsilon) + caffe_layer(
         f"{name}_scale", "Scale", map(blob, scale)
     )
+
+
+def onnx_of(config: Config, arrays: dict[str, np.ndarray], style: str) -> bytes:
+    """An ONNX file's weighted nodes and additions; `style`: "norm", "folded" or "int8" (QDQ)."""
+    from onnx import helper, numpy_helper
+
+    network, nodes, constants = graph.of(config), [], {}
+    folded = graph.fold(config, variables.complete(config, arrays, "twin"))
+    for node in network.nodes:
+        name = node.name
+        if node.op == "add":
+            nodes.append(helper.make_node("Add", list(node.inputs), [name]))
+        if node.op not in ("conv", "dense"):
+            continue
+        kernel = folded[f"{name}/kernel"]
+        bias = folded.get(f"{name}/bias", np.zeros(kernel.shape[-1], np.float32))
+        if style == "norm" and node.norm:
+            kernel = arrays[f"model/{name}/kernel"]
+            bias = arrays.get(f"model/{name}/bias", np.zeros(kernel.shape[-1], np.float32))
+        kernel = kernel.transpose(3, 2, 0, 1) if node.op == "conv" else kernel.T
+        constants |= {f"{name}.weight": kernel, f"{name}.bias": bias}
+        inputs = [node.inputs[0], f"{name}.weight", f"{name}.bias"]
+        if style == "int8":
+            scale = np.abs(kernel).reshape(len(kernel), -1).max(axis=1) / 127 + 1e-9
+            sides = scale.reshape(-1, *[1] * (kernel.ndim - 1))
+            constants[inputs[1]] = np.round(kernel / sides).astype(np.int8)
+            constants |= {f"{name}.scale": scale.astype(np.float32),
+                          f"{name}.zero": np.zeros(len(kernel), np.int8)}  # fmt: skip
+            quantized = [inputs[1], f"{name}.scale", f"{name}.zero"]
+            inputs[1] += ".dequantized"
+            nodes.append(helper.make_node("DequantizeLinear", quantized, [inputs[1]], axis=0))
+        if node.op == "dense":
+            nodes.append(helper.make_node("Gemm", inputs, [name], transB=1))
+            continue
+        strides = {"strides": [node.strides] * 2, "group": node.groups}
+        nodes.append(helper.make_node("Conv", inputs, [name], **strides))
+        if style == "norm" and node.norm:
+            parts = {part: f"{node.norm}.{part}" for part in variables.NORM}
+            constants |= {key: arrays[f"model/{node.norm}/{p}"] for p, key in parts.items()}
+            inputs = [name, *parts.values()]
+            output = [f"{name}.norm"]
+            nodes.append(helper.make_node("BatchNormalization", inputs, output, epsilon=1e-5))
+    tensors = [numpy_helper.from_array(np.ascontiguousarray(x), k) for k, x in constants.items()]
+    made = helper.make_graph(nodes, "twin", [], [], tensors)
+    return helper.make_model(made).SerializeToString()

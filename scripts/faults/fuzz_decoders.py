@@ -88,6 +88,9 @@ def readers() -> list[Reader]:
     start = _SQZ_HEAD.size
     header = zlib.decompress(data[start : start + _SQZ_HEAD.unpack_from(data)[1]])
     found.append(Reader(".sqz, header", "sqz header", SQUEEZENEXT, (header, data)))
+    for style in ("norm", "int8"):
+        data = files.onnx_of(SQUEEZENEXT, next_, style)
+        found.append(Reader(f".onnx, {style}", "onnx", SQUEEZENEXT, (data,)))
     layers: dict[str, list[np.ndarray]] = {}
     for name, array in arrays.items():
         layers.setdefault(name.split("/")[1], []).append(array)

@@ -22,6 +22,7 @@ from squeezenext.formats import (
     deep_compression,
     kinds,
     ncnn,
+    onnx_files,
     pickles,
     pytorch,
     variables,
@@ -46,7 +47,15 @@ _IMAGES: dict[str, Images] = {
 }
 # Files that are there before the first checkpoint is.
 _OWN = {model_directory.CHECKPOINTS, model_directory.CONFIG, model_directory.LABELS}
-FORMATS = ("deep_compression", "ncnn", "caffemodel", "torchvision", "pytorchcv", "numpy_pickle")
+FORMATS = (
+    "deep_compression",
+    "ncnn",
+    "caffemodel",
+    "torchvision",
+    "pytorchcv",
+    "onnx",
+    "numpy_pickle",
+)
 
 
 def import_weights(
@@ -148,7 +157,10 @@ def read(
         return _numpy_pickle(contents[0], source), []
     if is_pytorch:
         return pytorch.decode(contents[0], config, kind, source)
-    arrays, notes = ncnn.decode(*contents, config, source)
+    if kind == "onnx":
+        arrays, notes = onnx_files.decode(contents[0], config, source), []
+    else:
+        arrays, notes = ncnn.decode(*contents, config, source)
     images = config.images
     pixels = f"{images.channels} less {images.mean} by {images.std}, as the configuration says"
     return arrays, [*notes, f"{source} says nothing of pixels: the network is shown {pixels}."]
