@@ -66,9 +66,6 @@ def test_minutes_that_do_not_suffice_are_told():
     # Two epochs of the smallest images, at 100 a second of the full size, and all the rest.
     assert least.epochs == 2 and least.size == 128
     assert 20 < least.needs_minutes < 30
-    needed = math.ceil(least.needs_minutes)
-    told = f"has 15 minutes; the shortest useful training takes about {needed}"
-    assert told in str(least)
     assert plan(200_000, 15, max_bytes=100_000).needs_minutes > least.needs_minutes + 10
 
 

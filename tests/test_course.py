@@ -103,7 +103,7 @@ def test_choices_are_kept_before_they_are_used_and_repeated(train, begin, tmp_pa
 
 
 def test_what_was_spent_before_the_first_epoch_counts_after_an_interruption(
-    clock, tmp_path, monkeypatch
+    clock, tmp_path, monkeypatch, capsys
 ):
     speed = planning.Speed(images_per_second=80.0, build_seconds=10.0)
     monkeypatch.setattr(planning, "measured", lambda configuration: speed)
@@ -118,6 +118,11 @@ def test_what_was_spent_before_the_first_epoch_counts_after_an_interruption(
         return courses.begun(*at)
 
     first = begin(100.0)
+    assert "too short" not in capsys.readouterr().err
+    (tmp_path / "adapt.json").unlink()
+    begin(60.0 * MINUTES)
+    assert "warning: --minutes 15 is too short" in capsys.readouterr().err
+    courses.keep(tmp_path / "adapt.json", first.plan)
     resumed = begin(5.0)
     assert first.plan == resumed.plan and first(0, None) == resumed(0, None) == first.plan.epochs
     clock.time += 60

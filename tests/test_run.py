@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import subprocess
 import sys
 
@@ -497,6 +498,18 @@ def test_the_error_that_ends_a_run_is_in_its_log(tmp_path):
     log.log_end("all is lost")
     log.log_to(None)
     assert "error: all is lost" in (tmp_path / "train.log").read_text()
+
+
+def test_a_brief_log_shows_progress_and_warnings_and_the_file_has_all(tmp_path, capsys):
+    log.log_to(tmp_path / "train.log", brief=True)
+    lines = {logging.INFO: "epoch=1", log.PROGRESS: "step 1 of 2", logging.WARNING: "too late"}
+    for level, line in lines.items():
+        log.LOG.log(level, line)
+    log.log_to(None)
+    shown = [line[20:] for line in capsys.readouterr().err.splitlines()]
+    assert shown == ["step 1 of 2", "too late"]
+    kept = (tmp_path / "train.log").read_text().splitlines()
+    assert [line[20:] for line in kept] == [*lines.values()]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")

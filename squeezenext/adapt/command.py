@@ -189,8 +189,8 @@ def _first_answer(
     if top1 is not None:
         tested = plural(min(probe.MOST, found.splits["validation"].examples), "validation image")
         log(
-            f"A first answer after {time.monotonic() - started:.0f} s: top-1 {top1:.4f} on "
-            f"{tested}. It can be used: python -m squeezenext.predict PHOTO --model_dir "
+            f"A first answer after {time.monotonic() - started:.0f} s: {top1:.1%} of {tested} "
+            f"right (top-1). It can be used: python -m squeezenext.predict PHOTO --model_dir "
             f"{shlex.quote(str(preview))}"
         )
     return network
@@ -209,6 +209,11 @@ def _train(course: Course, model_dir: Path, found: Dataset, seed: int, determini
         seed=seed,
         deterministic=deterministic,
         evaluate_every_epochs=plan.evaluate_every_epochs,
+        brief=True,
+    )
+    log(
+        "Training begins; the first step may take a minute. All figures are in "
+        f"{model_dir / model_directory.LOG}."
     )
     command.train(plan.config(), options, course)
     for sentence in selection.select(model_dir, preview, found.splits["validation"]).sentences():

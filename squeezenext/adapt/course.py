@@ -180,4 +180,9 @@ def begun(
     if plan != before:
         keep(path, plan)
     log(f"{plan}.")
+    if plan.needs_minutes:
+        log(
+            f"warning: --minutes {minutes:g} is too short: the shortest useful training takes "
+            f"about {math.ceil(plan.needs_minutes)} minutes, and will take them."
+        )
     return Course(plan, photographs, started, path)

@@ -141,11 +141,10 @@ class Plan:
         minutes = f"{self.minutes:g} minute{'s' * (self.minutes != 1)}"
         retrained = self.compression_epochs
         more = f", {retrained:g} more to compress it" if retrained else ""
-        needs = f"; the shortest useful training takes about {math.ceil(self.needs_minutes)}"
         return (
             f"{self.epochs:g} epochs of {self.configuration} at {growing}{self.size} x {self.size} "
             f"pixels{more}: this machine trains {self.images_per_second:.0f} images/s at full "
-            f"size, and has {minutes}{needs if self.needs_minutes else ''}"
+            f"size, and has {minutes}"
         )
 
     @property

@@ -145,6 +145,7 @@ def compress_once(
     if not _is_made(path, source | {"max_bytes": max_bytes}):
         _remove_of_others(path, source)  # compression may fail, and an outdated file must not stay
         method = Method(max_bytes=max_bytes, epochs=epochs)
+        log(f"Compressing into {max_bytes:,} bytes.")
         try:
             compress(model_dir, path, method, records, log=log)
         except (InputError, NotFinite, NotKept) as error:

@@ -69,7 +69,7 @@ def search(
       encode: makes the file from quantized kernels, not yet compared with the network.
       probe: the network, to measure how far its answers move.
       max_bytes: budget of the file; None takes the smallest file whose answers stay within `NEAR`.
-      report: logs each trial.
+      report: receives a line about each trial.
       whole: the weights of a layer are multiples of one number, see `rate_distortion.quantize`.
 
     Raises:
@@ -89,7 +89,7 @@ def search(
         made = encode(kernels)
         nats, information = probe.compare(made.weights)
         size = len(made.encoded.data)
-        report(f"{slope:.2e} nats a bit: {size:,} bytes, answers move by {nats:.4f} nats")
+        report(f"{size:,} bytes, answers move by {nats:.4f} nats")
         return dataclasses.replace(made, nats=nats, information=information)
 
     return _nearest(attempt) if max_bytes is None else _fitting(attempt, max_bytes)

@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 
 import numpy as np
 
-from squeezenext import tf_import
+from squeezenext import progress, tf_import
 from squeezenext.cli import Log
 from squeezenext.compress import allocation, report
 from squeezenext.compress.allocation import Compressed
@@ -126,7 +127,16 @@ def _quantized(
 ) -> Compressed:
     calibration = _calibrated(model, probe) if method.integer else None
     encode = functools.partial(_encode, model, probe.weights, calibration)
-    made = allocation.search(encode, probe, max_bytes, log, whole=method.integer)
+    _ = probe.sensitivities  # they show their own progress
+    tried = itertools.count(1)
+    with progress.Bar("Compressing", None) as bar:
+        made = allocation.search(
+            encode,
+            probe,
+            max_bytes,
+            lambda trial: bar.update(0, f"Compressing: trial {next(tried)}: {trial}"),
+            whole=method.integer,
+        )
     return _measured(made, probe, model, log) if method.integer else made
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from squeezenext import progress
 from squeezenext.cli import cores
 from squeezenext.config.images import Images
 from squeezenext.images import geometry
@@ -153,12 +154,16 @@ class Probe:
         Each is measured with noise on the layer's weights, of which `moments` give the error.
         """
         rng, found = np.random.default_rng(0), {}
-        for node in self.graph.weighted:
-            name = f"{node.name}/kernel"
-            kernel = self.weights[name]
-            noise = (PROBE * rng.normal(size=kernel.shape) * kernel).astype(np.float32)
-            nats = self.divergence({**self.weights, name: kernel + noise})
-            found[node.name] = max(nats, 1e-9) / max(squared(noise, self.moments[node.name]), 1e-30)
+        layers = self.graph.weighted
+        with progress.Bar("Measuring layers", len(layers), timed_from_first=True) as bar:
+            for number, node in enumerate(layers):
+                bar.update(number, f"Compressing: {number} of {len(layers)} layers measured")
+                name = f"{node.name}/kernel"
+                kernel = self.weights[name]
+                noise = (PROBE * rng.normal(size=kernel.shape) * kernel).astype(np.float32)
+                nats = self.divergence({**self.weights, name: kernel + noise})
+                error = max(squared(noise, self.moments[node.name]), 1e-30)
+                found[node.name] = max(nats, 1e-9) / error
         if self.is_synthetic:
             first, *_, last = found
             found[first] *= FIRST

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from squeezenext.cli import say
 from squeezenext.compress.allocation import Compressed
@@ -100,9 +102,6 @@ def normalized(pixels: np.ndarray, config: Config) -> np.ndarray:
 
 def print_table(report: dict) -> None:
     """Prints the report as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table()
     for column in _FORMATS:
         table.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)

@@ -126,7 +126,7 @@ def log_outcome(manifest: dataset.Manifest) -> None:
     repairs, rejected = manifest.raw["repairs"], manifest.raw["rejected"]
     lines = [
         f"{manifest.directory}: {counts} images of {cli.plural(len(manifest.classes), 'class')}, "
-        f"{len(repairs)} repaired, {len(rejected)} rejected."
+        f"{len(repairs)} re-encoded, {len(rejected)} rejected."
     ]
     if twins := manifest.raw.get("duplicates"):
         lines.append(

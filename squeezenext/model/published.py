@@ -36,8 +36,9 @@ def resolve(name: str | Path) -> Path:
     if path.exists() or str(name) not in PUBLISHED:
         if not path.exists():
             raise InputError(
-                f"There is no model directory {name}; give a folder that training made, such as "
-                f"runs/mine, or a published model: {', '.join(PUBLISHED)}."
+                f"There is no model directory {name}, nor a file of that name; give a folder that "
+                "training made, a file such as mine/exported/model.sqz, or a published model, such "
+                "as squeezenet_v1_1 (docs/weights.md lists them)."
             )
         if not path.is_dir():
             raise InputError(f"{name} is no model directory, but {_described(path)}.")

@@ -75,7 +75,7 @@ def _train(config: Config, options: Options, signals: StopSignals, course: Cours
         tf_import.import_tensorflow()
         from squeezenext.train import job  # only now: no error above waits for TensorFlow
 
-        log.log_to(None if worker else model_dir / model_directory.LOG)
+        log.log_to(None if worker else model_dir / model_directory.LOG, options.brief)
         with watched(model_dir, workers, options.lost_seconds, signals) as watchdog:
             task = task or _task(config, options)
             return job.train(task, options, workers, watchdog, signals, course)

@@ -1,6 +1,7 @@
 """What a run reports: a log line and a row of history.csv an epoch, and TensorBoard."""
 
 import csv
+import functools
 import io
 import math
 import re
@@ -20,7 +21,7 @@ from squeezenext.progress import Bar
 from squeezenext.records import batches
 from squeezenext.records.reader import Reader
 from squeezenext.train import phases, tensorboard
-from squeezenext.train.log import LOG
+from squeezenext.train.log import LOG, PROGRESS
 from squeezenext.train.loop import Loop, Sums
 
 COLUMNS = (
@@ -216,8 +217,9 @@ class ProgressBar(Bar):
 
     def __init__(self, total: int, done: int):
         super().__init__(  # the first update comes after building the graph
-            "Training", total, done=done, seconds=LINE_SECONDS, log=LOG.info, timed_from_first=True
-        )
+            "Training", total, done=done, seconds=LINE_SECONDS, timed_from_first=True,
+            log=functools.partial(LOG.log, PROGRESS, "%s"),
+        )  # fmt: skip
 
     def show(self, step: int, total: int, epoch: float, rate: float, loss: float) -> None:
         """Shows the step, the epoch, the images a second and the loss."""

@@ -9,6 +9,7 @@ from squeezenext import files
 from squeezenext.cli import printable
 
 LOG = logging.getLogger("squeezenext")
+PROGRESS = logging.INFO + 5  # level of what is shown even where technical lines are not
 
 
 class _Printable(logging.Formatter):
@@ -31,12 +32,17 @@ class _File(logging.FileHandler):
         del record
 
 
-def log_to(path: Path | None) -> None:
-    """Sends the log to standard error and, if `path` is given, to a file as well."""
+def log_to(path: Path | None, brief: bool = False) -> None:
+    """Sends the log to standard error and, if `path` is given, to a file as well.
+
+    If `brief`, standard error gets only warnings and the progress.
+    """
     for handler in list(LOG.handlers):
         LOG.removeHandler(handler)
         handler.close()
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    console = logging.StreamHandler(sys.stderr)
+    console.setLevel(PROGRESS if brief else logging.INFO)
+    handlers: list[logging.Handler] = [console]
     if path is not None:
         handlers.append(_File(path, encoding="utf-8"))
     for handler in handlers:

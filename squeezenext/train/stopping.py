@@ -78,7 +78,7 @@ class StopSignals:
         if not self._deferred or self.came:
             raise KeyboardInterrupt
         self.came = True
-        LOG.info("%s: saving, then leaving.", signal.Signals(number).name)
+        LOG.warning("%s: saving, then leaving.", signal.Signals(number).name)
 
     def _listen(self) -> None:
         """Ends the process at a signal that Python does not unwind in time."""
