@@ -23,7 +23,7 @@ from squeezenext.train import phases
 
 USED = 0.95  # share of the minutes; what comes after training is only estimated
 TENTHS = 10  # epochs are chosen in tenths
-TOLD = 1.5  # factor by which the epochs have changed when the log says so
+TOLD = 1.5  # The log says so if the epochs have changed by this factor.
 LATEST = 0.3  # weight of the latest epoch in the moving average of the rates
 
 
@@ -67,10 +67,10 @@ class Course:
         return epochs
 
     def compression_epochs(self, deterministic: bool) -> float:
-        """Returns the epochs of retraining, those of the plan or what of them fits into the time.
+        """Returns the epochs of retraining: as many of the planned ones as fit into the time.
 
         Args:
-          deterministic: True for those of the plan.
+          deterministic: True for all planned epochs, whatever the time.
         """
         left = 60 * self.plan.minutes - (time.monotonic() - self._started)
         seconds = math.inf if deterministic else left

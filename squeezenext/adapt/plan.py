@@ -52,8 +52,8 @@ EVALUATIONS = 6  # evaluations during training
 # the retraining.
 EXPORTING, SEARCHING, RETRAINING = 2, 4, 3
 # Runs of an image in LiteRT: a calibration image gives ranges, then int8 and the network are
-# compared on it; a held-out image is used by export, evaluation and report. Selection compares three
-# weights and three sides on each validation image.
+# compared on it; a held-out image is used by export, evaluation and report. Selection compares
+# three weights and three sides on each validation image.
 _CALIBRATION_RUNS, _HELD_OUT_RUNS, _SELECTION_RUNS = 3, 5, 6
 
 
@@ -335,7 +335,7 @@ def _training(
 def _cost(full: int, size: int, growing: bool, examples: int, speed: Speed) -> tuple[float, float]:
     """Returns the seconds to build the graphs of a training, and the seconds of an epoch."""
     sides = _sides(size) if growing else (size,)
-    graphs = 1 + len(sides)  # one of evaluation, one a size
+    graphs = 1 + len(sides)  # a graph of evaluation, and a graph of training for each size
     cost = DECODED * sum((side / full) ** 2 for side in sides) / len(sides)
     epoch = cost * examples / speed.images_per_second + EPOCH_SECONDS
     return graphs * speed.build_seconds, epoch

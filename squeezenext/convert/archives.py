@@ -42,7 +42,7 @@ _MAX_DEPTH = 32  # folders above a file
 # Photographs hardly shrink, a drawing as BMP to a fiftieth; a bomb of deflated zeros has 1,032.
 _MAX_RATIO, _SMALL = 100, 256 << 20
 _CHUNK = 1 << 20
-_LOCAL = struct.Struct("<4s22xHH")  # of a zip's member: mark, lengths of name and extra field
+_LOCAL = struct.Struct("<4s22xHH")  # A zip's member: its mark, lengths of name and extra field.
 _ENCRYPTED, _UTF8, _UNIX = 1, 1 << 11, 3  # two flags and a system of a zip's member
 
 
@@ -57,7 +57,7 @@ class Part(NamedTuple):
 
 
 _FOLDER, _ABSENT = Part(0, 0), Part(0, 0)
-_NONE: dict = {}  # one for all files
+_NONE: dict = {}  # All files share it.
 
 
 class Entry:
@@ -295,7 +295,7 @@ def _of_zip(archive: Archive, size: int) -> Archive:
     try:
         with _Bounded(path) as file, zipfile.ZipFile(file) as found:
             members = sorted(found.infolist(), key=lambda member: member.header_offset)
-    # What zipfile raises for damage: also struct's error, and that of a time or a name.
+    # For damage zipfile also raises struct's error, and errors of dates and of names.
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error) as e:
         raise InputError(f"{path} is damaged or cut short ({e}); download or copy it again.") from e
     _check_ratio(path, sum(each.file_size for each in members if not _zip_fault(each)), size)

@@ -143,7 +143,7 @@ def _removed_on_error(temporary: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def swept(directory: Path) -> Iterator[None]:
-    """Removes unpublished drafts and the spool, those of an earlier run and of this one.
+    """Removes the unpublished drafts and the spools of an earlier run and of this one.
 
     Raises:
       InputError: a stranger has laid links there, which lead to files that are not ours.

@@ -115,7 +115,7 @@ def _check_classes(
 
 
 def _files(source: Place, single: str, warnings: list[str]) -> list[tuple[str, Place]]:
-    """Returns the lists with the split of each; one file is that of the split `single`."""
+    """Returns each list and its split; a single file belongs to the split `single`."""
     if source.is_file():
         return [(single, source)]
     if lists := metadata_lists(source):
@@ -166,8 +166,8 @@ def read_table(path: Place) -> dict[int, list[str]]:
 def _rows(path: Place, split: str, warnings: list[str]) -> dict[str, list[Row]]:
     """Returns the (image, label) pairs of each split in a CSV file without its header.
 
-    `split` is that of all rows of a file without a column of splits; `warnings` is extended by the
-    columns that are skipped.
+    Without a column of splits, all rows belong to `split`. `warnings` is extended by the columns
+    that are skipped.
     """
     body = read_table(path)
     top = next(iter(body), 0)

@@ -28,7 +28,7 @@ from squeezenext.images.jpeg import ImageError
 _RECORD_BYTES = 700  # framing, names and sizes of an example; its rows in lists and index
 _TRIAL_BYTES = 64 << 20
 _HEAD = 1024  # bytes that show whether a file is an image, or may be a copy
-_MOST_ROWS = 40  # of a table
+_MOST_ROWS = 40  # rows of a table
 
 
 @dataclasses.dataclass(frozen=True)

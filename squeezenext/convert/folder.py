@@ -181,7 +181,7 @@ def _classes(folders: list[str], names: ClassNames, source: Place) -> tuple[labe
 
 
 def _beside(source: Place, roots: dict[str, Place]) -> list[str]:
-    """Returns warnings of the images and of each folder with images beside those of the splits."""
+    """Returns warnings about images, and folders with images, beside the folders of the splits."""
     if list(roots.values()) == [source]:
         return []
     names = ", ".join(root.name for root in roots.values())

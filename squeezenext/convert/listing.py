@@ -19,14 +19,14 @@ T = TypeVar("T")
 _MAX_FAULTS = 100_000
 # 40 bytes an example: the million examples of ImageNet stay far below a gigabyte.
 _PLAIN = [("file", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("label", "<i4")]
-# Of a zip's member: its bytes if it is deflated, else 0, and the CRC-32 of its content; of others
-# 0 and -1.
+# For a zip's member `packed` is its size in the zip if it is deflated, else 0, and `crc` is the
+# CRC-32 of its content. For other examples they are 0 and -1.
 ROW = np.dtype([*_PLAIN, ("packed", "<i8"), ("crc", "<i8")])
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A file that was rejected or repaired, and why; printable, so that no name forges a line."""
+    """A file that was rejected or re-encoded, and why; printable, so that no name forges a line."""
 
     file: str
     reason: str

@@ -28,7 +28,7 @@ from squeezenext.errors import InputError
 from squeezenext.records import dataset, example, tfrecord
 
 MAX_COMPARED = 1_000  # pairs of possible duplicates; comparing a pair takes two reads
-MAX_ROWS = 10_000  # of each list in the manifest; "omitted" holds the number of the others
+MAX_ROWS = 10_000  # rows of a list in the manifest; "omitted" counts the others
 
 
 class OtherData(InputError):

@@ -31,8 +31,8 @@ SPLIT_NAMES = {
     }.items()
     for name in names
 }
-_METADATA = "metadata.csv"  # of Hugging Face's imagefolder: file_name,label
-_MOST_AROUND = 8  # folders around those of the classes
+_METADATA = "metadata.csv"  # Hugging Face's imagefolder has it: file_name,label
+_MOST_AROUND = 8  # folders that may lie one in the other around the class folders
 # A name without digits before a number: cat_001, cat.1, dog (3). It ends in a letter.
 _NUMBERED = re.compile(r"(\D*[^\W\d_])[ ._-]*(?:\d+|\(\d+\))")
 # What cameras, phones and programs write before a number.
@@ -63,7 +63,7 @@ def is_image(path: Place) -> bool:
 
 
 def hold_photographs(folder: Path, besides: Sequence[str]) -> bool:
-    """Returns whether class folders, or those of splits, have images, but for those `besides`."""
+    """Returns whether class or split folders hold images; the folders `besides` do not count."""
     inside = itertools.chain(folder.glob("*/*"), folder.glob("*/*/*"))
     others = {folder / name for name in besides}
     return any(is_image(path) and others.isdisjoint(path.parents) for path in inside)
@@ -219,7 +219,7 @@ def listing_of(
     Args:
       found: the images, which are files or entries of one archive, and their labels.
       names: a name for each.
-      watch: is told of the files.
+      watch: receives the sizes and times of the files.
       held: the file that holds the bytes of the archive, None for files.
     """
     files, rows = [held] if held else [], []

@@ -68,7 +68,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 def _write_owner(owner: Path) -> None:
     """Writes the file atomically, for readers; unflushed, since it dies with the process."""
-    draft = owner.with_name(f"{owner.name}.tmp")  # one name: overwrites that of a killed process
+    draft = owner.with_name(f"{owner.name}.tmp")  # overwrites a killed process's
     with contextlib.suppress(OSError):
         with open(files.open_own(draft, empty=True), "w", encoding="utf-8") as file:
             file.write(f"process {os.getpid()} on {socket.gethostname()}")

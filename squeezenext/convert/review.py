@@ -152,7 +152,7 @@ def _obeyed(collection: Collection, path: Path) -> tuple[Collection, np.ndarray 
     rows = {name if name in names else name.strip(): row for name, row in rows.items()}
     collection.watch.size(path)
     ids = {label.synset: number for number, label in enumerate(collection.classes, 1)}
-    ids = {name.strip(): number for name, number in ids.items()} | ids  # as `read` leaves actions
+    ids = {name.strip(): number for name, number in ids.items()} | ids  # `read` strips actions, too
     for row in rows.values():
         _check_action(row, ids, path)
     splits, groups, found, others = {}, None, 0, list[Row]()
@@ -201,7 +201,7 @@ def _check_action(row: Row, ids: dict[str, int], path: Path) -> None:
 
 
 def _groups(known: Sequence[Row | None]) -> np.ndarray:
-    """Returns a number for each example, equal for those of one group: int64 [examples]."""
+    """Returns a number for each example; members of a group have the same: int64 [examples]."""
     first: dict[str, int] = {}
     return np.array(
         [

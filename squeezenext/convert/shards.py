@@ -96,7 +96,7 @@ def mean_sample(examples: int, size: int) -> int:
     return examples if size <= _EXACT_BYTES else min(examples, 400 + examples // 100)
 
 
-# Start, class, image size and `content_crc` of each record.
+# The start, size, `content_crc` and label of each record.
 RECORD = np.dtype([("offset", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("label", "<i4")])
 
 
@@ -110,7 +110,7 @@ class Written:
     bytes: int = 0
     sha256: str = ""
     table: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, RECORD))  # [examples]
-    names: list[str] = dataclasses.field(default_factory=list)  # of the images
+    names: list[str] = dataclasses.field(default_factory=list)  # names of the images
     rgb_sum: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.0, 0.0])
     rgb_images: int = 0  # number of images whose mean colours `rgb_sum` adds up
     repairs: list[Fault] = dataclasses.field(default_factory=list)  # images that were changed

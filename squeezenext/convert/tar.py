@@ -44,7 +44,7 @@ class Stream:
 
     def __init__(self, file: BinaryIO, name: str, digest: "hashlib._Hash | None" = None) -> None:
         self._file, self._name = file, name
-        self.position, self.digest = 0, digest  # of the bytes read so far
+        self.position, self.digest = 0, digest  # both count the bytes read so far
 
     def read_at(self, position: int, size: int) -> bytes:
         """Returns the bytes at a position, which must not lie before the last one read."""

@@ -49,8 +49,8 @@ class Inspection:
     """A shard to verify."""
 
     shard: dataset.Shard
-    synsets: tuple[str, ...]  # of label 1, 2, ...
-    offsets: np.ndarray | None  # of records, by the index: [examples] int64
+    synsets: tuple[str, ...]  # the synsets of the labels 1, 2, ...
+    offsets: np.ndarray | None  # where each record begins, by the index: [examples] int64
     decode: bool  # decode every image
 
 

@@ -21,9 +21,10 @@ from squeezenext.images import decoding, geometry
 from squeezenext.images.jpeg import ImageError
 from squeezenext.predict.predictor import Predictor, map_in_threads, one_large_at_a_time
 
-# What the pixels say. Of the network's crop, as grey values 0..255: the mean and the variance of
-# the Laplacian (Pech-Pacheco et al. 2000), which is small where edges are blurred. Of the whole
-# photograph: its sides in pixels, and the mean RGB of all of it and of its border, 0..255.
+# What the pixels say. `brightness` is the mean of the network's crop in grey values 0..255, and
+# `sharpness` the variance of its Laplacian (Pech-Pacheco et al. 2000), which is small where edges
+# are blurred. The others are about the whole photograph: its sides in pixels, and the mean RGB of
+# all of it and of its border, 0..255.
 PIXELS = np.dtype(
     [
         ("width", "<i4"),
@@ -32,7 +33,7 @@ PIXELS = np.dtype(
         ("sharpness", "<f4"),
         ("colour", "<f4", 3),
         ("border", "<f4", 3),
-        ("sha256", "S64"),  # of the file
+        ("sha256", "S64"),  # SHA-256 of the file, hexadecimal
     ]
 )
 _SMALL = 16  # side of the picture whose outermost pixels are the border
@@ -150,7 +151,7 @@ def _grey(crop: np.ndarray) -> tuple[float, float]:
 
 
 def _colours(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean RGB of an image and that of its border."""
+    """Returns the mean RGB of an image, and the mean RGB of its border."""
     small = np.asarray(image.resize((_SMALL, _SMALL), Image.Resampling.BOX), np.float32)
     edge = np.ones((_SMALL, _SMALL), bool)
     edge[1:-1, 1:-1] = False

@@ -15,7 +15,7 @@ from squeezenext.doctor.suspects import Shortcut
 from squeezenext.labels import class_names
 from squeezenext.metrics import wilson
 
-# Of brightness and sharpness in features.PIXELS. The darkest of 3,068 clothing photographs has 31;
+# Least brightness and sharpness in features.PIXELS. The darkest of 3,068 photographs has 31;
 # a Gaussian blur of 2 pixels at the network's size brings 95 % of them below 21, where 1 is now.
 _DARK, _BLURRED = 30.0, 20.0
 _TINY = 112  # pixels of the shorter side: the network's input has 224 to 227
@@ -291,7 +291,7 @@ def _advice(
 
 
 def _superfluous(kind: str, splits: dict[int, str]) -> list[int]:
-    """Returns the members of a group that can go: those of the splits that matter less.
+    """Returns the members of a group that can go, from the splits that matter less.
 
     Of exact copies one stays; of photographs in two splits, those of the split that is used last.
     """

@@ -8,7 +8,7 @@ import numpy as np
 from squeezenext.doctor import suspects
 
 MOST = 1000  # photographs; of more, a twentieth is already a good test
-SHARES = (0.25, 0.5, 1.0)  # of the photographs outside of a fold: the points of the curve
+SHARES = (0.25, 0.5, 1.0)  # points of the curve: shares of the photographs outside of a fold
 NAMED = 2  # most classes that are named
 
 

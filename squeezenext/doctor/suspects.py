@@ -23,7 +23,7 @@ REMOVED = -1  # stands for the label of a photograph that is better left out
 # classifier that followed the advice had 80.3 % of the 341 validation photographs right (mean of
 # six draws), with one more pass 81.3, two 81.7, three 81.3; 83.0 without exchanged labels.
 _PASSES = 2
-_FAR = 0.5  # part of what the majority class leaves over that a shortcut must get right
+_FAR = 0.5  # share of the photographs outside the majority class that a shortcut must get right
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Shortcut:
     Attributes:
       what: the numbers, in words.
       accuracy: their cross-validated accuracy.
-      majority: that of always naming the largest class.
+      majority: the accuracy of always naming the largest class.
     """
 
     what: str
@@ -158,7 +158,16 @@ def judged_again(
 ) -> np.ndarray:
     """Returns the probabilities of classifiers that did not learn from the surest wrong labels.
 
-    They find more of the others. Arguments and result as of `out_of_fold`, and its result.
+    They find more of the other wrong labels.
+
+    Args:
+      values: [n, channels] float32 features, at least 0.
+      labels: [n] integers.
+      groups: [n] integers, equal for photographs that belong together.
+      probabilities: [n, classes], the result of `out_of_fold` with these labels.
+
+    Returns:
+      The probabilities of the classes for each photograph, [n, classes] float64.
     """
     for _ in range(_PASSES):
         named = wrong_labels(labels, probabilities, groups)

@@ -39,7 +39,7 @@ from squeezenext.images import heif
 from squeezenext.images.jpeg import Bare, ImageError, orientation
 
 _DAMAGED = "is cut short or damaged in its header"
-MAX_CHUNKS = 100_000  # of a PNG, WebP or GIF; 64 MB of empty ones would take Python seconds
+MAX_CHUNKS = 100_000  # chunks of a PNG, WebP or GIF; 64 MB of empty ones take Python seconds
 # Blocks of a GIF up to its first frame's end. Encoders fill them to 254 or 255 bytes, so that 64 MB
 # have 264,000; 64 MB of one byte each would take Python and Pillow three seconds.
 MAX_BLOCKS = 400_000
@@ -212,7 +212,7 @@ _TIFF_ORIENTATION, _TIFF_SUBFILE = 274, 254
 _TIFF_READ = {
     *_TIFF_NEEDED, *_TIFF_STRIPS, *_TIFF_TILES, ROWSPERSTRIP, _TIFF_ORIENTATION, _TIFF_SUBFILE,
 }  # fmt: skip
-_TIFF_TYPES = {1: "B", 3: "H", 4: "I", 7: "B"}  # of whole numbers; 7 is bytes
+_TIFF_TYPES = {1: "B", 3: "H", 4: "I", 7: "B"}  # types of whole numbers; 7 is bytes
 # None, LZW, JPEG, deflate (two numbers), run lengths: neither fax nor what raw photographs have.
 _TIFF_COMPRESSIONS = {1, 5, 7, 8, 32946, 32773}
 _TIFF_COLOURS = {0, 1, 2, 3, 5, 6}  # grey (two ways), RGB, palette, inks, YCbCr

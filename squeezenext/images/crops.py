@@ -82,7 +82,7 @@ def _orientation(content: tf.Tensor) -> tf.Tensor:
     return tf.where(tf.reduce_any(known) & (held >= 1) & (held <= 8), held, 1)
 
 
-_MAX_ENTRIES = 64  # of EXIF's first directory; cameras write some twenty
+_MAX_ENTRIES = 64  # entries of EXIF's first directory; cameras write some twenty
 
 
 def _upright(pixels: tf.Tensor, held: tf.Tensor) -> tf.Tensor:

@@ -43,7 +43,7 @@ ENDINGS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif",
      ".avif", ".tif", ".tiff"}
 )  # fmt: skip
-# Those of other photographs, which are skipped and counted.
+# Endings of other photographs, which are skipped and counted.
 OTHER_ENDINGS = frozenset(
     {".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"}
 )

@@ -24,11 +24,11 @@ _SEQUENTIAL = {0xC0, 0xC1}  # Huffman-coded
 _BARE = {0x01, 0xD8, 0xD9}  # markers that no length follows; 0xD0 to 0xD7 are part of a scan
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _METADATA = {*range(0xE0, 0xF0), 0xFE, *_BARE}  # application segments and comments
-# Those that say how colours are stored: JFIF as YCbCr, Adobe's by its transform.
+# Segments that say how colours are stored: JFIF as YCbCr, Adobe's by its transform.
 _NEEDED, _NOTHING = {0xE0: b"JFIF\0", 0xEE: b"Adobe"}, b"\0no segment begins so"
 _APP1, _EXIF = 0xE1, b"Exif\0\0"
 _ORIENTATION, _SHORT = 0x0112, 3  # EXIF's tag and type
-_MAX_ENTRIES = 1000  # of EXIF's first directory; cameras write some twenty
+_MAX_ENTRIES = 1000  # entries of EXIF's first directory; cameras write some twenty
 _FILL = b"\x00\xff"  # bytes that cameras put between segments, and decoders skip
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
