@@ -6,7 +6,8 @@
 Parameters are those of convolutions, dense layers and batch norm's scales and offsets; moving
 statistics are not counted. Multiply-adds are those of convolutions and dense layers at the
 network's own input size. No TensorFlow here: the figures follow from the description of the
-network.
+network. --all also prints the published models that other commands take by name: their accuracies,
+and the sizes of their files in each format.
 """
 
 import csv
@@ -24,7 +25,8 @@ from squeezenext import files
 from squeezenext.cli import check_file, run, say
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
-from squeezenext.config.reported import REPORTED, Reported
+from squeezenext.config.reported import MEASURED, REPORTED, Reported
+from squeezenext.config.zoo import PUBLISHED
 from squeezenext.network import graph
 
 _COLUMNS = ("layer", "kind", "output", "parameters", "macs")
@@ -121,6 +123,23 @@ def summary() -> str:
     return "\n".join(lines)
 
 
+def models() -> str:
+    """Returns a table in Markdown of the published models that commands take by name."""
+    formats = ("float32", "int8", ".sqz")
+    heads = ["model", "configuration", "top-1", "top-5"]
+    heads += [head for kind in formats for head in (f"{kind} bytes", "of 100")] + ["source"]
+    lines = [f"| {' | '.join(heads)} |", f"|---|---|{'---:|' * (len(heads) - 3)}---|"]
+    for name, model in PUBLISHED.items():
+        known = REPORTED[name]
+        cells = [f"`{name}`", f"`{model.configuration}`"]
+        cells += [f"{figure:.2f}" if figure else "" for figure in (known.top_1, known.top_5)]
+        for kind in formats:
+            found = MEASURED.get(name, {}).get(kind)
+            cells += [f"{found.bytes:,}", f"{found.top_1}, {found.top_5}"] if found else ["", ""]
+        lines.append(f"| {' | '.join([*cells, known.source])} |")
+    return "\n".join(lines)
+
+
 def stats(configuration: str, as_json: bool, csv_file: str | None) -> None:
     """Prints the table of a configuration, and writes it as CSV if `csv_file` is given."""
     rows = layers(config_io.load(configuration))
@@ -140,13 +159,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
     at = {"flag_values": values}
     flags.DEFINE_string("configuration", "v_1_0_SqNxt_23", "Network to describe.", **at)
-    flags.DEFINE_bool("all", False, "Print one line for each configuration, in Markdown.", **at)
+    every = "Print a line for each configuration and each published model, in Markdown."
+    flags.DEFINE_bool("all", False, every, **at)
     flags.DEFINE_bool("json", False, "Print one JSON document.", **at)
     flags.DEFINE_string("csv", None, "File to which the table is also written.", **at)
 
     def command(values: flags.FlagValues, _: list[str]) -> None:
         if values["all"].value:
-            say(*summary().splitlines())
+            say(*summary().splitlines(), "", *models().splitlines())
         else:
             stats(values["configuration"].value, values["json"].value, values["csv"].value)
 

@@ -14,9 +14,9 @@ from squeezenext.config.images import Images
 from squeezenext.config.network import Stage
 from squeezenext.config.reported import REPORTED
 from squeezenext.config.training import Training
+from squeezenext.config.zoo import PUBLISHED
 from squeezenext.errors import InputError
 from squeezenext.model import checkpoint
-from squeezenext.model.zoo import PUBLISHED
 from squeezenext.network import keras_model
 from tests.networks import built
 

@@ -15,7 +15,7 @@ def _published(folder: Path) -> None:
     """In a process of its own: a model directory counts as a published model."""
     from squeezenext.adapt import command
     from squeezenext.config import io as config_io
-    from squeezenext.model import zoo
+    from squeezenext.config import zoo
 
     command.PUBLISHED[str(folder)] = zoo.Published("", (), "", str(folder))
     config_io.load = lambda name: config_io.read(Path(name) / "config.json")

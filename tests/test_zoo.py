@@ -1,4 +1,4 @@
-"""Tests for `model/zoo.py`, and for how `model/published.py` recognises and keeps its files."""
+"""Tests for `config/zoo.py`, and for how `model/published.py` recognises and keeps its files."""
 
 import dataclasses
 import hashlib
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from squeezenext.config.reported import REPORTED
+from squeezenext.config.zoo import PUBLISHED, File
 from squeezenext.errors import InputError
 from squeezenext.formats import pickles
 from squeezenext.model import importing, loading, published
-from squeezenext.model.zoo import PUBLISHED, File
 
 CONTENT = b"the weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

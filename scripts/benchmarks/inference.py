@@ -34,13 +34,13 @@ from scripts.benchmarks.peers.runtimes import Row, Worker
 from squeezenext import cli as command_line
 from squeezenext import labels
 from squeezenext.config import io as config_io
+from squeezenext.config.zoo import PUBLISHED
 from squeezenext.errors import InputError
 from squeezenext.export import checking
 from squeezenext.export import onnx as export_onnx
 from squeezenext.litert import int8, writer
 from squeezenext.litert.writer import Float32
 from squeezenext.model import loading
-from squeezenext.model.zoo import PUBLISHED
 from squeezenext.network import graph, rgb
 from squeezenext.network.model import Model
 from squeezenext.records import samples

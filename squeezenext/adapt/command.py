@@ -35,6 +35,7 @@ from squeezenext.adapt.course import Course
 from squeezenext.adapt.shipping import Adapted
 from squeezenext.arguments import checked
 from squeezenext.cli import log, plural, require_flags, run, say
+from squeezenext.config.zoo import PUBLISHED
 from squeezenext.convert import command as conversion
 from squeezenext.convert import estimate, output, review, sources
 from squeezenext.convert.options import ConvertOptions
@@ -43,7 +44,6 @@ from squeezenext.doctor import command as doctor
 from squeezenext.errors import InputError, NotFinite, RunAgain, SomeInputsFailed
 from squeezenext.model import directory as model_directory
 from squeezenext.model import published
-from squeezenext.model.zoo import PUBLISHED
 from squeezenext.records import dataset
 from squeezenext.records.dataset import ANEW, Dataset
 from squeezenext.train import command

@@ -15,10 +15,10 @@ from squeezenext.arguments import checked
 from squeezenext.config import Config, recipes
 from squeezenext.config.images import side
 from squeezenext.config.training import ClassWeights
+from squeezenext.config.zoo import PUBLISHED
 from squeezenext.export.checking import CALIBRATION_IMAGES
 from squeezenext.model import directory as model_directory
 from squeezenext.model import published
-from squeezenext.model.zoo import PUBLISHED
 from squeezenext.network import graph
 from squeezenext.records.dataset import Dataset, Split
 from squeezenext.records.reader import Reader

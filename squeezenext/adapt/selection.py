@@ -15,10 +15,10 @@ from squeezenext import files, stats
 from squeezenext.adapt import probe
 from squeezenext.config import Config
 from squeezenext.config.images import Images, side
+from squeezenext.config.zoo import PUBLISHED
 from squeezenext.errors import InputError
 from squeezenext.model import card, checkpoint, loading
 from squeezenext.model import directory as model_directory
-from squeezenext.model.zoo import PUBLISHED
 from squeezenext.records.dataset import Split
 
 SHARES = (0.0, 0.5, 1.0)  # shares that the first answer's weights may have in the mean

@@ -1,4 +1,4 @@
-"""Published figures: what a paper or an author reports of a network, not what we measured."""
+"""Figures of networks: what a paper or an author reports, and apart from it what we measured."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ _PYTORCHCV = "pytorchcv"
 
 
 class Reported(NamedTuple):
-    """The published figures of one variant, or of one model that `model/zoo.py` names.
+    """The published figures of one variant, or of one model that `config/zoo.py` names.
 
     Attributes:
       top_1: accuracy on ImageNet's validation images in percent, or None.
@@ -62,4 +62,43 @@ REPORTED = {
     "squeezenet_v1_1_caffe": Reported(None, 80.3, "forresti/SqueezeNet (at least)"),
     "squeezenet_v1_1_torchvision_float32": Reported(58.18, 80.62, "torchvision"),
     "squeezenet_v1_1_pytorchcv": Reported(60.69, 82.28, _PYTORCHCV),
+}
+
+
+class Measured(NamedTuple):
+    """What we measured of one published model in one format.
+
+    Attributes:
+      bytes: the file's size.
+      top_1: images named right, of the 100 of ImageNet that we have.
+      top_5: images with the right class among the first five.
+    """
+
+    bytes: int
+    top_1: int
+    top_5: int
+
+
+# By model and format: LiteRT in float32 and int8, and .sqz of at most 420,000 bytes, made without
+# images. `python scripts/benchmarks/zoo.py --data_dir RECORDS`, 2026-11-30; .sqz as
+# docs/compression.md says. The 100 images are one of every tenth class, and int8's ranges are
+# those of the same images.
+MEASURED: dict[str, dict[str, Measured]] = {
+    "squeezenet_v1_0": {
+        "float32": Measured(5_063_752, 64, 83),
+        "int8": Measured(1_429_557, 64, 83),
+        ".sqz": Measured(417_697, 65, 83),
+    },
+    "squeezenet_v1_1": {
+        "float32": Measured(5_011_800, 68, 87),
+        "int8": Measured(1_415_477, 67, 88),
+    },
+    "squeezenet_v1_1_caffe": {
+        "float32": Measured(5_011_822, 68, 87),
+        "int8": Measured(1_415_499, 69, 87),
+    },
+    "squeezenet_v1_1_torchvision": {
+        "float32": Measured(5_011_966, 63, 89),
+        "int8": Measured(1_415_627, 63, 89),
+    },
 }

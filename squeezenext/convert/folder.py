@@ -10,6 +10,7 @@ from pathlib import Path
 
 from squeezenext import labels
 from squeezenext.cli import counted, plural, printable
+from squeezenext.config.zoo import PUBLISHED
 from squeezenext.convert import places
 from squeezenext.convert.archives import Archive, Entry
 from squeezenext.convert.listing import (
@@ -25,7 +26,6 @@ from squeezenext.convert.places import Place
 from squeezenext.errors import InputError
 from squeezenext.files import expanded, is_leftover
 from squeezenext.images.decoding import ENDINGS, OTHER_ENDINGS
-from squeezenext.model.zoo import PUBLISHED
 from squeezenext.records.dataset import MANIFEST
 
 _HINT = "make one folder per class, with the images directly in it"

@@ -16,6 +16,7 @@ import numpy as np
 
 from squeezenext import files
 from squeezenext.cli import log
+from squeezenext.config.zoo import File
 from squeezenext.errors import InputError, NotKept
 from squeezenext.export import checking
 from squeezenext.export.format import Format, Request, Run
@@ -23,7 +24,6 @@ from squeezenext.litert import int8, writer
 from squeezenext.litert.runner import Runner
 from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
-from squeezenext.model.zoo import File
 from squeezenext.network import rgb
 from squeezenext.network.graph import Graph, Node
 from squeezenext.network.known import append

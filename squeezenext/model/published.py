@@ -17,9 +17,9 @@ from pathlib import Path
 
 from squeezenext import files, labels
 from squeezenext.cli import FULL
+from squeezenext.config.zoo import PUBLISHED, File
 from squeezenext.errors import InputError
 from squeezenext.model import directory as model_directory
-from squeezenext.model.zoo import PUBLISHED, File
 
 FORMAT = 2  # version of the model directories in the cache; a new one makes them anew
 

@@ -1,6 +1,6 @@
 """The published models by name: where their files are, and by which checksums they are known.
 
-`config/reported.py` has their published accuracies. docs/weights.md says which of the files were
+`reported.py` has their published accuracies. docs/weights.md says which of the files were
 read by this program, and which are known by their authors' checksums alone.
 """
 
