@@ -91,7 +91,12 @@ def _residual_scale(config: Config) -> float:
 
 
 def fine_tune(config: Config) -> Config:
-    """Returns a recipe for a pretrained network: the classifier alone, then all, at a low rate."""
+    """Returns a recipe for a pretrained network: the classifier alone, then all, at a low rate.
+
+    Cross-entropy of held-out photographs after 3e-4, 6e-4 and 12e-4, one run each: clothes, 12
+    epochs at 192 pixels, 0.407, 0.375 and 0.399; clothes, 20 a class, 24 epochs, 0.949 and 0.904;
+    ants and bees, 24 epochs, 0.284 and 0.296.
+    """
     images = dataclasses.replace(
         config.images,
         resize_mode="short_side",
@@ -102,7 +107,7 @@ def fine_tune(config: Config) -> Config:
         epochs=12.0,
         batch_size=FINE_TUNE_BATCH,
         optimizer="adamw",
-        learning_rate=3e-4,
+        learning_rate=6e-4,
         rate_scaling="sqrt",
         reference_batch=FINE_TUNE_BATCH,
         schedule="cosine",
