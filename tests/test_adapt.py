@@ -14,13 +14,14 @@ import pytest
 from squeezenext import export, labels
 from squeezenext.adapt import command as adapt_command
 from squeezenext.adapt import course as courses
+from squeezenext.adapt import photographs, shipping
 from squeezenext.adapt import plan as planning
-from squeezenext.adapt import shipping
 from squeezenext.compress import allocation
 from squeezenext.compress.allocation import BudgetTooSmall
 from squeezenext.config import recipes
 from squeezenext.convert import review
 from squeezenext.errors import InputError, NotFinite, NotKept, RunAgain
+from squeezenext.model import directory as model_directory
 from squeezenext.model import published
 from squeezenext.records.dataset import ANEW, Split
 
@@ -300,8 +301,12 @@ def test_what_cannot_be_done_is_said_at_once(tmp_path, monkeypatch, change, mess
 
 
 def converted(photos, records, review=None):
-    options = adapt_command._options(photos, 0, False, review)
-    return adapt_command._convert(photos, records, options)
+    return photographs.converted(photos, records, photographs.options(photos, 0, False, review))
+
+
+def recorded(photos, model_dir, networks=("squeezenet_v1_1",), **changes):
+    options = {"seed": 0, "follow_links": False, "apply": None} | changes
+    return photographs.record(photos, model_dir, networks, **options)
 
 
 def test_a_review_is_obeyed_and_another_one_wants_another_directory(tmp_path):
@@ -317,7 +322,7 @@ def test_a_review_is_obeyed_and_another_one_wants_another_directory(tmp_path):
     splits = json.loads((records / "manifest.json").read_text())["splits"]
     assert sum(split["examples"] for split in splits.values()) == 11
     with pytest.raises(InputError, match="--follow_links or --apply; give another --model_dir"):
-        converted(tmp_path / "photos", records)
+        recorded(tmp_path / "photos", tmp_path / "mine")
 
 
 def test_photographs_that_are_alike_stay_in_one_split(tmp_path, capsys):
@@ -329,15 +334,15 @@ def test_photographs_that_are_alike_stay_in_one_split(tmp_path, capsys):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(tiny.jpeg(number % 6, number % 2 + 1))
     mine, network = tmp_path / "mine", str(tmp_path / "network")
-    groups = adapt_command._groups(tmp_path / "photos", mine, network, False)
+    groups = photographs.groups(tmp_path / "photos", mine, network, False)
     assert groups == mine / "doctor" / "groups.csv"
     assert "exact copy 6" in capsys.readouterr().err
     assert (mine / "doctor" / "index.html").is_file()
     assert {row.action for row in review.read(groups)} == {"keep"}
-    assert adapt_command._groups(tmp_path / "photos", mine, network, False) == groups
+    assert photographs.groups(tmp_path / "photos", mine, network, False) == groups
     assert not capsys.readouterr().err  # examined once
     (tmp_path / "old" / "records").mkdir(parents=True)
-    assert adapt_command._groups(tmp_path / "photos", tmp_path / "old", network, False) is None
+    assert photographs.groups(tmp_path / "photos", tmp_path / "old", network, False) is None
 
 
 def test_other_photographs_want_another_directory_and_twins_are_told(tmp_path, capsys):
@@ -366,7 +371,7 @@ def test_other_photographs_want_another_directory_and_twins_are_told(tmp_path, c
     assert f"warning: {moved / 'train/n1/0.jpg'} is newer than" in capsys.readouterr().err
     (moved / "train/n1/9.jpg").write_bytes(tiny.jpeg(9, 1))
     with pytest.raises(InputError, match="begun with other photographs"):
-        converted(moved, records)
+        recorded(moved, tmp_path / "mine")
 
 
 @pytest.mark.parametrize(
@@ -484,6 +489,214 @@ def test_a_model_of_ones_own_goes_on_with_a_new_class(tmp_path, capsys):
         )
 
 
+def photographs_of(folder, classes, numbers=range(10)):
+    """Makes photographs of n1, n2 and, of noise, of other classes."""
+    from tests import tiny
+
+    for name in classes:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        label = int(name[1]) if name[1:] in "12" else 3
+        for number in numbers:
+            image = tiny.jpeg(1000 * label + number, label)
+            (folder / name / f"{number}.jpg").write_bytes(image)
+    return folder
+
+
+@pytest.fixture
+def default(tmp_path, monkeypatch):
+    """A model that training starts from where none is named, in place of the published one."""
+    from tests import tiny
+
+    tiny.model_directory(tmp_path / "first", tiny.SQUEEZENET)
+    directory = os.path.realpath(tmp_path / "first")
+    monkeypatch.setattr(photographs, "DEFAULT", directory)
+    monkeypatch.setattr(shipping, "LEAST", 1)
+    return directory
+
+
+def adapted(photos, model_dir, start, **more):
+    more = {"minutes": 0.001, "max_bytes": 0} | more
+    return adapt_command.adapt(photos, model_dir, configuration=start, **more)
+
+
+def test_a_folder_of_none_teaches_what_is_unknown(tmp_path, default, capsys):
+    photos = photographs_of(tmp_path / "photos", ("n1", "n2", "None"))
+    arguments = ["adapt", str(photos), "--configuration", default, "--dry_run"]
+    assert adapt_command.main(arguments) == 0
+    taught = "The 10 photographs of None will teach what is unknown, 2 of them held out"
+    assert taught in capsys.readouterr().out
+    found = adapted(photos, tmp_path / "mine", default, max_bytes=20_000)
+    assert taught in capsys.readouterr().err
+    mine = tmp_path / "mine"
+    assert [each.synset for each in labels.read(mine / "labels.json")] == ["n1", "n2"]
+    assert held_out(mine / "records/none", "train").isdisjoint(held_out(mine / "records/none"))
+    assert found.images == 4 and len(held_out(mine / "records/none")) == 2
+    counts = json.loads((mine / "known.json").read_text())["fitted_to"]
+    assert counts == {"train": 16, "held_out": 4, "none": 8}
+    scores = json.loads((mine / "scores.json").read_text())
+    assert set(found.files) == {"float32", "int8", "sqz"}
+    refused = [scores["network"], *scores["files"].values()]
+    assert {each["refused"] for each in refused} <= {0.0, 0.5, 1.0} and len(refused) == 4
+    (remark,) = (line for line in found.remarks if "none of the classes" in line)
+    assert remark.startswith("Of 2 held-out photographs that show none of the classes ")
+    assert remark in (mine / "report/index.html").read_text()
+    assert remark in (mine / "MODEL_CARD.md").read_text()
+    assert adapted(photos, mine, default, max_bytes=20_000).scores == found.scores
+    later = adapted(photos, tmp_path / "later", str(mine))  # holds the same ones out
+    assert later.scores.keys() == {"network", "float32", "int8"}
+    assert held_out(tmp_path / "later/records/none") == held_out(mine / "records/none")
+
+
+def test_a_model_with_a_class_other_keeps_it(tmp_path):
+    """An earlier release made it, or it has no second class beside that."""
+    photos = photographs_of(tmp_path / "photos", ("n1", "n2", "other"))
+    how = photographs.options(photos, 0, False, None)
+    assert how.none == "left out"
+    photographs.converted(
+        photos, tmp_path / "old/records", dataclasses.replace(how, none="a class")
+    )
+    for directory, start in (("old", "squeezenet_v1_1"), ("new", str(tmp_path / "old"))):
+        (tmp_path / directory).mkdir(exist_ok=True)
+        found = photographs.going_on(how, tmp_path / directory, start)
+        photographs.converted(photos, tmp_path / directory / "records", found)
+        assert not (tmp_path / directory / "records/none").exists()
+
+
+def test_a_finished_model_goes_on_in_place(tmp_path, default, capsys):
+    """The model before is kept; a second time, the first one is dropped."""
+    photos = photographs_of(tmp_path / "photos", ("n1", "n2"))
+    mine = finished(photos, tmp_path / "mine", default)
+    was, start = held_out(mine / "records"), (os.path.realpath(mine / "before"),)
+    photographs_of(photos, ("n1", "n2"), range(20, 25))
+    capsys.readouterr()
+    arguments = [str(photos), "--model_dir", str(mine), "--configuration", default]
+    assert adapt_command.main(["adapt", *arguments, "--dry_run"]) == 0
+    assert "10 photographs added, 0 removed" in capsys.readouterr().out
+    assert not (mine / "before").exists()
+    second = adapted(photos, mine, default, minutes=0.002)
+    told = capsys.readouterr().err
+    assert f"training goes on from that model, which is kept in {mine / 'before'}.\n" in told
+    assert "10 photographs added, 0 removed" in told
+    assert was < held_out(mine / "records") and was == held_out(mine / "before/records")
+    assert "that the model before has, its top-1 is " in second.remarks[-1]
+    assert (second.plan.configuration,) == start and photographs.is_finished(mine / "before")
+    assert recorded(photos, mine, photographs.start(mine, (default,)))[0] == start  # as it is
+    assert was == held_out(mine / "before/records")
+    photographs_of(photos, ("n1",), range(30, 31))
+    for networks, change in ((("squeezenet_v1_0",), {}), (start, {"seed": 1})):
+        with pytest.raises(InputError, match="begun with other photographs"):
+            recorded(photos, mine, networks, **change)
+    assert recorded(photos, mine, start)[0] == start
+    assert "instead of the one that was there" in capsys.readouterr().err
+    assert was < held_out(mine / "before/records") and not (mine / "before/before").exists()
+    assert was < held_out(mine / "records")
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def test_wherever_it_is_killed_the_same_command_sets_the_model_aside(tmp_path, monkeypatch):
+    names = ("config.json", "adapt.json", "records/manifest.json", "report/index.html")
+
+    def made(directory, text):
+        for name in names:
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_text(text)
+
+    def contents(directory):
+        return [(directory / name).read_text() for name in names]
+
+    for stop in range(50):
+        mine = tmp_path / f"{stop}"
+        made(mine / "before", "oldest")
+        made(mine, "old")
+        (mine / "holiday.txt").write_text("mine")
+        calls = iter(range(stop))
+        with monkeypatch.context() as patch:
+            for module, name in ((os, "rename"), (os, "unlink"), (os, "rmdir"), (os, "mkdir")):
+                patch.setattr(module, name, _until(calls, getattr(module, name)))
+            try:
+                model_directory.set_aside(mine)
+                break
+            except Killed:
+                assert model_directory.is_moving(mine) or not contents_differ(mine, names)
+        if model_directory.is_moving(mine):
+            model_directory.set_aside(mine)
+            assert contents(mine / "before") == ["old"] * 4
+            assert sorted(path.name for path in mine.iterdir()) == ["before", "holiday.txt"]
+    assert stop > 8 and contents(mine / "before") == ["old"] * 4
+
+
+def contents_differ(mine, names):
+    return [name for name in names if (mine / name).read_text() != "old"]
+
+
+def _until(calls, function):
+    """Returns a function that works until the calls are used up."""
+
+    def call(*arguments, **named):
+        if next(calls, None) is None:
+            raise Killed
+        return function(*arguments, **named)
+
+    return call
+
+
+def finished(photos, model_dir, start):
+    """Makes what a finished `adapt` leaves, without its training."""
+    from tests import tiny
+
+    recorded(photos, model_dir, (start,))
+    tiny.model_directory(model_dir, tiny.SQUEEZENET)
+    for name in ("adapt.json", "scores.json"):
+        (model_dir / name).write_text("{}")
+    return model_dir
+
+
+def test_an_interrupted_move_goes_on_with_the_same_command(tmp_path, default, monkeypatch):
+    photos = photographs_of(tmp_path / "photos", ("n1", "n2"))
+    mine = finished(photos, tmp_path / "mine", default)
+    was = held_out(mine / "records")
+    photographs_of(photos, ("n1",), range(20, 23))
+    rename, calls = os.rename, iter(range(4))
+    monkeypatch.setattr(os, "rename", _until(calls, rename))
+    with pytest.raises(Killed):
+        adapted(photos, mine, default)
+    assert (mine / ".before").is_dir() and not (mine / "before").exists()
+    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(adapt_command, "_first_answer", _until(iter(()), print))
+    for _ in range(2):  # killed again before there is an adapt.json
+        with pytest.raises(Killed):
+            adapted(photos, mine, default)
+    assert was <= held_out(mine / "records") and not (mine / ".before").exists()
+    assert was == held_out(mine / "before/records")
+
+
+def test_an_unfinished_model_of_other_photographs_is_left_alone(tmp_path, default):
+    photos, mine = photographs_of(tmp_path / "photos", ("n1", "n2")), tmp_path / "mine"
+    recorded(photos, mine, (default,))
+    photographs_of(photos, ("n1",), range(20, 23))
+    with pytest.raises(InputError, match="begun with other photographs"):
+        recorded(photos, mine, (default,))
+    assert not (mine / "before").exists()
+
+
+def test_a_review_that_moved_with_the_model_is_found(tmp_path, default):
+    photos = photographs_of(tmp_path / "photos", ("n1", "n2"))
+    mine = finished(photos, tmp_path / "mine", default)
+    path = mine / "doctor/doctor.csv"
+    review.write(path, [review.Row("n1/0.jpg", "n1", "", "", "", "remove")])
+    for _ in range(2):
+        recorded(photos, mine, photographs.start(mine, (default,)), apply=path)
+    assert len(held_out(mine / "records") | held_out(mine / "records", "train")) == 19
+    assert len(held_out(mine / "before/records", "train")) == 16
+    for name in ("adapt.json", "scores.json"):
+        (mine / name).write_text("{}")
+    with pytest.raises(InputError, match="or --apply; give another"):  # forgotten
+        recorded(photos, mine, photographs.start(mine, (default,)))
+
+
 def held_out(records, split="val") -> set[str]:
     """Returns the names of the photographs in a split, "val" or "train"."""
     rows = (records / f"{split}.csv").read_text().splitlines()[1:]
@@ -497,16 +710,16 @@ def test_a_directory_of_an_earlier_release_goes_on_without_what_was_before(tmp_p
         path = tmp_path / "photos" / f"n{number % 2}" / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(tiny.jpeg(number, number % 2 + 1))
-    start, plain = tmp_path / "first", adapt_command._options(tmp_path / "photos", 0, False, None)
-    adapt_command._convert(tmp_path / "photos", start / "records", plain)
-    adapt_command._convert(tmp_path / "photos", tmp_path / "old" / "records", plain)
-    assert adapt_command._going_on(plain, tmp_path / "old", str(start)) == plain
+    start, plain = tmp_path / "first", photographs.options(tmp_path / "photos", 0, False, None)
+    photographs.converted(tmp_path / "photos", start / "records", plain)
+    photographs.converted(tmp_path / "photos", tmp_path / "old" / "records", plain)
+    assert photographs.going_on(plain, tmp_path / "old", str(start)) == plain
     (tmp_path / "new").mkdir()
-    assert adapt_command._going_on(plain, tmp_path / "new", "squeezenet_v1_1") == plain
-    options = adapt_command._going_on(plain, tmp_path / "new", str(start))
-    adapt_command._convert(tmp_path / "photos", tmp_path / "new" / "records", options)
+    assert photographs.going_on(plain, tmp_path / "new", "squeezenet_v1_1") == plain
+    options = photographs.going_on(plain, tmp_path / "new", str(start))
+    photographs.converted(tmp_path / "photos", tmp_path / "new" / "records", options)
     (start / "records" / "val.csv").unlink()  # what is before has its own list
-    assert adapt_command._going_on(plain, tmp_path / "new", str(start)) == options
+    assert photographs.going_on(plain, tmp_path / "new", str(start)) == options
 
 
 def test_uneven_classes_are_adjusted(tmp_path):
@@ -535,7 +748,7 @@ def test_the_summary_shows_that_one_class_is_always_named(tmp_path):
         model_dir=tmp_path, plan=None, scores={"network": 0.83}, split="validation", images=12,
         files={}, report=report, seconds=60.0, balanced={"network": 0.25}, remarks=(remark,),
     )  # fmt: skip
-    lines = shipping.summary_lines(done)
+    lines = adapt_command.summary_lines(done)
     assert "top-1 0.8300" in lines[1] and "balanced 0.2500" in lines[1] and lines[2] == remark
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 import os
 import shutil
@@ -27,9 +28,11 @@ from squeezenext.litert import metadata
 from squeezenext.model import checkpoint, loading
 from squeezenext.network import graph
 from squeezenext.network.model import Model
+from squeezenext.predict import predictor
 from squeezenext.predict.predictor import Predictor
 from squeezenext.records import samples
-from tests import tiny
+from tests import hostile_images, tiny
+from tests.conftest import REPOSITORY
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
 
@@ -755,6 +758,33 @@ def test_mediapipe_loads_the_files_as_they_are(shared, mediapipe, tmp_path, monk
         assert sum(int(row[0]) == e for row, e in zip(rows, dense, strict=True)) >= least
         assert all(row[2] == known.labels[int(row[0])].text for row in rows)
         assert all(0 < float(row[1]) <= 1 for row in rows)
+
+
+def test_mediapipe_answers_alike_for_each_orientation_and_format(shared, mediapipe, tmp_path):
+    """On the crop that predict.py gives the network: of MediaPipe's own nothing is known here."""
+    from tests.test_predictor import TURNED_BACK, stored_as
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SQUEEZENEXT_WEIGHTS", str(shared / "weights"))
+        images = loading.load("squeezenet_v1_1").config.images
+        assert command("squeezenet_v1_1", tmp_path / "model.tflite", "litert") == 0
+    picture = Image.open(REPOSITORY / "docs/images/espresso.jpg").convert("RGB").resize((330, 250))
+    kinds = ["JPEG", "PNG", "WebP", "TIFF", "AVIF", *["HEIC"] * hostile_images.HAS_HEIC]
+    crops = [geometry.centre_pixels(picture, images)]
+    for kind, (orientation, back) in itertools.product(kinds, enumerate(TURNED_BACK, 1)):
+        path = tmp_path / f"held.{kind.lower()}"
+        stored = picture if back is None else picture.transpose(back)
+        path.write_bytes(stored_as(kind, stored, orientation))
+        crops.append(geometry.centre_pixels(predictor.read(path, upright=True), images))
+    np.save(tmp_path / "images.npy", np.stack(crops))
+    told = subprocess.run(
+        [mediapipe, "-c", CLIENT, tmp_path / "images.npy", tmp_path / "model.tflite"],
+        check=True, capture_output=True, text=True, timeout=300,
+    ).stdout.splitlines()  # fmt: skip
+    rows = [line.split("\t") for line in told]
+    assert len(rows) == 1 + 8 * len(kinds) and {row[2] for row in rows} == {"espresso"}
+    scores = np.array([float(row[1]) for row in rows])
+    assert scores[0] > 0.5 and np.abs(scores - scores[0]).max() < 0.02
 
 
 def test_files_behind_a_model_have_the_same_bytes_each_time():

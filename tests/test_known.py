@@ -88,6 +88,20 @@ def test_a_channel_that_is_always_silent_or_one_image_alone_breaks_nothing():
     assert np.isfinite(found.scores(features + 1, logits)).all()
 
 
+def test_images_of_no_class_teach_the_score_and_leave_the_threshold_to_the_classes():
+    """Such that differ from those of the classes in a channel that varies in them, too."""
+    features, logits = some_images()
+    others = features[:60].copy()
+    others[:, 10] += 1.5
+    parts = [(x[:200], x[200:400]) for x in (features, logits)]
+    plain = fitted(features, logits, 200)
+    direction = shipping._direction(known.units(features[:200]), known.units(others[:30]))
+    taught = known.fit(graph.of(tiny.SQUEEZENEXT), *zip(*parts, strict=True), direction)
+    refused = [(each.scores(others[30:], logits[30:60]) < 0).mean() for each in (plain, taught)]
+    assert refused[0] < 0.6 and refused[1] > 0.9
+    assert 0.93 <= (taught.scores(features[200:], logits[200:]) >= 0).mean() <= 0.97
+
+
 def test_a_file_gives_back_the_very_numbers():
     found = fitted(*some_images(), 200)
     again = known.from_document(json.loads(json.dumps(found.to_json())), graph.of(tiny.SQUEEZENEXT))

@@ -18,6 +18,8 @@ from PIL import Image
 
 from squeezenext import predict
 from squeezenext.errors import InputError
+from squeezenext.evaluate import evaluate
+from squeezenext.export import export
 from squeezenext.images import decoding, geometry
 from squeezenext.litert.runner import Runner
 from squeezenext.model import directory as model_directory
@@ -139,7 +141,7 @@ def test_records_of_photographs_are_answered_as_the_upright_one(squeezenext, tmp
     if kind == "HEIC" and not hostile_images.HAS_HEIC:
         pytest.skip("requirements-heic.txt is not installed")
     picture = decoding.read_image(tiny.jpeg(4, 1), "x").resize((96, 64))
-    for label in ("n1", "n2"):
+    for label in ("n1", "n2", "n3"):
         for orientation, back in enumerate(TURNED_BACK, 1):
             stored = picture if back is None else picture.transpose(back)
             for split in ("train", "validation"):
@@ -151,9 +153,15 @@ def test_records_of_photographs_are_answered_as_the_upright_one(squeezenext, tmp
     assert not made.raw["rejected"]
     single = Predictor(squeezenext[0])
     wanted = single.probabilities(picture)
-    for number in range(16):
-        image, _ = samples.read_examples(Reader(made.splits["validation"]), number, 2)
+    for number in range(24):
+        image, _ = samples.read_examples(Reader(made.splits["validation"]), number, 3)
         np.testing.assert_allclose(single.probabilities(image), wanted, atol=0.02)
+    export(squeezenext[0], "litert", tmp_path / "model.tflite")
+    for scored in (squeezenext[0], tmp_path / "model.tflite"):
+        found = evaluate(model_dir=scored, data_dir=tmp_path / "records")
+        assert set(found.predicted.tolist()) == {int(wanted.argmax())}
+        np.testing.assert_allclose(found.probability, wanted.max(), atol=0.02)
+        assert found.top1.mean() == pytest.approx(1 / 3)  # eight copies of a class all are right
 
 
 def test_many_images_come_in_order_and_alike(squeezenext, photos):

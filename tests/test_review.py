@@ -1,12 +1,14 @@
 """Tests for `squeezenext/convert/review.py`: what doctor.csv decides about a conversion."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from squeezenext.convert import command, folder, review
+from squeezenext.convert import command, folder, review, sources
 from squeezenext.convert.options import ConvertOptions
+from squeezenext.convert.pool import Pool
 from squeezenext.convert.review import Row
 from squeezenext.errors import InputError
 from squeezenext.records import dataset
@@ -212,6 +214,44 @@ def test_many_groups_are_split_by_class():
     for label in range(1, 4):
         share = (labels[held_out] == label).sum() / (labels == label).sum()
         assert 0.15 < share <= 0.21
+
+
+@pytest.mark.parametrize("name", ["none", "Other", "BACKGROUND"])
+def test_photographs_of_none_are_split_like_others_and_make_no_class(photos, tmp_path, name):
+    for number in range(10):
+        path = photos / name / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(tiny.jpeg(200 + number, 1))
+    without, alone = (apart(photos, none) for none in ("left out", "alone"))
+    assert [label.synset for label in without.classes] == ["a", "b"]
+    assert [label.synset for label in alone.classes] == [name]
+    assert {*np.concatenate([each.table["label"] for each in without.splits.values()])} == {1, 2}
+    assert {*alone.splits["train"].table["label"]} == {1}
+    as_class = names(apart(photos, "a class"))
+    assert [len(part) for part in names(alone).values()] == [8, 2] and without.none == 10
+    for split, part in names(without).items():
+        assert part | names(alone)[split] == as_class[split]
+    assert without.warnings[-1] == (
+        f"The 10 photographs of {name} will teach what is unknown, 2 of them held out; no class is "
+        "made of them."
+    )
+    shutil.rmtree(photos / "b")  # of two classes, a classifier needs both
+    assert len(apart(photos, "left out").classes) == 2
+
+
+def apart(photos, none):
+    """Lists photographs by the ordinary path."""
+    options = ConvertOptions("folder", none=none, show_progress=False)
+    with Pool(1) as pool:
+        return sources.collect(photos, options, pool, photos.parent / "spool")
+
+
+def test_a_new_folder_of_none_is_no_new_class(photos, tmp_path):
+    _, before = model_of(photos, tmp_path / "first")
+    (photos / "none").mkdir()
+    (photos / "none/1.jpg").write_bytes(tiny.jpeg(77, 1))
+    assert "1 new class: none" in go_on(photos, before).warnings[-1]
+    assert "0 new classes. " in go_on(photos, before, none="left out").warnings[-1]
 
 
 def go_on(photos, before, **options):

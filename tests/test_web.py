@@ -14,6 +14,7 @@ import urllib.parse
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from squeezenext import demo, files
 from squeezenext.compress import command as compress_command
@@ -27,7 +28,7 @@ from squeezenext.model import loading
 from squeezenext.network import graph
 from squeezenext.sqz import file as sqz
 from tests import browser as browsers
-from tests import tiny
+from tests import hostile_images, tiny
 from tests.test_export import made as made_model
 from tests.test_graph import compute
 from tests.test_litert_writer import close, random_weights, run
@@ -336,6 +337,39 @@ def test_the_page_sees_what_predict_sees(browser, site):
     status = text(browser, "status")  # which screen readers say
     assert status.startswith(f"{model.labels[order[0]].text}, ") and " ms, 5.00 MB." in status
     assert text(browser, "about").startswith("squeezenet_v1_0, 1000 classes. ")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "AVIF"])
+def test_the_page_turns_a_photograph_however_it_was_held(browser, site, tmp_path, kind):
+    """HEIC and TIFF are read by Safari alone."""
+    from tests.test_predictor import TURNED_BACK, stored_as
+
+    picture = decoding.read_image(site[2][0].read_bytes(), "x").resize((330, 250))
+    told = []
+    for orientation, back in enumerate((None, *TURNED_BACK)):
+        path = tmp_path / f"held{orientation}.{kind.lower()}"
+        stored = picture if back is None else picture.transpose(back)
+        path.write_bytes(stored_as(kind, stored, max(1, orientation)))
+        give(browser, path)
+        told.append(best(browser)[0])
+    assert len({index for index, _ in told}) == 1
+    scores = [probability for _, probability in told]
+    np.testing.assert_allclose(scores, scores[0], atol=2)  # per cent
+    expected = checking.reference(site[1])(geometry.centre_pixels(picture, site[1].config.images))
+    assert told[0][0] == expected.argmax() and abs(scores[0] - 100 * expected.max()) < 2
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "HEIC"])
+def test_what_a_browser_cannot_read_is_said(browser, tmp_path, kind):
+    if kind == "HEIC" and not hostile_images.HAS_HEIC:
+        pytest.skip("requirements-heic.txt is not installed")
+    from tests.test_predictor import stored_as
+
+    path = tmp_path / f"held.{kind.lower()}"
+    path.write_bytes(stored_as(kind, Image.new("RGB", (96, 64)), 6))
+    browser.find_element("id", "files").send_keys(str(path))
+    said = f"{path.name} is not a picture that this browser can read; save it as JPEG."
+    until(browser, lambda: said in browser.find_element("tag name", "body").text)
 
 
 def test_another_model_and_the_heat_map_of_another_class(browser, site):

@@ -3,11 +3,12 @@
     python -m squeezenext.adapt PHOTOS --model_dir DIR [--minutes 15] [--configuration NAME|DIR]
 
 PHOTOS holds one folder per class, or folders train and validation (and test) with one folder per
-class each; or it is a zip or tar of that, its https address, or a CSV file. --dry_run shows what
-it holds. DIR will hold the records, the network fine-tuned from published weights, model.tflite,
-exported/, report/ and MODEL_CARD.md. The number of epochs and the size of the images follow from
-the machine's speed and the time; they are logged and kept in adapt.json. After an interruption the
-same command continues. In Python:
+class each; or it is a zip or tar of that, its https address, or a CSV file. A folder none, other or
+background makes no class, but teaches what is unknown. --dry_run shows what is found. DIR will hold
+the records, the network fine-tuned from published weights, model.tflite, exported/, report/ and
+MODEL_CARD.md. The number of epochs and the size of the images follow from the machine's speed and
+the time; they are logged and kept in adapt.json. After an interruption the same command continues.
+When it has finished, and PHOTOS holds other photographs, it goes on from the model. In Python:
 
     from squeezenext import adapt
     adapted = adapt.adapt("photos", "model", minutes=15)
@@ -15,7 +16,6 @@ same command continues. In Python:
 """
 
 import contextlib
-import dataclasses
 import math
 import os
 import re
@@ -29,28 +29,26 @@ from absl import flags
 
 from squeezenext import files, tf_import
 from squeezenext.adapt import course as courses
+from squeezenext.adapt import photographs, probe, selection, shipping
 from squeezenext.adapt import plan as planning
-from squeezenext.adapt import probe, selection, shipping
 from squeezenext.adapt.course import Course
 from squeezenext.adapt.shipping import Adapted
 from squeezenext.arguments import checked
 from squeezenext.cli import log, plural, require_flags, run, say
 from squeezenext.config.zoo import PUBLISHED
-from squeezenext.convert import command as conversion
-from squeezenext.convert import estimate, output, review, sources
-from squeezenext.convert.options import ConvertOptions
+from squeezenext.convert import estimate, sources
 from squeezenext.convert.places import hold_photographs
-from squeezenext.doctor import command as doctor
 from squeezenext.errors import InputError, NotFinite, RunAgain, SomeInputsFailed
+from squeezenext.metrics import wilson
+from squeezenext.model import card, published
 from squeezenext.model import directory as model_directory
-from squeezenext.model import published
 from squeezenext.records import dataset
 from squeezenext.records.dataset import ANEW, Dataset
 from squeezenext.train import command
 from squeezenext.train.options import Options
 
 LEAST_BYTES = 1_000  # header and biases of a .sqz file take more
-MAX_SIDE = 400  # longest side of a record's image; larger images only take longer to read
+LOCK = ".adapt.lock"
 
 
 @checked(max_bytes=0, seed=0)
@@ -58,7 +56,7 @@ def adapt(
     photos: str | Path,
     model_dir: str | Path,
     *,
-    configuration: str | Path = "squeezenet_v1_1",
+    configuration: str | Path = photographs.DEFAULT,
     minutes: float = 15.0,
     max_bytes: int = 250_000,
     seed: int = 0,
@@ -70,11 +68,12 @@ def adapt(
 
     Args:
       photos: a folder with one folder per class or with splits of such, a zip or tar, or a CSV.
-      model_dir: the folder to make; an interrupted run in it is continued.
+      model_dir: the folder to make; an interrupted run in it is continued. A finished model of
+        other photographs is moved to its folder `before`, and training goes on from that, if
+        `configuration` is the default.
       configuration: the model whose weights training starts from: a published model, "auto" for
         the one of `probe.CANDIDATES` that suits the photographs, or a model directory of yours.
-      minutes: minutes for everything, about; a run that is interrupted goes on with what its
-        last finished epoch left of them.
+      minutes: minutes for everything, about, also of a run that is interrupted and continued.
       max_bytes: budget of the .sqz file; 0 makes none.
       seed: seed of the split, the new classifier's weights, the order and the augmentation.
       deterministic: gives the same bits for the same finished adapt.json; slower.
@@ -87,18 +86,18 @@ def adapt(
     """
     started = time.monotonic()
     photos, model_dir = files.expanded(photos), files.expanded(model_dir)
-    networks = _networks(str(configuration))
+    networks = _networks(str(configuration), model_dir)
     for network in networks:
         _check(photos, model_dir, network, minutes, max_bytes)
-        published.resolve(network)  # downloads the weights before any work is done
+        if not photographs.is_finished(model_dir):
+            published.resolve(network)  # downloads the weights before any work is done
     Options(model_dir=model_dir, seed=seed)  # refuses too large a seed
     tf_import.check_installed()
-    with _in_adapts_words(model_dir), command.locked(model_dir, ".adapt.lock"):
-        records = model_dir / model_directory.RECORDS
-        apply = apply or _groups(photos, model_dir, networks[0], follow_links)
-        options = _options(photos, seed, follow_links, apply)
-        faults = _convert(photos, records, _going_on(options, model_dir, networks[0]))
-        found = _found(records)
+    with _in_adapts_words(model_dir), command.locked(model_dir, LOCK):
+        networks, faults = photographs.record(
+            photos, model_dir, networks, seed=seed, follow_links=follow_links, apply=apply
+        )
+        found = _found(records := model_dir / model_directory.RECORDS)
         if deterministic:  # TensorFlow refuses it once a step has been timed
             _make_deterministic()
         network = _first_answer(model_dir, networks, minutes, found, started)
@@ -115,8 +114,16 @@ def adapt(
     return shipping.adapted(model_dir, course.plan, found, results, made, faults, seconds)
 
 
-def _networks(configuration: str) -> tuple[str, ...]:
-    """Returns the models to choose from: published names, or the path of a model directory."""
+def _networks(configuration: str, model_dir: Path | None = None) -> tuple[str, ...]:
+    """Returns the models to choose from: published names, or the path of a model directory.
+
+    A model that was being set aside in `model_dir` is so afterwards.
+    """
+    if model_dir and model_directory.is_moving(model_dir):
+        with command.locked(model_dir, LOCK):
+            model_directory.set_aside(model_dir)
+    if model_dir and (aside := photographs.start(model_dir, (configuration,))) != (configuration,):
+        return aside
     if configuration == probe.AUTO:
         return probe.CANDIDATES
     known = configuration in PUBLISHED
@@ -243,6 +250,7 @@ def _check(
         raise InputError(f"{photos} is a model directory; give the photographs, then --model_dir.")
     sources.photographs_layout(photos)
     begun = (model_dir / model_directory.ADAPT).is_file()
+    begun = begun or model_directory.is_one(model_dir / model_directory.ASIDE)
     if not begun and model_directory.is_one(model_dir):
         raise InputError(
             f"--model_dir {model_dir} holds a model that adapt did not make; choose another (with "
@@ -264,52 +272,34 @@ def _check(
         )
 
 
-def _options(photos: Path, seed: int, links: bool, apply: str | Path | None) -> ConvertOptions:
-    layout, review = sources.photographs_layout(photos), str(apply) if apply else None
-    return ConvertOptions(layout, seed, max_side=MAX_SIDE, follow_links=links, apply=review)
+def _start_shown(configuration: str, model_dir: str | None) -> str:
+    """Returns the model that training would start from, for --dry_run."""
+    if model_dir and configuration == photographs.DEFAULT:
+        directory = files.expanded(model_dir)
+        if photographs.is_finished(directory):
+            return str(directory)
+    return _networks(configuration)[0]
 
 
-def _groups(photos: Path, model_dir: Path, configuration: str, follow_links: bool) -> Path | None:
-    """Returns the doctor's groups, None in a directory that an earlier release began without."""
-    report = model_dir / model_directory.DOCTOR
-    if (model_dir / model_directory.RECORDS).exists() and not (report / doctor.GROUPS).exists():
-        return None
-    return doctor.groups_once(photos, report, configuration, follow_links, log)
-
-
-def _going_on(options: ConvertOptions, model_dir: Path, configuration: str) -> ConvertOptions:
-    """Returns the options with what the model knows that training goes on from, if it is `adapt`'s.
-
-    A directory that an earlier release began goes on without.
-    """
-    before, records = model_dir / model_directory.BEFORE, model_dir / model_directory.RECORDS
-    start = Path(configuration)
-    theirs = start / model_directory.RECORDS
-    if not records.exists():
-        before.unlink(missing_ok=True)  # a start with another --configuration left it
-        if (theirs / dataset.MANIFEST).is_file():
-            review.remember(before, theirs, start / model_directory.BEFORE)
-    return dataclasses.replace(options, before=str(before)) if before.exists() else options
-
-
-def _convert(photos: Path, records: Path, options: ConvertOptions) -> tuple[str, ...]:
-    """Converts the photographs to records, unless that is done.
-
-    Returns:
-      A sentence about photographs that could not be used, if there are any.
-    """
-    try:
-        manifest = conversion.convert(photos, records, options, log, table=True)
-    except output.OtherData as error:
-        raise InputError(
-            f"{records.parent} was begun with other photographs than are in {photos} now, or with "
-            "another --seed, --follow_links or --apply; give another --model_dir."
-        ) from error
-    try:
-        conversion.log_outcome(manifest)
-    except SomeInputsFailed as error:
-        return (str(error),)
-    return ()
+def summary_lines(adapted: Adapted) -> list[str]:
+    """Returns the lines for a person: each file's size and score, and the command to try it."""
+    lines = [f"On {plural(adapted.images, f'{adapted.split} image')}:"]
+    for name, top1 in adapted.scores.items():
+        low, high = wilson(top1 * adapted.images, adapted.images)
+        path = adapted.files.get(name)
+        what = f"{path}, {path.stat().st_size / 1e6:.2f} MB" if path else "the network"
+        even = f", balanced {adapted.balanced[name]:.4f}" if name in adapted.balanced else ""
+        lines.append(f"  top-1 {top1:.4f} ({low:.4f} to {high:.4f}){even}  {what}")
+    folder = shlex.quote(str(adapted.model_dir))
+    return [
+        *lines,
+        *adapted.remarks,
+        f"{adapted.report} shows the mistakes, {adapted.model_dir / card.FILE} sums it up.",
+        f"For a phone or another program take a file above: {adapted.model_dir}/"
+        f"{model_directory.LITERT} is for this program alone.",
+        f"It took {adapted.seconds / 60:.1f} minutes.",
+        f"Try it: python -m squeezenext.predict PHOTO --model_dir {folder}",
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -318,7 +308,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     at = {"flag_values": values}
     flags.DEFINE_string("model_dir", None, "Folder to make, or to continue in.", **at)
     names = f"Model to start from: {', '.join(PUBLISHED)}, auto, or a model directory of yours."
-    flags.DEFINE_string("configuration", "squeezenet_v1_1", names, **at)
+    flags.DEFINE_string("configuration", photographs.DEFAULT, names, **at)
     flags.DEFINE_float("minutes", 15.0, "Minutes for everything, about.", **at)
     size = "Upper bound on the size of the .sqz file, in bytes; 0 makes none."
     flags.DEFINE_integer("max_bytes", 250_000, size, 0, **at)
@@ -337,15 +327,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             with tempfile.TemporaryDirectory() as folder:
                 photos = sources.downloaded(positional[0], Path(folder))
                 names = ("seed", "follow_links", "apply")
-                options = _options(photos, *(values[name].value for name in names))
-                start = _networks(values["configuration"].value)[0]
-                say(*estimate.look(photos, _going_on(options, Path(folder), start)))
+                options = photographs.options(photos, *(values[name].value for name in names))
+                start = _start_shown(values["configuration"].value, values["model_dir"].value)
+                options = photographs.going_on(options, Path(folder), start)
+                say(*estimate.look(photos, options))
             return
         require_flags(values, ("model_dir",))
         model_dir = files.expanded(values["model_dir"].value)
         photos = sources.downloaded(positional[0], model_dir / model_directory.DOWNLOADED)
         adapted = adapt(photos, **{name: values[name].value for name in _FLAGS})
-        say(*shipping.summary_lines(adapted))
+        say(*summary_lines(adapted))
         if adapted.faults:
             raise SomeInputsFailed(" ".join(adapted.faults))
 

@@ -1,7 +1,6 @@
 """Makes the files to ship of a trained network, scores them, and writes report and card."""
 
 import dataclasses
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,12 @@ from squeezenext.evaluate import report
 from squeezenext.evaluate.command import evaluate, subject
 from squeezenext.files import origin_note, read_document, write_bytes, write_json
 from squeezenext.labels import class_names
-from squeezenext.metrics import Evaluation, balanced_accuracy, remarks, wilson
+from squeezenext.metrics import Evaluation, balanced_accuracy, remarks
 from squeezenext.model import card, loading
 from squeezenext.model import directory as model_directory
 from squeezenext.network import graph, known
 from squeezenext.predict.predictor import Predictor, View
-from squeezenext.records.dataset import Dataset, Split
+from squeezenext.records.dataset import MANIFEST, Dataset, Split, find_dataset
 
 PRECISIONS = ("float32", "int8")
 LEAST = 19  # validation images, below which none of twenty can be refused
@@ -92,21 +91,40 @@ def fit_known_once(model_dir: Path, found: Dataset, log: Log) -> None:
     predictor = Predictor(model_dir, inside=True)
     train, held_out = (_outputs(predictor, found.splits[name]) for name in ("train", "validation"))
     log(f"The least usual 5 % of {plural(len(held_out[0]), 'validation image')} become unknown.")
-    fitted = known.fit(graph.of(predictor.config), train, held_out)
-    model_directory.write_known(model_dir, fitted, len(train[0]), len(held_out[0]))
+    others, direction = train[0][:0], None
+    if none := _none(model_dir):
+        others, _ = _outputs(predictor, none.splits["train"], len(none.classes or ()))
+        direction = _direction(known.units(train[0]), known.units(others))
+    fitted = known.fit(graph.of(predictor.config), train, held_out, direction)
+    model_directory.write_known(model_dir, fitted, len(train[0]), len(held_out[0]), len(others))
     content = loading.litert(loading.load(model_dir))
     write_bytes(model_dir / model_directory.LITERT, content)
 
 
-def _outputs(predictor: Predictor, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the features and logits of up to `FITTED` images of a split."""
+def _outputs(predictor: Predictor, split: Split, classes: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the features and logits of up to `FITTED` images of a split; see `probe.viewed`."""
 
     def both(view: View) -> np.ndarray:
         return np.concatenate([np.asarray(view.features), view.logits])
 
-    outputs, _ = probe.viewed(predictor, split, FITTED, both)
+    outputs, _ = probe.viewed(predictor, split, FITTED, both, classes)
     features, logits = np.split(outputs, [-len(predictor.labels)], axis=1)
     return features, logits
+
+
+def _none(model_dir: Path) -> Dataset | None:
+    """Returns the photographs of no class, None without any to learn from."""
+    records = model_dir / model_directory.RECORDS / model_directory.NONE
+    found = find_dataset(records, None, None) if (records / MANIFEST).is_file() else None
+    return found if found and "train" in found.splits else None
+
+
+def _direction(units: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Returns a linear classifier, [channels], that is greater for units than for `others`."""
+    labels = np.arange(len(units) + len(others)) < len(units)
+    values = np.concatenate([units, others]).astype(np.float32)
+    kernel, _ = probe.fit_classifier(probe.Examples(values, labels.astype(np.int64)), 2)
+    return kernel[:, 1] - kernel[:, 0]
 
 
 def export_once(model_dir: Path, records: Path, sha256: str, log: Log) -> Shipped:
@@ -224,25 +242,52 @@ def score(
     if "float32" in results and split == "test":
         accepted = results["float32"].known
         results["network"] = dataclasses.replace(results["network"], known=accepted)
+    refused, taught = _refused(model_dir, models)
     page = model_dir / model_directory.REPORT
     about = subject(model_dir, found, split, named_from(photos, split))
-    report.write(page, about, results["network"])
+    report.write(page, about, results["network"], taught)
     document = {
         "split": split,
         "images": {name: part.examples for name, part in found.splits.items()},
-        "network": _figures(results["network"]),
+        "network": _figures(results["network"]) | refused.get("network", {}),
         "remarks": [
             *remarks(results["network"], class_names(found.classes or ())),
+            *taught,
             *_since_before(model_dir, found, results["network"]),
         ],
         "files": {
-            path.relative_to(model_dir).as_posix(): _figures(results[name])
+            path.relative_to(model_dir).as_posix(): _figures(results[name]) | refused.get(name, {})
             for name, path in files.items()
         },
     }
     write_json(model_dir / model_directory.SCORES, document)
     card.write(model_dir)
     return results
+
+
+def _refused(
+    model_dir: Path, models: dict[str, Path]
+) -> tuple[dict[str, dict[str, float]], tuple[str, ...]]:
+    """Returns what share of the held-out photographs of no class each model refuses, in words, too.
+
+    Nothing was fitted to these. Without any, or without `known`, it is {} and ().
+    """
+    none = _none(model_dir)
+    parts = [part for name, part in none.splits.items() if name != "train"] if none else []
+    if not none or not parts or not (model_dir / model_directory.KNOWN).is_file():
+        return {}, ()
+    shares, count = {}, sum(part.examples for part in parts)
+    for name, model in models.items():
+        predictor, number = Predictor(model), 0
+        for part in parts:
+            known_of, _ = probe.viewed(
+                predictor, part, part.examples, lambda v: np.array(v.known), len(none.classes or ())
+            )
+            number += int((known_of < 0.5).sum())
+        shares[name] = {"refused": number / count}
+    refused = plural(round(count * shares["network"]["refused"]), "is refused", "are refused")
+    held = plural(count, "held-out photograph")
+    return shares, (f"Of {held} that show none of the classes {refused}.",)
 
 
 def _since_before(model_dir: Path, found: Dataset, result: Evaluation) -> list[str]:
@@ -296,24 +341,3 @@ def adapted(
         balanced={name: balanced_accuracy(result) for name, result in results.items()},
         remarks=tuple(model_directory.read_json(model_dir / model_directory.SCORES)["remarks"]),
     )
-
-
-def summary_lines(adapted: Adapted) -> list[str]:
-    """Returns the lines for a person: each file's size and score, and the command to try it."""
-    lines = [f"On {plural(adapted.images, f'{adapted.split} image')}:"]
-    for name, top1 in adapted.scores.items():
-        low, high = wilson(top1 * adapted.images, adapted.images)
-        path = adapted.files.get(name)
-        what = f"{path}, {path.stat().st_size / 1e6:.2f} MB" if path else "the network"
-        even = f", balanced {adapted.balanced[name]:.4f}" if name in adapted.balanced else ""
-        lines.append(f"  top-1 {top1:.4f} ({low:.4f} to {high:.4f}){even}  {what}")
-    folder = shlex.quote(str(adapted.model_dir))
-    return [
-        *lines,
-        *adapted.remarks,
-        f"{adapted.report} shows the mistakes, {adapted.model_dir / card.FILE} sums it up.",
-        f"For a phone or another program take a file above: {adapted.model_dir}/"
-        f"{model_directory.LITERT} is for this program alone.",
-        f"It took {adapted.seconds / 60:.1f} minutes.",
-        f"Try it: python -m squeezenext.predict PHOTO --model_dir {folder}",
-    ]

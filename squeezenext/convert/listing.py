@@ -3,20 +3,22 @@
 import dataclasses
 import hashlib
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from squeezenext import labels
-from squeezenext.cli import printable
+from squeezenext.cli import plural, printable
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
 from squeezenext.images.jpeg import ImageError
 
 T = TypeVar("T")
 _MAX_FAULTS = 100_000
+# Names, in lower case, of classes whose photographs show none of the other classes.
+_NONE = frozenset({"none", "other", "background"})
 # 40 bytes an example: the million examples of ImageNet stay far below a gigabyte.
 _PLAIN = [("file", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("label", "<i4")]
 # For a zip's member `packed` is its size in the zip if it is deflated, else 0, and `crc` is the
@@ -151,11 +153,62 @@ class Collection:
     watch: Watch  # the state of all files that are read, lists included
     warnings: tuple[str, ...] = ()  # sentences for the manifest and the user
     upright: bool = False  # shards of images that were turned upright
+    none: int = 0  # number of photographs of no class, which are left out
 
 
 def sorted_splits(splits: dict[str, T]) -> dict[str, T]:
     """Returns the splits in the order of the manifest: training, validation, test."""
     return {name: splits[name] for name in ("train", "validation", "test") if name in splits}
+
+
+def is_none(label: labels.Label) -> bool:
+    """Returns whether a class is named none, other or background."""
+    return label.synset.strip().casefold() in _NONE
+
+
+def numbers_of_none(classes: Sequence[labels.Label]) -> list[int]:
+    """Returns the numbers, from 1, of the classes `is_none`; [] if fewer than two others are left.
+
+    For of two classes, such as cat and other, a classifier needs both.
+    """
+    found = [number for number, label in enumerate(classes, 1) if is_none(label)]
+    return found if len(classes) - len(found) > 1 else []
+
+
+def parted(collection: Collection, options: ConvertOptions) -> Collection:
+    """Returns a collection, which has its splits already, as `options.none` says.
+
+    "left out" is without the photographs of `numbers_of_none`, "alone" is these alone.
+    """
+    none = numbers_of_none(collection.classes) if options.none != "a class" else []
+    if not none:
+        return collection
+    alone = _of_classes(collection, none)
+    if options.none == "alone":
+        return dataclasses.replace(alone, rejected=(), warnings=())
+    counts = {name: len(listing.names) for name, listing in alone.splits.items()}
+    count, names = sum(counts.values()), [label.synset for label in alone.classes]
+    sentence = (
+        f"The {plural(count, 'photograph')} of {' and '.join(names)} will teach what is unknown, "
+        f"{count - counts.get('train', 0)} of them held out; no class is made of them."
+    )
+    others = [n for n in range(1, len(collection.classes) + 1) if n not in none]
+    warnings = (*collection.warnings, printable(sentence))
+    return dataclasses.replace(_of_classes(collection, others), warnings=warnings, none=count)
+
+
+def _of_classes(collection: Collection, numbers: list[int]) -> Collection:
+    """Returns the photographs of some classes; a split that has none of them is left out."""
+    renumbered = np.zeros(len(collection.classes) + 1, np.int32)
+    renumbered[numbers] = range(1, len(numbers) + 1)
+    splits = {}
+    for name, listing in collection.splits.items():
+        table = listing.table.copy()
+        table["label"] = renumbered[table["label"]]
+        if len(order := np.flatnonzero(table["label"])):
+            splits[name] = dataclasses.replace(listing, table=table).take(order)
+    classes = tuple(collection.classes[number - 1] for number in numbers)
+    return dataclasses.replace(collection, classes=classes, splits=splits)
 
 
 def name_fault(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Literal
 
 from squeezenext.arguments import checked
 from squeezenext.errors import InputError
@@ -14,7 +15,8 @@ EXECUTION_OPTIONS = (
     "show_progress",
     "labels_of",  # the classes that it names are in the manifest
     "before",
-    "apply",  # what these decide, which images have which class in which split, is in the identity
+    "apply",
+    "none",  # what these decide, which image has which class in which split, is in the identity
 )  # fmt: skip
 
 
@@ -42,6 +44,8 @@ class ConvertOptions:
     labels_of: str | None = None
     apply: str | None = None
     before: str | None = None  # file of `review.remember`: what a model was trained on
+    # What becomes of a class named none, other or background, see `listing.parted`.
+    none: Literal["a class", "left out", "alone"] = "a class"
     checksum: bool = False
     sequential: bool = False
     train_tar: str | None = None

@@ -15,7 +15,7 @@ import numpy as np
 
 from squeezenext import files
 from squeezenext.cli import csv_cell, plural, printable
-from squeezenext.convert.listing import Collection, Listing, with_validation
+from squeezenext.convert.listing import Collection, Listing, numbers_of_none, with_validation
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.plan import LISTS
 from squeezenext.errors import InputError
@@ -133,7 +133,7 @@ def split(collection: Collection, options: ConvertOptions) -> Collection:
         return collection
     warnings = collection.warnings
     if options.before and "validation" not in collection.splits:
-        sides, sentence = _since(collection, _read_before(Path(options.before)))
+        sides, sentence = _since(collection, _read_before(Path(options.before)), options)
         warnings = (*warnings, sentence)
     try:
         splits = _divided(collection, options, groups, sides)
@@ -279,7 +279,9 @@ def _read_before(path: Path) -> dict[str, tuple[str, str]]:
         raise InputError(f"{path} is damaged ({error}); bring it back from a copy.") from error
 
 
-def _since(collection: Collection, before: dict[str, tuple[str, str]]) -> tuple[np.ndarray, str]:
+def _since(
+    collection: Collection, before: dict[str, tuple[str, str]], options: ConvertOptions
+) -> tuple[np.ndarray, str]:
     """Returns the sides for `with_validation`, and a sentence about what has changed.
 
     A photograph whose name is new is taken for one that is gone, if it has the same file name: it
@@ -297,7 +299,9 @@ def _since(collection: Collection, before: dict[str, tuple[str, str]]) -> tuple[
         name is not None and before[name][1] != label
         for name, label in zip(known, now, strict=True)
     )
-    more = sorted(set(classes) - {label for _, label in before.values()})
+    none = numbers_of_none(collection.classes) if options.none != "a class" else []
+    others = {classes[number - 1] for number in none}
+    more = sorted(set(classes) - {label for _, label in before.values()} - others)
     return sides, printable(
         f"Since the model was made: {plural(int((sides == 0).sum()), 'photograph')} added, "
         f"{len(before.keys() - set(known))} removed, {mended} moved to another class, "

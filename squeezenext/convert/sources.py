@@ -26,7 +26,7 @@ from squeezenext.convert import (
     review,
     tfrecords,
 )
-from squeezenext.convert.listing import Collection
+from squeezenext.convert.listing import Collection, parted
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError
@@ -48,6 +48,8 @@ _CLUTTER = re.compile(r"257\.clutter")  # images of no class
 def collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> Collection:
     """Lists the examples to convert: those of `found_in`, reviewed, with a validation split.
 
+    What becomes of the class none is said by `options.none`.
+
     Raises:
       InputError: as `found_in`; or `options.apply` cannot be obeyed.
     """
@@ -55,7 +57,7 @@ def collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> C
     if options.apply and not reviewed:
         raise InputError("--apply is for --layout folder and csv: what the doctor has looked at.")
     collection = found_in(source, options, pool, spool)
-    return review.split(collection, options) if reviewed else collection
+    return parted(review.split(collection, options), options) if reviewed else collection
 
 
 def found_in(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> Collection:

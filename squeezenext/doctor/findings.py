@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from squeezenext.cli import plural, printable
-from squeezenext.convert.listing import Collection, Listing
+from squeezenext.convert.listing import Collection, Listing, numbers_of_none
 from squeezenext.convert.review import KEEP, MOVE, REMOVE, Row, joined
 from squeezenext.doctor import suspects
 from squeezenext.doctor.features import Features, grouped, neighbours
@@ -65,7 +65,7 @@ class Diagnosis:
       counts: photographs of each class by split.
       shortcuts: what gives the class away.
       accuracy: cross-validated accuracy of a linear classifier, groups kept together, over the
-        classes of several groups; None without two classes, or such a class.
+        classes of several groups but `none`; None without two classes, or such a class.
       judged: number of groups, single photographs among them, that `accuracy` is of.
       overstated: by how much a random split would have overstated it; 0 without groups.
       forecast: what more photographs would bring; None without `accuracy`, or of very many.
@@ -109,6 +109,7 @@ def diagnose(collection: Collection, features: Features) -> Diagnosis:
         number = len(collection.classes)
         probabilities = suspects.out_of_fold(features.values, case.labels, case.groups, number)
         counted = suspects.group_counts(case.labels, case.groups)[case.labels] > 1
+        counted &= ~_of_none(case)
         together = apart = suspects.share_right(case.labels, probabilities, counted)
         probabilities = suspects.judged_again(
             features.values, case.labels, case.groups, probabilities
@@ -218,9 +219,15 @@ def _outliers(case: _Case) -> Iterable[Finding]:
     return _single(case, "outlier", case.near < middle - _FAR * max(deviation, 1e-3))
 
 
+def _of_none(case: _Case) -> np.ndarray:
+    """Returns which photographs are of no class, [n] bool: they may look like anything."""
+    return np.isin(case.labels + 1, numbers_of_none(case.collection.classes))
+
+
 def _wrong(case: _Case, probabilities: np.ndarray) -> Iterable[Finding]:
     names = class_names(case.collection.classes)
-    for number in suspects.wrong_labels(case.labels, probabilities, case.groups).tolist():
+    found = suspects.wrong_labels(case.labels, probabilities, case.groups)
+    for number in found[~_of_none(case)[found]].tolist():
         best = int(probabilities[number].argmax())
         own, other = probabilities[number, [case.labels[number], best]]
         text = f"rather {names[best]} ({other:.0%}) than {names[case.labels[number]]} ({own:.0%})"

@@ -110,8 +110,11 @@ def check_place(folder: Path) -> None:
     check_ours(folder / PAGE, "<title>Evaluation of ")
 
 
-def write(folder: Path, subject: Subject, result: Evaluation) -> Path:
-    """Writes `folder`/index.html and returns its path; the folder is made if absent."""
+def write(folder: Path, subject: Subject, result: Evaluation, remarks: Sequence[str] = ()) -> Path:
+    """Writes `folder`/index.html and returns its path; the folder is made if absent.
+
+    `remarks` are sentences beside those of `metrics.remarks`.
+    """
     labels = subject.labels
     page = template(Path(__file__).parent, "report.html.j2").render(
         model=str(subject.model),
@@ -122,7 +125,7 @@ def write(folder: Path, subject: Subject, result: Evaluation) -> Path:
         labels=labels,
         plural=plural,
         names=class_names(labels),
-        remarks=metrics.remarks(result, class_names(labels)),
+        remarks=[*metrics.remarks(result, class_names(labels)), *remarks],
         bins=metrics.reliability(result),
         charts=_charts(subject.model),
         matrix=_matrix(result, len(labels)) if len(labels) <= MATRIX else None,

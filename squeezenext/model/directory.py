@@ -8,11 +8,13 @@ final.json model.tflite    scores and float32 network of a run that has ended
 calibration.json           the temperature that `evaluate --fit_temperature` found
 known.json                 of `adapt`: what says whether an image shows one of the classes
 adapt.json scores.json     of `adapt`: its plan; scores on images that nothing was trained on
-before.json                of `adapt`: the photographs of the model that it went on from
+before.json before/        of `adapt`: the photographs of the model that it went on from, and that
+                           model, if it was in this directory
 MODEL_CARD.md              see card.py
 """
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,14 +33,17 @@ FINAL, LITERT, CARD = "final.json", "model.tflite", "MODEL_CARD.md"
 CALIBRATION, SCORES, KNOWN = "calibration.json", "scores.json", "known.json"
 ADAPT, COMPRESSED, BEFORE = "adapt.json", "model.sqz", "before.json"
 TENSORBOARD, WORKERS = "tensorboard", ".workers"  # the latter of several workers, see watchdog.py
-# Of `adapt`.
+# Of `adapt`. The photographs of no class are records of their own, below those of the classes.
 RECORDS, EXPORTED, REPORT, PREVIEW = "records", "exported", "report", "preview"
-DOCTOR, DOWNLOADED = "doctor", "photographs"
+NONE = "none"
+DOCTOR, DOWNLOADED, ASIDE = "doctor", "photographs", "before"
 FOLDERS = (
-    CHECKPOINTS, TENSORBOARD, WORKERS, RECORDS, EXPORTED, REPORT, PREVIEW, DOCTOR, DOWNLOADED
+    CHECKPOINTS, TENSORBOARD, WORKERS, RECORDS, EXPORTED, REPORT, PREVIEW, DOCTOR, DOWNLOADED, ASIDE
 )  # fmt: skip
+_MOVING = ".before"  # what `ASIDE` is called until all is in it
 # Names of single files, which no other file in the directory may have.
 RESERVED = {CONFIG, LABELS, FINAL, LITERT, CALIBRATION, SCORES, KNOWN, ADAPT, COMPRESSED, BEFORE}
+_FILES = RESERVED | {HISTORY, LOG, STATS, CARD}
 # What training and `adapt` write after config.json, and so replace only beside one of ours.
 _AFTER_CONFIG = (RESERVED - {CONFIG, ADAPT, BEFORE}) | {HISTORY, STATS, CARD}
 
@@ -137,7 +142,7 @@ def read_json(path: Path) -> dict:
 
 def others(directory: Path) -> list[str]:
     """Returns the names in a directory that no command here gives to a file of a model's."""
-    ours = {*FOLDERS, *RESERVED, HISTORY, LOG, STATS, CARD}
+    ours = {*FOLDERS, *_FILES}
     names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
     return sorted(name for name in names if name not in ours and not name.startswith("."))
 
@@ -146,6 +151,39 @@ def remove_results(directory: Path) -> None:
     """Removes the files that belong to the end of a run, which now goes on."""
     for name in (FINAL, LITERT, CALIBRATION, SCORES, KNOWN):
         (directory / name).unlink(missing_ok=True)
+
+
+def is_moving(directory: Path) -> bool:
+    """Returns whether `set_aside` was interrupted."""
+    return (directory / _MOVING).is_dir()
+
+
+def set_aside(directory: Path) -> None:
+    """Moves a model to the folder `before` of its directory, instead of the one that is there.
+
+    What was downloaded stays. Wherever it is interrupted, another call goes on: the model that was there is removed when the
+    other is complete, and nothing else may be written meanwhile.
+
+    Raises:
+      InputError: a file cannot be moved.
+    """
+    moving, aside = directory / _MOVING, directory / ASIDE
+    try:
+        moving.mkdir(exist_ok=True)
+        files.flush(directory)
+        for name in {*FOLDERS, *_FILES} - {ASIDE, DOWNLOADED}:
+            if os.path.lexists(directory / name):
+                os.rename(directory / name, moving / name)
+        files.flush(moving)
+        if aside.exists():
+            shutil.rmtree(aside)
+        os.rename(moving, aside)
+        files.flush(directory)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or directory} cannot be moved to {aside} ({error.strerror}); mend "
+            "that and run the same command again."
+        ) from error
 
 
 def read_temperature(directory: Path) -> float:
@@ -201,11 +239,14 @@ def read_known(directory: Path, network: graph.Graph) -> known.Known | None:
         ) from error
 
 
-def write_known(directory: Path, fitted: known.Known, train: int, held_out: int) -> None:
+def write_known(
+    directory: Path, fitted: known.Known, train: int, held_out: int, none: int = 0
+) -> None:
     """Writes known.json and removes model.tflite, whose outputs are to be others from now on.
 
-    Without model.tflite the checkpoint is read. `train` and `held_out` count the images of the fit.
+    Without model.tflite the checkpoint is read. `train` and `held_out` count the images of the fit,
+    `none` those of no class.
     """
     (directory / LITERT).unlink(missing_ok=True)
-    document = {"known": fitted.to_json(), "fitted_to": {"train": train, "held_out": held_out}}
-    files.write_json(directory / KNOWN, document)
+    counts = {"train": train, "held_out": held_out, **({"none": none} if none else {})}
+    files.write_json(directory / KNOWN, {"known": fitted.to_json(), "fitted_to": counts})
