@@ -161,8 +161,8 @@ def is_moving(directory: Path) -> bool:
 def set_aside(directory: Path) -> None:
     """Moves a model to the folder `before` of its directory, instead of the one that is there.
 
-    What was downloaded stays. Wherever it is interrupted, another call goes on: the model that was there is removed when the
-    other is complete, and nothing else may be written meanwhile.
+    What was downloaded stays. Wherever it is interrupted, another call goes on: the model that was
+    there is removed when the other is complete, and nothing else may be written meanwhile.
 
     Raises:
       InputError: a file cannot be moved.
