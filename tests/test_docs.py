@@ -90,6 +90,7 @@ NOT_RUN = {  # how a command begins: why no test runs it
     "python -m squeezenext.train --configuration v_1_0_SqNxt_23 --teacher": "wants all of "
     "ImageNet; tests/test_phases.py distils",
     "python scripts/benchmarks/": "measures for minutes",
+    "bash scripts/check_micro.sh": "needs QEMU and a compiler for Arm",
     "bash scripts/check_gpu.sh --": "compiles for minutes; tests/test_check_gpu.py has its parts",
 }
 
@@ -104,6 +105,7 @@ FOREIGN = {
     "base64",
     "docker",
     "exit",
+    "make",
     "mkdir",
     "pip",
     "predicting/bin/pip",
@@ -394,7 +396,7 @@ def test_ship(adapted):
 
 
 @pytest.mark.parametrize("document", ["doctor.md", "predict.md", "export.md", "compression.md",
-                                      "weights.md", "training.md", "data.md",
+                                      "micro.md", "weights.md", "training.md", "data.md",
                                       "clusters.md"])  # fmt: skip
 def test_each_document(adapted, document):
     _tell(adapted.follow(document))

@@ -1,11 +1,15 @@
-"""Tests for `export/c`, the C runtime, and for `sqz/plan.py`, the plan that it follows."""
+"""Tests for `export/micro.py`, its runtime in C, and `sqz/plan.py`, the plan that it follows."""
 
+import dataclasses
 import subprocess
 
 import numpy as np
 import pytest
 
 from scripts.faults import fuzz_micro
+from squeezenext.errors import InputError
+from squeezenext.export import command as export_command
+from squeezenext.labels import Label
 from squeezenext.network import graph, integer
 from squeezenext.sqz import file as sqz
 from squeezenext.sqz.plan import MemoryPlan
@@ -94,3 +98,74 @@ def test_damaged_files_end_in_an_error_code(tmp_path):
     """`scripts/faults/fuzz_micro.py` does the same with 100,000."""
     counted = fuzz_micro.fuzz(700, 7, tmp_path)
     assert counted.count("cases") == len(micro.CONFIGS)
+
+
+@pytest.fixture
+def exported(tmp_path):
+    model, network, _ = micro.network("fires")
+    labels = [Label("n1", 'a "cat"\\'), Label("n2", "\u00e9t\u00e9 3"), Label("n3", "??/ dog")]
+    model = dataclasses.replace(model, labels=tuple(labels), temperature=1.5)
+    (tmp_path / "whole.sqz").write_bytes(sqz.encode_whole(model, network).data)
+    export_command.export(tmp_path / "whole.sqz", "micro", tmp_path / "micro")
+    return tmp_path / "micro"
+
+
+def test_the_exported_folder_builds_and_gives_the_logits_of_predict(exported):
+    made = ["make", "-C", str(exported), f"CFLAGS={' '.join(micro.STRICT[1:])}", "check"]
+    done = subprocess.run(made, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "0 of 2 images differ" in done.stdout
+    assert all(word not in done.stdout for word in ("failed", "cannot"))
+
+
+def test_the_folder_says_what_it_needs(exported):
+    readme = (exported / "README.md").read_text()
+    content = (exported.parent / "whole.sqz").read_bytes()
+    assert "@" not in readme
+    assert f"{len(content):,}" in readme and f"{sqz.arena(content):,}" in readme
+    header = (exported / "src" / "model.h").read_text()
+    assert f"#define MODEL_ARENA {sqz.arena(content)}\n" in header
+    labels = (exported / "src" / "model.c").read_text().rpartition("model_labels")[2]
+    assert r'"a \042cat\042\134"' in labels and r'"\303\251t\303\251 3"' in labels
+
+
+def test_a_newer_folder_replaces_an_older_one_alone(exported):
+    source = exported.parent / "whole.sqz"
+    export_command.export(source, "micro", exported)
+    (exported / "mine.txt").write_text("kept")
+    with pytest.raises(InputError, match="mine.txt"):
+        export_command.export(source, "micro", exported)
+
+
+def test_a_float_file_is_refused(tmp_path):
+    model, _, _ = micro.network("fires")
+    kernels = {n.name: model.weights[f"{n.name}/kernel"] for n in model.graph.weighted}
+    biases = {n.name: model.weights[f"{n.name}/bias"] for n in model.graph.weighted}
+    (tmp_path / "float.sqz").write_bytes(sqz.encode(model, kernels, biases).data)
+    with pytest.raises(InputError, match="--integer"):
+        export_command.export(tmp_path / "float.sqz", "micro", tmp_path / "micro")
+    assert not (tmp_path / "micro").exists()
+
+
+@pytest.mark.parametrize("camera", [0, 1, 2])
+@pytest.mark.parametrize("height, width", [(48, 64), (64, 48), (20, 20)])
+def test_a_frame_becomes_the_mean_of_its_centre(tmp_path, camera, height, width):
+    program = micro.build(tmp_path, REPOSITORY / "tests" / "c" / "pixels.c")
+    rng = np.random.default_rng(0)
+    frame = rng.integers(0, 256, (height, width, 3 - camera), np.uint8)
+    rgb = frame.repeat(3, -1) if camera == 2 else frame
+    if camera == 1:
+        value = frame[..., 0].astype(int) << 8 | frame[..., 1]
+        red, green, blue = value >> 11, value >> 5 & 63, value & 31
+        rgb = np.stack([red << 3 | red >> 2, green << 2 | green >> 4, blue << 3 | blue >> 2], -1)
+    call = [str(program), *map(str, (camera, width, height, 8, 10))]
+    done = subprocess.run(call, input=frame.tobytes(), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    found = np.frombuffer(done.stdout, np.uint8).reshape(8, 8, 3)
+    side = min(height, width) * 8 // 10
+    top, left = (height - side) // 2, (width - side) // 2
+    edges = np.arange(9) * side // 8
+    for y in range(8):
+        for x in range(8):
+            part = rgb[top + edges[y] : top + edges[y + 1], left + edges[x] : left + edges[x + 1]]
+            assert (found[y, x] == np.floor(part.mean((0, 1)) + 0.5)).all()

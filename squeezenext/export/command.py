@@ -4,11 +4,12 @@
     python -m squeezenext.export --model_dir DIR|NAME --format litert --precision int8 \
         --data_dir RECORDS --output model-int8.tflite
 
-Formats: litert (phones, MediaPipe), onnx, keras, saved_model (TensorFlow Serving), and web, a
-folder for any web host. Each takes RGB pixels and gives probabilities. Before it is put in place,
-it is run in its own runtime and compared with the model; docs/export.md describes each format.
-With --data_dir its accuracy on the validation (else the test) split is measured, printed and
-written to OUTPUT.json. A folder also gets the model card, if --model_dir is a model directory.
+Formats: litert (phones, MediaPipe), onnx, keras, saved_model (TensorFlow Serving), web, a folder
+for any web host, and micro, a folder in C for microcontrollers. Each takes RGB pixels and gives
+probabilities. Before it is put in place, it is run in its own runtime and compared with the model;
+docs/export.md describes each format. With --data_dir its accuracy on the validation (else the test)
+split is measured, printed and written to OUTPUT.json. A folder also gets the model card, if
+--model_dir is a model directory.
 """
 
 import json
@@ -24,7 +25,7 @@ from squeezenext import files
 from squeezenext.arguments import checked
 from squeezenext.cli import check_length, check_needed, check_writable, plural, run, say
 from squeezenext.errors import InputError
-from squeezenext.export import checking, keras, litert, onnx, page, saved_model
+from squeezenext.export import checking, keras, litert, micro, onnx, page, saved_model
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
@@ -33,7 +34,10 @@ from squeezenext.sqz import file as sqz
 
 FORMATS = {
     form.name: form
-    for form in (litert.FORMAT, onnx.FORMAT, saved_model.FORMAT, keras.FORMAT, page.FORMAT)
+    for form in (
+        *(litert.FORMAT, onnx.FORMAT, saved_model.FORMAT),
+        *(keras.FORMAT, page.FORMAT, micro.FORMAT),
+    )
 }
 _SCORES = (
     "{measured}: top-1 {top1:.4f} on {count}; "
@@ -46,7 +50,7 @@ def export(
     model_dir: str | Path,
     kind: str,
     output: str | Path,
-    precision: str = "float32",
+    precision: str | None = None,
     data_dir: str | Path | None = None,
     images: int = 2000,
 ) -> dict:
@@ -55,8 +59,8 @@ def export(
     Args:
       model_dir: a model directory, a published model's name or a `.sqz` file.
       kind: a name in `FORMATS`.
-      output: the file to write, or the folder (saved_model, web).
-      precision: one of the format's.
+      output: the file to write, or the folder (saved_model, web, micro).
+      precision: one of the format's; None takes its first.
       data_dir: records, for int8 ranges (training split, else validation) and for accuracy.
       images: number of images of the validation (else test) split for accuracy, at most.
 
@@ -71,6 +75,7 @@ def export(
         files.expanded(output),
         os.path.expanduser(model_dir),
     )
+    precision = precision or form.precisions[0]
     if precision not in form.precisions:
         raise InputError(
             f"--precision {precision}: --format {kind} has {', '.join(form.precisions)}."
@@ -165,8 +170,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_string("model_dir", None, "Model directory, published model or .sqz file.", **at)
     flags.DEFINE_enum("format", "litert", list(FORMATS), "Format to write.", **at)
     flags.DEFINE_string("output", None, "File or folder to write.", **at)
-    precisions = f"Number format: {', '.join(litert.FORMAT.precisions)}."
-    flags.DEFINE_string("precision", "float32", precisions, **at)
+    precisions = (
+        f"Number format: {', '.join(litert.FORMAT.precisions)}; default float32, of micro int8."
+    )
+    flags.DEFINE_string("precision", None, precisions, **at)
     flags.DEFINE_string("data_dir", None, "Records, for int8 ranges and for accuracy.", **at)
     flags.DEFINE_integer("images", 2000, "Most images to measure accuracy on.", 1, **at)
     flags.DEFINE_bool("json", False, "Print one JSON document.", **at)

@@ -116,6 +116,12 @@ def encode_whole(model: Model, network: IntegerNetwork) -> Encoded:
     return _sealed(head + header + streams, names, sizes)
 
 
+def arena(data: bytes) -> int:
+    """Returns the bytes of memory that the C runtime needs for a file of whole numbers."""
+    header = _HEAD.unpack_from(data)[4]
+    return _WHOLE.unpack_from(data, _HEAD.size + header)[0]
+
+
 def _sealed(body: bytes, names: list[str], sizes: list[int]) -> Encoded:
     data = body + _CRC.pack(zlib.crc32(body))
     return Encoded(data, dict(zip(names, sizes, strict=True)))
