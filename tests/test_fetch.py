@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from squeezenext.adapt import command
+from squeezenext.adapt import command, photographs
 from squeezenext.convert import sources as places
 from squeezenext.errors import InputError
 from squeezenext.predict import sources
@@ -288,7 +288,7 @@ def test_images_of_a_list_are_bounded_together(home, tmp_path, monkeypatch):
 def test_what_was_downloaded_does_not_stop_adapt(home, tmp_path, capsys, monkeypatch):
     """It lies in the model's directory, which must hold nothing else at the beginning."""
     reached = InputError("as far as this")
-    monkeypatch.setattr(command, "_groups", lambda *_: (_ for _ in ()).throw(reached))
+    monkeypatch.setattr(photographs, "groups", lambda *_: (_ for _ in ()).throw(reached))
     for place in (str(listed(home, tmp_path)), f"{home[0]}/zip"):
         assert command.main(["adapt", place, f"--model_dir={tmp_path / 'mine'}"]) == 2
         assert "as far as this" in capsys.readouterr().err
