@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import io
 import shutil
 import socket
 import ssl
@@ -14,7 +15,7 @@ import pytest
 
 from squeezenext.adapt import command, photographs
 from squeezenext.convert import sources as places
-from squeezenext.errors import InputError
+from squeezenext.errors import InputError, RunAgain
 from squeezenext.predict import sources
 from tests.converting import convert
 from tests.test_archives import jpeg
@@ -239,6 +240,30 @@ def test_of_an_archive_that_cannot_be_had_nothing_is_left(home, tmp_path, path, 
     with pytest.raises(InputError, match=message):
         places.downloaded(f"{home[0]}/{path}", tmp_path / "mine")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("last", [b"", b"a page about it"])
+def test_two_downloads_at_once_do_not_meet(tmp_path, monkeypatch, last):
+    """The second call takes nothing from the first, whether that ends well or not."""
+    address, folder, message = "https://a/photos.zip", tmp_path / "mine", "mine is being written by"
+
+    def visit(_, take, *__):
+        with pytest.raises(RunAgain, match=message):
+            places.downloaded(address, folder)
+        content = io.BytesIO(last or b"PK\5\6" * 10)
+        content.length = 0
+        take(content)
+        with pytest.raises(RunAgain, match=message):
+            places.downloaded(address, folder)
+        assert [path.read_bytes() for path in folder.glob("*.part")] == [content.getvalue()]
+
+    monkeypatch.setattr(sources, "visit", visit)
+    if last:
+        with pytest.raises(InputError, match="the address of no zip or tar"):
+            places.downloaded(address, folder)
+        assert not folder.exists()
+    else:
+        assert places.downloaded(address, folder).read_bytes() == b"PK\5\6" * 10
 
 
 def listed(home, tmp_path, *more: str) -> Path:

@@ -23,6 +23,7 @@ from squeezenext.convert import (
     imagenet,
     imagenet_folders,
     places,
+    plan,
     review,
     tfrecords,
 )
@@ -117,14 +118,15 @@ def downloaded(place: str, folder: Path) -> Path:
     Raises:
       InputError: an address is not allowed, cannot be fetched, or is that of no archive; no image
         of a list can be fetched.
-      RunAgain: the disk is full.
+      RunAgain: the disk is full, or another command downloads into the folder.
     """
     if is_url(place):
         path = folder / f"photographs-{_key(place)}"
         if not path.exists():
             with _room(folder):
-                _download(place, part := path.with_suffix(".part"))
-                files.put(part, path)
+                if not path.exists():  # another command may have had the folder until now
+                    _download(place, part := path.with_suffix(".part"))
+                    files.put(part, path)
         return path
     path = files.expanded(place)
     if path.suffix.lower() == ".csv" and path.is_file():
@@ -140,18 +142,14 @@ def _key(text: str) -> str:
 
 @contextlib.contextmanager
 def _room(folder: Path) -> Iterator[None]:
-    """Makes a folder for downloads; after an error it is removed again if nothing is in it."""
-    with commit.explained(folder):
-        made = files.make_missing(folder)
-    try:
-        yield
-    except BaseException:
-        for part in folder.glob("*.part"):
-            part.unlink()
-        with contextlib.suppress(OSError):  # it holds what was downloaded before
-            for each in made:
-                each.rmdir()
-        raise
+    """Locks a folder for downloads; after an error it is removed again if nothing is in it."""
+    with plan.lock_directory(folder):
+        try:
+            yield
+        except BaseException:
+            for part in folder.glob("*.part"):  # this command's, as the folder is locked
+                part.unlink()
+            raise
 
 
 def _with_images(path: Path, rows: dict[int, list[str]], folder: Path) -> Path:
