@@ -55,6 +55,14 @@ def test_a_removed_photograph_is_in_no_split_and_a_moved_one_has_the_other_class
     )
 
 
+def test_a_row_about_another_photograph_of_the_name_does_not_count_as_removed(photos):
+    collection = split(photos, row("a/02.jpg", "remove"), row("a/04.jpg", "remove", size=1))
+    assert collection.warnings[-1] == (
+        "doctor.csv was applied: 1 photograph removed, 0 moved to another class, 0 groups kept "
+        "together; 1 photograph that it names are gone or changed."
+    )
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_group_lies_in_one_split(photos, seed):
     pairs = [

@@ -32,6 +32,7 @@ from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.review import Row
 from squeezenext.doctor import command, features, findings
 from squeezenext.doctor.features import Features
+from squeezenext.errors import InputError
 
 _OPTIONS = ConvertOptions("folder")
 
@@ -123,6 +124,8 @@ def main(argv: list[str] | None = None) -> int:
     flags.DEFINE_integer("seeds", 3, "Number of draws of the exchanged labels.", 1, **at)
 
     def measure(values: flags.FlagValues, positional: list[str]) -> None:
+        if len(positional) != 1:
+            raise InputError("Give one folder with train and test: doctor.py PHOTOS")
         photos = Path(positional[0])
         measure_labels(photos, values["share"].value, values["seeds"].value)
         if copies := values["copies"].value:
@@ -151,7 +154,7 @@ def measure_labels(photos: Path, share: float, seeds: int) -> None:
         )
         found_of = f"{len(says)} named"
         if wrong:
-            found_of += f", recall {hits / len(wrong):.3f}, precision {hits / len(says):.3f}"
+            found_of += f", recall {hits / len(wrong):.3f}, precision {hits / max(1, len(says)):.3f}"
         cli.say(
             f"{'as they are' if seed is None else f'seed {seed}'}: {len(wrong)} labels exchanged, "
             f"{found_of}; test score {before}, as advised {after}"

@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from absl import flags
@@ -28,6 +29,7 @@ from squeezenext.convert import folder
 from squeezenext.convert.listing import Listing
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.doctor import features
+from squeezenext.errors import InputError
 
 
 def balanced(answers: np.ndarray, labels: np.ndarray) -> float:
@@ -82,11 +84,11 @@ def measure_adapt(splits: dict[str, Listing], counts: dict[int, int], minutes: f
             for path, file in zip(part.files, part.names, strict=True):
                 (Path(place) / "photos" / name / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, Path(place) / "photos" / name / file)
-        limit = plan.UNEVEN
         for adjusted in (False, True):
-            plan.UNEVEN = limit if adjusted else math.inf
             model = Path(place) / f"model{adjusted}"
-            made = adapt.adapt(Path(place) / "photos", model, minutes=minutes, max_bytes=0)
+            # `adapt` has no option for this; the limit is back at the end of the block.
+            with mock.patch.object(plan, "UNEVEN", plan.UNEVEN if adjusted else math.inf):
+                made = adapt.adapt(Path(place) / "photos", model, minutes=minutes, max_bytes=0)
             cli.say(
                 f"adapt, {'adjusted' if adjusted else 'as it is'}: balanced accuracy "
                 f"{made.balanced['network']:.3f}, top-1 {made.scores['network']:.3f} on "
@@ -104,6 +106,8 @@ def main() -> int:
     flags.DEFINE_float("minutes", 0.0, "Minutes of each `adapt`; 0 runs none.", **at)
 
     def command(values: flags.FlagValues, positional: list[str]) -> None:
+        if len(positional) != 1:
+            raise InputError("Give one folder of splits: uneven.py PHOTOS --classes cat,dog")
         found = folder.collect(Path(positional[0]), ConvertOptions("folder"), folder.ClassNames())
         place = {label.synset: number for number, label in enumerate(found.classes, 1)}
         names, numbers = values["classes"].value, map(int, values["counts"].value)

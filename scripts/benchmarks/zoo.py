@@ -2,9 +2,10 @@
 
     python scripts/benchmarks/zoo.py --data_dir RECORDS [--networks NAME,NAME] [--max_bytes 420000]
 
-For each model: LiteRT in float32 and int8 (ranges from the training images), and with --max_bytes a
-`.sqz`, made without images. Prints a JSON document a line, [bytes, top-1, top-5] by format;
-`squeezenext/config/reported.py` keeps them.
+For each model: LiteRT in float32 and int8, and with --max_bytes a `.sqz`, made without images. The
+ranges of int8 come from the training images; records without any give the images that are scored.
+Prints a JSON document a line, [bytes, top-1, top-5] by format; `squeezenext/config/reported.py`
+keeps them.
 """
 
 import json

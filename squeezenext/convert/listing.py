@@ -169,7 +169,7 @@ def is_none(label: labels.Label) -> bool:
 def numbers_of_none(classes: Sequence[labels.Label]) -> list[int]:
     """Returns the numbers, from 1, of the classes `is_none`; [] if fewer than two others are left.
 
-    For of two classes, such as cat and other, a classifier needs both.
+    A classifier needs two classes: where there are only cat and other, both stay.
     """
     found = [number for number, label in enumerate(classes, 1) if is_none(label)]
     return found if len(classes) - len(found) > 1 else []

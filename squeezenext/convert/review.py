@@ -155,13 +155,13 @@ def _obeyed(collection: Collection, path: Path) -> tuple[Collection, np.ndarray 
     ids = {name.strip(): number for name, number in ids.items()} | ids  # `read` strips actions, too
     for row in rows.values():
         _check_action(row, ids, path)
-    splits, groups, found, others = {}, None, 0, list[Row]()
+    splits, groups, obeyed, others = {}, None, list[Row](), list[Row]()
     for name, listing in collection.splits.items():
         known = [rows.get(csv_cell(file)) for file in _file_names(name, collection.splits)]
         pairs = [*zip(known, listing.table["size"].tolist(), strict=True)]
         others += [row for row, size in pairs if row and not is_about(row, size)]
         known = [row if row and is_about(row, size) else None for row, size in pairs]
-        found += sum(row is not None for row in known)
+        obeyed += [row for row in known if row]
         kept = np.array([row is None or row.action != REMOVE for row in known], bool)
         table = listing.table.copy()
         for number, row in enumerate(known):
@@ -171,19 +171,19 @@ def _obeyed(collection: Collection, path: Path) -> tuple[Collection, np.ndarray 
         splits[name] = dataclasses.replace(listing, table=table).take(order)
         if name == "train":
             groups = _groups([known[number] for number in order])
-    if len(others) > found:
+    if len(others) > len(obeyed):
         raise InputError(
             f"{path} is the review of other photographs: {plural(len(others), 'photograph')} of "
             f"its names, such as {printable(others[0].file)}, had another size in bytes; call the "
             "doctor on these."
         )
-    if rows and not found:
+    if rows and not obeyed:
         raise InputError(
             f"{path} names none of these photographs, but {printable(next(iter(rows)))}, for one; "
             "is it the review of another folder?"
         )
     _check_classes(collection, splits, path)
-    warnings = (*collection.warnings, *_changes(path, rows.values(), len(rows) - found))
+    warnings = (*collection.warnings, *_changes(path, obeyed, len(rows) - len(obeyed)))
     return dataclasses.replace(collection, splits=splits, warnings=warnings), groups
 
 
@@ -225,9 +225,14 @@ def _check_classes(collection: Collection, splits: dict[str, Listing], path: Pat
             )
 
 
-def _changes(path: Path, rows: Iterable[Row], gone: int) -> list[str]:
-    """Returns a sentence if anything but the groups was applied."""
-    rows = list(rows)
+def _changes(path: Path, rows: Sequence[Row], gone: int) -> list[str]:
+    """Returns a sentence if anything but the groups was applied.
+
+    Args:
+      path: doctor.csv.
+      rows: its rows that were obeyed.
+      gone: the number of the others.
+    """
     removed = sum(row.action == REMOVE for row in rows)
     moved = sum(row.action.startswith(MOVE) for row in rows)
     groups = len({row.group for row in rows if row.group})
