@@ -154,7 +154,9 @@ def measure_labels(photos: Path, share: float, seeds: int) -> None:
         )
         found_of = f"{len(says)} named"
         if wrong:
-            found_of += f", recall {hits / len(wrong):.3f}, precision {hits / max(1, len(says)):.3f}"
+            found_of += (
+                f", recall {hits / len(wrong):.3f}, precision {hits / max(1, len(says)):.3f}"
+            )
         cli.say(
             f"{'as they are' if seed is None else f'seed {seed}'}: {len(wrong)} labels exchanged, "
             f"{found_of}; test score {before}, as advised {after}"
