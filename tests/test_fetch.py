@@ -79,8 +79,8 @@ class Server(http.server.BaseHTTPRequestHandler):
             for _ in range(100):  # a byte now and then, each within any socket's timeout
                 self.wfile.write(b"1\r\nA\r\n" if framing == "chunks" else b"A")
                 time.sleep(0.1)
-        elif kind == "missing":
-            self.send_error(404)
+        elif kind in ("missing", "busy"):
+            self.send_error(404 if kind == "missing" else 503)
         else:
             self.send_response(200)
             if kind == "declared":
@@ -292,6 +292,50 @@ def test_the_images_at_the_addresses_of_a_list_are_downloaded_once(home, tmp_pat
     assert places.downloaded(str(path), tmp_path / "mine") != place and len(asked) == 1
 
 
+@pytest.mark.parametrize("other", ["page", "file_name"])
+def test_the_column_of_images_is_downloaded_and_each_address_once(home, tmp_path, other):
+    base, asked, _ = home
+    rows = [f"{base}/image/{n // 2}.jpg,{'cat' if n // 2 % 2 else 'dog'}" for n in range(20)]
+    before = {"page": f"{base}/missing", "file_name": "gone.jpg"}[other]
+    text = "\n".join([f"{other},url,label", *(f"{before},{row}" for row in rows)])
+    (tmp_path / "pets.csv").write_text(text + "\n")
+    place = places.downloaded(str(tmp_path / "pets.csv"), tmp_path / "mine")
+    assert len(asked) == 10
+    manifest = convert(place, tmp_path / "records", layout="csv", workers=1)
+    assert sum(part.examples for part in manifest.splits.values()) == 10
+
+
+def test_after_an_outage_the_same_command_goes_on(home, tmp_path, monkeypatch):
+    path, connected, reach = listed(home, tmp_path), home[2], socket.create_connection
+
+    def broken(*arguments):
+        if len(connected) == 3:
+            raise OSError(101, "Network is unreachable")
+        return reach(*arguments)
+
+    monkeypatch.setattr(places, "_THREADS", 1)
+    monkeypatch.setattr(places, "_MOST_FAILED", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "create_connection", broken)
+        with pytest.raises(RunAgain, match="4 addresses in a row do not .*Network is unreachable"):
+            places.downloaded(str(path), tmp_path / "mine")
+    assert len([*(tmp_path / "mine").glob("*.jpg")]) == 3 and not [
+        *(tmp_path / "mine").glob("*.csv")
+    ]
+    place = places.downloaded(str(path), tmp_path / "mine")
+    assert len(connected) == 10 and "https" not in place.read_text()
+
+
+@pytest.mark.parametrize(("kind", "interrupts"), [("busy", True), ("missing", False)])
+def test_a_busy_server_interrupts_a_list_and_a_missing_image_does_not(
+    home, tmp_path, monkeypatch, kind, interrupts
+):
+    monkeypatch.setattr(places, "_MOST_FAILED", 4)
+    path = listed(home, tmp_path, *(f"{home[0]}/{kind}/{n},cat" for n in range(4)))
+    with pytest.raises(RunAgain, match="503") if interrupts else contextlib.nullcontext():
+        places.downloaded(str(path), tmp_path / "mine")
+
+
 def test_of_a_list_that_cannot_be_had_nothing_is_left(home, tmp_path):
     for rows, message in (
         (["a.jpg,cat", f"{home[0]}/image/1.jpg,dog", "b.jpg,dog"], "row 3 has no https address"),
@@ -317,6 +361,18 @@ def test_what_was_downloaded_does_not_stop_adapt(home, tmp_path, capsys, monkeyp
     for place in (str(listed(home, tmp_path)), f"{home[0]}/zip"):
         assert command.main(["adapt", place, f"--model_dir={tmp_path / 'mine'}"]) == 2
         assert "as far as this" in capsys.readouterr().err
+
+
+def test_adapt_in_python_downloads_and_a_look_before_keeps_what_came(home, tmp_path, monkeypatch):
+    path, asked, mine = listed(home, tmp_path), home[1], tmp_path / "mine"
+    assert command.main(["adapt", str(path), f"--model_dir={mine}", "--dry_run"]) == 0
+    assert len(asked) == 10 and [each.name for each in mine.iterdir()] == ["photographs"]
+    reached = InputError("as far as this")
+    monkeypatch.setattr(photographs, "groups", lambda *_: (_ for _ in ()).throw(reached))
+    with pytest.raises(InputError, match="as far as this"):
+        command.adapt(path, mine)
+    assert len(asked) == 10
+    assert command.main(["adapt", str(path), "--dry_run"]) == 0 and len(asked) == 20
 
 
 def test_adapt_takes_no_private_address(tmp_path, monkeypatch, capsys):

@@ -33,7 +33,7 @@ from squeezenext.adapt import photographs, probe, selection, shipping
 from squeezenext.adapt import plan as planning
 from squeezenext.adapt.course import Course
 from squeezenext.adapt.shipping import Adapted
-from squeezenext.arguments import checked
+from squeezenext.arguments import checked, is_url
 from squeezenext.cli import log, plural, require_flags, run, say
 from squeezenext.config.zoo import PUBLISHED
 from squeezenext.convert import estimate, sources
@@ -67,10 +67,9 @@ def adapt(
     """Makes a classifier of a folder of photographs.
 
     Args:
-      photos: a folder with one folder per class or with splits of such, a zip or tar, or a CSV.
-      model_dir: the folder to make; an interrupted run in it is continued. A finished model of
-        other photographs is moved to its folder `before`, and training goes on from that, if
-        `configuration` is the default.
+      photos: a folder of class folders or of splits, a zip or tar, or a CSV of files or addresses.
+      model_dir: the folder to make; an interrupted run in it is continued. With the default
+        `configuration`, training goes on from a finished model, which is moved to `before` in it.
       configuration: the model whose weights training starts from: a published model, "auto" for
         the one of `probe.CANDIDATES` that suits the photographs, or a model directory of yours.
       minutes: minutes for everything, about, also of a run that is interrupted and continued.
@@ -82,10 +81,11 @@ def adapt(
 
     Raises:
       InputError: an argument is wrong, or the photographs cannot be used.
-      RunAgain: interrupted and saved, or another process works in `model_dir`.
+      RunAgain: interrupted and saved, the network is down, or another process works in `model_dir`.
     """
-    started = time.monotonic()
-    photos, model_dir = files.expanded(photos), files.expanded(model_dir)
+    model_dir = files.expanded(model_dir)
+    place = sources.downloaded(str(photos), model_dir / model_directory.DOWNLOADED)
+    started, photos = time.monotonic(), files.expanded(place)
     networks = _networks(str(configuration), model_dir)
     for network in networks:
         _check(photos, model_dir, network, minutes, max_bytes)
@@ -318,24 +318,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.DEFINE_bool("deterministic", False, same, **at)
     flags.DEFINE_bool("follow_links", False, "Also take photographs that are links.", **at)
     flags.DEFINE_string("apply", None, "The doctor's review, doctor.csv, to obey.", **at)
-    flags.DEFINE_bool("dry_run", False, "Only print what was found; make nothing.", **at)
+    look = "Only print what was found; downloads are kept in --model_dir if that is given."
+    flags.DEFINE_bool("dry_run", False, look, **at)
 
     def command(values: flags.FlagValues, positional: list[str]) -> None:
         if len(positional) != 1:
             raise InputError("Give one folder, archive or address: squeezenext.adapt PHOTOS ...")
         if values["dry_run"].value:
-            with tempfile.TemporaryDirectory() as folder:
-                photos = sources.downloaded(positional[0], Path(folder))
+            with tempfile.TemporaryDirectory() as empty:
+                kept = files.expanded(values["model_dir"].value or empty)
+                photos = sources.downloaded(positional[0], kept / model_directory.DOWNLOADED)
                 names = ("seed", "follow_links", "apply")
                 options = photographs.options(photos, *(values[name].value for name in names))
                 start = _start_shown(values["configuration"].value, values["model_dir"].value)
-                options = photographs.going_on(options, Path(folder), start)
+                options = photographs.going_on(options, Path(empty), start)
                 say(*estimate.look(photos, options))
             return
         require_flags(values, ("model_dir",))
-        model_dir = files.expanded(values["model_dir"].value)
-        photos = sources.downloaded(positional[0], model_dir / model_directory.DOWNLOADED)
-        adapted = adapt(photos, **{name: values[name].value for name in _FLAGS})
+        place = positional[0]
+        if is_url(place):  # which `adapt` itself does not take
+            folder = files.expanded(values["model_dir"].value) / model_directory.DOWNLOADED
+            place = str(sources.downloaded(place, folder))
+        adapted = adapt(place, **{name: values[name].value for name in _FLAGS})
         say(*summary_lines(adapted))
         if adapted.faults:
             raise SomeInputsFailed(" ".join(adapted.faults))

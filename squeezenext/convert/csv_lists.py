@@ -41,7 +41,7 @@ from squeezenext.convert.places import (
 )
 from squeezenext.errors import InputError
 
-_IMAGE_HEADS = ("image", "file", "filename", "file_name", "path", "image_path", "url", "image_url")
+IMAGE_HEADS = ("image", "file", "filename", "file_name", "path", "image_path", "url", "image_url")
 _LABEL_HEADS = ("label", "class", "category", "target", "class_name")
 _OTHER_HEADS = ("id", "image_id", "img", "name")  # enough to know a header by
 _SPLIT_HEAD = "split"
@@ -203,11 +203,11 @@ def _heads(table: list[list[str]], images: ListedImages) -> list[str]:
     """
     first, *body = table
     heads = [cell.lower() for cell in first]
-    if set(heads) & {*_IMAGE_HEADS} and set(heads) & {*_LABEL_HEADS}:
+    if set(heads) & {*IMAGE_HEADS} and set(heads) & {*_LABEL_HEADS}:
         return heads
     if any(is_image(Path(cell)) for cell in heads) or images.find(first[0]):
         return []
-    known = {*_IMAGE_HEADS, *_LABEL_HEADS, *_OTHER_HEADS} & set(heads)
+    known = {*IMAGE_HEADS, *_LABEL_HEADS, *_OTHER_HEADS} & set(heads)
     if heads[0] in known or known and len(heads) > 2:
         return heads
     if {*first[1:]} & {cell for row in body for cell in row[1:] if cell}:
@@ -233,11 +233,11 @@ def _pairs(
       warnings: is extended by the columns that are skipped.
     """
     for head in heads:
-        if heads.count(head) > 1 and head in (*_IMAGE_HEADS, *_LABEL_HEADS, _SPLIT_HEAD):
+        if heads.count(head) > 1 and head in (*IMAGE_HEADS, *_LABEL_HEADS, _SPLIT_HEAD):
             raise InputError(f"{path} has two columns {head}; rename the one that is not meant.")
     label = next((i for i, head in enumerate(heads) if head in _LABEL_HEADS), None)
     columns = next(iter(body.values()))
-    likely = [i for i, head in enumerate(heads) if head in _IMAGE_HEADS]
+    likely = [i for i, head in enumerate(heads) if head in IMAGE_HEADS]
     likely += [i for i, cell in enumerate(columns) if is_image(Path(cell))]
     image = next((i for i in likely if i != label), 1 if label == 0 else 0)
     if label is None and len(columns) > 2:
@@ -326,7 +326,8 @@ def _listing(
         file = images.find(image)
         before = listed.get(os.path.normpath(str(file))) if file else None
         if file is None and is_url(image):
-            faults.append(Fault(image, "was not downloaded, as squeezenext.adapt does"))
+            more = "was not downloaded; squeezenext.adapt downloads, and warns of what fails"
+            faults.append(Fault(image, more))
         elif file is None:
             faults.append(Fault(image, f"is listed in {path.name} but is no file"))
         elif before == label:

@@ -30,7 +30,7 @@ from squeezenext.convert import (
 from squeezenext.convert.listing import Collection, parted
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.pool import Pool
-from squeezenext.errors import InputError
+from squeezenext.errors import InputError, RunAgain
 from squeezenext.images import decoding
 from squeezenext.images.jpeg import ImageError
 from squeezenext.predict import sources as fetching
@@ -39,7 +39,7 @@ from squeezenext.predict.predictor import map_in_threads
 _CHUNK = 1 << 20
 _MOST_DOWNLOADED, _DOWNLOAD_SECONDS = 64 << 30, 6 * 3600.0
 _THREADS = 8  # images that are asked for at a time
-_MOST_FAILED, _MOST_SAID = 50, 20  # images of a list: all that were asked for; said one by one
+_MOST_FAILED, _MOST_SAID = 50, 20  # images of a list: in a row; said one by one
 _CALTECH_PATTERN = r"\d{3}\.(.+)"
 _CALTECH_FOLDER = "256_ObjectCategories"
 _CLASS_FOLDERS = ("folder", "caltech256")
@@ -113,12 +113,14 @@ def _collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> 
 def downloaded(place: str, folder: Path) -> Path:
     """Returns a place on this machine; what it has at https addresses is in `folder`, once.
 
-    The place may be the address of an archive, or a CSV file that lists the addresses of images.
+    The place may be the address of an archive, or a CSV file that lists the addresses of images: in
+    the column that its header names, else the first of each row.
 
     Raises:
       InputError: an address is not allowed, cannot be fetched, or is that of no archive; no image
         of a list can be fetched.
-      RunAgain: the disk is full, or another command downloads into the folder.
+      RunAgain: the disk is full, many addresses in a row do not answer, or another command
+        downloads into the folder.
     """
     if is_url(place):
         path = folder / f"photographs-{_key(place)}"
@@ -161,39 +163,70 @@ def _with_images(path: Path, rows: dict[int, list[str]], folder: Path) -> Path:
     copy = folder / f"{_key(repr(rows))}.csv"
     if copy.exists():
         return copy
-    columns = {
-        n: next((i for i, cell in enumerate(r) if is_url(cell)), -1) for n, r in rows.items()
-    }
+    first = next(iter(rows.values()))
+    heads = [] if any(map(is_url, first)) else [head.lower() for head in first]
+    named = [i for i, head in enumerate(heads) if head in csv_lists.IMAGE_HEADS]
+    columns = {number: _address(row, named) for number, row in rows.items()}
     if lacking := [number for number in [*columns][1:] if columns[number] < 0]:
         raise InputError(
             f"{path}, row {lacking[0]} has no https address, as other rows have; make a list of "
             "addresses alone, or download the images and list the files."
         )
-    chosen = [number for number, column in columns.items() if column >= 0]
-    failed, size = list[InputError](), 0
-    with _room(folder), progress.throughput("Downloading", len(chosen), 0) as advance:
-        take = functools.partial(_image, folder)
-        addresses = [rows[number][columns[number]] for number in chosen]
-        for number, made in zip(chosen, map_in_threads(take, addresses, _THREADS), strict=True):
-            if isinstance(made, Path):
-                rows[number][columns[number]] = made.name
-                size += made.stat().st_size
-                advance(1, made.stat().st_size)
-            else:
-                failed.append(made)
-                advance(1, 0)
-            if size > _MOST_DOWNLOADED:
-                raise InputError(f"{path}: its images have over {size_text(_MOST_DOWNLOADED)}.")
-            if len(failed) == min(len(chosen), _MOST_FAILED) and not size:
-                raise InputError(f"{path}: none of {len(failed)} images could be had. {failed[0]}")
+    chosen = {n: rows[n][column] for n, column in columns.items() if column >= 0}
+    with _room(folder):
+        found = _asked(path, [*dict.fromkeys(chosen.values())], folder)
+        for number, address in chosen.items():
+            row, made = rows[number], found[address]
+            image = next((i for i in named if i < len(row)), columns[number])
+            row[image] = made.name if isinstance(made, Path) else address
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows(rows.values())
         files.write_text(copy, text.getvalue())
+    failed = [made for made in found.values() if isinstance(made, InputError)]
     for error in failed[:_MOST_SAID]:
         log(f"warning: {error}")
     if len(failed) > _MOST_SAID:
         log(f"warning: {plural(len(failed) - _MOST_SAID, 'other image')} could not be had.")
     return copy
+
+
+def _address(row: list[str], named: list[int]) -> int:
+    """Returns the column of a row's address, -1 for none; the first of `named` that has one."""
+    return next((i for i in [*named, *range(len(row))] if is_url("".join(row[i : i + 1]))), -1)
+
+
+def _asked(path: Path, addresses: list[str], folder: Path) -> dict[str, Path | InputError]:
+    """Downloads the images of a list; returns for each address its file, or why there is none.
+
+    Raises:
+      InputError: none of the first images can be had, or they are too large together.
+      RunAgain: many addresses in a row do not answer, as while the network is down.
+    """
+    found, size, silent = dict[str, Path | InputError](), 0, 0
+    take = functools.partial(_image, folder)
+    with progress.throughput("Downloading", len(addresses), 0) as advance:
+        for address, made in zip(addresses, map_in_threads(take, addresses, _THREADS), strict=True):
+            found[address] = made
+            more = made.stat().st_size if isinstance(made, Path) else 0
+            advance(1, more)
+            size += more
+            silent = silent + 1 if _is_silent(made) else 0
+            if size > _MOST_DOWNLOADED:
+                raise InputError(f"{path}: its images have over {size_text(_MOST_DOWNLOADED)}.")
+            if len(found) == min(len(addresses), _MOST_FAILED) and not size:
+                raise InputError(f"{path}: none of {len(found)} images could be had. {made}")
+            if silent == _MOST_FAILED:
+                raise RunAgain(
+                    f"{path}: {silent} addresses in a row do not answer. {made} Run the same "
+                    "command again when the network works, or remove the addresses that are gone."
+                )
+    return found
+
+
+def _is_silent(made: Path | InputError) -> bool:
+    """Returns whether a later call may have the image: the server did not answer."""
+    no_answer = (OSError, http.client.HTTPException)
+    return isinstance(made, InputError) and isinstance(made.__cause__, no_answer)
 
 
 def _image(folder: Path, address: str) -> Path | InputError:

@@ -221,7 +221,9 @@ def visit(
             with _answer(url, accept, deadline) as response:
                 if response.status not in _MOVED or not response.headers["Location"]:
                     if response.status != 200:
-                        raise Refused(f"the server says {response.status} {response.reason}")
+                        later = response.status == 429 or response.status >= 500
+                        kind = ConnectionError if later else Refused  # it may answer better then
+                        raise kind(f"the server says {response.status} {response.reason}")
                     content = take(response)
                     _left(deadline)  # a connection that was cut looks like one that ended
                     return content
