@@ -12,7 +12,9 @@ import dataclasses
 import datetime
 import io
 import json
+import os
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from squeezenext.config import io as config_io
 from squeezenext.config.images import TORCHVISION
 from squeezenext.config.network import Fire
 from squeezenext.errors import InputError
-from squeezenext.formats import pytorch, variables
+from squeezenext.formats import pytorch, pytorch_files, variables
 from squeezenext.model import importing
 from squeezenext.network import graph
 from tests import layout_twins, pytorch_twins, torch_files
@@ -114,6 +116,45 @@ def test_keras_files_hold_the_same_transposed(name):
     assert not notes
     for key, array in pytorch.from_state(state, config, "pytorchcv", "a.h5").items():
         np.testing.assert_array_equal(found[key], array)
+
+
+def test_keras_names_of_one_variable_are_refused():
+    config, state = pytorchcv_state("squeezeresnet_v1_1")
+    arrays = {layout_twins.as_keras(x, "squeeze_net"): array.T for x, array in state.items()}
+    name, array = next(iter(arrays.items()))
+    data = layout_twins.hdf5_of(arrays | {f"other/{name}": array})
+    with pytest.raises(InputError, match=r"a\.h5 is damaged: it holds \S+ under two names\."):
+        pytorch.decode(data, config, "pytorchcv", "a.h5")
+
+
+def test_hdf5_whose_numbers_lie_in_other_files_is_refused(tmp_path):
+    import h5py
+
+    secret, out = tmp_path / "secret", io.BytesIO()
+    secret.write_bytes(bytes(12))
+    with h5py.File(out, "w") as file:
+        file.create_dataset("a", (3,), np.float32, external=[(str(secret), 0, 12)])
+    with pytest.raises(InputError, match="cannot read it, or it names other files"):
+        read(out.getvalue())
+    os.mkfifo(tmp_path / "fifo")
+    layout = h5py.VirtualLayout((3,), np.float32)
+    layout[:] = h5py.VirtualSource(str(tmp_path / "fifo"), "a", (3,))
+    out = io.BytesIO()
+    with h5py.File(out, "w") as file:
+        file.create_virtual_dataset("a", layout)
+    with pytest.raises(InputError, match="cannot read it, or it names other files"):
+        read(out.getvalue())
+
+
+def test_hdf5_s_process_imports_nothing_from_the_current_folder_and_ends(tmp_path, monkeypatch):
+    good = layout_twins.hdf5_of({"a": np.zeros(3, np.float32)})
+    (tmp_path / "h5py.py").write_text("raise ValueError")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
+    assert pytorch_files.read(good, "a.h5").content.keys() == {"a"}
+    monkeypatch.setattr(pytorch_files, "_PATIENCE", 0.001)
+    with pytest.raises(InputError, match="has not read it in time"):
+        read(good)
 
 
 def test_hdf5_that_cannot_be_read_and_bombs(monkeypatch):

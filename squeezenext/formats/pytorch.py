@@ -143,7 +143,7 @@ def decode(
     }
     found = {}
     for place, state in pytorch_files.states(file.content, source):
-        state = _renamed(state, wanted)
+        state = _renamed(state, wanted, source)
         found |= _networks(place, state, wanted)
     if not found:
         raise InputError(
@@ -160,7 +160,9 @@ def decode(
     return from_state(arrays, config, layout, source), _notes(source, place, fitting, others)
 
 
-def _renamed(state: Mapping[str, Tensor], wanted: Mapping[str, object]) -> dict[str, Tensor]:
+def _renamed(
+    state: Mapping[str, Tensor], wanted: Mapping[str, object], source: str
+) -> dict[str, Tensor]:
     """Returns a state dictionary with PyTorch's names, given those or Chainer's or Keras'."""
     names = {_place(key.split(".")): key for key in wanted}
     found = {}
@@ -173,7 +175,8 @@ def _renamed(state: Mapping[str, Tensor], wanted: Mapping[str, object]) -> dict[
         elif "/" in key:
             module, _, part = key.replace("output/fc/", "output/").rpartition("/")
             key = f"{module.replace('/', '.')}.{_CHAINER.get(part, part)}"
-        found[key] = tensor
+        if found.setdefault(key, tensor) is not tensor:
+            raise InputError(f"{source} is damaged: it holds {key[:99]} under two names.")
     return found
 
 

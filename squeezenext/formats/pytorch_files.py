@@ -16,6 +16,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -159,8 +160,10 @@ def _npz(archive: zipfile.ZipFile) -> TorchFile:
     return TorchFile(content, lambda storage: archive.read(storage.key)[starts[storage.key] :])
 
 
+_ROOT = str(Path(__file__).parents[2])  # of this package
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _SECONDS = 10  # of processor time for an HDF5 file; the largest network takes one
+_PATIENCE = 120  # seconds of any time, on a machine that is busy
 
 
 def _hdf5(data: bytes) -> TorchFile:
@@ -170,11 +173,18 @@ def _hdf5(data: bytes) -> TorchFile:
             "HDF5 files are read with h5py, which TensorFlow brings: pip install h5py."
         )
     code = f"import {__name__} as files; files.hdf5_to_npz()"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, input=data, capture_output=True, env=environment)
+    # Nothing is imported from the current folder, which may be where the file was downloaded to.
+    paths = [x for x in sys.path if os.path.isabs(x) and x != os.getcwd()]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*paths, _ROOT])}
+    command = [sys.executable, "-P", "-c", code]
+    try:
+        done = subprocess.run(
+            command, input=data, capture_output=True, env=environment, timeout=_PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError("HDF5's library has not read it in time") from None
     if done.returncode:
-        raise ValueError("HDF5's library cannot read it")
+        raise ValueError("HDF5's library cannot read it, or it names other files")
     return _npz(zipfile.ZipFile(io.BytesIO(done.stdout)))
 
 
@@ -187,7 +197,11 @@ def hdf5_to_npz() -> None:
     found: dict[str, np.ndarray] = {}
 
     def take(name: str, value: object) -> None:
-        if isinstance(value, h5py.Dataset) and value.dtype.kind == "f":
+        if not isinstance(value, h5py.Dataset):
+            return
+        if value.is_virtual or value.external:  # before its shape, which may need those files
+            sys.exit("its numbers lie in other files")
+        if value.dtype.kind == "f":
             if value.nbytes + sum(array.nbytes for array in found.values()) > MAX_UNPACKED:
                 sys.exit("it unpacks to more than any network of this family has")
             found[name] = value[...]
