@@ -42,7 +42,7 @@ def test_the_network_computes_the_same(config, style):
 def test_another_network_and_damage_are_refused():
     data = onnx_of(SQUEEZENET, trained(SQUEEZENET), "folded")
     for config, message in ((BYPASS, "adds 0 times, the network 2 times"),
-                            (SQUEEZENEXT, r"it adds 0 times")):  # fmt: skip
+                            (SQUEEZENEXT, r"it has \d+ layers, the network \d+")):  # fmt: skip
         with pytest.raises(InputError, match=rf"a\.onnx is damaged or of another .*{message}"):
             read(data, config)
     for bad in (data[:-100], b"\x08\x08", b"\xff" * 20):
@@ -54,7 +54,7 @@ def test_another_network_and_damage_are_refused():
         read(model.SerializeToString(), SQUEEZENET)
     model = onnx.load_model_from_string(data)
     model.graph.initializer[0].dims[0] = 1 << 40
-    with pytest.raises(InputError, match="has .* numbers"):
+    with pytest.raises(InputError, match=r"has shape \(.*\), not \("):
         read(model.SerializeToString(), SQUEEZENET)
     model = onnx.load_model_from_string(data)
     node = next(node for node in model.graph.node if node.op_type == "Conv")
@@ -67,3 +67,87 @@ def test_without_onnx_the_requirements_are_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(InputError, match=r"requirements-onnx\.txt"):
         read(b"\x08\x08\x12\x01a", SQUEEZENET)
+
+
+def changed(style, change, config=SQUEEZENEXT):
+    """A file whose nodes `change` has altered, given its graph."""
+    model = onnx.load_model_from_string(onnx_of(config, trained(config), style))
+    change(model.graph)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("op", ["Add", "Mul", "Sub", "Div"])
+def test_a_bias_or_scale_outside_of_its_layer_is_refused(op):
+    def split(content):
+        node = next(node for node in content.node if node.op_type == "Conv")
+        name = node.output[0]
+        bias = next(x.name for x in content.initializer if x.name == node.input[2])
+        del node.input[2]
+        node.output[0] = "bare"
+        content.node.append(onnx.helper.make_node(op, ["bare", bias], [name], f"the {op}"))
+
+    message = "the Add adds a constant outside" if op == "Add" else f"it computes {op}, which no"
+    with pytest.raises(InputError, match=message):
+        read(changed("folded", split), SQUEEZENEXT)
+
+
+@pytest.mark.parametrize("op", ["Identity", "QuantizeLinear"])
+def test_a_batch_norm_that_follows_no_layer_directly_is_refused(op):
+    def part(content):
+        norm = next(node for node in content.node if node.op_type == "BatchNormalization")
+        content.node.append(onnx.helper.make_node(op, [norm.input[0]], ["between"]))
+        norm.input[0] = "between"
+
+    with pytest.raises(InputError, match=r"\d+ of its \d+ batch norms follow a layer directly"):
+        read(changed("norm", part), SQUEEZENEXT)
+
+
+def test_numbers_of_float16_in_typed_fields_are_bits():
+    def rounded(content, typed):
+        for tensor in content.initializer:
+            array = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            made = onnx.numpy_helper.from_array(array, tensor.name)
+            if typed:
+                kind = onnx.TensorProto.FLOAT16
+                made = onnx.helper.make_tensor(tensor.name, kind, array.shape, array.ravel())
+            tensor.CopyFrom(made)
+
+    raw = read(changed("norm", lambda x: rounded(x, typed=False)), SQUEEZENEXT)
+    typed = read(changed("norm", lambda x: rounded(x, typed=True)), SQUEEZENEXT)
+    for name, array in raw.items():
+        np.testing.assert_array_equal(typed[name], array)
+
+
+def test_bombs_are_refused_before_an_array_is_made():
+    def wide(content):
+        norm = next(node for node in content.node if node.op_type == "BatchNormalization")
+        tensor = next(x for x in content.initializer if x.name == norm.input[1])
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.ones((64, 1), np.float32), tensor.name))
+
+    with pytest.raises(InputError, match=r"has shape \(64, 1\), not \("):
+        read(changed("norm", wide), SQUEEZENEXT)
+
+    def many(content):
+        node = next(x for x in content.node if x.op_type == "DequantizeLinear")
+        for place in range(10_000):
+            content.node.append(node)
+            content.node[-1].output[0] = f"copy {place}"
+
+    read(changed("int8", many), SQUEEZENEXT)  # what no layer reads is never unpacked
+
+    def scaled(content):
+        next(node for node in content.node if node.op_type == "Gemm").attribute.append(
+            onnx.helper.make_attribute("alpha", 0.5)
+        )
+
+    with pytest.raises(InputError, match="multiplies its weights"):
+        read(changed("folded", scaled), SQUEEZENEXT)
+
+
+def test_too_little_memory_is_one_sentence(monkeypatch):
+    def none(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("squeezenext.formats.onnx_files._weights", none)
+    with pytest.raises(InputError, match=r"of another network: MemoryError\.$"):
+        read(onnx_of(SQUEEZENET, trained(SQUEEZENET), "folded"), SQUEEZENET)
