@@ -93,7 +93,7 @@ def test_one_device_retrains_with_the_recipe_s_batch(monkeypatch, dense, reader,
     retraining._loop(dense[0], reader, dense[1])
     monkeypatch.setattr(measure, "Loop", lambda *_, **__: None)
     measure.trainer(tiny.SQUEEZENEXT, "float32", 8)
-    plan = types.SimpleNamespace(evaluate_every_epochs=1, config=lambda: None)
+    plan = types.SimpleNamespace(configuration="mine", evaluate_every_epochs=1, config=lambda: None)
     monkeypatch.setattr(
         adapt_command.command, "train", lambda _, options, course: asked.append(options.devices)
     )

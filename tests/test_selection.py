@@ -1,7 +1,10 @@
 """What `adapt` keeps after training: weights, and how much of a photograph the network sees."""
 
 import dataclasses
+import itertools
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,7 +76,7 @@ def test_the_better_weights_or_their_mean_are_kept(made, tmp_path, monkeypatch, 
     assert selection.done(model_dir) is None
     chosen(monkeypatch, selection.SHARES.index(share), len(selection.SHARES) + 1)
     before = model_directory.read_config(model_dir)
-    kept = selection.select(model_dir, preview, validation)
+    kept = selection.select(model_dir, preview, validation, resizable=True)
     assert kept.share == share and kept.top1 == kept.top1_before
     assert len(kept.sentences()) == bool(share)
     assert model_directory.read_config(model_dir) == before
@@ -95,31 +98,58 @@ def test_the_better_weights_or_their_mean_are_kept(made, tmp_path, monkeypatch, 
     assert not (model_dir / ".selection").exists()
 
 
-def test_whole_photographs_are_kept_where_they_are_better(made, tmp_path, monkeypatch):
+def test_the_largest_square_is_kept_where_it_is_better(made, tmp_path, monkeypatch):
     validation, preview = made
     model_dir = tmp_path / "run"
     a_run(model_dir, preview)
     chosen(monkeypatch, len(selection.SHARES), len(selection.SHARES) + 1)
-    kept = selection.select(model_dir, preview, validation)
+    kept = selection.select(model_dir, preview, validation, resizable=True)
     before, config = (model_directory.read_config(one) for one in (preview, model_dir))
     assert kept.side == config.images.size == config.images.resize
     assert before.images.size == kept.side < before.images.resize
     assert Predictor(model_dir).config == config
-    assert "whole photographs" in kept.sentences()[0]
+    assert "largest square" in kept.sentences()[0]
     final = json.loads((model_dir / "final.json").read_text())
     assert final["start_share"] == 0 and final["top1"] == kept.top1
     assert selection.done(model_dir) == final["weights_sha256"]
 
 
-@pytest.mark.parametrize(
-    ("published", "sides"), [(True, [227, 208, 192]), (False, [227])], ids=["published", "own"]
-)
-def test_a_model_of_the_user_s_keeps_its_side(made, monkeypatch, published, sides):
-    _, preview = made
-    config = model_directory.read_config(preview)
-    config = dataclasses.replace(
-        config, images=dataclasses.replace(config.images, size=227, resize=256)
-    )
-    if published:
-        monkeypatch.setattr(selection, "PUBLISHED", {"source": None})
-    assert [images.size for images in selection._whole(config, preview)] == sides
+@pytest.mark.parametrize(("resizable", "sides"), [(True, [227, 208, 192]), (False, [227])])
+def test_a_model_of_the_user_s_keeps_its_side(made, resizable, sides):
+    config = model_directory.read_config(made[1])
+    images = dataclasses.replace(config.images, size=227, resize=256)
+    found = selection._squares(dataclasses.replace(config, images=images), resizable)
+    assert [images.size for images in found] == sides
+
+
+def test_a_selection_that_is_killed_at_a_rename_is_made_again(made, tmp_path, monkeypatch):
+    """If the trained weights are kept, their checkpoint is never touched."""
+    validation, preview = made
+    replace = os.replace
+
+    def select(model_dir, last: int) -> None:
+        """Selects the largest square; the rename after `last` in the directory ends it."""
+        renames = itertools.count()
+
+        def counted(source, target) -> None:
+            if Path(target).parent == model_dir and next(renames) == last:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            chosen(patch, len(selection.SHARES), len(selection.SHARES) + 1)
+            patch.setattr(os, "replace", counted)
+            selection.select(model_dir, preview, validation, resizable=True)
+
+    for kills in itertools.count():
+        model_dir = tmp_path / str(kills)
+        a_run(model_dir, preview)
+        try:
+            select(model_dir, kills)
+            break
+        except KeyboardInterrupt:
+            select(model_dir, -1)
+        assert selection.done(model_dir)
+        images = model_directory.read_config(model_dir).images
+        assert images.size == images.resize
+    assert kills > 3

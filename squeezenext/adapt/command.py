@@ -223,7 +223,9 @@ def _train(course: Course, model_dir: Path, found: Dataset, seed: int, determini
         f"{model_dir / model_directory.LOG}."
     )
     command.train(plan.config(), options, course)
-    for sentence in selection.select(model_dir, preview, found.splits["validation"]).sentences():
+    resizable = plan.configuration in PUBLISHED
+    kept = selection.select(model_dir, preview, found.splits["validation"], resizable=resizable)
+    for sentence in kept.sentences():
         log(sentence)
     return model_directory.read_json(model_dir / model_directory.FINAL)["weights_sha256"]
 

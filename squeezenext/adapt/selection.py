@@ -1,8 +1,8 @@
 """Selects what `adapt` keeps when training has ended, by the validation images.
 
 First the weights: the trained ones, those of the first answer, or the mean of both
-(arXiv:2109.01903). Then the images that the network is given: objects are larger in random crops
-than in whole photographs, so the best side is not always that of training (arXiv:1906.06423).
+(arXiv:2109.01903). Then the images that the network is given: evaluation's centre leaves the border
+out, and shows objects larger than the random crops of training do (arXiv:1906.06423).
 """
 
 import dataclasses
@@ -15,16 +15,16 @@ from squeezenext import files, stats
 from squeezenext.adapt import probe
 from squeezenext.config import Config
 from squeezenext.config.images import Images, side
-from squeezenext.config.zoo import PUBLISHED
 from squeezenext.errors import InputError
 from squeezenext.model import card, checkpoint, loading
 from squeezenext.model import directory as model_directory
 from squeezenext.records.dataset import Split
 
 SHARES = (0.0, 0.5, 1.0)  # shares that the first answer's weights may have in the mean
-# Sides of whole photographs, as shares of the side of training. Clothes after 18 epochs that ended
-# at 227 pixels, top-1 of 341 validation and 372 test images: the centre 227 of 256 pixels 0.880 and
-# 0.876; whole at 227 pixels 0.894 and 0.892, at 208 0.897 and 0.906, at 192 0.894 and 0.903.
+# Sides of the largest square of a photograph, as shares of the side of training. Clothes after 18
+# epochs that ended at 227 pixels, top-1 of 341 validation and 372 test images: the centre 227 of
+# 256 pixels 0.880 and 0.876; the square at 227 pixels 0.894 and 0.892, at 208 0.897 and 0.906, at
+# 192 0.894 and 0.903.
 SIDES = (1.0, 0.92, 0.85)
 LEAST_SIDE = 96  # pixels
 
@@ -35,7 +35,8 @@ class Selection:
 
     Attributes:
       share: the share of the first answer's weights: 0, 0.5 or 1.
-      side: the side in pixels of whole photographs; None if the images stay as in training.
+      side: the pixels to which the largest square in the middle of a photograph is reduced; None if
+        the images stay as in training.
       top1: top-1 of the validation images.
       top1_before: top-1 of the validation images, as they were in training.
     """
@@ -54,8 +55,9 @@ class Selection:
             found.append(f"{what} is better on the validation images, and is kept.")
         if self.side:
             found.append(
-                f"The network is given whole photographs of {self.side} pixels: top-1 of the "
-                f"validation images {self.top1:.4f} instead of {self.top1_before:.4f}."
+                "The network is given the largest square in the middle of each photograph, reduced "
+                f"to {self.side} pixels: top-1 of the validation images {self.top1:.4f} instead of "
+                f"{self.top1_before:.4f}."
             )
         return found
 
@@ -73,7 +75,7 @@ def done(model_dir: Path) -> str | None:
     return sha256 if sha256 == final["weights_sha256"] else None
 
 
-def select(model_dir: Path, preview: Path, validation: Split) -> Selection:
+def select(model_dir: Path, preview: Path, validation: Split, *, resizable: bool) -> Selection:
     """Leaves the best weights and images in a model directory.
 
     The cross-entropy of the validation images decides, at the best temperature of each choice.
@@ -82,6 +84,7 @@ def select(model_dir: Path, preview: Path, validation: Split) -> Selection:
       model_dir: a finished run that began with `preview` and is not `done`.
       preview: the model directory that `probe.make` made.
       validation: the split.
+      resizable: whether the images may become smaller; a model of the user's keeps its side.
     """
     config, classes = model_directory.read(model_dir)
     final = model_directory.read_json(model_dir / model_directory.FINAL)
@@ -98,7 +101,7 @@ def select(model_dir: Path, preview: Path, validation: Split) -> Selection:
     of_shares = {x: scores(config, arrays) for x, arrays in mixed.items()}
     share = min(SHARES, key=lambda x: of_shares[x]["fitted_loss"])
     arrays, before = mixed[share], of_shares[share]
-    configs = [dataclasses.replace(config, images=images) for images in _whole(config, preview)]
+    configs = [dataclasses.replace(config, images=images) for images in _squares(config, resizable)]
     found = [(before, config), *((scores(other, arrays), other) for other in configs)]
     best, config = min(found, key=lambda pair: pair[0]["fitted_loss"])
     if share or best is not before:
@@ -113,19 +116,19 @@ def select(model_dir: Path, preview: Path, validation: Split) -> Selection:
     shutil.rmtree(draft)
     files.write_json(model_dir / model_directory.FINAL, final)
     card.write(model_dir)
-    # Last: until its hash is that of final.json, the same command ends the run anew and comes back.
-    checkpoint.save(model_dir / model_directory.CHECKPOINTS, final["step"], state, meta)
-    whole = None if best is before else config.images.size
-    return Selection(share, whole, best["top1"], before["top1"])
+    if share:
+        # Last: until its hash is final.json's, the same command ends the run anew and comes back.
+        checkpoint.save(model_dir / model_directory.CHECKPOINTS, final["step"], state, meta)
+    square = None if best is before else config.images.size
+    return Selection(share, square, best["top1"], before["top1"])
 
 
-def _whole(config: Config, preview: Path) -> list[Images]:
-    """Returns whole photographs of some sides; a model of the user's keeps its own side."""
-    shares = SIDES if card.imported(preview).get("model") in PUBLISHED else SIDES[:1]
-    sides = {side(config.images.size, share) for share in shares}
-    whole = [
+def _squares(config: Config, resizable: bool) -> list[Images]:
+    """Returns the largest squares of photographs, at some sides."""
+    sides = {side(config.images.size, share) for share in (SIDES if resizable else SIDES[:1])}
+    found = [
         dataclasses.replace(config.images, size=size, resize=size, progressive=())
         for size in sorted(sides, reverse=True)
         if size >= min(LEAST_SIDE, config.images.size)
     ]
-    return [images for images in whole if images.resize != config.images.resize]
+    return [images for images in found if images.resize != config.images.resize]
