@@ -58,8 +58,8 @@ def _import(values: flags.FlagValues) -> None:
     config = config_io.load(values["configuration"].value)
     config = config_io.override(config, *values["set"].value)
     directory, kind = Path(values["model_dir"].value), values["format"].value
-    paths = importing.weight_files(kind, Path(values["input"].value))
-    importing.import_weights(kind, paths, config, directory, _classes(values, config))
+    contents = importing.read_files(kind, Path(values["input"].value))
+    importing.import_weights(kind, contents, config, directory, _classes(values, config))
     log(f"{directory} holds the model.")
 
 

@@ -24,7 +24,7 @@ from squeezenext.export import checking, command
 from squeezenext.export import page as export_web
 from squeezenext.images import decoding, geometry
 from squeezenext.litert import writer
-from squeezenext.model import loading
+from squeezenext.model import loading, published
 from squeezenext.network import graph
 from squeezenext.sqz import file as sqz
 from tests import browser as browsers
@@ -54,7 +54,7 @@ def test_the_mean_of_a_class_map_is_the_logit(biases):
 def test_a_package_that_cannot_be_had_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("SQUEEZENEXT_NPM", str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(b"cut"))
+    monkeypatch.setattr(published, "_opened", lambda *_, **__: io.BytesIO(b"cut"))
     tmp_path.joinpath("other.tgz").write_bytes(b"another package")
     message = "litertjs/core/-/core-2.5.3.tgz cannot be fetched .*3 of .*SQUEEZENEXT_NPM"
     with pytest.raises(InputError, match=message):

@@ -221,7 +221,7 @@ def test_without_network_the_sentence_names_the_url_and_the_variable(tmp_path, m
     def refuse(*_, **__):
         raise OSError("no route")
 
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr(model_published, "_opened", refuse)
     with pytest.raises(InputError, match="githubusercontent.*SQUEEZENEXT_WEIGHTS.*which lacks it"):
         model_published.resolve("squeezenet_v1_0")
     both = r"v1\.1\.param cannot .*v1\.1\.bin cannot .*lacks these files; fetch them there\.$"
@@ -256,7 +256,7 @@ def test_folders_in_the_environment_may_begin_with_home(shared, tmp_path, monkey
 def test_a_changed_file_at_its_home_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("SQUEEZENEXT_WEIGHTS", raising=False)
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(bytes(700_000)))
+    monkeypatch.setattr(model_published, "_opened", lambda *_, **__: io.BytesIO(bytes(700_000)))
     with pytest.raises(InputError, match="checksum is another"):
         model_published.resolve("squeezenet_v1_0")
 
@@ -355,7 +355,7 @@ def test_a_damaged_cache_is_made_anew(shared, tmp_path, monkeypatch):
     kept.write_bytes(b"damaged")
     monkeypatch.delenv("SQUEEZENEXT_WEIGHTS")
     content = (shared / "weights/squeezenet_v1.0.deep-compression-8bit.net").read_bytes()
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(content))
+    monkeypatch.setattr(model_published, "_opened", lambda *_, **__: io.BytesIO(content))
     path.unlink()
     model_published.resolve("squeezenet_v1_0")
     assert kept.read_bytes() == content and path.read_bytes() == whole
@@ -364,7 +364,7 @@ def test_a_damaged_cache_is_made_anew(shared, tmp_path, monkeypatch):
 def test_a_cut_download_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("SQUEEZENEXT_WEIGHTS", raising=False)
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(b"cut"))
+    monkeypatch.setattr(model_published, "_opened", lambda *_, **__: io.BytesIO(b"cut"))
     with pytest.raises(InputError, match="3 of 675,763 bytes came"):
         model_published.resolve("squeezenet_v1_0")
 

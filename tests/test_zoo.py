@@ -1,10 +1,13 @@
 """Tests for `config/zoo.py`, and for how `model/published.py` recognises and keeps its files."""
 
 import dataclasses
+import email
 import hashlib
 import io
+import os
 import pickle
 import tarfile
+import urllib.response
 import zipfile
 
 import numpy as np
@@ -38,12 +41,12 @@ def test_each_model_has_files_that_are_known_a_network_and_figures():
 
 
 class Internet:
-    """Answers `urlopen` by address, and counts."""
+    """Answers by address, and counts."""
 
     def __init__(self, answers: dict[str, bytes]):
         self.answers, self.asked = answers, []
 
-    def __call__(self, url, timeout):
+    def __call__(self, url):
         self.asked.append(url)
         if url not in self.answers:
             raise OSError("no route")
@@ -54,7 +57,7 @@ class Internet:
 def internet(monkeypatch):
     monkeypatch.delenv("HELD", raising=False)
     made = Internet({})
-    monkeypatch.setattr("urllib.request.urlopen", made)
+    monkeypatch.setattr(published, "_opened", made)
     return made
 
 
@@ -71,7 +74,7 @@ def test_a_file_is_known_by_every_checksum_there_is(file, internet, tmp_path):
     internet.answers["https://a/f"] = CONTENT
     (path,) = published.download([file], "HELD", tmp_path)
     assert path.read_bytes() == CONTENT
-    assert published.download([file], "HELD", tmp_path) == [path]
+    assert published.download([file], "HELD", tmp_path) == {path: CONTENT}
     assert internet.asked == ["https://a/f"]
     for wrong in (CONTENT + b"?", CONTENT[:-1] + b"?"):
         path.write_bytes(wrong)
@@ -98,17 +101,124 @@ def test_the_first_fetch_writes_the_sha256_down(internet, tmp_path):
     with pytest.raises(InputError, match="https://a/f is not the file it was"):
         published.download([file], "HELD", tmp_path)
     internet.answers["https://a/f"] = CONTENT
-    assert published.download([file], "HELD", tmp_path)[0].read_bytes() == CONTENT
+    assert published.download([file], "HELD", tmp_path) == {tmp_path / file.key: CONTENT}
     whole = File("https://b/f", hashlib.sha256(other).hexdigest(), None)
     internet.answers["https://b/f"] = other
     published.download([whole], "HELD", tmp_path)
     assert len(list(tmp_path.glob("*.sha256"))) == 1  # a whole SHA-256 needs no note
 
 
+@pytest.mark.parametrize("note", [b"", SHA256[:63].encode(), b"\xff" * 64, b"g" * 64])
+def test_a_note_that_holds_no_sha256_counts_as_absent(note, internet, tmp_path):
+    """The next use of the file in the cache writes the note anew."""
+    file = File("https://a/f", SHA256[:8], None)
+    internet.answers["https://a/f"] = CONTENT
+    for _ in range(2):
+        (tmp_path / f"{file.key}.sha256").write_bytes(note)
+        published.download([file], "HELD", tmp_path)
+        assert (tmp_path / f"{file.key}.sha256").read_text() == f"{SHA256}\n"
+
+
+def test_only_what_was_downloaded_is_written_down(internet, tmp_path, monkeypatch):
+    """A file of another's that lies in the folder makes no genuine one be refused later."""
+    monkeypatch.setenv("HELD", str(tmp_path))
+    (tmp_path / "any").write_bytes(CONTENT)
+    inside = b"more " + CONTENT
+    (tmp_path / "any.zip").write_bytes(zipped(inside))
+    cache = tmp_path / "cache"
+    packed = File(
+        "https://a/f",
+        "",
+        None,
+        (f"sha1:{hashlib.sha1(b'more ' + CONTENT).hexdigest()}",),
+        member="f",
+    )
+    file = File("https://a/f", SHA256[:8], None)
+    assert published.download([file, packed], "HELD", cache) == {
+        tmp_path / "any": CONTENT,
+        tmp_path / "any.zip" / "f": inside,
+    }
+    assert not cache.exists() and not internet.asked
+
+
+def test_a_file_unlike_the_first_is_named_with_its_note_and_both_sums(
+    internet, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HELD", str(tmp_path))
+    (tmp_path / "any").write_bytes(CONTENT)
+    file, cache = File("https://a/f", SHA256[:8], None), tmp_path / "cache"
+    note = cache / f"{file.key}.sha256"
+    cache.mkdir()
+    note.write_text("0" * 64)
+    message = (
+        f"any is not the file it was: its SHA-256 is {SHA256}, .* was 0{{64}}; .*remove {note}"
+    )
+    with pytest.raises(InputError, match=message):
+        published.download([file], "HELD", cache)
+    internet.answers["https://a/f"] = CONTENT
+    with pytest.raises(InputError, match=f"https://a/f is not the file it was: .*{SHA256}"):
+        published.download([file], "HELD", cache)
+
+
+def test_what_else_lies_in_the_folder_is_passed_by(internet, tmp_path, monkeypatch):
+    monkeypatch.setenv("HELD", str(tmp_path))
+    (tmp_path / "0.zip").symlink_to(tmp_path / "absent")
+    (tmp_path / "1.zip").mkdir()
+    os.mkfifo(tmp_path / "2.zip")
+    with zipfile.ZipFile(tmp_path / "3.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("f", b"another")
+    whole = (tmp_path / "3.zip").read_bytes()
+    for at in range(len(whole)):
+        (tmp_path / f"4-{at}.zip").write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
+    (tmp_path / "3.zip").unlink()
+    (tmp_path / "5.zip").write_bytes(zipped(CONTENT))
+    file = File("https://a/f", "", None, (f"sha1:{SHA1}",), member="f")
+    paths = list(tmp_path.iterdir())
+    (content,) = published.download([file], "HELD", tmp_path / "cache").values()
+    assert content == CONTENT and sorted(paths) == sorted(tmp_path.iterdir())
+
+
+def test_of_a_tar_gz_no_more_is_unpacked_than_a_file_may_have(monkeypatch):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, size in (("before", 2 << 20), ("f", 11)):
+            member = tarfile.TarInfo(name)
+            member.size = size
+            archive.addfile(member, io.BytesIO(bytes(size)))
+    file = File("https://a/f", "", None, ("sha1:",), member="f")
+    assert published._member(out.getvalue(), file) == bytes(11)
+    monkeypatch.setattr(published, "_MOST", 1 << 20)
+    assert published._member(out.getvalue(), file) == b""
+
+
+def test_no_redirect_leads_to_http(tmp_path, monkeypatch):
+    """Nor to what a proxy for http would fetch."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    asked = []
+
+    def answer(self, url):
+        asked.append(url.full_url)
+        head = email.message_from_string("Location: http://b/f\n\n")
+        answer = urllib.response.addinfourl(io.BytesIO(), head, url.full_url, 302)
+        answer.msg = "Found"
+        return answer
+
+    monkeypatch.setattr("urllib.request.HTTPSHandler.https_open", answer)
+    with pytest.raises(InputError, match="https://a/f cannot be fetched .*unknown url type: http"):
+        published.download([File("https://a/f", SHA256, 11)], "HELD", tmp_path)
+    assert asked == ["https://a/f"]
+
+
+def test_a_server_that_drips_is_left(monkeypatch):
+    monkeypatch.setattr(published, "_SECONDS", -1.0)
+    with pytest.raises(TimeoutError, match="it took over"):
+        published._received(io.BytesIO(CONTENT), 100)
+
+
 def test_mirrors_are_tried_in_turn_and_all_are_named(internet, tmp_path):
     file = File("https://a/f", SHA256, 11, mirrors=("https://b/f", "https://c/f"))
     internet.answers |= {"https://b/f": b"a web page.", "https://c/f": CONTENT}
-    assert published.download([file], "HELD", tmp_path)[0].read_bytes() == CONTENT
+    assert published.download([file], "HELD", tmp_path) == {tmp_path / file.key: CONTENT}
     assert internet.asked == ["https://a/f", "https://b/f", "https://c/f"]
     del internet.answers["https://c/f"]
     both = r"https://a/f cannot be .*; https://b/f is not .*; https://c/f cannot be fetched"
@@ -147,8 +257,8 @@ def test_a_file_is_taken_out_of_its_archive(pack, internet, tmp_path, monkeypatc
         (folder / "0.tar.gz").write_bytes(b"\x1f\x8b damaged")
         (folder / held).write_bytes(content)
         monkeypatch.setenv("HELD", str(folder))
-        (path,) = published.download([file], "HELD", tmp_path / f"cache-{held}")
-        assert path.read_bytes() == CONTENT
+        (content,) = published.download([file], "HELD", tmp_path / f"cache-{held}").values()
+        assert content == CONTENT
     monkeypatch.delenv("HELD")
     assert internet.asked == ["https://a/f"]
     for bad in (pack(CONTENT)[:-30], pack(b"another"), pack(bytes(100 << 20)), b"PK", b"\x1f\x8b",

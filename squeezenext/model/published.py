@@ -2,15 +2,18 @@
 
 The folder that the environment variable SQUEEZENEXT_WEIGHTS names is searched first, for files of
 the right checksums whatever their names, so that no network is needed. Where a file's SHA-256 is
-not known in full, that of the first file with its other checksums is written down in the cache, and
-from then on the file must have all of them.
+not known in full, that of the first download with its other checksums is written down in the cache,
+and from then on the file must have all of them.
 """
 
 import contextlib
 import hashlib
 import io
 import os
+import re
 import shutil
+import struct
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +25,10 @@ from squeezenext.errors import InputError
 from squeezenext.model import directory as model_directory
 
 FORMAT = 2  # version of the model directories in the cache; a new one makes them anew
+_DIGITS = 64  # of a whole SHA-256
+_MOST = 64 << 20  # bytes of a file, of the zip or tar.gz that holds it, and of what is unpacked
+_SECONDS = 1800.0  # for a download, however slowly the server sends
+_ANOTHER = "its checksum is another"
 
 
 def resolve(name: str | Path) -> Path:
@@ -89,11 +96,11 @@ def _install(name: str, directory: Path) -> None:
     from squeezenext.model import importing
 
     published = PUBLISHED[name]
-    paths = download(published.files, "SQUEEZENEXT_WEIGHTS", cache() / "files")
+    contents = download(published.files, "SQUEEZENEXT_WEIGHTS", cache() / "files")
     origin = {"url": published.files[-1].url, "licence": published.licence}
     classes = labels.imagenet()
     config = published.config()
-    importing.import_weights(published.format, paths, config, directory, classes, origin)
+    importing.import_weights(published.format, contents, config, directory, classes, origin)
 
 
 def cache() -> Path:
@@ -103,8 +110,8 @@ def cache() -> Path:
     return files.expanded(platformdirs.user_cache_dir("squeezenext")) / "models"
 
 
-def download(wanted: Sequence[File], variable: str, folder: Path) -> list[Path]:
-    """Returns files of the internet, each downloaded once and checked whenever it is read.
+def download(wanted: Sequence[File], variable: str, folder: Path) -> dict[Path, bytes]:
+    """Returns the checked contents of files of the internet, by path; each is downloaded once.
 
     Args:
       wanted: the files.
@@ -115,26 +122,47 @@ def download(wanted: Sequence[File], variable: str, folder: Path) -> list[Path]:
     Raises:
       InputError: files cannot be downloaded, or are others than they were; all are named.
     """
-    given, found, faults = _given(variable), [], []
+    given, found, faults = _given(variable), dict[Path, bytes](), []
     for file in wanted:
-        kept = folder / file.key
-        path = next((path for path in [*given, kept] if _is(path, file, folder)), None)
-        if path is None:
-            try:
-                content = _unpacked(given, file, folder) or _content(file, folder)
-            except _NotFetched as error:
-                faults.append(str(error))
-                continue
+        try:
+            path, content = _found(file, given, folder)
+        except _NotFound as error:
+            faults.append(str(error))
+            continue
+        found[path] = content
+        if path == folder / file.key and len(file.sha256) < _DIGITS:  # it was downloaded
             with _writable(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                files.write_bytes(path := kept, content)
-        if len(file.sha256) < _DIGITS:
-            with _writable(folder):
-                _write_down(path, file, folder)
-        found.append(path)
+                _write_down(content, _note(file, folder))
     if faults:
         raise InputError(f"{'; '.join(faults)}. {_advice(variable, len(faults))}")
     return found
+
+
+class _NotFound(Exception):
+    """A file cannot be had: where it was looked for, and why it was not taken."""
+
+
+def _found(wanted: File, given: Sequence[Path], folder: Path) -> tuple[Path, bytes]:
+    """Returns a file and its content: from the folder that was given, the cache or the internet."""
+    kept, faults = folder / wanted.key, []
+    for path, content in _held(wanted, given, kept):
+        if not (fault := _fault(content, wanted, folder)):
+            return path, content
+        if fault != _ANOTHER:
+            faults.append(f"{path} is not the file it was: {fault}")
+    for url in (wanted.url, *wanted.mirrors):
+        try:
+            content = _fetched(url, wanted)
+        except _NotFound as error:
+            faults.append(str(error))
+            continue
+        if not (fault := _fault(content, wanted, folder)):
+            with _writable(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                files.write_bytes(kept, content)
+            return kept, content
+        faults.append(f"{url} is not the file it was: {fault}")
+    raise _NotFound("; ".join(faults))
 
 
 def _given(variable: str) -> list[Path]:
@@ -160,22 +188,36 @@ def _advice(variable: str, missing: int) -> str:
     return f"{variable} names {folder}, which lacks {lacks}; fetch {them} there."
 
 
-_DIGITS = 64  # of a whole SHA-256
-_MOST = 64 << 20  # bytes of a file, and of the zip or tar.gz that holds it
+def _held(wanted: File, given: Sequence[Path], kept: Path) -> Iterator[tuple[Path, bytes]]:
+    """Yields what may be the file: files as they are, then what a zip or tar.gz holds."""
+    for path in (*given, kept):
+        if content := _read(path, wanted.bytes):
+            yield path, content
+    for path in given if wanted.member else ():
+        if path.name.endswith((".zip", ".tar.gz")):
+            yield path / wanted.member, _member(_read(path), wanted)
 
 
-def _is(path: Path, wanted: File, folder: Path) -> bool:
-    if not path.is_file() or path.stat().st_size > _MOST:
-        return False
-    return wanted.bytes in (None, path.stat().st_size) and _fits(path.read_bytes(), wanted, folder)
+def _read(path: Path, size: int | None = None) -> bytes:
+    """Returns a file's content; b"" if it cannot be read, is too large or has another size."""
+    with contextlib.suppress(OSError, InputError):  # a folder or a link to nothing, for example
+        if size in (None, path.stat().st_size):
+            return files.read_bytes(path, _MOST)
+    return b""
 
 
-def _fits(data: bytes, wanted: File, folder: Path) -> bool:
-    """Says whether a file has every checksum that is known of it or was written down."""
-    sums = [f"sha256:{wanted.sha256}", *wanted.sums]
-    if (note := _note(wanted, folder)).is_file():
-        sums.append(f"sha256:{files.read_text(note).strip()}")
-    return all(_sum(data, kind).startswith(known) for kind, known in (x.split(":") for x in sums))
+def _fault(data: bytes, wanted: File, folder: Path) -> str:
+    """Says which checksum, known or written down, a file does not have; "" if it has all."""
+    known = [entry.split(":") for entry in (f"sha256:{wanted.sha256}", *wanted.sums)]
+    if not all(_sum(data, kind).startswith(digits) for kind, digits in known):
+        return _ANOTHER
+    note, sha256 = _note(wanted, folder), _sum(data, "sha256")
+    if _noted(note) in ("", sha256):
+        return ""
+    return (
+        f"its SHA-256 is {sha256}, and that of the first download was {_noted(note)}; if the "
+        f"present one is right, remove {note}"
+    )
 
 
 def _sum(data: bytes, kind: str) -> str:
@@ -189,27 +231,25 @@ def _note(file: File, folder: Path) -> Path:
     return folder / f"{file.key}.sha256"
 
 
-def _write_down(path: Path, file: File, folder: Path) -> None:
+def _noted(note: Path) -> str:
+    """Returns the SHA-256 that was written down, or "" if there is no whole one."""
+    try:
+        text = files.read_text(note).strip()
+    except (InputError, UnicodeDecodeError):
+        return ""
+    return text if re.fullmatch(f"[0-9a-f]{{{_DIGITS}}}", text) else ""
+
+
+def _write_down(data: bytes, note: Path) -> None:
     """Writes the SHA-256 of a file down, of which only weaker checksums are known."""
-    if not (note := _note(file, folder)).is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_text(note, hashlib.sha256(path.read_bytes()).hexdigest() + "\n")
-
-
-def _unpacked(given: Sequence[Path], wanted: File, folder: Path) -> bytes | None:
-    """Returns the file from a zip or tar.gz in the folder that was given."""
-    if not wanted.member:
-        return None
-    for path in given:
-        if path.name.endswith((".zip", ".tar.gz")) and path.stat().st_size <= _MOST:
-            content = _member(path.read_bytes(), wanted)
-            if _fits(content, wanted, folder):
-                return content
-    return None
+    if not _noted(note):
+        files.write_text(note, _sum(data, "sha256") + "\n")
 
 
 def _member(data: bytes, wanted: File) -> bytes:
     """Returns a file of a zip or tar.gz; b"" if it is damaged or another one."""
+    import gzip
+    import lzma
     import tarfile
     import zlib
 
@@ -219,42 +259,47 @@ def _member(data: bytes, wanted: File) -> bytes:
         if data[:2] == b"PK":
             with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open(wanted.member) as file:
                 return file.read(_MOST)
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+        with gzip.open(io.BytesIO(data)) as stream:  # tarfile would unpack any number of bytes
+            unpacked = io.BytesIO(stream.read(_MOST))
+        with tarfile.open(fileobj=unpacked, mode="r:") as archive:
             inside = archive.extractfile(wanted.member)
             return inside.read(_MOST) if inside else b""
     except (OSError, EOFError, KeyError, ValueError, RuntimeError, tarfile.TarError,
-            zipfile.BadZipFile, zlib.error):  # fmt: skip
+            zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error):  # fmt: skip
         return b""
 
 
-class _NotFetched(Exception):
-    """A file cannot be downloaded: its addresses and why."""
-
-
-def _content(wanted: File, folder: Path) -> bytes:
-    faults = []
-    for url in (wanted.url, *wanted.mirrors):
-        try:
-            return _fetched(url, wanted, folder)
-        except _NotFetched as error:
-            faults.append(str(error))
-    raise _NotFetched("; ".join(faults))
-
-
-def _fetched(url: str, wanted: File, folder: Path) -> bytes:
+def _fetched(url: str, wanted: File) -> bytes:
     import http.client
-    import urllib.request
 
     whole = None if wanted.member else wanted.bytes
     try:
-        with urllib.request.urlopen(url, timeout=60) as response:
-            content = response.read(_MOST if whole is None else whole + 1)
-            if whole is not None and len(content) < whole:
-                raise OSError(f"{len(content):,} of {whole:,} bytes came")
+        with _opened(url) as response:
+            content = _received(response, _MOST if whole is None else whole + 1)
+        if whole is not None and len(content) < whole:
+            raise OSError(f"{len(content):,} of {whole:,} bytes came")
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
-        raise _NotFetched(f"{url} cannot be fetched ({error})") from error
-    if wanted.member:
-        content = _member(content, wanted)
-    if not _fits(content, wanted, folder):
-        raise _NotFetched(f"{url} is not the file it was: its checksum is another")
-    return content
+        raise _NotFound(f"{url} cannot be fetched ({error})") from error
+    return _member(content, wanted) if wanted.member else content
+
+
+def _opened(url: str) -> io.BufferedIOBase:
+    """Opens an https address; without a handler for http, no redirect leads there either."""
+    from urllib import request
+
+    opener = request.OpenerDirector()
+    for handler in (request.ProxyHandler, request.HTTPSHandler, request.HTTPRedirectHandler,
+                    request.HTTPErrorProcessor, request.HTTPDefaultErrorHandler,
+                    request.UnknownHandler):  # fmt: skip
+        opener.add_handler(handler())
+    return opener.open(url, timeout=60)
+
+
+def _received(response: io.BufferedIOBase, most: int) -> bytes:
+    """Reads up to `most` bytes; the timeout of a socket begins anew with each byte."""
+    deadline, content = time.monotonic() + _SECONDS, bytearray()
+    while len(content) < most and (data := response.read1(min(1 << 16, most - len(content)))):
+        content += data
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"it took over {_SECONDS:g} s")
+    return bytes(content)
