@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _define(values)
 
     def command(values: flags.FlagValues, _: list[str]) -> None:
-        named = {field.name for field in dataclasses.fields(Options)}
+        named = {field.name for field in dataclasses.fields(Options)} - {"brief"}  # adapt's alone
         options = Options(**{name: values[name].value for name in named})
         train(_configured(values), options)
 
