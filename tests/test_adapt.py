@@ -580,6 +580,12 @@ def test_a_finished_model_goes_on_in_place(tmp_path, default, capsys):
     assert was < held_out(mine / "records") and was == held_out(mine / "before/records")
     assert "that the model before has, its top-1 is " in second.remarks[-1]
     assert (second.plan.configuration,) == start and photographs.is_finished(mine / "before")
+    mine.rename(moved := tmp_path / "moved")
+    (moved / "scores.json").unlink()  # as if it was interrupted shortly before the end
+    again = adapted(photos, moved, default, minutes=0.002)
+    assert again.plan.configuration == os.path.realpath(moved / "before")
+    assert again.scores == second.scores and again.remarks[-1] == second.remarks[-1]
+    moved.rename(mine)
     assert recorded(photos, mine, photographs.start(mine, (default,)))[0] == start  # as it is
     assert was == held_out(mine / "before/records")
     photographs_of(photos, ("n1",), range(30, 31))

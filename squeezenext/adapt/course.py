@@ -8,6 +8,7 @@ used: a resumed run repeats it, and so does another run with that adapt.json.
 import bisect
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,6 +128,8 @@ def kept(path: Path, networks: Sequence[str], minutes: float) -> Plan | None:
             f"{path} is damaged, or of another release; bring it back from a copy, go on with that "
             "release, or give another --model_dir."
         ) from error
+    if plan.configuration == model_directory.ASIDE:
+        plan = dataclasses.replace(plan, configuration=_aside(path))
     if plan.configuration not in networks or plan.minutes != minutes:
         raise InputError(
             f"{path.parent} was begun with --configuration {plan.configuration} --minutes "
@@ -136,8 +139,15 @@ def kept(path: Path, networks: Sequence[str], minutes: float) -> Plan | None:
 
 
 def keep(path: Path, plan: Plan) -> None:
-    """Writes a plan to adapt.json."""
+    """Writes a plan to adapt.json, without the place of its folder, which may be moved."""
+    if plan.configuration == _aside(path):
+        plan = dataclasses.replace(plan, configuration=model_directory.ASIDE)
     files.write_json(path, dataclasses.asdict(plan))
+
+
+def _aside(path: Path) -> str:
+    """Returns the path of the model `before` beside adapt.json, as `photographs.start` does."""
+    return os.path.realpath(path.parent / model_directory.ASIDE)
 
 
 def begun(

@@ -294,9 +294,8 @@ def _since_before(model_dir: Path, found: Dataset, result: Evaluation) -> list[s
     """Returns a sentence that compares the network with the one that training went on from."""
     if not (model_dir / model_directory.BEFORE).exists():
         return []
-    predictor = Predictor(
-        model_directory.read_json(model_dir / model_directory.ADAPT)["configuration"]
-    )
+    start = model_directory.read_json(model_dir / model_directory.ADAPT)["configuration"]
+    predictor = Predictor(model_dir / start)  # a path from there, or from the root
     classes, split = found.classes or (), found.splits[held_out(found)]
     theirs = {label.synset: number for number, label in enumerate(predictor.labels)}
     expected = np.array([theirs.get(label.synset, -1) for label in classes])[result.labels]
