@@ -4,8 +4,8 @@
         --configuration NAME --model_dir DIR
     python -m squeezenext.weights export --format FORMAT --model_dir DIR|NAME|FILE.sqz --output FILE
 
-Formats, see docs/weights.md: deep_compression, ncnn, caffemodel, torchvision, pytorchcv,
-onnx, numpy_pickle.
+Formats, see docs/weights.md: deep_compression, torchvision, pytorchcv; import alone also reads
+ncnn, caffemodel, onnx and numpy_pickle.
 
 NAME is a published model, which is downloaded once. The folder that the environment variable
 SQUEEZENEXT_WEIGHTS names is searched first, so that no network is needed.

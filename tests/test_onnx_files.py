@@ -135,6 +135,12 @@ def test_bombs_are_refused_before_an_array_is_made():
 
     read(changed("int8", many), SQUEEZENEXT)  # what no layer reads is never unpacked
 
+    def crowded(content):
+        content.node[0].input.extend(["a"] * 100)
+
+    with pytest.raises(InputError, match="a node has too many inputs, outputs or attributes"):
+        read(changed("folded", crowded), SQUEEZENEXT)
+
     def scaled(content):
         next(node for node in content.node if node.op_type == "Gemm").attribute.append(
             onnx.helper.make_attribute("alpha", 0.5)

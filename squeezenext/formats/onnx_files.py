@@ -17,6 +17,7 @@ from squeezenext.formats import variables
 from squeezenext.network import graph
 
 MAX_NODES = 20_000  # of a file; SqueezeNext's have some 400, with int8 some 1,500
+MAX_EDGES = 99  # inputs, outputs or attributes of a node; SqueezeNext's have 5 or so
 _FLOATS = {1: "<f4", 10: "<f2", 11: "<f8"}  # TensorProto.DataType
 _INTEGERS = {2: "u1", 3: "i1", 6: "<i4", 7: "<i8"}
 _PERMITTED = frozenset(
@@ -45,6 +46,10 @@ def decode(data: bytes, config: Config, source: str) -> dict[str, np.ndarray]:
         content = onnx.load_model_from_string(data).graph
         if len(content.node) > MAX_NODES or len(content.initializer) > MAX_NODES:
             raise ValueError("it has too many nodes")
+        if any(
+            max(len(x.input), len(x.output), len(x.attribute)) > MAX_EDGES for x in content.node
+        ):
+            raise ValueError("a node has too many inputs, outputs or attributes")
         with np.errstate(all="ignore"):  # what is not finite is refused later
             weights = _weights(content, graph.of(config))
     except damages as error:
@@ -99,7 +104,7 @@ def _norms(found: Any, outputs: Collection[str]) -> dict[str, Any]:
 
 
 def _check(theirs: Any, node: graph.Node) -> None:
-    options = {x.name: list(x.ints) or x.i for x in theirs.attribute}
+    options = {x.name: list(x.ints[:9]) or x.i for x in theirs.attribute}
     told = options.get("strides", [1, 1]), options.get("group", 1), options.get("dilations", [1, 1])
     if theirs.op_type == "Conv" and told != ([node.strides] * 2, node.groups, [1, 1]):
         raise ValueError(f"{theirs.name[:99]} strides, groups and dilates by {told}")
