@@ -12,6 +12,7 @@ from squeezenext.export import command as export_command
 from squeezenext.labels import Label
 from squeezenext.network import graph, integer
 from squeezenext.sqz import file as sqz
+from squeezenext.sqz import plan as sqz_plan
 from squeezenext.sqz.plan import MemoryPlan
 from tests import micro
 from tests.conftest import REPOSITORY
@@ -33,7 +34,7 @@ def program(tmp_path_factory):
 
 def logits(program, folder, data, images):
     (folder / "network.sqz").write_bytes(data)
-    np.stack(images).tofile(folder / "pixels")
+    (folder / "pixels").write_bytes(np.stack(images).tobytes())
     done = subprocess.run(
         [str(program), str(folder / "network.sqz"), str(folder / "pixels")], capture_output=True
     )
@@ -67,6 +68,45 @@ def test_c_refuses_what_it_cannot_read(program, tmp_path):
     cases[data[:300] + b"\xff" + data[301:]] = 4
     for content, wanted in cases.items():
         assert logits(program, tmp_path, content, images)[0] == wanted
+
+
+def test_logits_beyond_32_bits_stop_at_the_last(program, tmp_path):
+    model, network, images = micro.network("fires")
+    name = network.graph.weighted[-1].name
+    bias = np.full_like(network.layers[name].bias, 2**15 - 1)
+    layer = dataclasses.replace(network.layers[name], bias=bias, bias_shift=13)
+    network = dataclasses.replace(network, layers={**network.layers, name: layer}, shift=0)
+    assert (network.run(images[0]) == 2**31 - 1).all()
+    same(program, tmp_path, model, network, images)
+
+
+def forged(arena, buffers, stages, biases):
+    """Returns a file of any plan, all of whose weights are 0; `biases` is the number of bytes."""
+    plan = b"".join(sqz_plan._BUFFER.pack(*one) for one in buffers) + b"".join(stages)
+    counts = len(buffers), len(stages), 1, 1
+    start = sqz._WHOLE.pack(arena, *counts, 1.0, 0, 0, 0, 0, len(plan))
+    streams = start + plan + bytes(biases) + b"\x78" + b"\xff" * 120  # one lane
+    head = sqz._HEAD.pack(sqz.MAGIC, 2, 1, 1, 0, len(streams))
+    return micro.sealed(head + streams + bytes(4))
+
+
+def test_biases_of_many_stages_lie_inside_the_file(program, tmp_path):
+    """Their bytes, 131,070 of each stage, are more than 2^32; the file has 2^32 fewer."""
+    count, places = 32_770, (1, 1 << 18, 1 << 19, 64)
+    buffers = [(24, 1, 1, 3, 1, 1, 0), (32, 1, 1, 1, 1, 1, 0), (1 << 17, 1, 1, 65535, 1, 1, 0)]
+    shape = 1, 1, 1, 0, 0, 6, 1, 1, 1
+    conv = sqz_plan._STAGE.pack(0, *shape, 2, 0, 65535, 1, 65535, 0, 0, 0, *places)
+    last = sqz_plan._STAGE.pack(3, *shape, 1, 0, 1, 1, 1, 0, 0, 0, *places)
+    data = forged(1 << 20, buffers, [conv] * count + [last], (131_070 * count + 2) % 2**32)
+    assert logits(program, tmp_path, data, [np.zeros(3, np.uint8)])[0] == 5
+
+
+def test_a_map_whose_sum_would_pass_31_bits_is_refused(program, tmp_path):
+    buffers = [(24, 1, 1, 3, 1, 1, 0), (1 << 16, 4096, 4096, 1, 4096, 1, 0)]
+    shape = 1, 1, 1, 0, 0, 6, 1, 1, 1
+    last = sqz_plan._STAGE.pack(4, *shape, 1, 0, 1, 1, 1, 0, 0, 0, 1, 32, 64, 56)
+    data = forged(1 << 25, buffers, [last], 2)
+    assert logits(program, tmp_path, data, [np.zeros(3, np.uint8)])[0] == 5
 
 
 def plan(name, size):
@@ -104,7 +144,7 @@ def test_damaged_files_end_in_an_error_code(tmp_path):
 def exported(tmp_path):
     model, network, _ = micro.network("fires")
     labels = [Label("n1", 'a "cat"\\'), Label("n2", "\u00e9t\u00e9 3"), Label("n3", "??/ dog")]
-    model = dataclasses.replace(model, labels=tuple(labels), temperature=1.5)
+    model = dataclasses.replace(model, labels=tuple(labels))
     (tmp_path / "whole.sqz").write_bytes(sqz.encode_whole(model, network).data)
     export_command.export(tmp_path / "whole.sqz", "micro", tmp_path / "micro")
     return tmp_path / "micro"
@@ -125,6 +165,9 @@ def test_the_folder_says_what_it_needs(exported):
     assert f"{len(content):,}" in readme and f"{sqz.arena(content):,}" in readme
     header = (exported / "src" / "model.h").read_text()
     assert f"#define MODEL_ARENA {sqz.arena(content)}\n" in header
+    program = '#include "model.h"\nfloat temperature = MODEL_TEMPERATURE;\n'
+    call = ["gcc", "-std=c99", "-fsyntax-only", f"-I{exported / 'src'}", "-xc", "-"]
+    subprocess.run(call, input=program, text=True, check=True)
     labels = (exported / "src" / "model.c").read_text().rpartition("model_labels")[2]
     assert r'"a \042cat\042\134"' in labels and r'"\303\251t\303\251 3"' in labels
 

@@ -23,7 +23,7 @@ PROGRAM = Path(__file__).parent.parent.parent / "tests" / "c" / "fuzz.c"
 
 
 def fuzz(cases: int, seed: int, folder: Path) -> str:
-    """Returns what the program counted; raises CalledProcessError if it found a fault."""
+    """Returns what the program counted; raises RuntimeError if it found a fault."""
     program = micro.build(folder, PROGRAM)
     found = []
     for number, name in enumerate(micro.CONFIGS):

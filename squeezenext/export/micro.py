@@ -21,7 +21,7 @@ from squeezenext.predict.predictor import softmax
 from squeezenext.sqz import file as sqz
 
 SOURCES = Path(__file__).with_name("c")
-TESTS = 2  # number of test images; each takes 15 bytes of C for a pixel
+TESTS = 2  # number of test images; each takes some 11 bytes of C for a pixel
 _MARK = "/* Made by squeezenext.export --format micro. */\n"
 _PLACES = {  # where each file of `c/` goes
     "squeezenext.h": "src", "squeezenext.c": "src", "pixels.h": "src", "pixels.c": "src",
@@ -69,7 +69,7 @@ def _texts(model: Model, content: bytes, arena: int, images, logits) -> list[str
     """Returns the texts of the written files."""
     settings, classes, size = model.config.images, len(model.labels), model.config.images.size
     numbers = {"ARENA": arena, "SIZE": size, "RESIZE": settings.resize, "CLASSES": classes}
-    numbers |= {"TEMPERATURE": f"{model.temperature:.9g}f"}
+    numbers |= {"TEMPERATURE": f"{float(model.temperature)}f"}
     header = ["#ifndef MODEL_H\n#define MODEL_H\n#include <stdint.h>\n#ifdef __cplusplus"]
     header += ['extern "C" {\n#endif']
     header += [f"#define MODEL_{name} {value}" for name, value in numbers.items()]

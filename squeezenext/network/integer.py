@@ -172,7 +172,8 @@ class IntegerNetwork:
         return (total >> rule.shift).clip(low, TOP).astype(np.uint8)
 
     def _logits(self, sums: np.ndarray) -> np.ndarray:
-        return (np.sign(sums) * (np.abs(sums) >> self.shift)).astype(np.int32)
+        sizes = np.minimum(np.abs(sums) >> self.shift, np.iinfo(np.int32).max)
+        return (np.sign(sums) * sizes).astype(np.int32)
 
 
 def padded_windows(inputs: np.ndarray, node: Node, border: np.ndarray) -> np.ndarray:

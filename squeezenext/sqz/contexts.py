@@ -49,8 +49,8 @@ def positions(
 ) -> np.ndarray:
     """Codes which weights of a [height, width, in, out] kernel are not zero.
 
-    `known`, None for a decoder, and the result are bool [height x width, in x out]. `chances` go on
-    from another kernel's, see `Statistics`.
+    `known`, None for a decoder, and the result are bool [height x width, in x out].
+    `chances` are the counts to go on with, of `MASKS` contexts; None begins anew.
     """
     height, width, inputs, outputs = shape
     found = np.zeros((height * width, inputs * outputs), bool)
@@ -116,6 +116,7 @@ def signs(
     """Codes the signs of the weights that are not zero; `there` is the result of `positions`.
 
     `known`, None for a decoder, and the result are int8 of the shape of `there`: -1, 0 or 1.
+    `chances` are the counts to go on with, of `SIGNS` contexts; None begins anew.
     """
     width = shape[1]
     found = np.zeros(there.shape, np.int8)
@@ -148,6 +149,8 @@ def symbols(
       families: index of each number's statistics, integers below len(depths).
       depths: number of bits of the numbers of each family.
       known: integers below 2 ** depth; the result is the same.
+      chances: the counts to go on with, of 2 ** max(depths) contexts for each family; None begins
+        anew.
     """
     size = 1 << max(depths)
     chances = chances or Contexts(len(depths) * size)

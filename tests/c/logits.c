@@ -42,6 +42,9 @@ int main(int count, char **names)
     images = content(names[2], &pixels);
     status = sqz_open(&network, file, bytes);
     if (status != SQZ_OK) {
+        if (sqz_run(&network, images, pixels, NULL) == SQZ_OK) {
+            return 102;
+        }
         free(file);
         free(images);
         return status;
@@ -49,7 +52,8 @@ int main(int count, char **names)
     image = 3u * network.size * network.size;
     arena = malloc(network.arena_bytes);
     logits = malloc(network.classes * sizeof *logits);
-    if (sqz_run(&network, arena, network.arena_bytes - 1, logits) != SQZ_ARENA) {
+    if (sqz_run(&network, arena, network.arena_bytes - 1, logits) != SQZ_ARENA ||
+        sqz_run(&network, arena + 4, network.arena_bytes, logits) != SQZ_ARENA) {
         return 101;
     }
     for (i = 0; (i + 1) * image <= pixels && status == SQZ_OK; i++) {

@@ -1,12 +1,18 @@
 /* See squeezenext.h. docs/micro.md describes the file and the arithmetic. */
 #include "squeezenext.h"
 
+#include <limits.h>
 #include <string.h>
+
+#if INT_MAX < 0x7FFFFFFF
+#error "squeezenext.c needs an int of 32 bits; boards such as Arduino Uno have 16."
+#endif
 
 enum { HEAD = 24, PLAN = 24, BUFFER = 20, STAGE = 44 };  /* bytes */
 enum { CONV, MAX_POOL, ADD, LAST_CONV, LAST_DENSE };     /* kinds of stages */
 enum { RELU = 1, END = 2, MASK = 4 };                    /* flags of a stage; END: of its group */
 enum { MAX_STAGES = 8, MAX_FILTER = 50000, MAX_SIDE = 4096, MAX_LANES = 512 };
+enum { MAX_AREA = 1 << 23 }; /* positions of a map, so that their sum has 31 bits */
 enum { MASKS = 480, SIGNS = 45, UPDATE = 2048, FIRST_BATCH = 64, COUNTS = 4096 };
 
 typedef struct {
@@ -223,7 +229,7 @@ static int good_stage(const sqz_network *network, stage *s, int alone, int last)
              (s->out.width - 1u) * s->stride < (uint32_t)s->in.width + s->left;
     switch (s->kind) {
     case MAX_POOL:
-        return inside && s->top == 0 && s->in.channels == s->out.channels;
+        return inside && s->top == 0 && s->left == 0 && s->in.channels == s->out.channels;
     case ADD:
         return same && second.width == s->out.width && second.height == s->out.height &&
                second.channels == s->out.channels && s->shift >= 1 && s->shift <= 20 &&
@@ -233,7 +239,8 @@ static int good_stage(const sqz_network *network, stage *s, int alone, int last)
         return inside && good_weights(network, s, alone) &&
                (uint32_t)s->channel + s->filters <= s->out.channels;
     default: /* the classifier: one by one, over whole maps */
-        return good_weights(network, s, alone) && alone && s->filters == network->classes &&
+        return (uint32_t)s->in.height * s->in.width <= MAX_AREA &&
+               good_weights(network, s, alone) && alone && s->filters == network->classes &&
                s->kernel_height == 1 && s->kernel_width == 1 && s->groups == 1 &&
                s->stride == 1 && s->in.rows == s->in.height && s->top <= 15;
     }
@@ -241,8 +248,8 @@ static int good_stage(const sqz_network *network, stage *s, int alone, int last)
 
 static sqz_status check_plan(sqz_network *network, const uint8_t *end)
 {
-    uint32_t i, codes = 0, biases = 0, group = 0;
-    uint64_t total = 0;
+    uint32_t i, codes = 0, group = 0;
+    uint64_t biases = 0, total = 0; /* in 32 bits, 65,535 stages could pass the end of the file */
     const uint8_t *p;
     stage s;
     buffer image;
@@ -269,15 +276,15 @@ static sqz_status check_plan(sqz_network *network, const uint8_t *end)
         }
         if (has_weights(&s)) {
             codes += (uint32_t)s.negative + s.positive;
-            biases += 2u * s.filters;
+            biases += 2u * (uint64_t)s.filters;
         }
     }
     network->codebooks = network->stages + (size_t)network->stage_count * STAGE;
-    if ((uint64_t)(end - network->codebooks) < (uint64_t)codes + biases) {
+    if ((uint64_t)(end - network->codebooks) < codes + biases) {
         return SQZ_DAMAGED;
     }
     network->biases = network->codebooks + codes;
-    network->lengths = p = network->biases + biases;
+    network->lengths = p = network->biases + (size_t)biases;
     for (i = 0; i < network->lane_count; i++) { /* seven bits in each byte, low ones first */
         uint32_t length = 0, place = 0;
 
@@ -295,13 +302,12 @@ static sqz_status check_plan(sqz_network *network, const uint8_t *end)
     return total == network->lane_bytes ? SQZ_OK : SQZ_DAMAGED;
 }
 
-sqz_status sqz_open(sqz_network *network, const void *file, size_t bytes)
+static sqz_status read_network(sqz_network *network, const void *file, size_t bytes)
 {
     static const uint8_t magic[8] = {0x89, 'S', 'Q', 'Z', '\r', '\n', 0x1A, '\n'};
     const uint8_t *data = (const uint8_t *)file, *plan;
     uint32_t header, streams;
 
-    memset(network, 0, sizeof *network);
     if (bytes < HEAD || memcmp(data, magic, sizeof magic) != 0) {
         return SQZ_NO_FILE;
     }
@@ -335,6 +341,18 @@ sqz_status sqz_open(sqz_network *network, const void *file, size_t bytes)
     network->buffers = plan + PLAN;
     network->stages = network->buffers + (size_t)network->buffer_count * BUFFER;
     return check_plan(network, plan + streams);
+}
+
+sqz_status sqz_open(sqz_network *network, const void *file, size_t bytes)
+{
+    sqz_status status;
+
+    memset(network, 0, sizeof *network);
+    status = read_network(network, file, bytes);
+    if (status != SQZ_OK) { /* `sqz_run` must not follow what was not checked */
+        memset(network, 0, sizeof *network);
+    }
+    return status;
 }
 
 /* ---- Decoding weights ---- */
@@ -1000,6 +1018,9 @@ sqz_status sqz_run(const sqz_network *network, void *arena, size_t bytes, int32_
     stage group[MAX_STAGES];
     run r;
 
+    if (network->stage_count == 0) {
+        return SQZ_NO_FILE;
+    }
     if (bytes < network->arena_bytes || (uintptr_t)arena % 8) {
         return SQZ_ARENA;
     }

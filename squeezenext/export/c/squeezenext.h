@@ -7,6 +7,7 @@
  *     static uint64_t arena[ARENA_BYTES / 8];
  *     sqz_network network;
  *     if (sqz_open(&network, file, file_bytes) != SQZ_OK) ...
+ *     if (network.arena_bytes > sizeof arena || network.classes > CLASSES) ...
  *     fill(sqz_pixels(&network, arena));            size x size x 3 bytes, red, green, blue
  *     if (sqz_run(&network, arena, sizeof arena, logits) != SQZ_OK) ...
  */
@@ -22,7 +23,7 @@ extern "C" {
 
 typedef enum {
     SQZ_OK = 0,
-    SQZ_NO_FILE,   /* these bytes are no .sqz file */
+    SQZ_NO_FILE,   /* these bytes are no .sqz file; of `sqz_run`: none was opened */
     SQZ_VERSION,   /* not made with --integer, or by a later version */
     SQZ_CUT,       /* the file has another length than its header says */
     SQZ_CHECKSUM,  /* the file is damaged */
@@ -43,10 +44,12 @@ typedef struct {
     uint8_t shift, border[3];
 } sqz_network;
 
-/* Checks a file, all of it, and describes it in `network`. The bytes must stay readable. */
+/* Checks a file, all of it, and describes it in `network`. The bytes must stay readable. After an
+ * error, `sqz_run` refuses the network, too. */
 sqz_status sqz_open(sqz_network *network, const void *file, size_t bytes);
 
-/* Returns where in the arena the image belongs; `sqz_run` overwrites it. */
+/* Returns where the image belongs, in an arena of at least `network->arena_bytes`; `sqz_run`
+ * overwrites it. */
 uint8_t *sqz_pixels(const sqz_network *network, void *arena);
 
 /* Computes the logits, `network->classes` of them, of the image at `sqz_pixels`. */
