@@ -30,6 +30,11 @@ from squeezenext.config.zoo import PUBLISHED
 from squeezenext.network import graph
 
 _COLUMNS = ("layer", "kind", "output", "parameters", "macs")
+_LEGEND = (
+    "Top-1 and top-5 are published figures, in percent; *(at least)*: the source promises no less.",
+    "*Of 100* is our measurement: 64, 83 means that of 100 ImageNet images the first answer is",
+    "right for 64 (top-1), and one of the first five for 83 (top-5).",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command(values: flags.FlagValues, _: list[str]) -> None:
         if values["all"].value:
-            say(*summary().splitlines(), "", *models().splitlines())
+            say(*summary().splitlines(), "", *models().splitlines(), "", *_LEGEND)
         else:
             stats(values["configuration"].value, values["json"].value, values["csv"].value)
 

@@ -66,6 +66,13 @@ def test_photographs_without_faults_have_none():
     assert diagnosis.counts == {"train": [20, 20, 20]} and diagnosis.overstated == 0
 
 
+def test_the_part_of_photographs_of_no_class_is_said(monkeypatch):
+    none = (*CLASSES[:2], labels.Label("none", "none"))
+    monkeypatch.setattr("tests.test_doctor_findings.CLASSES", none)
+    said = " ".join(findings.sentences(Photographs().diagnose()))
+    assert "none of the classes, 20 here, are compared with the others, but do not count" in said
+
+
 def test_of_exact_copies_one_stays():
     photographs = Photographs()
     photographs.alike(0, 5, exact=True)

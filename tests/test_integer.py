@@ -180,7 +180,7 @@ def test_known_is_computed_from_whole_numbers(tmp_path):
     assert view.known == pytest.approx(1 / (1 + np.exp(-wanted)), abs=1e-6)
 
 
-def test_the_command_makes_a_file_of_whole_numbers(tmp_path):
+def test_the_command_makes_a_file_of_whole_numbers(tmp_path, capsys):
     model, _, _ = micro.network("fires")
     source, output = tmp_path / "float.sqz", tmp_path / "whole.sqz"
     kernels = {n.name: model.weights[f"{n.name}/kernel"] for n in model.graph.weighted}
@@ -190,7 +190,10 @@ def test_the_command_makes_a_file_of_whole_numbers(tmp_path):
         tmp_path / "data", "validation", [tiny.payload(n, n % 3 + 1) for n in range(6)]
     )
     arguments = ["--model_dir", source, "--output", output, "--integer", "--json"]
+    assert command.main(["compress", *map(str, arguments)]) == 0
+    assert "warning: Without --data_dir" in capsys.readouterr().err
     assert command.main(["compress", *map(str, arguments), "--data_dir", str(data)]) == 0
+    assert "warning: Without" not in capsys.readouterr().err
     found = loading.load(output)
     assert isinstance(found, Model) and found.integer is not None
     assert json.dumps(found.config.images.size) == "32"

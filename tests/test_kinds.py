@@ -38,7 +38,8 @@ FILES = {
     "cut.zip": (zip_of("a")[:20], "a damaged zip archive"),
     "m.param": (b"7767517\n", "an ncnn .param file; python -m squeezenext.weights import"),
     "a.caffemodel": (b"\x0a\0\1", "a Caffe file; python -m squeezenext.weights import"),
-    "m.bin": (b"\x1c\0\0\0TFL3", "a LiteRT file; predict and evaluate take it"),
+    "m.bin": (b"\x1c\0\0\0TFL3", r"a LiteRT file; rename it to m\.tflite\."),
+    "noending": (b"\x89SQZ\r\n", r"a \.sqz file; rename it to noending\.sqz\."),
     "page.pth": (b"<!DOCTYPE html>", "a web page; a page was saved instead of the file"),
     "lfs.pth": (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer; "),
     "config.json": (b'{"model": 1}', "a JSON file"),
@@ -89,6 +90,9 @@ def test_the_command_s_own_words(tmp_path, capsys):
     assert predict.main(["predict", "a.jpg", "--model_dir", str(tmp_path / "m.tflite")]) == 2
     assert "was not exported by this program" in (told := capsys.readouterr().err)
     assert "It is an ONNX file" in told
+    (tmp_path / "m.tflite").write_bytes(FILES["noending"][0])
+    assert predict.main(["predict", "a.jpg", "--model_dir", str(tmp_path / "m.tflite")]) == 2
+    assert "is no LiteRT file, but a .sqz file; rename it to m.sqz." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

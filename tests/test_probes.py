@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from squeezenext import progress
 from squeezenext.compress import probes
 from squeezenext.compress.probes import Probe
 from squeezenext.network import graph
@@ -57,6 +58,20 @@ def test_the_error_of_outputs_is_predicted(probe, monkeypatch):
     outputs = np.concatenate(windows) @ kernel.reshape(-1, kernel.shape[-1])
     predicted = probes.squared(kernel, probe.moments["stem"])
     assert predicted == pytest.approx(np.square(outputs).sum(1).mean(), rel=0.1)
+
+
+def test_the_first_layer_gives_no_estimate_of_the_remaining_time(probe, monkeypatch):
+    """It takes longest: the moments of all layers are measured with it."""
+    fresh = Probe(probe.graph, probe.weights, probe.inputs)
+    bar, lines = progress.Bar, []
+    monkeypatch.setattr(
+        progress, "Bar", lambda *a, **more: bar(*a, seconds=0.0, log=lines.append, **more)
+    )
+    monkeypatch.setenv("CI", "1")
+    assert fresh.sensitivities
+    count = len(fresh.graph.weighted)
+    assert lines[0] == f"Compressing: 1 of {count} layers measured"
+    assert lines[1].endswith(" left") and lines[-1].endswith(", 0 s left")
 
 
 def test_divergence_grows_with_noise(probe):

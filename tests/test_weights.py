@@ -270,7 +270,12 @@ def test_bad_imports(shared, tmp_path, capsys):
     caffe = path.with_name("squeezenet_v1.1.caffe.ncnn.bin")
     target = ["--model_dir", tmp_path / "model", "--configuration"]
     for kind, file, name, message in (
-        ("deep_compression", path, "squeezenet_v1_1", "damaged, or of another network"),
+        (
+            "deep_compression",
+            path,
+            "squeezenet_v1_1",
+            "or of another configuration, such as squeezenet_v1_0.",
+        ),
         ("deep_compression", path, "v_1_0_SqNxt_23", "are of SqueezeNet"),
         ("deep_compression", path, "squeezenet_v1_0_torchvision", "images.channels=BGR"),
         ("ncnn", path, "squeezenet_v1_0", "name the .param or the .bin"),

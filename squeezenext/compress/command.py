@@ -28,6 +28,7 @@ from squeezenext.compress.allocation import BudgetTooSmall
 from squeezenext.compress.method import Method
 from squeezenext.errors import InputError
 from squeezenext.model import loading
+from squeezenext.network.model import Model
 from squeezenext.records import dataset, samples
 from squeezenext.sqz import file as sqz
 
@@ -75,7 +76,7 @@ def compress(
     _check_place(output)
     model = loading.load(model_dir)
     if method.integer:
-        integer.check_possible(model.graph)
+        _check_integer(model, data_dir, log)
     if method.epochs:  # refuses a wrong --set before any work is done
         method.recipe(model.config, str(model_dir))
     split = _tested_split(data_dir, log)
@@ -92,6 +93,16 @@ def compress(
         "layers": report.rows(model, made.weights, made.encoded),
         "accuracy": accuracy(made) if accuracy else None,
     }
+
+
+def _check_integer(model: Model, data_dir: str | Path | None, log: Log) -> None:
+    """Refuses a network that whole numbers cannot compute; warns if it gets no photographs."""
+    integer.check_possible(model.graph)
+    if not data_dir:
+        log(
+            "warning: Without --data_dir the scales of activations come from synthetic images; "
+            "photographs give better answers, such as --data_dir mine/records."
+        )
 
 
 def _check_place(output: Path) -> None:

@@ -156,14 +156,15 @@ class Probe:
         rng, found = np.random.default_rng(0), {}
         layers = self.graph.weighted
         with progress.Bar("Measuring layers", len(layers), timed_from_first=True) as bar:
-            for number, node in enumerate(layers):
-                bar.update(number, f"Compressing: {number} of {len(layers)} layers measured")
+            for number, node in enumerate(layers, 1):
                 name = f"{node.name}/kernel"
                 kernel = self.weights[name]
                 noise = (PROBE * rng.normal(size=kernel.shape) * kernel).astype(np.float32)
                 nats = self.divergence({**self.weights, name: kernel + noise})
                 error = max(squared(noise, self.moments[node.name]), 1e-30)
                 found[node.name] = max(nats, 1e-9) / error
+                # The first layer also waits for `moments`, so it gives no estimate of the others.
+                bar.update(number, f"Compressing: {number} of {len(layers)} layers measured")
         if self.is_synthetic:
             first, *_, last = found
             found[first] *= FIRST

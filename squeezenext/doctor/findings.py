@@ -69,6 +69,7 @@ class Diagnosis:
       judged: number of groups, single photographs among them, that `accuracy` is of.
       overstated: by how much a random split would have overstated it; 0 without groups.
       forecast: what more photographs would bring; None without `accuracy`, or of very many.
+      of_none: number of photographs of `none`.
     """
 
     listing: Listing
@@ -81,6 +82,7 @@ class Diagnosis:
     judged: int
     overstated: float
     forecast: Forecast | None
+    of_none: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +135,7 @@ def diagnose(collection: Collection, features: Features) -> Diagnosis:
         len(np.unique(case.groups[counted])) if together is not None else 0,
         (apart or 0.0) - (together or 0.0),
         more,
+        int(_of_none(case).sum()),
     )
 
 
@@ -320,6 +323,11 @@ def sentences(diagnosis: Diagnosis) -> list[str]:
         lines.append(
             f"Cross-validated, a linear classifier on the features names {diagnosis.accuracy:.1%} "
             f"({low:.1%} to {high:.1%}) of the photographs right; groups were kept together."
+        )
+    if diagnosis.of_none:
+        lines.append(
+            f"Photographs of none of the classes, {diagnosis.of_none:,} here, are compared with "
+            "the others, but do not count in the accuracy, the forecast and the wrong labels."
         )
     if diagnosis.forecast and diagnosis.forecast.doubled > (diagnosis.accuracy or 0) + 0.005:
         most = " and ".join(diagnosis.forecast.gained)

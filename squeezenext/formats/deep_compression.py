@@ -74,7 +74,7 @@ def read(data: bytes, shapes: Sequence[Shape], source: str, bits: int = 8) -> li
     if header + sum(sizes) != len(data):
         raise InputError(
             f"{source} has {len(data)} bytes; its header promises {header + sum(sizes)}. "
-            "It is damaged, or of another network."
+            "It is damaged, or of another configuration, such as squeezenet_v1_0."
         )
     layers, offset = [], header
     for count, shape, size in zip(counts, shapes, sizes, strict=True):

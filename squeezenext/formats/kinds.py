@@ -16,6 +16,9 @@ _OTHER = "this program does not read such files"
 _UNPACK = "unpack it first"
 _PAGE = "a web page", "a page was saved instead of the file: download the file itself"
 _POINTER = "a Git LFS pointer", "it stands for the file: run git lfs pull, or download the file"
+_LITERT = "a LiteRT file", "predict and evaluate take it as --model_dir FILE.tflite"
+_SQZ = "a .sqz file", "predict and export take it as --model_dir FILE.sqz"
+_ENDINGS = {_LITERT: ".tflite", _SQZ: ".sqz"}  # by which the commands know these files
 _EMPTY = "an empty file", "copy or download it again"
 # What files begin with; the number says where.
 _MARKS: tuple[tuple[int, bytes, Kind], ...] = (
@@ -30,8 +33,8 @@ _MARKS: tuple[tuple[int, bytes, Kind], ...] = (
     (4, b"ftypmif1", _IMAGE),
     (4, b"ftypavif", _IMAGE),
     (4, b"ftyp", ("a film", "save single images of it as JPEG")),
-    (4, b"TFL3", ("a LiteRT file", "predict and evaluate take it as --model_dir FILE.tflite")),
-    (0, b"\x89SQZ", ("a .sqz file", "predict and export take it as --model_dir FILE.sqz")),
+    (4, b"TFL3", _LITERT),
+    (0, b"\x89SQZ", _SQZ),
     (0, b"\x89HDF", ("an HDF5 file", _OTHER)),
     (0, b"\x93NUMPY", ("a NumPy array", _OTHER)),
     (0, b"\x1f\x8b", ("a file packed by gzip", _UNPACK)),
@@ -138,7 +141,9 @@ def _file(path: Path) -> Kind:
         return "no regular file", "name a folder or a file"
     with path.open("rb") as file:
         head = file.read(_HEAD)
-        return _zipped(file) if head[:2] == b"PK" else _of_bytes(head, path.name)
+        kind = _zipped(file) if head[:2] == b"PK" else _of_bytes(head, path.name)
+    ending = _ENDINGS.get(kind, path.suffix)
+    return kind if ending == path.suffix else (kind[0], f"rename it to {path.stem}{ending}")
 
 
 def _folder(path: Path) -> Kind:

@@ -121,6 +121,8 @@ def _exported(path: Path) -> Model:
         from squeezenext.formats import kinds
 
         what = kinds.described(path)
+        if what.startswith("a .sqz file"):
+            raise InputError(f"{path} is no LiteRT file, but {what}.") from error
         if what.startswith("a LiteRT file"):
             what = (
                 f"a LiteRT file: another program's, or the {model_directory.LITERT} of a model "
