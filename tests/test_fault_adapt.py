@@ -37,7 +37,8 @@ def test_killed_in_training_and_in_export_it_ends_as_undisturbed(tmp_path):
     assert {"adapt.json", "scores.json", "MODEL_CARD.md", "model.tflite", "final.json",
             "exported/model-int8.tflite", "exported/model.sqz"} <= set(whole)  # fmt: skip
     made = {path.name for path in bench.place("undisturbed").iterdir() if path.is_dir()}
-    assert made == set(model_directory.FOLDERS) - {model_directory.WORKERS}  # it knows them all
+    others = {model_directory.WORKERS, model_directory.DOWNLOADED, model_directory.ASIDE}
+    assert made == set(model_directory.FOLDERS) - others  # it knows them all
     fault_adapt.both(bench, whole)
     with pytest.raises(SomeInputsFailed, match=r"not as undisturbed: model\.tflite"):
         fault_adapt.check("killed", whole, whole | {"model.tflite": "another"})

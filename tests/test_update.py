@@ -49,7 +49,6 @@ def test_rates_at_the_reference_batch_are_those_of_earlier_releases():
     """To the last bit; theirs were for 1024 images, and linear in the batch."""
     old = {
         "modern": {"learning_rate": 0.02},
-        "fine_tune": {"learning_rate": 0.0096},
         "published": {
             "learning_rate": 0.016, "final_learning_rate": 1.6e-4,
             "late_final_learning_rate": 1.6e-5,
