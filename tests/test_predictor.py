@@ -33,6 +33,18 @@ from tests.conftest import REPOSITORY
 from tests.converting import convert
 
 
+def test_a_directory_in_training_names_the_model_that_answers_meanwhile(tmp_path):
+    for name in ("preview", "before"):  # the better one is made last here
+        tiny.model_directory(tmp_path / name, tiny.SQUEEZENET)
+        given = f"Until it is trained, give --model_dir {tmp_path / name}.$"
+        with pytest.raises(InputError, match=f"has no config.json.* {given}"):
+            Predictor(tmp_path)
+    for name in ("config.json", "labels.json"):
+        shutil.copy(tmp_path / "before" / name, tmp_path)
+    with pytest.raises(InputError, match=f"holds no checkpoint yet. {given}"):
+        Predictor(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def squeezenext(tmp_path_factory):
     folder = tmp_path_factory.mktemp("squeezenext")

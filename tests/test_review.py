@@ -239,12 +239,13 @@ def test_photographs_of_none_are_split_like_others_and_make_no_class(photos, tmp
     assert [len(part) for part in names(alone).values()] == [8, 2] and without.none == 10
     for split, part in names(without).items():
         assert part | names(alone)[split] == as_class[split]
-    assert without.warnings[-1] == (
-        f"The 10 photographs of {name} will teach what is unknown, 2 of them held out; no class is "
-        "made of them."
-    )
+    few = f"The 10 photographs of {name} will have no effect until 19 photographs of the classes "
+    assert without.notes == (few + "are held out, and 4 are; no class is made of them.",)
+    assert without.warnings == alone.warnings == alone.notes == ()
     shutil.rmtree(photos / "b")  # of two classes, a classifier needs both
-    assert len(apart(photos, "left out").classes) == 2
+    left = apart(photos, "left out")
+    assert len(left.classes) == 2
+    assert left.notes == (f"{name} is a class here, since only one class lies beside it.",)
 
 
 def apart(photos, none):

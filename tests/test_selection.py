@@ -109,6 +109,8 @@ def test_the_largest_square_is_kept_where_it_is_better(made, tmp_path, monkeypat
     assert before.images.size == kept.side < before.images.resize
     assert Predictor(model_dir).config == config
     assert "largest square" in kept.sentences()[0]
+    equal = dataclasses.replace(kept, top1=0.8667, top1_before=0.8667).sentences()[0]
+    assert equal.endswith(": the loss of the validation images is lower.")
     final = json.loads((model_dir / "final.json").read_text())
     assert final["start_share"] == 0 and final["top1"] == kept.top1
     assert selection.done(model_dir) == final["weights_sha256"]

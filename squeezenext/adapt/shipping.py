@@ -26,7 +26,6 @@ from squeezenext.predict.predictor import Predictor, View
 from squeezenext.records.dataset import MANIFEST, Dataset, Split, find_dataset
 
 PRECISIONS = ("float32", "int8")
-LEAST = 19  # validation images, below which none of twenty can be refused
 FITTED = 500  # most images of a split that `known` is fitted to; they take 8 s on two cores
 
 
@@ -82,10 +81,10 @@ def fit_known_once(model_dir: Path, found: Dataset, log: Log) -> None:
     """Fits the score of unknown images, unless that is done or there are too few photographs."""
     if (model_dir / model_directory.KNOWN).is_file():
         return
-    if (count := found.splits["validation"].examples) < LEAST:
+    if (count := found.splits["validation"].examples) < known.LEAST:
         log(
-            f"{plural(count, 'validation image')} cannot say what is unknown to the network; with "
-            f"{LEAST} or more it would refuse other things."
+            f"warning: this model never answers unknown: that takes {known.LEAST} held-out "
+            f"photographs, and there {'is' if count == 1 else 'are'} {count}; add photographs."
         )
         return
     predictor = Predictor(model_dir, inside=True)

@@ -134,6 +134,7 @@ def log_outcome(manifest: dataset.Manifest) -> None:
             f"{twins[0]['file']} = "
             f'{twins[0]["same_as"]} for one; the manifest lists them under "duplicates".'
         )
+    lines += manifest.raw.get("notes", ())
     lines += [f"warning: {warning}" for warning in manifest.raw.get("warnings", ())]
     lines += [f"rejected: {row['file']} {row['reason']}" for row in rejected[:_MAX_LOGGED]]
     for line in lines:

@@ -132,7 +132,8 @@ def look(source: Path, options: ConvertOptions) -> list[str]:
     with tempfile.TemporaryDirectory() as spool, Pool(1) as pool:
         collection = sources.collect(source, options, pool, Path(spool))
         refused = [f"refused: {each.file} {each.reason}" for each in collection.rejected]
-        return [*found_lines(collection), *collection.warnings, *refused[:_MOST_ROWS]]
+        said = [*collection.notes, *collection.warnings]
+        return [*found_lines(collection), *said, *refused[:_MOST_ROWS]]
 
 
 def found_lines(collection: Collection) -> list[str]:

@@ -14,6 +14,7 @@ from squeezenext.cli import plural, printable
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError
 from squeezenext.images.jpeg import ImageError
+from squeezenext.network import known
 
 T = TypeVar("T")
 _MAX_FAULTS = 100_000
@@ -152,6 +153,7 @@ class Collection:
     source: tuple[dict, ...]  # the manifest's description of the source files
     watch: Watch  # the state of all files that are read, lists included
     warnings: tuple[str, ...] = ()  # sentences for the manifest and the user
+    notes: tuple[str, ...] = ()  # the same, of what is as it should be
     upright: bool = False  # shards of images that were turned upright
     none: int = 0  # number of photographs of no class, which are left out
 
@@ -182,19 +184,41 @@ def parted(collection: Collection, options: ConvertOptions) -> Collection:
     """
     none = numbers_of_none(collection.classes) if options.none != "a class" else []
     if not none:
-        return collection
+        return _noted(collection, _kept_as_classes(collection, options))
     alone = _of_classes(collection, none)
     if options.none == "alone":
-        return dataclasses.replace(alone, rejected=(), warnings=())
+        return dataclasses.replace(alone, rejected=(), warnings=(), notes=())
+    others = [n for n in range(1, len(collection.classes) + 1) if n not in none]
+    rest = _of_classes(collection, others)
     counts = {name: len(listing.names) for name, listing in alone.splits.items()}
     count, names = sum(counts.values()), [label.synset for label in alone.classes]
-    sentence = (
-        f"The {plural(count, 'photograph')} of {' and '.join(names)} will teach what is unknown, "
-        f"{count - counts.get('train', 0)} of them held out; no class is made of them."
-    )
-    others = [n for n in range(1, len(collection.classes) + 1) if n not in none]
-    warnings = (*collection.warnings, printable(sentence))
-    return dataclasses.replace(_of_classes(collection, others), warnings=warnings, none=count)
+    of_none = f"The {plural(count, 'photograph')} of {' and '.join(names)}"
+    held_out = len(rest.splits["validation"].names) if "validation" in rest.splits else 0
+    if held_out < known.LEAST:
+        sentence = (
+            f"{of_none} will have no effect until {known.LEAST} photographs of the classes are "
+            f"held out, and {held_out} {'is' if held_out == 1 else 'are'}; no class is made of "
+            "them."
+        )
+    else:
+        sentence = (
+            f"{of_none} will teach what is unknown, {count - counts.get('train', 0)} of them held "
+            "out; no class is made of them."
+        )
+    return dataclasses.replace(_noted(rest, [sentence]), none=count)
+
+
+def _kept_as_classes(collection: Collection, options: ConvertOptions) -> list[str]:
+    """Returns a sentence if a class `is_none`, but `options.none` would have left it out."""
+    names = [label.synset for label in collection.classes if is_none(label)]
+    if options.none != "left out" or len(names) != 1:
+        return []
+    return [f"{names[0]} is a class here, since only one class lies beside it."]
+
+
+def _noted(collection: Collection, sentences: Sequence[str]) -> Collection:
+    notes = (*collection.notes, *map(printable, sentences))
+    return dataclasses.replace(collection, notes=notes)
 
 
 def _of_classes(collection: Collection, numbers: list[int]) -> Collection:

@@ -164,6 +164,7 @@ def _document(
         "source": list(collection.source),
         "arguments": options.recorded(),
         **({"orientation": "exif"} if options.upright or collection.upright else {}),
+        **({"notes": list(collection.notes)} if collection.notes else {}),
         **({"none": collection.none} if collection.none else {}),
     }
 

@@ -91,10 +91,19 @@ def read_config(directory: Path) -> Config:
         raise InputError(
             f"{directory} is not a model directory: it has no {CONFIG}. It is "
             f"{kinds.described(directory) if directory.exists() else 'absent'}."
+            f"{meanwhile(directory)}"
         )
     config = config_io.read(path)
     check_bounds(config, str(path))
     return config
+
+
+def meanwhile(directory: Path) -> str:
+    """Returns a sentence that names the model that answers while `adapt` is at work, or ""."""
+    for name in (ASIDE, PREVIEW):
+        if is_one(directory / name):
+            return f" Until it is trained, give --model_dir {directory / name}."
+    return ""
 
 
 def is_one(directory: Path) -> bool:

@@ -174,7 +174,10 @@ def variables(directory: Path, report: Log = log) -> dict[str, np.ndarray]:
     """
     found = checkpoint.newest(directory / model_directory.CHECKPOINTS, report)
     if found is None:
-        raise InputError(f"{directory} holds no checkpoint yet; train it first.")
+        advice = model_directory.meanwhile(directory)
+        raise InputError(
+            f"{directory} holds no checkpoint yet{'.' if advice else '; train it first.'}{advice}"
+        )
     state, meta = found
     final = model_directory.read_json(directory / model_directory.FINAL)
     ended = final.get("step", meta["step"])  # imported weights have no final.json

@@ -24,6 +24,7 @@ import numpy as np
 from squeezenext.network.graph import Graph, Node
 
 NAME = "known"  # of the node, its weights and the output of exported files
+LEAST = 19  # held-out images, below which none of twenty can be refused
 ACCEPTED = 0.95  # share of the held-out images that reach the threshold
 # Share of the mean variance in each channel's: one that is always 0 in training would refuse all
 # images in which it is not. 0.02 and 0.1 differ by less than the interval of what docs/adapt.md

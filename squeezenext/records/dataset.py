@@ -28,7 +28,7 @@ MAX_NUMBER = 1 << 50  # bytes of a shard or examples of a split: a petabyte
 
 _REQUIRED = {"format_version", "classes", "splits", "rgb_mean", "repairs", "rejected"}
 _OPTIONAL = {"source", "arguments", "partial", "duplicates", "omitted", "rgb_mean_examples"}
-_OPTIONAL |= {"warnings", "orientation", "none"}
+_OPTIONAL |= {"warnings", "orientation", "none", "notes"}
 
 
 @dataclasses.dataclass(frozen=True)
