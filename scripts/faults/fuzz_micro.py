@@ -6,16 +6,18 @@ Half of the files get the checksum of their damaged bytes. The runtime must give
 with a right checksum, any answer without a fault; never an answer to a file that it should refuse.
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from absl import flags
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
+from squeezenext import cli as command_line
+from squeezenext.errors import SomeInputsFailed
 from squeezenext.sqz import file as sqz
 from tests import micro
 
@@ -23,7 +25,7 @@ PROGRAM = Path(__file__).parent.parent.parent / "tests" / "c" / "fuzz.c"
 
 
 def fuzz(cases: int, seed: int, folder: Path) -> str:
-    """Returns what the program counted; raises RuntimeError if it found a fault."""
+    """Returns what the program counted; raises SomeInputsFailed if it found a fault."""
     program = micro.build(folder, PROGRAM)
     found = []
     for number, name in enumerate(micro.CONFIGS):
@@ -34,19 +36,22 @@ def fuzz(cases: int, seed: int, folder: Path) -> str:
         call = [str(x) for x in (program, *arguments, 2 * (seed + number) + 1)]
         done = subprocess.run(call, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"{name}: exit code {done.returncode}. {done.stderr[:2000]}")
+            raise SomeInputsFailed(f"{name}: exit code {done.returncode}. {done.stderr[:2000]}")
         found.append(f"{name}: {done.stdout}")
     return "".join(found)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--cases", type=int, default=100_000, help="Number of damaged files.")
-    parser.add_argument("--seed", type=int, default=1, help="Start of the random numbers.")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        print(fuzz(arguments.cases, arguments.seed, Path(folder)), end="")
+def main(argv=None) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_integer("cases", 100_000, "Damaged files.", 1, flag_values=values)
+    flags.DEFINE_integer("seed", 1, "Start of the random numbers.", flag_values=values)
+
+    def command(values, _):
+        with tempfile.TemporaryDirectory() as folder:
+            print(fuzz(values["cases"].value, values["seed"].value, Path(folder)), end="")
+
+    return command_line.run(command, values, __doc__, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

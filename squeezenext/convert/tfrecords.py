@@ -62,7 +62,7 @@ def collect(source: Path) -> Collection:
     skipped = plural(len(others), "file")
     warnings = [f"{skipped} named as no split's shard, as {name}: skipped." for name in others[:1]]
     upright = dataset.holds_upright(source)
-    return Collection((), splits, (), (described,), watch, tuple(warnings), upright)
+    return Collection((), splits, (), (described,), watch, tuple(warnings), upright=upright)
 
 
 def check_links(collection: Collection, output: Path) -> None:
