@@ -83,7 +83,7 @@ def records(directory) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "data",
     [zipped(PHOTOS), zipped(PHOTOS, zipfile.ZIP_STORED), tarred(PHOTOS),
-     gzip.compress(tarred(PHOTOS), mtime=0), bz2.compress(tarred(PHOTOS)), lzma.compress(tarred(PHOTOS)),
+     gzip.compress(tarred(PHOTOS)), bz2.compress(tarred(PHOTOS)), lzma.compress(tarred(PHOTOS)),
      zipped({f"photos/{name}": data for name, data in PHOTOS.items()}),
      zipped({name.replace("/", "\\"): data for name, data in PHOTOS.items()})],
     ids=["zip", "stored", "tar", "tar.gz", "tar.bz2", "tar.xz", "one folder around", "backslashes"],
