@@ -71,7 +71,7 @@ class Course:
         """Returns the epochs of retraining: as many of the planned ones as fit into the time.
 
         Args:
-          deterministic: True for all planned epochs, whatever the time.
+          deterministic: True trains all planned epochs, however long they take.
         """
         left = 60 * self.plan.minutes - (time.monotonic() - self._started)
         seconds = math.inf if deterministic else left

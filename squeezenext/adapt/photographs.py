@@ -43,7 +43,7 @@ def going_on(how: ConvertOptions, model_dir: Path, configuration: str) -> Conver
     """Returns the options with what the model knows that training goes on from, if it is `adapt`'s.
 
     A directory that an earlier release began goes on without. A class of that model stays a class,
-    whatever its name.
+    even if it is called none.
     """
     before, records = model_dir / model_directory.BEFORE, model_dir / model_directory.RECORDS
     start = Path(configuration)

@@ -31,7 +31,7 @@ LEAST_SIDE = 96  # pixels
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What is kept.
+    """What `select` keeps of a finished run.
 
     Attributes:
       share: the share of the first answer's weights: 0, 0.5 or 1.
@@ -87,7 +87,7 @@ def select(model_dir: Path, preview: Path, validation: Split, *, resizable: bool
       model_dir: a finished run that began with `preview` and is not `done`.
       preview: the model directory that `probe.make` made.
       validation: the split.
-      resizable: whether the images may become smaller; a model of the user's keeps its side.
+      resizable: whether the images may become smaller than in training; False keeps their side.
     """
     config, classes = model_directory.read(model_dir)
     final = model_directory.read_json(model_dir / model_directory.FINAL)

@@ -53,7 +53,7 @@ class Compressed:
     retrained: bool = False  # the weights no longer approximate the network's
     # The file holds trained codebooks; else they did not fit the budget, or nothing was trained.
     values_trained: bool = False
-    network: IntegerNetwork | None = None  # of a file of whole numbers
+    network: IntegerNetwork | None = None  # with --integer, what the file holds
 
 
 def search(

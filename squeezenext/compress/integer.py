@@ -25,12 +25,12 @@ _SUM_BITS = 21  # bits of an add's multipliers, so that its sum has at most 31
 
 
 class Calibration:
-    """What the images tell about a network's activations.
+    """The ranges and means of a network's activations on the calibration images.
 
     Attributes:
       graph: the network, without pads.
       images: its preprocessing.
-      scales: of every activation, by node name.
+      scales: the scale of each activation, by node name.
       means: mean of each channel of every activation, by node name; of pixels for the image.
     """
 

@@ -155,7 +155,7 @@ class Collection:
     warnings: tuple[str, ...] = ()  # sentences for the manifest and the user
     notes: tuple[str, ...] = ()  # the same, of what is as it should be
     upright: bool = False  # shards of images that were turned upright
-    none: int = 0  # number of photographs of no class, which are left out
+    none: int = 0  # photographs of no class that were left out, a count
 
 
 def sorted_splits(splits: dict[str, T]) -> dict[str, T]:
@@ -180,7 +180,7 @@ def numbers_of_none(classes: Sequence[labels.Label]) -> list[int]:
 def parted(collection: Collection, options: ConvertOptions) -> Collection:
     """Returns a collection, which has its splits already, as `options.none` says.
 
-    "left out" is without the photographs of `numbers_of_none`, "alone" is these alone.
+    "left out" removes the photographs of `numbers_of_none`; "alone" keeps only these.
     """
     none = numbers_of_none(collection.classes) if options.none != "a class" else []
     if not none:
