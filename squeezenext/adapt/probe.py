@@ -80,7 +80,7 @@ def make(folder: Path, configuration: str, found: Dataset) -> float | None:
     if len(known := np.unique(train.labels)) < 2:
         only = (found.classes or ())[known[0]].text
         raise InputError(
-            f"Only the training photographs of {only} can be read, but a classifier needs two "
+            f"Of the training photographs only those of {only} can be read; a classifier needs two "
             "classes: see the rejected files above."
         )
     adjusted = planning.weighting(found.splits["train"], classes) == "adjusted"
