@@ -216,7 +216,6 @@ def _train(course: Course, model_dir: Path, found: Dataset, seed: int, determini
         seed=seed,
         deterministic=deterministic,
         evaluate_every_epochs=plan.evaluate_every_epochs,
-        brief=True,
     )
     log(
         "Training begins; the first step may take a minute. All figures are in "

@@ -129,9 +129,9 @@ def select(model_dir: Path, preview: Path, validation: Split, *, resizable: bool
 def _squares(config: Config, resizable: bool) -> list[Images]:
     """Returns the largest squares of photographs, at some sides."""
     sides = {side(config.images.size, share) for share in (SIDES if resizable else SIDES[:1])}
-    found = [
+    least = min(LEAST_SIDE, config.images.size)
+    return [
         dataclasses.replace(config.images, size=size, resize=size, progressive=())
         for size in sorted(sides, reverse=True)
-        if size >= min(LEAST_SIDE, config.images.size)
+        if size >= least and size != config.images.resize
     ]
-    return [images for images in found if images.resize != config.images.resize]

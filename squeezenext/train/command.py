@@ -47,7 +47,8 @@ def train(config: Config, options: Options, course: Course | None = None) -> dic
     Args:
       config: a configuration; the number of classes becomes that of the data.
       options: where and how to train.
-      course: chooses the number of epochs anew after each of them; not for several workers.
+      course: chooses the number of epochs anew after each of them; not for several workers. The
+        console then shows progress and warnings alone; train.log has all lines.
 
     Returns:
       The content of final.json: step, epoch, examples_seen, top1, top5, loss, weights_sha256.
@@ -75,7 +76,7 @@ def _train(config: Config, options: Options, signals: StopSignals, course: Cours
         tf_import.import_tensorflow()
         from squeezenext.train import job  # only now: no error above waits for TensorFlow
 
-        log.log_to(None if worker else model_dir / model_directory.LOG, options.brief)
+        log.log_to(None if worker else model_dir / model_directory.LOG, brief=course is not None)
         with watched(model_dir, workers, options.lost_seconds, signals) as watchdog:
             task = task or _task(config, options)
             return job.train(task, options, workers, watchdog, signals, course)
@@ -188,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _define(values)
 
     def command(values: flags.FlagValues, _: list[str]) -> None:
-        named = {field.name for field in dataclasses.fields(Options)} - {"brief"}  # adapt's alone
+        named = {field.name for field in dataclasses.fields(Options)}
         options = Options(**{name: values[name].value for name in named})
         train(_configured(values), options)
 

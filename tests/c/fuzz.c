@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "content.h"
 #include "squeezenext.h"
 
 static uint32_t state;
@@ -18,24 +19,6 @@ static uint32_t number(uint32_t below)
     state ^= state >> 17;
     state ^= state << 5;
     return state % below;
-}
-
-static uint8_t *content(const char *name, size_t *bytes)
-{
-    FILE *file = fopen(name, "rb");
-    uint8_t *data;
-
-    if (file == NULL || fseek(file, 0, SEEK_END) != 0) {
-        exit(100);
-    }
-    *bytes = (size_t)ftell(file);
-    rewind(file);
-    data = malloc(*bytes);
-    if (data == NULL || fread(data, 1, *bytes, file) != *bytes) {
-        exit(100);
-    }
-    fclose(file);
-    return data;
 }
 
 static void seal(uint8_t *data, size_t bytes)

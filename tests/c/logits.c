@@ -7,25 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "content.h"
 #include "squeezenext.h"
-
-static uint8_t *content(const char *name, size_t *bytes)
-{
-    FILE *file = fopen(name, "rb");
-    uint8_t *data;
-
-    if (file == NULL || fseek(file, 0, SEEK_END) != 0) {
-        exit(100);
-    }
-    *bytes = (size_t)ftell(file);
-    rewind(file);
-    data = malloc(*bytes + (*bytes == 0));
-    if (data == NULL || fread(data, 1, *bytes, file) != *bytes) {
-        exit(100);
-    }
-    fclose(file);
-    return data;
-}
 
 int main(int count, char **names)
 {
