@@ -54,10 +54,11 @@ class Selection:
             what = first if self.share == 1 else mean
             found.append(f"{what} is better on the validation images, and is kept.")
         if self.side:
-            better = f"top-1 of the validation images {self.top1:.4f} instead of "
-            better += f"{self.top1_before:.4f}"
-            if self.top1 == self.top1_before:
-                better = "the loss of the validation images is lower"
+            better = (
+                f"top-1 of the validation images {self.top1:.4f} instead of {self.top1_before:.4f}"
+                if self.top1 != self.top1_before
+                else "the loss of the validation images is lower"
+            )
             found.append(
                 "The network is given the largest square in the middle of each photograph, reduced "
                 f"to {self.side} pixels: {better}."

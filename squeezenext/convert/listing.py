@@ -153,7 +153,7 @@ class Collection:
     source: tuple[dict, ...]  # the manifest's description of the source files
     watch: Watch  # the state of all files that are read, lists included
     warnings: tuple[str, ...] = ()  # sentences for the manifest and the user
-    notes: tuple[str, ...] = ()  # the same, of what is as it should be
+    notes: tuple[str, ...] = ()  # sentences that report, and warn of nothing
     upright: bool = False  # shards of images that were turned upright
     none: int = 0  # photographs of no class that were left out, a count
 
