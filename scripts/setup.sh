@@ -70,7 +70,7 @@ squeezenext_install() {
     requirements-dev.txt) lock=requirements-dev.lock ;;
     *) others+=(-r "$repository/$extra") ;;
   esac
-  [[ -n $(squeezenext_gpu) ]] && others+=("tensorflow[and-cuda]>=2.21,<2.22")
+  [[ -n $(squeezenext_gpu) ]] && others+=(-r "$repository/requirements-cuda.txt")
   echo "Installing $repository/$lock (some minutes, without output) ..." >&2
   local pip=("$PYTHON" -m pip install --quiet --disable-pip-version-check)
   "${pip[@]}" --require-hashes -r "$repository/$lock" || return

@@ -9,6 +9,7 @@ import collections
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from absl import flags
 
 from squeezenext import tf_import
 from squeezenext.arguments import is_url, refuse_remote
-from squeezenext.errors import EXIT_CODES, InputError, interrupts, missing_package
+from squeezenext.errors import EXIT_CODES, InputError, installed, interrupts, missing_package
 from squeezenext.files import is_leftover
 
 Log = Callable[[str], None]  # receives sentences about progress; commands pass `log`
@@ -69,6 +70,8 @@ def run(
         text = str(error).rstrip()
         return _fail(f"{text}{'' if text.endswith(('.', '?')) else '.'} Try --help.", 2)
     if values["help"].value:
+        if argv[0].startswith("squeezenext "):  # a command of the program, see __main__.py
+            usage = re.sub(r"python (-m [\w.]+|predict\.py)", argv[0], usage)
         return _guarded(lambda: print(f"{usage.strip()}\n\n{values.get_help().strip()}"), False)
     tf_import.settle(values["debug"].value)
 
@@ -278,12 +281,8 @@ def size_text(size: int) -> str:
 
 
 def module_command(module: str) -> str:
-    """Returns the command that runs a module of ours where this program is.
-
-    The room `datasets` lies beside the package in the repository, and in it where it is installed.
-    """
-    installed = (Path(__file__).parent / "datasets").is_dir()
-    return f"python -m {'squeezenext.' if installed else ''}{module}"
+    """Returns the command that runs a module of `datasets` where this program is."""
+    return f"python -m {'squeezenext.' if installed() else ''}{module}"
 
 
 def counted(counts: collections.Counter[str]) -> str:

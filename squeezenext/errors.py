@@ -1,8 +1,10 @@
 """Faults outside the program, and their exit codes."""
 
+import contextlib
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 Hook = Callable[[type[BaseException], BaseException, TracebackType | None], object]
@@ -31,17 +33,45 @@ class RunAgain(RuntimeError):
 EXIT_CODES = {SomeInputsFailed: 1, NotFinite: 1, NotKept: 1, InputError: 2, RunAgain: 75}
 
 
-def missing_package(error: BaseException) -> str:
+def missing_package(error: BaseException, extra: str = "train") -> str:
     """Returns a sentence about a package that is not installed, "" for any other error."""
     named = error.name if isinstance(error, ModuleNotFoundError) else None
     name = (named or "").partition(".")[0]
     if name in ("", "squeezenext", "configs", "datasets"):
         return ""
-    return (
-        f"The Python package {name} is not installed in this environment; enter the one that has "
-        "it (source .venv/bin/activate), or run in the repository's folder: "
-        f"{sys.executable} -m pip install -r requirements.txt -c constraints.txt"
-    )
+    return f"The Python package {name} is not installed in this environment; {install(extra)}"
+
+
+def install(extra: str) -> str:
+    """Returns how to install an extra of the package, such as "train", by a line to type.
+
+    Double quotes mean the same to the shells of Linux, macOS and Windows.
+    """
+    if installed():
+        return f'type: {sys.executable} -m pip install "squeezenext[{extra}]"'
+    file = "" if extra == "train" else f" requirements-{extra}.txt"
+    return f"type in the repository's folder: bash scripts/setup.sh{file}"
+
+
+def installed() -> bool:
+    """Returns whether this is the installed package, whose `datasets` lies in it, or a clone."""
+    return os.path.isdir(os.path.join(os.path.dirname(__file__), "datasets"))
+
+
+@contextlib.contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Says which extra to install if an import in the block fails.
+
+        with needs("onnx"):
+            import onnx
+
+    Raises:
+      InputError: a package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(missing_package(error, extra) or str(error)) from error
 
 
 def interrupts(error: BaseException | None) -> bool:
@@ -80,6 +110,6 @@ def _is_command(trace: TracebackType | None) -> bool:
     program = os.path.realpath(trace.tb_frame.f_code.co_filename if trace else "")
     home = os.path.dirname(os.path.realpath(__file__))
     ours = [os.path.join(os.path.dirname(home), name) for name in ("predict.py", "datasets")]
-    return os.path.basename(program).startswith("squeezenext-") or any(
+    return re.match("squeezenext(-|$)", os.path.basename(program)) is not None or any(
         program == place or program.startswith(place + os.sep) for place in (home, *ours)
     )

@@ -64,7 +64,7 @@ def test_a_shard_that_is_written_twice_is_the_same(photos, tmp_path):
 
 def test_without_beam_it_says_so(photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    with pytest.raises(InputError, match="pip install -r requirements-beam.txt"):
+    with pytest.raises(InputError, match="setup.sh requirements-beam.txt"):
         convert(photos, tmp_path / "out", **OPTIONS, runner="beam")
 
 

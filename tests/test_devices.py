@@ -171,7 +171,7 @@ def test_a_gpu_that_tensorflow_does_not_see_is_said_once(sign, monkeypatch):
     for _ in range(2):
         devices.strategy(1)
     assert len(said) == 1 and "TensorFlow sees no GPU, so the CPU computes" in said[0]
-    assert "pip install '.[cuda]'" in said[0]
+    assert "bash scripts/setup.sh requirements-cuda.txt" in said[0]
     devices._warn_that_no_gpu_is_seen.cache_clear()
     for hidden in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)

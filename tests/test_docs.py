@@ -28,6 +28,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from squeezenext.__main__ import COMMANDS
 from squeezenext.compress import allocation, making
 from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
@@ -100,7 +101,6 @@ SCRIPTS = {  # what the shell scripts hand their arguments to
     "datasets/process_downloaded_imagenet.sh": "datasets.convert",
     "predict.py": "squeezenext.predict",
 }
-INSTALLED = {"predicting/bin/squeezenext-predict": "squeezenext.predict"}
 FOREIGN = {
     "base64",
     "docker",
@@ -252,8 +252,8 @@ def _smaller(line: Line) -> str:
 def own(words: list[str]) -> tuple[str, list[str]] | None:
     """(what main takes the flags, its words) of a command of ours; None for another program's."""
     program, *rest = words
-    if program in INSTALLED:
-        return INSTALLED[program], rest
+    if Path(program).name == "squeezenext":
+        return COMMANDS[rest[0]][0], rest[1:]
     if program in ("bash", "python"):
         if rest[0] == "-m":
             return rest[1], rest[2:]

@@ -1,16 +1,19 @@
 """What `pip install .` puts where: everything under the one package."""
 
 import ast
+import email
 import importlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests import imagenet_archives
 from tests.conftest import REPOSITORY
@@ -18,16 +21,25 @@ from tests.conftest import REPOSITORY
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel, built from a copy by the installed setuptools, without a network."""
+    """The wheel, built of the sdist of a copy by the installed setuptools, without a network."""
     copy = tmp_path_factory.mktemp("copy")
     for name in ("squeezenext", "configs", "datasets"):
         shutil.copytree(REPOSITORY / name, copy / name,
                         ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
-    for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
-        shutil.copy(REPOSITORY / name, copy)
-    code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", code, copy], cwd=copy, check=True, capture_output=True,
-                   timeout=120)  # fmt: skip
+    for path in (REPOSITORY / "pyproject.toml", REPOSITORY / "README.md", REPOSITORY / "LICENSE",
+                 *REPOSITORY.glob("requirements*.txt")):  # fmt: skip
+        shutil.copy(path, copy)
+    code = "import sys; from setuptools import build_meta as m; m.build_{}(sys.argv[1])"
+
+    def build(kind, source):
+        subprocess.run([sys.executable, "-c", code.format(kind), copy], cwd=source, check=True,
+                       capture_output=True, timeout=120)  # fmt: skip
+
+    build("sdist", copy)
+    (sdist,) = copy.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(copy / "sdist", filter="data")
+    build("wheel", copy / "sdist" / sdist.name.removesuffix(".tar.gz"))
     (path,) = copy.glob("*.whl")
     return path
 
@@ -37,11 +49,37 @@ def test_nothing_lands_beside_the_package(wheel):
         names = archive.namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"squeezenext"}
-    for wanted in ("configs/squeezenet_v1_1.py", "datasets/convert.py", "imagenet_classes.txt",
-                   "convert/imagenet_2012_validation_synsets.txt"):  # fmt: skip
-        assert f"squeezenext/{wanted}" in names
-    ours = {path.name for path in (REPOSITORY / "squeezenext").iterdir() if path.is_file()}
-    assert {f"squeezenext/{name}" for name in ours} <= set(names)
+    ours = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "squeezenext").rglob("*")
+            if path.is_file() and path.suffix != ".pyc"}  # fmt: skip
+    for folder in ("configs", "datasets"):
+        ours |= {f"squeezenext/{folder}/{path.name}" for path in (REPOSITORY / folder).glob("*.py")}
+    assert set(map(str, ours)) <= set(names)
+
+
+def test_the_package_is_light_and_its_extras_are_the_requirements_files(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+        scripts = archive.read(name.replace("METADATA", "entry_points.txt")).decode()
+    assert "squeezenext = squeezenext.__main__:main\n" in scripts
+    extras = metadata.get_all("Provides-Extra")
+    files = {path.stem.removeprefix("requirements-"): path.name
+             for path in REPOSITORY.glob("requirements-*.txt")}  # fmt: skip
+    assert set(extras) == files.keys() - {"predict", "dev"}
+    needed = metadata.get_all("Requires-Dist")
+    assert parsed(x for x in needed if "extra ==" not in x) == parsed(
+        requirements("requirements-predict.txt")
+    )
+    for extra in extras:
+        wanted = requirements(files[extra])
+        if extra == "cuda":
+            wanted |= requirements("requirements-train.txt")
+        assert parsed(x for x in needed if f'extra == "{extra}"' in x) == parsed(wanted), extra
+
+
+def parsed(lines):
+    """Requirements without their markers, which the metadata joins with that of the extra."""
+    return {Requirement(line.partition(";")[0]) for line in lines}
 
 
 def test_the_installed_package_works_without_the_repository(wheel, tmp_path):
@@ -70,9 +108,10 @@ print(len(config_io.configuration_names()), folder)
 
 
 def requirements(name: str) -> set[str]:
-    """The lines of a requirements file that name a distribution."""
+    """The lines of a requirements file, and of those that it names, that name a distribution."""
     lines = (REPOSITORY / name).read_text().splitlines()
-    return {line for line in lines if line and not line.startswith("#")}
+    more = [requirements(line.split()[1]) for line in lines if line.startswith("-r ")]
+    return {line for line in lines if line[:1].isalpha()}.union(*more)
 
 
 ALONE = """
@@ -98,8 +137,8 @@ absent = {top for top, names in named.items() if not wanted & {canonical(x) for 
 absent.remove("squeezenext")
 assert {"tensorflow", "keras", "scipy"} <= absent and "numpy" not in absent
 sys.meta_path.insert(0, Absent())
-from squeezenext import predict
-sys.exit(predict.main(sys.argv))
+from squeezenext.__main__ import main
+sys.exit(main())
 """
 
 
@@ -114,12 +153,21 @@ def test_prediction_needs_what_its_requirements_name(wheel, shared, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"),
                                 "SQUEEZENEXT_WEIGHTS": str(shared / "weights"),
                                 "XDG_CACHE_HOME": str(tmp_path / "cache")}  # fmt: skip
-    arguments = ["0.png", "1.png", "--model_dir=squeezenet_v1_1", "--features=x.npy", "--explain=x"]
-    result = subprocess.run([sys.executable, "-c", ALONE, *arguments], cwd=tmp_path,
-                            env=environment, input="\n".join(named), capture_output=True,
-                            text=True, timeout=120)  # fmt: skip
+    (tmp_path / "squeezenext").write_text(ALONE)  # stands for the entry point
+
+    def run(*arguments):
+        return subprocess.run([sys.executable, "squeezenext", *arguments], cwd=tmp_path,
+                              env=environment, input="\n".join(named), capture_output=True,
+                              text=True, timeout=120)  # fmt: skip
+
+    arguments = "0.png 1.png --model_dir=squeezenet_v1_1 --features=x.npy --explain=x".split()
+    result = run("predict", *arguments)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("%") == 10 and len(list((tmp_path / "x").iterdir())) == 2
+    result = run("adapt", "photos")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "is not installed" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert result.stderr.endswith(f'type: {sys.executable} -m pip install "squeezenext[train]"\n')
 
 
 @pytest.mark.parametrize("folder", ["plain", "a space, a 'quote' and \"two\"", "$HOME `x` *"])
@@ -150,7 +198,7 @@ def test_setup_makes_no_environment_anew_and_says_how_to_enter_it(tmp_path, fold
 
 
 def test_the_locks_hold_every_requirement_with_hashes():
-    constraints = dict(line.split("==") for line in _lines("constraints.txt"))
+    constraints = dict(line.split("==") for line in requirements("constraints.txt"))
     for lock, wanted in {
         "requirements.lock": ("requirements.txt", "requirements-heic.txt"),
         "requirements-dev.lock": ("requirements.txt", "requirements-dev.txt"),
@@ -158,28 +206,19 @@ def test_the_locks_hold_every_requirement_with_hashes():
         text = (REPOSITORY / lock).read_text()
         packages = re.findall(r"^([\w.-]+)==(\S+)[^\n]*\\\n    --hash=sha256:", text, re.MULTILINE)
         assert len(packages) == len(re.findall(r"^\w", text, re.MULTILINE)), "one lacks its hashes"
-        names = {re.split(r"[<>=]", line)[0] for file in wanted for line in _lines(file)}
+        names = {re.split(r"[<>=\[]", line)[0] for file in wanted for line in requirements(file)}
         assert names <= {name for name, _ in packages}
         for name, version in packages:
             assert constraints.get(name, version) == version
 
 
-def _lines(file):
-    """The packages of a requirements file."""
-    text = (REPOSITORY / file).read_text()
-    return [line for line in text.splitlines() if line[:1].isalpha()]
-
-
-def test_the_extra_for_gpus_has_the_tensorflow_of_the_requirements():
+def test_no_range_of_versions_stands_twice():
+    lines = [line for path in REPOSITORY.glob("requirements*.txt")
+             for line in path.read_text().splitlines() if line[:1].isalpha()]  # fmt: skip
+    ranged = [re.split(r"[<>=]", line)[0] for line in lines if re.search("[<>=]", line)]
+    assert len(ranged) == len(set(ranged))
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    (extra,) = project["optional-dependencies"]["cuda"]
-    assert extra.replace("[and-cuda]", "") in requirements("requirements.txt")
-    assert extra in (REPOSITORY / "scripts" / "setup.sh").read_text()
-
-
-def test_the_extra_for_heic_is_what_setup_brings():
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    assert set(project["optional-dependencies"]["heic"]) == requirements("requirements-heic.txt")
+    assert {"dependencies", "optional-dependencies"} <= set(project["dynamic"])
 
 
 @pytest.mark.parametrize("name", ["mine", "a:b"])
@@ -196,9 +235,8 @@ def test_setup_removes_nothing_that_it_did_not_make(tmp_path, name):
 
 def test_every_command_exists():
     scripts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
-    for name, place in scripts.items():
+    for place in scripts.values():
         module, function = place.split(":")
-        assert name.startswith("squeezenext-")
         assert callable(getattr(importlib.import_module(module), function))
 
 

@@ -65,7 +65,7 @@ def test_another_network_and_damage_are_refused():
 
 def test_without_onnx_the_requirements_are_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
-    with pytest.raises(InputError, match=r"requirements-onnx\.txt"):
+    with pytest.raises(InputError, match=r"setup\.sh requirements-onnx\.txt"):
         read(b"\x08\x08\x12\x01a", SQUEEZENET)
 
 

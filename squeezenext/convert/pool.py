@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
 from typing import TypeVar
 
-from squeezenext.errors import InputError, RunAgain
+from squeezenext.errors import RunAgain, needs
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -170,14 +170,9 @@ def run_in_beam(
       InputError: Beam is not installed, or an option is wrong.
       RunAgain: the pipeline failed; finished shards stay.
     """
-    try:
+    with needs("beam"):
         import apache_beam
         from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError as error:
-        raise InputError(
-            "--runner beam needs Apache Beam; install it with "
-            "pip install -r requirements-beam.txt -c constraints.txt."
-        ) from error
     try:
         pipeline = apache_beam.Pipeline(options=PipelineOptions(list(options)))
         with _cancelled(pipeline), pipeline:

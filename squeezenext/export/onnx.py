@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext.errors import InputError
+from squeezenext.errors import needs
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.export.litert import describe
 from squeezenext.litert import int8
@@ -98,14 +98,9 @@ def _pads_merged(graph: Graph) -> Graph:
 
 
 def _onnx():
-    try:
+    with needs("onnx"):
         import onnx
         import onnxruntime  # noqa: F401  (checks the file)
-    except ImportError as error:
-        raise InputError(
-            "--format onnx needs the packages onnx and onnxruntime: "
-            "bash scripts/setup.sh requirements-onnx.txt."
-        ) from error
     return onnx
 
 

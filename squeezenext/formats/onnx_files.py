@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from squeezenext.config import Config
-from squeezenext.errors import InputError
+from squeezenext.errors import InputError, needs
 from squeezenext.formats import variables
 from squeezenext.network import graph
 
@@ -33,12 +33,8 @@ def decode(data: bytes, config: Config, source: str) -> dict[str, np.ndarray]:
     Raises:
       InputError: the file is damaged or of another network, or onnx is not installed.
     """
-    try:
+    with needs("onnx"):
         import onnx
-    except ImportError as error:
-        raise InputError(
-            "ONNX files are read with onnx: pip install -r requirements-onnx.txt."
-        ) from error
     from google.protobuf.message import DecodeError
 
     damages = (DecodeError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError)

@@ -15,7 +15,7 @@ import numpy as np
 from squeezenext.cli import plural
 from squeezenext.config import Config
 from squeezenext.config.network import SqueezeNet, SqueezeNext
-from squeezenext.errors import InputError
+from squeezenext.errors import InputError, needs
 from squeezenext.formats import pytorch_files, variables
 from squeezenext.formats.pytorch_files import Tensor
 
@@ -250,10 +250,6 @@ def encode(arrays: Mapping[str, np.ndarray], config: Config, layout: str) -> byt
 
 
 def _torch():
-    try:
+    with needs("torch"):
         import torch
-    except ImportError as error:
-        raise InputError(
-            "PyTorch's files are written with PyTorch: pip install -r requirements-torch.txt."
-        ) from error
     return torch

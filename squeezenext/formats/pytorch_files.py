@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from squeezenext.errors import InputError
+from squeezenext.errors import InputError, install
 from squeezenext.formats import kinds, pickles
 from squeezenext.formats.pickles import Storage, Tensor, Unknown
 
@@ -169,9 +169,7 @@ _PATIENCE = 120  # seconds of any time, on a machine that is busy
 def _hdf5(data: bytes) -> TorchFile:
     """Opens a file of HDF5 in another process: damaged ones can hang or kill its library."""
     if importlib.util.find_spec("h5py") is None:
-        raise InputError(
-            "HDF5 files are read with h5py, which TensorFlow brings: pip install h5py."
-        )
+        raise InputError(f"HDF5 files are read with h5py; {install('train')}")
     code = f"import {__name__} as files; files.hdf5_to_npz()"
     # Nothing is imported from the current folder, which may be where the file was downloaded to.
     paths = [x for x in sys.path if os.path.isabs(x) and x != os.getcwd()]

@@ -11,7 +11,7 @@ import tensorflow as tf
 from squeezenext import tf_import
 from squeezenext.cli import plural
 from squeezenext.config import Config
-from squeezenext.errors import InputError
+from squeezenext.errors import InputError, install
 from squeezenext.network.convolutions import bfloat16_sum, sums_bfloat16
 from squeezenext.records.batches import Share
 from squeezenext.train.cluster import Cluster
@@ -52,8 +52,8 @@ def strategy(devices: int = 0, cluster: Cluster | None = None) -> tf.distribute.
 def _warn_that_no_gpu_is_seen() -> None:
     LOG.warning(
         "A GPU's driver is on this machine, but TensorFlow sees no GPU, so the CPU computes. "
-        "`pip install '.[cuda]'` in the repository's folder brings NVIDIA's libraries; "
-        "CUDA_VISIBLE_DEVICES=-1 says that the CPU is meant."
+        f"If NVIDIA's libraries are missing, {install('cuda')}; CUDA_VISIBLE_DEVICES=-1 says that "
+        "the CPU is meant."
     )
 
 

@@ -1,0 +1,67 @@
+"""The program `squeezenext`: its table of commands, and what it answers by itself."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import squeezenext
+from squeezenext.__main__ import COMMANDS, main
+from tests.conftest import REPOSITORY
+
+
+def answer(monkeypatch, capsys, *arguments):
+    """Exit code, standard output and standard error of `squeezenext ARGUMENTS`."""
+    monkeypatch.setattr(sys, "argv", ["squeezenext", *arguments])
+    return main(), *capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_says_how_it_is_called_by_this_name(name, monkeypatch, capsys):
+    module, does = COMMANDS[name]
+    code, text, _ = answer(monkeypatch, capsys, name, "--help")
+    assert code == 0 and f"squeezenext {name}" in text and "python" not in text.split("\n\n")[1]
+    assert callable(importlib.import_module(module).main)
+    assert does[0].islower() and len(does) < 60 and not does.endswith(".")
+
+
+def test_help_lists_the_commands(monkeypatch, capsys):
+    for arguments in (), ("--help",), ("-h",):
+        code, text, _ = answer(monkeypatch, capsys, *arguments)
+        assert code == 0 and all(f"\n  {name} " in text for name in COMMANDS)
+
+
+def test_the_version(monkeypatch, capsys):
+    said = answer(monkeypatch, capsys, "--version")
+    assert said == (0, f"squeezenext {squeezenext.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("trian", "did you mean train? "), ("--gpu", ""), ("", "")]
+)
+def test_a_wrong_command_is_told_the_nearest(name, said, monkeypatch, capsys):
+    code, _, error = answer(monkeypatch, capsys, name)
+    lists = "squeezenext --help lists them all."
+    assert (code, error) == (2, f"error: There is no command {name!r}; {said}{lists}\n")
+
+
+def test_only_the_chosen_command_is_imported():
+    code = """
+import sys
+from squeezenext.__main__ import main
+sys.argv = ["squeezenext", *sys.argv[1:]]
+assert main() == 0
+print(*(name for name in sys.modules if name.startswith("squeezenext.")))
+"""
+
+    def imported(*arguments):
+        text = subprocess.check_output([sys.executable, "-c", code, *arguments], cwd=REPOSITORY,
+                                       text=True, timeout=60)  # fmt: skip
+        return set(text.splitlines()[-1].split())
+
+    few = imported("--help")
+    assert not few & {module for module, _ in COMMANDS.values()} and len(few) < 10
+    assert {"squeezenext.stats"} == imported("stats", "--help") & {
+        module for module, _ in COMMANDS.values()
+    }
