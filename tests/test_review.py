@@ -259,8 +259,8 @@ def test_a_new_folder_of_none_is_no_new_class(photos, tmp_path):
     _, before = model_of(photos, tmp_path / "first")
     (photos / "none").mkdir()
     (photos / "none/1.jpg").write_bytes(tiny.jpeg(77, 1))
-    assert "1 new class: none" in go_on(photos, before).warnings[-1]
-    assert "0 new classes. " in go_on(photos, before, none="left out").warnings[-1]
+    assert "1 new class: none" in go_on(photos, before).notes[-1]
+    assert "new class" not in go_on(photos, before, none="left out").notes[-1]
 
 
 def go_on(photos, before, **options):
@@ -292,10 +292,11 @@ def test_no_photograph_that_was_held_out_comes_into_training(photos, tmp_path, s
     parts = names(collection)
     assert parts["validation"] & old == held and parts["train"] & old == old - held
     assert len(parts["validation"]) == 10  # a fifth of the 20 + 20 + 10
-    assert collection.warnings[-1] == (
-        "Since the model was made: 30 photographs added, 0 removed, 0 moved to another class, "
-        "1 new class: c. 4 photographs stay held out."
+    assert collection.notes[-1] == (
+        "Since the model was made: 30 photographs added, 1 new class: c. "
+        "4 photographs stay held out."
     )
+    assert not collection.warnings
 
 
 def go_on_without(photos, seed):
@@ -314,7 +315,7 @@ def test_a_photograph_with_a_mended_label_stays_in_its_split(photos, tmp_path):
     parts = names(collection)
     assert one.replace("a/", "b/") in parts["validation"]
     assert other.replace("b/", "a/") in parts["train"]
-    assert "0 photographs added, 1 removed, 2 moved" in collection.warnings[-1]
+    assert "made: 1 removed, 2 moved to another class. " in collection.notes[-1]
 
 
 def names_of(photos):

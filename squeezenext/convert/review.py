@@ -131,10 +131,10 @@ def split(collection: Collection, options: ConvertOptions) -> Collection:
         collection, groups = _obeyed(collection, files.expanded(options.apply))
     if "train" not in collection.splits:
         return collection
-    warnings = collection.warnings
     if options.before and "validation" not in collection.splits:
         sides, sentence = _since(collection, _read_before(Path(options.before)), options)
-        warnings = (*warnings, sentence)
+        collection = dataclasses.replace(collection, notes=(*collection.notes, sentence))
+    warnings = collection.warnings
     try:
         splits = _divided(collection, options, groups, sides)
     except InputError:
@@ -307,10 +307,15 @@ def _since(
     none = numbers_of_none(collection.classes) if options.none != "a class" else []
     others = {classes[number - 1] for number in none}
     more = sorted(set(classes) - {label for _, label in before.values()} - others)
+    added, removed = int((sides == 0).sum()), len(before.keys() - set(known))
+    changes = [
+        f"{plural(added, 'photograph')} added" * bool(added),
+        f"{removed:,} removed" * bool(removed),
+        f"{mended:,} moved to another class" * bool(mended),
+        f"{plural(len(more), 'new class')}: {', '.join(more[:10])}" * bool(more),
+    ]
     return sides, printable(
-        f"Since the model was made: {plural(int((sides == 0).sum()), 'photograph')} added, "
-        f"{len(before.keys() - set(known))} removed, {mended} moved to another class, "
-        f"{plural(len(more), 'new class')}{': ' * bool(more)}{', '.join(more[:10])}. "
+        f"Since the model was made: {', '.join(filter(None, changes)) or 'nothing has changed'}. "
         f"{plural(int((sides == 1).sum()), 'photograph stays', 'photographs stay')} held out."
     )
 
