@@ -40,6 +40,7 @@ def run(
     positional: bool = False,
     resumes: bool = False,
     prints: bool = False,
+    streams: Sequence[str] = (),
 ) -> int:
     """Parses `argv`, runs `command(values, arguments)` and returns the exit code.
 
@@ -52,6 +53,7 @@ def run(
       positional: allow positional arguments.
       resumes: the command, interrupted and given again, goes on.
       prints: standard output is what the command is for, so it must not be closed.
+      streams: names of flags that take the address of a stream, such as rtsp://...
 
     Returns:
       0: done; 1: some inputs failed, or an internal fault; 2: wrong usage; 75: run again.
@@ -76,7 +78,7 @@ def run(
     tf_import.settle(values["debug"].value)
 
     def checked() -> None:
-        _check(values, arguments, required, positional)
+        _check(values, arguments, required, positional, streams)
         if closed and prints:
             raise InputError("Standard output is closed; to print nothing, give >/dev/null.")
         command(values, arguments)
@@ -98,7 +100,11 @@ def interrupt(number: int, frame: object) -> None:
 
 
 def _check(
-    values: flags.FlagValues, arguments: list[str], required: Sequence[str], positional: bool
+    values: flags.FlagValues,
+    arguments: list[str],
+    required: Sequence[str],
+    positional: bool,
+    streams: Sequence[str],
 ) -> None:
     if arguments and not positional:
         raise InputError(f"Unexpected argument {arguments[0]!r}; flags begin with --.")
@@ -108,7 +114,7 @@ def _check(
     if empty := [*empty, *("An argument" for argument in arguments if not argument)]:
         raise InputError(f"{empty[0]} is empty; is a variable of the shell not set?")
     for name in values:
-        if isinstance(values[name].value, str):
+        if isinstance(values[name].value, str) and name not in streams:
             refuse_remote(f"--{name}", values[name].value)
     for argument in arguments:
         if not is_url(argument):

@@ -1,9 +1,9 @@
 """README.md and docs/ are followed literally: every command and Python example, on tiny real data.
 
 The blocks of a document are run line by line, in its order, in a folder where the names that they
-use (PHOTOS, photo.jpg, imagenet) are real files. What makes a command smaller than a reader's is
-in `SMALLER` and `_hurry`; what is not run at all is in `NOT_RUN`, with the reason, and is still
-checked for its flags. Commands run in this process; shell scripts as they are.
+use (PHOTOS, photo.jpg, film.avi, imagenet) are real files. What makes a command smaller than a
+reader's is in `SMALLER` and `_hurry`; what is not run at all is in `NOT_RUN`, with the reason, and
+is still checked for its flags. Commands run in this process; shell scripts as they are.
 """
 
 import base64
@@ -69,6 +69,9 @@ NOT_RUN = {  # how a command begins: why no test runs it
     "pip install": "needs the network",
     "python3 -m venv": "is for `pip`, in the line below",
     "predicting/bin/pip": "needs the network; tests/test_install.py has what it installs",
+    "python predict.py --camera": "needs a camera; tests/test_live.py has a stream",
+    "python predict.py --video rtsp": "needs a camera of the network; the same",
+    "python predict.py --watch": "goes on until Ctrl-C, which tests/test_live.py sends",
     "docker run": "needs docker and the network",
     "base64": "asks the server of `docker run`; here a test has one of its own",
     "python predict.py https://": "needs the network; tests/test_fetch.py has a server of its own",
@@ -133,6 +136,7 @@ def _runtime_of_the_page() -> bool:
 NEEDED = {  # what a command asks for beyond requirements.txt: whether it is here, and its name;
     # asked inside tests alone, since it may take to the network
     "--format web": (_runtime_of_the_page, "npm's registry, or its packages in SQUEEZENEXT_NPM"),
+    "--video": (lambda: bool(importlib.util.find_spec("cv2")), "opencv-python-headless"),
     "--format onnx": (lambda: bool(importlib.util.find_spec("onnxruntime")), "onnxruntime"),
 }
 
@@ -292,10 +296,23 @@ def photographs(shared, tmp_path_factory) -> Reader:
                 image.rotate(4 * number).convert("RGB").save(inside / f"{number}.jpg")
         shutil.copy(source, folder / "photos" / "more" / f"{place}.jpg")
     shutil.copy(sources[0], folder / "photo.jpg")
+    if NEEDED["--video"][0]():
+        _film(folder / "film.avi", folder / "photo.jpg")
     (folder / "docs").symlink_to(REPOSITORY / "docs")
     for path in folder.glob("n*"):
         shutil.rmtree(path)
     return Reader(folder, _environment(shared, tmp_path_factory))
+
+
+def _film(path: Path, photograph: Path) -> None:
+    """A film of two seconds."""
+    import cv2
+
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (320, 240))
+    frame = cv2.resize(cv2.imread(str(photograph)), (320, 240))
+    for _ in range(50):
+        writer.write(frame)
+    writer.release()
 
 
 def _environment(shared, tmp_path_factory) -> dict[str, str]:
@@ -395,9 +412,9 @@ def test_ship(adapted):
     _tell(left)
 
 
-@pytest.mark.parametrize("document", ["doctor.md", "predict.md", "export.md", "compression.md",
-                                      "micro.md", "weights.md", "training.md", "data.md",
-                                      "clusters.md"])  # fmt: skip
+@pytest.mark.parametrize("document", ["doctor.md", "predict.md", "camera.md", "export.md",
+                                      "compression.md", "micro.md", "weights.md", "training.md",
+                                      "data.md", "clusters.md"])  # fmt: skip
 def test_each_document(adapted, document):
     _tell(adapted.follow(document))
 

@@ -5,8 +5,15 @@
 PATH is an image, a folder of images, a pattern in quotes, a URL (with --allow_url), or - for an
 image on standard input. NAME is a published model, such as squeezenet_v1_0. A bad file does not
 stop the others; the exit code is then 1.
+
+    python predict.py --camera 0 --model_dir MODEL [--every 1] [--smoothing 0.5]
+    python predict.py --video FILE|rtsp://... --model_dir MODEL
+    python predict.py --watch FOLDER --model_dir MODEL    names each image that comes into FOLDER
+
+Cameras, streams and folders go on until Ctrl-C.
 """
 
+import contextlib
 import csv
 import itertools
 import json
@@ -22,7 +29,7 @@ from squeezenext import files
 from squeezenext.arguments import checked
 from squeezenext.cli import check_file, check_folder, csv_cell, log, plural, run, say
 from squeezenext.errors import InputError, SomeInputsFailed
-from squeezenext.predict import sources
+from squeezenext.predict import live, sources
 from squeezenext.predict.predictor import Answer, Prediction, Predictor, View
 
 _MAP = "Heat map by squeezenext"  # comment of each JPEG of --explain
@@ -38,7 +45,7 @@ def print_text(answers: Iterable[Answer]) -> int:
             log(f"error: {answer.error}")
             failed += 1
             continue
-        say(answer.path)
+        say(answer.path + _place(answer))
         if answer.known is not None and answer.known < THRESHOLD:
             like = f", most like {_class(answer.predictions[0])}" if answer.predictions else ""
             say(f"  unknown{like} (known {answer.known:.2f}, threshold {THRESHOLD:g})")
@@ -47,6 +54,10 @@ def print_text(answers: Iterable[Answer]) -> int:
         if not answer.predictions:
             say("  no class reaches --threshold")
     return failed
+
+
+def _place(answer: Answer) -> str:
+    return "" if answer.frame is None else f"  frame {answer.frame}, {answer.seconds:.2f} s"
 
 
 def _class(row: Prediction) -> str:
@@ -60,13 +71,18 @@ def print_json(answers: Iterable[Answer]) -> int:
         listed = [vars(row) for row in answer.predictions]
         line: dict[str, object] = {"path": answer.path, "predictions": listed}
         line["error"] = answer.error
-        if answer.known is not None:
-            line["known"] = answer.known
+        line |= {name: getattr(answer, name) for name in _more(answer)}
         if answer.explanation:
             line["explanation"] = str(answer.explanation)
         print(json.dumps(line), flush=True)
         failed += answer.error is not None
     return failed
+
+
+def _more(answer: Answer | None) -> list[str]:
+    """Returns which of the fields that not every model and source has an answer has."""
+    names = ("frame", "seconds", "known")
+    return [name for name in names if getattr(answer, name, None) is not None]
 
 
 def print_csv(answers: Iterable[Answer]) -> int:
@@ -77,16 +93,16 @@ def print_csv(answers: Iterable[Answer]) -> int:
         held.append(answer)
         if not answer.error:
             break
-    last = ["known"] if held and held[-1].known is not None else []
+    last = _more(held[-1] if held else None)
     writer.writerow(["path", "rank", "index", "synset", "label", "probability", "error", *last])
     failed = 0
     for answer in itertools.chain(held, answers):
-        path, known = csv_cell(answer.path), [answer.known][: len(last)]
+        path, more = csv_cell(answer.path), [getattr(answer, name) for name in last]
         for rank, row in enumerate(answer.predictions, start=1):
             names = csv_cell(row.synset), csv_cell(row.label)
-            writer.writerow([path, rank, row.index, *names, row.probability, "", *known])
+            writer.writerow([path, rank, row.index, *names, row.probability, "", *more])
         if answer.error or not answer.predictions:  # none is as probable as --threshold
-            writer.writerow([path, "", "", "", "", "", csv_cell(answer.error or ""), *known])
+            writer.writerow([path, "", "", "", "", "", csv_cell(answer.error or ""), *more])
         failed += answer.error is not None
     return failed
 
@@ -182,6 +198,11 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("allow_url", False, "Download https URLs of public hosts.", **at)
     flags.DEFINE_string("features", None, "Write features to this .npy file.", **at)
     flags.DEFINE_string("explain", None, "Write images with heat maps to this folder.", **at)
+    flags.DEFINE_integer("camera", None, "Number of a camera; the first is 0.", 0, **at)
+    flags.DEFINE_string("video", None, "Video file, or a stream such as rtsp://HOST/...", **at)
+    flags.DEFINE_string("watch", None, "Folder whose new images are predicted.", **at)
+    flags.DEFINE_float("every", 0.0, "Seconds between two frames; 0: every frame.", 0.0, **at)
+    flags.DEFINE_float("smoothing", 0.5, "Seconds that frames are averaged over.", 0.0, **at)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -190,17 +211,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _define(values)
 
     def command(values: flags.FlagValues, paths: list[str]) -> None:
-        if not paths:
-            raise InputError("Name at least one image or folder, or - for standard input.")
-        answers = predict(
-            paths,
-            values["model_dir"].value,
-            top_k=values["top_k"].value,
-            threshold=values["threshold"].value,
-            allow_url=values["allow_url"].value,
-            features=_path(values["features"].value),
-            explain=_path(values["explain"].value),
-        )
+        comes = _check_sources(values, paths)
+        answers = _live(values) if comes else _photographs(values, paths)
         try:
             failed = WRITERS[values["format"].value](answers)
         except BrokenPipeError:
@@ -208,12 +220,74 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for _ in answers:  # `head` has ended; the files must be complete all the same
                     pass
             raise
+        except KeyboardInterrupt:
+            if not comes or not (values["watch"].value or live.is_stream(_source(values))):
+                raise
+            log("Stopped.")
+            return
         if failed:
             raise SomeInputsFailed(f"{plural(failed, 'image')} could not be read.")
 
     return run(
-        command, values, __doc__, argv, required=("model_dir",), positional=True, prints=True
+        command,
+        values,
+        __doc__,
+        argv,
+        required=("model_dir",),
+        positional=True,
+        prints=True,
+        streams=("video",),
     )
+
+
+def _check_sources(values: flags.FlagValues, paths: list[str]) -> bool:
+    """Returns whether the pictures come from a camera, a video or a watched folder.
+
+    Raises:
+      InputError: there is no source, there are several, or flags of another source.
+    """
+    given = [name for name in ("camera", "video", "watch") if values[name].value is not None]
+    if not given and not paths:
+        raise InputError("Name at least one image or folder, or - for standard input.")
+    if len(given) + bool(paths) > 1:
+        other = "the paths" if paths else f"--{given[1]}"
+        raise InputError(f"--{given[0]} stands alone; leave out {other}.")
+    for name in ("every", "smoothing"):
+        if values[name].present and given not in (["camera"], ["video"]):
+            raise InputError(f"--{name} means nothing without --camera or --video.")
+    for name in ("features", "explain", "allow_url"):
+        if given and values[name].value:
+            raise InputError(f"--{name} is for photographs, not for --{given[0]}.")
+    return bool(given)
+
+
+def _photographs(values: flags.FlagValues, paths: list[str]) -> Iterator[Answer]:
+    return predict(
+        paths,
+        values["model_dir"].value,
+        top_k=values["top_k"].value,
+        threshold=values["threshold"].value,
+        allow_url=values["allow_url"].value,
+        features=_path(values["features"].value),
+        explain=_path(values["explain"].value),
+    )
+
+
+def _source(values: flags.FlagValues) -> int | str:
+    camera = values["camera"].value
+    return values["video"].value if camera is None else camera
+
+
+def _live(values: flags.FlagValues) -> Iterator[Answer]:
+    """Yields the answers for a camera, a video or a watched folder, each as soon as it is there."""
+    with contextlib.suppress(AttributeError, ValueError):  # not a text file, as under a test
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    predictor = Predictor(values["model_dir"].value)
+    how = {name: values[name].value for name in ("top_k", "threshold")}
+    if values["watch"].value:
+        return live.folder_answers(predictor, Path(values["watch"].value), **how)
+    how |= {name: values[name].value for name in ("every", "smoothing")}
+    return live.frame_answers(predictor, _source(values), **how)
 
 
 def _path(text: str | None) -> Path | None:

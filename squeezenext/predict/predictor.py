@@ -85,6 +85,8 @@ class Answer:
       features: as in `View`.
       known: as in `View`; None with an error, too.
       explanation: the file that `explain` wrote, or None.
+      frame: number of the frame of a video or camera, from 1; None for a photograph.
+      seconds: its time.
     """
 
     path: str
@@ -93,6 +95,8 @@ class Answer:
     features: np.ndarray | None = None
     explanation: Path | None = None
     known: float | None = None
+    frame: int | None = None
+    seconds: float | None = None
 
 
 T = TypeVar("T")
@@ -175,7 +179,7 @@ class Predictor:
           InputError: the image cannot be read, or is none; or `top_k` is not positive.
         """
         _check_choice(top_k, threshold)
-        return self._best(self.probabilities(image, channels=channels), top_k, threshold)
+        return self.best(self.probabilities(image, channels=channels), top_k, threshold)
 
     def probabilities(self, image: Source, *, channels: Channels = "RGB") -> np.ndarray:
         """Returns the classes' probabilities for an image of any size, [classes] float32."""
@@ -198,7 +202,8 @@ class Predictor:
         features = self._tapped.features(outputs) if self._tapped else None
         return View(probabilities, features, known, self._tapped, outputs)
 
-    def _best(self, probabilities: np.ndarray, top_k: int, threshold: float) -> list[Prediction]:
+    def best(self, probabilities: np.ndarray, top_k: int, threshold: float) -> list[Prediction]:
+        """Returns the most probable classes of probabilities, [classes], the best first."""
         # Stable, so that of equally probable classes the lower index comes first, as in evaluation.
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         return [
@@ -240,8 +245,8 @@ class Predictor:
             try:
                 with _opened(path, self._allow_url, self._upright) as image:
                     view = self.view(image)
-                    best = self._best(view.probabilities, top_k, threshold)
-                    top = self._best(view.probabilities, 1, 0.0)[0]
+                    best = self.best(view.probabilities, top_k, threshold)
+                    top = self.best(view.probabilities, 1, 0.0)[0]
                     drawn = explain(number, path, image, view, top) if explain else None
             except InputError as error:
                 return Answer(path, [], str(error))
