@@ -19,6 +19,7 @@ COMMANDS = {  # the module that has its `main`, and what the command does
     "verify": ("squeezenext.convert.verify", "check records against their manifest"),
     "weights": ("squeezenext.weights", "read and write the weight files of other programs"),
     "stats": ("squeezenext.stats", "count parameters and multiply-adds"),
+    "serve": ("squeezenext.serve", "answer HTTP requests with predictions"),
     "demo": ("squeezenext.demo", "serve a model's web page on this machine"),
 }
 _USAGE = """Train small image classifiers on your photographs, and ship them.

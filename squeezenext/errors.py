@@ -91,7 +91,7 @@ def excepthook(before: Hook) -> Hook:
     def hook(
         kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> object:
-        missing = missing_package(error)
+        missing = str(error) if kind is InputError else missing_package(error)  # of `needs`
         interrupted = interrupts(error)
         if "--debug" in sys.argv or not (missing or interrupted) or not _is_command(trace):
             return before(kind, error, trace)

@@ -65,6 +65,8 @@ NOT_RUN = {  # how a command begins: why no test runs it
     "bash scripts/test.sh": "runs these very tests",
     "bash scripts/tensorboard.sh": "serves until it is stopped",
     "python -m squeezenext.demo": "serves until Ctrl-C; tests/test_web.py drives its server",
+    "squeezenext serve": "serves until Ctrl-C; tests/test_serve.py asks it",
+    "curl": "asks the server of the line above it",
     "source": "changes the shell that it is typed in",
     "pip install": "needs the network",
     "python3 -m venv": "is for `pip`, in the line below",
@@ -106,6 +108,7 @@ SCRIPTS = {  # what the shell scripts hand their arguments to
 }
 FOREIGN = {
     "base64",
+    "curl",
     "docker",
     "exit",
     "make",

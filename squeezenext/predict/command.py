@@ -68,21 +68,9 @@ def print_json(answers: Iterable[Answer]) -> int:
     """Prints a line with a JSON object for each image; returns the number of errors."""
     failed = 0
     for answer in answers:
-        listed = [vars(row) for row in answer.predictions]
-        line: dict[str, object] = {"path": answer.path, "predictions": listed}
-        line["error"] = answer.error
-        line |= {name: getattr(answer, name) for name in _more(answer)}
-        if answer.explanation:
-            line["explanation"] = str(answer.explanation)
-        print(json.dumps(line), flush=True)
+        print(json.dumps(answer.document()), flush=True)
         failed += answer.error is not None
     return failed
-
-
-def _more(answer: Answer | None) -> list[str]:
-    """Returns which of the fields that not every model and source has an answer has."""
-    names = ("frame", "seconds", "known")
-    return [name for name in names if getattr(answer, name, None) is not None]
 
 
 def print_csv(answers: Iterable[Answer]) -> int:
@@ -93,7 +81,7 @@ def print_csv(answers: Iterable[Answer]) -> int:
         held.append(answer)
         if not answer.error:
             break
-    last = _more(held[-1] if held else None)
+    last = list(held[-1].more) if held else []
     writer.writerow(["path", "rank", "index", "synset", "label", "probability", "error", *last])
     failed = 0
     for answer in itertools.chain(held, answers):

@@ -7,6 +7,7 @@ predictor.predict("photo.jpg")
 import collections
 import contextlib
 import dataclasses
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -98,10 +99,24 @@ class Answer:
     frame: int | None = None
     seconds: float | None = None
 
+    @property
+    def more(self) -> dict[str, object]:
+        """The fields that not every model and source gives."""
+        given = {name: getattr(self, name) for name in ("frame", "seconds", "known")}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def document(self) -> dict[str, object]:
+        """Returns the JSON object of `--format json`."""
+        rows = [vars(row) for row in self.predictions]
+        drawn = {"explanation": str(self.explanation)} if self.explanation else {}
+        found = {"path": self.path, "predictions": rows, "error": self.error}
+        return found | self.more | drawn
+
 
 T = TypeVar("T")
 R = TypeVar("R")
 Explain = Callable[[int, str, Image.Image, View, Prediction], Path]
+Draw = Callable[[Image.Image, View, Prediction], Path] | None
 
 
 class Predictor:
@@ -242,17 +257,28 @@ class Predictor:
 
         def answer(item: tuple[int, str]) -> Answer:
             number, path = item
+            draw = functools.partial(explain, number, path) if explain else None
             try:
-                with _opened(path, self._allow_url, self._upright) as image:
-                    view = self.view(image)
-                    best = self.best(view.probabilities, top_k, threshold)
-                    top = self.best(view.probabilities, 1, 0.0)[0]
-                    drawn = explain(number, path, image, view, top) if explain else None
+                data = sources.read(path, self._allow_url)
             except InputError as error:
                 return Answer(path, [], str(error))
-            return Answer(path, best, None, view.features, drawn, view.known)
+            return self.answer(data, path, top_k, threshold, draw)
 
         return map_in_threads(answer, list(enumerate(map(str, names), start=1)))
+
+    def answer(
+        self, data: bytes, path: str, top_k: int = 5, threshold: float = 0.0, draw: Draw = None
+    ) -> Answer:
+        """Returns the answer for the bytes of an image file; as `answers` for the file `path`."""
+        try:
+            with _opened(data, path, self._upright) as image:
+                view = self.view(image)
+                best = self.best(view.probabilities, top_k, threshold)
+                top = self.best(view.probabilities, 1, 0.0)[0]
+                drawn = draw(image, view, top) if draw else None
+        except InputError as error:
+            return Answer(path, [], str(error))
+        return Answer(path, best, None, view.features, drawn, view.known)
 
 
 def _check_choice(top_k: object, threshold: object) -> None:
@@ -342,30 +368,31 @@ def read(path: str | Path, *, allow_url: bool = False, upright: bool = False) ->
     Raises:
       InputError: it cannot be read, is too large, or is no image.
     """
-    opened, name = _open(str(path), allow_url, upright)
-    with one_large_at_a_time(opened.image), decoding.errors_naming(name):
+    opened = _open(sources.read(str(path), allow_url), str(path), upright)
+    with one_large_at_a_time(opened.image), decoding.errors_naming(_shown(str(path))):
         return decoding.decode(opened)
 
 
 @contextlib.contextmanager
-def _opened(path: str, allow_url: bool, upright: bool) -> Iterator[Image.Image]:
+def _opened(data: bytes, path: str, upright: bool) -> Iterator[Image.Image]:
     """Opens an image; its pixels are freed before another thread may decode a large one."""
-    opened, name = _open(path, allow_url, upright)
+    opened = _open(data, path, upright)
     with one_large_at_a_time(opened.image), contextlib.closing(opened.image):
-        with decoding.errors_naming(name):
+        with decoding.errors_naming(_shown(path)):
             pixels = decoding.decode(opened)
         with contextlib.closing(pixels):
             yield pixels
 
 
-def _open(path: str, allow_url: bool, upright: bool) -> tuple[Opened, str]:
-    """Returns an image of which only the headers are read, and its name in messages."""
-    name = "standard input" if path == "-" else path
-    with decoding.errors_naming(name):
-        data = sources.read(path, allow_url)
+def _shown(path: str) -> str:
+    return "standard input" if path == "-" else path
+
+
+def _open(data: bytes, path: str, upright: bool) -> Opened:
+    """Returns an image of which only the headers are read."""
     try:
-        with decoding.errors_naming(name):
-            return decoding.open_image(data, upright=upright), name
+        with decoding.errors_naming(_shown(path)):
+            return decoding.open_image(data, upright=upright)
     except InputError as error:
         from squeezenext.formats import kinds
 
