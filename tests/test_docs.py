@@ -74,6 +74,7 @@ NOT_RUN = {  # how a command begins: why no test runs it
     "python predict.py --camera": "needs a camera; tests/test_live.py has a stream",
     "python predict.py --video rtsp": "needs a camera of the network; the same",
     "python predict.py --watch": "goes on until Ctrl-C, which tests/test_live.py sends",
+    "docker build": "needs docker and the network",
     "docker run": "needs docker and the network",
     "base64": "asks the server of `docker run`; here a test has one of its own",
     "python predict.py https://": "needs the network; tests/test_fetch.py has a server of its own",
