@@ -1,6 +1,7 @@
 """The program `squeezenext`: its table of commands, and what it answers by itself."""
 
 import importlib
+import os
 import subprocess
 import sys
 
@@ -46,6 +47,36 @@ def test_a_wrong_command_is_told_the_nearest(name, said, monkeypatch, capsys):
     assert (code, error) == (2, f"error: There is no command {name!r}; {said}{lists}\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("squeezenext ad", "adapt"),
+        ("squeezenext stats --c", "--configuration --csv"),
+        ("squeezenext stats x", ""),  # for which bash then looks among the files
+        ("squeezenext nothing --c", ""),
+    ],
+)
+def test_bash_completes_commands_and_flags(words, found):
+    shell = """
+squeezenext() { "$PYTHON" -m squeezenext "$@"; }
+eval "$(squeezenext completion bash)"
+COMP_WORDS=($WORDS) COMP_CWORD=$(($(wc -w <<<"$WORDS") - 1))
+_squeezenext
+echo "${COMPREPLY[@]}"
+"""
+    environment = os.environ | {"PYTHON": sys.executable, "WORDS": words}
+    text = subprocess.check_output(["bash", "-c", shell], cwd=REPOSITORY, env=environment,
+                                   text=True, timeout=60)  # fmt: skip
+    assert text.strip() == found
+
+
+@pytest.mark.parametrize("arguments", [[], ["tcsh"], ["bash", "zsh"]])
+def test_completion_wants_one_of_its_shells(arguments, monkeypatch, capsys):
+    assert answer(monkeypatch, capsys, "completion", *arguments) == (
+        2, "", "error: Name your shell: squeezenext completion bash, zsh or fish.\n",
+    )  # fmt: skip
+
+
 def test_only_the_chosen_command_is_imported():
     code = """
 import sys
@@ -60,8 +91,7 @@ print(*(name for name in sys.modules if name.startswith("squeezenext.")))
                                        text=True, timeout=60)  # fmt: skip
         return set(text.splitlines()[-1].split())
 
+    commands = {module for module, _ in COMMANDS.values()} - {"squeezenext.__main__"}
     few = imported("--help")
-    assert not few & {module for module, _ in COMMANDS.values()} and len(few) < 10
-    assert {"squeezenext.stats"} == imported("stats", "--help") & {
-        module for module, _ in COMMANDS.values()
-    }
+    assert not few & commands and len(few) < 10
+    assert imported("stats", "--help") & commands == {"squeezenext.stats"}
