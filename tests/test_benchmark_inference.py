@@ -2,20 +2,18 @@
 
 import dataclasses
 import json
-import re
 
 import numpy as np
 import pytest
 
 from scripts.benchmarks import inference as benchmark_inference
-from scripts.benchmarks.peers import ncnn_files, runtimes
-from squeezenext.formats import ncnn
+from scripts.benchmarks.peers import runtimes
 from squeezenext.labels import Label
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
 from squeezenext.network import graph, rgb
 from squeezenext.network.model import Model
-from tests import foreign_files, tiny
+from tests import tiny
 from tests.test_litert_writer import random_weights
 
 
@@ -42,32 +40,6 @@ def test_a_worker_answers_and_is_timed(model, tmp_path):
     row = benchmark_inference._row("tiny", kept[0], tmp_path / "images.npy", [])
     assert row["milliseconds"] > 0 and row["top1"] is None and row["bytes"] > 1000
     assert json.dumps(row)
-
-
-def test_ncnn_s_files_are_those_that_the_importer_reads(tmp_path):
-    """For SqueezeNet, which it reads; a padded classifier stands there as a layer of its own."""
-    config = foreign_files.SQUEEZENET
-    arrays = foreign_files.trained(config)
-    network, weights = graph.of(config), graph.fold(config, arrays)
-    oihw = {n: a.transpose(3, 2, 0, 1) if a.ndim == 4 else a for n, a in weights.items()}
-    ncnn_files.write(network, oihw, tmp_path)
-    param = (tmp_path / "network.param").read_text()
-    assert "Padding conv10_padding 1 1 fire3_concat conv10_padding 0=1 1=1 2=1 3=1" in param
-    # As a part of the convolution, which is how ncnn's own converter writes it.
-    lines = [line for line in param.splitlines()[2:] if not line.startswith("Padding")]
-    lines = [line.replace("conv10_padding", "fire3_concat") for line in lines]
-    lines = [
-        line.replace("4=0 14=0 15=0 16=0", "4=1 14=1 15=1 16=1") if " conv10 " in line else line
-        for line in lines
-    ]
-    blobs = int(param.splitlines()[1].split()[1]) - 1
-    text = "\n".join(["7767517", f"{len(lines)} {blobs}", *lines, ""])
-    text = re.sub(r"3=0 13=0 14=\d 15=\d 5=1", "", text)  # ncnn's own ceil, padding mode 0
-    found, _ = ncnn.decode(
-        text.encode(), (tmp_path / "network.bin").read_bytes(), config, "network.param"
-    )
-    for name, array in weights.items():
-        np.testing.assert_array_equal(found[f"model/{name}"], array)
 
 
 def test_a_classifier_s_bias_is_told(monkeypatch):

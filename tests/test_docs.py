@@ -141,6 +141,7 @@ NEEDED = {  # what a command asks for beyond requirements.txt: whether it is her
     # asked inside tests alone, since it may take to the network
     "--format web": (_runtime_of_the_page, "npm's registry, or its packages in SQUEEZENEXT_NPM"),
     "--video": (lambda: bool(importlib.util.find_spec("cv2")), "opencv-python-headless"),
+    "--format ncnn": (lambda: bool(importlib.util.find_spec("ncnn")), "ncnn"),
     "--format onnx": (lambda: bool(importlib.util.find_spec("onnxruntime")), "onnxruntime"),
 }
 

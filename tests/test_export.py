@@ -17,6 +17,7 @@ from PIL import Image
 
 from squeezenext import export, labels
 from squeezenext.config import io as config_io
+from squeezenext.config.network import Stage
 from squeezenext.errors import InputError
 from squeezenext.export import checking
 from squeezenext.export import keras as export_keras
@@ -172,13 +173,23 @@ def test_keras_files_hold_plain_layers_and_refuse_another_ending(model, tmp_path
     assert "must end in .keras" in capsys.readouterr().err
 
 
+def changed(config, **fields):
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **fields))
+
+
 PADDED = {
-    "a padded stem": dataclasses.replace(
-        tiny.SQUEEZENEXT, model=dataclasses.replace(tiny.SQUEEZENEXT.model, stem_padding=1)
+    "a padded stem": changed(tiny.SQUEEZENEXT, stem_padding=1),
+    "a padded classifier": changed(tiny.SQUEEZENET, head_padding=1),
+}
+KINDS = PADDED | {  # all that a network can be made of
+    "grouped convolutions": tiny.SQUEEZENEXT,
+    "a chain of additions": changed(
+        tiny.SQUEEZENEXT, stages=(Stage(filters=8, units=4, stride=1),)
     ),
-    "a padded classifier": dataclasses.replace(
-        tiny.SQUEEZENET, model=dataclasses.replace(tiny.SQUEEZENET.model, head_padding=1)
-    ),
+    "a simple bypass": tiny.SQUEEZENET,
+    "a complex bypass": changed(tiny.SQUEEZENET, bypass="complex"),
+    "ELU": changed(tiny.SQUEEZENET, activation="elu", bypass="none", head_padding=1),
+    "biases": changed(tiny.SQUEEZENEXT, groups=1, biases=True, pair_order="1x3_first"),
 }
 
 
@@ -813,13 +824,13 @@ def _openvino(path):
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-@pytest.mark.parametrize("name", ["SQUEEZENEXT", "SQUEEZENET"])
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("loader", [_opencv, _openvino])
 def test_onnx_files_answer_the_same_in_other_runtimes(records, tmp_path, loader, name, precision):
     """In those that people have beside ONNX Runtime, which each read a graph in their own way."""
     pytest.importorskip("onnxruntime", reason="requirements-onnx.txt is not installed")
     pytest.importorskip({_opencv: "cv2", _openvino: "openvino"}[loader])
-    known = loading.load(made(tmp_path, getattr(tiny, name)))
+    known = loading.load(made(tmp_path, KINDS[name]))
     shown = checking.images(known, records, 8)
     path = tmp_path / "model.onnx"
     path.write_bytes(export_onnx.onnx_file(known, precision, shown))

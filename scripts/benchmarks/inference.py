@@ -29,7 +29,7 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts.benchmarks.peers import ncnn_files, runtimes
+from scripts.benchmarks.peers import runtimes
 from scripts.benchmarks.peers.runtimes import Row, Worker
 from squeezenext import cli as command_line
 from squeezenext import labels
@@ -37,6 +37,7 @@ from squeezenext.config import io as config_io
 from squeezenext.config.zoo import PUBLISHED
 from squeezenext.errors import InputError
 from squeezenext.export import checking
+from squeezenext.export import ncnn as export_ncnn
 from squeezenext.export import onnx as export_onnx
 from squeezenext.litert import int8, writer
 from squeezenext.litert.writer import Float32
@@ -87,14 +88,16 @@ def write_files(model: Model, folder: Path, images) -> list[Row]:
     oihw = {n: a.transpose(3, 2, 0, 1).copy() if a.ndim == 4 else a for n, a in weights.items()}
     (folder / "nodes.json").write_text(json.dumps([dataclasses.asdict(x) for x in network.nodes]))
     np.savez(folder / "weights.npz", **oihw)
-    ncnn_files.write(network, oihw, folder)
+    param, weights = export_ncnn.ncnn_files(model, "float32")
+    (folder / export_ncnn.PARAM).write_text(param)
+    (folder / export_ncnn.BIN).write_bytes(weights)
     keras = folder / "network.keras"
     _keras(model, keras)
     return [
         *rows,
         Row("tensorflow", "float32", keras, (keras,)),
         Row("torch", "float32", folder, (folder / "weights.npz",)),
-        Row("ncnn", "float32", folder, (folder / "network.param", folder / "network.bin")),
+        Row("ncnn", "float32", folder, (folder / export_ncnn.PARAM, folder / export_ncnn.BIN)),
     ]
 
 

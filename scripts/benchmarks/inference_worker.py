@@ -144,8 +144,8 @@ class Ncnn:
         self.version = importlib.metadata.version("ncnn")
         self._matrix, self._network = ncnn.Mat, ncnn.Net()
         self._network.opt.num_threads = threads
-        self._network.load_param(f"{path}/network.param")
-        self._network.load_model(f"{path}/network.bin")
+        self._network.load_param(f"{path}/model.param")
+        self._network.load_model(f"{path}/model.bin")
 
     def prepared(self, image):
         return np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)

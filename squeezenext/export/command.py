@@ -4,12 +4,12 @@
     python -m squeezenext.export --model_dir DIR|NAME --format litert --precision int8 \
         --data_dir RECORDS --output model-int8.tflite
 
-Formats: litert (phones, MediaPipe), onnx, keras, saved_model (TensorFlow Serving), web, a folder
-for any web host, and micro, a folder in C for microcontrollers. Each takes RGB pixels and gives
-probabilities. Before it is put in place, it is run in its own runtime and compared with the model;
-docs/export.md describes each format. With --data_dir its accuracy on the validation (else the test)
-split is measured, printed and written to OUTPUT.json. A folder also gets the model card, if
---model_dir is a model directory.
+Formats: litert (phones, MediaPipe), onnx, ncnn, keras, saved_model (TensorFlow Serving), web, a
+folder for any web host, and micro, a folder in C for microcontrollers. Each takes RGB pixels and
+gives probabilities. Before it is put in place, it is run in its own runtime and compared with the
+model; docs/export.md describes each format. With --data_dir its accuracy on the validation (else
+the test) split is measured, printed and written to OUTPUT.json. A folder also gets the model card,
+if --model_dir is a model directory.
 """
 
 import json
@@ -25,7 +25,7 @@ from squeezenext import files
 from squeezenext.arguments import checked
 from squeezenext.cli import check_length, check_needed, check_writable, plural, run, say
 from squeezenext.errors import InputError
-from squeezenext.export import checking, keras, litert, micro, onnx, page, saved_model
+from squeezenext.export import checking, keras, litert, micro, ncnn, onnx, page, saved_model
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
@@ -36,7 +36,7 @@ FORMATS = {
     form.name: form
     for form in (
         *(litert.FORMAT, onnx.FORMAT, saved_model.FORMAT),
-        *(keras.FORMAT, page.FORMAT, micro.FORMAT),
+        *(keras.FORMAT, ncnn.FORMAT, page.FORMAT, micro.FORMAT),
     )
 }
 _SCORES = (
@@ -59,7 +59,7 @@ def export(
     Args:
       model_dir: a model directory, a published model's name or a `.sqz` file.
       kind: a name in `FORMATS`.
-      output: the file to write, or the folder (saved_model, web, micro).
+      output: the file to write, or the folder (ncnn, saved_model, web, micro).
       precision: one of the format's; None takes its first.
       data_dir: records, for int8 ranges (training split, else validation) and for accuracy.
       images: number of images of the validation (else test) split for accuracy, at most.

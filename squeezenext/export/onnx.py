@@ -5,6 +5,7 @@ Input `images` [N, 3, size, size] float32, RGB, pixels in 0..255; outputs `proba
 where it is used: requirements-onnx.txt.
 """
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,10 +40,13 @@ def onnx_file(model: Model, precision: str, calibration: Sequence[np.ndarray] = 
     onnx = _onnx()
     helper = onnx.helper
     network, weights = rgb.take_rgb(model.graph, model.weights, model.config.images)
-    network = _pads_merged(network)
+    network = pads_merged(network)
     nodes, constants = [], {}
     for node in network.nodes[1:]:
-        nodes += _nodes(helper, node, weights, constants)
+        if node.op == "global_pool":
+            nodes += _mean(helper, network[node.inputs[0]], node.name, weights, constants)
+        else:
+            nodes += _nodes(helper, node, weights, constants)
     if precision == "int8":
         numbers = int8.calibrated(network, weights, calibration)
         nodes = quantized(helper, nodes, constants, network, numbers)
@@ -78,7 +82,7 @@ def _known(helper, network: Graph, score: Known, constants: dict[str, np.ndarray
     ]
 
 
-def _pads_merged(graph: Graph) -> Graph:
+def pads_merged(graph: Graph) -> Graph:
     """Returns a graph whose convolutions pad for themselves: ncnn and pnnx know no node for it."""
     pads = {node.name: node for node in graph.nodes if node.op == "pad"}
     nodes = []
@@ -136,6 +140,8 @@ def _nodes(helper, node: Node, weights, constants: dict[str, np.ndarray]) -> lis
         "pads": [top, left, bottom, right],
     }
     if node.op == "conv":
+        if _pads_points(node):
+            del window["pads"]
         constants[f"{out}/kernel"] = weights[f"{out}/kernel"].transpose(3, 2, 0, 1).copy()
         constants[f"{out}/bias"] = weights[f"{out}/bias"]
         names += [f"{out}/kernel", f"{out}/bias"]
@@ -146,14 +152,41 @@ def _nodes(helper, node: Node, weights, constants: dict[str, np.ndarray]) -> lis
         return [helper.make_node("Concat", names, [out], axis=1)]
     if node.op == "add":
         return _activated(helper, node, "Add", names)
-    if node.op == "global_pool":
-        mean = helper.make_node("GlobalAveragePool", names, [f"{out}_map"])
-        return [mean, helper.make_node("Flatten", [f"{out}_map"], [out])]
     constants[f"{out}/kernel"] = weights[f"{out}/kernel"]
     if not node.bias:
         return [helper.make_node("MatMul", [*names, f"{out}/kernel"], [out])]
     constants[f"{out}/bias"] = weights[f"{out}/bias"]
     return [helper.make_node("Gemm", [*names, f"{out}/kernel", f"{out}/bias"], [out])]
+
+
+def _pads_points(node: Node) -> bool:
+    """Returns whether a node is a padded 1x1 convolution, SqueezeNet 1.0's classifier.
+
+    OpenCV 5.0 reads foreign memory for such a one; `_mean` counts its padding instead.
+    """
+    return node.op == "conv" and node.kernel == (1, 1) and any(map(any, node.padding))
+
+
+def _mean(helper, before: Node, name: str, weights, constants: dict[str, np.ndarray]) -> list:
+    """Returns the nodes of the mean over the positions of `before`."""
+    flat = f"{name}_inside" if _pads_points(before) else name
+    nodes = [
+        helper.make_node("GlobalAveragePool", [before.name], [f"{name}_map"]),
+        helper.make_node("Flatten", [f"{name}_map"], [flat]),
+    ]
+    if flat == name:
+        return nodes
+    sides = zip(before.shape[:2], before.padding, strict=True)
+    share = np.float32(np.prod([1 - sum(pad) / side for side, pad in sides]))
+    bias = weights[f"{before.name}/bias"]  # all that the padding gives
+    below = {"linear": bias, "relu": 0, "elu": np.expm1(bias)}[before.activation]
+    constants[f"{name}/share"] = share.reshape(())
+    constants[f"{name}/rest"] = (1 - share) * np.where(bias > 0, bias, below).astype(np.float32)
+    return [
+        *nodes,
+        helper.make_node("Mul", [flat, f"{name}/share"], [f"{name}_part"]),
+        helper.make_node("Add", [f"{name}_part", f"{name}/rest"], [name]),
+    ]
 
 
 def _activated(helper, node: Node, kind: str, inputs: list[str], **attributes) -> list:
@@ -234,12 +267,19 @@ def quantized(
         made.append(_integers(helper, constants, bias, *sums))
     source = network.nodes[0].name
     made += _rounded(helper, constants, source, f"{source}_stored", numbers.scales[source])
-    kept_float = {node.name for node in network.nodes if node.op in _FLOAT}
+    rounded = numbers.scales.keys() - {x.name for x in network.nodes if x.op in _FLOAT}
+    reads: collections.Counter[str] = collections.Counter()
     for node in nodes:
         node.input[:] = [f"{source}_stored" if x == source else x for x in node.input]
+        for place, name in enumerate(node.input):
+            # Each reader has a DequantizeLinear of its own, else OpenCV 5.0 fails on SqueezeNext.
+            if name in rounded and reads[name]:
+                node.input[place] = f"{name}_read{reads[name]}"
+                made.append(_real(helper, name, node.input[place]))
+            reads[name] += 1
         (name,) = node.output
         made.append(node)
-        if name in numbers.scales and name not in kept_float:
+        if name in rounded:
             node.output[:] = [f"{name}_real"]
             made += _rounded(helper, constants, f"{name}_real", name, numbers.scales[name])
     return made
@@ -261,10 +301,16 @@ def _integers(helper, constants, name: str, values: np.ndarray, scale: np.ndarra
 
 def _rounded(helper, constants, source: str, name: str, scale: Scale) -> list:
     """Returns the nodes that round `source` to uint8 and give the result the name `name`."""
-    names, integers = [f"{name}_scale", f"{name}_zero"], f"{name}_integers"
+    names = [f"{name}_scale", f"{name}_zero"]
     constants[names[0]] = np.array(np.float32(scale.scale))
     constants[names[1]] = np.array(np.uint8(scale.zero + 128))
     return [
-        helper.make_node("QuantizeLinear", [source, *names], [integers]),
-        helper.make_node("DequantizeLinear", [integers, *names], [name]),
+        helper.make_node("QuantizeLinear", [source, *names], [f"{name}_integers"]),
+        _real(helper, name, name),
     ]
+
+
+def _real(helper, name: str, target: str):
+    """Returns the node that gives an activation's floats the name `target`."""
+    stored = [f"{name}_{part}" for part in ("integers", "scale", "zero")]
+    return helper.make_node("DequantizeLinear", stored, [target])
