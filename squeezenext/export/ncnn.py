@@ -44,7 +44,8 @@ def ncnn_files(model: Model, precision: str) -> tuple[str, bytes]:
         tempered = "tempered"  # divided by a number
         writer.line("BinaryOp", tempered, ["logits"], f"0=3 1=1 2={float(model.temperature):.9e}")
     writer.line("Softmax", "probabilities", [tempered], "0=0 1=1")
-    return writer.text(), b"".join(writer.content)
+    counts = f"{len(writer.lines)} {writer.blobs}"
+    return "\n".join([MAGIC, counts, *writer.lines, ""]), b"".join(writer.content)
 
 
 class _Writer:
@@ -58,20 +59,16 @@ class _Writer:
             for name in read
             if read.count(name) > 1
         }
-        self._lines: list[str] = []
-        self._blobs = 0
+        self.lines: list[str] = []
+        self.blobs = 0
         self.content: list[bytes] = []
-
-    def text(self) -> str:
-        """Returns the `.param`."""
-        return "\n".join([MAGIC, f"{len(self._lines)} {self._blobs}", *self._lines, ""])
 
     def line(self, kind: str, name: str, sources: list[str], options="", targets=()) -> None:
         """Adds a layer; its output has its name unless `targets` says otherwise."""
         targets = list(targets) or [name]
         words = [kind, name, f"{len(sources)} {len(targets)}", *sources, *targets, options]
-        self._lines.append(" ".join(word for word in words if word))
-        self._blobs += len(targets)
+        self.lines.append(" ".join(word for word in words if word))
+        self.blobs += len(targets)
 
     def add(self, node: Node) -> None:
         """Adds a node, its activation, and the copies of its output."""

@@ -199,8 +199,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _define(values)
 
     def command(values: flags.FlagValues, paths: list[str]) -> None:
-        comes = _check_sources(values, paths)
-        answers = _live(values) if comes else _photographs(values, paths)
+        source = _check_sources(values, paths)
+        answers = _live(values, source) if source else _photographs(values, paths)
         try:
             failed = WRITERS[values["format"].value](answers)
         except BrokenPipeError:
@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     pass
             raise
         except KeyboardInterrupt:
-            if not comes or not (values["watch"].value or live.is_stream(_source(values))):
+            if source != "watch" and not (source and live.is_stream(values[source].value)):
                 raise
             log("Stopped.")
             return
@@ -228,11 +228,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
 
 
-def _check_sources(values: flags.FlagValues, paths: list[str]) -> bool:
-    """Returns whether the pictures come from a camera, a video or a watched folder.
+def _check_sources(values: flags.FlagValues, paths: list[str]) -> str:
+    """Returns "camera", "video" or "watch", or "" if the pictures are paths.
 
     Raises:
-      InputError: there is no source, there are several, or flags of another source.
+      InputError: there is no source, there are several, or a flag is of another one.
     """
     given = [name for name in ("camera", "video", "watch") if values[name].value is not None]
     if not given and not paths:
@@ -240,13 +240,14 @@ def _check_sources(values: flags.FlagValues, paths: list[str]) -> bool:
     if len(given) + bool(paths) > 1:
         other = "the paths" if paths else f"--{given[1]}"
         raise InputError(f"--{given[0]} stands alone; leave out {other}.")
-    for name in ("every", "smoothing"):
-        if values[name].present and given not in (["camera"], ["video"]):
-            raise InputError(f"--{name} means nothing without --camera or --video.")
+    source = given[0] if given else ""
     for name in ("features", "explain", "allow_url"):
-        if given and values[name].value:
-            raise InputError(f"--{name} is for photographs, not for --{given[0]}.")
-    return bool(given)
+        if source and values[name].value:
+            raise InputError(f"--{name} is for photographs, not for --{source}.")
+    for name in ("every", "smoothing"):
+        if values[name].present and source not in ("camera", "video"):
+            raise InputError(f"--{name} means nothing without --camera or --video.")
+    return source
 
 
 def _photographs(values: flags.FlagValues, paths: list[str]) -> Iterator[Answer]:
@@ -261,21 +262,16 @@ def _photographs(values: flags.FlagValues, paths: list[str]) -> Iterator[Answer]
     )
 
 
-def _source(values: flags.FlagValues) -> int | str:
-    camera = values["camera"].value
-    return values["video"].value if camera is None else camera
-
-
-def _live(values: flags.FlagValues) -> Iterator[Answer]:
+def _live(values: flags.FlagValues, source: str) -> Iterator[Answer]:
     """Yields the answers for a camera, a video or a watched folder, each as soon as it is there."""
     with contextlib.suppress(AttributeError, ValueError):  # not a text file, as under a test
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    predictor = Predictor(values["model_dir"].value)
-    how = {name: values[name].value for name in ("top_k", "threshold")}
-    if values["watch"].value:
-        return live.folder_answers(predictor, Path(values["watch"].value), **how)
-    how |= {name: values[name].value for name in ("every", "smoothing")}
-    return live.frame_answers(predictor, _source(values), **how)
+    predictor, given = Predictor(values["model_dir"].value), values[source].value
+    choice = values["top_k"].value, values["threshold"].value
+    if source == "watch":
+        return live.folder_answers(predictor, Path(given), *choice)
+    averaged = values["every"].value, values["smoothing"].value
+    return live.frame_answers(predictor, given, *averaged, *choice)
 
 
 def _path(text: str | None) -> Path | None:

@@ -4,13 +4,14 @@ OpenCV reads frames (requirements-camera.txt). `Predictor.view` sees each as it 
 """
 
 import contextlib
+import itertools
 import math
 import os
 import queue
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ SHORT = (0.5, 0.05)  # a video may end early by as many seconds and by such a sh
 POLL = 1.0  # seconds between two looks at a folder
 QUIET = 1.0  # seconds for which a file has not changed before it is read
 PATIENCE = 10.0  # the same, for a file that cannot be decoded, before it is an error
+State = tuple[str, int, int]  # path, size and time of change of a file
 
 
 class Frame(NamedTuple):
@@ -63,7 +65,7 @@ def frames(source: int | str, every: float = 0.0) -> Iterator[Frame]:
     """
     capture = _opened(source)
     length = capture.get(_cv2().CAP_PROP_FRAME_COUNT)
-    live = is_stream(source) and length <= 0
+    live = is_stream(source) and length <= 0  # a film at an address has a length
     found = _newest(capture, source) if live else _all(capture, source, length)
     due = -math.inf
     with contextlib.closing(found):
@@ -86,15 +88,15 @@ def _opened(source: int | str) -> Any:
     cv2 = _cv2()
     if isinstance(source, int):
         capture = cv2.VideoCapture(source)
-    else:
-        if not is_stream(source) and not os.path.isfile(source):
-            raise InputError(f"--video {source}: there is no such file; rtsp://HOST is a stream.")
-        limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC)
-        pairs = [number for limit in limits for number in (limit, int(1000 * TIMEOUT))]
-        capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, pairs)
-    if not capture.isOpened():
-        if isinstance(source, int):
+        if not capture.isOpened():
             raise InputError(f"There is no camera {source} that can be read; the first is 0.")
+        return capture
+    if not is_stream(source) and not os.path.isfile(source):
+        raise InputError(f"--video {source}: there is no such file; rtsp://HOST is a stream.")
+    limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC)
+    pairs = [number for limit in limits for number in (limit, int(1000 * TIMEOUT))]
+    capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, pairs)
+    if not capture.isOpened():
         raise InputError(f"{shown(source)} cannot be opened: it is no video, or it is damaged.")
     return capture
 
@@ -126,15 +128,20 @@ def _newest(capture: Any, source: int | str) -> Iterator[Frame]:
     waiting: queue.Queue[Frame | None] = queue.Queue(1)
     stopped, start = threading.Event(), time.monotonic()
 
+    def put(frame: Frame | None) -> None:
+        with contextlib.suppress(queue.Empty):
+            waiting.get_nowait()
+        waiting.put(frame)
+
     def read() -> None:
-        number, good = 0, True
-        while good and not stopped.is_set():
-            good, pixels = capture.read()
-            number += 1
-            with contextlib.suppress(queue.Empty):
-                waiting.get_nowait()
-            seconds = round(time.monotonic() - start, 3)
-            waiting.put(Frame(number, seconds, pixels) if good else None)
+        try:
+            for number in itertools.count(1):
+                good, pixels = capture.read()
+                if not good or stopped.is_set():
+                    break
+                put(Frame(number, round(time.monotonic() - start, 3), pixels))
+        finally:
+            put(None)
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
@@ -152,7 +159,6 @@ def _newest(capture: Any, source: int | str) -> Iterator[Frame]:
 def frame_answers(
     predictor: Predictor,
     source: int | str,
-    *,
     every: float = 0.0,
     smoothing: float = 0.5,
     top_k: int = 5,
@@ -160,11 +166,8 @@ def frame_answers(
 ) -> Iterator[Answer]:
     """Yields an answer for each of `frames(source, every)`.
 
-    Args:
-      smoothing: time constant in seconds of the exponential moving average of the probabilities
-        and of `known`; 0: none.
-      top_k: number of classes for each.
-      threshold: probability below which classes are skipped.
+    `smoothing` is the time constant, in seconds, of the exponential moving average of the
+    probabilities and of `known`; 0: none.
     """
     mean, before = np.zeros(0), 0.0
     for frame in frames(source, every):
@@ -192,38 +195,29 @@ def folder_answers(
     """
     if not folder.is_dir():
         raise InputError(f"--watch {folder}: there is no such folder.")
-    done = _states(folder)
-    since: dict[str, tuple[object, float]] = {}  # state, the time when a file was seen in it first
+    done, since = _states(folder), dict[State, float]()
     while folder.is_dir():
-        now = _states(folder)
-        done = {path: state for path, state in done.items() if now.get(path) == state}
-        since = {path: _kept(since.get(path), state) for path, state in now.items()}
-        for path in sorted(now.keys() - done.keys()):
-            quiet = time.monotonic() - since[path][1]
+        now, time_now = _states(folder), time.monotonic()
+        done &= now
+        since = {state: since.get(state, time_now) for state in now}
+        for state in sorted(now - done):
+            quiet = time_now - since[state]
             if quiet >= QUIET:
-                [answer] = predictor.answers([path], top_k, threshold)
+                [answer] = predictor.answers([state[0]], top_k, threshold)
                 if not answer.error or quiet >= PATIENCE:
-                    done[path] = now[path]
+                    done.add(state)
                     yield answer
         time.sleep(POLL)
     raise RunAgain(f"The folder {folder} is gone; bring it back and run the same command again.")
 
 
-def _kept(known: tuple[object, float] | None, state: object) -> tuple[object, float]:
-    return known if known and known[0] == state else (state, time.monotonic())
-
-
-def _states(folder: Path) -> dict[str, tuple[int, int]]:
-    """Returns size and time of change of each image below a folder."""
-    found = {}
+def _states(folder: Path) -> set[State]:
+    """Returns path, size and time of change of each image below a folder."""
+    found = set()
     for parent, folders, names in os.walk(folder):
-        folders[:] = _ours(folders)
-        for path in (Path(parent, name) for name in _ours(names)):
+        folders[:] = [name for name in folders if not is_leftover(name)]
+        for path in (Path(parent, name) for name in names if not is_leftover(name)):
             with contextlib.suppress(OSError):  # it has gone again
                 if path.suffix.lower() in ENDINGS:
-                    found[str(path)] = (path.stat().st_size, path.stat().st_mtime_ns)
+                    found.add((str(path), path.stat().st_size, path.stat().st_mtime_ns))
     return found
-
-
-def _ours(names: Iterable[str]) -> list[str]:
-    return [name for name in names if not is_leftover(name)]
