@@ -18,13 +18,14 @@ from squeezenext.errors import InputError
 Public = TypeVar("Public", bound=Callable[..., Any])
 
 
-def checked(**least: float) -> Callable[[Public], Public]:
+def checked(*addresses: str, **least: float) -> Callable[[Public], Public]:
     """Returns a decorator that checks the arguments of a public function or dataclass.
 
     An argument of another type than the annotated one raises an InputError at the door instead of
     an AttributeError from deep inside.
 
     Args:
+      addresses: arguments that may be addresses, which the function checks itself.
       least: the smallest allowed value of numbers, by argument.
     """
 
@@ -50,7 +51,8 @@ def checked(**least: float) -> Callable[[Public], Public]:
                     if not str(value):
                         raise InputError(f"{name}(): {key} is empty; it must name a file.")
                     # What takes URLs says itself which ones.
-                    if "allow_url" not in hints or not is_url(str(value)):
+                    url = "allow_url" in hints and is_url(str(value))
+                    if not url and key not in addresses:
                         refuse_remote(f"{name}(): {key}", value)
                 if key in least and value is not None and not value >= least[key]:
                     raise InputError(f"{name}(): {key} is at least {least[key]}, not {value}.")
@@ -81,8 +83,8 @@ def refuse_remote(what: str, path: str | Path) -> None:
     rest = found[3].lstrip("/")
     shown = str(path) if found[2] else f"{found[1]}://{rest}"
     raise InputError(
-        f"{what} {shown} is no path on this machine, and no other place is read or "
-        "written; mount that, or copy it, and give a path such as "
+        f"{what} {shown} is no path on this machine, and no address that is read or "
+        "written here; mount that, or copy it, and give a path such as "
         f"{'/' if found[1].lower() == 'file' else '/mnt/'}{rest or 'data'}."
     )
 

@@ -40,7 +40,7 @@ def run(
     positional: bool = False,
     resumes: bool = False,
     prints: bool = False,
-    streams: Sequence[str] = (),
+    addresses: Sequence[str] = (),
 ) -> int:
     """Parses `argv`, runs `command(values, arguments)` and returns the exit code.
 
@@ -53,7 +53,8 @@ def run(
       positional: allow positional arguments.
       resumes: the command, interrupted and given again, goes on.
       prints: standard output is what the command is for, so it must not be closed.
-      streams: names of flags that take the address of a stream, such as rtsp://...
+      addresses: names of flags that may be addresses, such as s3://..., which the command checks
+        itself; "argument" for the positional ones.
 
     Returns:
       0: done; 1: some inputs failed, or an internal fault; 2: wrong usage; 75: run again.
@@ -78,7 +79,7 @@ def run(
     tf_import.settle(values["debug"].value)
 
     def checked() -> None:
-        _check(values, arguments, required, positional, streams)
+        _check(values, arguments, required, positional, addresses)
         if closed and prints:
             raise InputError("Standard output is closed; to print nothing, give >/dev/null.")
         command(values, arguments)
@@ -104,7 +105,7 @@ def _check(
     arguments: list[str],
     required: Sequence[str],
     positional: bool,
-    streams: Sequence[str],
+    addresses: Sequence[str],
 ) -> None:
     if arguments and not positional:
         raise InputError(f"Unexpected argument {arguments[0]!r}; flags begin with --.")
@@ -114,10 +115,10 @@ def _check(
     if empty := [*empty, *("An argument" for argument in arguments if not argument)]:
         raise InputError(f"{empty[0]} is empty; is a variable of the shell not set?")
     for name in values:
-        if isinstance(values[name].value, str) and name not in streams:
+        if isinstance(values[name].value, str) and name not in addresses:
             refuse_remote(f"--{name}", values[name].value)
     for argument in arguments:
-        if not is_url(argument):
+        if not is_url(argument) and "argument" not in addresses:
             refuse_remote("The argument", argument)
     require_flags(values, required)
 

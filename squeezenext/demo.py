@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with contextlib.suppress(KeyboardInterrupt):
                 serving.serve_forever()
 
-    return run(command, values, __doc__, argv, required=("model_dir",))
+    return run(command, values, __doc__, argv, required=("model_dir",), addresses=("data_dir",))
 
 
 if __name__ == "__main__":

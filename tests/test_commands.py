@@ -83,7 +83,7 @@ def test_no_given_flag_is_empty(flag, capsys):
 @pytest.mark.parametrize(
     ("command", "line", "named", "right"),
     [(train.command, "--data_dir a --model_dir gs://b/run", "--model_dir gs://b/run", "/mnt/b/run"),
-     (train.command, "--model_dir run --data_dir s3://b", "--data_dir s3://b", "/mnt/b"),
+     (train.command, "--model_dir run --data_dir hdfs://b", "The place hdfs://b", "/mnt/b"),
      (evaluate.command, "--model_dir file:///home/x", "--model_dir file:///home/x", "/home/x"),
      (adapt.command, "abfs://a@b/c --model_dir run", "The argument abfs://a@b/c", "/mnt/a@b/c"),
      (stats, "--csv hdfs://", "--csv hdfs://", "/mnt/data")],
@@ -94,8 +94,8 @@ def test_a_path_elsewhere_is_refused_and_no_folder_is_made_of_it(
     monkeypatch.chdir(tmp_path)
     assert command.main(["command", *line.split()]) == 2
     assert capsys.readouterr().err == (
-        f"error: {named} is no path on this machine, and no other place is read or written; mount "
-        f"that, or copy it, and give a path such as {right}.\n"
+        f"error: {named} is no path on this machine, and no address that is read or written "
+        f"here; mount that, or copy it, and give a path such as {right}.\n"
     )
     assert not list(tmp_path.iterdir())
 

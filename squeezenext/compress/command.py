@@ -35,7 +35,7 @@ from squeezenext.sqz import file as sqz
 _NEEDED = {"set": "num_epochs", "density": "num_epochs", "images": "data_dir"}
 
 
-@checked(images=1)
+@checked("data_dir", images=1)
 def compress(
     model_dir: str | Path,
     output: str | Path,
@@ -179,4 +179,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             report.print_table(found)
 
-    return run(command, values, __doc__, argv, required=("model_dir", "output"))
+    needed = ("model_dir", "output")
+    return run(command, values, __doc__, argv, required=needed, addresses=("data_dir",))

@@ -13,7 +13,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -23,7 +22,7 @@ from squeezenext import cli, progress
 from squeezenext.convert import images
 from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError, SomeInputsFailed
-from squeezenext.records import dataset, example, tfrecord
+from squeezenext.records import dataset, example, stores, tfrecord
 
 MAX_FAULTS = 20  # reported for each shard; the rest are counted
 _MAX_RECORD = 1 << 31  # tensorflow/core/lib/io reads no longer ones
@@ -151,7 +150,7 @@ def _image(data: bytes, features: dict, decode: bool) -> str:
 
 
 def verify(
-    directory: Path,
+    directory: str | stores.AnyPath,
     *,
     decode: bool = False,
     workers: int | None = None,
@@ -164,7 +163,7 @@ def verify(
     Raises:
       InputError: there is no data set, or its manifest is damaged.
     """
-    manifest = dataset.load_manifest(Path(directory))
+    manifest = dataset.load_manifest(directory)
     synsets = tuple(label.synset for label in manifest.classes)
     faults: list[ShardFault] = []
     jobs: list[Inspection] = []
@@ -204,7 +203,7 @@ def _index(split: dataset.Split, faults: list[ShardFault]) -> list[np.ndarray | 
     return np.split(np.frombuffer(data, "<i8"), ends[:-1])
 
 
-def report_faults(directory: Path, faults: list[ShardFault], as_json: bool) -> None:
+def report_faults(directory: stores.AnyPath, faults: list[ShardFault], as_json: bool) -> None:
     """Prints the faults: as JSON on standard output, or in words on standard error.
 
     Raises:
@@ -246,7 +245,7 @@ def _flags() -> flags.FlagValues:
 def _command(values: flags.FlagValues, positional: list[str]) -> None:
     if len(positional) != 1:
         raise InputError(f"Give one data directory, not {len(positional)}; --help shows how.")
-    directory, workers = Path(positional[0]), values["workers"].value
+    directory, workers = stores.place(positional[0]), values["workers"].value
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers} is less than 1.")
     faults = verify(directory, decode=values["decode"].value, workers=workers, show_progress=True)
@@ -255,7 +254,7 @@ def _command(values: flags.FlagValues, positional: list[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    return cli.run(_command, _flags(), __doc__, argv, positional=True)
+    return cli.run(_command, _flags(), __doc__, argv, positional=True, addresses=("argument",))
 
 
 if __name__ == "__main__":

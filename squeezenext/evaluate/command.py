@@ -75,7 +75,7 @@ def evaluate_file(path: Path, found: dataset.Dataset, split: str) -> Evaluation:
     return dataclasses.replace(result, known=None if np.isnan(scores).any() else scores)
 
 
-@checked(batch_size=1, devices_used=0)
+@checked("data_dir", batch_size=1, devices_used=0)
 def evaluate(
     *,
     model_dir: str | Path,
@@ -263,7 +263,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             path = report.write(Path(values["report"].value), scored, result)
             log(f"The report is {path}.")
 
-    return run(command, values, __doc__, argv, required=("model_dir",), prints=True)
+    return run(
+        command,
+        values,
+        __doc__,
+        argv,
+        required=("model_dir",),
+        prints=True,
+        addresses=("data_dir",),
+    )
 
 
 def _print(document: dict, as_json: bool) -> None:

@@ -45,7 +45,7 @@ _SCORES = (
 )
 
 
-@checked(images=1)
+@checked("data_dir", images=1)
 def export(
     model_dir: str | Path,
     kind: str,
@@ -199,4 +199,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         if report.get("calibrated_on_these"):
             say("Its int8 ranges were found on some of these very images.")
 
-    return run(command, values, __doc__, argv, required=("model_dir", "output"))
+    needed = ("model_dir", "output")
+    return run(command, values, __doc__, argv, required=needed, addresses=("data_dir",))

@@ -224,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         required=("model_dir",),
         positional=True,
         prints=True,
-        streams=("video",),
+        addresses=("video",),
     )
 
 

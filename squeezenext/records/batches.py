@@ -305,7 +305,7 @@ def faults_named(*readers: Reader):
             del fault
 
 
-def _explained(error: Exception, readers: Sequence[Reader]) -> InputError | None:
+def _explained(error: Exception, readers: Sequence[Reader]) -> Exception | None:
     """Returns what an error of TensorFlow says of a record, None if it is about another thing."""
     if faults := [reader.fault for reader in readers if reader.fault]:
         return copy.copy(faults[0])  # the reader shall not hold the trace

@@ -17,7 +17,7 @@ from squeezenext import files, labels
 from squeezenext.cli import module_command, plural
 from squeezenext.config import Config
 from squeezenext.errors import InputError
-from squeezenext.records import tfrecord
+from squeezenext.records import stores, tfrecord
 
 MANIFEST = "manifest.json"
 _CONVERT = module_command("datasets.convert")
@@ -35,7 +35,7 @@ _OPTIONAL |= {"warnings", "orientation", "none", "notes"}
 class Shard:
     """One TFRecord file."""
 
-    path: Path
+    path: stores.AnyPath
     examples: int
     bytes: int
     sha256: str  # empty where nobody recorded it
@@ -66,7 +66,7 @@ class Split:
 class Manifest:
     """The content of manifest.json."""
 
-    directory: Path
+    directory: stores.AnyPath
     classes: tuple[labels.Label, ...]
     splits: dict[str, Split]
     rgb_mean: tuple[float, float, float] | None
@@ -82,17 +82,17 @@ class Dataset:
 
     splits: dict[str, Split]
     classes: tuple[labels.Label, ...] | None
-    source: Path
+    source: stores.AnyPath
     upright: bool = False
 
 
-def load_manifest(directory: Path) -> Manifest:
+def load_manifest(directory: str | stores.AnyPath) -> Manifest:
     """Reads and checks `directory`/manifest.json; the shards themselves are not opened.
 
     Raises:
       InputError: there is none, or it is not one that this version wrote.
     """
-    directory = Path(directory)
+    directory = stores.place(directory)
     document = _load_json(directory)
     version = document.get("format_version") if isinstance(document, dict) else None
     if version != FORMAT_VERSION:
@@ -106,7 +106,25 @@ def load_manifest(directory: Path) -> Manifest:
         raise InputError(f"{directory / MANIFEST} is damaged: {error}; {ANEW}.") from error
 
 
-def _load_json(directory: Path) -> Any:
+def _load_json(directory: stores.AnyPath) -> Any:
+    path = directory / MANIFEST
+    if isinstance(directory, stores.Address):
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{directory} has no {MANIFEST}, so it is no finished data set; this makes one: "
+                f"{_CONVERT} --layout folder --source PHOTOS --output {directory}."
+            ) from error
+    else:
+        text = _manifest_bytes(directory)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}); {ANEW}.") from error
+
+
+def _manifest_bytes(directory: Path) -> bytes:
     if not directory.is_dir():
         raise InputError(
             f"{directory} is no folder; give the one that holds {MANIFEST}, the --output of "
@@ -122,14 +140,10 @@ def _load_json(directory: Path) -> Any:
             else f"{directory} has no {MANIFEST}, so it is no finished data set; of a folder of "
             f"photographs this makes one: {made}."
         )
-    text = files.read_bytes(path, files.MAX_BYTES)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); {ANEW}.") from error
+    return files.read_bytes(path, files.MAX_BYTES)
 
 
-def _manifest(directory: Path, document: dict) -> Manifest:
+def _manifest(directory: stores.AnyPath, document: dict) -> Manifest:
     _keys(document, _REQUIRED, _OPTIONAL, "the manifest")
     entries = _typed(document["splits"], dict, "splits")
     splits = {_name(name): _split(directory, name, entry) for name, entry in entries.items()}
@@ -148,7 +162,7 @@ def _classes(entries: Any) -> tuple[labels.Label, ...]:
     return labels.as_texts([labels.Label(entry["synset"], entry["text"]) for entry in ordered])
 
 
-def _split(directory: Path, name: str, entry: Any) -> Split:
+def _split(directory: stores.AnyPath, name: str, entry: Any) -> Split:
     _keys(entry, {"examples", "shards"}, {"index"}, f"the split {name!r}")
     shards = tuple(_shard(directory, item) for item in _typed(entry["shards"], list, "shards"))
     if len(shards) > MAX_SHARDS or len({shard.path for shard in shards}) != len(shards):
@@ -163,7 +177,7 @@ def _split(directory: Path, name: str, entry: Any) -> Split:
     return split
 
 
-def _shard(directory: Path, entry: Any) -> Shard:
+def _shard(directory: stores.AnyPath, entry: Any) -> Shard:
     _keys(entry, {"file", "examples", "bytes", "sha256"}, set(), "a shard")
     sizes = _number(entry["examples"], "examples"), _number(entry["bytes"], "bytes")
     if not isinstance(entry["sha256"], str) or not re.fullmatch("[0-9a-f]{64}|", entry["sha256"]):
@@ -210,14 +224,13 @@ def _number(value: Any, what: str) -> int:
 
 def check_shards(manifest: Manifest) -> None:
     """Raises InputError for the first shard that is absent or has another size; opens none."""
-    for shard in (shard for split in manifest.splits.values() for shard in split.shards):
-        try:
-            size = shard.path.stat().st_size
-        except OSError as error:
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    for shard, size in zip(shards, stores.sizes_of([shard.path for shard in shards]), strict=True):
+        if isinstance(size, OSError):
             raise InputError(
-                f"{shard.path} cannot be read ({error.strerror}) but is in {MANIFEST}; "
+                f"{shard.path} cannot be read ({size.strerror}) but is in {MANIFEST}; "
                 f"copy it again, or {ANEW}."
-            ) from error
+            ) from size
         if size != shard.bytes:
             raise InputError(
                 f"{shard.path} has {size} bytes, {MANIFEST} says {shard.bytes}; "
@@ -274,7 +287,7 @@ def find_dataset(
             "pattern of records made elsewhere, as --validation_file_pattern 'valid*'."
         )
     if data_dir:
-        directory = files.expanded(data_dir)
+        directory = stores.place(data_dir)
         loaded = load_manifest(directory)
         check_shards(loaded)
         return Dataset(loaded.splits, loaded.classes, directory, _is_upright(loaded))

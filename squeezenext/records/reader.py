@@ -5,13 +5,12 @@ import concurrent.futures
 import hashlib
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import numpy as np
 
 from squeezenext import files
-from squeezenext.errors import InputError
-from squeezenext.records import example, tfrecord
+from squeezenext.errors import InputError, RunAgain
+from squeezenext.records import example, stores, tfrecord
 from squeezenext.records.bad_records import BadRecords
 from squeezenext.records.dataset import Split
 from squeezenext.records.example import RecordError
@@ -29,15 +28,19 @@ class Reader:
     While `bad` is None, a damaged record is an error; else it is skipped and counted there. The
     next whole record of the split replaces it, so that the content is a function of the number
     alone: batches are full, a resumed run is exact, and all workers read the same.
+
+    Of shards in a store, `stores.Copies` are read, into which records are brought before.
     """
 
     def __init__(self, split: Split, reads: int = READS):
         self.split = split
-        self.paths = [os.fsencode(shard.path) for shard in split.shards]  # as TensorFlow takes them
+        self._copies = _copies(split)
+        self._files = self._copies.paths if self._copies else [s.path for s in split.shards]
+        self.paths = [os.fsencode(path) for path in self._files]  # as TensorFlow takes them
         self.index = index(split)
         self._first = np.cumsum([0, *(shard.examples for shard in split.shards)])
         self.bad: BadRecords | None = None
-        self.fault: InputError | None = None  # TensorFlow passes on only its text
+        self.fault: Exception | None = None  # TensorFlow passes on only its text
         self.reads = reads
         self._pool = concurrent.futures.ThreadPoolExecutor(reads, "reader")
         self._latest: collections.deque[int] = collections.deque(maxlen=_LATEST)
@@ -45,19 +48,40 @@ class Reader:
     def places(self, numbers: np.ndarray) -> np.ndarray:
         """Returns [n, 4] int64: numbers of records, their shards, first bytes and lengths."""
         self._latest.extend(numbers[numbers >= 0].tolist())
+        self.bring(numbers[numbers >= 0])
         rows = self.index[numbers]
         return np.stack([numbers, *(rows[name] for name in rows.dtype.names)], -1)
 
-    def location(self, number: int) -> tuple[Path, int]:
+    def bring(self, numbers: np.ndarray, anew: bool = False) -> None:
+        """Brings records from a store to this machine, all at once; raises as `stores.ranges`."""
+        try:
+            if self._copies:
+                self._copies.bring(self.index[numbers], anew)
+        except (InputError, RunAgain, OSError) as error:
+            self.fault = error
+            raise
+
+    def location(self, number: int) -> tuple[stores.AnyPath, int]:
         """Returns a record's shard, and the record's number in it."""
         shard = int(self.index[number]["shard"])
         return self.split.shards[shard].path, number - int(self._first[shard])
 
     def read_one(self, number: int) -> bytes:
         """Returns the payload of a record, damaged or not; raises as `tfrecord.read`."""
+        # Of a store those that follow come with it, for those who read in order.
+        self.bring(np.arange(number, min(number + self.reads, self.split.examples)))
+        try:
+            return self._read_here(number)
+        except RecordError:
+            if self._copies is None:
+                raise
+        self.bring(np.array([number]), anew=True)  # the copy may be damaged, as by a power cut
+        return self._read_here(number)
+
+    def _read_here(self, number: int) -> bytes:
         path, own_number = self.location(number)
-        _, offset, length = (int(value) for value in self.index[number])
-        with files.open_file(path) as file:
+        shard, offset, length = (int(value) for value in self.index[number])
+        with files.open_file(self._files[shard]) as file:
             return tfrecord.read(file.fileno(), offset, length, str(path), own_number)
 
     def skip_damaged(self, report: Callable[[str], None], listed: Iterable[int] = ()) -> None:
@@ -118,11 +142,18 @@ class Reader:
         found: list[int] = []
         for start in range(0, self.split.examples, _READ_AHEAD):
             some = range(start, min(start + _READ_AHEAD, self.split.examples))
+            self.bring(np.array(some))
             for each in self._pool.map(label, some):
                 found.append(each)
                 if report_progress:
                     report_progress()
         return np.array(found, np.int64)
+
+
+def _copies(split: Split) -> stores.Copies | None:
+    shards = [shard.path for shard in split.shards if isinstance(shard.path, stores.Address)]
+    sizes = [shard.bytes for shard in split.shards]
+    return stores.Copies(shards, sizes, split.shards_sha256()) if shards else None
 
 
 def index(split: Split) -> np.ndarray:
@@ -137,6 +168,10 @@ def index(split: Split) -> np.ndarray:
       RecordError: a shard is damaged or holds another number of records than promised.
     """
     starts = None if split.walked else _from_sidecar(split)
+    if starts is None and any(isinstance(shard.path, stores.Address) for shard in split.shards):
+        raise InputError(
+            f"{split.shards[0].path.parent} has no whole {split.name}.index; copy that again."
+        )
     if starts is None:
         starts = split.walked or tfrecord.walk_all([shard.path for shard in split.shards])
         for shard, offsets in zip(split.shards, starts, strict=True):

@@ -43,7 +43,9 @@ def read(
         raise InputError(f"{data_dir} has no {' or '.join(splits)} split; convert data with one.")
     records = Reader(data.splits[split])
     last = len(records.index) - 1
-    for number in np.linspace(0, last, min(limit, last + 1)).round().astype(int).tolist():
+    numbers = np.linspace(0, last, min(limit, last + 1)).round().astype(int)
+    records.bring(numbers)
+    for number in numbers.tolist():
         name = f"record {number} of {records.location(number)[0]}"
         image, label = decoded(records.read_one(number), len(known), name)
         yield geometry.centre_pixels(image, images), label

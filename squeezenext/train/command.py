@@ -193,4 +193,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = Options(**{name: values[name].value for name in named})
         train(_configured(values), options)
 
-    return run(command, values, __doc__, argv, required=("model_dir",), resumes=True)
+    return run(
+        command,
+        values,
+        __doc__,
+        argv,
+        required=("model_dir",),
+        resumes=True,
+        addresses=("data_dir",),
+    )

@@ -23,6 +23,7 @@ Course = Callable[[int, float | None], float]
 
 
 @checked(
+    "data_dir",
     devices=0,
     micro_batch_size=1,
     seed=0,

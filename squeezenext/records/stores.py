@@ -1,0 +1,274 @@
+"""Data at addresses of a store (s3://, gs://, https://), read by ranges through fsspec.
+
+What cannot be read just now is asked for again, with growing waits; then the command ends with exit
+code 75. Credentials come from the environment, as fsspec's packages take them; nothing keeps them.
+"""
+
+import dataclasses
+import errno
+import functools
+import hashlib
+import io
+import os
+import shutil
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from squeezenext import files
+from squeezenext.arguments import refuse_remote
+from squeezenext.cli import size_text
+from squeezenext.errors import InputError, RunAgain, needs
+
+Answer = TypeVar("Answer")
+
+SCHEMES = ("s3://", "gs://", "https://")
+
+# Of records of 110 kB a block holds nine: the first pass over ImageNet asks 140,000 times, not
+# 1.3 million times.
+BLOCK = 1 << 20
+_TOGETHER = 64  # requests under way at once
+_READ_BYTES = 8 << 20  # of a file that is read from its beginning to its end
+_WAITS = (1, 2, 4, 8, 16)  # seconds before each further attempt
+# botocore's default is 10 connections.
+_OPTIONS: dict[str, dict] = {"s3": {"config_kwargs": {"max_pool_connections": _TOGETHER}}}
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError")
+_threads = ThreadPoolExecutor(_TOGETHER, "stores")
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """The address of a file or folder in a store, with the methods of `Path` that readers use.
+
+    Those that ask the store raise as `ranges`.
+    """
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __truediv__(self, name: str) -> "Address":
+        return Address(f"{self.text}/{name}")
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self.text.rpartition("/")[2]
+
+    @property
+    def parent(self) -> "Address":
+        """The folder of a file."""
+        return Address(self.text.rpartition("/")[0])
+
+    def stat(self) -> os.stat_result:
+        """Returns the size of a file, and 0 for all else."""
+        size = _asked(self, lambda system: int(system.info(self.text)["size"]))
+        return os.stat_result([0] * 6 + [size] + [0] * 3)
+
+    def exists(self) -> bool:
+        """Returns whether there is such a file."""
+        try:
+            return self.stat() is not None
+        except FileNotFoundError:
+            return False
+
+    def read_bytes(self) -> bytes:
+        """Returns the content; InputError if it has more than `files.MAX_BYTES`."""
+        if (size := self.stat().st_size) > files.MAX_BYTES:
+            raise InputError(f"{self} is larger than {files.MAX_BYTES >> 20} MB.")
+        return _range((self, 0, size))
+
+    def open(self, mode: str = "rb", buffering: int = _READ_BYTES) -> io.BufferedReader:
+        """Opens a file that is to be read in order."""
+        return io.BufferedReader(_Stream(self), max(buffering, _READ_BYTES))
+
+
+AnyPath = Path | Address
+
+
+def place(path: str | AnyPath) -> AnyPath:
+    """Returns an address of a store as one, and any other path with "~" expanded.
+
+    Raises:
+      InputError: it is another address, holds a password or a query, or a package is missing.
+    """
+    if isinstance(path, Address):
+        return path
+    if not str(path).startswith(SCHEMES):
+        refuse_remote("The place", path)
+        return files.expanded(path)
+    parts = urllib.parse.urlsplit(str(path))
+    if parts.query or "@" in parts.netloc:
+        raise InputError(
+            f"An address at {parts.scheme}://{parts.hostname} holds a password or a query, which "
+            "would come into logs; leave it out: credentials are taken from the environment."
+        )
+    _system(parts.scheme)
+    return Address(str(path).rstrip("/"))
+
+
+@functools.cache  # fsspec itself keeps one for each thread, with a pool of connections for each
+def _system(scheme: str) -> Any:
+    """Returns fsspec's file system of a scheme."""
+    with needs("gs" if scheme == "gs" else "s3"):
+        try:
+            import fsspec
+
+            options = {"use_listings_cache": False} | _OPTIONS.get(scheme, {})
+            return fsspec.filesystem(scheme, **options)
+        except ImportError as error:  # fsspec's own does not name the package
+            cause = error.__cause__ or error.__context__ or error
+            raise ModuleNotFoundError(str(error), name=getattr(cause, "name", "fsspec")) from error
+
+
+def _asked(address: Address, ask: Callable[[Any], Answer]) -> Answer:
+    """Returns `ask(file system)`, which is tried again if it fails; raises as `ranges`."""
+    for wait in (*_WAITS, None):
+        try:
+            return ask(_system(address.text.partition("://")[0]))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(address)) from error
+        except Exception as error:  # each of fsspec's packages has its own
+            status, name = getattr(error, "status", 0), type(error).__name__
+            denied = isinstance(error, PermissionError) or status in (401, 403)
+            if denied or name in _NO_CREDENTIALS:
+                raise InputError(
+                    f"{address}: access is denied ({name}); give credentials that allow it by the "
+                    "environment, for example AWS_PROFILE=NAME."
+                ) from error
+            if wait is None:
+                raise RunAgain(
+                    f"{address} cannot be reached just now ({name}: {error}); run the same "
+                    "command again."
+                ) from error
+            time.sleep(wait)
+    raise AssertionError  # not reached
+
+
+def _range(span: tuple[Address, int, int]) -> bytes:
+    address, start, end = span
+
+    def ask(system: Any) -> bytes:
+        data = system.cat_file(address.text, start=start, end=end)
+        if len(data) != end - start:
+            raise OSError(f"{len(data)} bytes came in place of {end - start}")
+        return data
+
+    return _asked(address, ask)
+
+
+def ranges(spans: Sequence[tuple[Address, int, int]]) -> list[bytes]:
+    """Returns the bytes of ranges: file, first byte, end. They are asked for at once.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      InputError: access is denied.
+      RunAgain: the store does not answer for half a minute.
+    """
+    return [*_threads.map(_range, spans)]
+
+
+class _Stream(io.RawIOBase):
+    """A file of a store, read by ranges as long as the buffer that is to be filled."""
+
+    def __init__(self, address: Address):
+        self._address, self._size, self._position = address, address.stat().st_size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        start, end = self._position, min(self._position + len(buffer), self._size)
+        self._position = end
+        buffer[: end - start] = _range((self._address, start, end)) if end > start else b""
+        return end - start
+
+
+def sizes_of(paths: Sequence[AnyPath]) -> list[int | OSError]:
+    """Returns the size of each file, or the error in asking for it; a store is asked at once."""
+
+    def size(path: AnyPath) -> int | OSError:
+        try:
+            return path.stat().st_size
+        except OSError as error:
+            return error
+
+    stored = any(isinstance(path, Address) for path in paths)
+    return [*(_threads.map(size, paths) if stored else map(size, paths))]
+
+
+def copies_folder() -> Path:
+    """Returns the folder for copies of what lies in stores."""
+    import platformdirs
+
+    return files.expanded(platformdirs.user_cache_dir("squeezenext")) / "stores"
+
+
+class Copies:
+    """Copies of shards on this machine, filled block by block as their records are needed.
+
+    A block is fetched once, also over several runs. What reads local files reads the copies.
+
+    Args:
+      shards: addresses of the shards.
+      sizes: their sizes in bytes.
+      content: a digest of what they hold.
+
+    Raises:
+      RunAgain: the disk has too little room for all shards.
+    """
+
+    def __init__(self, shards: Sequence[Address], sizes: Sequence[int], content: str):
+        self._shards, self._sizes, self._lock = shards, sizes, threading.Lock()
+        # The address, too: a stranger's manifest may state the digests of other data.
+        key = hashlib.sha256(f"{shards[0].parent} {content}".encode()).hexdigest()[:16]
+        folder = copies_folder() / key
+        folder.mkdir(parents=True, exist_ok=True)
+        self.paths = [folder / shard.name for shard in shards]
+        # Number of each shard's first block, and behind the last one the number of all blocks.
+        self._first = np.cumsum([0, *(-(-size // BLOCK) for size in sizes)])
+        marks, count = folder / ".blocks", max(1, int(self._first[-1]))
+        for path, size in zip([*self.paths, marks], [*sizes, count], strict=True):
+            with path.open("ab") as file:
+                file.truncate(size)  # takes no room until it is written
+        self._here = np.memmap(marks, np.uint8, "r+")  # of each block: 1 if it is here
+        missing, free = int((self._here == 0).sum()) * BLOCK, shutil.disk_usage(folder).free
+        if missing > free:
+            raise RunAgain(
+                f"{shards[0].parent} needs {size_text(missing)} for copies in {folder.parent}, "
+                f"whose disk has {size_text(free)} free; make room, or name another folder: export "
+                "XDG_CACHE_HOME=FOLDER."
+            )
+
+    def bring(self, rows: np.ndarray, anew: bool = False) -> None:
+        """Fetches the blocks of records, [n] of `reader.INDEX_DTYPE`, that are not here yet.
+
+        With `anew` those that are here are fetched, too. Raises as `ranges`.
+        """
+        first = self._first[rows["shard"]]
+        begin = first + rows["offset"] // BLOCK
+        end = first + (rows["offset"] + rows["length"] - 1) // BLOCK + 1
+        blocks = np.unique([n for pair in zip(begin, end, strict=True) for n in range(*pair)])
+        if anew or not self._here[blocks].all():
+            with self._lock:  # another thread may be fetching some of them
+                missing = blocks if anew else blocks[self._here[blocks] == 0]
+                for start in range(0, len(missing), _TOGETHER):
+                    self._fetch(missing[start : start + _TOGETHER])
+
+    def _fetch(self, blocks: np.ndarray) -> None:
+        shards = np.searchsorted(self._first, blocks, "right") - 1
+        starts = (blocks - self._first[shards]) * BLOCK
+        parts = list(zip(shards.tolist(), starts.tolist(), strict=True))
+        spans = [(self._shards[n], at, min(at + BLOCK, self._sizes[n])) for n, at in parts]
+        for (number, at), data in zip(parts, ranges(spans), strict=True):
+            with self.paths[number].open("r+b") as file:
+                file.seek(at)
+                file.write(data)
+        self._here[blocks] = 1  # only now: what is marked has been written
