@@ -630,6 +630,8 @@ def test_wherever_it_is_killed_the_same_command_sets_the_model_aside(tmp_path, m
             except Killed:
                 assert model_directory.is_moving(mine) or not contents_differ(mine, names)
         if model_directory.is_moving(mine):
+            left = [name for name in names if (mine / name).exists()]
+            assert not left or "config.json" in left  # else the same command refuses a stranger's
             model_directory.set_aside(mine)
             assert contents(mine / "before") == ["old"] * 4
             assert sorted(path.name for path in mine.iterdir()) == ["before", "holiday.txt"]

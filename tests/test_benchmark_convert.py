@@ -14,8 +14,9 @@ def test_measures_ours_and_a_copy(tmp_path):
     assert 20_000_000 < size < 22_000_000
     for work in (benchmark_convert.ours, benchmark_convert.copied):
         row = benchmark_convert._timed(work, source, tmp_path / "output", images)
-        rates = row["megabytes_per_second"] / row["images_per_second"]
-        assert rates == pytest.approx(size / 1e6 / images, rel=0.02)
+        megabytes, per_second = row["megabytes_per_second"], row["images_per_second"]
+        rounded = 0.05 / megabytes + 0.05 / per_second  # much, if the machine is busy
+        assert megabytes / per_second == pytest.approx(size / 1e6 / images, rel=0.01 + rounded)
         assert row["images_per_second"] == pytest.approx(images / row["seconds"], rel=0.4)
         assert not (tmp_path / "output").exists()
     assert (

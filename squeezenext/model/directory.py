@@ -180,7 +180,8 @@ def set_aside(directory: Path) -> None:
     try:
         moving.mkdir(exist_ok=True)
         files.flush(directory)
-        for name in {*FOLDERS, *_FILES} - {ASIDE, DOWNLOADED}:
+        names = {*FOLDERS, *_FILES} - {ASIDE, DOWNLOADED, CONFIG}
+        for name in (*sorted(names), CONFIG):  # last, for `refuse_strangers`
             if os.path.lexists(directory / name):
                 os.rename(directory / name, moving / name)
         files.flush(moving)
