@@ -143,6 +143,8 @@ NEEDED = {  # what a command asks for beyond requirements.txt: whether it is her
     "--video": (lambda: bool(importlib.util.find_spec("cv2")), "opencv-python-headless"),
     "--format ncnn": (lambda: bool(importlib.util.find_spec("ncnn")), "ncnn"),
     "--format onnx": (lambda: bool(importlib.util.find_spec("onnxruntime")), "onnxruntime"),
+    "--format parquet": (lambda: bool(importlib.util.find_spec("pyarrow")), "pyarrow"),
+    "--runner beam": (lambda: bool(importlib.util.find_spec("apache_beam")), "Apache Beam"),
 }
 
 
@@ -288,7 +290,7 @@ def _hurry():
 
 @pytest.fixture(scope="module")
 def photographs(shared, tmp_path_factory) -> Reader:
-    """PHOTOS with 15 photographs of 3 classes, photos, photo.jpg, and the published weights."""
+    """PHOTOS with 15 photographs of 3 classes, photos, photo.jpg, photos.txt, and the weights."""
     folder = tmp_path_factory.mktemp("photographs")
     subprocess.run(["tar", "xf", shared / "imagenet-100.tar", "-C", folder], check=True)
     sources = sorted(folder.glob("n*/*"))[:3]
@@ -303,6 +305,7 @@ def photographs(shared, tmp_path_factory) -> Reader:
     shutil.copy(sources[0], folder / "photo.jpg")
     if NEEDED["--video"][0]():
         _film(folder / "film.avi", folder / "photo.jpg")
+    (folder / "photos.txt").write_text("photo.jpg\nphotos/more/0.jpg\n")
     (folder / "docs").symlink_to(REPOSITORY / "docs")
     for path in folder.glob("n*"):
         shutil.rmtree(path)

@@ -747,3 +747,18 @@ def test_features_are_whole_though_nobody_reads_the_output(squeezenext, photos, 
     file.unlink()
     with pytest.raises(InputError, match="f.json is there already"):
         predict.predict([str(photos)], squeezenext[0], features=file)
+
+
+def test_a_text_file_is_a_list_of_images(tmp_path):
+    listed = tmp_path / "photos.txt"
+    listed.write_bytes(b"\xef\xbb\xbfa b.jpg\r\n\n#1.png\nc\xff.jpg\nd\x0b*.jpg")
+    assert sources.expand([str(listed), "e.jpg"]) == [
+        "a b.jpg", "#1.png", "c\udcff.jpg", "d\x0b*.jpg", "e.jpg"
+    ]  # fmt: skip
+    listed.write_text("https://example.com/a.jpg\n")
+    assert sources.expand([str(listed)], allow_url=True) == ["https://example.com/a.jpg"]
+    with pytest.raises(InputError, match="a.jpg is a URL; --allow_url lets"):
+        sources.expand([str(listed)])
+    listed.write_text("\n")
+    with pytest.raises(InputError, match="photos.txt lists no image; write the path of one on"):
+        sources.expand([str(listed)])

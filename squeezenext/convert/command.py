@@ -22,9 +22,10 @@ from squeezenext.convert import commit, estimate, plan, shards, sources, tfrecor
 from squeezenext.convert import output as outputs
 from squeezenext.convert.listing import Collection
 from squeezenext.convert.options import LAYOUTS, RUNNERS, ConvertOptions
-from squeezenext.convert.pool import Pool, behind, run_in_beam
+from squeezenext.convert.pool import Pool, behind
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 from squeezenext.files import expanded
+from squeezenext.predict.beam import run_in_beam
 from squeezenext.records import dataset
 
 _MAX_LOGGED = 20  # rejected files

@@ -1,4 +1,4 @@
-"""Runs jobs in worker processes, or as an Apache Beam pipeline.
+"""Runs jobs in worker processes.
 
 The processes start clean, never outlive their parent and keep the order of the jobs.
 """
@@ -14,12 +14,12 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
 from typing import TypeVar
 
-from squeezenext.errors import RunAgain, needs
+from squeezenext.errors import RunAgain
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -155,47 +155,3 @@ def _end_with_parent() -> None:
     """Ends this worker when its parent is killed, instead of waiting for a job for ever."""
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
-
-
-def run_in_beam(
-    function: Callable[[Job], object], jobs: Sequence[Job], options: Sequence[str]
-) -> None:
-    """Runs `function(job)` for each job as an Apache Beam pipeline, and waits for its end.
-
-    One element of the pipeline is one job, which Beam may retry or run twice at once. Jobs and
-    results are small: images are read and shards written on a file system that all workers mount
-    under the same path. `options` are Beam's own, such as "--runner=FlinkRunner".
-
-    Raises:
-      InputError: Beam is not installed, or an option is wrong.
-      RunAgain: the pipeline failed; finished shards stay.
-    """
-    with needs("beam"):
-        import apache_beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-    try:
-        pipeline = apache_beam.Pipeline(options=PipelineOptions(list(options)))
-        with _cancelled(pipeline), pipeline:
-            (
-                pipeline
-                | apache_beam.Create(jobs)
-                | apache_beam.Reshuffle()  # else one worker is given all that Create makes
-                | apache_beam.Map(function)
-            )
-    except Exception as error:  # every runner has its own kinds
-        text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise RunAgain(
-            f"The Beam pipeline failed ({text}); run the same command again to go on at the shards "
-            "that are missing."
-        ) from error
-
-
-@contextlib.contextmanager
-def _cancelled(pipeline) -> Iterator[None]:
-    """Cancels the pipeline if the block ends early, as by Ctrl-C."""
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(Exception):  # it did not begin, has ended, or its runner cannot
-            pipeline.result.cancel()
-        raise

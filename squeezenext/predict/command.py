@@ -2,9 +2,13 @@
 
     python predict.py PATH... --model_dir DIR|NAME|FILE [--top_k 5] [--format text|json|csv]
 
-PATH is an image, a folder of images, a pattern in quotes, a URL (with --allow_url), or - for an
-image on standard input. NAME is a published model, such as squeezenet_v1_0. A bad file does not
-stop the others; the exit code is then 1.
+PATH is an image, a folder of images, a pattern in quotes, a list of images (.txt, one a line), a
+URL (with --allow_url), or - for an image on standard input. NAME is a published model, such as
+squeezenet_v1_0. A bad file does not stop the others; the exit code is then 1.
+
+    python predict.py PATH... --model_dir MODEL --output FOLDER [--format jsonl|parquet]
+
+Files in FOLDER get the answers. After an interruption the same command goes on.
 
     python predict.py --camera 0 --model_dir MODEL [--every 1] [--smoothing 0.5]
     python predict.py --video FILE|rtsp://... --model_dir MODEL
@@ -27,9 +31,20 @@ from PIL import Image
 
 from squeezenext import files
 from squeezenext.arguments import checked
-from squeezenext.cli import check_file, check_folder, csv_cell, log, plural, run, say
-from squeezenext.errors import InputError, SomeInputsFailed
+from squeezenext.cli import (
+    check_file,
+    check_folder,
+    check_needed,
+    csv_cell,
+    log,
+    plural,
+    run,
+    say,
+)
+from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 from squeezenext.predict import live, sources
+from squeezenext.predict.beam import RUNNERS
+from squeezenext.predict.parts import FORMATS, predict_to_folder
 from squeezenext.predict.predictor import Answer, Prediction, Predictor, View
 
 _MAP = "Heat map by squeezenext"  # comment of each JPEG of --explain
@@ -182,10 +197,15 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("model_dir", None, "Model directory, published model or file.", **at)
     flags.DEFINE_integer("top_k", 5, "Number of classes for each image.", 1, **at)
     flags.DEFINE_float("threshold", 0.0, "Skip classes of lower probability.", 0.0, 1.0, **at)
-    flags.DEFINE_enum("format", "text", list(WRITERS), "What to print.", **at)
+    forms = "Form of the answers; default text, with --output jsonl."
+    flags.DEFINE_enum("format", None, [*WRITERS, *FORMATS], forms, **at)
     flags.DEFINE_bool("allow_url", False, "Download https URLs of public hosts.", **at)
     flags.DEFINE_string("features", None, "Write features to this .npy file.", **at)
     flags.DEFINE_string("explain", None, "Write images with heat maps to this folder.", **at)
+    flags.DEFINE_string("output", None, "Write the answers to files in this folder.", **at)
+    flags.DEFINE_integer("part_size", 1000, "Images in each file of --output.", 1, **at)
+    flags.DEFINE_enum("runner", "local", RUNNERS, "Who writes the files of --output.", **at)
+    flags.DEFINE_multi_string("beam_options", [], "Beam's options, such as --streaming.", **at)
     flags.DEFINE_integer("camera", None, "Number of a camera; the first is 0.", 0, **at)
     flags.DEFINE_string("video", None, "Video file, or a stream such as rtsp://HOST/...", **at)
     flags.DEFINE_string("watch", None, "Folder whose new images are predicted.", **at)
@@ -200,21 +220,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command(values: flags.FlagValues, paths: list[str]) -> None:
         source = _check_sources(values, paths)
-        answers = _live(values, source) if source else _photographs(values, paths)
-        try:
-            failed = WRITERS[values["format"].value](answers)
-        except BrokenPipeError:
-            if values["features"].value or values["explain"].value:
-                for _ in answers:  # `head` has ended; the files must be complete all the same
-                    pass
-            raise
-        except KeyboardInterrupt:
-            if source != "watch" and not (source and live.is_stream(values[source].value)):
-                raise
-            log("Stopped.")
-            return
+        output = values["output"].value
+        failed = _write(values, paths) if output else _print(values, paths, source)
         if failed:
-            raise SomeInputsFailed(f"{plural(failed, 'image')} could not be read.")
+            where = f'; the answers in {output} that have an "error" say why' if output else ""
+            raise SomeInputsFailed(f"{plural(failed, 'image')} could not be read{where}.")
 
     return run(
         command,
@@ -226,6 +236,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         prints=True,
         addresses=("video",),
     )
+
+
+def _print(values: flags.FlagValues, paths: list[str], source: str) -> int:
+    """Prints the answers; returns the number of errors."""
+    writer = WRITERS.get(values["format"].value or "text")
+    if writer is None:
+        raise InputError(
+            f"--format {values['format'].value} needs --output, such as --output answers."
+        )
+    answers = _live(values, source) if source else _photographs(values, paths)
+    try:
+        return writer(answers)
+    except BrokenPipeError:
+        if values["features"].value or values["explain"].value:
+            for _ in answers:  # `head` has ended; the files must be complete all the same
+                pass
+        raise
+    except KeyboardInterrupt:
+        if source != "watch" and not (source and live.is_stream(values[source].value)):
+            raise
+        log("Stopped.")
+        return 0
+
+
+def _write(values: flags.FlagValues, paths: list[str]) -> int:
+    """Writes the answers to files; returns the number of errors."""
+    try:
+        return predict_to_folder(
+            paths,
+            values["model_dir"].value,
+            values["output"].value,
+            format=values["format"].value or FORMATS[0],
+            part_size=values["part_size"].value,
+            top_k=values["top_k"].value,
+            threshold=values["threshold"].value,
+            allow_url=values["allow_url"].value,
+            runner=values["runner"].value,
+            beam_options=values["beam_options"].value,
+        )
+    except KeyboardInterrupt:  # `run` would say that the same command begins anew
+        raise RunAgain("Interrupted; run the same command again to go on.") from None
 
 
 def _check_sources(values: flags.FlagValues, paths: list[str]) -> str:
@@ -241,12 +292,16 @@ def _check_sources(values: flags.FlagValues, paths: list[str]) -> str:
         other = "the paths" if paths else f"--{given[1]}"
         raise InputError(f"--{given[0]} stands alone; leave out {other}.")
     source = given[0] if given else ""
-    for name in ("features", "explain", "allow_url"):
+    for name in ("features", "explain", "allow_url", "output"):
         if source and values[name].value:
             raise InputError(f"--{name} is for photographs, not for --{source}.")
     for name in ("every", "smoothing"):
         if values[name].present and source not in ("camera", "video"):
             raise InputError(f"--{name} means nothing without --camera or --video.")
+    check_needed(values, dict.fromkeys(("part_size", "runner", "beam_options"), "output"))
+    for name in ("features", "explain"):
+        if values["output"].value and values[name].value:
+            raise InputError(f"--{name} does not go with --output; run the command once for each.")
     return source
 
 

@@ -233,10 +233,10 @@ class Predictor:
         top_k: int = 5,
         threshold: float = 0.0,
         explain: Explain | None = None,
+        *,
+        threads: int | None = None,
     ) -> Iterator[Answer]:
         """Yields the answer for each source in order; a bad source does not stop the others.
-
-        As many threads as there are cores work at once, each on one image.
 
         Args:
           paths: names of files, URLs, or "-"; see `sources.expand`.
@@ -244,6 +244,7 @@ class Predictor:
           threshold: probability below which classes are skipped.
           explain: a function that draws the best class's map and returns the file; it is called
             in any thread with the source's number and name, the image, its view and the class.
+          threads: number of images that are read at once, by default one for each core.
 
         Raises:
           InputError: `paths` is no list of paths.
@@ -264,7 +265,7 @@ class Predictor:
                 return Answer(path, [], str(error))
             return self.answer(data, path, top_k, threshold, draw)
 
-        return map_in_threads(answer, list(enumerate(map(str, names), start=1)))
+        return map_in_threads(answer, list(enumerate(map(str, names), start=1)), threads)
 
     def answer(
         self, data: bytes, path: str, top_k: int = 5, threshold: float = 0.0, draw: Draw = None

@@ -21,10 +21,11 @@ from typing import TypeVar
 from squeezenext.arguments import is_url
 from squeezenext.cli import counted, log, plural
 from squeezenext.errors import InputError
-from squeezenext.files import is_leftover
+from squeezenext.files import is_leftover, read_bytes
 from squeezenext.images.decoding import ENDINGS, MAX_BYTES
 
 T = TypeVar("T")
+_MAX_LIST = 2 << 30  # bytes, which list 20 million images
 
 
 def expand(paths: Sequence[str], allow_url: bool = False) -> list[str]:
@@ -33,18 +34,20 @@ def expand(paths: Sequence[str], allow_url: bool = False) -> list[str]:
     A folder stands for all files below it whose ending is that of an image, but for what systems
     leave there (`files.is_leftover`); a line of the log counts the others by ending. A folder
     without any image, or that cannot be listed, stands for itself, so that reading it gives the
-    error. A name such as "photos/**/*.jpg" is a pattern unless a file has that very name.
+    error. A name such as "photos/**/*.jpg" is a pattern unless a file has that very name. A file
+    .txt is a list: each of its lines is the path or URL of an image, and nothing else.
 
     Raises:
-      InputError: all folders are empty, a pattern matches no file, or URLs are not allowed.
+      InputError: all folders are empty, a pattern matches no file, a list cannot be read, or URLs
+        are not allowed.
     """
     found: list[str] = []
     empty = 0
     for path in paths:
         if is_url(path):
-            if not allow_url:
-                raise InputError(f"{path} is a URL; --allow_url lets this command fetch it.")
             found.append(path)
+        elif path.lower().endswith(".txt") and os.path.isfile(path):
+            found += _listed(path)
         elif path != "-" and os.path.isdir(path):
             inside = _inside(path)
             found += inside or [path]
@@ -55,7 +58,19 @@ def expand(paths: Sequence[str], allow_url: bool = False) -> list[str]:
             found.append(path)
     if empty and empty == len(found):
         raise InputError(f"{found[0]} holds no image ({', '.join(sorted(ENDINGS))}).")
+    if not allow_url and (url := next(filter(is_url, found), "")):
+        raise InputError(f"{url} is a URL; --allow_url lets this command fetch it.")
     return found
+
+
+def _listed(path: str) -> list[str]:
+    """Returns the lines of a list, as names are on the command line: bytes, if not UTF-8."""
+    text = read_bytes(Path(path), _MAX_LIST).decode("utf-8-sig", "surrogateescape")
+    # Not splitlines, for which a name may hold an end of a line.
+    names = [line for line in text.replace("\r\n", "\n").split("\n") if line]
+    if not names:
+        raise InputError(f"{path} lists no image; write the path of one on each line.")
+    return names
 
 
 def _matching(pattern: str) -> list[str]:
