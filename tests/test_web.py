@@ -1,6 +1,7 @@
 """Tests for `exporting/export_web.py`, `demo.py` and `web/`: the page, driven in Chromium."""
 
 import dataclasses
+import functools
 import gzip
 import http.client
 import http.server
@@ -337,6 +338,49 @@ def test_the_page_sees_what_predict_sees(browser, site):
     status = text(browser, "status")  # which screen readers say
     assert status.startswith(f"{model.labels[order[0]].text}, ") and " ms, 5.00 MB." in status
     assert text(browser, "about").startswith("squeezenet_v1_0, 1000 classes. ")
+
+
+OWN_PAGE = """<!doctype html><script type="module" src="../site/squeeze-classifier.js"></script>
+<squeeze-classifier id="asks" top="3">Your photograph:</squeeze-classifier>
+<squeeze-classifier id="shows" network="int8" src="photo.jpg"></squeeze-classifier>
+"""
+
+
+def test_an_element_for_pages_of_others_in_another_folder(site, tmp_path):
+    """Two of them at once: the runtime runs one network at a time."""
+    (tmp_path / "site").symlink_to(site[3])
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "index.html").write_text(OWN_PAGE)
+    shutil.copy(site[2][0], tmp_path / "shop" / "photo.jpg")
+    handler = functools.partial(Quiet, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with browsers.chromium(600, 600) as page:
+            page.get(f"http://127.0.0.1:{server.server_port}/shop/")
+            page.execute_script(
+                "asks.addEventListener('classified', (event) => (window.told = event.detail))"
+            )
+            asks, shows = (page.find_element("id", name).shadow_root for name in ("asks", "shows"))
+            asks.find_element("css selector", "input").send_keys(str(site[2][0].resolve()))
+            until(page, lambda: page.execute_script("return window.told?.classes.length") == 3)
+            until(page, lambda: len(shows.find_elements("css selector", "li")) == 5)
+            told = page.execute_script("return window.told")
+            expected = checking.reference(site[1])(_crop(site[2][0], site[1]))
+            best = told["classes"][0]
+            assert best["index"] == expected.argmax() and told["name"] == site[2][0].name
+            assert best["label"] == site[1].labels[best["index"]].text
+            assert abs(best["probability"] - expected.max()) < 1e-3
+            assert asks.find_element("css selector", "li").text.startswith(best["label"])
+            page.execute_script("document.getElementById('shows').setAttribute('src', 'no.jpg')")
+            said = "no.jpg cannot be fetched (404)."
+            until(page, lambda: shows.find_element("css selector", "p").text == said)
+            assert not shows.find_elements("css selector", "li")
+        server.shutdown()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "AVIF"])

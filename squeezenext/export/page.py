@@ -49,7 +49,7 @@ _KEYS = {"files", "images", "labels", "model", "temperature"}  # keys that every
 _COMPRESSED = "compressed.tflite.gz"
 _FILES = (  # patterns of all files in a page's folder
     *("app.js", "heat.js", "network.js", "picture.js", "preprocessing.js", "style.css"),
-    *("index.html", "runtime-licence.txt"),
+    *("index.html", "runtime-licence.txt", "squeeze-classifier.js"),
     *("runtime/*.js", "runtime/wasm/*.js", "runtime/wasm/*.wasm"),
     *("float32.tflite", "int8.tflite", _COMPRESSED, MANIFEST, card.FILE),
 )

@@ -20,7 +20,7 @@ export function load(row) {
 }
 
 async function fetchAndCompile(row) {
-  const [response] = await Promise.all([fetch(row.file), ready]);
+  const [response] = await Promise.all([fetch(new URL(row.file, import.meta.url)), ready]);
   if (!response.ok) throw new Error(`${row.file} cannot be fetched (${response.status}).`);
   let content = new Uint8Array(await response.arrayBuffer());
   // Decided by the first bytes, not the name: some hosts declare gzip, and the browser decodes it.
