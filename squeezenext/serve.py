@@ -52,18 +52,16 @@ class Service:
         self._predictor, self._max_bytes, self._timeout = predictor, max_bytes, timeout
         self._pool = concurrent.futures.ThreadPoolExecutor(threads)
         self._waiting = self._held = 0  # images; bytes of bodies
-        self._metrics = prometheus.CollectorRegistry()
-        at: dict[str, Any] = {"namespace": "squeezenext", "registry": self._metrics}
-        told = "Requests for a prediction, by the status of the answer."
-        self._requests = prometheus.Counter("requests", told, ["status"], **at)
-        told = "Time from the head of such a request to its answer."
-        self._seconds = prometheus.Histogram("request_seconds", told, **at)
-        told = "Images that are predicted or wait for it."
-        prometheus.Gauge("in_flight", told, **at).set_function(lambda: self._waiting)
+        self._registry = prometheus.CollectorRegistry()
+        at: dict[str, Any] = {"namespace": "squeezenext", "registry": self._registry}
+        self._requests = prometheus.Counter("requests", "Answers by status.", ["status"], **at)
+        self._seconds = prometheus.Histogram("request_seconds", "From head to answer.", **at)
+        gauge = prometheus.Gauge("in_flight", "Images that are predicted or wait for it.", **at)
+        gauge.set_function(lambda: self._waiting)
 
     def server(self) -> uvicorn.Server:
         """Returns the server, which logs its own faults alone."""
-        gets = {"/health": self._health, "/metrics": self._told, "/openapi.json": self._openapi}
+        gets = {"/health": self._health, "/metrics": self._metrics, "/openapi.json": self._openapi}
         routes = [Route(path, endpoint) for path, endpoint in gets.items()]
         app = Starlette(routes=[Route("/predict", self._predict, methods=["POST"]), *routes])
         config = uvicorn.Config(
@@ -75,8 +73,8 @@ class Service:
     async def _health(self, _: Request) -> Response:
         return JSONResponse({"status": "ok", "classes": len(self._predictor.labels)})
 
-    async def _told(self, _: Request) -> Response:
-        text = prometheus.generate_latest(self._metrics)
+    async def _metrics(self, _: Request) -> Response:
+        text = prometheus.generate_latest(self._registry)
         return Response(text, media_type=prometheus.CONTENT_TYPE_LATEST)
 
     async def _openapi(self, _: Request) -> Response:
@@ -91,7 +89,7 @@ class Service:
         bodies = {"image/*": {"schema": image}, "multipart/form-data": {"schema": form}}
         health = {"type": "object", "properties": {"status": text, "classes": {"type": "integer"}}}
         said = {
-            "200": "The most probable classes; `known` below 0.5: the image is like none.",
+            "200": "The most probable classes; the image is like none if `known` is below 0.5.",
             "400": "The form is wrong, or the connection ended.",
             "408": f"The request did not arrive within {self._timeout:g} s.",
             "413": f"The body is larger than {self._max_bytes} bytes.",
