@@ -83,15 +83,14 @@ static uint64_t now(void)
 static int decode_all(const sqz_network *network)
 {
     const uint8_t *codebook = network->codebooks;
-    uint32_t i, f, per_group;
-    contexts sets[3];
+    uint32_t i, f;
     stage s;
-    block b;
     run r;
 
     r.network = network;
     r.arena = (uint8_t *)arena;
-    start_lanes(&r);
+    r.state = read32(network->coded);
+    r.next = network->coded + 4;
     for (i = 0; i < network->stage_count; i++) {
         read_stage(network, i, &s);
         if (!has_weights(&s)) {
@@ -99,18 +98,15 @@ static int decode_all(const sqz_network *network)
         }
         complete(network, &s);
         s.codebook = codebook;
-        codebook += s.negative + s.positive;
-        per_group = s.filters / (uint32_t)s.groups;
-        start_block(&r, &s, &b, sets);
-        b.weights = (int8_t *)(r.arena + s.extra);
-        for (f = 0; f < s.filters; f += b.filters) {
-            b.filters = least(f + s.block, (f / per_group + 1) * per_group) - f;
-            if (!decode_block(&r, &b)) {
-                return 0;
-            }
+        codebook += codebook_bytes(&s);
+        if (!expand_tables(&r, &s)) {
+            return 0;
+        }
+        for (f = 0; f < s.filters; f++) {
+            decode_filters(&r, &s, (int8_t *)(r.arena + s.extra), 1);
         }
     }
-    return lanes_ended(&r);
+    return r.state == LEAST_STATE && r.next == network->end;
 }
 
 int main(void)

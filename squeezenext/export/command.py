@@ -12,6 +12,7 @@ the test) split is measured, printed and written to OUTPUT.json. A folder also g
 if --model_dir is a model directory.
 """
 
+import dataclasses
 import json
 import os
 import secrets
@@ -82,6 +83,8 @@ def export(
         )
     _check_output(output, form)
     model = loading.load(model_dir)
+    # The name of a folder need not be UTF-8, as exported files are.
+    model = dataclasses.replace(model, name=model.name.encode("utf-8", "replace").decode())
     calibrated = precision in form.calibrated
     limit = checking.CALIBRATION_IMAGES if calibrated else checking.PROBES
     probes = checking.images(model, data_dir, limit) if data_dir else []

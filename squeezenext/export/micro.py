@@ -5,14 +5,19 @@ folder builds with any C compiler, as an Arduino library, an ESP-IDF component a
 SDK. docs/micro.md describes the runtime and its memory.
 """
 
+import os
+import shlex
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from squeezenext import files
-from squeezenext.errors import InputError
+from squeezenext.cli import say
+from squeezenext.errors import InputError, NotKept
 from squeezenext.export import checking
 from squeezenext.export.format import Format, Request, Run
 from squeezenext.model import card
@@ -106,6 +111,29 @@ def _text(label: str) -> str:
     )
 
 
+def run_test(folder: Path) -> None:
+    """Compiles a folder's test and runs it; without a C compiler it says that it did not.
+
+    Raises:
+      NotKept: it cannot be compiled, or gives other logits than `IntegerNetwork`.
+    """
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    if not compiler or not shutil.which(compiler[0]):
+        say("There is no C compiler here, so the exported C was not run; `make check` will run it.")
+        return
+    sources = [
+        str(path) for part in ("src", "test") for path in sorted((folder / part).glob("*.c"))
+    ]
+    with tempfile.TemporaryDirectory() as made:
+        program = Path(made) / "micro"
+        includes = ["-std=c99", f"-I{folder / 'src'}", f"-I{folder / 'test'}", "-o", str(program)]
+        for call in ([*compiler, *includes, *sources], [str(program)]):
+            done = subprocess.run(call, capture_output=True, text=True, errors="replace")
+            if done.returncode:
+                told = " ".join((done.stderr or done.stdout).split())[:300]
+                raise NotKept(f"{call[0]} failed on the exported C, which was not kept: {told}")
+
+
 def is_ours(folder: Path) -> bool:
     """Returns whether a folder was written here."""
     path = folder / _WRITTEN[0]
@@ -116,6 +144,7 @@ def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
     path.mkdir()
     model = request.model
     write(model, path, list(checking.probes(model, request.images))[:TESTS])
+    run_test(path)
     network, temperature = model.integer, np.float32(model.temperature)
     return [("int8", lambda image: softmax(network.run(image) * network.logit_scale / temperature))]
 

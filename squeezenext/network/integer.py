@@ -262,5 +262,7 @@ def check_numbers(network: IntegerNetwork, source: str) -> None:
     )
     good &= all(1 <= x.shift <= 20 and max(x.multipliers) < 1 << 21 for x in sums)
     good &= all(1e-30 < x.scale < 1e30 for x in network.scales.values())
+    good &= all(x.kernel.min() >= -127 and x.kernel[..., 0].size <= MAX_FILTER for x in layers)
+    good &= all(node.activation in ("relu", "linear") for node in network.graph.nodes)
     if not good:
         raise InputError(f"{source} is damaged: its plan has impossible numbers.")

@@ -24,23 +24,25 @@ from squeezenext.config import io as config_io
 from squeezenext.errors import InputError
 from squeezenext.network import integer
 from squeezenext.network.bounds import check_bounds
-from squeezenext.network.graph import Graph
 from squeezenext.network.integer import IntegerLayer, IntegerNetwork, IntegerSum, MapScale
 from squeezenext.network.known import from_document
 from squeezenext.network.model import Model, check_labels, check_temperature
 from squeezenext.sqz import kernels as sqz_kernels
 from squeezenext.sqz import plan as sqz_plan
+from squeezenext.sqz import rans
 from squeezenext.sqz import streams as sqz_streams
 from squeezenext.sqz.kernels import Shared
 from squeezenext.sqz.plan import MemoryPlan
 
 SUFFIX = ".sqz"
 MAGIC = b"\x89SQZ\r\n\x1a\n"  # like PNG's: a transfer that changes line ends is noticed at once
-VERSION, WHOLE_VERSION = 1, 2  # the second: weights and activations are whole numbers
-HUFFMAN, ARITHMETIC = 0, 1  # the coders' numbers in the file; the first is no longer read
+# From the second on, weights and activations are whole numbers. The second is read, not written.
+VERSION, LANES_VERSION, WHOLE_VERSION = 1, 2, 3
+# The coders' numbers in the file. The first is no longer read; the last is version 3's.
+HUFFMAN, ARITHMETIC, RANS = 0, 1, 2
 _HEAD = struct.Struct("<8sHBBII")  # the last two: lengths of header and streams
-# Of whole numbers: bytes of the arena; numbers of buffers, stages, lanes and classes; the value of
-# a logit of 1, its shift, the border's colour, and the bytes of the plan.
+# Of whole numbers: bytes of the arena; numbers of buffers, stages, lanes (in version 2) and
+# classes; the value of a logit of 1, its shift, the border's colour, and the bytes of the plan.
 _WHOLE = struct.Struct("<I4Hf4BI")
 _CRC = struct.Struct("<I")
 
@@ -98,21 +100,21 @@ def encode_whole(model: Model, network: IntegerNetwork) -> Encoded:
     """
     names = [node.name for node in network.graph.weighted]
     layers = [network.layers[name] for name in names]
-    blocks = [stage.blocks for stage in sqz_plan.stages(network.graph) if stage.length]
     biases = np.concatenate([layer.bias for layer in layers])
     kernels = [layer.kernel for layer in layers]
-    coded, forms, sizes = sqz_streams.write_whole(kernels, blocks, biases)
-    trees = {name: 1 << max(form.depths) for name, form in zip(names, forms, strict=True)}
-    plan = MemoryPlan(network.graph, sqz_streams.WHOLE_LANES, trees)
-    sides = [(f.mask, f.negative, len(f.codebook) - f.negative) for f in forms]
-    packed = sqz_plan.pack(plan, network, dict(zip(names, sides, strict=True)))
+    coded, forms, sizes = rans.write(kernels, biases)
+    forms = dict(zip(names, forms, strict=True))
+    plan = MemoryPlan(
+        network.graph, {n: values * tables for n, (values, tables, _) in forms.items()}
+    )
+    packed = sqz_plan.pack(plan, network, forms)
     start = _WHOLE.pack(
-        *(plan.arena, len(plan.buffers), len(plan.stages), sqz_streams.WHOLE_LANES),
-        *(len(model.labels), network.logit_scale, network.shift, *network.border),
+        *(plan.arena, len(plan.buffers), len(plan.stages), 0, len(model.labels)),
+        *(network.logit_scale, network.shift, *network.border),
         len(packed),
     )
     header, streams = encode_header(model), start + packed + coded
-    head = _HEAD.pack(MAGIC, WHOLE_VERSION, ARITHMETIC, 1, len(header), len(streams))
+    head = _HEAD.pack(MAGIC, WHOLE_VERSION, RANS, 1, len(header), len(streams))
     return _sealed(head + header + streams, names, sizes)
 
 
@@ -166,10 +168,10 @@ def read(path: Path) -> Model:
 
 def decode(data: bytes, source: str) -> Model:
     """Reads a file's bytes, as `read`; `source` names it in messages, and the model."""
-    kind, header, streams = _frame(data, source)
+    version, kind, header, streams = _frame(data, source)
     known = _decode_header(header, source)
-    if kind.itemsize == 1:
-        network = _decode_whole(streams, known.graph, source)
+    if version != VERSION:
+        network = _decode_whole(streams, known, version, source)
         weights = integer.floats(network, known.config.images)
         return dataclasses.replace(known, weights=weights, integer=network)
     nodes = known.graph
@@ -189,22 +191,26 @@ def decode(data: bytes, source: str) -> Model:
     return dataclasses.replace(known, weights=weights)
 
 
-def _decode_whole(data: bytes, graph: Graph, source: str) -> IntegerNetwork:
-    """Reads the network of a file of whole numbers."""
+def _decode_whole(data: bytes, model: Model, version: int, source: str) -> IntegerNetwork:
+    """Reads the network of a file of whole numbers; `model` is what its header describes."""
     if len(data) < _WHOLE.size:
         raise InputError(f"{source} is cut inside its plan.")
-    _, _, _, lanes, _, scale, shift, *border, size = _WHOLE.unpack_from(data)
-    graph, start = integer.without_pads(graph), _WHOLE.size + size
-    stages, scales, numbers = sqz_plan.unpack(data[_WHOLE.size : start], graph, source)
-    if lanes != sqz_streams.WHOLE_LANES or not (np.isfinite(scale) and scale > 0 and shift <= 40):
+    arena, *counts, scale, shift, red, green, blue, size = _WHOLE.unpack_from(data)
+    graph, start = integer.without_pads(model.graph), _WHOLE.size + size
+    stages, scales, numbers = sqz_plan.unpack(data[_WHOLE.size : start], graph, arena, source)
+    lanes = sqz_streams.WHOLE_LANES if version == LANES_VERSION else 0
+    expected = [len(scales), len(stages), lanes, len(model.labels)]
+    if counts != expected or not (np.isfinite(scale) and scale > 0 and shift <= 40):
         raise InputError(f"{source} is damaged: its plan has impossible numbers.")
     rows = [(stage, row) for stage, row in zip(stages, numbers, strict=True) if stage.length]
     shapes = [graph.kernel_shape(stage.node.name) for stage, _ in rows]
     shapes = [shape if len(shape) == 4 else (1, 1, *shape) for shape in shapes]
-    sides = [(row.mask, row.negative, row.positive) for _, row in rows]
-    kernels, biases = sqz_streams.read_whole(
-        data[start:], shapes, [stage.blocks for stage, _ in rows], sides, source
-    )
+    if version == LANES_VERSION:
+        blocks = [stage.blocks for stage, _ in rows]
+        sides = [(row.mask, *row.form[:2]) for _, row in rows]
+        kernels, biases = sqz_streams.read_whole(data[start:], shapes, blocks, sides, source)
+    else:
+        kernels, biases = rans.read(data[start:], shapes, [row.form for _, row in rows], source)
     ends = np.cumsum([shape[-1] for shape in shapes])[:-1]
     parts = zip(rows, kernels, np.split(biases, ends), strict=True)
     layers = {
@@ -220,13 +226,14 @@ def _decode_whole(data: bytes, graph: Graph, source: str) -> IntegerNetwork:
     for node in graph.nodes:
         if node.op == "concat":  # whose parts are written right into it
             known |= dict.fromkeys(node.inputs, known[node.name])
-    network = IntegerNetwork(graph, layers, sums, known, tuple(border), shift, np.float32(scale))
+    border = red, green, blue
+    network = IntegerNetwork(graph, layers, sums, known, border, shift, np.float32(scale))
     integer.check_numbers(network, source)
     return network
 
 
-def _frame(data: bytes, source: str) -> tuple[np.dtype, bytes, bytes]:
-    """Checks everything around the content."""
+def _frame(data: bytes, source: str) -> tuple[int, np.dtype, bytes, bytes]:
+    """Checks everything around the content; returns version, dtype, header and streams."""
     if len(data) > files.MAX_BYTES:
         raise InputError(f"{source} is larger than {files.MAX_BYTES >> 20} MB.")
     if not data.startswith(MAGIC):
@@ -234,9 +241,9 @@ def _frame(data: bytes, source: str) -> tuple[np.dtype, bytes, bytes]:
     if len(data) < _HEAD.size + _CRC.size:
         raise InputError(f"{source} is cut: {len(data)} bytes.")
     _, version, coder, itemsize, header, streams = _HEAD.unpack_from(data)
-    if version not in (VERSION, WHOLE_VERSION):
+    if version not in (VERSION, LANES_VERSION, WHOLE_VERSION):
         raise InputError(
-            f"{source} is of version {version} of the format; this program reads {VERSION} and "
+            f"{source} is of version {version} of the format; this program reads {VERSION} to "
             f"{WHOLE_VERSION}."
         )
     promised = _HEAD.size + header + streams + _CRC.size
@@ -249,11 +256,11 @@ def _frame(data: bytes, source: str) -> tuple[np.dtype, bytes, bytes]:
             f"{source} holds Huffman codes, which are no longer read; compress the model again."
         )
     sizes = (2, 4) if version == VERSION else (1,)
-    if coder != ARITHMETIC or itemsize not in sizes:
+    if coder != (RANS if version == WHOLE_VERSION else ARITHMETIC) or itemsize not in sizes:
         raise InputError(f"{source} is damaged: there is no coder {coder} of {itemsize} bytes.")
     start = _HEAD.size + header
-    kind = np.dtype(np.int8 if version == WHOLE_VERSION else f"<f{itemsize}")
-    return kind, data[_HEAD.size : start], data[start : start + streams]
+    kind = np.dtype(np.int8 if version != VERSION else f"<f{itemsize}")
+    return version, kind, data[_HEAD.size : start], data[start : start + streams]
 
 
 # Exceptions of zlib, json and a configuration's classes for bytes of another kind.

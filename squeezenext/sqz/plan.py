@@ -10,7 +10,7 @@ finds; then every buffer gets its place in one arena. docs/micro.md has the layo
 import dataclasses
 import itertools
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -19,14 +19,12 @@ from squeezenext.network.graph import Graph, Node
 from squeezenext.network.integer import IntegerLayer, IntegerNetwork, IntegerSum
 
 CONV, MAX_POOL, ADD, LAST_CONV, LAST_DENSE = range(5)  # kinds of stages
-RELU, END, MASK = 1, 2, 4  # flags of a stage
+RELU, END, MASK = 1, 2, 4  # flags of a stage; the last in version 2 alone
 BLOCK_BYTES = 12 << 10  # weights of a block of filters, about
 _MOST_STAGES = 8  # stages of a group
-_CONTEXTS = 480 + 45  # contexts of masks and signs
-_CONTEXT_BYTES, _LANE_BYTES = 8, 24
+_END_BYTES = 2  # of a value in a table
 _BUFFER = struct.Struct("<IHHHHfB3x")
-_STAGE = struct.Struct("<8B4H3H3B3x4I")
-GEOMETRY = 6, 14  # the bytes of a stage before its flags, and after its shift, that shapes decide
+_STAGE = struct.Struct("<8B4H3H4B2x4I")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +105,9 @@ class MemoryPlan:
       ends: number of the last stage of each group.
     """
 
-    def __init__(self, graph: Graph, lanes: int, trees: Mapping[str, int]):
-        """Finds a plan; `trees` are the contexts of a sign's codes, by layer."""
-        self.graph, self.lanes, self.trees = graph, lanes, trees
+    def __init__(self, graph: Graph, values: Mapping[str, int]):
+        """Finds a plan; `values` are the values in a layer's tables, all together."""
+        self.graph, self._values = graph, values
         self.stages = stages(graph)
         self.buffers = [graph.nodes[0].name]
         self.buffers += dict.fromkeys(s.target for s in self.stages if s.kind < LAST_CONV)
@@ -122,40 +120,32 @@ class MemoryPlan:
             for name in self.buffers
         }
         self.ends = self._best_ends()
-        items, self.rows = self._items(self.ends)
+        items, self.rows = self._items(self.ends, range(len(self.stages)))
         self.arena = _allocate(items.values())
         self.places = {key: item.place for key, item in items.items()}
 
     def _best_ends(self) -> tuple[int, ...]:
-        """Joins stages into groups as long as the peak falls."""
-        ends = tuple(range(len(self.stages)))
-        peak, time = self._peak(ends)
-        while True:
-            tried = {self._joined(ends, first, last) for first, last in _around(ends, time // 2)}
-            found = min(((*self._peak(one), one) for one in tried - {ends}), default=(peak,))
-            if found[0] >= peak:
-                return ends
-            peak, time, ends = found
+        """Returns the groups with the least peak, and of those the most groups."""
+        best: list[tuple[int, int, tuple[int, ...]]] = [(0, 0, ())]  # of the first stages
+        for end, stage in enumerate(self.stages):
+            first = end if stage.kind >= LAST_CONV else max(0, end - _MOST_STAGES + 1)
+            tried = []
+            for start in range(first, end + 1):
+                peak, groups, ends = best[start]
+                tried.append((max(peak, self._peak(start, end)), groups - 1, (*ends, end)))
+            best.append(min(tried))
+        return best[-1][-1]
 
-    def _joined(self, ends: tuple[int, ...], first: int, last: int) -> tuple[int, ...]:
-        """Joins groups `first` to `last`, unless that makes one with a classifier or too long."""
-        start = ends[first - 1] + 1 if first else 0
-        if ends[last] - start >= _MOST_STAGES - 1 or self.stages[ends[last]].kind >= LAST_CONV:
-            return ends
-        return ends[:first] + ends[last:]
+    def _peak(self, start: int, end: int) -> int:
+        """Returns the bytes that a group of stages needs, which no other group changes."""
+        ends = tuple(i for i in range(len(self.stages)) if not start <= i < end)
+        items, _ = self._items(ends, range(start, end + 1))
+        unique = {id(item): item for item in items.values()}.values()
+        times = 2 * start, 2 * start + 1
+        return max(sum(x.size for x in unique if x.first <= time <= x.last) for time in times)
 
-    def _peak(self, ends: tuple[int, ...]) -> tuple[int, int]:
-        """Returns the most bytes that are live at a time, and that time."""
-        items, _ = self._items(ends)
-        change = np.zeros(2 * len(ends) + 1, np.int64)
-        for item in {id(item): item for item in items.values()}.values():
-            change[item.first] += item.size
-            change[item.last + 1] -= item.size
-        live = np.cumsum(change)
-        return int(live.max()), int(live.argmax())
-
-    def _items(self, ends: tuple[int, ...]) -> tuple[dict, dict[str, int]]:
-        """Returns what needs memory when, and the rows of each buffer.
+    def _items(self, ends: tuple[int, ...], span: range) -> tuple[dict, dict[str, int]]:
+        """Returns what needs memory when, and the rows of each buffer, while stages `span` run.
 
         Group g decodes at time 2g and computes at 2g + 1; a stage alone does both at both.
         """
@@ -163,9 +153,11 @@ class MemoryPlan:
         for number, (before, end) in enumerate(itertools.pairwise((-1, *ends))):
             group |= dict.fromkeys(range(before + 1, end + 1), number)
         sizes = np.bincount(list(group.values()))
-        items: dict = {"lanes": _Item(self.lanes * _LANE_BYTES, 0, 2 * len(ends) - 1)}
+        items: dict = {}
         rows = {}
         for name in self.buffers:
+            if max(self._readers[name]) < span[0] or min(self._writers[name], default=0) > span[-1]:
+                continue
             height, width, channels = self.graph[name].shape
             rows[name] = self._rows(name, group, height)
             writers = [group[i] for i in self._writers[name]]
@@ -173,17 +165,17 @@ class MemoryPlan:
             last = max(2 * group[i] + 1 for i in self._readers[name])
             items[name] = _Item(rows[name] * width * channels, int(first), last)
         shared: dict = {}  # stages of a group decode, and compute a row, one after the other
-        for i, stage in enumerate(self.stages):
-            alone, time = sizes[group[i]] == 1, 2 * group[i]
+        for i in span:
+            stage, alone, time = self.stages[i], sizes[group[i]] == 1, 2 * group[i]
             if stage.length:
                 filters = stage.block if alone else stage.node.shape[-1]
                 items[i, "weights"] = _Item(filters * stage.length, time, time + 1)
                 scratch = shared.setdefault((time, "scratch"), _Item(0, time, time + bool(alone)))
-                scratch.size = max(scratch.size, self._scratch(stage))
+                scratch.size = max(scratch.size, _END_BYTES * self._values[stage.node.name])
                 patch = shared.setdefault((time, "patch"), _Item(0, time + (not alone), time + 1))
                 patch.size = max(patch.size, stage.length * (4 if stage.kind == LAST_DENSE else 1))
                 items[i, "scratch"], items[i, "patch"] = scratch, patch
-        self._alias(items, rows)
+        self._alias(items, rows, group)
         return items, rows
 
     def _rows(self, name: str, group: Mapping[int, int], height: int) -> int:
@@ -195,40 +187,31 @@ class MemoryPlan:
             return height
         return min(height, max(s.node.kernel[0] for s in readers))
 
-    def _scratch(self, stage: Operation) -> int:
-        contexts = (_CONTEXTS + 2 * self.trees[stage.node.name]) * _CONTEXT_BYTES
-        inputs = stage.length // (stage.node.kernel[0] * stage.node.kernel[1])
-        return contexts + 4 * self.lanes + 4 * stage.block + 2 * inputs
+    def _alias(self, items: dict, rows: Mapping[str, int], group: Mapping[int, int]) -> None:
+        """Lets a sum take the place of its shortcut, which nothing reads later.
 
-    def _alias(self, items: dict, rows: Mapping[str, int]) -> None:
-        """Lets a sum take the place of its shortcut, which nothing reads later."""
+        Another reader in the sum's group could come too late: its stages take turns.
+        """
         for i, stage in enumerate(self.stages):
-            whole = all(rows[n] == self.graph[n].shape[0] for n in (*stage.sources, stage.target))
-            if stage.kind != ADD or not whole:
+            names = (*stage.sources, stage.target)
+            if stage.kind != ADD or any(rows.get(n) != self.graph[n].shape[0] for n in names):
                 continue
-            name = next((n for n in stage.sources if max(self._readers[n]) == i and n in items), "")
-            before, after = items.get(name), items[stage.target]
-            if before and before.size == after.size and before is not after:
-                before.last, items[stage.target] = max(before.last, after.last), before
-
-
-def _around(ends: Sequence[int], at: int) -> Iterable[tuple[int, int]]:
-    """Yields the runs of groups, from first to last, that hold one group."""
-    for first in range(max(0, at - _MOST_STAGES), at + 1):
-        for last in range(at, min(len(ends), at + _MOST_STAGES)):
-            if first < last:
-                yield first, last
+            for name in stage.sources:
+                before, after = items[name], items[stage.target]
+                late = any(j != i and group[j] >= group[i] for j in self._readers[name])
+                if before.size == after.size and before is not after and not late:
+                    before.last, items[stage.target] = max(before.last, after.last), before
+                    break
 
 
 def _allocate(items: Iterable[_Item]) -> int:
     """Gives each item the lowest place that is free while it is needed; returns the bytes of all.
 
-    The largest come first, as in TensorFlow Lite Micro's greedy memory planner. The lanes, which
-    are needed all the time, must begin the arena.
+    The largest come first, as in TensorFlow Lite Micro's greedy memory planner.
     """
     placed: list[_Item] = []
     unique = list({id(item): item for item in items}.values())
-    for item in unique[:1] + sorted(unique[1:], key=lambda item: -item.size):
+    for item in sorted(unique, key=lambda item: -item.size):
         item.place = 0
         for other in sorted(placed, key=lambda other: other.place):
             if other.first <= item.last and item.first <= other.last:
@@ -240,14 +223,14 @@ def _allocate(items: Iterable[_Item]) -> int:
 
 
 def pack(
-    plan: MemoryPlan, network: IntegerNetwork, forms: Mapping[str, tuple[bool, int, int]]
+    plan: MemoryPlan, network: IntegerNetwork, forms: Mapping[str, tuple[int, int, int]]
 ) -> bytes:
     """Returns the buffers and stages as the file holds them.
 
     Args:
       plan: the plan.
       network: its network.
-      forms: of each layer whether a mask is coded, and the number of negative and positive values.
+      forms: `rans.Form.size` of each layer.
     """
     parts = []
     for name in plan.buffers:
@@ -258,7 +241,7 @@ def pack(
         places = [plan.places.get((i, part), 0) for part in ("weights", "scratch", "patch")]
         layer = network.layers.get(stage.node.name)
         rule = network.sums.get(stage.node.name)
-        form = forms.get(stage.node.name, (False, 0, 0))
+        form = forms.get(stage.node.name, (0, 0, 0))
         parts.append(_packed(stage, plan, i in plan.ends, layer, rule, form, places))
     return b"".join(parts)
 
@@ -272,8 +255,8 @@ def _packed(
     form,
     places,
 ) -> bytes:
-    node, (mask, negative, positive) = stage.node, form
-    flags = RELU * (node.activation == "relu") + END * end + MASK * mask
+    node = stage.node
+    flags = RELU * (node.activation == "relu") + END * end
     numbers = layer or rule
     multiplier = layer.multiplier if layer else 0
     if rule:
@@ -285,7 +268,7 @@ def _packed(
         *(flags, numbers.shift if numbers else 1),
         *(*sources, plan.buffers.index(stage.target), stage.channel),
         *(node.shape[-1], node.groups, stage.block),
-        *(layer.bias_shift if layer else 0, negative, positive),
+        *(layer.bias_shift if layer else 0, *form),
         *(multiplier, *places),
     )
 
@@ -295,21 +278,22 @@ class Numbers:
     """What a stage of a file says beside its shape.
 
     Attributes:
-      mask: whether a mask is coded.
-      negative, positive: numbers of values.
+      mask: whether a mask is coded, in version 2.
+      form: `rans.Form.size`; in version 2 the numbers of negative and positive values, and 0.
       bias_shift, shift, multipliers: as in `integer.IntegerLayer` and `integer.IntegerSum`.
     """
 
     mask: bool
-    negative: int
-    positive: int
+    form: tuple[int, int, int]
     bias_shift: int
     shift: int
     multipliers: tuple[int, int]
 
 
-def unpack(data: bytes, graph: Graph, source: str) -> tuple[list[Operation], list, list[Numbers]]:
-    """Reads what `pack` wrote for a graph.
+def unpack(
+    data: bytes, graph: Graph, arena: int, source: str
+) -> tuple[list[Operation], dict[str, tuple[float, int]], list[Numbers]]:
+    """Reads what `pack` wrote for a graph, whose places must lie in `arena` bytes.
 
     Returns:
       The stages, (scale, zero) of each buffer, and the numbers of each stage.
@@ -325,7 +309,8 @@ def unpack(data: bytes, graph: Graph, source: str) -> tuple[list[Operation], lis
         raise InputError(f"{source} is damaged: its plan is of another network.")
     scales, numbers = {}, []
     for name, row in zip(buffers, _BUFFER.iter_unpack(data[:start]), strict=True):
-        if row[1:4] != graph[name].shape:
+        inside = 1 <= row[4] <= row[1] and row[0] + row[4] * row[2] * row[3] <= arena
+        if row[1:4] != graph[name].shape or not inside:
             raise InputError(f"{source} is damaged: its plan is of another network.")
         scales[name] = row[5:]
     for stage, row in zip(expected, _STAGE.iter_unpack(data[start:]), strict=True):
@@ -334,8 +319,11 @@ def unpack(data: bytes, graph: Graph, source: str) -> tuple[list[Operation], lis
         shape = [stage.kind, *node.kernel, node.strides, top, left, *indices]
         shape += [buffers.index(stage.target), stage.channel, node.shape[-1], node.groups]
         relu = RELU * (node.activation == "relu")
-        if [*row[:6], *row[8:14]] != shape or row[6] & RELU != relu or row[14] != stage.block:
+        inside = not stage.length or (
+            row[20] + stage.block * stage.length <= arena and max(row[21:]) < arena
+        )
+        same = [*row[:6], *row[8:14]] == shape and row[6] & RELU == relu and row[14] == stage.block
+        if not (same and inside and row[6] < 8):
             raise InputError(f"{source} is damaged: its plan is of another network.")
-        mask, (negative, positive) = bool(row[6] & MASK), row[16:18]
-        numbers.append(Numbers(mask, negative, positive, row[15], row[7], row[18:20]))
+        numbers.append(Numbers(bool(row[6] & MASK), row[16:19], row[15], row[7], row[19:21]))
     return expected, scales, numbers

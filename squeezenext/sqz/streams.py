@@ -35,12 +35,6 @@ class Whole(NamedTuple):
     mask: bool
     codebook: np.ndarray
 
-    @classmethod
-    def of(cls, kernel: np.ndarray) -> "Whole":
-        """Returns the form of a kernel, int8."""
-        values = np.unique(kernel)
-        return cls(bool((values == 0).any()), values[values != 0])
-
     @property
     def negative(self) -> int:
         """The number of negative values."""
@@ -77,29 +71,6 @@ def write(kernels: Sequence[Parts], biases: np.ndarray) -> tuple[bytes, list[int
     return head + encoder.finish(), [size for _, size in chosen]
 
 
-def write_whole(
-    kernels: Sequence[np.ndarray], blocks: Sequence[Sequence[int]], biases: np.ndarray
-) -> tuple[bytes, list[Whole], list[int]]:
-    """Returns the coded bytes of whole numbers, the layers' forms, and each layer's bytes, about.
-
-    Args:
-      kernels: int8 [height, width, in / groups, out] in network order.
-      blocks: numbers of filters that are coded together, of each kernel.
-      biases: int16, of all layers.
-    """
-    encoder = Encoder(WHOLE_LANES)
-    found, sizes = [], []
-    for kernel, parts in zip(kernels, blocks, strict=True):
-        form = Whole.of(kernel)
-        meter = Meter(WHOLE_LANES)
-        for coder in (encoder, meter):
-            _blocks(coder, form, kernel.shape, parts, kernel)
-        found.append(form)
-        sizes.append(round(meter.bits / 8) + len(form.codebook))
-    books = b"".join(form.codebook.tobytes() for form in found)
-    return books + biases.astype("<i2").tobytes() + encoder.finish(), found, sizes
-
-
 def read_whole(
     data: bytes,
     shapes: Sequence[Shape],
@@ -107,12 +78,12 @@ def read_whole(
     sides: Sequence[tuple[bool, int, int]],
     source: str,
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Returns int8 kernels and int16 biases; the inverse of `write_whole`.
+    """Returns int8 kernels and int16 biases of a file of version 2, which is no longer written.
 
     Args:
       data: the coded bytes.
       shapes: shapes of the kernels.
-      blocks: as in `write_whole`.
+      blocks: numbers of filters that are coded together, of each kernel.
       sides: of each `Whole` its mask, and how many values are negative and positive.
       source: the file's name in messages.
 
@@ -132,44 +103,33 @@ def read_whole(
         form = Whole(mask, codebook)
         if form.negative != negative or (np.diff(codebook.astype(int)) <= 0).any():
             raise forms.damaged_values(source)
-        kernels.append(_blocks(decoder, form, shape, parts, None, source))
+        kernels.append(_blocks(decoder, form, shape, parts, source))
     decoder.finish()
     return kernels, biases
 
 
 def _blocks(
-    coder: Coder, form: Whole, shape: Shape, blocks: Sequence[int], known, source: str = ""
+    decoder: Decoder, form: Whole, shape: Shape, blocks: Sequence[int], source: str
 ) -> np.ndarray:
-    """Codes a kernel of whole numbers, block by block; the statistics go on through all blocks."""
-    height, width, inputs, _ = shape
-    chances, found, start = form.statistics(), [], 0
-    for filters in blocks:
-        part = (height, width, inputs, filters)
-        values = None if known is None else known[..., start : start + filters]
-        found.append(_block(coder, form, part, chances, values, source))
-        start += filters
-    return np.concatenate(found, -1)
+    """Reads a kernel of whole numbers, block by block; the statistics go on through all blocks."""
+    chances = form.statistics()
+    parts = [_block(decoder, form, (*shape[:-1], filters), chances, source) for filters in blocks]
+    return np.concatenate(parts, -1)
 
 
-def _block(coder: Coder, form: Whole, shape: Shape, chances, known, source: str) -> np.ndarray:
-    flat = None if known is None else known.reshape(shape[0] * shape[1], -1)
+def _block(decoder: Decoder, form: Whole, shape: Shape, chances, source: str) -> np.ndarray:
     masks, sides, codes = chances
     there = np.ones((shape[0] * shape[1], shape[2] * shape[3]), bool)
     if form.mask:
-        there = coding.positions(coder, shape, None if flat is None else flat != 0, masks)
+        there = coding.positions(decoder, shape, None, masks)
     count, negative = int(there.sum()), form.negative
     above = len(form.codebook) - negative
     if count and not len(form.codebook):
         raise forms.damaged_values(source)
     positive = np.full(count, above > 0)
     if negative and above:
-        wanted = None if flat is None else np.sign(flat)
-        positive = coding.signs(coder, shape, there, wanted, sides)[there] > 0
-    ranks = None
-    if flat is not None:
-        index = np.searchsorted(form.codebook, flat[there])
-        ranks = np.where(positive, index - negative, negative - 1 - index)
-    ranks = coding.symbols(coder, positive.astype(np.int64), form.depths, ranks, codes)
+        positive = coding.signs(decoder, shape, there, None, sides)[there] > 0
+    ranks = coding.symbols(decoder, positive.astype(np.int64), form.depths, None, codes)
     if (ranks >= np.where(positive, above, negative)).any():
         raise forms.damaged_values(source)
     kernel = np.zeros(there.shape, np.int8)

@@ -38,13 +38,52 @@ static void seal(uint8_t *data, size_t bytes)
     }
 }
 
+/* Writes another count, mostly near the true one: the arena's bytes, the buffers, stages, unused
+ * and classes, the plan's bytes, or what a stage says of its values, tables and step. */
+static void forge_count(uint8_t *data, size_t bytes, uint32_t plan)
+{
+    static const uint8_t places[7] = {0, 2, 4, 6, 8, 10, 20};
+    uint32_t buffers = data[plan + 4], stages = data[plan + 6], place = places[number(7)];
+    uint32_t size = 1 + number(2);
+
+    if (number(3) == 0) {
+        place = 24 + 20 * buffers + 44 * number(stages) + 16 + number(12);
+    }
+    if (plan + place + size < bytes) {
+        data[plan + place] = (uint8_t)(number(2) ? data[plan + place] + number(5) : number(256));
+        data[plan + place + size - 1] |= (uint8_t)(number(4) ? 0 : number(256));
+    }
+}
+
+/* Moves the border between header and streams, whose sum stays right. */
+static void forge_lengths(uint8_t *data)
+{
+    uint32_t header = data[12] | (uint32_t)data[13] << 8, moved = number(header), i;
+    uint32_t streams = data[16] | (uint32_t)data[17] << 8 | (uint32_t)data[18] << 16;
+
+    for (i = 0; i < 4; i++) {
+        data[12 + i] = (uint8_t)((header - moved) >> 8 * i);
+        data[16 + i] = (uint8_t)((streams + moved) >> 8 * i);
+    }
+}
+
 /* Returns the number of bytes of the damaged file; its plan is damaged the most often. */
 static size_t damage(uint8_t *data, size_t bytes)
 {
     uint32_t header = data[12] | (uint32_t)data[13] << 8, flips = 1 + number(4), place;
 
-    if (number(8) == 0) {
+    switch (number(8)) {
+    case 0:
         return number((uint32_t)bytes);
+    case 1:
+    case 2:
+        forge_count(data, bytes, 20 + header);
+        return bytes;
+    case 3:
+        forge_lengths(data);
+        return bytes;
+    default:
+        break;
     }
     while (flips--) {
         place = number(4) ? 20 + header + number(2000) : number((uint32_t)bytes);

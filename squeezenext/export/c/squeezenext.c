@@ -10,10 +10,10 @@
 
 enum { HEAD = 24, PLAN = 24, BUFFER = 20, STAGE = 44 };  /* bytes */
 enum { CONV, MAX_POOL, ADD, LAST_CONV, LAST_DENSE };     /* kinds of stages */
-enum { RELU = 1, END = 2, MASK = 4 };                    /* flags of a stage; END: of its group */
-enum { MAX_STAGES = 8, MAX_FILTER = 50000, MAX_SIDE = 4096, MAX_LANES = 512 };
+enum { RELU = 1, END = 2 };                              /* flags of a stage; END: of its group */
+enum { MAX_STAGES = 8, MAX_FILTER = 50000, MAX_SIDE = 4096, MAX_STEP = 9 };
 enum { MAX_AREA = 1 << 23 }; /* positions of a map, so that their sum has 31 bits */
-enum { MASKS = 480, SIGNS = 45, UPDATE = 2048, FIRST_BATCH = 64, COUNTS = 4096 };
+enum { TOTAL_BITS = 12, TOTAL = 1 << TOTAL_BITS, LEAST_STATE = 1 << 16 }; /* of the coder */
 
 typedef struct {
     uint32_t offset;
@@ -24,7 +24,7 @@ typedef struct {
 typedef struct {
     uint8_t kind, kernel_height, kernel_width, stride, top, left, flags, shift;
     uint16_t source, second, target, channel, filters, groups, block;
-    uint8_t bias_shift, negative, positive;
+    uint8_t bias_shift, values, tables, step;
     uint32_t multiplier, extra; /* extra: the weights' place; of an ADD the second multiplier */
     uint32_t scratch, patch;
     buffer in, out;
@@ -34,23 +34,10 @@ typedef struct {
 } stage;
 
 typedef struct {
-    uint64_t value, width;
-    uint32_t next, end;
-} lane;
-
-typedef struct {
-    uint16_t zeros, ones, chance, batch;
-} context;
-
-typedef struct {
-    context *all;
-    uint32_t seen, batch, used, size; /* bits counted; number of the batch, its bits, their limit */
-} contexts;
-
-typedef struct {
     const sqz_network *network;
     uint8_t *arena;
-    lane *lanes;
+    const uint8_t *next; /* of the coded words */
+    uint32_t state;      /* of the decoder */
 } run;
 
 static uint16_t read16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
@@ -113,8 +100,9 @@ static void read_stage(const sqz_network *network, uint32_t index, stage *s)
     s->groups = read16(p + 18);
     s->block = read16(p + 20);
     s->bias_shift = p[22];
-    s->negative = p[23];
-    s->positive = p[24];
+    s->values = p[23];
+    s->tables = p[24];
+    s->step = p[25];
     s->multiplier = read32(p + 28);
     s->extra = read32(p + 32);
     s->scratch = read32(p + 36);
@@ -136,36 +124,15 @@ static void complete(const sqz_network *network, stage *s)
     s->length = s->inputs * s->kernel_height * s->kernel_width;
 }
 
-/* Bits of the longest code of one sign. */
-static unsigned depth(uint8_t values)
+/* Bytes of a layer's values and tables in the file. */
+static uint32_t codebook_bytes(const stage *s)
 {
-    unsigned bits = 0;
-
-    while (values > 1u << bits) {
-        bits++;
-    }
-    return bits;
+    return s->values + s->tables * (s->values - 1u);
 }
 
-static uint32_t tree(const stage *s)
-{
-    unsigned a = depth(s->negative), b = depth(s->positive);
-
-    return 1u << (a > b ? a : b);
-}
-
-/* Bytes that decoding a stage takes beside the weights. */
-static uint64_t scratch_bytes(const sqz_network *network, const stage *s)
-{
-    uint64_t all = (uint64_t)(MASKS + SIGNS + 2 * tree(s)) * sizeof(context);
-
-    return all + 4u * (uint64_t)network->lane_count + 4u * (uint64_t)s->block + 2u * s->inputs;
-}
-
-/* Says whether bytes lie in the arena, behind the lanes. */
 static int fits(const sqz_network *network, uint32_t offset, uint64_t bytes)
 {
-    return offset >= network->lane_count * sizeof(lane) && offset + bytes <= network->arena_bytes;
+    return offset + bytes <= network->arena_bytes;
 }
 
 static int apart(uint32_t a, uint64_t a_bytes, uint32_t b, uint64_t b_bytes)
@@ -194,15 +161,15 @@ static int good_weights(const sqz_network *network, const stage *s, int alone)
         return 0;
     }
     per_group = s->filters / (uint32_t)s->groups;
-    scratch = scratch_bytes(network, s);
+    scratch = (uint64_t)s->tables * s->values * sizeof(uint16_t);
     weights = (uint64_t)(alone ? s->block : s->filters) * s->length;
     patch = s->kind == LAST_DENSE ? 4u * (uint64_t)s->length : s->length;
     in = (uint64_t)s->in.rows * s->in.width * s->in.channels;
     out = (uint64_t)s->out.rows * s->out.width * s->out.channels;
     return s->length <= MAX_FILTER && s->block >= 1 && s->block <= per_group &&
-           s->negative <= 128 && s->positive <= 127 && s->bias_shift <= 13 &&
+           s->values >= 1 && s->tables >= 1 && s->step <= MAX_STEP && s->bias_shift <= 13 &&
            s->multiplier >= 1 && s->multiplier <= 0x7FFFFFFF && s->shift >= 1 && s->shift <= 53 &&
-           (uint64_t)s->block * s->length <= 0xFFFF && s->scratch % 8 == 0 && s->patch % 8 == 0 &&
+           s->scratch % 8 == 0 && s->patch % 8 == 0 &&
            fits(network, s->extra, weights) && fits(network, s->scratch, scratch) &&
            fits(network, s->patch, patch) && apart(s->scratch, scratch, s->extra, weights) &&
            apart(s->patch, patch, s->in.offset, in) &&
@@ -248,9 +215,8 @@ static int good_stage(const sqz_network *network, stage *s, int alone, int last)
 
 static sqz_status check_plan(sqz_network *network, const uint8_t *end)
 {
-    uint32_t i, codes = 0, group = 0;
-    uint64_t biases = 0, total = 0; /* in 32 bits, 65,535 stages could pass the end of the file */
-    const uint8_t *p;
+    uint32_t i, group = 0;
+    uint64_t codes = 0, biases = 0; /* in 32 bits, 65,535 stages could pass the end of the file */
     stage s;
     buffer image;
 
@@ -275,31 +241,18 @@ static sqz_status check_plan(sqz_network *network, const uint8_t *end)
             return SQZ_DAMAGED;
         }
         if (has_weights(&s)) {
-            codes += (uint32_t)s.negative + s.positive;
+            codes += codebook_bytes(&s);
             biases += 2u * (uint64_t)s.filters;
         }
     }
     network->codebooks = network->stages + (size_t)network->stage_count * STAGE;
-    if ((uint64_t)(end - network->codebooks) < codes + biases) {
+    if ((uint64_t)(end - network->codebooks) < codes + biases + 4) {
         return SQZ_DAMAGED;
     }
-    network->biases = network->codebooks + codes;
-    network->lengths = p = network->biases + (size_t)biases;
-    for (i = 0; i < network->lane_count; i++) { /* seven bits in each byte, low ones first */
-        uint32_t length = 0, place = 0;
-
-        do {
-            if (p == end || place > 28) {
-                return SQZ_DAMAGED;
-            }
-            length |= (uint32_t)(*p & 127) << place;
-            place += 7;
-        } while (*p++ & 128);
-        total += length;
-    }
-    network->lanes = p;
-    network->lane_bytes = (uint32_t)(end - p);
-    return total == network->lane_bytes ? SQZ_OK : SQZ_DAMAGED;
+    network->biases = network->codebooks + (size_t)codes;
+    network->coded = network->biases + (size_t)biases;
+    network->end = end;
+    return (end - network->coded) % 2 == 0 ? SQZ_OK : SQZ_DAMAGED;
 }
 
 static sqz_status read_network(sqz_network *network, const void *file, size_t bytes)
@@ -311,7 +264,7 @@ static sqz_status read_network(sqz_network *network, const void *file, size_t by
     if (bytes < HEAD || memcmp(data, magic, sizeof magic) != 0) {
         return SQZ_NO_FILE;
     }
-    if (read16(data + 8) != 2 || data[10] != 1 || data[11] != 1) {
+    if (read16(data + 8) != 3 || data[10] != 2 || data[11] != 1) {
         return SQZ_VERSION;
     }
     header = read32(data + 12);
@@ -326,14 +279,11 @@ static sqz_status read_network(sqz_network *network, const void *file, size_t by
     network->arena_bytes = read32(plan);
     network->buffer_count = read16(plan + 4);
     network->stage_count = read16(plan + 6);
-    network->lane_count = read16(plan + 8);
     network->classes = read16(plan + 10);
     memcpy(&network->logit_scale, plan + 12, 4); /* little-endian, as these processors are */
     network->shift = plan[16];
     memcpy(network->border, plan + 17, 3);
-    if (network->buffer_count < 1 || network->stage_count < 1 || network->lane_count < 1 ||
-        network->lane_count > MAX_LANES || network->shift > 40 ||
-        network->arena_bytes < network->lane_count * sizeof(lane) ||
+    if (network->buffer_count < 1 || network->stage_count < 1 || network->shift > 40 ||
         streams < PLAN + network->buffer_count * (uint32_t)BUFFER +
                       network->stage_count * (uint32_t)STAGE) {
         return SQZ_DAMAGED;
@@ -357,365 +307,83 @@ sqz_status sqz_open(sqz_network *network, const void *file, size_t bytes)
 
 /* ---- Decoding weights ---- */
 
-static void refill(const run *r, lane *l)
+/* Returns the share of a value, in 4096ths: four bits of exponent and four below a leading one. */
+static uint32_t share(uint8_t code)
 {
-    const uint8_t *data = r->network->lanes;
-    uint32_t high = l->next < l->end ? data[l->next] : 0;
-    uint32_t low = l->end - l->next > 1 && l->next < l->end ? data[l->next + 1] : 0;
+    uint32_t exponent = code >> 4, rest = code & 15u;
 
-    l->value = l->value << 16 | high << 8 | low;
-    l->next += 2;
+    return exponent ? (16 + rest) << (exponent - 1) : rest;
 }
 
-static void start_lanes(run *r)
+/* Writes where each value's part of 0..4095 ends, table by table; the first has what the others
+ * leave. Returns 0 if they leave nothing. */
+static int expand_tables(const run *r, const stage *s)
 {
-    const uint8_t *p = r->network->lengths;
-    uint32_t i, at = 0, place;
+    uint16_t *ends = (uint16_t *)(void *)(r->arena + s->scratch);
+    const uint8_t *codes = s->codebook + s->values;
+    uint32_t table, i, end;
 
-    r->lanes = (lane *)(void *)r->arena;
-    for (i = 0; i < r->network->lane_count; i++) {
-        lane *l = r->lanes + i;
-
-        l->next = at;
-        place = 0;
-        do {
-            at += (uint32_t)(*p & 127) << place;
-            place += 7;
-        } while (*p++ & 128);
-        l->end = at;
-        l->value = 0;
-        l->width = ((uint64_t)1 << 48) - 1;
-        refill(r, l);
-        refill(r, l);
-        refill(r, l);
-    }
-}
-
-/* Says whether every lane was read to its end, and no more than its interval beyond. */
-static int lanes_ended(const run *r)
-{
-    uint32_t i;
-
-    for (i = 0; i < r->network->lane_count; i++) {
-        const lane *l = r->lanes + i;
-
-        if (l->next < l->end || l->next > l->end + 7) {
+    for (table = 0; table < s->tables; table++, codes += s->values - 1) {
+        end = TOTAL;
+        for (i = 1; i < s->values; i++) {
+            end -= least(end, share(codes[i - 1]));
+        }
+        if (end == 0) {
             return 0;
+        }
+        *ends++ = (uint16_t)end;
+        for (i = 1; i < s->values; i++) {
+            end += share(codes[i - 1]);
+            *ends++ = (uint16_t)end;
         }
     }
     return 1;
 }
 
-static void start_contexts(contexts *set, context *all, uint32_t count)
+/* Decodes a value (rANS); `ends` is its table. */
+static int8_t decode(run *r, const stage *s, const uint16_t *ends)
 {
-    uint32_t i;
+    uint32_t slot = r->state & (TOTAL - 1), start = 0, i = 0;
 
-    for (i = 0; i < count; i++) {
-        all[i].zeros = all[i].ones = 1; /* twice the count, plus one */
-        all[i].chance = 32768;
-        all[i].batch = 0;
+    while (slot >= ends[i]) {
+        start = ends[i++];
     }
-    set->all = all;
-    set->seen = set->used = 0;
-    set->batch = 1;
-}
-
-/* Decodes a bit. What a batch counted is learnt when a context is first used after the batch. */
-static unsigned decode(const run *r, lane *l, const contexts *set, context *c)
-{
-    uint64_t bound;
-    unsigned bit;
-
-    if (c->batch != (uint16_t)set->batch) {
-        uint32_t total = (uint32_t)c->zeros + c->ones;
-
-        while (total > COUNTS) {
-            c->zeros = (uint16_t)((c->zeros + 1u) >> 1);
-            c->ones = (uint16_t)((c->ones + 1u) >> 1);
-            total = (uint32_t)c->zeros + c->ones;
+    r->state = (ends[i] - start) * (r->state >> TOTAL_BITS) + slot - start;
+    if (r->state < LEAST_STATE) {
+        r->state <<= 16;
+        if (r->next < r->network->end) {
+            r->state |= read16(r->next);
+            r->next += 2;
         }
-        c->chance = (uint16_t)(((uint32_t)c->ones << 16) / total);
-        c->batch = (uint16_t)set->batch;
     }
-    bound = (l->width >> 16) * c->chance;
-    bit = l->value < bound;
-    if (bit) {
-        l->width = bound;
-        c->ones = (uint16_t)(c->ones + 2);
-    } else {
-        l->value -= bound;
-        l->width -= bound;
-        c->zeros = (uint16_t)(c->zeros + 2);
-    }
-    if (l->width >> 32 == 0) {
-        l->width <<= 16;
-        refill(r, l);
-    }
-    return bit;
+    return (int8_t)s->codebook[i];
 }
 
-static void end_batch(contexts *set, uint32_t bits)
+/* Decodes the weights of some filters, [filter][plane][input]. The table of a weight depends on
+ * those to the left and above in its filter: on 2 left + 2 above - the one above the left one. */
+static void decode_filters(run *r, const stage *s, int8_t *weight, uint32_t filters)
 {
-    if (bits) {
-        set->seen += bits;
-        set->batch++;
-    }
-    set->used = 0;
-}
+    const uint16_t *tables = (const uint16_t *)(const void *)(r->arena + s->scratch);
+    ptrdiff_t wide = s->kernel_width, left = (ptrdiff_t)s->inputs, above = left * wide;
+    int32_t planes = s->kernel_height * s->kernel_width, half = s->tables << s->step >> 1, plane;
+    uint32_t f, c;
 
-/* Decodes the next bit of a batch of single bits: each has the next lane. */
-static unsigned next_bit(const run *r, contexts *set, uint32_t index)
-{
-    unsigned bit;
+    for (f = 0; f < filters; f++) {
+        for (plane = 0; plane < planes; plane++) {
+            int beside = plane % wide != 0, under = plane >= wide;
 
-    if (set->used == 0) {
-        uint32_t most = set->seen > FIRST_BATCH ? set->seen : FIRST_BATCH;
+            for (c = 0; c < s->inputs; c++, weight++) {
+                int32_t expected = half;
 
-        set->size = least(r->network->lane_count, most);
-    }
-    bit = decode(r, r->lanes + set->used, set, set->all + index);
-    if (++set->used == set->size) {
-        end_batch(set, set->used);
-    }
-    return bit;
-}
-
-/* Returns the largest integer that is not above 8 log2 n; 0 for 0. */
-static int log8(uint32_t n)
-{
-    static const uint16_t steps[7] = {4467, 4871, 5312, 5793, 6317, 6889, 7513};
-    int found = 96, i;
-
-    if (n == 0) {
-        return 0;
-    }
-    while (n < 4096) {
-        n <<= 1;
-        found -= 8;
-    }
-    for (i = 0; i < 7 && n >= steps[i]; i++) {
-        found++;
-    }
-    return found;
-}
-
-/* The log odds of `ones` in `seen`, less those of `usual`, a density in 4096ths. */
-static int odds(uint32_t ones, uint32_t seen, uint32_t usual)
-{
-    uint32_t share = (ones * 4096 + 16 * usual) / (seen + 16);
-
-    return log8(share) - log8(4096 - share) - log8(usual) + log8(4096 - usual);
-}
-
-/* What decoding a block of filters needs: weights [filter][plane][input], and what is counted. */
-typedef struct {
-    const stage *s;
-    int8_t *weights;
-    uint32_t filters, planes;
-    contexts *masks, *signs, *codes;
-    uint16_t *places, *nodes, *ones, *channels;
-    int16_t *filter_odds;
-} block;
-
-static void chunk_odds(block *b, uint32_t plane, uint32_t place, uint32_t usual)
-{
-    uint32_t f, seen = plane * b->s->inputs + place / b->filters, more = place % b->filters;
-
-    for (f = 0; f < b->filters; f++) {
-        b->filter_odds[f] = (int16_t)odds(b->ones[f], seen + (f < more), usual);
-    }
-}
-
-static uint32_t mask_context(const block *b, const int8_t *weight, uint32_t plane, int expected)
-{
-    uint32_t wide = b->s->kernel_width, inputs = b->s->inputs, earlier = 0, i, found;
-    int bucket = (expected + 400) / 4 - 100 + 7;
-
-    found = 32u * (uint32_t)(bucket < 0 ? 0 : bucket > 14 ? 14 : bucket);
-    if (plane == 0) {
-        return found;
-    }
-    for (i = 1; i <= plane; i++) {
-        earlier += (uint32_t)weight[-(ptrdiff_t)(i * inputs)];
-    }
-    found += plane % wide ? (uint32_t)weight[-(ptrdiff_t)inputs] : 0;
-    found += plane >= wide ? 2u * (uint32_t)weight[-(ptrdiff_t)(wide * inputs)] : 0;
-    return found + 4 * (1 + earlier * 6 / plane);
-}
-
-/* Sets the weights to 1 where they are not 0. */
-static void decode_mask(const run *r, block *b)
-{
-    uint32_t plane, c, f, place, total = 0, seen = 0, usual = 0, at_plane;
-
-    memset(b->ones, 0, b->filters * sizeof *b->ones);
-    memset(b->channels, 0, b->s->inputs * sizeof *b->channels);
-    for (plane = 0; plane < b->planes; plane++) {
-        at_plane = (total + 1) * 4096 / (seen + 2);
-        place = 0;
-        for (c = 0; c < b->s->inputs; c++) {
-            int channel = odds(b->channels[c], b->filters * plane, at_plane);
-
-            for (f = 0; f < b->filters; f++, place++) {
-                int8_t *weight = b->weights + f * b->s->length + plane * b->s->inputs + c;
-                uint32_t index;
-
-                if (place % UPDATE == 0) {
-                    end_batch(b->masks, b->masks->used);
-                    usual = (total + 1) * 4096 / (seen + 2);
-                    chunk_odds(b, plane, place, usual);
-                }
-                index = mask_context(b, weight, plane, channel + b->filter_odds[f]);
-                *weight = (int8_t)next_bit(r, b->masks, index);
-                b->ones[f] = (uint16_t)(b->ones[f] + *weight);
-                b->channels[c] = (uint16_t)(b->channels[c] + *weight);
-                total += (uint32_t)*weight;
-                seen++;
-            }
-        }
-        end_batch(b->masks, b->masks->used);
-    }
-}
-
-/* Sets the weights that are 1 to 1 or -1. */
-static void decode_signs(const run *r, block *b)
-{
-    const stage *s = b->s;
-    ptrdiff_t inputs = (ptrdiff_t)s->inputs, wide = s->kernel_width, i;
-    uint32_t plane, c, f;
-
-    for (plane = 0; plane < b->planes; plane++) {
-        for (c = 0; c < s->inputs; c++) {
-            for (f = 0; f < b->filters; f++) {
-                int8_t *weight = b->weights + f * s->length + plane * s->inputs + c;
-                int left, above, sum = 0;
-
-                if (*weight == 0) {
-                    continue;
-                }
-                if (!s->negative || !s->positive) {
-                    *weight = s->positive ? 1 : -1;
-                    continue;
-                }
-                for (i = 1; i <= (ptrdiff_t)plane; i++) {
-                    sum += weight[-i * inputs];
-                }
-                sum = sum < -2 ? -2 : sum > 2 ? 2 : sum;
-                left = plane % (uint32_t)wide ? weight[-inputs] : 0;
-                above = plane >= (uint32_t)wide ? weight[-wide * inputs] : 0;
-                i = ((left + 1) * 3 + above + 1) * 5 + sum + 2;
-                *weight = next_bit(r, b->signs, (uint32_t)i) ? 1 : -1;
-            }
-        }
-        end_batch(b->signs, b->signs->used);
-    }
-}
-
-/* Decodes the codes of a batch of weights and replaces their signs by values of the codebook. */
-static int decode_codes(const run *r, block *b, uint32_t count)
-{
-    const stage *s = b->s;
-    unsigned below = depth(s->negative), above = depth(s->positive), level;
-    uint32_t i, bits = 0, size = tree(s);
-
-    for (i = 0; i < count; i++) {
-        b->nodes[i] = 1;
-    }
-    for (level = 0; level < (below > above ? below : above); level++) {
-        uint32_t lane_number = 0;
-
-        for (i = 0; i < count; i++) {
-            int positive = b->weights[b->places[i]] > 0;
-
-            if (level < (positive ? above : below)) {
-                uint32_t index = (positive ? size : 0) + b->nodes[i];
-                unsigned bit = decode(r, r->lanes + lane_number, b->codes, b->codes->all + index);
-
-                b->nodes[i] = (uint16_t)(2 * b->nodes[i] + bit);
-                lane_number++;
-                bits++;
+                expected += beside ? 2 * weight[-left] : 0;
+                expected += under ? 2 * weight[-above] : 0;
+                expected -= beside && under ? weight[-above - left] : 0;
+                expected = expected < 0 ? 0 : expected >> s->step;
+                expected = expected < s->tables ? expected : s->tables - 1;
+                *weight = decode(r, s, tables + (size_t)expected * s->values);
             }
         }
     }
-    end_batch(b->codes, bits);
-    for (i = 0; i < count; i++) {
-        int positive = b->weights[b->places[i]] > 0;
-        uint32_t rank = b->nodes[i] - (1u << (positive ? above : below));
-
-        if (rank >= (positive ? s->positive : s->negative)) {
-            return 0;
-        }
-        rank = positive ? s->negative + rank : s->negative - 1u - rank;
-        b->weights[b->places[i]] = (int8_t)s->codebook[rank];
-    }
-    return 1;
-}
-
-static uint32_t batch_of_codes(const run *r, const contexts *codes)
-{
-    uint32_t most = codes->seen / 4 > FIRST_BATCH ? codes->seen / 4 : FIRST_BATCH;
-
-    return least(r->network->lane_count, most);
-}
-
-/* Decodes the weights of a block of filters; returns 0 if no such weights can be. */
-static int decode_block(const run *r, block *b)
-{
-    const stage *s = b->s;
-    uint32_t plane, c, f, count = 0, size;
-
-    if (s->flags & MASK) {
-        decode_mask(r, b);
-    } else {
-        memset(b->weights, 1, b->filters * s->length);
-    }
-    if (s->negative + s->positive) {
-        decode_signs(r, b);
-    }
-    size = batch_of_codes(r, b->codes);
-    for (plane = 0; plane < b->planes; plane++) {
-        for (c = 0; c < s->inputs; c++) {
-            for (f = 0; f < b->filters; f++) {
-                uint32_t place = f * s->length + plane * s->inputs + c;
-
-                if (b->weights[place] == 0) {
-                    continue;
-                }
-                if (s->negative + s->positive == 0) {
-                    return 0;
-                }
-                b->places[count++] = (uint16_t)place;
-                if (count == size) {
-                    if (!decode_codes(r, b, count)) {
-                        return 0;
-                    }
-                    count = 0;
-                    size = batch_of_codes(r, b->codes);
-                }
-            }
-        }
-    }
-    return count == 0 || decode_codes(r, b, count);
-}
-
-static void start_block(const run *r, const stage *s, block *b, contexts sets[3])
-{
-    context *all = (context *)(void *)(r->arena + s->scratch);
-    uint32_t codes = 2 * tree(s);
-
-    start_contexts(&sets[0], all, MASKS);
-    start_contexts(&sets[1], all + MASKS, SIGNS);
-    start_contexts(&sets[2], all + MASKS + SIGNS, codes);
-    b->s = s;
-    b->planes = (uint32_t)s->kernel_height * s->kernel_width;
-    b->masks = &sets[0];
-    b->signs = &sets[1];
-    b->codes = &sets[2];
-    b->places = (uint16_t *)(void *)(all + MASKS + SIGNS + codes);
-    b->nodes = b->places + r->network->lane_count;
-    b->ones = b->nodes + r->network->lane_count;
-    b->filter_odds = (int16_t *)(void *)(b->ones + s->block);
-    b->channels = b->ones + 2 * s->block;
 }
 
 /* ---- Computing ---- */
@@ -988,18 +656,19 @@ static int run_block(const run *r, stage *s, uint32_t first, uint32_t last, int3
 }
 
 /* Decodes a stage's weights, block by block; a stage alone computes after each. */
-static int run_weights(const run *r, stage *s, int alone, int32_t *logits)
+static int run_weights(run *r, stage *s, int alone, int32_t *logits)
 {
     uint32_t per_group = s->filters / (uint32_t)s->groups, f, last;
-    contexts sets[3];
-    block b;
 
-    start_block(r, s, &b, sets);
+    if (!expand_tables(r, s)) {
+        return 0;
+    }
     for (f = 0; f < s->filters; f = last) {
+        int8_t *weights = (int8_t *)(r->arena + s->extra) + (alone ? 0 : (size_t)f * s->length);
+
         last = least(f + s->block, (f / per_group + 1) * per_group);
-        b.filters = last - f;
-        b.weights = (int8_t *)(r->arena + s->extra) + (alone ? 0 : (size_t)f * s->length);
-        if (!decode_block(r, &b) || (alone && !run_block(r, s, f, last, logits))) {
+        decode_filters(r, s, weights, last - f);
+        if (alone && !run_block(r, s, f, last, logits)) {
             return 0;
         }
     }
@@ -1026,7 +695,8 @@ sqz_status sqz_run(const sqz_network *network, void *arena, size_t bytes, int32_
     }
     r.network = network;
     r.arena = (uint8_t *)arena;
-    start_lanes(&r);
+    r.state = read32(network->coded);
+    r.next = network->coded + 4;
     for (i = 0; i < network->stage_count; i += count) {
         int alone;
 
@@ -1039,7 +709,7 @@ sqz_status sqz_run(const sqz_network *network, void *arena, size_t bytes, int32_
             s->codebook = codebook;
             s->bias = bias;
             if (has_weights(s)) {
-                codebook += s->negative + s->positive;
+                codebook += codebook_bytes(s);
                 bias += 2 * (size_t)s->filters;
             }
         } while (!(group[count++].flags & END));
@@ -1056,7 +726,7 @@ sqz_status sqz_run(const sqz_network *network, void *arena, size_t bytes, int32_
             return SQZ_DAMAGED;
         }
     }
-    return lanes_ended(&r) ? SQZ_OK : SQZ_DAMAGED;
+    return r.state == LEAST_STATE && r.next == network->end ? SQZ_OK : SQZ_DAMAGED;
 }
 
 uint16_t sqz_best(const int32_t *logits, uint16_t classes)

@@ -24,7 +24,7 @@ extern "C" {
 typedef enum {
     SQZ_OK = 0,
     SQZ_NO_FILE,   /* these bytes are no .sqz file; of `sqz_run`: none was opened */
-    SQZ_VERSION,   /* not made with --integer, or by a later version */
+    SQZ_VERSION,   /* not made with --integer, or by another version */
     SQZ_CUT,       /* the file has another length than its header says */
     SQZ_CHECKSUM,  /* the file is damaged */
     SQZ_DAMAGED,   /* the checksum is right, but no such network can be */
@@ -38,9 +38,9 @@ typedef struct {
     uint16_t classes;     /* number of logits */
     float logit_scale;    /* value of a logit of 1 */
     /* Private. */
-    const uint8_t *buffers, *stages, *codebooks, *biases, *lengths, *lanes;
-    uint32_t image, lane_bytes;
-    uint16_t buffer_count, stage_count, lane_count;
+    const uint8_t *buffers, *stages, *codebooks, *biases, *coded, *end;
+    uint32_t image;
+    uint16_t buffer_count, stage_count;
     uint8_t shift, border[3];
 } sqz_network;
 
