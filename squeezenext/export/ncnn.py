@@ -16,6 +16,7 @@ from squeezenext.export.litert import describe
 from squeezenext.export.onnx import pads_merged
 from squeezenext.formats.ncnn import MAGIC
 from squeezenext.model import card
+from squeezenext.model import directory as model_directory
 from squeezenext.model.loading import DESCRIPTION
 from squeezenext.network import rgb
 from squeezenext.network.graph import Graph, Node
@@ -117,12 +118,12 @@ class _Writer:
         )
 
 
-def runner(folder: Path, threads: int = 1) -> Run:
-    """Returns a function that runs the files in a folder, with float32 sums."""
+def runner(folder: Path) -> Run:
+    """Returns a function that runs the files in a folder, in one thread and float32."""
     with needs("ncnn"):
         import ncnn
     network = ncnn.Net()
-    network.opt.num_threads = threads
+    network.opt.num_threads = 1
     for shorter in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic",
                     "use_bf16_storage"):  # fmt: skip
         setattr(network.opt, shorter, False)
@@ -151,7 +152,9 @@ FORMAT = Format(
     name="ncnn",
     precisions=("float32", "float16"),
     write=_write,
+    # People call files of their own model.param, too.
     folder=files.FolderKind(
-        (PARAM, BIN, DESCRIPTION, card.FILE), lambda folder: (folder / PARAM).is_file()
+        (PARAM, BIN, DESCRIPTION, card.FILE),
+        lambda folder: "squeezenext" in model_directory.read_json(folder / DESCRIPTION),
     ),
 )

@@ -169,13 +169,9 @@ def _pads_points(node: Node) -> bool:
 
 def _mean(helper, before: Node, name: str, weights, constants: dict[str, np.ndarray]) -> list:
     """Returns the nodes of the mean over the positions of `before`."""
-    flat = f"{name}_inside" if _pads_points(before) else name
-    nodes = [
-        helper.make_node("GlobalAveragePool", [before.name], [f"{name}_map"]),
-        helper.make_node("Flatten", [f"{name}_map"], [flat]),
-    ]
-    if flat == name:
-        return nodes
+    mean = helper.make_node("GlobalAveragePool", [before.name], [f"{name}_map"])
+    if not _pads_points(before):
+        return [mean, helper.make_node("Flatten", [f"{name}_map"], [name])]
     sides = zip(before.shape[:2], before.padding, strict=True)
     share = np.float32(np.prod([1 - sum(pad) / side for side, pad in sides]))
     bias = weights[f"{before.name}/bias"]  # all that the padding gives
@@ -183,8 +179,9 @@ def _mean(helper, before: Node, name: str, weights, constants: dict[str, np.ndar
     constants[f"{name}/share"] = share.reshape(())
     constants[f"{name}/rest"] = (1 - share) * np.where(bias > 0, bias, below).astype(np.float32)
     return [
-        *nodes,
-        helper.make_node("Mul", [flat, f"{name}/share"], [f"{name}_part"]),
+        mean,
+        helper.make_node("Flatten", [f"{name}_map"], [f"{name}_inside"]),
+        helper.make_node("Mul", [f"{name}_inside", f"{name}/share"], [f"{name}_part"]),
         helper.make_node("Add", [f"{name}_part", f"{name}/rest"], [name]),
     ]
 
