@@ -14,6 +14,7 @@ COMMANDS = {  # the module that has its `main`, and what the command does
     "evaluate": ("squeezenext.evaluate.command", "score a model on every image of a split"),
     "predict": ("squeezenext.predict.command", "name what is in images"),
     "export": ("squeezenext.export.command", "write a model for phones, web pages and servers"),
+    "push": ("squeezenext.export.push", "put a model on the Hugging Face Hub"),
     "compress": ("squeezenext.compress.command", "make one small .sqz file of a model"),
     "convert": ("squeezenext.convert.command", "turn folders or archives of images into records"),
     "verify": ("squeezenext.convert.verify", "check records against their manifest"),

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 from squeezenext.errors import InputError
 
+# Arguments and flags that may be an address of the Hub, which what is written never is.
+ON_HUB = {"model_dir", "model", "configuration", "fine_tune_from", "teacher", "photos"}
 Public = TypeVar("Public", bound=Callable[..., Any])
 
 
@@ -52,7 +54,8 @@ def checked(*addresses: str, **least: float) -> Callable[[Public], Public]:
                         raise InputError(f"{name}(): {key} is empty; it must name a file.")
                     # What takes URLs says itself which ones.
                     url = "allow_url" in hints and is_url(str(value))
-                    if not url and key not in addresses:
+                    on_hub = key in ON_HUB and is_hub(value)
+                    if not (url or on_hub or key in addresses):
                         refuse_remote(f"{name}(): {key}", value)
                 if key in least and value is not None and not value >= least[key]:
                     raise InputError(f"{name}(): {key} is at least {least[key]}, not {value}.")
@@ -68,6 +71,11 @@ def checked(*addresses: str, **least: float) -> Callable[[Public], Public]:
 def is_url(path: str) -> bool:
     """Returns whether a path is the address of an image on a web server."""
     return path.lower().startswith(("https://", "http://"))
+
+
+def is_hub(path: str | Path) -> bool:
+    """Returns whether a path is an address of the Hugging Face Hub; a `Path` has lost a slash."""
+    return str(path).startswith("hf:/")
 
 
 def refuse_remote(what: str, path: str | Path) -> None:

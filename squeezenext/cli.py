@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from squeezenext import tf_import
-from squeezenext.arguments import is_url, refuse_remote
+from squeezenext.arguments import ON_HUB, is_hub, is_url, refuse_remote
 from squeezenext.errors import EXIT_CODES, InputError, installed, interrupts, missing_package
 from squeezenext.files import is_leftover
 
@@ -115,10 +115,11 @@ def _check(
     if empty := [*empty, *("An argument" for argument in arguments if not argument)]:
         raise InputError(f"{empty[0]} is empty; is a variable of the shell not set?")
     for name in values:
-        if isinstance(values[name].value, str) and name not in addresses:
-            refuse_remote(f"--{name}", values[name].value)
+        text, on_hub = values[name].value, name in ON_HUB and is_hub(values[name].value)
+        if isinstance(text, str) and name not in addresses and not on_hub:
+            refuse_remote(f"--{name}", text)
     for argument in arguments:
-        if not is_url(argument) and "argument" not in addresses:
+        if not (is_url(argument) or is_hub(argument) or "argument" in addresses):
             refuse_remote("The argument", argument)
     require_flags(values, required)
 

@@ -19,6 +19,7 @@ import numpy as np
 from absl import flags
 
 from squeezenext import files, labels
+from squeezenext.arguments import refuse_remote
 from squeezenext.cli import check_file, log, require_flags, run
 from squeezenext.config import Config
 from squeezenext.config import io as config_io
@@ -26,7 +27,7 @@ from squeezenext.errors import InputError
 from squeezenext.formats import deep_compression, pytorch, variables
 from squeezenext.model import directory as model_directory
 from squeezenext.model import importing, loading
-from squeezenext.model.published import resolve
+from squeezenext.model.published import local, resolve
 from squeezenext.sqz import file as sqz
 
 FORMATS = ("deep_compression", "torchvision", "pytorchcv")
@@ -58,6 +59,7 @@ def _import(values: flags.FlagValues) -> None:
     config = config_io.load(values["configuration"].value)
     config = config_io.override(config, *values["set"].value)
     directory, kind = Path(values["model_dir"].value), values["format"].value
+    refuse_remote("--model_dir", directory)
     contents = importing.read_files(kind, Path(values["input"].value))
     importing.import_weights(kind, contents, config, directory, _classes(values, config))
     log(f"{directory} holds the model.")
@@ -72,7 +74,7 @@ def _export(values: flags.FlagValues) -> None:
     if kind != "deep_compression" or not path.endswith(".net"):
         files.check_ours(Path(path), "data.pkl")  # PyTorch's; only its ending marks a .net file
     if model.endswith(sqz.SUFFIX):
-        held = sqz.read(Path(model))
+        held = sqz.read(Path(local(model)))
         config, arrays = held.config, variables.unfold(held.config, held.weights)
     else:
         directory = resolve(model)

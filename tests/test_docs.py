@@ -74,6 +74,12 @@ NOT_RUN = {  # how a command begins: why no test runs it
     "python predict.py --camera": "needs a camera; tests/test_live.py has a stream",
     "python predict.py --video rtsp": "needs a camera of the network; the same",
     "python predict.py --watch": "goes on until Ctrl-C, which tests/test_live.py sends",
+    "python predict.py photo.jpg --model_dir hf://": "needs the network; tests/test_hub.py has a "
+    "stand-in of the Hub",
+    "python -m squeezenext.adapt hf://": "the same",
+    "python -m squeezenext.adapt PHOTOS --model_dir mine --configuration hf://": "the same",
+    "python -m squeezenext.export.push mine hf://ann/ants --license": "the same",
+    "python -m squeezenext.export.push site": "the same",
     "docker build": "needs docker and the network",
     "docker run": "needs docker and the network",
     "base64": "asks the server of `docker run`; here a test has one of its own",
@@ -422,7 +428,7 @@ def test_ship(adapted):
 
 @pytest.mark.parametrize("document", ["doctor.md", "predict.md", "camera.md", "export.md",
                                       "compression.md", "micro.md", "weights.md", "training.md",
-                                      "data.md", "clusters.md"])  # fmt: skip
+                                      "data.md", "clusters.md", "hub.md"])  # fmt: skip
 def test_each_document(adapted, document):
     _tell(adapted.follow(document))
 
@@ -532,7 +538,7 @@ def test_a_command_that_is_not_run_has_such_flags(line, capsys):
     flags = [found[1] for word in rest if (found := re.match(r"--(?:no)?([a-z0-9_]+)", word))]
     assert set(flags) <= known
     for flag, value in zip(rest, rest[1:], strict=False):
-        if flag == "--configuration" and value != "NAME":
+        if flag == "--configuration" and value != "NAME" and not value.startswith("hf://"):
             config_io.load(value)
 
 

@@ -33,7 +33,7 @@ from squeezenext.adapt import photographs, probe, selection, shipping
 from squeezenext.adapt import plan as planning
 from squeezenext.adapt.course import Course
 from squeezenext.adapt.shipping import Adapted
-from squeezenext.arguments import checked, is_url
+from squeezenext.arguments import checked, is_url, refuse_remote
 from squeezenext.cli import log, plural, require_flags, run, say
 from squeezenext.config.zoo import PUBLISHED
 from squeezenext.convert import estimate, sources
@@ -85,7 +85,7 @@ def adapt(
     """
     model_dir = files.expanded(model_dir)
     place = sources.downloaded(str(photos), model_dir / model_directory.DOWNLOADED)
-    started, photos = time.monotonic(), files.expanded(place)
+    started, photos = time.monotonic(), published.local(place, "dataset")
     networks = _networks(str(configuration), model_dir)
     for network in networks:
         _check(photos, model_dir, network, minutes, max_bytes)
@@ -127,7 +127,7 @@ def _networks(configuration: str, model_dir: Path | None = None) -> tuple[str, .
     if configuration == probe.AUTO:
         return probe.CANDIDATES
     known = configuration in PUBLISHED
-    return (configuration if known else os.path.realpath(files.expanded(configuration)),)
+    return (configuration if known else os.path.realpath(published.local(configuration)),)
 
 
 # Advice of the commands that adapt runs, which names flags of theirs: what it is for adapt.
@@ -328,7 +328,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if values["dry_run"].value:
             with tempfile.TemporaryDirectory() as empty:
                 kept = files.expanded(values["model_dir"].value or empty)
-                photos = sources.downloaded(positional[0], kept / model_directory.DOWNLOADED)
+                here = sources.downloaded(positional[0], kept / model_directory.DOWNLOADED)
+                photos = published.local(here, "dataset")
                 names = ("seed", "follow_links", "apply")
                 options = photographs.options(photos, *(values[name].value for name in names))
                 start = _start_shown(values["configuration"].value, values["model_dir"].value)
@@ -336,6 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 say(*estimate.look(photos, options))
             return
         require_flags(values, ("model_dir",))
+        refuse_remote("--model_dir", values["model_dir"].value)
         place = positional[0]
         if is_url(place):  # which `adapt` itself does not take
             folder = files.expanded(values["model_dir"].value) / model_directory.DOWNLOADED

@@ -27,7 +27,7 @@ from squeezenext.compress import integer, making, report
 from squeezenext.compress.allocation import BudgetTooSmall
 from squeezenext.compress.method import Method
 from squeezenext.errors import InputError
-from squeezenext.model import loading
+from squeezenext.model import loading, published
 from squeezenext.network.model import Model
 from squeezenext.records import dataset, samples
 from squeezenext.sqz import file as sqz
@@ -63,7 +63,7 @@ def compress(
       InputError: the model or the data cannot be read.
       NotFinite: the retraining's gradient is not finite.
     """
-    output, model_dir = files.expanded(output), os.path.expanduser(model_dir)
+    output, model_dir = files.expanded(output), published.local(model_dir)
     if method.epochs and not data_dir:
         raise InputError("--num_epochs needs --data_dir: there is nothing to train on.")
     if method.epochs and Path(model_dir).is_file():

@@ -29,6 +29,7 @@ from squeezenext.doctor import features, findings, report
 from squeezenext.doctor.findings import Diagnosis
 from squeezenext.errors import InputError, SomeInputsFailed
 from squeezenext.files import expanded, make_missing
+from squeezenext.model import published
 
 REVIEW, FEATURES, GROUPS = "doctor.csv", "features.npz", "groups.csv"
 
@@ -58,7 +59,7 @@ def examine(
     Raises:
       InputError: an argument is wrong, or no photograph can be used.
     """
-    photos, output = expanded(photos), expanded(output)
+    photos, output = published.local(photos, "dataset"), expanded(output)
     options = ConvertOptions(sources.photographs_layout(photos), follow_links=follow_links)
     check_folder("output", output, report.PAGE, REVIEW, FEATURES, GROUPS)
     report.check_page(output)

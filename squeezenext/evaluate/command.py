@@ -109,11 +109,11 @@ def evaluate(
       InputError: the model or the data cannot be read, or their classes differ.
     """
     check_precision(precision)
-    model_dir = os.path.expanduser(model_dir)
     found = found or dataset.find_dataset(data_dir, None, validation_file_pattern)
     dataset.check_split(found, split)
     if fit_temperature:
-        _check_own(model_dir)
+        _check_own(os.path.expanduser(model_dir))
+    model_dir = published.local(model_dir)
     if Path(model_dir).is_file():  # scored as it is shipped
         return evaluate_file(Path(model_dir), found, split)
     directory = published.resolve(model_dir)
@@ -186,7 +186,7 @@ def subject(
     model: str | Path, found: dataset.Dataset, split: str, photographs: Path | None = None
 ) -> Subject:
     """Returns what a report about a model and a split must know; see `Subject.photographs`."""
-    model = os.path.expanduser(model)
+    model = str(published.local(model))
     if Path(model).is_file():
         file = loading.load_runnable(model)
         classes, fitted_to = file.labels, file.fitted_to

@@ -14,7 +14,6 @@ if --model_dir is a model directory.
 
 import dataclasses
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -74,7 +73,7 @@ def export(
     form, output, model_dir = (
         FORMATS[kind],
         files.expanded(output),
-        os.path.expanduser(model_dir),
+        published.local(model_dir),
     )
     precision = precision or form.precisions[0]
     if precision not in form.precisions:

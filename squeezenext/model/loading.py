@@ -42,13 +42,13 @@ def load(name: str | Path) -> Model:
     Raises:
       InputError: there is no such model, or it holds no checkpoint.
     """
-    path = files.expanded(name)
+    path = published.local(name)
     if path.suffix == ".sqz" and path.is_file():
         from squeezenext.sqz import file as sqz
 
         return dataclasses.replace(sqz.read(path), name=path.stem)
-    directory = published.resolve(name)
-    model = _described(directory, Path(name).name)
+    directory = published.resolve(path)
+    model = _described(directory, path.name)
     return dataclasses.replace(model, weights=graph.fold(model.config, variables(directory)))
 
 
@@ -70,12 +70,12 @@ def load_runnable(name: str | Path) -> Model:
     Raises:
       InputError: there is no such model, or it is damaged.
     """
-    path = files.expanded(name)
+    path = published.local(name, run=True)
     if path.suffix == ".tflite" and path.is_file():
         return _exported(path)
     if path.suffix == ".sqz" and path.is_file():
         return dataclasses.replace(load(path), name=str(path))
-    directory = published.resolve(name)
+    directory = published.resolve(path)
     litert = directory / model_directory.LITERT
     model = _described(directory, str(litert))
     if _is_own(litert):

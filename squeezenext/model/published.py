@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from squeezenext import files, labels
+from squeezenext.arguments import is_hub
 from squeezenext.cli import FULL
 from squeezenext.config.zoo import PUBLISHED, File
 from squeezenext.errors import InputError
@@ -31,15 +32,25 @@ _SECONDS = 1800.0  # for a download, however slowly the server sends
 _ANOTHER = "its checksum is another"
 
 
+def local(name: str | Path, kind: str = "model", run: bool = False) -> Path:
+    """Returns a path that a user names, which may be an address of the Hub; see `hub.fetched`."""
+    if not is_hub(name):
+        return files.expanded(name)
+    from squeezenext.model import hub
+
+    with _writable(cache().parent):
+        return hub.fetched(name, cache().parent / "hub", kind, run)
+
+
 def resolve(name: str | Path) -> Path:
-    """Returns the model directory that a user names: a folder, or a published model.
+    """Returns the model directory that a user names: a folder, a published model or one of the Hub.
 
     Raises:
       InputError: there is neither, or the published files cannot be downloaded.
     """
     if not str(name):
         raise InputError("The name of the model is empty; name a folder or a published model.")
-    path = files.expanded(name)
+    path = local(name)
     if path.exists() or str(name) not in PUBLISHED:
         if not path.exists():
             raise InputError(

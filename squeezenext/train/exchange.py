@@ -95,6 +95,7 @@ def write_end(
 
 def origin(model: str) -> dict[str, str]:
     """Returns {"model", and where it is known, "licence"} of weights that training began with."""
+    model = str(published.local(model))  # of the Hub it names the commit
     try:
         imported = card.imported(published.resolve(model))
     except InputError:  # a directory that has gone since

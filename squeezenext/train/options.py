@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from squeezenext import labels
-from squeezenext.arguments import checked
+from squeezenext.arguments import checked, refuse_remote
 from squeezenext.config import Config
 from squeezenext.errors import InputError
 from squeezenext.records.dataset import Split
@@ -66,6 +66,7 @@ class Options:
         for name in (*paths, "training_file_pattern", "validation_file_pattern"):
             if path := getattr(self, name):
                 object.__setattr__(self, name, os.path.expanduser(path))
+        refuse_remote("--model_dir", self.model_dir)
         check_precision(self.precision)
         if self.seed >= 1 << 32:  # numpy's limit
             raise InputError(f"--seed {self.seed}: must be below 4,294,967,296.")
