@@ -5,7 +5,8 @@ import importlib
 import sys
 
 import squeezenext
-from squeezenext.cli import log, say
+from squeezenext.cli import guarded, say
+from squeezenext.errors import InputError
 
 COMMANDS = {  # the module that has its `main`, and what the command does
     "adapt": ("squeezenext.adapt.command", "make a classifier of a folder of photographs"),
@@ -69,34 +70,30 @@ _COMPLETION = {
 def main() -> int:
     """Runs the command that `sys.argv` names; returns its exit code."""
     name, *arguments = sys.argv[1:] or ["--help"]
-    if name in ("--help", "-h"):
-        width = max(map(len, COMMANDS))
-        rows = (f"  {name:{width}}  {does}" for name, (_, does) in COMMANDS.items())
-        say(*_USAGE.splitlines(), *rows)
-    elif name == "--version":
-        say(f"squeezenext {squeezenext.__version__}")
-    elif name == "completion":
-        return _completion(" ".join(arguments))
-    elif name in COMMANDS:
+    if name in COMMANDS and name != "completion":
         sys.argv = [f"squeezenext {name}", *arguments]
         return importlib.import_module(COMMANDS[name][0]).main()
-    else:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        return _wrong(f"There is no command {name!r}; {meant}squeezenext --help lists them all.")
-    return 0
+    return guarded(lambda: say(*_answer(name, " ".join(arguments)).splitlines()))
 
 
-def _completion(shell: str) -> int:
-    if shell not in _COMPLETION:
-        return _wrong("Name your shell: squeezenext completion bash, zsh or fish.")
-    say(*_COMPLETION[shell].replace("NAMES", " ".join(COMMANDS)).splitlines())
-    return 0
+def _answer(name: str, argument: str) -> str:
+    """Returns what the program itself says.
 
-
-def _wrong(sentence: str) -> int:
-    log(f"error: {sentence}")
-    return 2
+    Raises:
+      InputError: there is no such command, or shell to complete it in.
+    """
+    if name in ("--help", "-h"):
+        width = max(map(len, COMMANDS))
+        return _USAGE + "".join(f"  {x:{width}}  {does}\n" for x, (_, does) in COMMANDS.items())
+    if name == "--version":
+        return f"squeezenext {squeezenext.__version__}"
+    if name == "completion":
+        if argument not in _COMPLETION:
+            raise InputError("Name your shell: squeezenext completion bash, zsh or fish.")
+        return _COMPLETION[argument].replace("NAMES", " ".join(COMMANDS))
+    near = difflib.get_close_matches(name, COMMANDS, 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise InputError(f"There is no command {name!r}; {meant}squeezenext --help lists them all.")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def run(
     if values["help"].value:
         if argv[0].startswith("squeezenext "):  # a command of the program, see __main__.py
             usage = re.sub(r"python (-m [\w.]+|predict\.py)", argv[0], usage)
-        return _guarded(lambda: print(f"{usage.strip()}\n\n{values.get_help().strip()}"), False)
+        return guarded(lambda: print(f"{usage.strip()}\n\n{values.get_help().strip()}"))
     tf_import.settle(values["debug"].value)
 
     def checked() -> None:
@@ -84,7 +84,7 @@ def run(
             raise InputError("Standard output is closed; to print nothing, give >/dev/null.")
         command(values, arguments)
 
-    code = _guarded(checked, values["debug"].value, resumes)
+    code = guarded(checked, values["debug"].value, resumes)
     if signal.getsignal(signal.SIGINT) is interrupt:  # too late: the work is done
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     return code
@@ -182,7 +182,7 @@ def _expand_home(values: flags.FlagValues) -> None:
             values[name].value = os.path.expanduser(values[name].value)
 
 
-def _guarded(work: Callable[[], None], debug: bool, resumes: bool = False) -> int:
+def guarded(work: Callable[[], None], debug: bool = False, resumes: bool = False) -> int:
     """Runs `work`; reports an exception as one sentence on standard error and an exit code."""
     try:
         work()

@@ -4,6 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -75,6 +76,33 @@ def test_completion_wants_one_of_its_shells(arguments, monkeypatch, capsys):
     assert answer(monkeypatch, capsys, "completion", *arguments) == (
         2, "", "error: Name your shell: squeezenext completion bash, zsh or fish.\n",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["squeezenext", "squeezenext.exe", "squeezenext-predict.exe"])
+def test_the_installed_programs_say_in_one_sentence_what_is_missing(tmp_path, name):
+    """Python runs archives, which pip's programs are on Windows."""
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("__main__.py", """
+import sys
+sys.modules["numpy"] = None
+sys.argv = ["squeezenext", "predict", "photo.jpg"]
+from squeezenext.__main__ import main
+sys.exit(main())
+""")  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run([sys.executable, tmp_path / name], env=environment, text=True,
+                            capture_output=True, timeout=60)  # fmt: skip
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1, result.stderr
+    assert "numpy is not installed" in result.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_disk_is_a_sentence():
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([sys.executable, "-m", "squeezenext", "--help"], stdout=full,
+                                stderr=subprocess.PIPE, text=True, cwd=REPOSITORY,
+                                timeout=60)  # fmt: skip
+    assert result.returncode == 75 and len(result.stderr.splitlines()) == 1
 
 
 def test_only_the_chosen_command_is_imported():
