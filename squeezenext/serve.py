@@ -109,8 +109,8 @@ class Service:
             "/health": response("The server answers; the number of its classes.", health),
             "/metrics": response("Requests, latencies, images in flight.", text, "text/plain"),
         }
-        paths = {path: {"get": {"responses": {"200": told}}} for path, told in gets.items()}
-        paths["/predict"] = {"post": post}
+        paths: dict[str, Any] = {"/predict": {"post": post}}
+        paths |= {path: {"get": {"responses": {"200": told}}} for path, told in gets.items()}
         about = {"title": "squeezenext", "version": squeezenext.__version__}
         return JSONResponse({"openapi": "3.1.0", "info": about, "paths": paths})
 
@@ -130,9 +130,9 @@ class Service:
     async def _answer(self, request: Request) -> Answer:
         async with self._image(request) as image:
             self._waiting += 1
-            work = self._predictor.answer, *image
+            work = self._pool.submit(self._predictor.answer, *image)
             try:
-                return await asyncio.get_running_loop().run_in_executor(self._pool, *work)
+                return await asyncio.wrap_future(work)
             finally:
                 self._waiting -= 1
 
@@ -183,7 +183,7 @@ class _Connection(H11Protocol):
     uvicorn's own limit ends with the first byte, and each connection holds a file descriptor.
     """
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._watch(self)
 

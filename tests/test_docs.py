@@ -65,7 +65,7 @@ NOT_RUN = {  # how a command begins: why no test runs it
     "bash scripts/test.sh": "runs these very tests",
     "bash scripts/tensorboard.sh": "serves until it is stopped",
     "python -m squeezenext.demo": "serves until Ctrl-C; tests/test_web.py drives its server",
-    "squeezenext serve": "serves until Ctrl-C; tests/test_serve.py asks it",
+    "python -m squeezenext.serve": "serves until Ctrl-C; tests/test_serve.py asks it",
     "curl": "asks the server of the line above it",
     "source": "changes the shell that it is typed in",
     "pip install": "needs the network",
