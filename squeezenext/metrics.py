@@ -132,8 +132,8 @@ def per_class(result: Evaluation, classes: int) -> list[ClassScore]:
     columns = precision_recall_fscore_support(
         result.labels, result.predicted, labels=np.arange(classes), zero_division=0.0
     )
-    rows = zip(*columns, strict=True)
-    return [ClassScore(i, *map(float, row[:3]), int(row[3])) for i, row in enumerate(rows)]
+    rows = enumerate(zip(*columns, strict=True))
+    return [ClassScore(i, float(p), float(r), float(f1), int(n)) for i, (p, r, f1, n) in rows]
 
 
 def kappa(result: Evaluation) -> float | None:
@@ -173,7 +173,7 @@ def confusions(result: Evaluation, most: int) -> list[Confusion]:
         return []
     found, counts = np.unique(pairs, axis=0, return_counts=True)
     order = np.lexsort((found[:, 1], found[:, 0], -counts))[:most]
-    return [Confusion(*map(int, found[i]), int(counts[i])) for i in order]
+    return [Confusion(int(found[i, 0]), int(found[i, 1]), int(counts[i])) for i in order]
 
 
 def confusion_matrix(result: Evaluation, classes: int) -> np.ndarray:
@@ -236,9 +236,9 @@ def remarks(result: Evaluation, names: Sequence[str]) -> list[str]:
     counts = np.bincount(result.labels)
     if len(kinds) > 1 and counts.max() > FREQUENT * counts[counts > 0].min():
         share = counts.max() / counts.sum()
-        said.append(f"Naming {names[counts.argmax()]} for every image would give {share:.4f}.")
+        said.append(f"Naming {names[int(counts.argmax())]} for every image would give {share:.4f}.")
     if len(kinds) == 1:
-        said.append(f"All images are of one class, {names[kinds[0]]}: the figures say little.")
+        said.append(f"All images are of one class, {names[int(kinds[0])]}: the figures say little.")
     elif len(given) == 1 and len(result.labels) > 1:
         said.append(
             f"It names {names[given[0]]} for every image: it tells nothing apart, whatever top-1."

@@ -7,7 +7,7 @@ import pytest
 from squeezenext.convert import folder, plan, review, shards
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError, RunAgain
-from squeezenext.predict import beam
+from squeezenext.predict import parts
 from tests.converting import convert
 from tests.imagenet_archives import class_folders
 from tests.test_convert import hashes
@@ -111,6 +111,6 @@ def test_an_interrupted_submitter_cancels_the_job():
             raise NotImplementedError
 
     pipeline = Pipeline()
-    with pytest.raises(KeyboardInterrupt), beam._cancelled(pipeline), pipeline:
+    with pytest.raises(KeyboardInterrupt), parts._cancelled(pipeline), pipeline:
         pass
     assert done == ["cancelled"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from squeezenext.arguments import checked
 from squeezenext.config import Config, recipes
@@ -10,7 +11,7 @@ from squeezenext.config.training import Distillation, Training
 from squeezenext.errors import InputError
 
 # The model's own recipe is made for many more epochs, from scratch.
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "optimizer": "adam",
     "learning_rate": 1e-4,
     "rate_scaling": "sqrt",
@@ -24,16 +25,25 @@ ROOM = 0.01  # share of the budget kept free: trained codebooks take some bytes 
 @checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-    """The choices of a compression."""
+    """The choices of a compression.
 
-    lossless: bool = False  # keep every weight to the last bit
-    integer: bool = False  # whole numbers, which the C runtime reads
-    max_bytes: int | None = None  # budget; None: answers move by at most `allocation.NEAR`
-    epochs: float = 0.0  # epochs of retraining, 0 for none
-    density: float = 0.35  # share of the weights that retraining keeps
-    changes: tuple[str, ...] = ()  # changes to the retraining's recipe, as --set takes them
+    Attributes:
+      lossless: keep every weight to the last bit.
+      integer: store whole numbers, which the C runtime reads.
+      max_bytes: budget; None: answers move by at most `allocation.NEAR`.
+      epochs: epochs of retraining, 0 for none.
+      density: share of the weights that retraining keeps, above 0 and at most 1.
+      changes: changes to the retraining's recipe, as --set takes them.
+    """
 
-    def __post_init__(self):
+    lossless: bool = False
+    integer: bool = False
+    max_bytes: int | None = None
+    epochs: float = 0.0
+    density: float = 0.35
+    changes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
         if self.max_bytes is not None and self.max_bytes < 1:
             raise InputError(f"--max_bytes {self.max_bytes}: must be positive.")
         if self.lossless and self.integer:

@@ -25,7 +25,7 @@ from squeezenext.convert.options import LAYOUTS, RUNNERS, ConvertOptions
 from squeezenext.convert.pool import Pool, behind
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 from squeezenext.files import expanded
-from squeezenext.predict.beam import run_in_beam
+from squeezenext.predict.parts import run_in_beam
 from squeezenext.records import dataset
 
 _MAX_LOGGED = 20  # rejected files

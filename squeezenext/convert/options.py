@@ -26,6 +26,15 @@ class ConvertOptions:
     """The options of a conversion.
 
     All fields but those in `EXECUTION_OPTIONS` decide the bytes of the output.
+
+    Attributes:
+      layout: one of `LAYOUTS`.
+      validation_fraction: share of each class for validation, if the source has no such split.
+      train_shards: number of shards; None: 1024 for ImageNet, else one for each 100 MB.
+      max_side: re-encode images with a longer side in pixels, at JPEG `quality` 1 to 100.
+      runner: "local", in `workers` processes (None: one for each core), or "beam".
+
+    The others are the flags of `python -m datasets.convert --help`.
     """
 
     layout: str

@@ -22,6 +22,7 @@ from squeezenext import cli, progress
 from squeezenext.convert import images
 from squeezenext.convert.pool import Pool
 from squeezenext.errors import InputError, SomeInputsFailed
+from squeezenext.images.jpeg import ImageError
 from squeezenext.records import dataset, example, stores, tfrecord
 
 MAX_FAULTS = 20  # reported for each shard; the rest are counted
@@ -77,7 +78,8 @@ def _faults(job: Inspection) -> Iterator[tuple[int | None, str, str]]:
 
 def _content(job: Inspection, file: BinaryIO, size: int) -> Iterator[tuple[int | None, str, str]]:
     """Reads a shard once, record by record until the first that is cut or damaged."""
-    digest, starts, position, framing = hashlib.sha256(), [], 0, ""
+    starts: list[int] = []
+    digest, position, framing = hashlib.sha256(), 0, ""
     while not framing and (header := file.read(tfrecord.HEADER_BYTES)):
         payload, trailer = b"", b""
         length = int.from_bytes(header[:8], "little")
@@ -141,7 +143,7 @@ def _image(data: bytes, features: dict, decode: bool) -> str:
         header = images.check_trainable(data)
         if decode:
             images.decode(data)
-    except images.ImageError as error:
+    except ImageError as error:
         return f"holds an image that {error}"
     stated = [example.single(features, name, int) for name in (example.HEIGHT, example.WIDTH)]
     if stated != [header.height, header.width] and stated != [None, None]:
@@ -180,7 +182,7 @@ def verify(
     return faults
 
 
-def _index(split: dataset.Split, faults: list[ShardFault]) -> list[np.ndarray | None]:
+def _index(split: dataset.Split, faults: list[ShardFault]) -> Sequence[np.ndarray | None]:
     """Returns each shard's record offsets by the index, None for an index that is absent or cut.
 
     Adds the faults of the file; without one, training walks the shards.

@@ -29,22 +29,12 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from squeezenext import files
+from squeezenext import cli, files
 from squeezenext.arguments import checked
-from squeezenext.cli import (
-    check_file,
-    check_folder,
-    check_needed,
-    csv_cell,
-    log,
-    plural,
-    run,
-    say,
-)
+from squeezenext.cli import check_file, check_folder, csv_cell, log, plural, run, say
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 from squeezenext.predict import live, sources
-from squeezenext.predict.beam import RUNNERS
-from squeezenext.predict.parts import FORMATS, predict_to_folder
+from squeezenext.predict.parts import FORMATS, RUNNERS, predict_to_folder
 from squeezenext.predict.predictor import Answer, Prediction, Predictor, View
 
 _MAP = "Heat map by squeezenext"  # comment of each JPEG of --explain
@@ -127,7 +117,11 @@ def predict(
     """Yields the answer for each image, in order.
 
     Args:
-      paths: images, folders, patterns, URLs, "-".
+      paths: images, folders, patterns, lists (.txt), URLs, "-".
+      model: a model directory, a published model's name, or an exported file.
+      top_k: number of classes for each image.
+      threshold: probability below which classes are skipped.
+      allow_url: download images whose path is an https URL of a public host.
       features: .npy file for the features, written at the end with a .json file of the paths.
       explain: folder for the heat maps, one image each.
 
@@ -242,9 +236,8 @@ def _print(values: flags.FlagValues, paths: list[str], source: str) -> int:
     """Prints the answers; returns the number of errors."""
     writer = WRITERS.get(values["format"].value or "text")
     if writer is None:
-        raise InputError(
-            f"--format {values['format'].value} needs --output, such as --output answers."
-        )
+        given = values["format"].value
+        raise InputError(f"--format {given} needs --output, such as --output answers.")
     answers = _live(values, source) if source else _photographs(values, paths)
     try:
         return writer(answers)
@@ -262,19 +255,11 @@ def _print(values: flags.FlagValues, paths: list[str], source: str) -> int:
 
 def _write(values: flags.FlagValues, paths: list[str]) -> int:
     """Writes the answers to files; returns the number of errors."""
+    names = ("part_size", "top_k", "threshold", "allow_url", "runner", "beam_options")
+    chosen = {name: values[name].value for name in names}
+    chosen["format"] = values["format"].value or FORMATS[0]
     try:
-        return predict_to_folder(
-            paths,
-            values["model_dir"].value,
-            values["output"].value,
-            format=values["format"].value or FORMATS[0],
-            part_size=values["part_size"].value,
-            top_k=values["top_k"].value,
-            threshold=values["threshold"].value,
-            allow_url=values["allow_url"].value,
-            runner=values["runner"].value,
-            beam_options=values["beam_options"].value,
-        )
+        return predict_to_folder(paths, values["model_dir"].value, values["output"].value, **chosen)
     except KeyboardInterrupt:  # `run` would say that the same command begins anew
         raise RunAgain("Interrupted; run the same command again to go on.") from None
 
@@ -298,7 +283,7 @@ def _check_sources(values: flags.FlagValues, paths: list[str]) -> str:
     for name in ("every", "smoothing"):
         if values[name].present and source not in ("camera", "video"):
             raise InputError(f"--{name} means nothing without --camera or --video.")
-    check_needed(values, dict.fromkeys(("part_size", "runner", "beam_options"), "output"))
+    cli.check_needed(values, dict.fromkeys(("part_size", "runner", "beam_options"), "output"))
     for name in ("features", "explain"):
         if values["output"].value and values[name].value:
             raise InputError(f"--{name} does not go with --output; run the command once for each.")

@@ -4,15 +4,16 @@ The files have fixed names and are whole or absent, so the same command, given a
 interruption, writes those that are missing. With Apache Beam, a part is one element.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from squeezenext import files
 from squeezenext.arguments import checked
@@ -20,29 +21,12 @@ from squeezenext.cli import check_folder, log, plural
 from squeezenext.errors import InputError, RunAgain, needs
 from squeezenext.model import loading
 from squeezenext.predict import sources
-from squeezenext.predict.beam import RUNNERS, run_in_beam
 from squeezenext.predict.predictor import Predictor
 
-FORMATS = ("jsonl", "parquet")
+Job = TypeVar("Job")
+FORMATS, RUNNERS = ("jsonl", "parquet"), ("local", "beam")
 PLAN = "_predict.json"  # readers of a folder of Parquet files skip names that begin with "_"
 _MAKING = threading.Lock()
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictionPlan:
-    """What decides the answers in a folder."""
-
-    images: int  # number of images
-    images_sha256: str  # of their names
-    model_sha256: str
-    format: str
-    part_size: int  # images in each file
-    top_k: int
-    threshold: float
-
-    def content(self) -> bytes:
-        """Returns the content of the folder's `PLAN`."""
-        return json.dumps(dataclasses.asdict(self), indent=1).encode() + b"\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +37,7 @@ class PartJob:
     images: list[str]  # names of files and URLs
     model: str
     allow_url: bool
-    plan: PredictionPlan
+    plan: dict[str, Any]  # what decides the answers in the folder: the content of its `PLAN`
 
 
 @checked(part_size=1, top_k=1)
@@ -87,25 +71,27 @@ def predict_to_folder(
       beam_options: Apache Beam's own, such as "--runner=FlinkRunner".
 
     Raises:
-      InputError: there is no such model, a folder has no images, `output` holds other files, or a
-        package is missing.
+      InputError: there is no such model or image, `output` holds something else, or a package is
+        missing.
       RunAgain: the Beam pipeline failed; finished files are kept.
     """
-    for flag, value, known in (("format", format, FORMATS), ("runner", runner, RUNNERS)):
-        if value not in known:
-            raise InputError(f"--{flag} {value!r} is not one of {', '.join(known)}.")
+    if format not in FORMATS or runner not in RUNNERS:
+        raise InputError(f"--format is one of {FORMATS}, --runner one of {RUNNERS}.")
     if format == "parquet":
         _pyarrow()  # whose absence is to be known before the first image is read
     names = sources.expand(paths, allow_url)
     if "-" in names:
         raise InputError("--output reads no standard input; name the image's file.")
+    choice = {"format": format, "part_size": part_size, "top_k": top_k, "threshold": threshold}
+    listed = hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass")).hexdigest()
+    plan = choice | {"images_sha256": listed, "model_sha256": _model_sha256(model)}
     output = Path(os.path.abspath(files.expanded(output)))
-    listed = _sha256("\0".join(names).encode("utf-8", "surrogatepass"))
-    plan = PredictionPlan(
-        len(names), listed, _model_sha256(model), format, part_size, top_k, threshold
-    )
     _begin(output, plan)
-    parts = list(_parts(names, output, str(model), allow_url, plan))
+    starts, parts = range(0, len(names), part_size), []
+    for number, start in enumerate(starts):
+        path = output / f"part-{number:05d}-of-{len(starts):05d}.{format}"
+        images = names[start : start + part_size]
+        parts.append(PartJob(path, images, str(model), allow_url, plan))
     missing = [part for part in parts if not part.path.exists()]
     if runner == "beam" and missing:
         run_in_beam(write, missing, beam_options)
@@ -117,27 +103,19 @@ def predict_to_folder(
     return sum(_errors(part.path) for part in parts)
 
 
-def _sha256(*contents: bytes) -> str:
-    return hashlib.sha256(b"".join(contents)).hexdigest()
-
-
 def _model_sha256(model: str | Path) -> str:
     """Returns a hash of all that decides a model's answers."""
     loaded = loading.load_runnable(model)
     described = repr((loaded.config, loaded.labels, loaded.temperature))
-    return _sha256(loading.litert(loaded), described.encode())
+    return hashlib.sha256(loading.litert(loaded) + described.encode()).hexdigest()
 
 
-def _begin(output: Path, plan: PredictionPlan) -> None:
-    """Makes the folder and writes its plan, unless they are there.
-
-    Raises:
-      InputError: it holds other files, or answers of another plan.
-    """
+def _begin(output: Path, plan: dict[str, Any]) -> None:
+    """Makes the folder with its plan; InputError if it holds another plan's answers, or others'."""
     check_folder("output", output, PLAN, *(f"part-*-of-*.{ending}" for ending in FORMATS))
     files.make_own_folder(output)
     if not os.path.lexists(output / PLAN):
-        files.write_bytes(output / PLAN, plan.content())
+        files.write_json(output / PLAN, plan)
     elif not _is_of(output, plan):
         raise InputError(
             f"--output {output} holds the answers for other images, of another model or with other "
@@ -145,17 +123,11 @@ def _begin(output: Path, plan: PredictionPlan) -> None:
         )
 
 
-def _is_of(folder: Path, plan: PredictionPlan) -> bool:
-    return files.read_bytes(folder / PLAN, files.MAX_TEXT, files.NO_LINK) == plan.content()
-
-
-def _parts(
-    names: list[str], output: Path, model: str, allow_url: bool, plan: PredictionPlan
-) -> Iterator[PartJob]:
-    starts = range(0, len(names), plan.part_size)
-    for number, start in enumerate(starts):
-        path = output / f"part-{number:05d}-of-{len(starts):05d}.{plan.format}"
-        yield PartJob(path, names[start : start + plan.part_size], model, allow_url, plan)
+def _is_of(folder: Path, plan: dict[str, Any]) -> bool:
+    try:
+        return files.read_document(folder / PLAN) == plan
+    except ValueError:  # it is damaged, or gone
+        return False
 
 
 def _write_here(parts: Sequence[PartJob], total: int) -> None:
@@ -171,23 +143,19 @@ def _write_here(parts: Sequence[PartJob], total: int) -> None:
 
 
 def write(part: PartJob, threads: int | None = 1) -> None:
-    """Predicts the images of a part and writes its file; once more, the file is the same.
-
-    Args:
-      part: the part.
-      threads: number of images at once; None: one for each core.
+    """Predicts a part, `threads` images at once (None: one for each core), and writes its file.
 
     Raises:
       RunAgain: another command writes into the folder by now, or the model has changed.
     """
-    with _MAKING:  # a worker process of Beam may have several threads
-        predictor = _predictor(part.model, part.allow_url, part.plan.model_sha256)
     plan = part.plan
-    answers = predictor.answers(part.images, plan.top_k, plan.threshold, threads=threads)
+    with _MAKING:  # a worker process of Beam may have several threads
+        predictor = _predictor(part.model, part.allow_url, plan["model_sha256"])
+    answers = predictor.answers(part.images, plan["top_k"], plan["threshold"], threads=threads)
     rows = [answer.document() for answer in answers]
-    if not _is_of(part.path.parent, plan):  # a worker that outlived its command
+    if not _is_of(part.path.parent, plan):  # this worker has outlived its command
         raise RunAgain(f"{part.path.parent} is no longer written by this command.")
-    form = _write_parquet if plan.format == "parquet" else _write_lines
+    form = _write_parquet if plan["format"] == "parquet" else _write_lines
     files.write_file(part.path, lambda file: form(file, rows))
 
 
@@ -208,14 +176,11 @@ def _write_parquet(file: Path, rows: Sequence[dict]) -> None:
     prediction = {"index": arrow.int64(), "synset": text, "label": text, "probability": number}
     listed = arrow.list_(arrow.struct(list(prediction.items())))
     columns = {"path": text, "predictions": listed, "error": text, "known": number}
-    valid = [row | {key: _valid(row[key]) for key in ("path", "error")} for row in rows]
-    table = arrow.Table.from_pylist(valid, arrow.schema(list(columns.items())))
+    for row in rows:  # a name that is not UTF-8 becomes \udcff and its like
+        for key in ("path", "error"):
+            row[key] = row[key] and row[key].encode("utf-8", "backslashreplace").decode()
+    table = arrow.Table.from_pylist(rows, arrow.schema(list(columns.items())))
     arrow.parquet.write_table(table, file)
-
-
-def _valid(text: str | None) -> str | None:
-    r"""Returns a text that UTF-8 can hold: \udcff for a byte of a name that is not UTF-8."""
-    return text if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _pyarrow() -> Any:
@@ -232,3 +197,47 @@ def _errors(path: Path) -> int:
         return len(column) - column.null_count
     with path.open(encoding="utf-8") as file:
         return sum(json.loads(line)["error"] is not None for line in file)
+
+
+def run_in_beam(
+    function: Callable[[Job], object], jobs: Sequence[Job], options: Sequence[str]
+) -> None:
+    """Runs `function(job)` for each job as an Apache Beam pipeline, and waits for its end.
+
+    One element of the pipeline is one job, which Beam may retry or run twice at once. Jobs and
+    results are small: images are read and files written on a file system that all workers mount
+    under the same path. `options` are Beam's own, such as "--runner=FlinkRunner".
+
+    Raises:
+      InputError: Beam is not installed, or an option is wrong.
+      RunAgain: the pipeline failed; finished files stay.
+    """
+    with needs("beam"):
+        import apache_beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    try:
+        pipeline = apache_beam.Pipeline(options=PipelineOptions(list(options)))
+        with _cancelled(pipeline), pipeline:
+            (
+                pipeline
+                | apache_beam.Create(jobs)
+                | apache_beam.Reshuffle()  # else one worker is given all that Create makes
+                | apache_beam.Map(function)
+            )
+    except Exception as error:  # every runner has its own kinds
+        text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise RunAgain(
+            f"The Beam pipeline failed ({text}); run the same command again to write "
+            "the files that are missing."
+        ) from error
+
+
+@contextlib.contextmanager
+def _cancelled(pipeline: Any) -> Iterator[None]:
+    """Cancels the pipeline if the block ends early, as by Ctrl-C."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):  # it did not begin, has ended, or its runner cannot
+            pipeline.result.cancel()
+        raise

@@ -39,7 +39,14 @@ Channels = Literal["RGB", "BGR"]
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """One of the most probable classes of an image."""
+    """One of the most probable classes of an image.
+
+    Attributes:
+      index: the class's place among the network's outputs, from 0.
+      synset: WordNet's number, such as "n02123045", or the name of the class's folder.
+      label: the name for people.
+      probability: 0 to 1.
+    """
 
     index: int
     synset: str
@@ -83,6 +90,9 @@ class Answer:
     """The result for one source: predictions, or an error that names the source.
 
     Attributes:
+      path: the source, as it was given.
+      predictions: the most probable classes, the best first; empty with an error.
+      error: a sentence, or None.
       features: as in `View`.
       known: as in `View`; None with an error, too.
       explanation: the file that `explain` wrote, or None.

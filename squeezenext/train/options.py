@@ -61,7 +61,7 @@ class Options:
     readers: int = READS  # records read at once
     profile_input: bool = False  # measure input and network apart, print that, train nothing
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         paths = ("model_dir", "data_dir", "fine_tune_from")
         for name in (*paths, "training_file_pattern", "validation_file_pattern"):
             if path := getattr(self, name):
