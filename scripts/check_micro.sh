@@ -2,11 +2,16 @@
 # Builds an exported folder for Cortex-M4 and Cortex-M55 and runs its test images in QEMU.
 #
 #     bash scripts/check_micro.sh DIR
+#     bash scripts/check_micro.sh --photographs FOLDER
 #
-# DIR is what `squeezenext.export --format micro` made. Debian: apt-get install gcc-arm-none-eabi
+# The second form compares the C built for this machine with predict.py on all photographs of a
+# folder, see scripts/micro/photographs.py. DIR is what `squeezenext.export --format micro` made. Debian: apt-get install gcc-arm-none-eabi
 # libnewlib-arm-none-eabi qemu-system-arm. Flash has 512 KiB, RAM 256 KiB.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+if [[ ${1:-} == --photographs ]]; then
+  exec python "$here/micro/photographs.py" "${2:?give a folder of photographs}"
+fi
 folder=${1:?give the folder that squeezenext.export --format micro made}
 for tool in arm-none-eabi-gcc qemu-system-arm; do
   command -v "$tool" > /dev/null || { echo "$tool is absent; see the head of $0." >&2; exit 2; }

@@ -67,8 +67,11 @@ def pictures(size, count=4):
     return list((coarse[:, :size, :size] + noise).clip(0, 255).astype(np.uint8))
 
 
-def make(config, temperature=1.0):
-    """Returns a model with random weights, the same in whole numbers, and pictures."""
+def make(config, temperature=1.0, images=None):
+    """Returns a model with random weights, the same in whole numbers, and pictures.
+
+    Its scales come from `images`, [size, size, 3] uint8, else from the pictures.
+    """
     rng, nodes = np.random.default_rng(0), graph.of(config)
     weights = {}
     for node in nodes.weighted:
@@ -80,7 +83,7 @@ def make(config, temperature=1.0):
             weights[f"{node.name}/bias"] = rng.normal(0, 0.1, shape[-1]).astype(np.float32)
     classes = tuple(Label(f"n{i + 1}", f"class {i}") for i in range(config.model.classes))
     model = Model("tiny", config, classes, weights, temperature)
-    images = pictures(config.images.size)
+    images = images or pictures(config.images.size)
     inputs = [geometry.normalize(x.astype(np.float32), config.images) for x in images]
     return model, Calibration(nodes, weights, config.images, inputs).network(weights), images
 

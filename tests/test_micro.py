@@ -6,8 +6,10 @@ import subprocess
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from scripts.faults import fuzz_micro
+from scripts.micro import photographs
 from squeezenext.errors import InputError, NotKept
 from squeezenext.export import command as export_command
 from squeezenext.labels import Label
@@ -58,6 +60,17 @@ def test_c_gives_the_logits_of_numpy_to_the_last_bit(program, tmp_path, name):
 def test_so_it_does_for_published_networks(program, tmp_path, name):
     model, network, images = micro.make(micro.published(name, PUBLISHED[name], 10))
     same(program, tmp_path, model, network, images[:2])
+
+
+@pytest.mark.parametrize("name", photographs.NETWORKS)
+def test_so_it_does_on_photographs(program, tmp_path, name):
+    """`scripts/check_micro.sh --photographs` does the same with a folder, at three sizes."""
+    paths = []
+    for number, pixels in enumerate(micro.pictures(90, 2)):
+        paths.append(tmp_path / f"{number}.jpg")
+        Image.fromarray(pixels).save(paths[-1])
+    (tmp_path / "logits").symlink_to(program)
+    assert photographs.different(paths, name, 48, tmp_path) == 0
 
 
 def test_c_refuses_what_it_cannot_read(program, tmp_path):
