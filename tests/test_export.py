@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 from squeezenext import export, labels
@@ -398,6 +399,7 @@ def test_saved_models_serve_the_files_that_tensorflow_decodes(model, tmp_path):
     [
         (["--format=litert", "--precision=int8"], "needs real images"),
         (["--format=keras", "--precision=int8"], "--format keras has float32"),
+        (["--format=litert", "--full_integer"], "--full_integer needs"),
         (["--format=litert", "--output=absent/model.tflite"], "there is no folder absent"),
         (["--format=litert", "--model_dir=absent"], "no model directory absent"),
         (["--format=litert", "more"], "Unexpected argument"),
@@ -576,6 +578,23 @@ def test_eight_bits_make_no_ties_of_a_dense_classifier_s_logits(tmp_path):
     assert len(np.unique(probabilities)) > 900
     with_floats = export_litert.litert_file(known, "float32")
     assert len(content) < 0.4 * len(with_floats)
+
+
+def test_a_file_of_whole_numbers_has_no_float(model, records, tmp_path, capsys):
+    out = tmp_path / "whole.tflite"
+    flags = ["--precision=int8", "--full_integer", f"--data_dir={records}"]
+    assert command(model, out, "litert", *flags) == 0, capsys.readouterr().err
+    interpreter = Interpreter(model_path=str(out))
+    # Of the runtime's own delegate, tensors have no name.
+    kinds = {np.dtype(x["dtype"]).name for x in interpreter.get_tensor_details() if x["name"]}
+    assert kinds == {"int8", "int32"}
+    (pixels,), (probabilities,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert pixels["quantization"] == (1.0, -128)
+    assert probabilities["quantization"] == (1 / 256, -128)
+    known, image = loading.load(model), np.random.default_rng(0).integers(0, 256, (32, 32, 3))
+    found = export_litert.runner(out.read_bytes(), "full_integer")(image.astype(np.uint8))
+    assert np.abs(found - checking.reference(known)(image.astype(np.uint8))).max() < 0.1
+    assert Predictor(out).probabilities(image.astype(np.uint8)).shape == (3,)
 
 
 def test_a_file_that_computes_something_else_is_not_kept(model):

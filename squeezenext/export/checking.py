@@ -95,7 +95,7 @@ def probes(
     For int8, whose first classes are counted, these are all `images`, else the first few.
     """
     if images:
-        return list(images if precision == "int8" else images[:PROBES])
+        return list(images if precision in ("int8", "full_integer") else images[:PROBES])
     size, random = model.config.images.size, np.random.default_rng(0)
     coarse = random.integers(0, 256, (4, 8, 8, 3), np.uint8)
     cells = np.arange(size) * 8 // size

@@ -176,18 +176,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"Number format: {', '.join(litert.FORMAT.precisions)}; default float32, of micro int8."
     )
     flags.DEFINE_string("precision", None, precisions, **at)
+    whole = "Of --format litert --precision int8: pixels, mean and probabilities are int8, too."
+    flags.DEFINE_bool("full_integer", False, whole, **at)
     flags.DEFINE_string("data_dir", None, "Records, for int8 ranges and for accuracy.", **at)
     flags.DEFINE_integer("images", 2000, "Most images to measure accuracy on.", 1, **at)
     flags.DEFINE_bool("json", False, "Print one JSON document.", **at)
 
     def command(values: flags.FlagValues, _: list[str]) -> None:
         check_needed(values, {"images": "data_dir"})
-        output = Path(values["output"].value)
+        output, precision = Path(values["output"].value), values["precision"].value
+        if values["full_integer"].value:
+            if (values["format"].value, precision) != ("litert", "int8"):
+                raise InputError("--full_integer needs --format litert --precision int8.")
+            precision = litert.FULL
         report = export(
             values["model_dir"].value,
             values["format"].value,
             output,
-            values["precision"].value,
+            precision,
             values["data_dir"].value,
             values["images"].value,
         )

@@ -4,6 +4,7 @@ The file takes RGB pixels and gives probabilities, in float32. A model directory
 which predict.py reads, differs: it takes the pixels of `geometry.normalize` and gives logits.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from squeezenext.network import rgb
 from squeezenext.network.known import append
 from squeezenext.network.model import Model
 
+FULL = "full_integer"
+_EIGHT_BITS = ("int8", FULL)
 _NUMBERS = {
     "float32": writer.Float32(),
     "float16": writer.Float16(),
@@ -33,16 +36,18 @@ def litert_file(model: Model, precision: str, calibration: Sequence[np.ndarray] 
     Args:
       model: the network.
       precision: one of `FORMAT.precisions`.
-      calibration: [size, size, 3] uint8, RGB, for int8.
+      calibration: [size, size, 3] uint8, RGB, for int8 and full_integer.
 
     Raises:
       InputError: int8 is asked for without images.
     """
+    if precision == FULL:  # the score of none of these is computed in float
+        model = dataclasses.replace(model, known=None)
     # On a phone's GPU, where half precision is most exact around 0, pixels are centred.
-    mean, std = PIXELS if precision == "int8" else PHONES
+    mean, std = PIXELS if precision in _EIGHT_BITS else PHONES
     network, weights = rgb.take_rgb(model.graph, model.weights, model.config.images, mean, std)
-    if precision == "int8":
-        numbers = int8.calibrated(network, weights, calibration)
+    if precision in _EIGHT_BITS:
+        numbers = int8.calibrated(network, weights, calibration, precision == FULL)
     else:
         numbers = _NUMBERS[precision]
     network, weights = append(network, weights, model.known)
@@ -100,8 +105,10 @@ def describe(model: Model, precision: str) -> str:
 def runner(content: bytes, precision: str) -> Run:
     """Returns a function that runs the content of a file."""
     found = Runner(content, 1, "the exported file")
-    mean, std = np.float32(PIXELS if precision == "int8" else PHONES)
-    return lambda image: found.run((image.astype(np.float32) - mean) / std)[0]
+    mean, std = np.float32(PIXELS if precision in _EIGHT_BITS else PHONES)
+    # A probability of 0 stands for one below half a step.
+    least = np.float32(1 / 512 if precision == FULL else 0)
+    return lambda image: np.maximum(found.run((image.astype(np.float32) - mean) / std)[0], least)
 
 
 def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
@@ -111,9 +118,9 @@ def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
 
 FORMAT = Format(
     name="litert",
-    precisions=(*_NUMBERS, "int8"),
+    precisions=(*_NUMBERS, *_EIGHT_BITS),
     write=_write,
-    calibrated=("int8",),
+    calibrated=_EIGHT_BITS,
     ending=".tflite",
     mark="TFL3",
 )

@@ -28,7 +28,10 @@ Stored = tuple[np.ndarray, np.ndarray]  # integers, and the scale of each output
 
 
 def calibrated(
-    graph: Graph, weights: Mapping[str, np.ndarray], images: Sequence[np.ndarray]
+    graph: Graph,
+    weights: Mapping[str, np.ndarray],
+    images: Sequence[np.ndarray],
+    whole: bool = False,
 ) -> "Int8":
     """Finds the scales of all activations on images.
 
@@ -36,6 +39,7 @@ def calibrated(
       graph: a network that takes pixels (`rgb.take_rgb` with mean 0 and std 1).
       weights: its weights.
       images: [size, size, 3] uint8, RGB; some hundred.
+      whole: returns `WholeInt8`.
 
     Raises:
       InputError: there are no images.
@@ -44,7 +48,8 @@ def calibrated(
     ranges[graph.nodes[0].name] = (0.0, 255.0)
     _bound_sums(graph, ranges)
     unify(graph, ranges)
-    return Int8({name: Scale.of(*pair) for name, pair in ranges.items()}, means)
+    scales = {name: Scale.of(*pair) for name, pair in ranges.items()}
+    return (WholeInt8 if whole else Int8)(scales, means)
 
 
 def measured_ranges(
@@ -216,6 +221,8 @@ class Int8(Float32):
             np.moveaxis(kernel, axis, 0), bias, source
         )
         values = np.moveaxis(values, 0, axis)
+        if self.whole and kernel.ndim == 2:
+            scale, sum_scale = scale[:1], sum_scale[:1]
         return [
             file.tensor(f"{name}/kernel", kernel.shape, np.int8, values, scale, axis=axis),
             file.tensor(f"{name}/bias", bias.shape, np.int32, sums, sum_scale),
@@ -231,11 +238,26 @@ class Int8(Float32):
         """
         before = self.scales[source].scale
         # Bounded below: in a channel of tiny weights the bias would overflow the int32 sum.
-        values, scale = quantize_kernel(kernel, 0, np.abs(bias) / (before * 2**30))
+        least = np.abs(bias) / (before * 2**30)
+        if self.whole and kernel.ndim == 2:  # a dense layer has one scale there
+            least = np.maximum(least.max(), np.abs(kernel).max() / 127)
+        values, scale = quantize_kernel(kernel, 0, least)
         lost = kernel - values * scale.reshape(-1, *[1] * (kernel.ndim - 1))
         bias = bias + mean_output(lost, self.means[source])
         sums = np.round(bias / (before * scale.astype(np.float64))).astype(np.int32)
         return (values, scale), (sums, before * scale)
+
+
+class WholeInt8(Int8):
+    """Stores pixels, mean, logits and probabilities as int8, too, for TensorFlow Lite Micro."""
+
+    versions = {**Int8.versions, "MEAN": 2, "FULLY_CONNECTED": 4}
+    whole = True
+
+    @property
+    def classifier(self) -> "WholeInt8":
+        """See `Float32.classifier`; here its input and output are int8."""
+        return self
 
 
 def mean_output(kernel: np.ndarray, means: np.ndarray) -> np.ndarray:

@@ -80,7 +80,7 @@ def check_own(
       content: the file.
       graph: the network that it should hold.
       source: its name in messages.
-      precision: how its numbers are stored: float32, float16, dynamic or int8.
+      precision: how its numbers are stored: float32, float16, dynamic, int8, full_integer.
       softmax: whether it ends in a softmax, as exported files do.
       remedy: what the user can do, a sentence.
 
@@ -181,6 +181,7 @@ class _Expected:
                 weights[f"{node.name}/kernel"] = np.broadcast_to(zero, (inputs,))
                 weights[f"{node.name}/bias"] = np.broadcast_to(zero, (1,))
         numbers = {"float16": writer.Float16, "dynamic": _Dynamic, "int8": _Int8}
+        numbers["full_integer"] = _Whole
         kind = numbers.get(precision, writer.Float32)
         writer.emit(file, graph, weights, kind(), softmax=1.0 if softmax else None)
         return file
@@ -224,6 +225,11 @@ class _Int8(int8.Int8):
     def integers(self, kernel: np.ndarray, bias: np.ndarray, source: str):
         scale = np.zeros(len(kernel))
         return (kernel, scale), (bias, scale)
+
+
+class _Whole(_Int8):
+    versions, whole = int8.WholeInt8.versions, True
+    classifier = property(lambda self: self)
 
 
 def _compare(content: bytes, found: dict[int, Any], expected: _Expected) -> None:

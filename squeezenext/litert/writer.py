@@ -20,6 +20,7 @@ class Float32:
 
     versions: Mapping[str, int] = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1}
     integer = False  # True for integer activations
+    whole = False  # True if pixels, mean, logits and probabilities are integers, too
 
     @property
     def classifier(self) -> "Float32":
@@ -179,7 +180,7 @@ class _Emitter:
 
     def input(self, node: Node) -> None:
         self.fed = self._output(node)
-        if self.numbers.integer:  # the input are pixels, 0..255
+        if self.numbers.integer and not self.numbers.whole:  # the input are pixels, 0..255
             self.fed = self.file.tensor("pixels", (1, *node.shape), np.uint8, None, 1.0)
             self._operator("QUANTIZE", [self.fed], self.tensors[node.name])
 
@@ -273,7 +274,10 @@ class _Emitter:
         self._elu(node)
 
     def global_pool(self, node: Node) -> None:
-        """Adds the mean over all positions. All that follows is float32: int8 logits would tie."""
+        """Adds the mean over all positions.
+
+        Unless the numbers are whole, all that follows is float32: int8 logits tie more often.
+        """
         axes = self.file.constant(f"{node.name}_axes", (1, 2))
         inputs = [self._float(self.graph[node.inputs[0]]), axes]
         self._float_operator("MEAN", 1, inputs, node, {"keepDims": False})
@@ -312,7 +316,11 @@ class _Emitter:
         self.tensors[node.name] = self.floats[node.name] = output
 
     def _float_operator(self, name: str, version: int, inputs, node: Node, options=None) -> None:
-        output = self.file.tensor(node.name, (1, *node.shape), np.float32)
+        if self.numbers.whole:
+            output = self.numbers.activation(self.file, node.name, node.shape)
+            version = self.numbers.versions[name]
+        else:
+            output = self.file.tensor(node.name, (1, *node.shape), np.float32)
         self.file.operator(name, version, inputs, [output], options)
         self.tensors[node.name] = self.floats[node.name] = output
 
@@ -321,16 +329,20 @@ class _Emitter:
         last = self.graph.logits
         results = {LOGITS: self._float(last)}
         if softmax is not None:
-            scores = self.file.tensor(SCORES, (1, *last.shape), np.float32)
-            self.file.operator("SOFTMAX", 1, [results[LOGITS]], [scores], {"beta": softmax})
+            whole = self.numbers.whole
+            # The specification fixes the scale of an integer softmax.
+            stored = (np.int8, None, 1 / 256, -128) if whole else (np.float32,)
+            scores = self.file.tensor(SCORES, (1, *last.shape), *stored)
+            options = {"beta": softmax}
+            self.file.operator("SOFTMAX", 1 + whole, [results[LOGITS]], [scores], options)
             results = {SCORES: scores}
         known = [node.name for node in self.graph.nodes if node.op == "known"]
         results |= {name: self._float(self.graph[name]) for name in (*outputs, *known)}
         return self.file.finish({INPUT: self.fed}, results, metadata)
 
     def _float(self, node: Node) -> int:
-        """Returns a node's tensor as float32."""
-        if not self.numbers.integer:
+        """Returns a node's tensor as float32, or as it is if all numbers are whole."""
+        if self.numbers.whole or not self.numbers.integer:
             return self.tensors[node.name]
         if node.name not in self.floats:
             output = self.file.tensor(f"{node.name}_float", (1, *node.shape), np.float32)

@@ -132,7 +132,7 @@ def _exported(path: Path) -> Model:
             f"{path} was not exported by this program: no {DESCRIPTION} lies behind it. It is "
             f"{what}; if it was made of a model directory, give that."
         ) from error
-    pixels = PIXELS if precision == "int8" else PHONES
+    pixels = PIXELS if precision in ("int8", "full_integer") else PHONES
     network = rgb.graph_of_rgb(graph.of(config))
     network = with_node(network) if score else network
     structure.check_own(content, network, str(path), precision, softmax=True)
