@@ -20,6 +20,7 @@ from squeezenext.train import (
     exchange,
     history,
     log,
+    loggers,
     loop,
     measure,
     non_finite,
@@ -364,32 +365,36 @@ def test_a_full_disk_for_tensorboard_alone_is_no_failed_save(made, start, tmp_pa
     def full(self):
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
-    monkeypatch.setattr(tensorboard.TensorBoard, "commit", full)
+    monkeypatch.setattr(tensorboard.TensorBoard, "flush", full)
     told = []
-    monkeypatch.setattr(
-        checkpoints.LOG, "warning", lambda *words: told.append(words[0] % words[1:])
-    )
+    monkeypatch.setattr(loggers.LOG, "warning", lambda *words: told.append(words[0] % words[1:]))
     assert start(tmp_path / "run").run()["step"] == 10
-    assert all("TensorBoard's curves up to step" in text for text in told) and told
+    assert len(told) == 1 and "TensorBoard's curves up to step" in told[0]
 
 
-def test_a_curve_s_point_is_written_once(tmp_path):
-    """Where the disk fills up in between, what lies before is not written again."""
-    written, room = [], []
-    told = tensorboard.TensorBoard(tmp_path)
+def test_a_further_logger_gets_the_curves_of_a_resumed_run_once(start, tmp_path, monkeypatch):
+    told, made = [], []
 
-    def full():
-        if not room:
-            raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
-        written.append("second")
+    class Recorder:
+        name = "The recorder"
+        flush = close = lambda self: None
 
-    told._hold(1, written.append, "first")
-    told._hold(2, full)
-    with pytest.raises(tf.errors.ResourceExhaustedError):
-        told.commit()
-    room.append(1)
-    told.commit()
-    assert written == ["first", "second"]
+        def __init__(self, model_dir, config):
+            made.append(model_dir)
+
+        def curves(self, step, values):
+            told.extend((step, name) for name in values)
+
+    monkeypatch.setitem(loggers.LOGGERS, "mlflow", Recorder)
+    one = start(tmp_path / "run", log_to=["mlflow"])
+    one.total_steps = 5
+    one.run()
+    two = start(tmp_path / "run", log_to=["mlflow"])
+    assert two.resume() and two.run()["step"] == 10
+    assert made == [tmp_path / "run"] * 2
+    epochs = [step for step, name in told if name == "train/loss"]
+    assert epochs == sorted(set(epochs)) and epochs[-1] == 10
+    assert ("validation/top1" in {name for _, name in told}) and len(told) == len(set(told))
 
 
 @pytest.mark.parametrize(

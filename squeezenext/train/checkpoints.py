@@ -265,12 +265,8 @@ class Checkpoints:
             LOG.warning("%s. %s.", sentence, otherwise)
             self._next = time.monotonic() + RETRY_SECONDS
             return False
-        try:
-            if self._history:
-                self._history.board.commit()
-        except tf.errors.OpError as error:  # a run goes on without its curves
-            reason = error.message.splitlines()[0]
-            LOG.warning("TensorBoard's curves up to step %d cannot be written: %s.", step, reason)
+        if self._history:
+            self._history.board.commit(step)
         return True
 
     def last(self) -> str:

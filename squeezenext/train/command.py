@@ -26,7 +26,7 @@ from squeezenext.model import checkpoint, published
 from squeezenext.model import directory as model_directory
 from squeezenext.records import dataset
 from squeezenext.records.reader import READS
-from squeezenext.train import cluster, log
+from squeezenext.train import cluster, log, loggers
 from squeezenext.train import source as learning_from
 from squeezenext.train.options import (
     PRECISIONS,
@@ -65,6 +65,7 @@ def _train(config: Config, options: Options, signals: StopSignals, course: Cours
     workers = cluster.find_cluster(options.cluster)
     if workers and options.profile_input:
         raise InputError("--profile_input measures one machine; give --cluster none with it.")
+    loggers.check_available(options.log_to)
     # One worker checks its data before it waits for TensorFlow. One of several does so while it is
     # watched: otherwise the others would wait for it instead of learning what is wrong.
     task = None if workers else _task(config, options)
@@ -180,6 +181,8 @@ def _define(values: flags.FlagValues) -> None:
     integer("readers", READS, "Records read at once; more for a slow file server.", 1, **at)
     what = "Measure input and network apart and report which is the limit; trains nothing."
     flags.DEFINE_bool("profile_input", False, what, **at)
+    what = f"Also show the curves in {' or '.join(loggers.LOGGERS)}; repeatable."
+    flags.DEFINE_multi_enum("log_to", [], list(loggers.LOGGERS), what, **at)
     flags.DEFINE_multi_string("set", [], "FIELD=VALUE of the configuration; repeatable.", **at)
 
 

@@ -1,10 +1,11 @@
-"""What a run reports: a log line and a row of history.csv an epoch, and TensorBoard."""
+"""What a run reports: a log line and a row of history.csv an epoch, and curves."""
 
 import csv
 import functools
 import io
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from squeezenext.network import keras_model
 from squeezenext.progress import Bar
 from squeezenext.records import batches
 from squeezenext.records.reader import Reader
-from squeezenext.train import phases, tensorboard
+from squeezenext.train import loggers, phases, tensorboard
 from squeezenext.train.log import LOG, PROGRESS
 from squeezenext.train.loop import Loop, Sums
 
@@ -44,8 +45,10 @@ class History:
     `board.commit` after it.
     """
 
-    def __init__(self, model_dir: Path, loop: Loop):
-        self.board = tensorboard.TensorBoard(model_dir / model_directory.TENSORBOARD)
+    def __init__(self, model_dir: Path, loop: Loop, log_to: Sequence[str] = ()):
+        board = tensorboard.TensorBoard(model_dir / model_directory.TENSORBOARD)
+        others = [loggers.LOGGERS[name](model_dir, loop.config) for name in log_to]
+        self.board = loggers.Board([board, *others])
         self._path = model_dir / model_directory.HISTORY
         self._labels = model_dir / model_directory.LABELS
         self._loop = loop
@@ -88,7 +91,7 @@ class History:
         self.board.images(0, "train/images", tf.cast(seen[:FIRST_IMAGES] + 0.5, tf.uint8).numpy())
         self.board.histogram(0, "train/labels", known.numpy())
         with tf.device("CPU:0"):
-            self.board.graph(keras_model.inference(keras_model.build_model(config)))
+            self.board.graph(0, keras_model.inference(keras_model.build_model(config)))
 
     def call(self, loss: float, rate: float, busy_cores: float) -> None:
         """Adds the curves of a compiled call: mean loss, images a second, busy CPU cores.
@@ -196,7 +199,7 @@ class History:
         write_text(self._path, text.getvalue())
 
     def close(self) -> None:
-        """Closes TensorBoard's file."""
+        """Closes all loggers."""
         self.board.close()
 
 

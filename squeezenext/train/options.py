@@ -59,6 +59,7 @@ class Options:
     keep_checkpoints: int = 2  # number of newest checkpoints to keep, beside the best
     evaluate_every_epochs: int = 1  # epochs between evaluations; 0: one at the end
     readers: int = READS  # records read at once
+    log_to: Sequence[str] = ()  # "mlflow", "wandb": where curves go beside TensorBoard
     profile_input: bool = False  # measure input and network apart, print that, train nothing
 
     def __post_init__(self) -> None:

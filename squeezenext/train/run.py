@@ -54,7 +54,7 @@ class Run:
         self.loop, self.reader, self.validation, self.options = loop, reader, validation, options
         self.model_dir = Path(options.model_dir)
         self.signals = signals or StopSignals()
-        self.history = History(self.model_dir, loop) if loop.is_chief else None
+        self.history = History(self.model_dir, loop, options.log_to) if loop.is_chief else None
         self.checkpoints = Checkpoints(loop, reader, options, self.history)
         self.progress = Progress()
         self._course = course

@@ -1,9 +1,7 @@
-"""TensorBoard: curves and pictures of a run, written when their checkpoint is committed."""
+"""TensorBoard, and the pictures of an evaluation."""
 
-import collections
-import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +15,8 @@ from squeezenext.labels import Label
 from squeezenext.metrics import Evaluation
 from squeezenext.records import samples
 from squeezenext.records.reader import Reader
+from squeezenext.train.loggers import Board
 
-MAX_HELD = 10_000  # points; a disk that stays full for hours loses the oldest
 MAX_CURVES = 50  # classes that get a curve each; nobody looks at more
 SIDE = 512  # pixels of the confusion matrix's side, at least
 MISTAKES = 16  # images
@@ -26,65 +24,50 @@ _COLD, _HOT = np.array([255, 255, 255]), np.array([8, 48, 107])
 
 
 class TensorBoard:
-    """Holds points back until the checkpoint that they belong to is committed.
+    """Writes curves and pictures; errors are tf.errors.OpError, as of a full disk."""
 
-    A run that was killed repeats the steps since its last checkpoint; this way each of them is
-    shown once.
-    """
+    name = "TensorBoard"
 
     def __init__(self, directory: Path):
         self._directory = directory
-        self._held: collections.deque[tuple[int, Callable[[], object]]]  # (step, writes a point)
-        self._held = collections.deque(maxlen=MAX_HELD)
-        self._writer: tf.summary.SummaryWriter | None = None
+
+    @functools.cached_property
+    def _writer(self) -> tf.summary.SummaryWriter:
+        return tf.summary.create_file_writer(str(self._directory))
 
     def curves(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a point to each curve, e.g. {"train/loss": 1.2}."""
-        for name, value in values.items():
-            self._hold(step, tf.summary.scalar, name, value, step)
+        """Adds a point to each curve."""
+        with self._writer.as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
 
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:
         """Adds the distribution of some numbers."""
-        self._hold(step, tf.summary.histogram, name, values, step)
+        with self._writer.as_default(step):
+            tf.summary.histogram(name, values)
 
     def images(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Adds images, [n, height, width, 3] uint8."""
-        self._hold(step, functools.partial(tf.summary.image, max_outputs=16), name, pixels, step)
+        with self._writer.as_default(step):
+            tf.summary.image(name, pixels, max_outputs=16)
 
-    def graph(self, function) -> None:
+    def graph(self, step: int, function) -> None:
         """Adds the graph of a tf.function."""
-        self._hold(0, tf.summary.graph, function.get_concrete_function().graph)
+        with self._writer.as_default(step):
+            tf.summary.graph(function.get_concrete_function().graph)
 
-    def _hold(self, step: int, write: Callable, *arguments) -> None:
-        self._held.append((step, functools.partial(write, *arguments)))
-
-    def rewind(self, step: int) -> None:
-        """Drops the points after `step` that are still held back."""
-        self._held = collections.deque((held for held in self._held if held[0] <= step), MAX_HELD)
-
-    def commit(self) -> None:
-        """Writes the points that were held back, each one once.
-
-        Raises:
-          tf.errors.OpError: the disk is full; the points that remain are written next time.
-        """
-        if self._writer is None:
-            self._writer = tf.summary.create_file_writer(str(self._directory))
-        with self._writer.as_default():
-            while self._held:
-                self._held[0][1]()
-                self._held.popleft()
+    def flush(self) -> None:
+        """Writes what was added."""
         self._writer.flush()
 
     def close(self) -> None:
-        """Closes the file; what does not fit on a full disk is lost."""
-        if self._writer is not None:
-            with contextlib.suppress(tf.errors.OpError):
-                self._writer.close()
+        """Closes the file."""
+        if "_writer" in vars(self):
+            self._writer.close()
 
 
 def add_evaluation(
-    board: TensorBoard,
+    board: Board,
     step: int,
     result: Evaluation,
     reader: Reader,
