@@ -85,7 +85,7 @@ def test_no_given_flag_is_empty(flag, capsys):
     [(train.command, "--data_dir a --model_dir gs://b/run", "--model_dir gs://b/run", "/mnt/b/run"),
      (train.command, "--model_dir run --data_dir hdfs://b", "The place hdfs://b", "/mnt/b"),
      (evaluate.command, "--model_dir file:///home/x", "--model_dir file:///home/x", "/home/x"),
-     (adapt.command, "abfs://a@b/c --model_dir run", "The argument abfs://a@b/c", "/mnt/a@b/c"),
+     (adapt.command, "abfs://a@b/c --model_dir run", "adapt(): photos abfs://a@b/c", "/mnt/a@b/c"),
      (stats, "--csv hdfs://", "--csv hdfs://", "/mnt/data")],
 )  # fmt: skip
 def test_a_path_elsewhere_is_refused_and_no_folder_is_made_of_it(

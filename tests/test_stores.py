@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from squeezenext.adapt import command as adapt
 from squeezenext.convert import command as conversion
-from squeezenext.convert import verify
+from squeezenext.convert import sources, verify
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError, RunAgain
 from squeezenext.records import batches, dataset, samples, stores
@@ -158,6 +159,40 @@ def test_what_is_absent_is_named(traffic):
     system.rm(f"{PLACE}/train-00000-of-00003")
     with pytest.raises(InputError, match="train-00000-of-00003 cannot be read .no such file."):
         reader()
+
+
+def test_photographs_are_copied_and_follow_the_store(local, traffic, tmp_path, capsys):
+    photographs, system = local.parent / "photographs", fsspec.filesystem("memory")
+    files = {path: path.read_bytes() for path in photographs.rglob("*.jpg")}
+    place = "memory://bucket/pets/photographs"
+    system.pipe({f"{place}/{path.relative_to(photographs)}": files[path] for path in files})
+    line = ["convert", "--layout=folder", f"--source={place}", "--train_shards=3", "--workers=1"]
+    line.append(f"--validation_fraction={1 / 3}")
+    assert conversion.main([*line, f"--output={tmp_path / 'records'}"]) == 0
+    for path in local.glob("*-of-*"):
+        assert (tmp_path / "records" / path.name).read_bytes() == path.read_bytes()
+    before = len(traffic.ranges)
+    gone, *left = sorted(files)
+    system.rm(f"{place}/{gone.relative_to(photographs)}")
+    system.pipe(f"{place}/{left[0].relative_to(photographs)}", b"another")
+    copy = sources.downloaded(place, stores.copies_folder() / "sources")
+    assert {*copy.rglob("*.jpg")} == {copy / path.relative_to(photographs) for path in left}
+    assert len(traffic.ranges) == before + 1
+    assert adapt.main(["adapt", f"{place}/none", f"--model_dir={tmp_path / 'mine'}"]) == 2
+    assert f"{place}/none holds no file; give the" in capsys.readouterr().err
+
+
+def test_an_archive_and_a_list_come_with_what_they_need(traffic, tmp_path):
+    system = fsspec.filesystem("memory")
+    system.pipe({"memory://bucket/a/p.zip": b"zip", "memory://bucket/a/b/1.jpg": b"jpeg"})
+    assert stores.download("memory://bucket/a/p.zip", tmp_path / "1").read_bytes() == b"zip"
+    system.pipe("memory://bucket/a/list.CSV", b"b/1.jpg,x")
+    path = stores.download("memory://bucket/a/list.CSV", tmp_path / "2")
+    assert (path.parent / "b" / "1.jpg").read_bytes() == b"jpeg"
+    system.store["/bucket/c/../out.jpg"] = system.store["/bucket/a/p.zip"]
+    with pytest.raises(InputError, match="holds 'c/../out.jpg', which is no name of a file"):
+        stores.download("memory://bucket/c", tmp_path / "3")
+    assert not (tmp_path / "out.jpg").exists()
 
 
 @pytest.mark.parametrize("address", ["https://me:secret@h/records", "https://h/r?token=secret"])

@@ -42,7 +42,7 @@ from squeezenext.errors import InputError, NotFinite, RunAgain, SomeInputsFailed
 from squeezenext.metrics import wilson
 from squeezenext.model import card, published
 from squeezenext.model import directory as model_directory
-from squeezenext.records import dataset
+from squeezenext.records import dataset, stores
 from squeezenext.records.dataset import ANEW, Dataset
 from squeezenext.train import command
 from squeezenext.train.options import Options
@@ -339,7 +339,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_flags(values, ("model_dir",))
         refuse_remote("--model_dir", values["model_dir"].value)
         place = positional[0]
-        if is_url(place):  # which `adapt` itself does not take
+        if is_url(place) or place.startswith(stores.SCHEMES):  # which `adapt` does not take
             folder = files.expanded(values["model_dir"].value) / model_directory.DOWNLOADED
             place = str(sources.downloaded(place, folder))
         adapted = adapt(place, **{name: values[name].value for name in _FLAGS})
@@ -347,4 +347,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         if adapted.faults:
             raise SomeInputsFailed(" ".join(adapted.faults))
 
-    return run(command, values, __doc__, argv, positional=True, resumes=True)
+    places = ("argument",)
+    return run(command, values, __doc__, argv, positional=True, resumes=True, addresses=places)

@@ -26,7 +26,7 @@ from squeezenext.convert.pool import Pool, behind
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 from squeezenext.files import expanded
 from squeezenext.predict.parts import run_in_beam
-from squeezenext.records import dataset
+from squeezenext.records import dataset, stores
 
 _MAX_LOGGED = 20  # rejected files
 
@@ -198,7 +198,10 @@ def _command(values: flags.FlagValues, positional: list[str]) -> None:
     cli.require_flags(values, ("layout", "source", "output"))
     fields = (field.name for field in dataclasses.fields(ConvertOptions))
     options = ConvertOptions(**{name: values[name].value for name in fields if name in values})
-    source, output = Path(values["source"].value), Path(values["output"].value)
+    place, output = values["source"].value, Path(values["output"].value)
+    folder = stores.copies_folder() / "sources"
+    stored = place.startswith(stores.SCHEMES)
+    source = sources.downloaded(place, folder) if stored else Path(place)
     if values["dry_run"].value:
         estimated = estimate.estimate_conversion(source, output, options)
         cli.say(*estimated.lines(options.workers or cli.cores()))
@@ -210,4 +213,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     if argv is None:  # the program itself, not a function of another one
         signal.signal(signal.SIGTERM, cli.interrupt)  # as batch systems send it
-    return cli.run(_command, _flags(), __doc__, argv, positional=True, resumes=True)
+    at = ("source",)
+    return cli.run(_command, _flags(), __doc__, argv, positional=True, resumes=True, addresses=at)

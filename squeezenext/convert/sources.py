@@ -35,6 +35,7 @@ from squeezenext.images import decoding
 from squeezenext.images.jpeg import ImageError
 from squeezenext.predict import sources as fetching
 from squeezenext.predict.predictor import map_in_threads
+from squeezenext.records import stores
 
 _CHUNK = 1 << 20
 _MOST_DOWNLOADED, _DOWNLOAD_SECONDS = 64 << 30, 6 * 3600.0
@@ -111,10 +112,11 @@ def _collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> 
 
 
 def downloaded(place: str, folder: Path) -> Path:
-    """Returns a place on this machine; what it has at https addresses is in `folder`, once.
+    """Returns a place on this machine; what it has at addresses is in `folder`, once.
 
     The place may be the address of an archive, or a CSV file that lists the addresses of images: in
-    the column that its header names, else the first of each row.
+    the column that its header names, else the first of each row. What lies in a store (s3://,
+    gs://) is compared with it at each call, by names and sizes.
 
     Raises:
       InputError: an address is not allowed, cannot be fetched, or is that of no archive; no image
@@ -130,6 +132,9 @@ def downloaded(place: str, folder: Path) -> Path:
                     _download(place, part := path.with_suffix(".part"))
                     files.put(part, path)
         return path
+    if place.startswith(stores.SCHEMES):
+        with _room(folder):
+            return stores.download(place, folder / f"photographs-{_key(place)}")
     path = files.expanded(place)
     if path.suffix.lower() == ".csv" and path.is_file():
         rows = csv_lists.read_table(path)

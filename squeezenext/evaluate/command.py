@@ -263,15 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             path = report.write(Path(values["report"].value), scored, result)
             log(f"The report is {path}.")
 
-    return run(
-        command,
-        values,
-        __doc__,
-        argv,
-        required=("model_dir",),
-        prints=True,
-        addresses=("data_dir",),
-    )
+    needed, places = ("model_dir",), ("data_dir",)
+    return run(command, values, __doc__, argv, required=needed, prints=True, addresses=places)
 
 
 def _print(document: dict, as_json: bool) -> None:

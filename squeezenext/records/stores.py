@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from squeezenext import files
+from squeezenext import files, progress
 from squeezenext.arguments import refuse_remote
 from squeezenext.cli import size_text
 from squeezenext.errors import InputError, RunAgain, needs
@@ -72,13 +72,6 @@ class Address:
         size = _asked(self, lambda system: int(system.info(self.text)["size"]))
         return os.stat_result([0] * 6 + [size] + [0] * 3)
 
-    def exists(self) -> bool:
-        """Returns whether there is such a file."""
-        try:
-            return self.stat() is not None
-        except FileNotFoundError:
-            return False
-
     def read_bytes(self) -> bytes:
         """Returns the content; InputError if it has more than `files.MAX_BYTES`."""
         if (size := self.stat().st_size) > files.MAX_BYTES:
@@ -97,21 +90,26 @@ def place(path: str | AnyPath) -> AnyPath:
     """Returns an address of a store as one, and any other path with "~" expanded.
 
     Raises:
-      InputError: it is another address, holds a password or a query, or a package is missing.
+      InputError: it is another address; or as `address`.
     """
     if isinstance(path, Address):
         return path
-    if not str(path).startswith(SCHEMES):
-        refuse_remote("The place", path)
-        return files.expanded(path)
-    parts = urllib.parse.urlsplit(str(path))
+    if str(path).startswith(SCHEMES):
+        return address(str(path))
+    refuse_remote("The place", path)
+    return files.expanded(path)
+
+
+def address(text: str) -> Address:
+    """Returns the address of a store; InputError if it has a password, or a package is missing."""
+    parts = urllib.parse.urlsplit(text)
     if parts.query or "@" in parts.netloc:
         raise InputError(
             f"An address at {parts.scheme}://{parts.hostname} holds a password or a query, which "
             "would come into logs; leave it out: credentials are taken from the environment."
         )
     _system(parts.scheme)
-    return Address(str(path).rstrip("/"))
+    return Address(text.rstrip("/"))
 
 
 @functools.cache  # fsspec itself keeps one for each thread, with a pool of connections for each
@@ -128,24 +126,24 @@ def _system(scheme: str) -> Any:
             raise ModuleNotFoundError(str(error), name=getattr(cause, "name", "fsspec")) from error
 
 
-def _asked(address: Address, ask: Callable[[Any], Answer]) -> Answer:
+def _asked(file: Address, ask: Callable[[Any], Answer]) -> Answer:
     """Returns `ask(file system)`, which is tried again if it fails; raises as `ranges`."""
     for wait in (*_WAITS, None):
         try:
-            return ask(_system(address.text.partition("://")[0]))
+            return ask(_system(file.text.partition("://")[0]))
         except FileNotFoundError as error:
-            raise FileNotFoundError(errno.ENOENT, "no such file", str(address)) from error
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(file)) from error
         except Exception as error:  # each of fsspec's packages has its own
             status, name = getattr(error, "status", 0), type(error).__name__
             denied = isinstance(error, PermissionError) or status in (401, 403)
             if denied or name in _NO_CREDENTIALS:
                 raise InputError(
-                    f"{address}: access is denied ({name}); give credentials that allow it by the "
+                    f"{file}: access is denied ({name}); give credentials that allow it by the "
                     "environment, for example AWS_PROFILE=NAME."
                 ) from error
             if wait is None:
                 raise RunAgain(
-                    f"{address} cannot be reached just now ({name}: {error}); run the same "
+                    f"{file} cannot be reached just now ({name}: {error}); run the same "
                     "command again."
                 ) from error
             time.sleep(wait)
@@ -153,15 +151,15 @@ def _asked(address: Address, ask: Callable[[Any], Answer]) -> Answer:
 
 
 def _range(span: tuple[Address, int, int]) -> bytes:
-    address, start, end = span
+    file, start, end = span
 
     def ask(system: Any) -> bytes:
-        data = system.cat_file(address.text, start=start, end=end)
+        data = system.cat_file(file.text, start=start, end=end)
         if len(data) != end - start:
             raise OSError(f"{len(data)} bytes came in place of {end - start}")
         return data
 
-    return _asked(address, ask)
+    return _asked(file, ask)
 
 
 def ranges(spans: Sequence[tuple[Address, int, int]]) -> list[bytes]:
@@ -202,6 +200,46 @@ def sizes_of(paths: Sequence[AnyPath]) -> list[int | OSError]:
 
     stored = any(isinstance(path, Address) for path in paths)
     return [*(_threads.map(size, paths) if stored else map(size, paths))]
+
+
+def download(text: str, folder: Path) -> Path:
+    """Copies a file or folder from a store into `folder`; returns the copy of what was named.
+
+    Files that are there in the right size stay. The folder of a CSV file comes with it.
+
+    Raises:
+      InputError: there is no file, or a name leads out of the folder; or as `ranges`.
+    """
+    named = address(text)
+    whole = named.parent if named.name.lower().endswith(".csv") else named
+    base = whole.parent
+    root = f"{base.text.partition('://')[2]}/"
+    found = _asked(whole, lambda system: system.find(whole.text, detail=True))
+    sizes = {  # by names that fsspec states without the scheme
+        name.lstrip("/").removeprefix(root): int(entry["size"]) for name, entry in found.items()
+    }
+    if not sizes:
+        raise InputError(f"{named} holds no file; give the address of a folder or an archive.")
+    if bad := [name for name in sizes if {"..", ""} & {*name.split("/")} or "\\" in name]:
+        raise InputError(f"{whole} holds {bad[0]!r}, which is no name of a file; rename it.")
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        if path.stat().st_size != sizes.get(path.relative_to(folder).as_posix()):
+            path.unlink()
+
+    def copy(name: str) -> int:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("wb") as file:
+            for start in range(0, sizes[name], _READ_BYTES):
+                end = min(start + _READ_BYTES, sizes[name])
+                file.write(_range((base / name, start, end)))
+        return sizes[name]
+
+    missing = [name for name in sizes if not (folder / name).exists()]
+    total = sum(sizes[name] for name in missing)
+    with progress.throughput("Downloading", len(missing), total) as advance:
+        for size in _threads.map(copy, missing):
+            advance(1, size)
+    return folder / named.text.removeprefix(f"{base}/")
 
 
 def copies_folder() -> Path:

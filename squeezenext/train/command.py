@@ -196,12 +196,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = Options(**{name: values[name].value for name in named})
         train(_configured(values), options)
 
-    return run(
-        command,
-        values,
-        __doc__,
-        argv,
-        required=("model_dir",),
-        resumes=True,
-        addresses=("data_dir",),
-    )
+    needed, places = ("model_dir",), ("data_dir",)
+    return run(command, values, __doc__, argv, required=needed, resumes=True, addresses=places)
