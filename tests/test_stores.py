@@ -185,13 +185,13 @@ def test_photographs_are_copied_and_follow_the_store(local, traffic, tmp_path, c
 def test_an_archive_and_a_list_come_with_what_they_need(traffic, tmp_path):
     system = fsspec.filesystem("memory")
     system.pipe({"memory://bucket/a/p.zip": b"zip", "memory://bucket/a/b/1.jpg": b"jpeg"})
-    assert stores.download("memory://bucket/a/p.zip", tmp_path / "1").read_bytes() == b"zip"
+    assert stores.copied("memory://bucket/a/p.zip", tmp_path / "1").read_bytes() == b"zip"
     system.pipe("memory://bucket/a/list.CSV", b"b/1.jpg,x")
-    path = stores.download("memory://bucket/a/list.CSV", tmp_path / "2")
+    path = stores.copied("memory://bucket/a/list.CSV", tmp_path / "2")
     assert (path.parent / "b" / "1.jpg").read_bytes() == b"jpeg"
     system.store["/bucket/c/../out.jpg"] = system.store["/bucket/a/p.zip"]
     with pytest.raises(InputError, match="holds 'c/../out.jpg', which is no name of a file"):
-        stores.download("memory://bucket/c", tmp_path / "3")
+        stores.copied("memory://bucket/c", tmp_path / "3")
     assert not (tmp_path / "out.jpg").exists()
 
 

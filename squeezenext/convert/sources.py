@@ -134,7 +134,7 @@ def downloaded(place: str, folder: Path) -> Path:
         return path
     if place.startswith(stores.SCHEMES):
         with _room(folder):
-            return stores.download(place, folder / f"photographs-{_key(place)}")
+            return stores.copied(place, folder / f"photographs-{_key(place)}")
     path = files.expanded(place)
     if path.suffix.lower() == ".csv" and path.is_file():
         rows = csv_lists.read_table(path)

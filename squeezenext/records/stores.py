@@ -202,7 +202,7 @@ def sizes_of(paths: Sequence[AnyPath]) -> list[int | OSError]:
     return [*(_threads.map(size, paths) if stored else map(size, paths))]
 
 
-def download(text: str, folder: Path) -> Path:
+def copied(text: str, folder: Path) -> Path:
     """Copies a file or folder from a store into `folder`; returns the copy of what was named.
 
     Files that are there in the right size stay. The folder of a CSV file comes with it.
