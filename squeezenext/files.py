@@ -2,30 +2,51 @@
 
 import contextlib
 import csv
-import dataclasses
 import errno
-import glob
 import io
 import json
 import os
 import secrets
-import shutil
 import stat
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePath
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from squeezenext.errors import InputError
 
 MAX_BYTES = 64 << 20  # of a file of ours that is read whole; full ImageNet's manifest has 0.4 MB
 MAX_TEXT = 16 << 20  # bytes of a text that this program writes; labels.json of ImageNet has 100 kB
-NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has neither
-_NO_WAITING = getattr(os, "O_NONBLOCK", 0)
 # What systems and programs leave in people's folders, beside hidden files, in lower case.
 _LEFTOVERS = frozenset(
     {"__macosx", "@eadir", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin",
      "system volume information"}
 )  # fmt: skip
+
+
+# What Windows and macOS lack, and what takes its place there. Other such calls have one user each,
+# which first asks whether the system has them; tests/test_windows.py lists these.
+
+
+def _pread(descriptor: int, size: int, offset: int) -> bytes:
+    with _MOVING:  # the position is one for all threads
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, size)
+
+
+def _writev(descriptor: int, parts: Sequence[bytes | memoryview]) -> int:
+    return os.write(descriptor, b"".join(parts))
+
+
+_MOVING = threading.Lock()
+pread = getattr(os, "pread", _pread)
+writev = getattr(os, "writev", _writev)
+fdatasync = getattr(os, "fdatasync", os.fsync)
+NO_LINK = getattr(os, "O_NOFOLLOW", 1 << 30)  # a bit that Windows does not use
+_UNKNOWN = 0 if hasattr(os, "O_NOFOLLOW") else NO_LINK  # what `os.open` must not get
+_FOLDERS_CAN_BE_OPENED = hasattr(os, "O_DIRECTORY")
+# A pipe does not wait for its writer; Windows does not write "\n" as "\r\n".
+_ALWAYS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def is_leftover(name: str) -> bool:
@@ -89,11 +110,14 @@ def open_regular(path: str | Path, flags: int) -> int:
       OSError: it cannot be opened.
     """
     try:
-        descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | _NO_WAITING, 0o666)
+        if flags & _UNKNOWN and os.path.islink(path):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        descriptor = os.open(path, flags & ~_UNKNOWN | _ALWAYS, 0o666)
     except OSError as error:
-        if error.errno == errno.ELOOP:
+        if error.errno == errno.ELOOP and flags & NO_LINK:
             raise InputError(f"{path} is a symbolic link; put the file itself there.") from error
-        if error.errno in (errno.EISDIR, errno.ENXIO):  # to write: a folder, a pipe
+        # To write: a folder, a pipe. Windows opens a folder not even to read it.
+        if error.errno in (errno.EISDIR, errno.ENXIO) or os.path.isdir(path):
             raise InputError(f"{path} is no regular file.") from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -203,7 +227,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text to a file in UTF-8, atomically."""
-    write_file(path, lambda file: file.write_text(text, "utf-8"))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, document: object) -> None:
@@ -227,6 +251,8 @@ def flush(path: Path) -> None:
     This raises a write-back error that has not been reported yet, even if another descriptor wrote
     the file, as long as the kernel holds its inode (errseq_t, Linux 4.17).
     """
+    if path.is_dir() and not _FOLDERS_CAN_BE_OPENED:
+        return
     descriptor = _opened(path)
     try:
         os.fsync(descriptor)
@@ -258,92 +284,6 @@ def check_ours(path: Path, mark: str) -> None:
         beginning = file.read(4096)
     if beginning and mark.encode() not in beginning:
         raise InputError(f"{path} is another program's; move it away, or choose another place.")
-
-
-@dataclasses.dataclass(frozen=True)
-class FolderKind:
-    """A kind of output folder, which a newer one may replace.
-
-    Attributes:
-      files: patterns of the paths of all its files; "*" matches a part of a name.
-      is_one: returns whether a folder of such files is of this kind.
-    """
-
-    files: tuple[str, ...]
-    is_one: Callable[[Path], bool]
-
-    def stranger(self, folder: Path) -> PurePath | None:
-        """Returns the path of a file that is not of this kind, None if there is none."""
-        for path in sorted(folder.rglob("*")):
-            relative = path.relative_to(folder)
-            if path.is_dir() and not path.is_symlink():
-                continue
-            if not any(_fits(relative, pattern) for pattern in self.files):
-                return relative
-        return None
-
-
-def _fits(path: PurePath, pattern: str) -> bool:
-    return len(path.parts) == len(PurePath(pattern).parts) and path.match(pattern)
-
-
-def check_replaceable(output: Path, kind: FolderKind) -> None:
-    """Checks that an output folder is absent, empty, or a complete folder of the same kind.
-
-    Args:
-      output: the folder.
-      kind: what it may be.
-
-    Raises:
-      InputError: it is something else, or holds other files.
-    """
-    _bring_back(output)
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    stranger = kind.stranger(output) if output.is_dir() else None
-    if stranger or not output.is_dir() or not kind.is_one(output):
-        which = f" ({stranger})" if stranger else ""
-        raise InputError(f"--output {output} holds something else{which}; choose another folder.")
-
-
-def replace_folder(made: Path, output: Path, kind: FolderKind) -> None:
-    """Moves a folder to its place, which another of its kind may have.
-
-    Args:
-      made: the new folder, on the same file system.
-      output: its place.
-      kind: what may be replaced.
-
-    Raises:
-      InputError: something else is there.
-    """
-    check_replaceable(output, kind)
-    for path in sorted(made.rglob("*")):
-        flush(path)
-    before = output.with_name(f".{output.name}.before-{secrets.token_hex(8)}")
-    if output.exists():
-        os.replace(output, before)
-    try:
-        os.replace(made, output)
-    except BaseException:
-        if before.exists() and not output.exists():
-            os.replace(before, output)
-        raise
-    flush(output.parent)
-    shutil.rmtree(before, ignore_errors=True)
-
-
-def _bring_back(output: Path) -> None:
-    """Repairs what a process that was killed in `replace_folder` left.
-
-    It had moved the old folder aside: that gets its name back, or is removed if the new one is in
-    its place.
-    """
-    left = sorted(output.parent.glob(f".{glob.escape(output.name)}.before-*"))
-    if left and not output.exists():
-        os.replace(left.pop(), output)
-    for folder in left:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def origin_note(path: Path) -> Path:

@@ -61,7 +61,7 @@ def imagenet() -> tuple[Label, ...]:
 def write(path: Path, labels: Sequence[Label]) -> None:
     """Writes labels.json: a list of {"index", "synset", "text"}, index 0 first."""
     rows = [{"index": i, "synset": x.synset, "text": x.text} for i, x in enumerate(labels)]
-    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n")
 
 
 def read(path: Path) -> tuple[Label, ...]:

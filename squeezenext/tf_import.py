@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 # Standard error is one for all threads. A fork waits for the lock: its child would else keep what
 # another thread had put in the place of standard error.
@@ -106,7 +106,7 @@ def _without(noise: re.Pattern[bytes]) -> Iterator[None]:
                         os.write(2, line)
 
 
-def _memory() -> BinaryIO:
+def _memory() -> IO[bytes]:
     """Returns a new file without a name, in memory where there may be no folder to write to."""
     if hasattr(os, "memfd_create"):
         return open(os.memfd_create("standard error"), "w+b")
@@ -119,7 +119,7 @@ def _flush() -> None:
 
 
 @contextlib.contextmanager
-def _standard_error_to(file: BinaryIO) -> Iterator[None]:
+def _standard_error_to(file: IO[bytes]) -> Iterator[None]:
     with _REDIRECTING:
         try:
             kept = os.dup(2)
@@ -173,7 +173,7 @@ def onednn_by_default() -> bool:
 def cpu_features() -> set[str]:
     """Returns the CPU's features by the kernel's names; none where /proc/cpuinfo is absent."""
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        text = Path("/proc/cpuinfo").read_text("ascii", "replace")
     except OSError:  # not Linux
         return set()
     found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)

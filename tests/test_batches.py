@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from squeezenext import labels
+from squeezenext import files, labels
 from squeezenext.errors import InputError
 from squeezenext.images import geometry
 from squeezenext.records import bad_records, dataset, example, samples
@@ -358,7 +358,7 @@ def test_a_disk_that_is_gone_is_no_damaged_record(tmp_path, monkeypatch, code):
     def fails(*_):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(os, "pread", fails)
+    monkeypatch.setattr(files, "pread", fails)
     with pytest.raises(InputError, match=f"00000-of-00001 cannot be read .{os.strerror(code)}.; "):
         reader.read(np.array([1]))
     assert len(reader.bad) == 0 and reader.fault is not None
@@ -374,7 +374,7 @@ def test_an_error_of_the_disk_must_come_twice(tmp_path, monkeypatch, times, left
             raise OSError(errors.pop(), "Input/output error")
         return pread(*arguments)
 
-    monkeypatch.setattr(os, "pread", fails)
+    monkeypatch.setattr(files, "pread", fails)
     assert reader.read(np.array([1])) == wanted[left_out] and len(reader.bad) == left_out
 
 

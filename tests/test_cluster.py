@@ -278,7 +278,7 @@ def test_a_full_disk_makes_nobody_leave(bench, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(cluster.os, "pwrite", full)
+        patch.setattr(cluster.os, "write", full)
         assert bench.go(60)[0] is None
     assert len(bench.told) == 3 and "No space left on device" in bench.told[0]  # one a worker
     assert bench.go(5, beating=[0])[0] is None  # the first who can write again

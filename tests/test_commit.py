@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from squeezenext import files
 from squeezenext.convert import commit
 from squeezenext.errors import InputError, RunAgain
 
@@ -18,7 +19,7 @@ def test_partial_writes(tmp_path, monkeypatch, at_once):
     def some(descriptor, parts):
         return os.write(descriptor, b"".join(parts)[:at_once])
 
-    monkeypatch.setattr(commit.os, "writev", some)
+    monkeypatch.setattr(files, "writev", some)
     parts = [os.urandom(n % 13) for n in range(300)]
     with commit.Output(tmp_path / "file") as file:
         for first, second in zip(parts[::2], parts[1::2], strict=True):
@@ -44,7 +45,7 @@ def test_an_error_behind_the_writers_back_is_not_lost(tmp_path, monkeypatch):
     def fails(_):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(commit, "_sync", fails)
+    monkeypatch.setattr(files, "fdatasync", fails)
     monkeypatch.setattr(commit, "_SYNC_BYTES", 1)
     monkeypatch.setattr(commit, "_GATHER_BYTES", 1)
     with pytest.raises(InputError, match="file cannot be written .Input/output error"):
@@ -67,7 +68,7 @@ def test_a_full_disk_asks_for_another_run(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(commit.os, "writev", full)
+    monkeypatch.setattr(files, "writev", full)
     with pytest.raises(RunAgain, match="No space left on device.*same command again"):
         commit.write_document(tmp_path / "file", {}, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,8 @@
 """Tests for `squeezenext/files.py`."""
 
+import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,47 @@ def test_a_document_that_is_nested_too_deeply_is_none(tmp_path):
     (tmp_path / "deep.json").write_text("[" * 200_000)
     with pytest.raises(ValueError, match="nested too deeply"):
         files.read_document(tmp_path / "deep.json")
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """What `files` chooses where `os` has no O_NOFOLLOW and opens no folder."""
+    monkeypatch.setattr(files, "NO_LINK", 1 << 30)
+    monkeypatch.setattr(files, "_UNKNOWN", 1 << 30)
+    monkeypatch.setattr(files, "_FOLDERS_CAN_BE_OPENED", False)
+    open_ = os.open
+
+    def opened(path, flags, mode=0o777):
+        assert not flags & 1 << 30
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return open_(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", opened)
+
+
+def test_a_link_is_refused_and_a_folder_not_opened_on_windows(windows, tmp_path, secret):
+    (tmp_path / "link").symlink_to(secret)
+    with pytest.raises(InputError, match="link is a symbolic link"):
+        files.open_own(tmp_path / "link")
+    for read in (files.read_text, lambda path: files.open_own(path, empty=True)):
+        with pytest.raises(InputError, match=f"{tmp_path.name} is no regular file"):
+            read(tmp_path)
+    files.write_text(tmp_path / "file", "a\n")
+    assert files.read_text(tmp_path / "file") == "a\n" and secret.read_text() == "mine"
+
+
+def test_threads_read_at_their_own_places_where_a_position_is_shared(tmp_path):
+    content = bytes(range(256)) * 64
+    (tmp_path / "file").write_bytes(content)
+    with files.open_file(tmp_path / "file") as file, ThreadPoolExecutor(4) as pool:
+        places = [(number * 37) % 16_000 for number in range(400)]
+        found = pool.map(lambda place: files._pread(file.fileno(), 100, place), places)
+        assert list(found) == [content[place : place + 100] for place in places]
+
+
+def test_parts_are_written_together_where_the_system_takes_one(tmp_path):
+    descriptor = files.open_own(tmp_path / "file")
+    assert files._writev(descriptor, [b"ab", memoryview(b"cd"), b""]) == 4
+    os.close(descriptor)
+    assert (tmp_path / "file").read_bytes() == b"abcd"

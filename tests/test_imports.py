@@ -40,6 +40,7 @@ LIGHT_FACES = {"adapt", "compress", "evaluate", "export", "train"}
 # Late imports that neither bring a third-party package nor shorten the start of predict.py:
 # a module, what it imports, and after it the reason.
 LATE = {
+    ("squeezenext.formats.pytorch_files", "resource"),  # Windows has none
     ("squeezenext.model.published", "http"),  # only a download needs these two
     ("squeezenext.model.published", "urllib"),
 }

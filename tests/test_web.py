@@ -21,7 +21,7 @@ from squeezenext import demo, files
 from squeezenext.compress import command as compress_command
 from squeezenext.compress import making
 from squeezenext.errors import InputError
-from squeezenext.export import checking, command
+from squeezenext.export import checking, command, format
 from squeezenext.export import page as export_web
 from squeezenext.images import decoding, geometry
 from squeezenext.litert import writer
@@ -68,7 +68,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         folder.mkdir()
         folder.joinpath("letter.txt").write_text("dear")
     with pytest.raises(InputError, match="holds something else"):
-        files.replace_folder(made, place, command.FORMATS["web"].folder)
+        format.replace_folder(made, place, command.FORMATS["web"].folder)
     assert place.joinpath("letter.txt").exists()
 
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from scripts.faults import convert_bench
+from squeezenext import files as twins
 from squeezenext.convert import commit, plan
 
 MODES = {"disk full": 75, "input/output error": 2, "killed before": -9, "killed half-way": -9}
@@ -100,7 +101,7 @@ def _stand_before(wrapper: Callable) -> None:
     Thread pools run in the calling thread, so that each run makes the same calls in the same order.
     """
     files: dict[int, str] = {}  # open for writing, by descriptor
-    calls = {name: getattr(os, name) for name in ("open", "close", "writev", "fsync", "link")}
+    calls = {name: getattr(os, name) for name in ("open", "close", "fsync", "link")}
 
     def opened(path, flags, *more, **named) -> int:
         def call() -> int:
@@ -131,9 +132,10 @@ def _stand_before(wrapper: Callable) -> None:
         )
 
     os.open, os.close = opened, closed
-    os.writev, os.fsync = (of_descriptor(name, calls[name]) for name in ("writev", "fsync"))
+    os.fsync = of_descriptor("fsync", calls["fsync"])
     os.link, os.replace = of_target("link", calls["link"]), of_target("replace", os.replace)
-    commit._sync = of_descriptor("fdatasync", commit._sync)
+    twins.writev = of_descriptor("writev", twins.writev)
+    twins.fdatasync = of_descriptor("fdatasync", twins.fdatasync)
     commit._GATHER_BYTES, commit._SYNC_BYTES = 8_000, 16_000  # several writes a shard
     concurrent.futures.ThreadPoolExecutor = _AtOnce
 

@@ -166,7 +166,8 @@ def _moved(apply: str | Path | None, model_dir: Path) -> Path | None:
     """Returns the review's file, which was set aside with the model if it was a part of that."""
     if not apply:
         return None
-    path = files.expanded(apply)
-    inside = os.path.relpath(os.path.realpath(path), os.path.realpath(model_dir))
-    moved = model_dir / model_directory.ASIDE / inside
-    return moved if not path.exists() and moved.exists() else path
+    path, home = files.expanded(apply), model_dir.resolve()
+    if path.exists() or not path.resolve().is_relative_to(home):
+        return path
+    moved = model_dir / model_directory.ASIDE / path.resolve().relative_to(home)
+    return moved if moved.exists() else path

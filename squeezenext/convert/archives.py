@@ -170,7 +170,7 @@ class Archive(Entry):
         if part.fault:
             raise ImageError(part.fault)
         with files.open_file(self.held) as file:
-            data = os.pread(file.fileno(), part.packed or part.size, part.offset)
+            data = files.pread(file.fileno(), part.packed or part.size, part.offset)
         return unpacked(data, part.size, part.packed, part.crc)
 
     def _place(self, name: str, inner: list[str], part: Part) -> None:
@@ -242,7 +242,7 @@ def tree(path: Path, spool: Path) -> Archive:
 def _of_tar(archive: Archive) -> Archive:
     with files.open_file(archive.held) as file:
         end = os.fstat(file.fileno()).st_size
-        read_at = lambda position, size: os.pread(file.fileno(), size, position)  # noqa: E731
+        read_at = lambda position, size: files.pread(file.fileno(), size, position)  # noqa: E731
         for member in tar.members(read_at, str(archive.path), 0, end):
             fault = member.fault or _too_large(member.size)
             archive.place(member.name, Part(member.offset, member.size, fault=fault))
@@ -301,7 +301,7 @@ def _of_zip(archive: Archive, size: int) -> Archive:
     _check_ratio(path, sum(each.file_size for each in members if not _zip_fault(each)), size)
     with files.open_file(path) as file:
         for member in members:
-            head = os.pread(file.fileno(), _LOCAL.size, max(0, member.header_offset))
+            head = files.pread(file.fileno(), _LOCAL.size, max(0, member.header_offset))
             mark, name, extra = _LOCAL.unpack(head.ljust(_LOCAL.size, b"\0"))
             offset = member.header_offset + _LOCAL.size + name + extra
             if (

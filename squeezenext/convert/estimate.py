@@ -179,10 +179,10 @@ def _glance(collection: Collection) -> tuple[list[int], list[int]]:
             with files.open_file(path) as file:
                 for _, offset, size, label, packed, stated in run:
                     crc = max(stated, 0)
-                    head = os.pread(file.fileno(), min(packed or size, _HEAD), offset)
+                    head = files.pread(file.fileno(), min(packed or size, _HEAD), offset)
                     if not _begins_as_image(head, packed):
                         unreadable.append(label)
-                    middle = b"" if crc else os.pread(file.fileno(), _HEAD, offset + size // 2)
+                    middle = b"" if crc else files.pread(file.fileno(), _HEAD, offset + size // 2)
                     alike[size, crc or zlib.crc32(middle)].append((path, offset, label, crc))
     copies = []
     for (size, _), same in alike.items():
@@ -205,5 +205,5 @@ def _begins_as_image(head: bytes, packed: int) -> bool:
 
 def _digest(path: Path, offset: int, size: int) -> bytes:
     with files.open_file(path) as file:
-        data = os.pread(file.fileno(), min(size, decoding.MAX_BYTES + 1), offset)
+        data = files.pread(file.fileno(), min(size, decoding.MAX_BYTES + 1), offset)
     return hashlib.blake2b(data).digest()

@@ -73,7 +73,7 @@ def opened(path: Path, member: tar.Member | None = None) -> Iterator[tar.ReadAt]
     with files.open_file(path) as file:
         if hasattr(os, "posix_fadvise"):  # else each header brings 128 KB of image into memory
             os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_RANDOM)
-        yield lambda position, size: os.pread(file.fileno(), size, position)
+        yield lambda position, size: files.pread(file.fileno(), size, position)
 
 
 def classes(

@@ -70,8 +70,8 @@ def _write_owner(owner: Path) -> None:
     """Writes the file atomically, for readers; unflushed, since it dies with the process."""
     draft = owner.with_name(f"{owner.name}.tmp")  # overwrites a killed process's
     with contextlib.suppress(OSError):
-        with open(files.open_own(draft, empty=True), "w", encoding="utf-8") as file:
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        with open(files.open_own(draft, empty=True), "wb") as file:
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         os.replace(draft, owner)
     with contextlib.suppress(OSError):
         draft.unlink(missing_ok=True)

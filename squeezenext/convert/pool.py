@@ -24,6 +24,7 @@ from squeezenext.errors import RunAgain
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 _BLAS = "OPENBLAS_NUM_THREADS"
+_MOST = 61  # processes for which Windows can wait at once
 _AHEAD = 3  # unfinished jobs a worker; bounds the memory
 
 
@@ -70,8 +71,9 @@ class Pool:
     def _submitted(self, function: Callable, *job: Job) -> concurrent.futures.Future:
         if self._executor is None:
             # spawn: forking a process that runs threads (TensorFlow, rich) can deadlock.
+            workers = min(self.workers, _MOST) if os.name == "nt" else self.workers
             self._executor = concurrent.futures.ProcessPoolExecutor(
-                self.workers, multiprocessing.get_context("spawn"), _initialise
+                workers, multiprocessing.get_context("spawn"), _initialise
             )
         with _blocked_interrupt(), _lean_start():
             return self._executor.submit(function, *job)

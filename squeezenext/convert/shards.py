@@ -250,7 +250,7 @@ def _contents(listing: Listing) -> Iterator[tuple[int, bytes, tuple[int, int, in
         with files.open_file(path) as file:  # once for many images of an archive
             for _, offset, size, label, packed, crc in run:
                 held = packed or min(size, decoding.MAX_BYTES + 1)
-                data = os.pread(file.fileno(), held, offset)
+                data = files.pread(file.fileno(), held, offset)
                 if len(data) != held:
                     raise InputError(
                         f"{path} became shorter while it was read; run the command again."

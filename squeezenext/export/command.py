@@ -26,7 +26,7 @@ from squeezenext.arguments import checked
 from squeezenext.cli import check_length, check_needed, check_writable, plural, run, say
 from squeezenext.errors import InputError
 from squeezenext.export import checking, keras, litert, micro, ncnn, onnx, page, saved_model
-from squeezenext.export.format import Format, Request, Run
+from squeezenext.export.format import Format, Request, Run, check_replaceable, replace_folder
 from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
 from squeezenext.records import samples
@@ -115,7 +115,7 @@ def _check_output(output: Path, form: Format) -> None:
         raise InputError(f"--output {output}: there is no folder {output.parent}; make it first.")
     check_writable("output", output)
     if form.folder:
-        files.check_replaceable(output, form.folder)
+        check_replaceable(output, form.folder)
     elif output.is_dir():
         raise InputError(f"--output {output} is a folder; name the file to make.")
     written = {output.name, _report_path(output).name} & model_directory.RESERVED
@@ -150,8 +150,8 @@ def _write(form: Format, request: Request, output: Path) -> tuple[str, Run]:
         if form.folder:
             if not Path(request.source).is_file():
                 text = card.render(published.resolve(request.source))
-                (temporary / card.FILE).write_text(text, "utf-8")
-            files.replace_folder(temporary, output, form.folder)
+                (temporary / card.FILE).write_text(text, "utf-8", newline="\n")
+            replace_folder(temporary, output, form.folder)
         else:
             files.put(temporary, output)
     finally:

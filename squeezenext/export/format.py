@@ -1,12 +1,20 @@
-"""The record by which the export command knows a format; each format's module defines one."""
+"""The record by which the export command knows a format; each format's module defines one.
+
+And how a format's folder takes the place of an older one, whatever ends the program meanwhile.
+"""
 
 import dataclasses
+import glob
+import os
+import secrets
+import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from squeezenext import files
+from squeezenext.errors import InputError
 from squeezenext.network.model import Model
 
 Run = Callable[[np.ndarray], np.ndarray]  # [size, size, 3] uint8, RGB, to [classes] probabilities
@@ -30,6 +38,33 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True)
+class FolderKind:
+    """A kind of output folder, which a newer one may replace.
+
+    Attributes:
+      files: patterns of the paths of all its files; "*" matches a part of a name.
+      is_one: returns whether a folder of such files is of this kind.
+    """
+
+    files: tuple[str, ...]
+    is_one: Callable[[Path], bool]
+
+    def stranger(self, folder: Path) -> PurePath | None:
+        """Returns the path of a file that is not of this kind, None if there is none."""
+        for path in sorted(folder.rglob("*")):
+            relative = path.relative_to(folder)
+            if path.is_dir() and not path.is_symlink():
+                continue
+            if not any(_fits(relative, pattern) for pattern in self.files):
+                return relative
+        return None
+
+
+def _fits(path: PurePath, pattern: str) -> bool:
+    return len(path.parts) == len(PurePath(pattern).parts) and path.match(pattern)
+
+
+@dataclasses.dataclass(frozen=True)
 class Format:
     """One value of --format.
 
@@ -48,6 +83,65 @@ class Format:
     precisions: tuple[str, ...]
     write: Callable[[Request, Path], list[tuple[str, Run]]]
     calibrated: tuple[str, ...] = ()
-    folder: files.FolderKind | None = None
+    folder: FolderKind | None = None
     ending: str = ""
     mark: str = ""
+
+
+def check_replaceable(output: Path, kind: FolderKind) -> None:
+    """Checks that an output folder is absent, empty, or a complete folder of the same kind.
+
+    Args:
+      output: the folder.
+      kind: what it may be.
+
+    Raises:
+      InputError: it is something else, or holds other files.
+    """
+    _bring_back(output)
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    stranger = kind.stranger(output) if output.is_dir() else None
+    if stranger or not output.is_dir() or not kind.is_one(output):
+        which = f" ({stranger})" if stranger else ""
+        raise InputError(f"--output {output} holds something else{which}; choose another folder.")
+
+
+def replace_folder(made: Path, output: Path, kind: FolderKind) -> None:
+    """Moves a folder to its place, which another of its kind may have.
+
+    Args:
+      made: the new folder, on the same file system.
+      output: its place.
+      kind: what may be replaced.
+
+    Raises:
+      InputError: something else is there.
+    """
+    check_replaceable(output, kind)
+    for path in sorted(made.rglob("*")):
+        files.flush(path)
+    before = output.with_name(f".{output.name}.before-{secrets.token_hex(8)}")
+    if output.exists():
+        os.replace(output, before)
+    try:
+        os.replace(made, output)
+    except BaseException:
+        if before.exists() and not output.exists():
+            os.replace(before, output)
+        raise
+    files.flush(output.parent)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _bring_back(output: Path) -> None:
+    """Repairs what a process that was killed in `replace_folder` left.
+
+    It had moved the old folder aside: that gets its name back, or is removed if the new one is in
+    its place.
+    """
+    left = sorted(output.parent.glob(f".{glob.escape(output.name)}.before-*"))
+    if left and not output.exists():
+        os.replace(left.pop(), output)
+    for folder in left:
+        shutil.rmtree(folder, ignore_errors=True)

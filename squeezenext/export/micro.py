@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import files
 from squeezenext.cli import say
 from squeezenext.errors import InputError, NotKept
 from squeezenext.export import checking
-from squeezenext.export.format import Format, Request, Run
+from squeezenext.export.format import FolderKind, Format, Request, Run
 from squeezenext.model import card
 from squeezenext.network.model import Model
 from squeezenext.predict.predictor import softmax
@@ -64,10 +63,10 @@ def write(model: Model, folder: Path, images: list[np.ndarray]) -> None:
     words |= {"ARENA": f"{arena:,}", "SIZE": model.config.images.size, "TESTS": len(images)}
     for word, value in words.items():
         readme = readme.replace(f"@{word}@", str(value))
-    (folder / "README.md").write_text(readme, "utf-8")
+    (folder / "README.md").write_text(readme, "utf-8", newline="\n")
     logits = [network.run(image) for image in images]
     for name, text in zip(_WRITTEN, _texts(model, content, arena, images, logits), strict=True):
-        (folder / name).write_text(_MARK + text, "ascii")
+        (folder / name).write_text(_MARK + text, "ascii", newline="\n")
 
 
 def _texts(model: Model, content: bytes, arena: int, images, logits) -> list[str]:
@@ -153,5 +152,5 @@ FORMAT = Format(
     name="micro",
     precisions=("int8",),
     write=_write,
-    folder=files.FolderKind(tuple(str(Path(x)) for x in _FILES), is_ours),
+    folder=FolderKind(tuple(str(Path(x)) for x in _FILES), is_ours),
 )

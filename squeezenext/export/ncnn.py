@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenext import files
 from squeezenext.errors import needs
-from squeezenext.export.format import Format, Request, Run
+from squeezenext.export.format import FolderKind, Format, Request, Run
 from squeezenext.export.litert import describe
 from squeezenext.export.onnx import pads_merged
 from squeezenext.formats.ncnn import MAGIC
@@ -142,9 +141,9 @@ def runner(folder: Path) -> Run:
 def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
     path.mkdir()
     param, weights = ncnn_files(request.model, request.precision)
-    (path / PARAM).write_text(param, "ascii")
+    (path / PARAM).write_text(param, "ascii", newline="\n")
     (path / BIN).write_bytes(weights)
-    (path / DESCRIPTION).write_text(describe(request.model, request.precision), "utf-8")
+    (path / DESCRIPTION).write_bytes(describe(request.model, request.precision).encode())
     return [(request.precision, runner(path))]
 
 
@@ -153,7 +152,7 @@ FORMAT = Format(
     precisions=("float32", "float16"),
     write=_write,
     # People call files of their own model.param, too.
-    folder=files.FolderKind(
+    folder=FolderKind(
         (PARAM, BIN, DESCRIPTION, card.FILE),
         lambda folder: "squeezenext" in model_directory.read_json(folder / DESCRIPTION),
     ),

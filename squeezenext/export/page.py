@@ -20,7 +20,7 @@ from squeezenext.cli import log
 from squeezenext.config.zoo import File
 from squeezenext.errors import InputError, NotKept
 from squeezenext.export import checking
-from squeezenext.export.format import Format, Request, Run
+from squeezenext.export.format import FolderKind, Format, Request, Run
 from squeezenext.litert import int8, writer
 from squeezenext.litert.runner import Runner
 from squeezenext.model import card, loading, published
@@ -112,7 +112,8 @@ def write(
         "model": model.name,
         "temperature": model.temperature,
     }
-    (folder / MANIFEST).write_text(json.dumps(document, ensure_ascii=False) + "\n", "utf-8")
+    text = json.dumps(document, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_bytes(text.encode())
 
 
 def _images(model: Model) -> dict[str, object]:
@@ -247,5 +248,5 @@ FORMAT = Format(
     precisions=("float32",),
     write=_write,
     calibrated=("float32",),  # the page also holds int8
-    folder=files.FolderKind(_FILES, is_page),
+    folder=FolderKind(_FILES, is_page),
 )

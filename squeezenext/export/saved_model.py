@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from squeezenext import files, tf_import
+from squeezenext import tf_import
 from squeezenext.errors import NotKept
 from squeezenext.export import checking, keras
-from squeezenext.export.format import Format, Request, Run
+from squeezenext.export.format import FolderKind, Format, Request, Run
 from squeezenext.export.litert import describe
 from squeezenext.images import decoding, geometry
 from squeezenext.model import card
@@ -135,5 +135,5 @@ FORMAT = Format(
     name="saved_model",
     precisions=("float32",),
     write=_write,
-    folder=files.FolderKind(_FILES, lambda folder: (folder / _FILES[0]).is_file()),
+    folder=FolderKind(_FILES, lambda folder: (folder / _FILES[0]).is_file()),
 )

@@ -1,6 +1,7 @@
 """Opens files of `torch.save`, old and new, safetensors, NumPy and HDF5, all without PyTorch."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -9,7 +10,6 @@ import itertools
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tokenize
@@ -186,12 +186,22 @@ def _hdf5(data: bytes) -> TorchFile:
     return _npz(zipfile.ZipFile(io.BytesIO(done.stdout)))
 
 
+def _limit() -> None:
+    """Limits this process; on Windows there is only `_PATIENCE`."""
+    try:
+        import resource
+    except ImportError:
+        return
+    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+    with contextlib.suppress(ValueError):  # macOS refuses a limit of the address space
+        resource.setrlimit(resource.RLIMIT_AS, (4 * MAX_UNPACKED, 4 * MAX_UNPACKED))
+
+
 def hdf5_to_npz() -> None:
     """Writes the float arrays of the HDF5 file on standard input to standard output as `.npz`."""
     import h5py
 
-    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
-    resource.setrlimit(resource.RLIMIT_AS, (4 * MAX_UNPACKED, 4 * MAX_UNPACKED))
+    _limit()
     found: dict[str, np.ndarray] = {}
 
     def take(name: str, value: object) -> None:

@@ -78,7 +78,8 @@ def save(directory: Path, step: int, state: Mapping[str, np.ndarray], meta: dict
         with open(temporary / STATE, "wb") as file:
             np.savez(file, **state)
         files = {STATE: _sha256(temporary / STATE)}
-        (temporary / "META.json").write_text(_meta_text(meta, step, files, FORMAT_VERSION), "utf-8")
+        text = _meta_text(meta, step, files, FORMAT_VERSION)
+        (temporary / "META.json").write_bytes(text.encode())
         for path in (temporary / STATE, temporary / "META.json", temporary):
             flush(path)
         if final.exists():

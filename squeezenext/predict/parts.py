@@ -167,7 +167,7 @@ def _predictor(model: str, allow_url: bool, sha256: str) -> Predictor:
 
 
 def _write_lines(file: Path, rows: Sequence[dict]) -> None:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    file.write_bytes("".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def _write_parquet(file: Path, rows: Sequence[dict]) -> None:

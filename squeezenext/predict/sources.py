@@ -9,7 +9,6 @@ import ipaddress
 import os
 import socket
 import ssl
-import stat
 import sys
 import threading
 import time
@@ -21,7 +20,7 @@ from typing import TypeVar
 from squeezenext.arguments import is_url
 from squeezenext.cli import counted, log, plural
 from squeezenext.errors import InputError
-from squeezenext.files import is_leftover, read_bytes
+from squeezenext.files import expanded, is_leftover, read_bytes
 from squeezenext.images.decoding import ENDINGS, MAX_BYTES
 
 T = TypeVar("T")
@@ -152,22 +151,9 @@ def read(path: str, allow_url: bool = False) -> bytes:
             raise InputError(f"{path} is a URL; allow_url=True lets it be fetched.")
         return fetch(path, max_bytes=MAX_BYTES)
     try:
-        # A named pipe that nobody writes to would block for ever.
-        descriptor = os.open(os.path.expanduser(path), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                if stat.S_ISDIR(status.st_mode):
-                    raise InputError(f"{path} is a folder; name an image in it.")
-                raise InputError(f"{path} is no regular file; name an image.")
-            if status.st_size > MAX_BYTES:
-                raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MB.")
-            with open(descriptor, "rb", closefd=False) as file:  # which refuses a folder itself
-                return _bounded(file.read(MAX_BYTES + 1), path)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+        if os.path.isdir(found := expanded(path)):
+            raise InputError(f"{path} is a folder; name an image in it.")
+        return read_bytes(found, MAX_BYTES)
     except ValueError as error:
         if isinstance(error, InputError):
             raise

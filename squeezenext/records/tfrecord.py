@@ -77,7 +77,7 @@ def _pread(descriptor: int, length: int, offset: int, name: str, number: int) ->
     """Only EIO can be a bad sector, and only if it comes again; others blame no single record."""
     for _ in range(2):
         try:
-            return os.pread(descriptor, length, offset)
+            return files.pread(descriptor, length, offset)
         except OSError as error:
             if error.errno != errno.EIO:
                 raise files.unreadable(name, error) from error

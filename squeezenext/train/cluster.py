@@ -59,7 +59,7 @@ class Heartbeat:
         # Closed each time: a network file system shows a file's content when it is closed.
         descriptor = files.open_own(path)
         try:
-            os.pwrite(descriptor, text.encode(), 0)
+            os.write(descriptor, text.encode())
             os.ftruncate(descriptor, len(text))
         finally:
             os.close(descriptor)

@@ -25,7 +25,9 @@ class _File(logging.FileHandler):
 
     def _open(self):
         descriptor = files.open_own(self.baseFilename, os.O_APPEND)
-        return open(descriptor, "a", encoding=self.encoding, errors="backslashreplace")
+        return open(
+            descriptor, "a", encoding=self.encoding, errors="backslashreplace", newline="\n"
+        )
 
     def handleError(self, record):
         """Ignores the error, which the standard handler would print."""
