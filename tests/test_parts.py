@@ -117,7 +117,10 @@ def test_a_worker_that_outlives_its_command_writes_nothing(photos, model, tmp_pa
         (["--format", "parquet"], "--format parquet needs --output, such as --output answers."),
         (["--part_size", "3"], "--part_size means nothing without --output"),
         (["--runner", "beam"], "--runner means nothing without --output"),
-        (["--output", "answers", "--format", "csv"], "--format is one of ('jsonl', 'parquet')"),
+        (
+            ["--output", "answers", "--format", "csv"],
+            "--format 'csv' is not one of jsonl, parquet.",
+        ),
         (["--output", "answers", "--explain", "maps"], "--explain does not go with --output"),
         (["--output", "answers", "-"], "--output reads no standard input"),
     ],

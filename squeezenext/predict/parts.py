@@ -75,8 +75,9 @@ def predict_to_folder(
         missing.
       RunAgain: the Beam pipeline failed; finished files are kept.
     """
-    if format not in FORMATS or runner not in RUNNERS:
-        raise InputError(f"--format is one of {FORMATS}, --runner one of {RUNNERS}.")
+    for flag, value, known in (("format", format, FORMATS), ("runner", runner, RUNNERS)):
+        if value not in known:
+            raise InputError(f"--{flag} {value!r} is not one of {', '.join(known)}.")
     if format == "parquet":
         _pyarrow()  # whose absence is to be known before the first image is read
     names = sources.expand(paths, allow_url)
@@ -87,11 +88,7 @@ def predict_to_folder(
     plan = choice | {"images_sha256": listed, "model_sha256": _model_sha256(model)}
     output = Path(os.path.abspath(files.expanded(output)))
     _begin(output, plan)
-    starts, parts = range(0, len(names), part_size), []
-    for number, start in enumerate(starts):
-        path = output / f"part-{number:05d}-of-{len(starts):05d}.{format}"
-        images = names[start : start + part_size]
-        parts.append(PartJob(path, images, str(model), allow_url, plan))
+    parts = _parts(names, output, str(model), allow_url, plan)
     missing = [part for part in parts if not part.path.exists()]
     if runner == "beam" and missing:
         run_in_beam(write, missing, beam_options)
@@ -121,6 +118,17 @@ def _begin(output: Path, plan: dict[str, Any]) -> None:
             f"--output {output} holds the answers for other images, of another model or with other "
             "flags; choose another folder."
         )
+
+
+def _parts(
+    names: list[str], output: Path, model: str, allow_url: bool, plan: dict[str, Any]
+) -> list[PartJob]:
+    size, parts = plan["part_size"], []
+    starts = range(0, len(names), size)
+    for number, start in enumerate(starts):
+        path = output / f"part-{number:05d}-of-{len(starts):05d}.{plan['format']}"
+        parts.append(PartJob(path, names[start : start + size], model, allow_url, plan))
+    return parts
 
 
 def _is_of(folder: Path, plan: dict[str, Any]) -> bool:
