@@ -1,9 +1,9 @@
 """Writes the pages of the public Python API, which are made of its docstrings.
 
     python scripts/api.py FOLDER      then open FOLDER/index.html, which also searches them
+    python scripts/api.py > tests/public_api.txt      after a change that users of the API are told
 
-`PUBLIC` is all that keeps its name and its signature; tests/public_api.txt holds both. pdoc comes
-with requirements-dev.txt.
+`PUBLIC` is all that keeps its name and its signature. pdoc comes with requirements-dev.txt.
 """
 
 import ast
@@ -43,7 +43,10 @@ PUBLIC = {  # the names of each module, in the order of the page
 
 
 def main(argv: Sequence[str]) -> int:
-    """Writes the pages; pdoc warns of what it cannot read."""
+    """Writes the pages, or prints the signatures; pdoc warns of what it cannot read."""
+    if len(argv) < 2:
+        print("\n".join(signatures()))
+        return 0
     import pdoc
 
     pdoc.render.configure(docformat="google", footer_text="squeezenext")

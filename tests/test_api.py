@@ -15,7 +15,7 @@ NAMES = [(module, name) for module, names in api.PUBLIC.items() for name in name
 
 
 def test_names_and_signatures_are_those_of_the_list():
-    """A change of the public API also changes tests/public_api.txt, and CHANGELOG.md says it."""
+    """After a change that CHANGELOG.md tells: python scripts/api.py > tests/public_api.txt."""
     wanted = (REPOSITORY / "tests" / "public_api.txt").read_text().splitlines()
     assert api.signatures() == wanted
 
