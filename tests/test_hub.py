@@ -212,8 +212,12 @@ def test_a_page_becomes_a_static_space(server, tmp_path):
 
 def test_photographs_of_the_hub_are_a_folder_or_an_archive(server, tmp_path):
     photographs = {f"train/{kind}/{i}.JPG": tiny.jpeg(i, 1) for kind in "ab" for i in range(2)}
-    server.add("datasets/ann/set", photographs | {"README.md": b"-", "run.py": b"-", "x.zip": b"-"})
+    outside = [str(tmp_path / "kept.jpg"), "../kept.jpg", "C:\\kept.jpg", "a//kept.jpg"]
+    (tmp_path / "kept.jpg").write_bytes(b"kept")
+    server.add("datasets/ann/set", photographs | dict.fromkeys(outside, b"-"))
+    server.add("datasets/ann/set", {"README.md": b"-", "run.py": b"-", "x.zip": b"-"})
     here = published.local("hf://datasets/ann/set", "dataset")
+    assert (tmp_path / "kept.jpg").read_bytes() == b"kept"
     assert sorted(p.relative_to(here).as_posix() for p in here.rglob("*.*") if p.is_file()
                   and ".cache" not in p.parts) == sorted(photographs)  # fmt: skip
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
