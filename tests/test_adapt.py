@@ -58,6 +58,8 @@ def test_more_time_gives_more_epochs_then_larger_images():
 def test_a_small_set_is_seen_more_often():
     small = plan(160, 5)
     assert small.epochs > planning.MIN_EPOCHS and small.size == 227
+    rates = [plan(train, 15).config().training.learning_rate for train in (479, 480)]
+    assert rates == [3e-4, 6e-4]
     assert plan(160, 60).epochs * 160 / recipes.FINE_TUNE_BATCH >= planning.MAX_STEPS
     assert plan(160, 60).evaluate_every_epochs > 1
 
@@ -465,7 +467,7 @@ def test_a_model_of_ones_own_goes_on_with_a_new_class(tmp_path, capsys):
     start = str(tmp_path / "first")
     arguments = ["adapt", str(tmp_path / "photos"), "--configuration", start, "--dry_run"]
     assert adapt_command.main(arguments) == 0
-    changed = "9 photographs added, 0 removed, 0 moved to another class, 1 new class: a_new_one. 2"
+    changed = "9 photographs added, 1 new class: a_new_one. 2"
     assert changed in capsys.readouterr().out
     adapted = adapt_command.adapt(
         tmp_path / "photos", tmp_path / "mine", configuration=start, minutes=0.001, max_bytes=0
@@ -573,12 +575,12 @@ def test_a_finished_model_goes_on_in_place(tmp_path, default, capsys):
     capsys.readouterr()
     arguments = [str(photos), "--model_dir", str(mine), "--configuration", default]
     assert adapt_command.main(["adapt", *arguments, "--dry_run"]) == 0
-    assert "10 photographs added, 0 removed" in capsys.readouterr().out
+    assert ": 10 photographs added. " in capsys.readouterr().out
     assert not (mine / "before").exists()
     second = adapted(photos, mine, default, minutes=0.002)
     told = capsys.readouterr().err
     assert f"training goes on from that model, which is kept in {mine / 'before'}.\n" in told
-    assert "10 photographs added, 0 removed" in told
+    assert ": 10 photographs added. " in told
     assert was < held_out(mine / "records") and was == held_out(mine / "before/records")
     assert "that the model before has, its top-1 is " in second.remarks[-1]
     assert (second.plan.configuration,) == start and photographs.is_finished(mine / "before")
@@ -741,7 +743,7 @@ def test_uneven_classes_are_adjusted(tmp_path):
         labels = [label for label, count in enumerate(numbers, 1) for _ in range(count)]
         payloads = [tiny.payload(number, label) for number, label in enumerate(labels)]
         found = find_dataset(tiny.data_set(tmp_path, "train", payloads), None, None)
-        assert planning.weighting(found.splits["train"], 3) == wanted
+        assert courses.weighting(found.splits["train"], 3) == wanted
     made = planning.plan(
         "squeezenet_v1_1", planning.Photographs(32, 8, 8, 3), planning.Speed(10.0, 3.0),
         minutes=5.0, seconds=300.0, max_bytes=0, class_weights="adjusted",

@@ -107,7 +107,7 @@ def test_what_was_spent_before_the_first_epoch_counts_after_an_interruption(
 ):
     speed = planning.Speed(images_per_second=80.0, build_seconds=10.0)
     monkeypatch.setattr(planning, "measured", lambda configuration: speed)
-    monkeypatch.setattr(planning, "weighting", lambda split, classes: "none")
+    monkeypatch.setattr(courses, "weighting", lambda split, classes: "none")
     part = types.SimpleNamespace(examples=PHOTOGRAPHS.validation)
     train = types.SimpleNamespace(examples=PHOTOGRAPHS.train)
     splits = {"train": train, "validation": part, "test": part}

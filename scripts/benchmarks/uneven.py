@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from squeezenext import adapt, cli
-from squeezenext.adapt import plan, probe
+from squeezenext.adapt import course, probe
 from squeezenext.adapt.probe import Examples
 from squeezenext.convert import folder
 from squeezenext.convert.listing import Listing
@@ -87,7 +87,7 @@ def measure_adapt(splits: dict[str, Listing], counts: dict[int, int], minutes: f
         for adjusted in (False, True):
             model = Path(place) / f"model{adjusted}"
             # `adapt` has no option for this; the limit is back at the end of the block.
-            with mock.patch.object(plan, "UNEVEN", plan.UNEVEN if adjusted else math.inf):
+            with mock.patch.object(course, "UNEVEN", course.UNEVEN if adjusted else math.inf):
                 made = adapt.adapt(Path(place) / "photos", model, minutes=minutes, max_bytes=0)
             cli.say(
                 f"adapt, {'adjusted' if adjusted else 'as it is'}: balanced accuracy "

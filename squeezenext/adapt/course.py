@@ -13,18 +13,27 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from squeezenext import files
 from squeezenext.adapt import plan as planning
 from squeezenext.adapt.plan import Photographs, Plan, Speed
 from squeezenext.cli import log
+from squeezenext.config.training import ClassWeights
 from squeezenext.errors import InputError
 from squeezenext.model import directory as model_directory
-from squeezenext.records.dataset import Dataset
+from squeezenext.records.dataset import Dataset, Split
+from squeezenext.records.reader import Reader
 from squeezenext.train import phases
 
 USED = 0.95  # share of the minutes; what comes after training is only estimated
 TENTHS = 10  # epochs are chosen in tenths
 TOLD = 1.5  # The log says so if the epochs have changed by this factor.
+# Ratio of the largest class to the smallest above which the classes' log frequencies are taken out
+# of the logits. Balanced accuracy of a linear classifier on the features of 3 classes of clothes,
+# mean of six draws: with 70, 20 and 20 photographs 0.835 as they are, 0.853 with balanced weights,
+# 0.866 adjusted; 100, 20, 20: 0.819, 0.855, 0.868; 200, 20, 20: 0.808, 0.847, 0.874. Top-1 rose.
+UNEVEN = 3
 LATEST = 0.3  # weight of the latest epoch in the moving average of the rates
 
 
@@ -181,7 +190,7 @@ def begun(
             minutes=minutes,
             seconds=started + 60 * minutes - time.monotonic(),
             max_bytes=max_bytes,
-            class_weights=planning.weighting(found.splits["train"], photographs.classes),
+            class_weights=weighting(found.splits["train"], photographs.classes),
         )
         # The first choice is the plan's own, so that a resumed run counts the seconds until here.
         now = time.monotonic()
@@ -196,3 +205,9 @@ def begun(
             f"about {math.ceil(plan.needs_minutes)} minutes, and will take them."
         )
     return Course(plan, photographs, started, path)
+
+
+def weighting(split: Split, classes: int) -> ClassWeights:
+    """Returns "adjusted" if the largest class has over `UNEVEN` times the smallest's images."""
+    counts = np.bincount(Reader(split).labels(classes), minlength=classes)
+    return "adjusted" if counts.max() > UNEVEN * max(1, counts.min()) else "none"

@@ -14,6 +14,7 @@ import numpy as np
 
 from squeezenext import files, metrics
 from squeezenext.adapt import plan as planning
+from squeezenext.adapt.course import weighting
 from squeezenext.cli import log
 from squeezenext.config import Config, recipes
 from squeezenext.doctor import suspects
@@ -83,7 +84,7 @@ def make(folder: Path, configuration: str, found: Dataset) -> float | None:
             f"Of the training photographs only those of {only} can be read; a classifier needs two "
             "classes: see the rejected files above."
         )
-    adjusted = planning.weighting(found.splits["train"], classes) == "adjusted"
+    adjusted = weighting(found.splits["train"], classes) == "adjusted"
     biased = graph.of(config).weighted[-1].bias
     kernel, bias = fit_classifier(train, classes, biased=biased, adjusted=adjusted)
     shutil.rmtree(draft)
