@@ -1,5 +1,6 @@
 """Prediction without TensorFlow: `Predictor("mine").predict(read("photo.jpg"))`."""
 
-from squeezenext.predict.predictor import Answer, Prediction, Predictor, View, read, softmax
+from squeezenext.predict.answers import Answer, Prediction, View, softmax
+from squeezenext.predict.predictor import Predictor, read
 
 __all__ = ["Answer", "Prediction", "Predictor", "View", "read", "softmax"]

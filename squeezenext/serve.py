@@ -24,7 +24,8 @@ import squeezenext
 from squeezenext.cli import cores, interrupt, log, run
 from squeezenext.errors import InputError, needs
 from squeezenext.images.decoding import MAX_BYTES
-from squeezenext.predict.predictor import Answer, Predictor
+from squeezenext.predict.answers import Answer
+from squeezenext.predict.predictor import Predictor
 
 with needs("serve"):
     import prometheus_client as prometheus

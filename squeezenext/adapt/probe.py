@@ -24,7 +24,8 @@ from squeezenext.litert import writer
 from squeezenext.model import card, checkpoint, loading, published
 from squeezenext.model import directory as model_directory
 from squeezenext.network import graph
-from squeezenext.predict.predictor import Predictor, View, map_in_threads
+from squeezenext.predict.answers import View
+from squeezenext.predict.predictor import Predictor, map_in_threads
 from squeezenext.records import samples
 from squeezenext.records.dataset import Dataset, Split
 from squeezenext.records.reader import Reader

@@ -22,7 +22,8 @@ from squeezenext.metrics import Evaluation, balanced_accuracy, remarks
 from squeezenext.model import card, loading
 from squeezenext.model import directory as model_directory
 from squeezenext.network import graph, known
-from squeezenext.predict.predictor import Predictor, View
+from squeezenext.predict.answers import View
+from squeezenext.predict.predictor import Predictor
 from squeezenext.records.dataset import MANIFEST, Dataset, Split, find_dataset
 
 PRECISIONS = ("float32", "int8")

@@ -36,7 +36,8 @@ from squeezenext.labels import Label, class_names
 from squeezenext.metrics import Evaluation
 from squeezenext.model import card, loading, published
 from squeezenext.model import directory as model_directory
-from squeezenext.predict.predictor import Predictor, map_in_threads, softmax
+from squeezenext.predict.answers import softmax
+from squeezenext.predict.predictor import Predictor, map_in_threads
 from squeezenext.records import dataset, example, samples
 from squeezenext.records.dataset import Split
 from squeezenext.records.reader import Reader

@@ -11,7 +11,7 @@ from squeezenext.images import geometry
 from squeezenext.litert.runner import Runner
 from squeezenext.model import loading
 from squeezenext.network.model import Model
-from squeezenext.predict.predictor import softmax
+from squeezenext.predict.answers import softmax
 from squeezenext.records import samples
 
 # Greatest difference of a probability: kernels round differently, float16 rounds the weights.

@@ -21,7 +21,7 @@ from squeezenext.export import checking
 from squeezenext.export.format import FolderKind, Format, Request, Run
 from squeezenext.model import card
 from squeezenext.network.model import Model
-from squeezenext.predict.predictor import softmax
+from squeezenext.predict.answers import softmax
 from squeezenext.sqz import file as sqz
 
 SOURCES = Path(__file__).with_name("c")

@@ -29,7 +29,7 @@ from squeezenext.network import rgb
 from squeezenext.network.graph import Graph, Node
 from squeezenext.network.known import append
 from squeezenext.network.model import Model
-from squeezenext.predict.predictor import softmax
+from squeezenext.predict.answers import softmax
 
 PAGE = Path(__file__).with_name("web")
 # The SHA-256 of the very files whose SHA-512 is `integrity` in npm's registry.

@@ -34,8 +34,9 @@ from squeezenext.arguments import checked
 from squeezenext.cli import check_file, check_folder, csv_cell, log, plural, run, say
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 from squeezenext.predict import live, sources
+from squeezenext.predict.answers import Answer, Prediction, View
 from squeezenext.predict.parts import FORMATS, RUNNERS, predict_to_folder
-from squeezenext.predict.predictor import Answer, Prediction, Predictor, View
+from squeezenext.predict.predictor import Predictor
 
 _MAP = "Heat map by squeezenext"  # comment of each JPEG of --explain
 THRESHOLD = 0.5  # of `known`, see network/known.py

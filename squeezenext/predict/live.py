@@ -20,7 +20,8 @@ import numpy as np
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed, needs
 from squeezenext.files import is_leftover
 from squeezenext.images.decoding import ENDINGS
-from squeezenext.predict.predictor import Answer, Predictor
+from squeezenext.predict.answers import Answer
+from squeezenext.predict.predictor import Predictor
 
 TIMEOUT = 10.0  # seconds that a stream may keep us waiting for its start or its next frame
 SHORT = (0.5, 0.05)  # a video may end early by as many seconds and by such a share of its length

@@ -14,7 +14,7 @@ from squeezenext.images import geometry
 from squeezenext.litert import writer
 from squeezenext.litert.runner import Runner
 from squeezenext.network.model import Model
-from squeezenext.predict.predictor import softmax
+from squeezenext.predict.answers import softmax
 
 WORKER = Path(__file__).parents[1] / "inference_worker.py"
 SAME = 1e-3  # of float32 logits in different runtimes
