@@ -1,4 +1,4 @@
-"""The program `squeezenext`: starts a command by its name, and imports no other."""
+"""The program `squeezenext`: runs the command that is named first, and imports no other."""
 
 import difflib
 import importlib
@@ -58,7 +58,7 @@ _COMPLETION = {
     "bash": _BASH,
     "zsh": _ZSH + _BASH,
     "fish": _FISH,
-    "--help": """Prints what a shell reads at its start to complete commands, flags and file names.
+    "--help": """Prints a script by which a shell completes commands, flags and file names.
 
     eval "$(squeezenext completion bash)"     in ~/.bashrc
     eval "$(squeezenext completion zsh)"      in ~/.zshrc
@@ -77,7 +77,7 @@ def main() -> int:
 
 
 def _answer(name: str, argument: str) -> str:
-    """Returns what the program itself says.
+    """Returns the text of --help or the script of completion.
 
     Raises:
       InputError: there is no such command, or shell to complete it in.

@@ -74,7 +74,7 @@ def is_url(path: str) -> bool:
 
 
 def is_hub(path: str | Path) -> bool:
-    """Returns whether a path is an address of the Hugging Face Hub; a `Path` has lost a slash."""
+    """Returns whether a path is an address of the Hugging Face Hub; as a `Path` it is hf:/."""
     return str(path).startswith("hf:/")
 
 

@@ -289,7 +289,7 @@ def size_text(size: int) -> str:
 
 
 def module_command(module: str) -> str:
-    """Returns the command that runs a module of `datasets` where this program is."""
+    """Returns the command that runs a module of `datasets`, in a clone or as installed."""
     return f"python -m {'squeezenext.' if installed() else ''}{module}"
 
 

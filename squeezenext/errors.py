@@ -43,7 +43,7 @@ def missing_package(error: BaseException, extra: str = "train") -> str:
 
 
 def install(extra: str) -> str:
-    """Returns how to install an extra of the package, such as "train", by a line to type.
+    """Returns the line to type to install an extra of the package, such as "train".
 
     Double quotes mean the same to the shells of Linux, macOS and Windows.
     """
@@ -54,13 +54,13 @@ def install(extra: str) -> str:
 
 
 def installed() -> bool:
-    """Returns whether this is the installed package, whose `datasets` lies in it, or a clone."""
+    """Returns True in the installed package, which contains `datasets`, and False in a clone."""
     return os.path.isdir(os.path.join(os.path.dirname(__file__), "datasets"))
 
 
 @contextlib.contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Says which extra to install if an import in the block fails.
+    """Raises InputError that names the extra to install if an import in the block fails.
 
         with needs("onnx"):
             import onnx

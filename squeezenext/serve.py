@@ -3,8 +3,8 @@
     python -m squeezenext.serve --model_dir DIR|NAME|FILE [--host 127.0.0.1] [--port 8000]
 
 POST an image to /predict, as the body or in a form; the answer is that of `predict.py --format
-json`. GET /health, /metrics (for Prometheus), /openapi.json. After SIGTERM or Ctrl-C the requests
-in flight are still answered.
+json`. GET answers /health, /metrics (for Prometheus) and /openapi.json. After SIGTERM or Ctrl-C
+the requests in flight are still answered.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ class Service:
         gauge.set_function(lambda: self._waiting)
 
     def server(self) -> uvicorn.Server:
-        """Returns the server, which logs its own faults alone."""
+        """Returns the server, which logs only its own faults."""
         gets = {"/health": self._health, "/metrics": self._metrics, "/openapi.json": self._openapi}
         routes = [Route(path, endpoint) for path, endpoint in gets.items()]
         app = Starlette(routes=[Route("/predict", self._predict, methods=["POST"]), *routes])
@@ -179,7 +179,7 @@ async def _sent(request: Request) -> tuple[bytes, str]:
 
 
 class _Connection(H11Protocol):
-    """A connection that is closed when no request has come for a while, though bytes may come.
+    """A connection that is closed when no request has come for a while, even if bytes come.
 
     uvicorn's own limit ends with the first byte, and each connection holds a file descriptor.
     """
@@ -210,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
     at = {"flag_values": values}
     flags.DEFINE_string("model_dir", None, "Model directory, published model or file.", **at)
-    flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 is every one.", **at)
+    flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0: all of them.", **at)
     flags.DEFINE_integer("port", 8000, "Port; 0 picks a free one.", 0, 65535, **at)
     flags.DEFINE_integer("threads", cores(), "Images predicted at once, up to the cores.", 1, **at)
     flags.DEFINE_integer("max_bytes", 16 << 20, "Largest body of a request.", 1, MAX_BYTES, **at)

@@ -156,9 +156,9 @@ def test_a_damaged_file_is_fetched_again(pushed, name):
 @pytest.mark.parametrize(
     ("name", "token", "answers", "sentence", "code"),
     [
-        ("hf://ann/bees", "", 0, "not there, or not yours (answer 401)", 2),
-        ("hf://ann/ants@old", "", 0, "not there, or not yours (answer 404)", 2),
-        ("hf://ann/secret", "", 0, "not yours (answer 401)", 2),
+        ("hf://ann/bees", "", 0, "does not exist, or you have no access (HTTP 401)", 2),
+        ("hf://ann/ants@old", "", 0, "does not exist, or you have no access (HTTP 404)", 2),
+        ("hf://ann/secret", "", 0, "no access (HTTP 401)", 2),
         ("hf://ann/ants", "", 500, "answers 500; run the same command later", 75),
         ("hf://ants", "", 0, "hf://ants is no address of a model of the Hub", 2),
         ("hf://datasets/ann/ants", "", 0, "give one as hf://user/name", 2),
@@ -179,7 +179,7 @@ def test_each_fault_of_reading_has_one_sentence(
     ("token", "address", "sentence"),
     [
         ("", "hf://ann/ants", "There is no token"),
-        (hub_server.READS, "hf://ann/ants", "answer 403"),
+        (hub_server.READS, "hf://ann/ants", "HTTP 403"),
         (hub_server.WRITES, "ann/ants", "is no address"),
     ],
 )
@@ -196,7 +196,7 @@ def test_nothing_is_uploaded_in_a_dry_run_nor_of_what_is_no_model(server, model,
     assert push.push(model, "hf://ann/ants", dry_run=True) == "" and not server.asked
     with pytest.raises(InputError, match="is not a model directory"):
         push.push(tmp_path, "hf://ann/ants")
-    with pytest.raises(InputError, match="is no folder of `export --format web`"):
+    with pytest.raises(InputError, match="is not made by `export --format web`"):
         push.push(model, "hf://ann/ants", space=True)
 
 

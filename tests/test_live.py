@@ -129,8 +129,8 @@ def test_opencv_s_extra_is_named(model, video, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("arguments, told", [
-    (["--camera=0", "photo.jpg"], "--camera stands alone; leave out the paths."),
-    (["--camera=0", "--watch=x"], "--camera stands alone; leave out --watch."),
+    (["--camera=0", "photo.jpg"], "--camera cannot be combined with the paths; leave out one"),
+    (["--camera=0", "--watch=x"], "--camera cannot be combined with --watch; leave out one"),
     (["--every=1", "photo.jpg"], "--every means nothing without --camera or --video."),
     (["--smoothing=1", "--watch=x"], "--smoothing means nothing without --camera or --video."),
     (["--video=x", "--features=x.npy"], "--features is for photographs, not for --video."),

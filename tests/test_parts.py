@@ -122,7 +122,7 @@ def test_a_worker_that_outlives_its_command_writes_nothing(photos, model, tmp_pa
             "--format 'csv' is not one of jsonl, parquet.",
         ),
         (["--output", "answers", "--explain", "maps"], "--explain does not go with --output"),
-        (["--output", "answers", "-"], "--output reads no standard input"),
+        (["--output", "answers", "-"], "--output does not take standard input"),
     ],
 )
 def test_flags_that_contradict_each_other(photos, model, arguments, message, capsys):

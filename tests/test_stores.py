@@ -151,7 +151,7 @@ def test_what_is_absent_is_named(traffic):
     with pytest.raises(InputError, match="^memory://bucket/none has no manifest.json"):
         dataset.find_dataset("memory://bucket/none", None, None)
     system.pipe(f"{PLACE}/train.index", b"short")
-    with pytest.raises(InputError, match=f"^{PLACE} has no whole train.index; copy that again"):
+    with pytest.raises(InputError, match=f"^{PLACE} has no complete train.index; copy it"):
         reader()
     system.pipe(f"{PLACE}/train-00000-of-00003", b"short")
     with pytest.raises(InputError, match="train-00000-of-00003 has 5 bytes, manifest.json says"):
@@ -199,7 +199,8 @@ def test_an_archive_and_a_list_come_with_what_they_need(traffic, tmp_path):
 def test_no_password_comes_into_a_log(address, capsys):
     assert verify.main(["verify", address]) == 2
     error = capsys.readouterr().err
-    assert "An address at https://h holds a password or a query" in error and "secret" not in error
+    assert "An address at https://h contains a password or a query" in error
+    assert "secret" not in error
 
 
 def test_an_absent_package_is_named(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""Measures training from an S3 server on this machine, which answers 50 ms later, and from files.
+"""Measures training from files and from an S3 server here whose answers are delayed by 50 ms.
 
     python scripts/benchmarks/remote.py --data_dir RECORDS [--rounds 3] [--check]
 
@@ -145,7 +145,7 @@ def measure(directory: Path, rounds: int) -> None:
 
 
 def check(directory: Path) -> None:
-    """Prints whether a killed run goes on exactly, and what is said of a damaged shard."""
+    """Prints whether a killed run is resumed exactly, and the message for a damaged shard."""
     import fsspec
 
     def sha256(model: Path) -> str:

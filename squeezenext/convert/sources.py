@@ -112,7 +112,7 @@ def _collect(source: Path, options: ConvertOptions, pool: Pool, spool: Path) -> 
 
 
 def downloaded(place: str, folder: Path) -> Path:
-    """Returns a place on this machine; what it has at addresses is in `folder`, once.
+    """Returns a path on this machine; what is at addresses is downloaded into `folder` once.
 
     The place may be the address of an archive, or a CSV file that lists the addresses of images: in
     the column that its header names, else the first of each row. What lies in a store (s3://,

@@ -39,7 +39,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class FolderKind:
-    """A kind of output folder, which a newer one may replace.
+    """A kind of output folder; a new folder replaces only one of its kind.
 
     Attributes:
       files: patterns of the paths of all its files; "*" matches a part of a name.
@@ -50,7 +50,7 @@ class FolderKind:
     is_one: Callable[[Path], bool]
 
     def stranger(self, folder: Path) -> PurePath | None:
-        """Returns the path of a file that is not of this kind, None if there is none."""
+        """Returns the path of a file that is not of this kind, or None."""
         for path in sorted(folder.rglob("*")):
             relative = path.relative_to(folder)
             if path.is_dir() and not path.is_symlink():
@@ -108,7 +108,7 @@ def check_replaceable(output: Path, kind: FolderKind) -> None:
 
 
 def replace_folder(made: Path, output: Path, kind: FolderKind) -> None:
-    """Moves a folder to its place, which another of its kind may have.
+    """Moves a folder to its place, and replaces an older one of its kind there.
 
     Args:
       made: the new folder, on the same file system.

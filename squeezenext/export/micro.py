@@ -111,14 +111,14 @@ def _text(label: str) -> str:
 
 
 def run_test(folder: Path) -> None:
-    """Compiles a folder's test and runs it; without a C compiler it says that it did not.
+    """Compiles a folder's test and runs it; without a C compiler it prints that it did not.
 
     Raises:
       NotKept: it cannot be compiled, or gives other logits than `IntegerNetwork`.
     """
     compiler = shlex.split(os.environ.get("CC", "cc"))
     if not compiler or not shutil.which(compiler[0]):
-        say("There is no C compiler here, so the exported C was not run; `make check` will run it.")
+        say("There is no C compiler, so the exported C code was not run; `make check` will run it.")
         return
     sources = [
         str(path) for part in ("src", "test") for path in sorted((folder / part).glob("*.c"))
@@ -130,7 +130,9 @@ def run_test(folder: Path) -> None:
             done = subprocess.run(call, capture_output=True, text=True, errors="replace")
             if done.returncode:
                 told = " ".join((done.stderr or done.stdout).split())[:300]
-                raise NotKept(f"{call[0]} failed on the exported C, which was not kept: {told}")
+                raise NotKept(
+                    f"{call[0]} failed on the exported C code, which was not kept: {told}"
+                )
 
 
 def is_ours(folder: Path) -> bool:

@@ -49,7 +49,7 @@ def ncnn_files(model: Model, precision: str) -> tuple[str, bytes]:
 
 
 class _Writer:
-    """Turns nodes into lines; a blob that several read is copied for each by a Split."""
+    """Writes nodes as lines; a Split layer copies an output for each layer that reads it."""
 
     def __init__(self, network: Graph, weights, precision: str):
         self._network, self._weights, self._precision = network, weights, precision

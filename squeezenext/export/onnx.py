@@ -83,7 +83,7 @@ def _known(helper, network: Graph, score: Known, constants: dict[str, np.ndarray
 
 
 def pads_merged(graph: Graph) -> Graph:
-    """Returns a graph whose convolutions pad for themselves: ncnn and pnnx know no node for it."""
+    """Returns a graph with padding in its convolutions: ncnn and pnnx have no node for it."""
     pads = {node.name: node for node in graph.nodes if node.op == "pad"}
     nodes = []
     for node in graph.nodes:
@@ -162,7 +162,7 @@ def _nodes(helper, node: Node, weights, constants: dict[str, np.ndarray]) -> lis
 def _pads_points(node: Node) -> bool:
     """Returns whether a node is a padded 1x1 convolution, SqueezeNet 1.0's classifier.
 
-    OpenCV 5.0 reads foreign memory for such a one; `_mean` counts its padding instead.
+    OpenCV 5.0 reads memory outside of its buffers for such a node, so `_mean` counts its padding.
     """
     return node.op == "conv" and node.kernel == (1, 1) and any(map(any, node.padding))
 
@@ -308,6 +308,6 @@ def _rounded(helper, constants, source: str, name: str, scale: Scale) -> list:
 
 
 def _real(helper, name: str, target: str):
-    """Returns the node that gives an activation's floats the name `target`."""
+    """Returns the node that dequantizes an activation to floats with the name `target`."""
     stored = [f"{name}_{part}" for part in ("integers", "scale", "zero")]
     return helper.make_node("DequantizeLinear", stored, [target])

@@ -37,7 +37,7 @@ This page names what is in a photograph. It does so in the browser and sends no 
 
 
 def contents(directory: Path, place: str, licence: str) -> dict[str, Path | bytes]:
-    """Returns the files of a model directory to upload, by their paths there; its card as bytes.
+    """Returns the files to upload, by their paths on the Hub; the model card as bytes.
 
     Raises:
       InputError: it is no model directory, or is not trained yet.
@@ -55,9 +55,11 @@ def contents(directory: Path, place: str, licence: str) -> dict[str, Path | byte
 
 
 def page_contents(folder: Path) -> dict[str, Path | bytes]:
-    """Returns the files of a web page to upload; raises InputError if the folder is none."""
+    """Returns the files of a web page; raises InputError if the folder is no web page."""
     if not page.is_page(folder):
-        raise InputError(f"{folder} is no folder of `export --format web`, which --space uploads.")
+        raise InputError(
+            f"{folder} is not made by `export --format web`; --space uploads such a folder."
+        )
     title = json.dumps(model_directory.read_json(folder / page.MANIFEST)["model"])
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     readme = {CARD: _SPACE.format(title=title).encode()}
@@ -103,8 +105,8 @@ def push(
     library = hub.library()
     if not library.get_token():
         raise InputError(
-            "There is no token of the Hub; make one that may write (huggingface.co/settings/tokens)"
-            " and give it: export HF_TOKEN=hf_..."
+            "There is no token for the Hub; make one that may write, at "
+            "huggingface.co/settings/tokens, and give it: export HF_TOKEN=hf_..."
         )
     of = {"repo_id": place.repo, "repo_type": "space" if space else "model"}
     sdk, branch = "static" if space else None, place.revision or None

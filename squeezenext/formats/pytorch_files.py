@@ -187,7 +187,7 @@ def _hdf5(data: bytes) -> TorchFile:
 
 
 def _limit() -> None:
-    """Limits this process; on Windows there is only `_PATIENCE`."""
+    """Limits CPU time and memory of this process; on Windows only `_PATIENCE` limits it."""
     try:
         import resource
     except ImportError:

@@ -48,7 +48,7 @@ class Repository(NamedTuple):
 
 
 def address_of(text: str | Path, kind: str = "model") -> Repository:
-    """Returns the parts of an address; raises InputError if it names no such `kind` of thing."""
+    """Returns the parts of an address; raises InputError if it is not that of a `kind`."""
     found = _ADDRESS.fullmatch(str(text))
     if not found or kind != ("dataset" if found[2] else "model"):
         example = "hf://user/name" if kind == "model" else "hf://datasets/user/name"
@@ -89,7 +89,7 @@ def fetched(name: str | Path, cache: Path, kind: str = "model", run: bool = Fals
 
 
 def _snapshot(address: Repository, kept: dict) -> dict:
-    """Returns the commit that an address means now, and its files; `kept` if nobody answers."""
+    """Returns an address's present commit and files; `kept` if the Hub does not answer."""
     try:
         with asking(address.place):
             api, of = library().HfApi(), {"repo_type": address.kind}
@@ -103,7 +103,7 @@ def _snapshot(address: Repository, kept: dict) -> dict:
     except RunAgain as error:
         if not kept:
             raise
-        log(f"warning: {error} Commit {kept['commit']}, which is here, is taken.")
+        log(f"warning: {error} Commit {kept['commit']}, which was fetched before, is used.")
         return kept
     return {"commit": commit, "files": listing}
 
@@ -122,7 +122,7 @@ def model_files(names: Iterable[str], run: bool = False) -> list[str]:
 
 
 def _wanted(address: Repository, listing: Listing, run: bool) -> tuple[list[str], str]:
-    """Returns the files to fetch, and which of them, or which folder, is what is named."""
+    """Returns the files to fetch, and the path of the file or folder that is named."""
     path, prefix = address.path, f"{address.path}/" if address.path else ""
     inside = [name for name in listing if name == path or name.startswith(prefix)]
     if address.kind == "dataset":
@@ -172,7 +172,7 @@ def _fetch(address: Repository, commit: str, folder: Path, wanted: Listing) -> N
 
 
 def _is(path: Path, size: int, expected: str) -> bool:
-    """Returns whether a file has a size and a checksum."""
+    """Returns whether a file is there with the expected size and checksum."""
     if not path.is_file() or path.stat().st_size != size:
         return False
     git = len(expected) == 40  # of small files the Hub knows git's checksum alone
@@ -193,7 +193,7 @@ def library():
 
 @contextlib.contextmanager
 def asking(place: str) -> Iterator[None]:
-    """Words the errors of the Hub.
+    """Turns the errors of the Hub into InputError or RunAgain.
 
     Raises:
       InputError: there is no such place, or a token is needed.
@@ -208,8 +208,8 @@ def asking(place: str) -> Iterator[None]:
         if status >= 500 or status in _LATER:
             raise RunAgain(f"{here} answers {status}; run the same command later.") from error
         raise InputError(
-            f"{here} is not there, or not yours (answer {status}); correct the name, or give a "
-            "token that may use it: export HF_TOKEN=hf_... (huggingface.co/settings/tokens)."
+            f"{here} does not exist, or you have no access (HTTP {status}); correct the name, or "
+            "give a token with access: export HF_TOKEN=hf_... (huggingface.co/settings/tokens)."
         ) from error
     except (errors.HTTPError, errors.LocalEntryNotFoundError, ConnectionError) as error:
         reason = " ".join(str(error).split()).rstrip(".")

@@ -8,11 +8,11 @@ squeezenet_v1_0. A bad file does not stop the others; the exit code is then 1.
 
     python predict.py PATH... --model_dir MODEL --output FOLDER [--format jsonl|parquet]
 
-Files in FOLDER get the answers. After an interruption the same command goes on.
+The answers are written to files in FOLDER. After an interruption the same command goes on.
 
     python predict.py --camera 0 --model_dir MODEL [--every 1] [--smoothing 0.5]
     python predict.py --video FILE|rtsp://... --model_dir MODEL
-    python predict.py --watch FOLDER --model_dir MODEL    names each image that comes into FOLDER
+    python predict.py --watch FOLDER --model_dir MODEL    predicts images added to FOLDER
 
 Cameras, streams and folders go on until Ctrl-C.
 """
@@ -192,20 +192,20 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("model_dir", None, "Model directory, published model or file.", **at)
     flags.DEFINE_integer("top_k", 5, "Number of classes for each image.", 1, **at)
     flags.DEFINE_float("threshold", 0.0, "Skip classes of lower probability.", 0.0, 1.0, **at)
-    forms = "Form of the answers; default text, with --output jsonl."
+    forms = "Format of the answers; default text, or jsonl with --output."
     flags.DEFINE_enum("format", None, [*WRITERS, *FORMATS], forms, **at)
     flags.DEFINE_bool("allow_url", False, "Download https URLs of public hosts.", **at)
     flags.DEFINE_string("features", None, "Write features to this .npy file.", **at)
     flags.DEFINE_string("explain", None, "Write images with heat maps to this folder.", **at)
     flags.DEFINE_string("output", None, "Write the answers to files in this folder.", **at)
     flags.DEFINE_integer("part_size", 1000, "Images in each file of --output.", 1, **at)
-    flags.DEFINE_enum("runner", "local", RUNNERS, "Who writes the files of --output.", **at)
+    flags.DEFINE_enum("runner", "local", RUNNERS, "What runs the work of --output.", **at)
     flags.DEFINE_multi_string("beam_options", [], "Beam's options, such as --streaming.", **at)
     flags.DEFINE_integer("camera", None, "Number of a camera; the first is 0.", 0, **at)
     flags.DEFINE_string("video", None, "Video file, or a stream such as rtsp://HOST/...", **at)
     flags.DEFINE_string("watch", None, "Folder whose new images are predicted.", **at)
-    flags.DEFINE_float("every", 0.0, "Seconds between two frames; 0: every frame.", 0.0, **at)
-    flags.DEFINE_float("smoothing", 0.5, "Seconds that frames are averaged over.", 0.0, **at)
+    flags.DEFINE_float("every", 0.0, "Least seconds between two frames; 0: every frame.", 0.0, **at)
+    flags.DEFINE_float("smoothing", 0.5, "Seconds, time constant of averaging; 0: none.", 0.0, **at)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -276,7 +276,7 @@ def _check_sources(values: flags.FlagValues, paths: list[str]) -> str:
         raise InputError("Name at least one image or folder, or - for standard input.")
     if len(given) + bool(paths) > 1:
         other = "the paths" if paths else f"--{given[1]}"
-        raise InputError(f"--{given[0]} stands alone; leave out {other}.")
+        raise InputError(f"--{given[0]} cannot be combined with {other}; leave out one of them.")
     source = given[0] if given else ""
     for name in ("features", "explain", "allow_url", "output"):
         if source and values[name].value:
@@ -304,7 +304,7 @@ def _photographs(values: flags.FlagValues, paths: list[str]) -> Iterator[Answer]
 
 
 def _live(values: flags.FlagValues, source: str) -> Iterator[Answer]:
-    """Yields the answers for a camera, a video or a watched folder, each as soon as it is there."""
+    """Yields the answers for a camera, a video or a watched folder, each as soon as possible."""
     with contextlib.suppress(AttributeError, ValueError):  # not a text file, as under a test
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     predictor, given = Predictor(values["model_dir"].value), values[source].value

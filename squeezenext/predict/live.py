@@ -1,4 +1,4 @@
-"""Pictures that come one after the other: cameras, videos, and a folder that is watched.
+"""Predicts pictures that come one after the other, from a camera, a video or a watched folder.
 
 OpenCV reads frames (requirements-camera.txt). `Predictor.view` sees each as it sees a photograph.
 """
@@ -103,7 +103,7 @@ def _opened(source: int | str) -> Any:
 
 
 def _all(capture: Any, source: int | str, length: float) -> Iterator[Frame]:
-    """Yields every frame of a file; `length` is how many it promises, if that is positive."""
+    """Yields every frame of a file; a positive `length` is the number that its header gives."""
     cv2, number, seconds = _cv2(), 0, -math.inf
     step = 1 / max(1.0, capture.get(cv2.CAP_PROP_FPS))
     try:
@@ -186,7 +186,7 @@ def frame_answers(
 def folder_answers(
     predictor: Predictor, folder: Path, top_k: int = 5, threshold: float = 0.0
 ) -> Iterator[Answer]:
-    """Yields an answer for each image that comes into a folder or changes there.
+    """Yields an answer for each image that is added to a folder or changed there.
 
     An image is read when it has not changed for `QUIET` seconds, since somebody may still write it.
 

@@ -82,7 +82,7 @@ def predict_to_folder(
         _pyarrow()  # whose absence is to be known before the first image is read
     names = sources.expand(paths, allow_url)
     if "-" in names:
-        raise InputError("--output reads no standard input; name the image's file.")
+        raise InputError("--output does not take standard input; give the path of the image.")
     choice = {"format": format, "part_size": part_size, "top_k": top_k, "threshold": threshold}
     listed = hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass")).hexdigest()
     plan = choice | {"images_sha256": listed, "model_sha256": _model_sha256(model)}
@@ -108,7 +108,7 @@ def _model_sha256(model: str | Path) -> str:
 
 
 def _begin(output: Path, plan: dict[str, Any]) -> None:
-    """Makes the folder with its plan; InputError if it holds another plan's answers, or others'."""
+    """Makes the folder and its plan; InputError if it holds another plan's answers or files."""
     check_folder("output", output, PLAN, *(f"part-*-of-*.{ending}" for ending in FORMATS))
     files.make_own_folder(output)
     if not os.path.lexists(output / PLAN):
@@ -170,7 +170,7 @@ def write(part: PartJob, threads: int | None = 1) -> None:
 @functools.lru_cache(maxsize=1)
 def _predictor(model: str, allow_url: bool, sha256: str) -> Predictor:
     if _model_sha256(model) != sha256:  # as after `adapt` in place
-        raise RunAgain(f"{model} has changed since this command began.")
+        raise RunAgain(f"{model} has changed since this command began; give a new --output.")
     return Predictor(model, allow_url=allow_url)
 
 

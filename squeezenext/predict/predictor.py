@@ -194,7 +194,7 @@ class Predictor:
     def answer(
         self, data: bytes, path: str, top_k: int = 5, threshold: float = 0.0, draw: Draw = None
     ) -> Answer:
-        """Returns the answer for the bytes of an image file; as `answers` for the file `path`."""
+        """Returns the answer for the bytes of an image file, as `answers` does for `path`."""
         try:
             with _opened(data, path, self._upright) as image:
                 view = self.view(image)

@@ -63,7 +63,7 @@ def expand(paths: Sequence[str], allow_url: bool = False) -> list[str]:
 
 
 def _listed(path: str) -> list[str]:
-    """Returns the lines of a list, as names are on the command line: bytes, if not UTF-8."""
+    """Returns the lines of a list; bytes that are not UTF-8 become surrogates, as in sys.argv."""
     text = read_bytes(Path(path), _MAX_LIST).decode("utf-8-sig", "surrogateescape")
     # Not splitlines, for which a name may hold an end of a line.
     names = [line for line in text.replace("\r\n", "\n").split("\n") if line]

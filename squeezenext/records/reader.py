@@ -53,7 +53,7 @@ class Reader:
         return np.stack([numbers, *(rows[name] for name in rows.dtype.names)], -1)
 
     def bring(self, numbers: np.ndarray, anew: bool = False) -> None:
-        """Brings records from a store to this machine, all at once; raises as `stores.ranges`."""
+        """Copies records from a store to this machine; raises as `stores.ranges`."""
         try:
             if self._copies:
                 self._copies.bring(self.index[numbers], anew)
@@ -170,7 +170,7 @@ def index(split: Split) -> np.ndarray:
     starts = None if split.walked else _from_sidecar(split)
     if starts is None and any(isinstance(shard.path, stores.Address) for shard in split.shards):
         raise InputError(
-            f"{split.shards[0].path.parent} has no whole {split.name}.index; copy that again."
+            f"{split.shards[0].path.parent} has no complete {split.name}.index; copy it again."
         )
     if starts is None:
         starts = split.walked or tfrecord.walk_all([shard.path for shard in split.shards])

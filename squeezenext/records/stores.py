@@ -59,7 +59,7 @@ class Address:
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """The last part of the address."""
         return self.text.rpartition("/")[2]
 
     @property
@@ -68,7 +68,7 @@ class Address:
         return Address(self.text.rpartition("/")[0])
 
     def stat(self) -> os.stat_result:
-        """Returns the size of a file, and 0 for all else."""
+        """Returns the size of a file, and 0 in all other fields."""
         size = _asked(self, lambda system: int(system.info(self.text)["size"]))
         return os.stat_result([0] * 6 + [size] + [0] * 3)
 
@@ -87,7 +87,7 @@ AnyPath = Path | Address
 
 
 def place(path: str | AnyPath) -> AnyPath:
-    """Returns an address of a store as one, and any other path with "~" expanded.
+    """Returns an `Address` for an address of a store, else a `Path` with "~" expanded.
 
     Raises:
       InputError: it is another address; or as `address`.
@@ -105,8 +105,8 @@ def address(text: str) -> Address:
     parts = urllib.parse.urlsplit(text)
     if parts.query or "@" in parts.netloc:
         raise InputError(
-            f"An address at {parts.scheme}://{parts.hostname} holds a password or a query, which "
-            "would come into logs; leave it out: credentials are taken from the environment."
+            f"An address at {parts.scheme}://{parts.hostname} contains a password or a query, "
+            "which would appear in logs; leave it out: credentials are taken from the environment."
         )
     _system(parts.scheme)
     return Address(text.rstrip("/"))
@@ -127,7 +127,7 @@ def _system(scheme: str) -> Any:
 
 
 def _asked(file: Address, ask: Callable[[Any], Answer]) -> Answer:
-    """Returns `ask(file system)`, which is tried again if it fails; raises as `ranges`."""
+    """Returns `ask(file system)`; repeats it if it fails, and raises as `ranges`."""
     for wait in (*_WAITS, None):
         try:
             return ask(_system(file.text.partition("://")[0]))
@@ -138,7 +138,7 @@ def _asked(file: Address, ask: Callable[[Any], Answer]) -> Answer:
             denied = isinstance(error, PermissionError) or status in (401, 403)
             if denied or name in _NO_CREDENTIALS:
                 raise InputError(
-                    f"{file}: access is denied ({name}); give credentials that allow it by the "
+                    f"{file}: access is denied ({name}); give credentials with access in the "
                     "environment, for example AWS_PROFILE=NAME."
                 ) from error
             if wait is None:
@@ -163,7 +163,7 @@ def _range(span: tuple[Address, int, int]) -> bytes:
 
 
 def ranges(spans: Sequence[tuple[Address, int, int]]) -> list[bytes]:
-    """Returns the bytes of ranges: file, first byte, end. They are asked for at once.
+    """Returns the bytes of ranges (file, first byte, end), which are requested concurrently.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -174,7 +174,7 @@ def ranges(spans: Sequence[tuple[Address, int, int]]) -> list[bytes]:
 
 
 class _Stream(io.RawIOBase):
-    """A file of a store, read by ranges as long as the buffer that is to be filled."""
+    """A file of a store; each read requests one range, as long as the buffer."""
 
     def __init__(self, address: Address):
         self._address, self._size, self._position = address, address.stat().st_size, 0
@@ -190,7 +190,7 @@ class _Stream(io.RawIOBase):
 
 
 def sizes_of(paths: Sequence[AnyPath]) -> list[int | OSError]:
-    """Returns the size of each file, or the error in asking for it; a store is asked at once."""
+    """Returns the size of each file, or the error; a store is asked for all concurrently."""
 
     def size(path: AnyPath) -> int | OSError:
         try:
@@ -203,7 +203,7 @@ def sizes_of(paths: Sequence[AnyPath]) -> list[int | OSError]:
 
 
 def copied(text: str, folder: Path) -> Path:
-    """Copies a file or folder from a store into `folder`; returns the copy of what was named.
+    """Copies a file or folder from a store into `folder`; returns the path of the copy.
 
     Files that are there in the right size stay. The folder of a CSV file comes with it.
 
@@ -286,7 +286,7 @@ class Copies:
             )
 
     def bring(self, rows: np.ndarray, anew: bool = False) -> None:
-        """Fetches the blocks of records, [n] of `reader.INDEX_DTYPE`, that are not here yet.
+        """Fetches the blocks of records, [n] of `reader.INDEX_DTYPE`, that are not copied yet.
 
         With `anew` those that are here are fetched, too. Raises as `ranges`.
         """

@@ -106,7 +106,7 @@ class MemoryPlan:
     """
 
     def __init__(self, graph: Graph, values: Mapping[str, int]):
-        """Finds a plan; `values` are the values in a layer's tables, all together."""
+        """Finds a plan; `values` gives how many values a layer's tables have together."""
         self.graph, self._values = graph, values
         self.stages = stages(graph)
         self.buffers = [graph.nodes[0].name]
@@ -125,7 +125,7 @@ class MemoryPlan:
         self.places = {key: item.place for key, item in items.items()}
 
     def _best_ends(self) -> tuple[int, ...]:
-        """Returns the groups with the least peak, and of those the most groups."""
+        """Returns the grouping with the least peak memory; of equal ones, that with most groups."""
         best: list[tuple[int, int, tuple[int, ...]]] = [(0, 0, ())]  # of the first stages
         for end, stage in enumerate(self.stages):
             first = end if stage.kind >= LAST_CONV else max(0, end - _MOST_STAGES + 1)
@@ -137,7 +137,7 @@ class MemoryPlan:
         return best[-1][-1]
 
     def _peak(self, start: int, end: int) -> int:
-        """Returns the bytes that a group of stages needs, which no other group changes."""
+        """Returns the peak memory of a group of stages, in bytes; no other group changes it."""
         ends = tuple(i for i in range(len(self.stages)) if not start <= i < end)
         items, _ = self._items(ends, range(start, end + 1))
         unique = {id(item): item for item in items.values()}.values()

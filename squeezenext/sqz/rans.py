@@ -31,7 +31,7 @@ _MOST = 5 * 128  # greatest expectation, see `_expected`
 
 
 class Form(NamedTuple):
-    """How a kernel is coded.
+    """The tables by which a kernel is coded.
 
     Attributes:
       values: its values, int8, about the most frequent first.
@@ -54,7 +54,7 @@ class Form(NamedTuple):
         return np.column_stack([_TOTAL - others.sum(1), others])
 
     def contexts(self, expected: np.ndarray) -> np.ndarray:
-        """Returns the numbers of the tables for what `_expected` gave."""
+        """Returns the index of the table for each value that `_expected` gave."""
         half = len(self.shares) << self.step >> 1
         return (expected + half >> self.step).clip(0, len(self.shares) - 1)
 
@@ -90,7 +90,7 @@ def _all_expected(flat: np.ndarray, width: int) -> np.ndarray:
 
 
 def _choose(values: np.ndarray, symbols: np.ndarray, expected: np.ndarray) -> tuple[Form, float]:
-    """Returns the form that takes the fewest bytes, and their number."""
+    """Returns the form that takes the fewest bytes, and the number of these bytes."""
     wide = 2 * _MOST + 1
     joint = np.bincount((expected + _MOST) * len(values) + symbols, minlength=wide * len(values))
     joint = joint.reshape(wide, len(values))
@@ -122,7 +122,7 @@ def _rounded(counts: np.ndarray) -> np.ndarray:
 def write(
     kernels: Sequence[np.ndarray], biases: np.ndarray
 ) -> tuple[bytes, list[tuple[int, int, int]], list[int]]:
-    """Returns the coded bytes, each layer's `Form.size`, and its bytes, about.
+    """Returns the coded bytes, and of each layer `Form.size` and about how many bytes it takes.
 
     Args:
       kernels: int8 [height, width, in / groups, out] in network order.

@@ -1,4 +1,4 @@
-"""What a run reports: a log line and a row of history.csv an epoch, and curves."""
+"""What a run reports: for each epoch a log line and a row of history.csv, and curves."""
 
 import csv
 import functools

@@ -28,7 +28,7 @@ _PROJECT = "squeezenext"
 
 
 class Logger(Protocol):
-    """Shows curves, and what else of a `Board` it has a method for; its errors end no run."""
+    """Shows curves, and other kinds of points if it has methods for them; errors end no run."""
 
     name: str
 
@@ -39,11 +39,11 @@ class Logger(Protocol):
         """Writes what was added."""
 
     def close(self) -> None:
-        """Ends, until the run is resumed."""
+        """Closes the run, which may be resumed."""
 
 
 class Board:
-    """Holds all back until the checkpoint that it belongs to is committed, then shows it once.
+    """Holds points back until their checkpoint is committed, then passes them on once.
 
     A run that was killed repeats the steps since its last checkpoint.
     """
@@ -120,7 +120,7 @@ class MLflow:
         return client, run
 
     def curves(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a point to each curve; of other characters in a name MLflow makes an error."""
+        """Adds a point to each curve; in names, "_" replaces characters that MLflow refuses."""
         from mlflow.entities import Metric
 
         named = {re.sub(r"[^\w\-. /]", "_", name): float(value) for name, value in values.items()}

@@ -24,7 +24,7 @@ _COLD, _HOT = np.array([255, 255, 255]), np.array([8, 48, 107])
 
 
 class TensorBoard:
-    """Writes curves and pictures; errors are tf.errors.OpError, as of a full disk."""
+    """Writes curves and pictures; errors are tf.errors.OpError, for example of a full disk."""
 
     name = "TensorBoard"
 
