@@ -1,13 +1,15 @@
 """What networks cost: parameters and multiply-adds, layer by layer or of all configurations.
 
-    python -m squeezenext.stats --configuration NAME [--json] [--csv FILE]
+    python -m squeezenext.stats --configuration NAME [--size 227] [--json] [--csv FILE]
+    python -m squeezenext.stats --model_dir DIR --micro [--size 96]
     python -m squeezenext.stats --all
 
 Parameters are those of convolutions, dense layers and batch norm's scales and offsets; moving
-statistics are not counted. Multiply-adds are those of convolutions and dense layers at the
-network's own input size. No TensorFlow here: the figures follow from the description of the
-network. --all also prints the published models that other commands take by name: their accuracies,
-and the sizes of their files in each format.
+statistics are not counted. Multiply-adds are those of convolutions and dense layers, for images of
+--size, else of the network's own. --micro prints the memory of each layer in the C runtime of
+export --format micro. No TensorFlow here: the figures follow from the network's description. --all
+also prints the published models that other commands take by name: their accuracies, and the sizes
+of their files in each format.
 """
 
 import csv
@@ -27,9 +29,15 @@ from squeezenext.config import Config
 from squeezenext.config import io as config_io
 from squeezenext.config.reported import MEASURED, REPORTED, Reported
 from squeezenext.config.zoo import PUBLISHED
+from squeezenext.errors import InputError
 from squeezenext.network import graph
+from squeezenext.network.bounds import check_bounds
+from squeezenext.sqz import file as sqz
+from squeezenext.sqz import memory
 
 _COLUMNS = ("layer", "kind", "output", "parameters", "macs")
+_PARTS = "activations", "weights", "tables", "patch"
+_MICRO = "{:32} {:>5} {:>12} {:>4} {:>11} {:>7} {:>6} {:>6} {:>8} {:>13}"
 _LEGEND = (
     "Top-1 and top-5 are published figures, in percent; *(at least)*: the source promises no less.",
     "*Of 100* is our measurement: 64, 83 means that of 100 ImageNet images the first answer is",
@@ -145,9 +153,54 @@ def models() -> str:
     return "\n".join(lines)
 
 
-def stats(configuration: str, as_json: bool, csv_file: str | None) -> None:
-    """Prints the table of a configuration, and writes it as CSV if `csv_file` is given."""
-    rows = layers(config_io.load(configuration))
+def micro(config: Config, as_json: bool) -> None:
+    """Prints the memory of each layer in the C runtime, and the arena that holds all."""
+    plan = memory.largest_plan(graph.of(config))
+    rows = memory.of_layers(plan)
+    macs = sum(row.macs for row in rows)
+    if as_json:
+        layers = [dataclasses.asdict(row) for row in rows]
+        print(json.dumps({"arena": plan.arena, "macs": macs, "layers": layers}, indent=1))
+        return
+    say(_MICRO.format("layer", "group", "output", "rows", *_PARTS, "in use", "multiply-adds"))
+    for row in rows:
+        output = "x".join(map(str, row.output))
+        parts = (f"{getattr(row, part):,}" for part in (*_PARTS, "in_use", "macs"))
+        say(_MICRO.format(row.layer, row.group, output, row.rows, *parts))
+    say(f"arena: {plan.arena:,} bytes; multiply-adds: {macs:,}")
+
+
+def _read(path: Path) -> Config:
+    """Returns the network of a model directory or a `.sqz` file."""
+    if path.suffix == sqz.SUFFIX:
+        return sqz.read(path).config
+    config = config_io.read(path / "config.json")
+    check_bounds(config, str(path))
+    return config
+
+
+def _config(configuration: str, model_dir: str | None, size: int | None) -> Config:
+    """Returns the network that was named, for images of side `size`.
+
+    Raises:
+      InputError: there is none, or it cannot take such images.
+    """
+    config = _read(files.expanded(model_dir)) if model_dir else config_io.load(configuration)
+    if size:
+        config = config_io.override(config, f"images.size={size}")
+        try:
+            check_bounds(config, "--size")
+        except InputError as error:
+            raise InputError(
+                f"--size {size}: this network cannot take images of that side; give another, such "
+                "as 96."
+            ) from error
+    return config
+
+
+def stats(config: Config, as_json: bool, csv_file: str | None) -> None:
+    """Prints the table of a network, and writes it as CSV if `csv_file` is given."""
+    rows = layers(config)
     if csv_file:
         check_file("csv", Path(csv_file))
         files.check_ours(Path(csv_file), ",".join(_COLUMNS))
@@ -164,6 +217,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = flags.FlagValues()
     at = {"flag_values": values}
     flags.DEFINE_string("configuration", "v_1_0_SqNxt_23", "Network to describe.", **at)
+    own = "Model directory or .sqz file to describe."
+    flags.DEFINE_string("model_dir", None, own, **at)
+    flags.DEFINE_integer("size", None, "Side of the images, in pixels.", 8, **at)
+    flags.DEFINE_bool("micro", False, "Print the memory of each layer in the C runtime.", **at)
     every = "Print a line for each configuration and each published model, in Markdown."
     flags.DEFINE_bool("all", False, every, **at)
     flags.DEFINE_bool("json", False, "Print one JSON document.", **at)
@@ -172,8 +229,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command(values: flags.FlagValues, _: list[str]) -> None:
         if values["all"].value:
             say(*summary().splitlines(), "", *models().splitlines(), "", *_LEGEND)
+            return
+        names = ("configuration", "model_dir", "size")
+        config = _config(*(values[name].value for name in names))
+        if values["micro"].value:
+            micro(config, values["json"].value)
         else:
-            stats(values["configuration"].value, values["json"].value, values["csv"].value)
+            stats(config, values["json"].value, values["csv"].value)
 
     return run(command, values, __doc__, argv)
 

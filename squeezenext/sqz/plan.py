@@ -86,7 +86,7 @@ def stages(graph: Graph) -> list[Operation]:
 
 
 @dataclasses.dataclass
-class _Item:
+class Item:
     """Bytes that are needed from one time to another; `place` is found later."""
 
     size: int
@@ -100,7 +100,9 @@ class MemoryPlan:
 
     Attributes:
       arena: number of bytes.
-      places: offset of each buffer by name; of each stage by its number: weights, scratch, patch.
+      items: what takes them, by the name of a buffer, or by a stage's number and "weights",
+        "scratch" (tables of the decoder) or "patch" (inputs of a filter); some share their bytes.
+      places: offset of each item.
       rows: number of rows of each buffer that are kept.
       ends: number of the last stage of each group.
     """
@@ -120,9 +122,9 @@ class MemoryPlan:
             for name in self.buffers
         }
         self.ends = self._best_ends()
-        items, self.rows = self._items(self.ends, range(len(self.stages)))
-        self.arena = _allocate(items.values())
-        self.places = {key: item.place for key, item in items.items()}
+        self.items, self.rows = self._items(self.ends, range(len(self.stages)))
+        self.arena = _allocate(self.items.values())
+        self.places = {key: item.place for key, item in self.items.items()}
 
     def _best_ends(self) -> tuple[int, ...]:
         """Returns the grouping with the least peak memory; of equal ones, that with most groups."""
@@ -140,9 +142,12 @@ class MemoryPlan:
         """Returns the peak memory of a group of stages, in bytes; no other group changes it."""
         ends = tuple(i for i in range(len(self.stages)) if not start <= i < end)
         items, _ = self._items(ends, range(start, end + 1))
-        unique = {id(item): item for item in items.values()}.values()
-        times = 2 * start, 2 * start + 1
-        return max(sum(x.size for x in unique if x.first <= time <= x.last) for time in times)
+        return _most(items.values(), start)
+
+    def in_use(self) -> list[int]:
+        """Returns for each stage the bytes that are in use at most while its group runs."""
+        groups = np.searchsorted(self.ends, range(len(self.stages)))
+        return [_most(self.items.values(), int(group)) for group in groups]
 
     def _items(self, ends: tuple[int, ...], span: range) -> tuple[dict, dict[str, int]]:
         """Returns what needs memory when, and the rows of each buffer, while stages `span` run.
@@ -163,16 +168,16 @@ class MemoryPlan:
             writers = [group[i] for i in self._writers[name]]
             first = min((2 * g + (sizes[g] > 1) for g in writers), default=0)
             last = max(2 * group[i] + 1 for i in self._readers[name])
-            items[name] = _Item(rows[name] * width * channels, int(first), last)
+            items[name] = Item(rows[name] * width * channels, int(first), last)
         shared: dict = {}  # stages of a group decode, and compute a row, one after the other
         for i in span:
             stage, alone, time = self.stages[i], sizes[group[i]] == 1, 2 * group[i]
             if stage.length:
                 filters = stage.block if alone else stage.node.shape[-1]
-                items[i, "weights"] = _Item(filters * stage.length, time, time + 1)
-                scratch = shared.setdefault((time, "scratch"), _Item(0, time, time + bool(alone)))
+                items[i, "weights"] = Item(filters * stage.length, time, time + 1)
+                scratch = shared.setdefault((time, "scratch"), Item(0, time, time + bool(alone)))
                 scratch.size = max(scratch.size, _END_BYTES * self._values[stage.node.name])
-                patch = shared.setdefault((time, "patch"), _Item(0, time + (not alone), time + 1))
+                patch = shared.setdefault((time, "patch"), Item(0, time + (not alone), time + 1))
                 patch.size = max(patch.size, stage.length * (4 if stage.kind == LAST_DENSE else 1))
                 items[i, "scratch"], items[i, "patch"] = scratch, patch
         self._alias(items, rows, group)
@@ -204,12 +209,19 @@ class MemoryPlan:
                     break
 
 
-def _allocate(items: Iterable[_Item]) -> int:
+def _most(items: Iterable[Item], group: int) -> int:
+    """Returns the bytes that are needed at most while a group decodes and computes."""
+    unique = {id(item): item for item in items}.values()
+    times = 2 * group, 2 * group + 1
+    return max(sum(x.size for x in unique if x.first <= time <= x.last) for time in times)
+
+
+def _allocate(items: Iterable[Item]) -> int:
     """Gives each item the lowest place that is free while it is needed; returns the bytes of all.
 
     The largest come first, as in TensorFlow Lite Micro's greedy memory planner.
     """
-    placed: list[_Item] = []
+    placed: list[Item] = []
     unique = list({id(item): item for item in items}.values())
     for item in sorted(unique, key=lambda item: -item.size):
         item.place = 0

@@ -59,6 +59,12 @@ class Form(NamedTuple):
         return (expected + half >> self.step).clip(0, len(self.shares) - 1)
 
 
+def most_in_tables(shape: Shape) -> int:
+    """Returns the most values that the tables of a kernel can have, all together."""
+    weights, one_position = math.prod(shape), math.prod(shape[:-2]) == 1
+    return min(weights, 255) * (1 if one_position else _TABLES[-1])
+
+
 def _expected(found: np.ndarray, plane: int, width: int) -> np.ndarray:
     """Returns twice the sum of the neighbours left and above, less the one between, [..., inputs].
 
