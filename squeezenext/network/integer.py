@@ -221,7 +221,8 @@ def floats(network: IntegerNetwork, images: Images) -> dict[str, np.ndarray]:
         layer, source = network.layers[node.name], graph[node.inputs[0]]
         stored = source.inputs[0] if source.op == "global_pool" else source.name
         zero = network.scales[stored].zero if node.op == "conv" else 0
-        kernel, unit = layer.kernel.astype(np.float64), _unit(network, node)
+        # In C's order: another order of the sums would change the last bit, and a file with it.
+        kernel, unit = layer.kernel.astype(np.float64, order="C"), _unit(network, node)
         bias = (layer.offsets + zero * kernel.sum((0, 1, 2))) * unit
         kernel = kernel * unit / _input_scale(network, node)
         if source.name == graph.nodes[0].name:
