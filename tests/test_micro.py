@@ -138,6 +138,17 @@ def test_forged_counts_are_refused(program, tmp_path, place, kind, change):
             sqz.decode(data, "forged.sqz")
 
 
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_scale_that_logits_cannot_have_is_refused(program, tmp_path, scale):
+    model, network, images = micro.network("units")
+    data = bytearray(sqz.encode_whole(model, network).data)
+    struct.pack_into("<f", data, sqz._HEAD.size + struct.unpack_from("<I", data, 12)[0] + 12, scale)
+    data = micro.sealed(bytes(data))
+    assert logits(program, tmp_path, data, images)[0] == 5
+    with pytest.raises(InputError, match="damaged"):
+        sqz.decode(data, "forged.sqz")
+
+
 def whole(network, **changes):
     """A network whose first layer has other numbers."""
     name, layer = next(iter(network.layers.items()))

@@ -22,7 +22,7 @@ _BITS = 12  # of a frequency
 _TOTAL = 1 << _BITS
 _LEAST = 1 << 16  # least state; below, a word of 16 bits is read
 _STATE = struct.Struct("<I")
-MAX_STEP = 9
+MAX_STEP = 8
 _TABLES = (1, 3, 5, 7, 9, 11)  # numbers of tables that are tried
 # The frequencies that a byte stands for: four bits of exponent, four below a leading one.
 _SHARES = np.array([b if b < 16 else (16 + b % 16) << b // 16 - 1 for b in range(256)])
@@ -101,7 +101,7 @@ def _choose(values: np.ndarray, symbols: np.ndarray, expected: np.ndarray) -> tu
     joint = np.bincount((expected + _MOST) * len(values) + symbols, minlength=wide * len(values))
     joint = joint.reshape(wide, len(values))
     best, least = None, math.inf
-    steps = range(MAX_STEP) if expected.any() else (0,)
+    steps = range(MAX_STEP + 1) if expected.any() else (0,)
     for tables, step in itertools.product(_TABLES if expected.any() else (1,), steps):
         form = Form(values, np.zeros((tables, len(values) - 1), np.uint8), step)
         counts = np.zeros((tables, len(values)), np.int64)

@@ -1,6 +1,7 @@
 /* See squeezenext.h. docs/micro.md describes the file and the arithmetic. */
 #include "squeezenext.h"
 
+#include <float.h>
 #include <limits.h>
 #include <string.h>
 
@@ -11,7 +12,7 @@
 enum { HEAD = 24, PLAN = 24, BUFFER = 20, STAGE = 44 };  /* bytes */
 enum { CONV, MAX_POOL, ADD, LAST_CONV, LAST_DENSE };     /* kinds of stages */
 enum { RELU = 1, END = 2 };                              /* flags of a stage; END: of its group */
-enum { MAX_STAGES = 8, MAX_FILTER = 50000, MAX_SIDE = 4096, MAX_STEP = 9 };
+enum { MAX_STAGES = 8, MAX_FILTER = 50000, MAX_SIDE = 4096, MAX_STEP = 8 };
 enum { MAX_AREA = 1 << 23 }; /* positions of a map, so that their sum has 31 bits */
 enum { TOTAL_BITS = 12, TOTAL = 1 << TOTAL_BITS, LEAST_STATE = 1 << 16 }; /* of the coder */
 
@@ -284,6 +285,7 @@ static sqz_status read_network(sqz_network *network, const void *file, size_t by
     network->shift = plan[16];
     memcpy(network->border, plan + 17, 3);
     if (network->buffer_count < 1 || network->stage_count < 1 || network->shift > 40 ||
+        !(network->logit_scale > 0.0f && network->logit_scale <= FLT_MAX) ||
         streams < PLAN + network->buffer_count * (uint32_t)BUFFER +
                       network->stage_count * (uint32_t)STAGE) {
         return SQZ_DAMAGED;
