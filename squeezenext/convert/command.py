@@ -3,13 +3,13 @@
   python -m datasets.convert --layout imagenet --source DIR --output DIR/tf-records
   python -m datasets.convert --layout folder --source PHOTOS --output DIR
 
-The output is complete when its manifest.json exists. After an interruption, the same command goes
-on at the next shard; the bytes are those of an uninterrupted run.
+The output is a folder or an address (s3://, gs://), and complete when its manifest.json exists.
+After an interruption, the same command goes on at the next shard; the bytes are those of an
+uninterrupted run.
 """
 
 import contextlib
 import dataclasses
-import functools
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +23,7 @@ from squeezenext.convert import output as outputs
 from squeezenext.convert.listing import Collection
 from squeezenext.convert.options import LAYOUTS, RUNNERS, ConvertOptions
 from squeezenext.convert.pool import Pool, behind
+from squeezenext.convert.uploads import Destination
 from squeezenext.errors import InputError, RunAgain, SomeInputsFailed
 from squeezenext.files import expanded
 from squeezenext.predict.parts import run_in_beam
@@ -31,10 +32,10 @@ from squeezenext.records import dataset, stores
 _MAX_LOGGED = 20  # rejected files
 
 
-@checked()
+@checked("output")
 def convert(
     source: str | Path,
-    output: str | Path,
+    output: str | stores.AnyPath,
     options: ConvertOptions,
     log: cli.Log = lambda text: None,
     table: bool = False,
@@ -48,9 +49,10 @@ def convert(
 
     Raises:
       InputError: the source is wrong, or `output` holds other data.
-      RunAgain: another process writes `output`, or the disk is full.
+      RunAgain: another process writes `output`, the disk is full, or a store does not answer.
     """
-    source, output = expanded(source), expanded(output)
+    source, target = expanded(source), Destination(stores.place(output))
+    place, output = target.place, target.folder
     if not source.exists():
         raise InputError(sources.no_folder(source))
     sources.check_apart(source, output, options)
@@ -58,29 +60,31 @@ def convert(
     with plan.lock_directory(output), commit.swept(output), Pool(workers) as pool:
         collection = sources.collect(source, options, pool, output / commit.SPOOL)
         identity = outputs.identity(collection, options)
-        if not options.overwrite and (done := outputs.finished(output, identity)) is not None:
+        if not options.overwrite and (done := outputs.finished(place, identity)) is not None:
             verify = cli.module_command("datasets.verify")
-            log(f"{output} was finished already; `{verify}` reads its bytes.")
-            made = (output / dataset.MANIFEST).stat().st_mtime_ns
+            log(f"{place} was finished already; `{verify}` reads its bytes.")
+            made = (place / dataset.MANIFEST).stat().st_mtime_ns
             if path := collection.watch.changed_since(made):
                 log(
-                    f"warning: {path} is newer than {output}, which may hold it as it was; to take "
+                    f"warning: {path} is newer than {place}, which may hold it as it was; to take "
                     "the present files, choose another --output, or give --overwrite."
                 )
+            target.clean()  # of what a run left that was killed just before it did this
             return done
         for line in estimate.found_lines(collection) if table else ():
             log(line)
         commit.check_room(output, estimate.remaining_bytes(collection, output, options))
         planned = _begin(collection, source, output, options, identity)
+        target.claim(planned.files, options.overwrite)
         if options.layout == "tfrecord":
             collection, written = tfrecords.adopt_all(
                 collection, source, output, pool, options.show_progress
             )
         else:
-            written = _write_shards(collection, output, options, pool, planned.key)
+            written = _write_shards(collection, target, options, pool, planned.key)
         if collection.watch.changed():
             raise RunAgain(f"{source} changed while it was read; run the same command again.")
-        return outputs.finish(collection, output, options, written, planned)
+        return outputs.finish(collection, target, options, written, planned)
 
 
 def _begin(
@@ -100,17 +104,16 @@ def _begin(
 
 
 def _write_shards(
-    collection: Collection, output: Path, options: ConvertOptions, pool: Pool, plan_key: str
+    collection: Collection, target: Destination, options: ConvertOptions, pool: Pool, plan_key: str
 ) -> dict[str, list[shards.Written]]:
-    names, jobs = zip(*shards.shard_jobs(collection, output, options, plan_key), strict=True)
+    names, jobs = zip(*shards.shard_jobs(collection, target.folder, options, plan_key), strict=True)
     images = sum(len(job.listing.names) for job in jobs)
     size = sum(job.listing.bytes for job in jobs)
     written: dict[str, list[shards.Written]] = {name: [] for name in collection.splits}
     if options.runner == "beam":  # the code below then only checks what the workers wrote
         run_in_beam(plan.write_planned, jobs, options.beam_options)
-    publish = functools.partial(shards.publish, output)
     with progress.throughput("Converting", images, size, options.show_progress) as advance:
-        with contextlib.closing(behind(publish, pool.run(shards.draft, jobs))) as results:
+        with contextlib.closing(behind(target.publish, pool.run(shards.draft, jobs))) as results:
             for name, job, result in zip(names, jobs, results, strict=True):
                 written[name].append(result)
                 advance(len(job.listing.names), job.listing.bytes)
@@ -158,7 +161,7 @@ def _flags() -> flags.FlagValues:
         "Folder of the archives, or of the images; or a zip, tar or CSV file.",
         **text,
     )
-    flags.DEFINE_string("output", None, "Data directory to write.", **text)
+    flags.DEFINE_string("output", None, "Data directory to write; s3:// and gs://, too.", **text)
     flags.DEFINE_integer("seed", 0, "Seed of the order of examples and of the split.", **text)
     flags.DEFINE_bool("partial", False, "Accept a part of ImageNet.", **text)
     validation = "Share of each class for validation, if the source has no such split."
@@ -198,12 +201,15 @@ def _command(values: flags.FlagValues, positional: list[str]) -> None:
     cli.require_flags(values, ("layout", "source", "output"))
     fields = (field.name for field in dataclasses.fields(ConvertOptions))
     options = ConvertOptions(**{name: values[name].value for name in fields if name in values})
-    place, output = values["source"].value, Path(values["output"].value)
+    place, output = values["source"].value, stores.place(values["output"].value)
     folder = stores.copies_folder() / "sources"
+    outer, inner = sorted((f"{place}/", f"{output}/"))
     stored = place.startswith(stores.SCHEMES)
+    if stored and inner.startswith(outer):
+        raise InputError(f"--output {output} and --source {place} overlap; choose another output.")
     source = sources.downloaded(place, folder) if stored else Path(place)
     if values["dry_run"].value:
-        estimated = estimate.estimate_conversion(source, output, options)
+        estimated = estimate.estimate_conversion(source, Destination(output).folder, options)
         cli.say(*estimated.lines(options.workers or cli.cores()))
     else:
         log_outcome(convert(source, output, options, cli.log))
@@ -213,5 +219,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     if argv is None:  # the program itself, not a function of another one
         signal.signal(signal.SIGTERM, cli.interrupt)  # as batch systems send it
-    at = ("source",)
+    at = ("source", "output")
     return cli.run(_command, _flags(), __doc__, argv, positional=True, resumes=True, addresses=at)

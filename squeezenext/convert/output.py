@@ -11,7 +11,6 @@ import hashlib
 import io
 import itertools
 import json
-import shutil
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,8 +23,9 @@ from squeezenext.convert import commit, imagenet_archives, plan
 from squeezenext.convert.listing import Collection, Fault
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.convert.shards import Written
+from squeezenext.convert.uploads import Destination
 from squeezenext.errors import InputError
-from squeezenext.records import dataset, example, tfrecord
+from squeezenext.records import dataset, example, stores, tfrecord
 
 MAX_COMPARED = 1_000  # pairs of possible duplicates; comparing a pair takes two reads
 MAX_ROWS = 10_000  # rows of a list in the manifest; "omitted" counts the others
@@ -62,7 +62,7 @@ def fingerprint(collection: Collection, options: ConvertOptions) -> str:
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
-def finished(output: Path, expected: str) -> dataset.Manifest | None:
+def finished(output: stores.AnyPath, expected: str) -> dataset.Manifest | None:
     """Returns the manifest of the conversion whose `identity` is expected, None without a manifest.
 
     Raises:
@@ -78,14 +78,12 @@ def finished(output: Path, expected: str) -> dataset.Manifest | None:
             "another --output, or give --overwrite."
         )
     dataset.check_shards(manifest)
-    for left_over in (commit.WORK, commit.SPOOL):  # killed just before their own removal
-        shutil.rmtree(output / left_over, ignore_errors=True)
     return manifest
 
 
 def finish(
     collection: Collection,
-    output: Path,
+    target: Destination,
     options: ConvertOptions,
     written: dict[str, list[Written]],
     planned: plan.ConversionPlan,
@@ -94,8 +92,9 @@ def finish(
 
     Raises:
       InputError: a split has no usable image.
-      RunAgain: the disk is full.
+      RunAgain: the disk is full, or the store does not answer.
     """
+    output = target.folder
     for name, results in written.items():
         if not sum(result.examples for result in results):
             example = next((f": {x.file} {x.reason}, for one" for x in collection.rejected), "")
@@ -110,9 +109,9 @@ def finish(
                 file.write(f"{number}:{label.text}\n".encode())
     _write_lists(output, collection.classes, written, document["rgb_mean"])
     commit.write_document(output / dataset.MANIFEST, document, output / commit.WORK)
-    shutil.rmtree(output / commit.WORK)
-    shutil.rmtree(output / commit.SPOOL, ignore_errors=True)
-    return dataset.load_manifest(output)
+    target.finish(planned.files, options.show_progress)
+    target.clean()
+    return dataset.load_manifest(target.place)
 
 
 def _split(output: Path, name: str, results: list[Written]) -> dict:

@@ -24,7 +24,7 @@ from squeezenext.convert import commit, shards
 from squeezenext.convert.listing import Collection
 from squeezenext.convert.options import ConvertOptions
 from squeezenext.errors import InputError, RunAgain
-from squeezenext.records import dataset
+from squeezenext.records import dataset, stores
 
 LABELS, CATEGORIES, MEAN = "labels.txt", "categories.csv", "rgb_val.json"
 LISTS = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}
@@ -157,14 +157,14 @@ def clear(output: Path, plan: ConversionPlan, kept: frozenset[str] = frozenset()
     Arguments as for `begin`.
     """
     work = output / commit.WORK
-    doomed = sorted({*_finished(output), *_unfinished(work), *plan.files} - kept)
+    doomed = sorted({*finished_files(output), *_unfinished(work), *plan.files} - kept)
     _write_plan(work, ConversionPlan("", "", tuple(doomed)))
     _remove(output, [dataset.MANIFEST])
     _remove(output, doomed)
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _finished(output: Path) -> list[str]:
+def finished_files(output: stores.AnyPath) -> list[str]:
     """Returns the files of a finished data set, as far as known if its manifest is damaged."""
     names = [path.name for path in output.iterdir() if _SHARD.fullmatch(path.name)]
     if (output / dataset.MANIFEST).exists():

@@ -1,9 +1,10 @@
-"""Data at addresses of a store (s3://, gs://, https://), read by ranges through fsspec.
+"""Data at addresses of a store (s3://, gs://, https://) through fsspec, read by ranges.
 
 What cannot be read just now is asked for again, with growing waits; then the command ends with exit
 code 75. Credentials come from the environment, as fsspec's packages take them; nothing keeps them.
 """
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -14,7 +15,7 @@ import shutil
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,14 +38,18 @@ _TOGETHER = 64  # requests under way at once
 _READ_BYTES = 8 << 20  # of a file that is read from its beginning to its end
 _WAITS = (1, 2, 4, 8, 16)  # seconds before each further attempt
 # botocore's default is 10 connections.
-_OPTIONS: dict[str, dict] = {"s3": {"config_kwargs": {"max_pool_connections": _TOGETHER}}}
+# A checksum of what is written: botocore sends one, which S3 checks; gcsfs must be told to.
+_OPTIONS: dict[str, dict] = {
+    "s3": {"config_kwargs": {"max_pool_connections": _TOGETHER}},
+    "gs": {"consistency": "md5"},
+}
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError")
 _threads = ThreadPoolExecutor(_TOGETHER, "stores")
 
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """The address of a file or folder in a store, with the methods of `Path` that readers use.
+    """The address of a file or folder in a store, with the methods of `Path` that are used.
 
     Those that ask the store raise as `ranges`.
     """
@@ -68,9 +73,25 @@ class Address:
         return Address(self.text.rpartition("/")[0])
 
     def stat(self) -> os.stat_result:
-        """Returns the size of a file, and 0 in all other fields."""
-        size = _asked(self, lambda system: int(system.info(self.text)["size"]))
-        return os.stat_result([0] * 6 + [size] + [0] * 3)
+        """Returns the size of a file and the time of its last change, and 0 in all other fields."""
+        info = _asked(self, lambda system: system.info(self.text))
+        changed = info.get("LastModified") or info.get("mtime") or info.get("created")
+        times = {"st_mtime_ns": int(changed.timestamp() * 1e9) if changed else 0}
+        return os.stat_result([0] * 6 + [int(info["size"])] + [0] * 3, times)
+
+    def exists(self) -> bool:
+        """Returns whether the store has such a file."""
+        return isinstance(sizes_of([self])[0], int)
+
+    def iterdir(self) -> Iterator["Address"]:
+        """Yields the files of a folder."""
+        for name in _asked(self, lambda system: system.find(self.text, maxdepth=1)):
+            yield self / name.rpartition("/")[2]
+
+    def unlink(self) -> None:
+        """Removes a file, if there is one."""
+        with contextlib.suppress(FileNotFoundError):
+            _asked(self, lambda system: system.rm_file(self.text))
 
     def read_bytes(self) -> bytes:
         """Returns the content; InputError if it has more than `files.MAX_BYTES`."""
@@ -200,6 +221,20 @@ def sizes_of(paths: Sequence[AnyPath]) -> list[int | OSError]:
 
     stored = any(isinstance(path, Address) for path in paths)
     return [*(_threads.map(size, paths) if stored else map(size, paths))]
+
+
+def upload(path: Path, file: Address) -> None:
+    """Copies a local file to a store; raises as `ranges`, and InputError without the bucket."""
+
+    def send(system: Any) -> None:
+        system.put_file(str(path), file.text)
+        if (size := int(system.info(file.text)["size"])) != path.stat().st_size:
+            raise OSError(f"{size} bytes arrived of {path.stat().st_size}")
+
+    try:
+        _asked(file, send)
+    except FileNotFoundError as error:
+        raise InputError(f"{file} cannot be written; there is no such bucket.") from error
 
 
 def copied(text: str, folder: Path) -> Path:
