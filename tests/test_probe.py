@@ -91,7 +91,8 @@ def clusters(counts: tuple[int, ...]) -> Examples:
     return Examples(values.astype(np.float32), labels)
 
 
-def test_adjusted_logits_name_no_class_for_its_frequency():
+def test_adjusted_logits_name_no_class_for_its_frequency(monkeypatch):
+    monkeypatch.setattr(probe, "ADJUSTMENT", 1.0)  # enough for features as few as these
     train, even = clusters((200, 20)), clusters((500, 500))
 
     def recall(adjusted: bool) -> np.ndarray:
@@ -101,6 +102,27 @@ def test_adjusted_logits_name_no_class_for_its_frequency():
 
     assert recall(False)[0] - recall(False)[1] > 0.25
     assert abs(np.subtract(*recall(True))) < 0.2 and recall(True).mean() > recall(False).mean()
+
+
+def test_the_adjustment_is_stronger_than_the_frequencies():
+    """It fails with strength 1, which left too much of the larger classes on photographs."""
+    train = clusters((200, 20))
+    bias = [probe.fit_classifier(train, 2, adjusted=adjusted)[1] for adjusted in (False, True)]
+    np.testing.assert_allclose(np.diff(bias[1] - bias[0]), 1.25 * np.log(10), rtol=1e-4)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_each_class_counts_as_much_in_a_balanced_loss(monkeypatch, made, balanced):
+    found, _, preview, _ = made
+    labels = np.array([0] * 8 + [2] * 2)
+    logits = np.array([[2.0, 0, 1]] * 7 + [[0.0, 1, 1]] + [[1.0, 0, 0], [0, 0, 1]], np.float32)
+    monkeypatch.setattr(probe, "viewed", lambda *_: (logits, labels))
+    monkeypatch.setattr(probe.metrics, "fit_temperature", lambda *_: 1.0)
+    scores = probe.scores(preview, found.splits["train"], 10, balanced=balanced)
+    each = np.log(np.exp(logits).sum(1)) - logits[range(10), labels]
+    wanted = (each[:8].mean() + each[8:].mean()) / 2 if balanced else each.mean()
+    assert scores["fitted_loss"] == pytest.approx(wanted)
+    assert scores["loss"] == pytest.approx(each.mean())
 
 
 @pytest.mark.parametrize("counts", [(20, 20), (20, 20, 20)])

@@ -64,7 +64,9 @@ def chosen(monkeypatch, wanted: int, choices: int) -> None:
     losses = iter([1.0 - (number == wanted) for number in range(choices)])
     scores = probe.scores
     monkeypatch.setattr(
-        probe, "scores", lambda *given: scores(*given) | {"fitted_loss": next(losses)}
+        probe,
+        "scores",
+        lambda *given, balanced: scores(*given) | {"fitted_loss": next(losses)},
     )
 
 
@@ -96,6 +98,24 @@ def test_the_better_weights_or_their_mean_are_kept(made, tmp_path, monkeypatch, 
     (model_dir / "final.json").write_text(json.dumps(damaged))
     assert selection.done(model_dir) is None
     assert not (model_dir / ".selection").exists()
+
+
+@pytest.mark.parametrize("kind", ["none", "adjusted"])
+def test_uneven_classes_are_selected_for_as_they_were_trained(made, tmp_path, monkeypatch, kind):
+    validation, preview = made
+    model_dir, asked, scores = tmp_path / "run", set(), probe.scores
+    a_run(model_dir, preview)
+    config, classes = model_directory.read(model_dir)
+    training = dataclasses.replace(config.training, class_weights=kind)
+    model_directory.write(model_dir, dataclasses.replace(config, training=training), classes)
+
+    def watched(*given, balanced):
+        asked.add(balanced)
+        return scores(*given, balanced=balanced)
+
+    monkeypatch.setattr(probe, "scores", watched)
+    selection.select(model_dir, preview, validation, resizable=False)
+    assert asked == {kind == "adjusted"}
 
 
 def test_the_largest_square_is_kept_where_it_is_better(made, tmp_path, monkeypatch):

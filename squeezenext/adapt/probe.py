@@ -39,6 +39,11 @@ C = 0.1
 # Caffe and of PyTorch. Ants and bees: 0.91 and 0.93 on the validation images; clothes, 20 a class:
 # 0.73 and 0.63 on the test images.
 AUTO, CANDIDATES = "auto", ("squeezenet_v1_1", "squeezenet_v1_1_torchvision")
+# Strength of the adjustment for uneven classes. Balanced accuracy on the photographs that were not
+# trained on, mean of ten draws, at 1, 1.25 and 1.5: 160 long sleeves and 16 of dresses and hats
+# 0.867, 0.880, 0.884; 160 and 8 of each 0.790, 0.833, 0.845; 160 shirts and 16 each of shoes and
+# shorts 0.921, 0.930, 0.933; five classes of 160 and 16 of each other 0.868, 0.870, 0.867.
+ADJUSTMENT = 1.25
 LEAST_SHARE = 0.2  # a channel is divided by this share of the channels' mean deviation at least
 
 
@@ -186,7 +191,8 @@ def fit_classifier(
       train: features and classes.
       classes: number of classes.
       biased: False for a classifier without biases, whose features are scaled alone.
-      adjusted: take the log frequencies of the classes out of the biases (arXiv:2007.07314).
+      adjusted: take `ADJUSTMENT` times the log frequencies of the classes out of the biases
+        (arXiv:2007.07314).
 
     Returns:
       The classifier of features as they are: kernel [channels, classes] and bias [classes],
@@ -207,24 +213,30 @@ def fit_classifier(
         rows, offsets = np.concatenate([-rows, rows]) / 2, np.concatenate([-offsets, offsets]) / 2
     offsets = offsets - rows @ mean
     if adjusted:
-        offsets -= np.log(np.bincount(train.labels)[fitted.classes_] / len(train.labels))
+        shares = np.bincount(train.labels)[fitted.classes_] / len(train.labels)
+        offsets -= ADJUSTMENT * np.log(shares)
     lowest = min(0.0, (train.values @ rows.T + offsets).min())
     kernel, bias = np.zeros((rows.shape[1], classes), np.float32), np.zeros(classes, np.float32)
     kernel[:, fitted.classes_], bias[fitted.classes_] = rows.T, offsets - lowest
     return kernel, bias * np.float32(biased)
 
 
-def scores(model: Path, split: Split, most: int) -> dict[str, float]:
-    """Returns top1, top5 and loss of up to `most` images, and the loss at the best temperature."""
+def scores(model: Path, split: Split, most: int, *, balanced: bool = False) -> dict[str, float]:
+    """Returns top1, top5 and loss of up to `most` images, and the loss at the best temperature.
+
+    The latter, `fitted_loss`, is the mean over the images, or if `balanced` over the classes.
+    """
     predictor = Predictor(model)
     logits, labels = viewed(predictor, split, most, lambda view: view.logits)
     better = (logits > logits[np.arange(len(labels)), labels][:, None]).sum(1)
     temperature = np.float32(metrics.fit_temperature(logits, labels))
+    fitted = metrics.cross_entropy(logits / temperature, labels)
+    groups = [fitted[labels == one] for one in np.unique(labels)] if balanced else [fitted]
     return {
         "top1": float((better < 1).mean()),
         "top5": float((better < 5).mean()),
         "loss": float(metrics.cross_entropy(logits, labels).mean()),
-        "fitted_loss": float(metrics.cross_entropy(logits / temperature, labels).mean()),
+        "fitted_loss": float(np.mean([group.mean() for group in groups])),
     }
 
 

@@ -82,7 +82,8 @@ def done(model_dir: Path) -> str | None:
 def select(model_dir: Path, preview: Path, validation: Split, *, resizable: bool) -> Selection:
     """Leaves the best weights and images in a model directory.
 
-    The cross-entropy of the validation images decides, at the best temperature of each choice.
+    The cross-entropy of the validation images decides, at the best temperature of each choice; its
+    mean over the classes, where the network was trained as if they were even.
 
     Args:
       model_dir: a finished run that began with `preview` and is not `done`.
@@ -94,12 +95,12 @@ def select(model_dir: Path, preview: Path, validation: Split, *, resizable: bool
     final = model_directory.read_json(model_dir / model_directory.FINAL)
     state, meta = checkpoint.load(model_dir / model_directory.CHECKPOINTS, final["step"])
     trained, start = checkpoint.evaluated(state), loading.variables(preview)
-    draft = model_dir / ".selection"
+    draft, uneven = model_dir / ".selection", config.training.class_weights == "adjusted"
 
     def scores(config: Config, arrays: dict[str, np.ndarray]) -> dict[str, float]:
         shutil.rmtree(draft, ignore_errors=True)
         probe.write(draft, config, classes, arrays, {})
-        return probe.scores(draft, validation, validation.examples)
+        return probe.scores(draft, validation, validation.examples, balanced=uneven)
 
     mixed = {x: {n: x * start[n] + (1 - x) * trained[n] for n in trained} for x in SHARES}
     of_shares = {x: scores(config, arrays) for x, arrays in mixed.items()}
