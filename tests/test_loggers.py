@@ -1,5 +1,6 @@
 """Tests for `train/loggers.py`, with the real libraries where they are installed."""
 
+import functools
 import json
 import sys
 
@@ -51,7 +52,8 @@ def test_all_is_held_back_until_the_commit_and_shown_once():
     assert one.told == [(1, {"a": 1.0}), "flush", "flush"]
 
 
-def test_a_logger_that_fails_is_told_once_and_neither_ends_the_run_nor_another(warned):
+def test_a_logger_that_fails_is_told_once_and_neither_ends_the_run_nor_another(monkeypatch, warned):
+    monkeypatch.setattr(loggers.time, "monotonic", lambda: 0.0)  # it fails at once
     one, two = Recorder(), Recorder()
     board, one.full = loggers.Board([one, two]), True
     for step in (1, 2):
@@ -68,12 +70,65 @@ def test_a_logger_that_fails_is_told_once_and_neither_ends_the_run_nor_another(w
     assert one.closed and two.closed
 
 
+def test_a_password_is_left_out_of_the_warning(warned):
+    one = Recorder()
+    one.flush = functools.partial(exec, "raise OSError('No http://me:hun@ter2@host/api/runs')")
+    loggers.Board([one]).commit(1)
+    [text] = warned
+    assert "hun" not in text and "ter2" not in text and "http://host/api/runs" in text
+
+
+def test_refused_points_do_not_hold_up_later_ones(warned):
+    one = Recorder()
+    one.histogram = lambda step, name, values: int("too long")
+    board = loggers.Board([one])
+    board.histogram(1, "a", [2])
+    board.curves(2, {"a": 1.0})
+    board.commit(2)
+    assert one.told == [(2, {"a": 1.0}), "flush"] and len(warned) == 1
+
+
+def test_a_server_that_fails_slowly_is_left_alone_for_a_while(monkeypatch, warned):
+    one, clock = Recorder(), [0.0]
+    monkeypatch.setattr(loggers.time, "monotonic", lambda: clock[0])
+    board, tries = loggers.Board([one]), []
+
+    def slow():
+        tries.append(clock[0])
+        clock[0] += 9
+        raise OSError("No answer.")
+
+    one.flush = slow
+    for clock[0] in (0, 10, 188, 190):
+        board.commit(1)
+    assert tries == [0, 190]
+    board.commit(1, must=True)
+    assert tries == [0, 190, 199]
+
+
+def test_names_of_mlflow_stay_different_and_short_enough():
+    names = ["class/a:b", "class/a?b", "class/a_x3a_b", "a_b", "\x03x3a_", "_x3:", "é b.c-d"]
+    names += ["a" * 300, "a" * 301, "a" * 250]
+    made = [loggers._metric_name(name) for name in names]
+    assert len(set(made)) == len(names) and max(map(len, made)) == 250
+    assert made[0] == "class/a_x3a_b" and made[3] == "a_b" and made[6] == "é b.c-d"
+
+
+@pytest.mark.parametrize("sign", "?#%")
+def test_mlflow_refuses_a_folder_whose_name_it_would_misread(tmp_path, monkeypatch, sign):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(InputError, match="must have no"):
+        loggers.MLflow(tmp_path / f"a{sign}b", tiny.SQUEEZENEXT)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
+    loggers.MLflow(tmp_path / f"a{sign}b", tiny.SQUEEZENEXT)
+
+
 def twice(name, folder):
     """Logs two points, and one more after a resume."""
     for steps in ((1, 2), (3,)):
         board = loggers.Board([loggers.LOGGERS[name](folder, tiny.SQUEEZENEXT)])
         for step in steps:
-            board.curves(step, {"train/loss": 1.0 / step, "class/a:b é": 0.5})
+            board.curves(step, {"train/loss": 1.0 / step, "class/a:b é": 0.5, "a" * 300: 1})
         board.commit(steps[-1])
         board.close()
 

@@ -397,6 +397,28 @@ def test_a_further_logger_gets_the_curves_of_a_resumed_run_once(start, tmp_path,
     assert ("validation/top1" in {name for _, name in told}) and len(told) == len(set(told))
 
 
+def test_the_end_of_a_run_shows_what_a_logger_could_not(start, tmp_path, monkeypatch):
+    shown = []
+
+    class Recorder:
+        name = "The recorder"
+        flush = close = lambda self: None
+
+        def __init__(self, model_dir, config):
+            self.down = True
+
+        def curves(self, step, values):
+            if self.down:
+                self.down = False
+                raise OSError("No answer.")
+            shown.append(step)
+
+    monkeypatch.setattr(loggers, "PAUSE", 1e12)
+    monkeypatch.setitem(loggers.LOGGERS, "mlflow", Recorder)
+    start(tmp_path / "run", log_to=["mlflow"]).run()
+    assert shown[-1] == 10 and shown == sorted(shown)
+
+
 @pytest.mark.parametrize(
     "row",
     [b"a,b,c,7,e,f,g", b"\xff\xfe,5", b"1,\xc2\xb2", b"1,6" + b",x" * 30, b"1," + b"9" * 5000],

@@ -266,7 +266,7 @@ class Checkpoints:
             self._next = time.monotonic() + RETRY_SECONDS
             return False
         if self._history:
-            self._history.board.commit(step)
+            self._history.board.commit(step, must)
         return True
 
     def last(self) -> str:
