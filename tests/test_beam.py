@@ -41,11 +41,22 @@ def test_a_failing_element_fails_the_run(photos, tmp_path, monkeypatch):
     with pytest.raises(RunAgain, match="pipeline failed .*worker lost.*run the same"):
         convert(photos, tmp_path / "out", **OPTIONS, runner="beam")
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["apache_beam"], "Pipeline", silent)
+        patch.setattr(sys.modules["apache_beam"], "Reshuffle", silent)
         with pytest.raises(RunAgain, match="pipeline failed .RuntimeError.; run the same"):
             convert(photos, tmp_path / "out", **OPTIONS, runner="beam")
     monkeypatch.undo()
     convert(photos, tmp_path / "out", **OPTIONS, runner="beam")
+
+
+@pytest.mark.parametrize(("option", "why"), [
+    ("--direct_num_workers=many", "argument --direct_num_workers: invalid int value: 'many'"),
+    ("--runner=Absent", "Absent"),
+])  # fmt: skip
+def test_a_wrong_option_is_a_wrong_input(capfd, option, why):
+    pytest.importorskip("apache_beam")
+    with pytest.raises(InputError, match=f"--beam_options are wrong .*{why}"):
+        parts.run_in_beam(len, ["job"], [option])
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_shard_that_is_written_twice_is_the_same(photos, tmp_path):

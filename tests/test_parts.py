@@ -54,7 +54,7 @@ def test_the_files_hold_what_one_run_prints(photos, model, tmp_path, capsys):
     assert list(written) == [f"part-0000{number}-of-00003.jsonl" for number in range(3)]
     assert [text.count("\n") for text in written.values()] == [3, 3, 2]
     assert "".join(written.values()) == printed(photos, model, capsys)
-    assert {path.name for path in out.iterdir()} == {*written, parts.PLAN}
+    assert {path.name for path in out.iterdir()} == {*written, parts.PLAN, parts.LOCK}
 
 
 def test_a_second_run_writes_what_the_first_has_not(photos, model, tmp_path, capsys, monkeypatch):
@@ -77,7 +77,7 @@ def test_a_second_run_writes_what_the_first_has_not(photos, model, tmp_path, cap
     assert run(*arguments) == run(*arguments) == 1  # the errors of earlier runs count
     assert (out / first).stat().st_mtime_ns == stamp
     assert "".join(read(out).values()) == printed(photos, model, capsys)
-    assert not list(out.glob(".*"))
+    assert [path.name for path in out.glob(".*")] == [parts.LOCK]
 
 
 def test_answers_of_two_lists_models_or_choices_never_mix(photos, model, tmp_path):
@@ -94,7 +94,29 @@ def test_answers_of_two_lists_models_or_choices_never_mix(photos, model, tmp_pat
         predict_to_folder([str(photos)], model, out)
     with pytest.raises(InputError, match="holds something else .checkpoints.; choose another"):
         predict_to_folder([str(photos)], model, other)
-    assert read(out) == before
+    photos.write_text(photos.read_text().removesuffix("\nmore.jpg\n"))
+    (out / parts.PLAN).unlink()
+    with pytest.raises(InputError, match="choose another folder"):
+        predict_to_folder([str(photos)], model, out, top_k=1)
+    assert read(out) == before and not (out / parts.PLAN).exists()
+
+
+def test_a_folder_has_one_command_at_a_time(photos, model, tmp_path, monkeypatch, capsys):
+    out, write = tmp_path / "answers", parts.write
+    arguments = (photos, "--model_dir", model, "--output", out)
+
+    def second(part, threads):
+        write(part, threads)
+        unfinished = out / f".{part.path.name}.tmp-0.jsonl"  # by the first command
+        unfinished.touch()
+        with monkeypatch.context() as patch:
+            patch.setattr(parts, "write", write)
+            assert run(*arguments) == 75
+        assert f"Another process writes into {out}" in capsys.readouterr().err
+        assert unfinished.exists()
+
+    monkeypatch.setattr(parts, "write", second)
+    assert run(*arguments) == 1
 
 
 def test_a_worker_that_outlives_its_command_writes_nothing(photos, model, tmp_path, monkeypatch):
@@ -108,7 +130,7 @@ def test_a_worker_that_outlives_its_command_writes_nothing(photos, model, tmp_pa
     before = read(out)
     with pytest.raises(RunAgain, match="answers is no longer written by this command"):
         parts.write(late[0])
-    assert read(out) == before and not list(out.glob(".*"))
+    assert read(out) == before and not list(out.glob(".part-*"))
 
 
 @pytest.mark.parametrize(

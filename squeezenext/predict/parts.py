@@ -8,12 +8,15 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
+import filelock
 
 from squeezenext import files
 from squeezenext.arguments import checked
@@ -25,6 +28,7 @@ from squeezenext.predict.predictor import Predictor
 
 Job = TypeVar("Job")
 FORMATS, RUNNERS = ("jsonl", "parquet"), ("local", "beam")
+LOCK = ".predict.lock"
 PLAN = "_predict.json"  # readers of a folder of Parquet files skip names that begin with "_"
 _MAKING = threading.Lock()
 
@@ -73,7 +77,8 @@ def predict_to_folder(
     Raises:
       InputError: there is no such model or image, `output` holds something else, or a package is
         missing.
-      RunAgain: the Beam pipeline failed; finished files are kept.
+      RunAgain: another process writes into `output`, or the Beam pipeline failed; finished files
+        are kept.
     """
     for flag, value, known in (("format", format, FORMATS), ("runner", runner, RUNNERS)):
         if value not in known:
@@ -87,15 +92,16 @@ def predict_to_folder(
     listed = hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass")).hexdigest()
     plan = choice | {"images_sha256": listed, "model_sha256": _model_sha256(model)}
     output = Path(os.path.abspath(files.expanded(output)))
-    _begin(output, plan)
-    parts = _parts(names, output, str(model), allow_url, plan)
-    missing = [part for part in parts if not part.path.exists()]
-    if runner == "beam" and missing:
-        run_in_beam(write, missing, beam_options)
-    else:
-        _write_here(missing, len(names))
-    for left in output.glob(".part-*.tmp-*"):  # by a process that was killed
-        left.unlink(missing_ok=True)
+    with _locked(output):
+        _begin(output, plan)
+        parts = _parts(names, output, str(model), allow_url, plan)
+        missing = [part for part in parts if not part.path.exists()]
+        if runner == "beam" and missing:
+            run_in_beam(write, missing, beam_options)
+        else:
+            _write_here(missing, len(names))
+        for left in output.glob(".part-*.tmp-*"):  # by a process that was killed
+            left.unlink(missing_ok=True)
     log(f"{output}: {plural(len(names), 'image')} in {plural(len(parts), 'file')}.")
     return sum(_errors(part.path) for part in parts)
 
@@ -107,11 +113,25 @@ def _model_sha256(model: str | Path) -> str:
     return hashlib.sha256(loading.litert(loaded) + described.encode()).hexdigest()
 
 
-def _begin(output: Path, plan: dict[str, Any]) -> None:
-    """Makes the folder and its plan; InputError if it holds another plan's answers or files."""
-    check_folder("output", output, PLAN, *(f"part-*-of-*.{ending}" for ending in FORMATS))
+@contextlib.contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """Makes the folder, if it may be ours, and locks it; RunAgain if another process has it."""
+    names = [f"part-*-of-*.{ending}" for ending in FORMATS]
+    check_folder("output", output, PLAN, *names)
     files.make_own_folder(output)
-    if not os.path.lexists(output / PLAN):
+    os.close(files.open_own(output / LOCK))  # filelock would empty what a link leads to
+    try:
+        with filelock.FileLock(output / LOCK, timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise RunAgain(
+            f"Another process writes into {output}, which holds {LOCK}; wait or stop it."
+        ) from error
+
+
+def _begin(output: Path, plan: dict[str, Any]) -> None:
+    """Writes the folder's plan; InputError if the folder holds answers of another one."""
+    if not os.path.lexists(output / PLAN) and not any(output.glob("part-*")):
         files.write_json(output / PLAN, plan)
     elif not _is_of(output, plan):
         raise InputError(
@@ -224,7 +244,14 @@ def run_in_beam(
         import apache_beam
         from apache_beam.options.pipeline_options import PipelineOptions
     try:
-        pipeline = apache_beam.Pipeline(options=PipelineOptions(list(options)))
+        with contextlib.redirect_stderr(io.StringIO()) as usage:  # which argparse prints and exits
+            chosen = PipelineOptions(list(options))
+            chosen.get_all_options()  # else a wrong value is found only when the pipeline runs
+        pipeline = apache_beam.Pipeline(options=chosen)
+    except (SystemExit, Exception) as error:
+        why = (usage.getvalue().strip() or str(error) or type(error).__name__).splitlines()[-1]
+        raise InputError(f"--beam_options are wrong ({why}).") from error
+    try:
         with _cancelled(pipeline), pipeline:
             (
                 pipeline
