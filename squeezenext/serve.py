@@ -186,14 +186,16 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._watch(self)
+        self._limit = self.loop.call_later(self.timeout_keep_alive, self._end_if_idle)
 
-    def _watch(self, before: object) -> None:
-        idle = self.cycle is None or self.cycle.response_complete
-        if idle and self.cycle is before:
+    def on_response_complete(self) -> None:
+        self._limit.cancel()
+        self._limit = self.loop.call_later(self.timeout_keep_alive, self._end_if_idle)
+        super().on_response_complete()
+
+    def _end_if_idle(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
             self.transport.abort()
-        elif not self.transport.is_closing():
-            self.loop.call_later(self.timeout_keep_alive, self._watch, self.cycle)
 
 
 def _listen(host: str, port: int) -> socket.socket:

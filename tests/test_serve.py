@@ -10,10 +10,13 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import pytest
 from PIL import Image
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from squeezenext import serve
 from squeezenext.predict import main as predict_main
@@ -199,6 +202,41 @@ def test_slow_clients_hold_no_thread_and_are_ended(model):
         assert ask(port, tiny.jpeg(0, 1))[0] == 200
 
 
+def test_a_connection_is_idle_from_its_last_answer_on(model):
+    """By a clock of its own: an answer just before an earlier limit begins a new one."""
+    server = serve.Service(Predictor(model), 1, 50_000, 10).server()
+    server.config.load()
+    clock, transport = mock.Mock(), mock.Mock()
+    transport.is_closing.return_value = False
+    connection = serve._Connection(server.config, server.server_state, {}, _loop=clock)
+    due = {}
+
+    def call_later(seconds, function, *arguments):
+        timer = mock.Mock(cancel=lambda: due.pop(timer, None))
+        due[timer] = now + seconds, lambda: function(*arguments)
+        return timer
+
+    def at_time(new):
+        nonlocal now
+        for timer in [timer for timer in due if due[timer][0] <= new]:
+            now, work = due.pop(timer)
+            work()
+        now = new
+
+    now, clock.call_later = 0, call_later
+    connection.connection_made(transport)
+    at_time(5)
+    connection.cycle = types.SimpleNamespace(response_complete=False)
+    at_time(19)
+    connection.cycle.response_complete = True
+    with mock.patch.object(H11Protocol, "on_response_complete"):
+        connection.on_response_complete()
+    at_time(28)
+    assert not transport.abort.called
+    at_time(29)
+    assert transport.abort.called and not due
+
+
 @pytest.mark.parametrize("limit", ["_MOST_WAITING", "_MOST_HELD"])
 def test_a_busy_server_says_when_to_ask_again(model, monkeypatch, limit):
     begun, go_on, answer = threading.Event(), threading.Event(), Predictor.answer
@@ -234,8 +272,9 @@ def test_a_request_in_flight_is_answered_after_sigterm(model):
         assert client.recv(4096).startswith(b"HTTP/1.1 100")  # it is in flight
         process.send_signal(signal.SIGTERM)
         with pytest.raises(OSError):  # which accepts no others from now on
-            while True:
+            for _ in range(600):
                 opened(port, b"").close()
+                threading.Event().wait(0.05)
         client.sendall(image)
         response = http.client.HTTPResponse(client)
         response.begin()
