@@ -45,8 +45,18 @@ def is_stream(source: int | str) -> bool:
 
 
 def shown(source: int | str) -> str:
-    """Returns a source's name for messages, without the password that an address may hold."""
-    return f"camera {source}" if isinstance(source, int) else re.sub("//[^/]*@", "//", source)
+    """Returns a source's name for messages: of an address, scheme and host alone.
+
+    Cameras take a password before the host, in the path (/user=me&password=...) or after "?". Where
+    a further "@" leaves open what the host is, the scheme alone is shown.
+    """
+    if isinstance(source, int):
+        return f"camera {source}"
+    scheme, separator, rest = source.partition("://")
+    if not separator:
+        return source
+    host = re.fullmatch(r"(?:[^/?#@]*@)?([\w.:-]+|\[[\w.:%]+\](?::\d+)?)(?:[/?#][^@]*)?", rest)
+    return f"{scheme}://{host[1] if host else '...'}"
 
 
 def frames(source: int | str, every: float = 0.0) -> Iterator[Frame]:
@@ -77,7 +87,7 @@ def frames(source: int | str, every: float = 0.0) -> Iterator[Frame]:
 
 
 def _cv2() -> Any:
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet; read when a video is opened
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet; read at a process's first video
     with needs("camera"):
         import cv2
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
