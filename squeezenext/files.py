@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import secrets
 import stat
 import threading
@@ -55,6 +56,11 @@ def is_leftover(name: str) -> bool:
     Among the hidden ones are a Mac's .DS_Store and ._photo.jpg, and Jupyter's .ipynb_checkpoints.
     """
     return name.startswith(".") or name.lower() in _LEFTOVERS
+
+
+def leads_out(path: str) -> bool:
+    """Returns whether a path of another machine may lead out of a folder, on Windows by "C:/"."""
+    return re.search(r"\\|(^|/)([A-Za-z]:|\.{0,2}(/|$))", path) is not None
 
 
 def expanded(path: str | Path) -> Path:

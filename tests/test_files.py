@@ -11,6 +11,12 @@ from squeezenext import files
 from squeezenext.errors import InputError
 
 
+def test_a_path_that_leads_out_of_a_folder_is_known():
+    outside = ["C:/a.jpg", "a/C:b.jpg", "/a", "../a", "a/../b", "a//b", "a\\b", "", "a/"]
+    assert all(map(files.leads_out, outside))
+    assert not any(map(files.leads_out, ["a.jpg", "a/..b/c.jpg", "2026-12-01T10:00.jpg"]))
+
+
 def test_a_file_is_whole_or_absent(tmp_path):
     path = tmp_path / "file.txt"
     files.write_file(path, lambda file: file.write_text("old"))

@@ -1,5 +1,6 @@
 """Data in a store: fsspec's own in memory, and a real S3 server where moto is installed."""
 
+import errno
 import shutil
 import signal
 import subprocess
@@ -195,6 +196,65 @@ def test_an_archive_and_a_list_come_with_what_they_need(traffic, tmp_path):
     assert not (tmp_path / "out.jpg").exists()
 
 
+def test_a_changed_file_of_the_same_size_is_copied_again(traffic, tmp_path):
+    system = fsspec.filesystem("memory")
+    for label in (b"cat", b"dog"):
+        system.pipe({"memory://bucket/l/labels.csv": b"1.jpg," + label})
+        path = stores.copied("memory://bucket/l/labels.csv", tmp_path / "1")
+        assert path.read_bytes() == b"1.jpg," + label
+    before = len(traffic.ranges)
+    stores.copied("memory://bucket/l/labels.csv", tmp_path / "1")
+    assert len(traffic.ranges) == before
+
+
+def test_markers_of_folders_are_skipped_and_a_clash_is_named(traffic, monkeypatch, tmp_path):
+    found = {f"/bucket/p/{name}": {"size": 0} for name in ("", "a/", "a/b.jpg")}
+    monkeypatch.setattr(MemoryFileSystem, "find", lambda *_, **__: found)
+    copy = stores.copied("memory://bucket/p", tmp_path / "1")
+    assert [path.name for path in copy.rglob("*") if path.is_file()] == ["b.jpg"]
+    found["/bucket/p/a"] = {"size": 3}
+    with pytest.raises(InputError, match="holds 'p/a' as a file and as a folder; rename one"):
+        stores.copied("memory://bucket/p", tmp_path / "1")
+
+
+class HttpError(Exception):
+    """Has the status where gcsfs has it."""
+
+    def __init__(self, code: int):
+        self.code = code
+
+
+class EndpointConnectionError(type("ConnectionError", (Exception,), {})):  # as botocore's
+    """Is no OSError."""
+
+
+@pytest.mark.parametrize(
+    "fault, kind, message",
+    [
+        (b"x" * (1 << 20), InputError, "the server does not answer ranges"),
+        (ValueError("Invalid bucket name"), InputError, "ValueError: Invalid bucket name"),
+        (OSError(errno.EINVAL, "bad"), InputError, "cannot be used"),
+        (HttpError(400), InputError, "cannot be used"),
+        (HttpError(403), InputError, "access is denied"),
+        (OSError("Forbidden: https://host"), InputError, "access is denied"),
+        (HttpError(503), RunAgain, "just now"),
+        (HttpError(429), RunAgain, "just now"),
+        (EndpointConnectionError("no route"), RunAgain, "just now"),
+    ],
+)
+def test_only_what_may_pass_is_asked_again(traffic, fault, kind, message):
+    traffic.fails = [fault] * 3
+    with pytest.raises(kind, match=message):
+        dataset.load_manifest(PLACE)
+    assert len(traffic.fails) == (0 if kind is RunAgain else 2)
+
+
+def test_a_server_without_sizes_is_named(traffic, monkeypatch):
+    monkeypatch.setattr(MemoryFileSystem, "info", lambda *_, **__: {"size": None})
+    with pytest.raises(InputError, match="the server states no Content-Length"):
+        dataset.load_manifest(PLACE)
+
+
 @pytest.mark.parametrize("address", ["https://me:secret@h/records", "https://h/r?token=secret"])
 def test_no_password_comes_into_a_log(address, capsys):
     assert verify.main(["verify", address]) == 2
@@ -209,10 +269,16 @@ def test_an_absent_package_is_named(monkeypatch, capsys):
     assert "requirements-s3.txt" in capsys.readouterr().err
 
 
-def test_a_disk_without_room_is_named(traffic, monkeypatch):
+def test_a_disk_without_room_is_named(traffic, monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
-    with pytest.raises(RunAgain, match="needs .* for copies in .*, whose disk has 0 kB free"):
-        reader()
+    for read in (reader, lambda: stores.copied(PLACE, tmp_path / "1")):
+        with pytest.raises(RunAgain, match="needs .* for copies in .*, whose disk has 0 kB free"):
+            read()
+
+
+def test_a_list_at_the_root_of_a_bucket_does_not_copy_the_bucket(traffic, tmp_path):
+    with pytest.raises(InputError, match="^memory://bucket/l.csv lies at the root of a bucket"):
+        stores.copied("memory://bucket/l.csv", tmp_path / "1")
 
 
 def crops(reader: Reader, start: int) -> list[np.ndarray]:

@@ -116,7 +116,7 @@ def downloaded(place: str, folder: Path) -> Path:
 
     The place may be the address of an archive, or a CSV file that lists the addresses of images: in
     the column that its header names, else the first of each row. What lies in a store (s3://,
-    gs://) is compared with it at each call, by names and sizes.
+    gs://) is compared with it at each call (`stores.copied`).
 
     Raises:
       InputError: an address is not allowed, cannot be fetched, or is that of no archive; no image

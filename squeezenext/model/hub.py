@@ -27,7 +27,6 @@ from squeezenext.model import directory as model_directory
 Listing = dict[str, tuple[int, str]]  # size in bytes, and SHA-256 or git's SHA-1, by path
 _ADDRESS = re.compile(r"hf:/{1,2}((datasets/)?([\w.-]+/[\w.-]+)(?:@([^/]+))?)(?:/(.*))?", re.DOTALL)
 _LATER = (408, 425, 429)  # status codes of a server that is busy
-_OUTSIDE = re.compile(r"[\\:]|(^|/)\.{0,2}(/|$)")  # in a path that may lead out of a folder
 _SHOWN = 5  # names in a message
 _THREADS = 8  # files that are asked for at a time
 _TO_RUN = {
@@ -98,7 +97,7 @@ def _snapshot(address: Repository, kept: dict) -> dict:
             listing = {
                 file.path: (file.size, file.lfs.sha256 if file.lfs else file.blob_id)
                 for file in tree
-                if hasattr(file, "blob_id") and not _OUTSIDE.search(file.path)
+                if hasattr(file, "blob_id") and not files.leads_out(file.path)
             }
     except RunAgain as error:
         if not kept:

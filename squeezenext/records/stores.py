@@ -10,6 +10,7 @@ import errno
 import functools
 import hashlib
 import io
+import json
 import os
 import shutil
 import threading
@@ -17,7 +18,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -43,8 +44,15 @@ _OPTIONS: dict[str, dict] = {
     "s3": {"config_kwargs": {"max_pool_connections": _TOGETHER}},
     "gs": {"consistency": "md5"},
 }
-_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError")
-_threads = ThreadPoolExecutor(_TOGETHER, "stores")
+_NO_CREDENTIALS = (
+    "NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError",
+    "DefaultCredentialsError",
+)  # fmt: skip
+# Faults of a connection that are no OSError: aiohttp's, botocore's, gcsfs's.
+_CONNECTION = {
+    "ClientConnectionError", "ClientPayloadError", "ConnectionError", "HTTPClientError",
+    "IncompleteReadError", "ChecksumError",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +85,7 @@ class Address:
         info = _asked(self, lambda system: system.info(self.text))
         changed = info.get("LastModified") or info.get("mtime") or info.get("created")
         times = {"st_mtime_ns": int(changed.timestamp() * 1e9) if changed else 0}
-        return os.stat_result([0] * 6 + [int(info["size"])] + [0] * 3, times)
+        return os.stat_result([0] * 6 + [_size(self, info)] + [0] * 3, times)
 
     def exists(self) -> bool:
         """Returns whether the store has such a file."""
@@ -147,20 +155,53 @@ def _system(scheme: str) -> Any:
             raise ModuleNotFoundError(str(error), name=getattr(cause, "name", "fsspec")) from error
 
 
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_TOGETHER, "stores")
+
+
+def _status(error: Exception) -> int:
+    """Returns the HTTP status of an error, 0 if it states none."""
+    if str(error).startswith("Forbidden: "):  # gcsfs's OSError
+        return 403
+    text = str(getattr(error, "status", None) or getattr(error, "code", ""))
+    return int(text) if text.isdecimal() else 0
+
+
+def _is_transient(error: Exception) -> bool:
+    """Returns whether the same request may succeed later."""
+    if status := _status(error):
+        return status in (408, 425, 429) or status >= 500
+    if isinstance(error, OSError):  # s3fs gives these numbers to the statuses 400, 412, 416 and 30x
+        return errno.errorcode.get(error.errno or 0) not in ("EINVAL", "EREMCHG")
+    return not _CONNECTION.isdisjoint(kind.__name__ for kind in type(error).__mro__)
+
+
+def _size(file: Address, info: dict[str, Any]) -> int:
+    if info["size"] is None:
+        raise InputError(f"{file}: the server states no Content-Length; choose another server.")
+    return int(info["size"])
+
+
 def _asked(file: Address, ask: Callable[[Any], Answer]) -> Answer:
-    """Returns `ask(file system)`; repeats it if it fails, and raises as `ranges`."""
+    """Returns `ask(file system)`; repeats it after a transient fault, and raises as `ranges`."""
     for wait in (*_WAITS, None):
         try:
             return ask(_system(file.text.partition("://")[0]))
         except FileNotFoundError as error:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(file)) from error
         except Exception as error:  # each of fsspec's packages has its own
-            status, name = getattr(error, "status", 0), type(error).__name__
-            denied = isinstance(error, PermissionError) or status in (401, 403)
+            name = type(error).__name__
+            denied = isinstance(error, PermissionError) or _status(error) in (401, 403)
             if denied or name in _NO_CREDENTIALS:
                 raise InputError(
                     f"{file}: access is denied ({name}); give credentials with access in the "
                     "environment, for example AWS_PROFILE=NAME."
+                ) from error
+            if not _is_transient(error):
+                reason = " ".join(str(error).split())  # botocore's has lines
+                raise InputError(
+                    f"{file} cannot be used ({name}: {reason}); correct the address or the store."
                 ) from error
             if wait is None:
                 raise RunAgain(
@@ -176,7 +217,9 @@ def _range(span: tuple[Address, int, int]) -> bytes:
 
     def ask(system: Any) -> bytes:
         data = system.cat_file(file.text, start=start, end=end)
-        if len(data) != end - start:
+        if len(data) > end - start:
+            raise ValueError("the server does not answer ranges")
+        if len(data) < end - start:
             raise OSError(f"{len(data)} bytes came in place of {end - start}")
         return data
 
@@ -188,10 +231,10 @@ def ranges(spans: Sequence[tuple[Address, int, int]]) -> list[bytes]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      InputError: access is denied.
-      RunAgain: the store does not answer for half a minute.
+      InputError: access is denied, or the store refuses the request.
+      RunAgain: the store did not answer at six attempts.
     """
-    return [*_threads.map(_range, spans)]
+    return [*_threads().map(_range, spans)]
 
 
 class _Stream(io.RawIOBase):
@@ -220,7 +263,22 @@ def sizes_of(paths: Sequence[AnyPath]) -> list[int | OSError]:
             return error
 
     stored = any(isinstance(path, Address) for path in paths)
-    return [*(_threads.map(size, paths) if stored else map(size, paths))]
+    return [*(_threads().map(size, paths) if stored else map(size, paths))]
+
+
+def _check_room(place: Address, size: int, folder: Path) -> None:
+    if size > (free := shutil.disk_usage(folder).free):
+        raise RunAgain(
+            f"{place} needs {size_text(size)} for copies in {folder}, whose disk has "
+            f"{size_text(free)} free; make room, or name another folder: export "
+            "XDG_CACHE_HOME=FOLDER, or for photographs of adapt --model_dir=FOLDER."
+        )
+
+
+def _version(entry: dict[str, Any]) -> str:
+    """Returns what changes with a file's content: a checksum, else the time of its change."""
+    fields = ("ETag", "md5Hash", "etag", "LastModified", "mtime", "created")
+    return str(next((entry[field] for field in fields if entry.get(field)), ""))
 
 
 def upload(path: Path, file: Address) -> None:
@@ -240,26 +298,47 @@ def upload(path: Path, file: Address) -> None:
 def copied(text: str, folder: Path) -> Path:
     """Copies a file or folder from a store into `folder`; returns the path of the copy.
 
-    Files that are there in the right size stay. The folder of a CSV file comes with it.
+    A file stays as long as the store states the same size and checksum (or time of change) as in
+    `folder`.json, the note of the last call. The folder of a CSV file comes with it.
 
     Raises:
-      InputError: there is no file, or a name leads out of the folder; or as `ranges`.
+      InputError: there is no file, a name leads out of the folder, or a CSV file lies at the root
+        of a bucket; or as `ranges`.
+      RunAgain: the disk has too little room; or as `ranges`.
     """
     named = address(text)
     whole = named.parent if named.name.lower().endswith(".csv") else named
     base = whole.parent
+    if whole != named and base.text.endswith(":/"):
+        raise InputError(
+            f"{named} lies at the root of a bucket, all of which would be copied; move the list "
+            "and its images into a folder."
+        )
     root = f"{base.text.partition('://')[2]}/"
     found = _asked(whole, lambda system: system.find(whole.text, detail=True))
-    sizes = {  # by names that fsspec states without the scheme
-        name.lstrip("/").removeprefix(root): int(entry["size"]) for name, entry in found.items()
+    entries = {  # by names that fsspec states without the scheme; "p/" marks an empty folder
+        name.lstrip("/").removeprefix(root): entry
+        for name, entry in found.items()
+        if not name.endswith("/")
     }
+    sizes = {name: int(entry["size"]) for name, entry in entries.items()}
+    versions = {name: _version(entry) for name, entry in entries.items()}
     if not sizes:
         raise InputError(f"{named} holds no file; give the address of a folder or an archive.")
-    if bad := [name for name in sizes if {"..", ""} & {*name.split("/")} or "\\" in name]:
+    if bad := [name for name in sizes if files.leads_out(name)]:
         raise InputError(f"{whole} holds {bad[0]!r}, which is no name of a file; rename it.")
+    folders = {parent for name in sizes for parent in map(str, PurePosixPath(name).parents)}
+    if clash := sorted(folders & sizes.keys()):
+        raise InputError(f"{whole} holds {clash[0]!r} as a file and as a folder; rename one.")
+    known, note = dict[str, str](), folder.with_name(f"{folder.name}.json")
+    with contextlib.suppress(OSError, ValueError):  # absent or damaged: all is copied
+        known = json.loads(note.read_text())
     for path in [path for path in folder.rglob("*") if path.is_file()]:
-        if path.stat().st_size != sizes.get(path.relative_to(folder).as_posix()):
+        name = path.relative_to(folder).as_posix()
+        if path.stat().st_size != sizes.get(name) or versions[name] != known.get(name):
             path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(note, versions)  # before the copies: a copy that is cut has another size
 
     def copy(name: str) -> int:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -271,8 +350,9 @@ def copied(text: str, folder: Path) -> Path:
 
     missing = [name for name in sizes if not (folder / name).exists()]
     total = sum(sizes[name] for name in missing)
+    _check_room(named, total, folder)
     with progress.throughput("Downloading", len(missing), total) as advance:
-        for size in _threads.map(copy, missing):
+        for size in _threads().map(copy, missing):
             advance(1, size)
     return folder / named.text.removeprefix(f"{base}/")
 
@@ -312,13 +392,7 @@ class Copies:
             with path.open("ab") as file:
                 file.truncate(size)  # takes no room until it is written
         self._here = np.memmap(marks, np.uint8, "r+")  # of each block: 1 if it is here
-        missing, free = int((self._here == 0).sum()) * BLOCK, shutil.disk_usage(folder).free
-        if missing > free:
-            raise RunAgain(
-                f"{shards[0].parent} needs {size_text(missing)} for copies in {folder.parent}, "
-                f"whose disk has {size_text(free)} free; make room, or name another folder: export "
-                "XDG_CACHE_HOME=FOLDER."
-            )
+        _check_room(shards[0].parent, int((self._here == 0).sum()) * BLOCK, folder.parent)
 
     def bring(self, rows: np.ndarray, anew: bool = False) -> None:
         """Fetches the blocks of records, [n] of `reader.INDEX_DTYPE`, that are not copied yet.
