@@ -1,4 +1,4 @@
-"""Measures `adapt` for docs/results.md: each starting point, budget and seed on one set.
+"""Measures `adapt` for a table of results: each starting point, budget and seed on one set.
 
     python scripts/benchmarks/results.py PHOTOS [--configurations squeezenet_v1_1] [--seeds 3]
         [--minutes 15] [--max_bytes 250000,150000] [--output runs]

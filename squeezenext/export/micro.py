@@ -147,7 +147,11 @@ def _write(request: Request, path: Path) -> list[tuple[str, Run]]:
     write(model, path, list(checking.probes(model, request.images))[:TESTS])
     run_test(path)
     network, temperature = model.integer, np.float32(model.temperature)
-    return [("int8", lambda image: softmax(network.run(image) * network.logit_scale / temperature))]
+
+    def run(image: np.ndarray) -> np.ndarray:
+        return softmax(network.run(image) * network.logit_scale / temperature)
+
+    return [("full_integer", run)]
 
 
 FORMAT = Format(
