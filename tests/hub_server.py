@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlparse
 
@@ -28,10 +29,17 @@ class Hub(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
-    def add(self, repo: str, files: dict[str, bytes], revision: str = "main") -> str:
+    def add(
+        self,
+        repo: str,
+        files: dict[str, bytes],
+        revision: str = "main",
+        removed: Sequence[str] = (),
+    ) -> str:
         """Commits files, on top of those that are there; returns the commit."""
         branches = self.repos.setdefault(repo, {})
         files = self.commits.get(branches.get(revision), {}) | files
+        files = {name: data for name, data in files.items() if name not in removed}
         listed = repr((repo, sorted((name, sha256(data)) for name, data in files.items())))
         commit = hashlib.sha1(listed.encode()).hexdigest()
         self.commits[commit], branches[revision] = files, commit
@@ -168,14 +176,16 @@ class Handler(BaseHTTPRequestHandler):
         self.reply()
 
     def commit_files(self, kind, repo, revision):
-        files = {}
+        files, removed = {}, []
         for line in self.body.splitlines():
             row = json.loads(line)
             if row["key"] == "file":
                 files[row["value"]["path"]] = base64.b64decode(row["value"]["content"])
             if row["key"] == "lfsFile":
                 files[row["value"]["path"]] = self.server.large[row["value"]["oid"]]
-        commit = self.server.add(f"{kind}/{repo}", files, revision)
+            if row["key"] == "deletedFile":
+                removed.append(row["value"]["path"])
+        commit = self.server.add(f"{kind}/{repo}", files, revision, removed)
         self.reply({"commitUrl": f"{self.server.url}/{repo}/commit/{commit}", "commitOid": commit})
 
 

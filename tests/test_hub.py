@@ -82,6 +82,16 @@ def test_what_is_pushed_is_what_reading_needs_and_no_photograph(server, model, c
     assert "--model_dir hf://ann/ants" in files["README.md"].decode()
 
 
+def test_checkpoints_of_an_earlier_model_are_removed(server, model):
+    """Readers would take the last one, which is not the newer model's."""
+    old = {"checkpoints/step-00009999/META.json": b"{}", "exported/old.tflite": b"", "notes": b""}
+    server.add("models/ann/ants", old)
+    push.push(model, "hf://ann/ants")
+    files = server.commits[server.repos["models/ann/ants"]["main"]]
+    assert not files.keys() & {*old} - {"notes"} and "notes" in files
+    assert "checkpoints/step-00000000/META.json" in files
+
+
 def test_a_model_of_the_hub_answers_as_here_also_without_a_network(pushed, model, tmp_path):
     photograph = tmp_path / "photo.jpg"
     photograph.write_bytes(tiny.jpeg(1, 2))
@@ -162,6 +172,8 @@ def test_a_damaged_file_is_fetched_again(pushed, name):
         ("hf://ann/ants", "", 500, "answers 500; run the same command later", 75),
         ("hf://ants", "", 0, "hf://ants is no address of a model of the Hub", 2),
         ("hf://datasets/ann/ants", "", 0, "give one as hf://user/name", 2),
+        ("hf://spaces/ann/ants", "", 0, "give one as hf://user/name", 2),
+        ("hf://ann/a--b", "", 0, "is no name of the Hub", 2),
     ],
 )
 def test_each_fault_of_reading_has_one_sentence(
@@ -181,6 +193,7 @@ def test_each_fault_of_reading_has_one_sentence(
         ("", "hf://ann/ants", "There is no token"),
         (hub_server.READS, "hf://ann/ants", "HTTP 403"),
         (hub_server.WRITES, "ann/ants", "is no address"),
+        (hub_server.WRITES, "hf://ann/ants/part", "give the repository alone: hf://ann/ants."),
     ],
 )
 def test_each_fault_of_pushing_has_one_sentence(
@@ -207,6 +220,9 @@ def test_a_page_becomes_a_static_space(server, tmp_path):
     push.push(tmp_path, "hf://ann/page", space=True)
     files = server.commits[server.repos["spaces/ann/page"]["main"]]
     assert files["index.html"] == b"<p>" and page.MANIFEST in files
+    (tmp_path / ".env").write_text("secret")
+    with pytest.raises(InputError, match=r"\.env does not belong to the page"):
+        push.push(tmp_path, "hf://ann/page", space=True)
     assert files["README.md"].startswith(b'---\ntitle: "a: b"\nsdk: static\napp_file: index.html\n')
 
 

@@ -26,6 +26,8 @@ from squeezenext.model import directory as model_directory
 
 CARD = "README.md"
 _EXPORTED = (".tflite", ".sqz", ".onnx", ".json")  # JSON: the scores of a file
+# Readers take the last checkpoint that they find.
+_REPLACED = (f"{model_directory.CHECKPOINTS}/", f"{model_directory.EXPORTED}/")
 _SPACE = """---
 title: {title}
 sdk: static
@@ -55,10 +57,19 @@ def contents(directory: Path, place: str, licence: str) -> dict[str, Path | byte
 
 
 def page_contents(folder: Path) -> dict[str, Path | bytes]:
-    """Returns the files of a web page; raises InputError if the folder is no web page."""
+    """Returns the files of a web page.
+
+    Raises:
+      InputError: the folder is no web page, or holds a file that is not the page's.
+    """
     if not page.is_page(folder):
         raise InputError(
             f"{folder} is not made by `export --format web`; --space uploads such a folder."
+        )
+    if stranger := page.FORMAT.folder.stranger(folder):
+        raise InputError(
+            f"{folder / stranger} does not belong to the page, and everything in a Space is "
+            "public; move it away."
         )
     title = json.dumps(model_directory.read_json(folder / page.MANIFEST)["model"])
     found = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -78,6 +89,8 @@ def push(
 ) -> str:
     """Uploads a model directory, or a web page, in one commit.
 
+    Checkpoints and exported files of an earlier model, which this one lacks, are removed there.
+
     Args:
       directory: a model directory; with `space` the folder of a web page.
       address: where to, "hf://user/name" or "hf://user/name@branch".
@@ -94,6 +107,8 @@ def push(
       RunAgain: the Hub does not answer.
     """
     directory, place = files.expanded(directory), hub.address_of(address)
+    if place.path:
+        raise InputError(f"{address} names a path; give the repository alone: {place.place}.")
     found = page_contents(directory) if space else contents(directory, place.place, licence)
     sizes = {n: len(x) if isinstance(x, bytes) else x.stat().st_size for n, x in found.items()}
     for name, size in sizes.items():
@@ -108,16 +123,23 @@ def push(
             "There is no token for the Hub; make one that may write, at "
             "huggingface.co/settings/tokens, and give it: export HF_TOKEN=hf_..."
         )
-    of = {"repo_id": place.repo, "repo_type": "space" if space else "model"}
+    repository = {"repo_id": place.repo, "repo_type": "space" if space else "model"}
     sdk, branch = "static" if space else None, place.revision or None
     with hub.asking(place.place):
         api = library.HfApi()
-        api.create_repo(**of, private=private or None, exist_ok=True, space_sdk=sdk)
+        api.create_repo(**repository, private=private or None, exist_ok=True, space_sdk=sdk)
         if branch:
-            api.create_branch(**of, branch=branch, exist_ok=True)
-        added = [library.CommitOperationAdd(name, content) for name, content in found.items()]
+            api.create_branch(**repository, branch=branch, exist_ok=True)
+        there = api.list_repo_files(**repository, revision=branch)
+        stale = [name for name in there if name.startswith(_REPLACED) and name not in found]
+        operations = [
+            *(library.CommitOperationAdd(name, content) for name, content in found.items()),
+            *(library.CommitOperationDelete(name) for name in stale),
+        ]
         message = f"Upload {directory.resolve().name}"
-        commit = api.create_commit(**of, operations=added, commit_message=message, revision=branch)
+        commit = api.create_commit(
+            **repository, operations=operations, commit_message=message, revision=branch
+        )
     return commit.commit_url
 
 

@@ -49,7 +49,7 @@ class Repository(NamedTuple):
 def address_of(text: str | Path, kind: str = "model") -> Repository:
     """Returns the parts of an address; raises InputError if it is not that of a `kind`."""
     found = _ADDRESS.fullmatch(str(text))
-    if not found or kind != ("dataset" if found[2] else "model"):
+    if not found or kind != ("dataset" if found[2] else "model") or found[3].startswith("spaces/"):
         example = "hf://user/name" if kind == "model" else "hf://datasets/user/name"
         raise InputError(f"{text} is no address of a {kind} of the Hub; give one as {example}.")
     revision = urllib.parse.unquote(found[4] or "")
@@ -76,6 +76,7 @@ def fetched(name: str | Path, cache: Path, kind: str = "model", run: bool = Fals
     note = cache / urllib.parse.quote(note, safe="@")
     with filelock.FileLock(note.with_suffix(".lock")):
         kept = model_directory.read_json(note)
+        kept = kept if {"commit", "files"} <= kept.keys() else {}
         pinned = kept and address.revision in ("", kept["commit"])
         snapshot = kept if pinned else _snapshot(address, kept)
         commit, listing = snapshot["commit"], snapshot["files"]
@@ -91,9 +92,10 @@ def _snapshot(address: Repository, kept: dict) -> dict:
     """Returns an address's present commit and files; `kept` if the Hub does not answer."""
     try:
         with asking(address.place):
-            api, of = library().HfApi(), {"repo_type": address.kind}
-            commit = api.repo_info(address.repo, revision=address.revision or "main", **of).sha
-            tree = api.list_repo_tree(address.repo, recursive=True, revision=commit, **of)
+            api, kind = library().HfApi(), address.kind
+            revision = address.revision or "main"
+            commit = api.repo_info(address.repo, revision=revision, repo_type=kind).sha
+            tree = api.list_repo_tree(address.repo, recursive=True, revision=commit, repo_type=kind)
             listing = {
                 file.path: (file.size, file.lfs.sha256 if file.lfs else file.blob_id)
                 for file in tree
@@ -146,7 +148,7 @@ def _wanted(address: Repository, listing: Listing, run: bool) -> tuple[list[str]
 
 def _fetch(address: Repository, commit: str, folder: Path, wanted: Listing) -> None:
     """Fetches the files that are absent or damaged."""
-    missing = [name for name in wanted if not _is(folder / name, *wanted[name])]
+    missing = [name for name in wanted if not _is_whole(folder / name, *wanted[name])]
     if not missing:
         return
     for name in missing:
@@ -156,11 +158,16 @@ def _fetch(address: Repository, commit: str, folder: Path, wanted: Listing) -> N
     log(f"Fetching {what}, {size_text(size)}, of {place}, commit {commit}.")
     bar = progress.throughput("Fetching", len(missing), size, unit="files")
     with asking(place), bar as advance, futures.ThreadPoolExecutor(_THREADS) as pool:
-        of = {"repo_type": address.kind, "revision": commit, "local_dir": folder}
-        get = functools.partial(library().hf_hub_download, address.repo, **of)
+        get = functools.partial(
+            library().hf_hub_download,
+            address.repo,
+            repo_type=address.kind,
+            revision=commit,
+            local_dir=folder,
+        )
         try:
             for name, path in zip(missing, pool.map(get, missing), strict=True):
-                if not _is(Path(path), *wanted[name]):
+                if not _is_whole(Path(path), *wanted[name]):
                     raise RunAgain(
                         f"{name} of {place} was damaged on its way: its size or checksum is not "
                         "the one that the Hub lists. Run the same command again."
@@ -170,7 +177,7 @@ def _fetch(address: Repository, commit: str, folder: Path, wanted: Listing) -> N
             pool.shutdown(cancel_futures=True)
 
 
-def _is(path: Path, size: int, expected: str) -> bool:
+def _is_whole(path: Path, size: int, expected: str) -> bool:
     """Returns whether a file is there with the expected size and checksum."""
     if not path.is_file() or path.stat().st_size != size:
         return False
@@ -199,17 +206,21 @@ def asking(place: str) -> Iterator[None]:
       RunAgain: the Hub does not answer.
     """
     errors = library().errors
-    here = f"{place} ({library().HfApi().endpoint})"
+    named = f"{place} ({library().HfApi().endpoint})"
     try:
         yield
+    except errors.HFValidationError as error:
+        raise InputError(f"{place} is no name of the Hub; give one as hf://user/name.") from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if status >= 500 or status in _LATER:
-            raise RunAgain(f"{here} answers {status}; run the same command later.") from error
+            raise RunAgain(f"{named} answers {status}; run the same command later.") from error
         raise InputError(
-            f"{here} does not exist, or you have no access (HTTP {status}); correct the name, or "
+            f"{named} does not exist, or you have no access (HTTP {status}); correct the name, or "
             "give a token with access: export HF_TOKEN=hf_... (huggingface.co/settings/tokens)."
         ) from error
     except (errors.HTTPError, errors.LocalEntryNotFoundError, ConnectionError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise RunAgain(f"{here} does not answer ({reason}); run the same command again.") from error
+        raise RunAgain(
+            f"{named} does not answer ({reason}); run the same command again."
+        ) from error
