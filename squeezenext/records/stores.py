@@ -332,7 +332,7 @@ def copied(text: str, folder: Path) -> Path:
         raise InputError(f"{whole} holds {clash[0]!r} as a file and as a folder; rename one.")
     known, note = dict[str, str](), folder.with_name(f"{folder.name}.json")
     with contextlib.suppress(OSError, ValueError):  # absent or damaged: all is copied
-        known = json.loads(note.read_text())
+        known = json.loads(note.read_text("utf-8"))
     for path in [path for path in folder.rglob("*") if path.is_file()]:
         name = path.relative_to(folder).as_posix()
         if path.stat().st_size != sizes.get(name) or versions[name] != known.get(name):
