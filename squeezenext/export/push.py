@@ -117,29 +117,40 @@ def push(
     log(f"{total}; no photograph is among them.")
     if dry_run:
         return ""
-    library = hub.library()
-    if not library.get_token():
+    if not hub.library().get_token():
         raise InputError(
             "There is no token for the Hub; make one that may write, at "
             "huggingface.co/settings/tokens, and give it: export HF_TOKEN=hf_..."
         )
-    repository = {"repo_id": place.repo, "repo_type": "space" if space else "model"}
-    sdk, branch = "static" if space else None, place.revision or None
     with hub.asking(place.place):
-        api = library.HfApi()
-        api.create_repo(**repository, private=private or None, exist_ok=True, space_sdk=sdk)
-        if branch:
-            api.create_branch(**repository, branch=branch, exist_ok=True)
-        there = api.list_repo_files(**repository, revision=branch)
-        stale = [name for name in there if name.startswith(_REPLACED) and name not in found]
-        operations = [
-            *(library.CommitOperationAdd(name, content) for name, content in found.items()),
-            *(library.CommitOperationDelete(name) for name in stale),
-        ]
         message = f"Upload {directory.resolve().name}"
-        commit = api.create_commit(
-            **repository, operations=operations, commit_message=message, revision=branch
-        )
+        return _commit(place, found, message, private=private, space=space)
+
+
+def _commit(
+    place: hub.Repository,
+    found: dict[str, Path | bytes],
+    message: str,
+    *,
+    private: bool,
+    space: bool,
+) -> str:
+    """Makes the repository, uploads the files and removes stale ones; returns the commit's URL."""
+    repository = {"repo_id": place.repo, "repo_type": "space" if space else "model"}
+    library, branch = hub.library(), place.revision or None
+    api, sdk = library.HfApi(), "static" if space else None
+    api.create_repo(**repository, private=private or None, exist_ok=True, space_sdk=sdk)
+    if branch:
+        api.create_branch(**repository, branch=branch, exist_ok=True)
+    there = api.list_repo_files(**repository, revision=branch)
+    stale = [name for name in there if name.startswith(_REPLACED) and name not in found]
+    operations = [
+        *(library.CommitOperationAdd(name, content) for name, content in found.items()),
+        *(library.CommitOperationDelete(name) for name in stale),
+    ]
+    commit = api.create_commit(
+        **repository, operations=operations, commit_message=message, revision=branch
+    )
     return commit.commit_url
 
 
