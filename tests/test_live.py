@@ -139,6 +139,7 @@ def test_opencv_s_extra_is_named(model, video, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("arguments, told", [
+    (["--camera=99999999999"], "flag --camera=99999999999: 99999999999 is not an integer in the"),
     (["--camera=0", "photo.jpg"], "--camera cannot be combined with the paths; leave out one"),
     (["--camera=0", "--watch=x"], "--camera cannot be combined with --watch; leave out one"),
     (["--every=1", "photo.jpg"], "--every means nothing without --camera or --video."),

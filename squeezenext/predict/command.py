@@ -201,7 +201,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("part_size", 1000, "Images in each file of --output.", 1, **at)
     flags.DEFINE_enum("runner", "local", RUNNERS, "What runs the work of --output.", **at)
     flags.DEFINE_multi_string("beam_options", [], "Beam's options, such as --streaming.", **at)
-    flags.DEFINE_integer("camera", None, "Number of a camera; the first is 0.", 0, **at)
+    flags.DEFINE_integer("camera", None, "Number of a camera; the first is 0.", 0, 2**31 - 1, **at)
     flags.DEFINE_string("video", None, "Video file, or a stream such as rtsp://HOST/...", **at)
     flags.DEFINE_string("watch", None, "Folder whose new images are predicted.", **at)
     flags.DEFINE_float("every", 0.0, "Least seconds between two frames; 0: every frame.", 0.0, **at)
