@@ -1,7 +1,7 @@
 """Writes the pages of the public Python API, which are made of its docstrings.
 
     python scripts/api.py FOLDER      then open FOLDER/index.html, which also searches them
-    python scripts/api.py > tests/public_api.txt      after a change that users of the API are told
+    python scripts/api.py > tests/public_api.txt      after the public API was changed on purpose
 
 `PUBLIC` is all that keeps its name and its signature. pdoc comes with requirements-dev.txt.
 """

@@ -110,7 +110,7 @@ def _is_command(trace: TracebackType | None) -> bool:
     program = os.path.realpath(trace.tb_frame.f_code.co_filename if trace else "")
     home = os.path.dirname(os.path.realpath(__file__))
     ours = [os.path.join(os.path.dirname(home), name) for name in ("predict.py", "datasets")]
-    installed_name = os.path.basename(program.removesuffix(f"{os.sep}__main__.py"))  # of an .exe
+    installed_name = os.path.basename(program.removesuffix(f"{os.sep}__main__.py"))  # in pip's .exe
     return re.match(r"squeezenext(-|\.exe$|$)", installed_name) is not None or any(
         program == place or program.startswith(place + os.sep) for place in (home, *ours)
     )

@@ -100,21 +100,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         tests = [pixels for pixels, _ in tests]
         # predict.py itself, on a frame that is its own crop.
         photo = geometry.centre_pixels(predictor.read(words[0]), model.config.images)
-        told = Predictor(name).predict(words[0], 3)
+        best = Predictor(name).predict(words[0], 3)
         reference = checking.reference(model)
         firsts = [reference(image).argmax() for image in tests]
         command_line.say(
-            f"| runtime | precision | {' | '.join(row.label for row in told)} | as the model "
+            f"| runtime | precision | {' | '.join(row.label for row in best)} | as the model "
             "| as LiteRT |",
             "|---|---|---:|---:|---:|---:|---:|",
-            f"| predict.py | | {' | '.join(f'{row.probability:.4f}' for row in told)} | | |",
+            f"| predict.py | | {' | '.join(f'{row.probability:.4f}' for row in best)} | | |",
         )
         litert: dict[str, list] = {}
         with tempfile.TemporaryDirectory() as folder:
             calibration = checking.images(model, data, checking.CALIBRATION_IMAGES)
             for kind, precision, run in rows(model, name, Path(folder), calibration):
                 shares = run(photo)
-                figures = " | ".join(f"{shares[row.index]:.4f}" for row in told)
+                figures = " | ".join(f"{shares[row.index]:.4f}" for row in best)
                 found = [run(image).argmax() for image in tests]
                 litert.setdefault(precision, found)  # whose rows come first
                 same = [np.sum(np.equal(found, x)) for x in (firsts, litert[precision])]

@@ -31,7 +31,7 @@ LEAST_SIDE = 96  # pixels
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What `select` keeps of a finished run.
+    """The weights and the image side that `select` keeps of a finished run.
 
     Attributes:
       share: the share of the first answer's weights: 0, 0.5 or 1.
@@ -89,7 +89,7 @@ def select(model_dir: Path, preview: Path, validation: Split, *, resizable: bool
       model_dir: a finished run that began with `preview` and is not `done`.
       preview: the model directory that `probe.make` made.
       validation: the split.
-      resizable: whether the images may become smaller than in training; False keeps their side.
+      resizable: whether the network may be given smaller images than in training.
     """
     config, classes = model_directory.read(model_dir)
     final = model_directory.read_json(model_dir / model_directory.FINAL)

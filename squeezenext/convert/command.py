@@ -69,7 +69,7 @@ def convert(
                     f"warning: {path} is newer than {place}, which may hold it as it was; to take "
                     "the present files, choose another --output, or give --overwrite."
                 )
-            target.clean()  # of what a run left that was killed just before it did this
+            target.clean()  # a run that was killed before its own `clean` left files
             return done
         for line in estimate.found_lines(collection) if table else ():
             log(line)

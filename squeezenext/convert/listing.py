@@ -155,7 +155,7 @@ class Collection:
     warnings: tuple[str, ...] = ()  # sentences for the manifest and the user
     notes: tuple[str, ...] = ()  # sentences that report, and warn of nothing
     upright: bool = False  # shards of images that were turned upright
-    none: int = 0  # photographs of no class that were left out, a count
+    none: int = 0  # number of photographs that were left out because they are of no class
 
 
 def sorted_splits(splits: dict[str, T]) -> dict[str, T]:
@@ -180,7 +180,7 @@ def numbers_of_none(classes: Sequence[labels.Label]) -> list[int]:
 def parted(collection: Collection, options: ConvertOptions) -> Collection:
     """Returns a collection, which has its splits already, as `options.none` says.
 
-    "left out" removes the photographs of `numbers_of_none`; "alone" keeps only these.
+    "left out" removes the photographs of the classes `numbers_of_none`; "alone" keeps only them.
     """
     none = numbers_of_none(collection.classes) if options.none != "a class" else []
     if not none:

@@ -1,6 +1,6 @@
 """The record by which the export command knows a format; each format's module defines one.
 
-And how a format's folder takes the place of an older one, whatever ends the program meanwhile.
+`replace_folder` replaces an older exported folder by a new one; a kill meanwhile loses neither.
 """
 
 import dataclasses
